@@ -1,0 +1,202 @@
+//! What a service is, in the words of its operators: protocol, forwarding mode, scheduler, timeouts.
+//!
+//! These are the vocabulary that control (which reads them from the configuration) and the data path
+//! (which acts on them) share. Every enum knows its name as it is written in the configuration, so
+//! parsing, error messages and listings can never disagree.
+
+use std::fmt;
+
+/// Defines an enum whose variants are known by the name that a configuration uses for them.
+macro_rules! named {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// Every value, in the order in which help texts list them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name used in configurations and listings.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The value with this name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| value.name() == name)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.name())
+            }
+        }
+    };
+}
+
+named! {
+    /// The transport protocol of a service.
+    Protocol {
+        /// TCP, followed by the state machine of [`crate::tcp`].
+        Tcp = "tcp",
+        /// UDP: one state, one timeout.
+        Udp = "udp",
+    }
+}
+
+impl Protocol {
+    /// The protocol number in an IPv4 header (RFC 791, IANA).
+    pub const fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+        }
+    }
+}
+
+named! {
+    /// How packets reach a real server.
+    Mode {
+        /// Destination NAT ("masquerading"): the destination becomes the real server, replies come
+        /// back through the router and get the virtual address as source.
+        Nat = "nat",
+        /// Direct routing ("gatewaying"): only MAC addresses and TTL change; the real server holds
+        /// the virtual address itself and replies directly.
+        Dr = "dr",
+    }
+}
+
+named! {
+    /// How a new connection's real server is chosen; the semantics are those of Linux IPVS.
+    Scheduler {
+        /// Round robin.
+        Rr = "rr",
+        /// Weighted round robin.
+        Wrr = "wrr",
+        /// Least connections.
+        Lc = "lc",
+        /// Weighted least connections: the default.
+        Wlc = "wlc",
+        /// Shortest expected delay.
+        Sed = "sed",
+        /// Never queue.
+        Nq = "nq",
+        /// Source hashing.
+        Sh = "sh",
+        /// Destination hashing.
+        Dh = "dh",
+        /// Maglev hashing, bit-compatible with IPVS `mh`.
+        Mh = "mh",
+    }
+}
+
+named! {
+    /// Options of the hashing schedulers, as `ipvsadm -b` names them.
+    SchedulerFlag {
+        /// `sh`: when the hashed server is unusable, try the others.
+        ShFallback = "sh-fallback",
+        /// `sh`: hash the source port too.
+        ShPort = "sh-port",
+        /// `mh`: when the hashed server is unusable, try the others.
+        MhFallback = "mh-fallback",
+        /// `mh`: hash the source port too.
+        MhPort = "mh-port",
+    }
+}
+
+impl SchedulerFlag {
+    /// The scheduler that this flag belongs to.
+    pub const fn scheduler(self) -> Scheduler {
+        match self {
+            SchedulerFlag::ShFallback | SchedulerFlag::ShPort => Scheduler::Sh,
+            SchedulerFlag::MhFallback | SchedulerFlag::MhPort => Scheduler::Mh,
+        }
+    }
+}
+
+named! {
+    /// The state of a connection: the eleven TCP states of IPVS, and one for UDP.
+    ///
+    /// The discriminant is the eight-bit state field of a connection word.
+    State {
+        /// No packet has made sense yet.
+        None = "NONE",
+        /// Data flows.
+        Established = "ESTABLISHED",
+        /// The real server opened (active FTP and the like).
+        SynSent = "SYN_SENT",
+        /// The client opened.
+        SynRecv = "SYN_RECV",
+        /// One side has finished.
+        FinWait = "FIN_WAIT",
+        /// Both sides have finished.
+        TimeWait = "TIME_WAIT",
+        /// Reset.
+        Close = "CLOSE",
+        /// The client has finished first.
+        CloseWait = "CLOSE_WAIT",
+        /// The last acknowledgement is due.
+        LastAck = "LAST_ACK",
+        /// Not reached by balanced connections; kept for the tables' sake.
+        Listen = "LISTEN",
+        /// Handshake under suspicion (IPVS `secure_tcp`).
+        SynAck = "SYNACK",
+        /// UDP has no other.
+        Udp = "UDP",
+    }
+}
+
+impl State {
+    /// How many states there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The state with this number, if it is one.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Whether IPVS counts a connection in this state as active (`ActiveConn`) rather than inactive.
+    pub const fn is_active(self) -> bool {
+        matches!(self, State::Established | State::SynSent | State::SynRecv | State::SynAck)
+    }
+
+    /// The timeout that IPVS uses, in seconds.
+    pub const fn default_timeout(self) -> u32 {
+        match self {
+            State::None => 2,
+            State::Established => 900,
+            State::SynSent | State::SynAck | State::FinWait | State::TimeWait | State::Listen => 120,
+            State::SynRecv | State::CloseWait => 60,
+            State::Close => 10,
+            State::LastAck => 30,
+            State::Udp => 300,
+        }
+    }
+
+    /// The key under `timeouts` that overrides the timeout, e.g. `fin_wait`.
+    pub fn timeout_key(self) -> String {
+        self.name().to_ascii_lowercase()
+    }
+}
+
+/// The longest timeout that can be configured: 31 days, as in LVS.
+pub const MAX_TIMEOUT_SECONDS: u32 = 31 * 24 * 3600;
+
+/// Seconds of silence after which a connection in each state is forgotten, indexed by [`State`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts(pub [u32; State::COUNT]);
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let mut seconds = [0; State::COUNT];
+        for &state in State::ALL {
+            seconds[state as usize] = state.default_timeout();
+        }
+        Timeouts(seconds)
+    }
+}
+
+/// The largest weight of a real server, as in ipvsadm.
+pub const MAX_WEIGHT: u32 = 65535;
