@@ -1,0 +1,176 @@
+//! What the admin API says, as JSON: shared by server and clients, so that they cannot disagree.
+//!
+//! Names are strings here, not the enums of the data path: a listing shows whatever a server of another
+//! version sends. Fields may be added; none is renamed.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+
+use serde::{Deserialize, Serialize};
+
+/// What has passed since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Connections scheduled.
+    pub connections: u64,
+    /// Packets from clients to real servers.
+    pub packets_in: u64,
+    /// Packets from real servers to clients; always 0 in direct routing, whose replies take another way.
+    pub packets_out: u64,
+    /// Bytes (of IP packets) from clients to real servers.
+    pub bytes_in: u64,
+    /// Bytes (of IP packets) from real servers to clients.
+    pub bytes_out: u64,
+}
+
+/// What passes, each a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rates {
+    /// Connections scheduled.
+    pub connections: u64,
+    /// Packets from clients to real servers.
+    pub packets_in: u64,
+    /// Packets from real servers to clients.
+    pub packets_out: u64,
+    /// Bytes from clients to real servers.
+    pub bytes_in: u64,
+    /// Bytes from real servers to clients.
+    pub bytes_out: u64,
+}
+
+/// A virtual server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Virtual address and port.
+    pub address: SocketAddrV4,
+    /// As in the configuration, e.g. `wlc`.
+    pub scheduler: String,
+    /// Options of the scheduler, e.g. `sh-port`.
+    pub flags: Vec<String>,
+    /// `nat` or `dr`.
+    pub mode: String,
+    /// Sum over its real servers, including those that have been removed.
+    pub stats: Stats,
+    /// Sum over its real servers.
+    pub rates: Rates,
+    /// Its real servers.
+    pub servers: Vec<Server>,
+}
+
+/// A real server of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// Address and port.
+    pub address: SocketAddrV4,
+    /// `nat` or `dr`.
+    pub mode: String,
+    /// As configured, also while it is down.
+    pub weight: u32,
+    /// Whether it takes new connections, as far as its health check goes.
+    pub up: bool,
+    /// Why it is down, or what changed last.
+    pub reason: Option<String>,
+    /// Connections in a state that counts as active.
+    pub active: u64,
+    /// The other connections.
+    pub inactive: u64,
+    /// What has passed since the start.
+    pub stats: Stats,
+    /// What passes now.
+    pub rates: Rates,
+}
+
+/// An entry of the connection table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The client's address and port.
+    pub client: SocketAddrV4,
+    /// The service's address and port.
+    #[serde(rename = "virtual")]
+    pub virtual_: SocketAddrV4,
+    /// The real server's address and port.
+    pub server: SocketAddrV4,
+    /// E.g. `ESTABLISHED`.
+    pub state: String,
+    /// Seconds until it is forgotten unless something passes.
+    pub expires: u32,
+}
+
+/// What the workers count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// How many snapshots have been published.
+    pub generation: u64,
+    /// The connection table.
+    pub table: Table,
+    /// Each worker's own counters.
+    pub workers: Vec<Worker>,
+}
+
+/// The connection table as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// How many entries it has room for.
+    pub slots: u64,
+    /// How many are in use.
+    pub connections: u64,
+}
+
+/// One worker's counters. `received` = `forwarded` + all `punted` + all `dropped`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Counted from 0, in the order of `workers.cores`.
+    pub index: u32,
+    /// The core it runs on.
+    pub core: u32,
+    /// How often it has looked at its queues.
+    pub polls: u64,
+    /// How often it found nothing there.
+    pub empty_polls: u64,
+    /// How often it found something.
+    pub bursts: u64,
+    /// Packets taken from queues.
+    pub received: u64,
+    /// Packets passed on to a real server or a client.
+    pub forwarded: u64,
+    /// Packets handed to Linux, by reason.
+    pub punted: BTreeMap<String, u64>,
+    /// Packets dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Packets from Linux sent out of a port.
+    pub injected: u64,
+    /// Packets from Linux that a port did not take.
+    pub inject_dropped: u64,
+    /// Connections scheduled.
+    pub connections: u64,
+    /// Packets from clients to real servers.
+    pub packets_in: u64,
+    /// Packets from real servers to clients.
+    pub packets_out: u64,
+    /// Bytes from clients to real servers.
+    pub bytes_in: u64,
+    /// Bytes from real servers to clients.
+    pub bytes_out: u64,
+}
+
+/// A reload that succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Of the snapshot now in force.
+    pub generation: u64,
+    /// How many services it has.
+    pub services: u64,
+    /// How many real servers it has, each counted once a service.
+    pub servers: u64,
+}
+
+/// What went wrong, with any status but 200.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// For a person to read; may have several lines.
+    pub error: String,
+}

@@ -1,0 +1,3 @@
+//! The admin API: HTTP and JSON over a Unix socket.
+
+pub mod api;

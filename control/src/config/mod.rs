@@ -1,0 +1,341 @@
+//! The configuration: a TOML file, read completely and checked completely before anything acts on it.
+//!
+//! A file passes three gates. [`raw`] reads what was typed: tables, keys and values with their places;
+//! unknown keys and wrong types end here. [`check`] gives it meaning: defaults, ranges, references,
+//! duplicates. What comes out is a [`Config`], of which every part is valid by itself and in the whole.
+//! [`machine`] then asks whether this machine has what the file names (cores, devices, memory); it is
+//! apart, because a file may be checked on another machine, and because a reload cannot change any of it.
+//!
+//! An operator repairs a file in an editor, so an error names file, line, column, key, what is wrong and
+//! what is expected, shows the line, and comes together with the other errors of the file
+//! ([`ConfigErrors`]). Errors that only show later, as a device with too few queues does, are raised in
+//! the same form through [`Config::error_at`].
+
+pub mod check;
+pub mod error;
+pub mod machine;
+pub mod raw;
+pub mod value;
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag, Timeouts};
+
+use error::Report;
+pub use error::{ConfigError, ConfigErrors, Source};
+pub use machine::Machine;
+
+/// Where the admin socket is unless the file or the command line says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/rvs/rvs.sock";
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// Its text, to show the line of an error that is found later.
+    pub source: Source,
+    /// `[eal]`: how DPDK is started.
+    pub eal: Eal,
+    /// `[workers]`: who polls.
+    pub workers: Workers,
+    /// `[table]`: the connection table.
+    pub table: TableSize,
+    /// `[admin]`: the admin socket.
+    pub admin: Admin,
+    /// `[[port]]`: at least one.
+    pub ports: Vec<Port>,
+    /// `[[service]]`: possibly none.
+    pub services: Vec<Service>,
+}
+
+/// A larger file is not a configuration.
+const MAX_FILE: u64 = 64 << 20;
+
+/// Reads and checks a file. What the machine lacks is not asked here, but in [`Config::check_machine`].
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let of_file = |message: &dyn fmt::Display| ConfigErrors::of_file(path, message);
+    let file = std::fs::File::open(path)
+        .map_err(|error| of_file(&format_args!("cannot be opened: {error}; expected a TOML file")))?;
+    let cannot_read = |error| of_file(&format_args!("cannot be read: {error}; expected a TOML file"));
+    let kind = file.metadata().map_err(cannot_read)?;
+    if kind.is_dir() {
+        return Err(of_file(&"is a directory; expected a TOML file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot_read)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(of_file(&format_args!("is larger than {} MB; expected a TOML file", MAX_FILE >> 20)));
+    }
+    parse(path, bytes)
+}
+
+/// Checks the contents of a file.
+pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Config, ConfigErrors> {
+    let text = String::from_utf8(bytes).map_err(|error| {
+        // What precedes the first wrong byte is text, and enough to find the line and to show it.
+        let valid = error.utf8_error().valid_up_to();
+        let text = String::from_utf8_lossy(&error.as_bytes()[..valid + 1]).into_owned();
+        let report = Report::new(Source::new(path, text));
+        report.error(valid..valid + 1, "encoding", "is not UTF-8; expected a TOML file");
+        report.finish().expect_err("an error has been reported")
+    })?;
+    check::check(path.to_owned(), Source::new(path, text))
+}
+
+impl Config {
+    /// An error at a place of this configuration that was found after it had been checked.
+    pub fn error_at(&self, place: &Place, message: impl fmt::Display) -> ConfigErrors {
+        let offset = self.source.offset(place);
+        self.error_in(offset..offset, &place.key, message)
+    }
+
+    /// An error in the value of a key, e.g. `port[0].device`, that was found after the check.
+    pub fn error(&self, key: &str, message: impl fmt::Display) -> ConfigErrors {
+        let span = raw::Document::parse(&self.source).map_or(0..0, |document| document.find(key));
+        self.error_in(span, key, message)
+    }
+
+    fn error_in(&self, span: std::ops::Range<usize>, key: &str, message: impl fmt::Display) -> ConfigErrors {
+        let report = Report::new(self.source.clone());
+        report.error(span, key, message);
+        report.finish().expect_err("an error has been reported")
+    }
+
+    /// The port whose twin carries a service's virtual address: the one that is named, else the one with
+    /// an address in the same network, else the first.
+    pub fn port_of(&self, service: &Service) -> &Port {
+        let near = |port: &&Port| port.addresses.iter().any(|prefix| prefix.contains(*service.address.ip()));
+        match &service.port {
+            Some(name) => self.ports.iter().find(|port| port.name == *name),
+            None => self.ports.iter().find(near),
+        }
+        .unwrap_or(&self.ports[0])
+    }
+
+    /// The key of the first difference that cannot come into force while RVS runs; see [`Config::error`].
+    pub fn needs_restart(&self, new: &Config) -> Option<String> {
+        let same = [
+            ("eal", self.eal == new.eal),
+            ("workers.cores", self.workers.cores == new.workers.cores),
+            ("workers.idle", self.workers.idle == new.workers.idle),
+            ("workers.control_cores", self.workers.control_cores == new.workers.control_cores),
+            ("table.connections", self.table == new.table),
+            ("admin.socket", self.admin == new.admin),
+            ("port", self.ports.len() == new.ports.len()),
+        ];
+        if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
+            return Some((*key).to_owned());
+        }
+        self.ports.iter().zip(&new.ports).enumerate().find_map(|(index, (old, new))| {
+            let same = [
+                ("name", old.name == new.name),
+                ("device", old.device == new.device),
+                ("mtu", old.mtu == new.mtu),
+                ("descriptors", old.descriptors == new.descriptors),
+                ("addresses", old.addresses == new.addresses),
+                ("mac", old.mac == new.mac),
+            ];
+            same.iter().find(|(_, same)| !same).map(|(key, _)| format!("port[{index}].{key}"))
+        })
+    }
+}
+
+/// How DPDK's environment abstraction layer is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eal {
+    /// Memory from hugetlbfs; `false` is `--no-huge`.
+    pub hugepages: bool,
+    /// Memory in MB: `--socket-mem`-like with hugepages, `-m` without.
+    pub memory_mb: Option<u32>,
+    /// `--file-prefix`.
+    pub file_prefix: Option<String>,
+    /// Passed through untouched.
+    pub args: Vec<String>,
+}
+
+/// What a worker does when its queues are empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Polls on: the lowest latency, and a core that is always at 100 %.
+    Busy,
+    /// Sleeps for longer and longer, up to a fraction of a millisecond.
+    Adaptive,
+}
+
+/// Which cores do what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workers {
+    /// One worker on each; a core stands here twice only with [`Idle::Adaptive`].
+    pub cores: Vec<usize>,
+    /// What a worker does when its queues are empty.
+    pub idle: Idle,
+    /// Where the control thread runs; `None`: on all online cores that are not workers'.
+    pub control_cores: Option<Vec<usize>>,
+}
+
+/// The size of the connection table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableSize {
+    /// How many connections it holds at half load.
+    pub connections: u64,
+}
+
+impl TableSize {
+    /// Entries in a bucket, which is one cache line.
+    const BUCKET: u64 = 4;
+
+    /// How many buckets that takes: connections at half load, rounded up to a power of two.
+    pub fn buckets(self) -> u64 {
+        (self.connections * 2).div_ceil(Self::BUCKET).next_power_of_two()
+    }
+
+    /// How many bytes the buckets take.
+    pub fn bytes(self) -> u64 {
+        self.buckets() * 64
+    }
+}
+
+/// The admin socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Path of the Unix socket.
+    pub socket: PathBuf,
+}
+
+/// A DPDK port and its twin in Linux.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Name of the twin.
+    pub name: String,
+    /// PCI address, vdev string without index, or the name of a device that `eal.args` creates.
+    pub device: String,
+    /// Largest IP packet.
+    pub mtu: u16,
+    /// Descriptors of each receive and transmit ring.
+    pub descriptors: u16,
+    /// Addresses that the twin has while RVS runs.
+    pub addresses: Vec<Prefix>,
+    /// Instead of the device's own MAC address.
+    pub mac: Option<[u8; 6]>,
+    /// Its `[[port]]`.
+    pub at: Place,
+}
+
+/// An address with the length of its network's prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Prefix {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// 1 to 32.
+    pub length: u8,
+}
+
+impl Prefix {
+    /// Whether the address lies in this network.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        (u32::from(self.address) ^ u32::from(address)) & self.mask() == 0
+    }
+
+    /// The network mask as a number, e.g. 0xffff_ff00.
+    pub fn mask(&self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.length)).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+/// A virtual server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Virtual address and port.
+    pub address: SocketAddrV4,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// How packets reach the real servers.
+    pub mode: Mode,
+    /// How a real server is chosen.
+    pub scheduler: Scheduler,
+    /// Options of the scheduler.
+    pub flags: Vec<SchedulerFlag>,
+    /// The port whose twin carries the virtual address; see [`Config::port_of`].
+    pub port: Option<String>,
+    /// Seconds of silence after which a connection is forgotten.
+    pub timeouts: Timeouts,
+    /// How the real servers are checked, if they are.
+    pub check: Option<Check>,
+    /// The real servers, possibly none.
+    pub servers: Vec<Server>,
+    /// Its `[[service]]`.
+    pub at: Place,
+}
+
+/// A health check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Check {
+    /// What is done.
+    pub kind: CheckKind,
+    /// From the start of one check to that of the next.
+    pub interval: Duration,
+    /// After which a check without an answer has failed.
+    pub timeout: Duration,
+    /// Successes in a row that bring a server back.
+    pub rise: u32,
+    /// Failures in a row that take a server out.
+    pub fall: u32,
+}
+
+/// What a health check does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CheckKind {
+    /// Opens a TCP connection and closes it.
+    Tcp,
+}
+
+/// A real server of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Address and port; the port is the service's in direct routing.
+    pub address: SocketAddrV4,
+    /// 0 takes no new connections.
+    pub weight: u32,
+    /// Whether the service's check applies to it.
+    pub check: bool,
+    /// Its `[[service.server]]`.
+    pub at: Place,
+}
+
+/// Where in the file something stands, for errors found later (e.g. a device with too few queues).
+///
+/// A place is not part of what stands there: all places are equal, so that a service that only moved
+/// to another line compares equal to itself.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// Counted from 1.
+    pub line: usize,
+    /// In characters, counted from 1.
+    pub column: usize,
+    /// Path of the key, e.g. `port[0].device`.
+    pub key: String,
+}
+
+impl PartialEq for Place {
+    fn eq(&self, _: &Place) -> bool {
+        true
+    }
+}
+
+impl Eq for Place {}
+
+impl Hash for Place {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}

@@ -1,0 +1,227 @@
+//! The words of a configuration that are more than a string: addresses, prefixes, names, devices.
+//!
+//! Each reader gets what was typed and returns its meaning, or what is wrong with it; what would have been
+//! expected stands in the constant beside it, and the caller joins the two.
+
+use std::net::Ipv4Addr;
+
+use super::Prefix;
+use super::error::quoted;
+
+/// What [`endpoint`] reads with a port.
+pub const ENDPOINT: &str = "ADDRESS:PORT, IPv4 and 1 to 65535, e.g. \"192.0.2.10:80\"";
+/// What [`endpoint`] reads without one.
+pub const SERVER: &str = "ADDRESS:PORT or ADDRESS, IPv4 and 1 to 65535, e.g. \"10.0.0.11:8080\"";
+/// What [`prefix`] reads.
+pub const PREFIX: &str = "ADDRESS/LENGTH, IPv4 and 1 to 32, e.g. \"192.0.2.1/24\"";
+/// What [`port_name`] reads.
+pub const PORT_NAME: &str = "1 to 15 letters, digits, '_', '.' or '-'";
+/// What [`device`] reads.
+pub const DEVICE: &str =
+    "a PCI address such as \"0000:01:00.0\" or a DPDK device such as \"net_af_packet,iface=eth1\"";
+/// What [`mac`] reads.
+pub const MAC: &str = "a unicast MAC address, e.g. \"02:00:00:00:00:01\"";
+
+/// `ADDRESS[:PORT]`. The address is one that a single host can have.
+pub fn endpoint(typed: &str) -> Result<(Ipv4Addr, Option<u16>), String> {
+    if typed.starts_with('[') || typed.matches(':').count() > 1 {
+        return Err(format!("{} is an IPv6 address, which is not supported yet", quoted(typed)));
+    }
+    let (address, port) = match typed.split_once(':') {
+        Some((address, port)) => (address, Some(port_number(port)?)),
+        None => (typed, None),
+    };
+    Ok((host(address)?, port))
+}
+
+/// `ADDRESS/LENGTH`.
+pub fn prefix(typed: &str) -> Result<Prefix, String> {
+    let (address, length) =
+        typed.split_once('/').ok_or_else(|| format!("{} has no prefix length", quoted(typed)))?;
+    let address = host(address)?;
+    let length = match length.parse::<u8>() {
+        Ok(length @ 1..=32) => length,
+        _ => return Err(format!("{} is not a prefix length", quoted(length))),
+    };
+    let prefix = Prefix { address, length };
+    let rest = u32::from(address) & !prefix.mask();
+    match rest {
+        0 if length < 31 => Err(format!("{typed} is the address of the network itself")),
+        _ if length < 31 && rest == !prefix.mask() => {
+            Err(format!("{typed} is the broadcast address of its network"))
+        }
+        _ => Ok(prefix),
+    }
+}
+
+/// The name of a Linux interface.
+pub fn port_name(typed: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if typed.is_empty() || typed.len() > 15 || !typed.chars().all(allowed) {
+        return Err(format!("{} cannot name an interface", quoted(typed)));
+    }
+    match typed {
+        "." | ".." | "lo" | "all" | "default" => Err(format!("{typed:?} is reserved by Linux")),
+        _ => Ok(typed.to_owned()),
+    }
+}
+
+/// A device in DPDK's terms. Whether it exists is asked later.
+pub fn device(typed: &str) -> Result<String, String> {
+    match typed {
+        "" => Err("\"\" names no device".to_owned()),
+        _ if typed.len() > 1024 => Err(format!("{} is too long", quoted(typed))),
+        _ if typed.contains(|c: char| c.is_whitespace() || c.is_control()) => {
+            Err(format!("{} contains blanks", quoted(typed)))
+        }
+        _ => Ok(typed.to_owned()),
+    }
+}
+
+/// Six pairs of hexadecimal digits.
+pub fn mac(typed: &str) -> Result<[u8; 6], String> {
+    let wrong = || format!("{} is not a MAC address", quoted(typed));
+    let mut mac = [0; 6];
+    let mut parts = typed.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()));
+        *byte = u8::from_str_radix(part.ok_or_else(wrong)?, 16).map_err(|_| wrong())?;
+    }
+    match mac {
+        _ if parts.next().is_some() => Err(wrong()),
+        [0, 0, 0, 0, 0, 0] => Err("is all zeros".to_owned()),
+        [first, ..] if first & 1 == 1 => Err(format!("{typed:?} is a group address")),
+        _ => Ok(mac),
+    }
+}
+
+/// The PCI address with which a device string begins, in full (`0000:01:00.0`), if it does.
+pub fn pci_address(device: &str) -> Option<String> {
+    let address = device.strip_prefix("pci:").unwrap_or(device).split(',').next()?;
+    let hex = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let (rest, function) = address.rsplit_once('.')?;
+    let parts: Vec<&str> = rest.split(':').collect();
+    let (domain, bus, slot) = match parts[..] {
+        [bus, slot] => ("0000", bus, slot),
+        [domain, bus, slot] => (domain, bus, slot),
+        _ => return None,
+    };
+    let valid = hex(domain, 4) && hex(bus, 2) && hex(slot, 2) && matches!(function.as_bytes(), [b'0'..=b'7']);
+    valid.then(|| format!("{domain}:{bus}:{slot}.{function}").to_lowercase())
+}
+
+/// The Linux interface that a device string takes over (`iface=`), if it does.
+pub fn interface(device: &str) -> Option<&str> {
+    let driver = device.split(',').next().unwrap_or_default();
+    let takes = ["net_af_packet", "net_af_xdp", "eth_af_packet"].iter().any(|name| driver.starts_with(name));
+    device.split(',').skip(1).find_map(|argument| argument.strip_prefix("iface=")).filter(|_| takes)
+}
+
+/// An address that a single host can have.
+fn host(typed: &str) -> Result<Ipv4Addr, String> {
+    let address: Ipv4Addr = typed.parse().map_err(|_| match typed.contains(':') {
+        true => format!("{} is an IPv6 address, which is not supported yet", quoted(typed)),
+        false => format!("{} is not an IPv4 address", quoted(typed)),
+    })?;
+    let kind = match address {
+        _ if address.octets()[0] == 0 => "unspecified",
+        _ if address.is_loopback() => "a loopback address",
+        _ if address.is_multicast() => "a multicast address",
+        _ if address.is_broadcast() => "the broadcast address",
+        _ => return Ok(address),
+    };
+    Err(format!("{address} is {kind}"))
+}
+
+fn port_number(typed: &str) -> Result<u16, String> {
+    let digits = !typed.is_empty() && typed.bytes().all(|byte| byte.is_ascii_digit());
+    match typed.parse::<u16>() {
+        Ok(port @ 1..) if digits => Ok(port),
+        _ if digits => Err(format!("port {} is out of range", super::error::shortened(typed))),
+        _ => Err(format!("{} is not a port", quoted(typed))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints() {
+        let address = Ipv4Addr::new(10, 0, 0, 1);
+        assert_eq!(endpoint("10.0.0.1:80"), Ok((address, Some(80))));
+        assert_eq!(endpoint("10.0.0.1"), Ok((address, None)));
+        for (typed, wrong) in [
+            ("10.0.0.1:0", "port 0 is out of range"),
+            ("10.0.0.1:70000", "port 70000 is out of range"),
+            ("10.0.0.1:+80", "\"+80\" is not a port"),
+            ("10.0.0.1:", "\"\" is not a port"),
+            ("10.0.0:80", "\"10.0.0\" is not an IPv4 address"),
+            ("010.0.0.1:80", "\"010.0.0.1\" is not an IPv4 address"),
+            ("web:80", "\"web\" is not an IPv4 address"),
+            ("[2001:db8::1]:80", "\"[2001:db8::1]:80\" is an IPv6 address, which is not supported yet"),
+            ("0.0.0.0:80", "0.0.0.0 is unspecified"),
+            ("127.0.0.1:80", "127.0.0.1 is a loopback address"),
+            ("224.0.0.1:80", "224.0.0.1 is a multicast address"),
+            ("255.255.255.255:80", "255.255.255.255 is the broadcast address"),
+        ] {
+            assert_eq!(endpoint(typed), Err(wrong.to_owned()));
+        }
+    }
+
+    #[test]
+    fn prefixes() {
+        assert_eq!(prefix("192.0.2.1/24").unwrap().to_string(), "192.0.2.1/24");
+        assert!(
+            prefix("192.0.2.0/31").is_ok()
+                && prefix("192.0.2.1/31").is_ok()
+                && prefix("192.0.2.1/32").is_ok()
+        );
+        for (typed, wrong) in [
+            ("192.0.2.1", "\"192.0.2.1\" has no prefix length"),
+            ("192.0.2.1/0", "\"0\" is not a prefix length"),
+            ("192.0.2.1/33", "\"33\" is not a prefix length"),
+            ("192.0.2.0/24", "192.0.2.0/24 is the address of the network itself"),
+            ("192.0.2.255/24", "192.0.2.255/24 is the broadcast address of its network"),
+            ("192.0.2/24", "\"192.0.2\" is not an IPv4 address"),
+        ] {
+            assert_eq!(prefix(typed), Err(wrong.to_owned()));
+        }
+    }
+
+    #[test]
+    fn names_of_interfaces() {
+        assert_eq!(port_name("wan-0.100_x").as_deref(), Ok("wan-0.100_x"));
+        for typed in ["", "a/b", "sixteen-letters-", "wän", "lo", ".."] {
+            assert!(port_name(typed).is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn macs() {
+        assert_eq!(mac("02:00:00:00:aB:01"), Ok([2, 0, 0, 0, 0xab, 1]));
+        for typed in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:01:02",
+            "2:0:0:0:0:1",
+            "01:00:00:00:00:01",
+            "00:00:00:00:00:00",
+            "+2:00:00:00:00:01",
+        ] {
+            assert!(mac(typed).is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn devices() {
+        assert_eq!(pci_address("0000:3B:00.1").as_deref(), Some("0000:3b:00.1"));
+        assert_eq!(pci_address("3b:00.1,rxq_cqe_comp_en=0").as_deref(), Some("0000:3b:00.1"));
+        assert_eq!(pci_address("net_null"), None);
+        assert_eq!(pci_address("net_pcap,rx_pcap=01:00.0"), None);
+        assert_eq!(interface("net_af_packet,blocksz=4096,iface=eth1"), Some("eth1"));
+        assert_eq!(interface("net_af_xdp0,iface=eth1,start_queue=0"), Some("eth1"));
+        assert_eq!(interface("net_tap,iface=tap0"), None);
+        assert!(device("").is_err() && device("a b").is_err() && device("net_null").is_ok());
+    }
+}
