@@ -1,0 +1,71 @@
+#include <stddef.h>
+
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_lcore.h>
+#include <rte_mbuf.h>
+
+#include "shim.h"
+
+#define SAME_PLACE(ours, theirs)                                                                   \
+	_Static_assert(offsetof(struct rvs_mbuf, ours) == offsetof(struct rte_mbuf, theirs) &&     \
+			       sizeof(((struct rvs_mbuf *)0)->ours) ==                             \
+				       sizeof(((struct rte_mbuf *)0)->theirs),                     \
+		       "rte_mbuf." #theirs " is not where RVS expects it (struct rvs_mbuf in shim.h)")
+
+SAME_PLACE(buf_addr, buf_addr);
+SAME_PLACE(data_off, data_off);
+SAME_PLACE(refcnt, refcnt);
+SAME_PLACE(nb_segs, nb_segs);
+SAME_PLACE(port, port);
+SAME_PLACE(ol_flags, ol_flags);
+SAME_PLACE(packet_type, packet_type);
+SAME_PLACE(pkt_len, pkt_len);
+SAME_PLACE(data_len, data_len);
+SAME_PLACE(vlan_tci, vlan_tci);
+SAME_PLACE(rss, hash.rss);
+SAME_PLACE(vlan_tci_outer, vlan_tci_outer);
+SAME_PLACE(buf_len, buf_len);
+SAME_PLACE(pool, pool);
+SAME_PLACE(next, next);
+
+int rvs_errno(void)
+{
+	return rte_errno;
+}
+
+unsigned int rvs_lcore_id(void)
+{
+	return rte_lcore_id();
+}
+
+struct rte_mbuf *rvs_pktmbuf_alloc(struct rte_mempool *pool)
+{
+	return rte_pktmbuf_alloc(pool);
+}
+
+int rvs_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int count)
+{
+	return rte_pktmbuf_alloc_bulk(pool, mbufs, count);
+}
+
+uint16_t rvs_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
+{
+	return rte_eth_rx_burst(port, queue, mbufs, count);
+}
+
+uint16_t rvs_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
+{
+	return rte_eth_tx_burst(port, queue, mbufs, count);
+}
+
+int rvs_eth_link(uint16_t port, uint32_t *speed)
+{
+	struct rte_eth_link link = {0};
+	int ret = rte_eth_link_get_nowait(port, &link);
+
+	if (ret < 0)
+		return ret;
+	*speed = link.link_speed;
+	return link.link_status == RTE_ETH_LINK_UP;
+}

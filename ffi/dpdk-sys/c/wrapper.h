@@ -1,0 +1,32 @@
+/* What bindgen reads: the DPDK headers that RVS uses, and our own additions below. */
+#ifndef RVS_WRAPPER_H
+#define RVS_WRAPPER_H
+
+#include <rte_dev.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_lcore.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+#include <rte_version.h>
+
+#include "shim.h"
+
+/*
+ * Macros made with RTE_BIT64 or casts are invisible to bindgen (or come out in the wrong width):
+ * as constants with a type they arrive as they are meant.
+ */
+static const uint64_t RVS_RSS_IP = RTE_ETH_RSS_IP;
+static const uint64_t RVS_RSS_TCP = RTE_ETH_RSS_TCP;
+static const uint64_t RVS_RSS_UDP = RTE_ETH_RSS_UDP;
+static const uint64_t RVS_MBUF_RX_VLAN = RTE_MBUF_F_RX_VLAN;
+static const uint64_t RVS_MBUF_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;
+static const uint64_t RVS_MBUF_RX_RSS_HASH = RTE_MBUF_F_RX_RSS_HASH;
+static const uint32_t RVS_LCORE_ID_ANY = LCORE_ID_ANY;
+static const uint64_t RVS_NO_OWNER = RTE_ETH_DEV_NO_OWNER;
+static const uint16_t RVS_MAX_PORTS = RTE_MAX_ETHPORTS;
+static const uint16_t RVS_HEADROOM = RTE_PKTMBUF_HEADROOM;
+static const uint32_t RVS_MAX_CACHE = RTE_MEMPOOL_CACHE_MAX_SIZE;
+
+#endif

@@ -1,0 +1,173 @@
+//! EAL, DPDK's ground floor: memory, devices and the threads it knows.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Errno, Error};
+use crate::lcore::Lcore;
+use crate::pool::Mempool;
+
+/// EAL, running. There is one in a process; whoever has it may make pools and ports.
+#[derive(Debug)]
+pub struct Eal {
+    _private: (),
+}
+
+/// EAL keeps run-once state of its own: after the first attempt, good or bad, it refuses the next.
+static TRIED: AtomicBool = AtomicBool::new(false);
+
+/// What stands on EAL's memory. All of it must be gone before [`Eal::cleanup`] takes the memory away.
+/// Packets are found through their pools.
+static TENANTS: Mutex<Tenants> =
+    Mutex::new(Tenants { running: false, lcores: 0, ports: Vec::new(), pools: Vec::new() });
+
+pub(crate) struct Tenants {
+    pub(crate) running: bool,
+    pub(crate) lcores: usize,
+    /// The ids of the ports that somebody holds.
+    pub(crate) ports: Vec<u16>,
+    pub(crate) pools: Vec<&'static Mempool>,
+}
+
+pub(crate) fn tenants() -> MutexGuard<'static, Tenants> {
+    // Nothing panics while it holds the lock; if it ever did, the lists would still be whole.
+    TENANTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Eal {
+    /// Starts EAL with these arguments, without a program's name in front. The calling thread becomes
+    /// the main lcore.
+    ///
+    /// EAL pins the calling thread to the main lcore's processor, and every thread started from it
+    /// would inherit that: a whole control plane on one processor. Here the thread keeps the affinity
+    /// that it had. Whoever wants it pinned does that before or afterwards, as for any other thread;
+    /// what the processors given by `-l` or `--lcores` still decide is where EAL puts its own threads
+    /// (interrupts, telemetry), namely elsewhere. `--lcores 0@(0-3)` is one lcore that floats over four.
+    ///
+    /// EAL reads its arguments as a program would: `--help` among them ends the process. It writes its
+    /// log to stderr; `--log-level` says how much.
+    pub fn init(args: &[String]) -> Result<Eal, Error> {
+        let words = [c"rvs".to_owned()].into_iter().map(Ok).chain(args.iter().map(|arg| c_string(arg)));
+        let words = words.collect::<Result<Vec<CString>, Error>>()?;
+        if TRIED.swap(true, Ordering::Relaxed) {
+            return Err(Error::AlreadyInitialised);
+        }
+        let affinity = Affinity::of_this_thread();
+        // EAL permutes the vector and keeps pointers into it and its words: neither is ever freed.
+        let mut argv: Vec<*mut c_char> = words.into_iter().map(CString::into_raw).collect();
+        let argc = argv.len() as c_int;
+        argv.push(std::ptr::null_mut());
+        let argv = argv.leak();
+        // SAFETY: argc words and a null pointer, all of which live as long as the process.
+        let taken = unsafe { dpdk_sys::rte_eal_init(argc, argv.as_mut_ptr()) };
+        let errno = Errno::last();
+        affinity.restore();
+        if taken < 0 {
+            return Err(Error::Init { errno, args: args.join(" ") });
+        }
+        tenants().running = true;
+        let eal = Eal { _private: () };
+        // EAL moved the words that it did not take to the end, and the program's name before them.
+        let left: Vec<String> =
+            argv[..argc as usize].iter().skip(taken as usize + 1).map(|&word| lossy(word)).collect();
+        if !left.is_empty() {
+            eal.cleanup()?;
+            return Err(Error::LeftOver(left.join(" ")));
+        }
+        Ok(eal)
+    }
+
+    /// The main lcore, for the thread that started EAL.
+    pub fn main_lcore(&self) -> Result<Lcore, Error> {
+        Lcore::main()
+    }
+
+    /// Adds a device: a PCI address, or a virtual one as for `--vdev` ("net_tap0,iface=x").
+    ///
+    /// The ports that it brings are found by [`Port::by_name`](crate::Port::by_name).
+    pub fn probe(&self, devargs: &str) -> Result<(), Error> {
+        let text = c_string(devargs)?;
+        // SAFETY: a terminated string that is only read during the call; EAL runs, as `self` shows.
+        let returned = unsafe { dpdk_sys::rte_dev_probe(text.as_ptr()) };
+        match Errno::check(returned) {
+            Ok(_) => Ok(()),
+            Err(errno) => Err(Error::Probe { devargs: devargs.to_owned(), errno }),
+        }
+    }
+
+    /// The ports that there are, by id; not those that belong to another port, as those of a bond do.
+    pub fn ports(&self) -> Vec<u16> {
+        let next = |from: u16| {
+            // SAFETY: any number is a valid place to start from; EAL runs, as `self` shows.
+            let port = unsafe { dpdk_sys::rte_eth_find_next_owned_by(from, dpdk_sys::RVS_NO_OWNER) };
+            (port < u64::from(dpdk_sys::RVS_MAX_PORTS)).then_some(port as u16)
+        };
+        std::iter::successors(next(0), |&port| next(port + 1)).collect()
+    }
+
+    /// DPDK's name and version.
+    pub fn version() -> String {
+        // SAFETY: returns a terminated string that is never changed.
+        unsafe { CStr::from_ptr(dpdk_sys::rte_version()) }.to_string_lossy().into_owned()
+    }
+
+    /// Closes all devices and gives the memory back.
+    ///
+    /// Refused while an [`Lcore`], a [`Port`](crate::Port), a queue or a packet is left: they would
+    /// point to memory that is no more. To end the process without it is harmless: the kernel takes
+    /// away what a process had, and only files of hugepages without `--in-memory` remain.
+    pub fn cleanup(self) -> Result<(), Error> {
+        let mut tenants = tenants();
+        if tenants.lcores > 0 {
+            return Err(Error::InUse(format!("{} threads are registered", tenants.lcores)));
+        }
+        if !tenants.ports.is_empty() {
+            return Err(Error::InUse(format!("{} ports are in use", tenants.ports.len())));
+        }
+        if let Some(pool) = tenants.pools.iter().find(|pool| pool.count_in_use() > 0) {
+            let packets = pool.count_in_use();
+            return Err(Error::InUse(format!("{packets} packets of pool {:?} are in use", pool.name())));
+        }
+        tenants.running = false;
+        // SAFETY: EAL runs, and nothing of its memory is in use: no thread may allocate (no lcore), no
+        // queue is left (no port), no packet either. Pools look at `running` before they look at EAL.
+        let returned = unsafe { dpdk_sys::rte_eal_cleanup() };
+        match Errno::check(returned) {
+            Ok(_) => Ok(()),
+            Err(errno) => Err(Error::InUse(errno.to_string())),
+        }
+    }
+}
+
+/// A word for C.
+pub(crate) fn c_string(text: &str) -> Result<CString, Error> {
+    CString::new(text).map_err(|_| Error::ZeroByte(text.to_owned()))
+}
+
+fn lossy(word: *const c_char) -> String {
+    // SAFETY: the words of argv are terminated strings that we leaked; EAL only changes their order.
+    unsafe { CStr::from_ptr(word) }.to_string_lossy().into_owned()
+}
+
+/// The processors that a thread may run on.
+struct Affinity(Option<libc::cpu_set_t>);
+
+impl Affinity {
+    fn of_this_thread() -> Affinity {
+        // SAFETY: a set of bits, for which zeros are a value.
+        let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+        // SAFETY: the kernel writes at most the size given; 0 is the calling thread.
+        let returned = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) };
+        Affinity((returned == 0).then_some(set))
+    }
+
+    /// Best effort: a processor may have gone offline meanwhile, and then the pinning stays.
+    fn restore(&self) {
+        if let Some(set) = &self.0 {
+            // SAFETY: the kernel reads the size given; 0 is the calling thread.
+            unsafe { libc::sched_setaffinity(0, size_of_val(set), set) };
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Ports: network devices, from found to started.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::fmt;
+use std::ptr;
+use std::sync::Arc;
+
+use dpdk_sys::{rte_eth_conf, rte_eth_dev_info, rte_eth_stats, rte_ether_addr};
+
+use crate::eal::{Eal, c_string, tenants};
+use crate::error::{Errno, Error};
+use crate::pool::Mempool;
+use crate::queue::{RxQueue, TxQueue, pair};
+use crate::{FRAME_OVERHEAD, HEADROOM};
+
+/// A network device: [`Stopped`], until [`configure`](Port::configure) makes queues of it, then
+/// [`Started`].
+///
+/// Somebody has it alone: a second `Port` of the same device is refused until the first is dropped.
+/// A started device is stopped and closed when its `Port` and all of its queues are dropped.
+pub struct Port<S = Stopped> {
+    state: S,
+}
+
+/// A port that does nothing yet.
+pub struct Stopped {
+    claim: Claim,
+}
+
+/// A port that receives and sends.
+pub struct Started {
+    claim: Arc<Claim>,
+    rss: bool,
+}
+
+/// The queues of a started port, in order: number 0 first.
+pub type Queues = Vec<(RxQueue, TxQueue)>;
+
+/// How a port is to run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Pairs of queues: one receive and one transmit queue each.
+    pub queues: u16,
+    /// Descriptors a queue; brought into the device's limits.
+    pub descriptors: u16,
+    /// The largest IP packet.
+    pub mtu: u16,
+    /// Whether the device is to spread IP packets over the queues by a hash of addresses and ports. Without
+    /// effect on one queue, and on a device that cannot (virtual ones spread in their own way).
+    pub rss: bool,
+    /// Where received packets are put. Its packets must have room for a frame of the MTU in one piece.
+    pub pool: &'static Mempool,
+    /// Another MAC than the device's own.
+    pub mac: Option<[u8; 6]>,
+    /// Whether to receive what is for other MACs too.
+    pub promiscuous: bool,
+}
+
+/// What a device can do, and what it is.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PortInfo {
+    /// The driver's name.
+    pub driver: String,
+    /// The MAC that it has now.
+    pub mac: [u8; 6],
+    /// The most receive queues.
+    pub max_rx_queues: u16,
+    /// The most transmit queues.
+    pub max_tx_queues: u16,
+    /// The smallest MTU.
+    pub min_mtu: u16,
+    /// The largest MTU.
+    pub max_mtu: u16,
+    /// The Linux interface under it, if there is one.
+    pub if_index: Option<u32>,
+    /// The socket whose memory is near.
+    pub socket: Option<u32>,
+    /// `RTE_ETH_RX_OFFLOAD_*`.
+    pub rx_offloads: u64,
+    /// `RTE_ETH_TX_OFFLOAD_*`.
+    pub tx_offloads: u64,
+    /// `RTE_ETH_RSS_*`: what it can hash; 0 if it cannot.
+    pub rss: u64,
+}
+
+/// The device's own counters, from its start.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct PortStats {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets that the device dropped, as nobody fetched the earlier ones in time.
+    pub rx_missed: u64,
+    /// Packets that came in broken.
+    pub rx_errors: u64,
+    /// Packets lost as the pool was empty.
+    pub rx_no_mbuf: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets that the device failed to send.
+    pub tx_errors: u64,
+}
+
+/// The state of a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// Whether it is up.
+    pub up: bool,
+    /// Its speed in Mbit/s, if the device knows.
+    pub speed: Option<u32>,
+}
+
+impl Port<Stopped> {
+    /// Takes the port of this name: a PCI address, or the name of a virtual device ("net_ring0").
+    pub fn by_name(eal: &Eal, name: &str) -> Result<Port<Stopped>, Error> {
+        let _ = eal;
+        let c_name = c_string(name)?;
+        let mut id = 0;
+        // SAFETY: EAL runs, as `eal` shows; a terminated string, and a place for the answer.
+        let returned = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id) };
+        if returned != 0 || id >= dpdk_sys::RVS_MAX_PORTS {
+            return Err(Error::NoPort(name.to_owned()));
+        }
+        Ok(Port { state: Stopped { claim: Claim::new(id, name)? } })
+    }
+
+    /// Takes the port of this id, one of [`Eal::ports`].
+    pub fn by_id(eal: &Eal, id: u16) -> Result<Port<Stopped>, Error> {
+        let _ = eal;
+        let mut name = [0 as c_char; dpdk_sys::RTE_ETH_NAME_MAX_LEN as usize];
+        // SAFETY: EAL runs, as `eal` shows; names are shorter than the place for them.
+        let returned = unsafe { dpdk_sys::rte_eth_dev_get_name_by_port(id, name.as_mut_ptr()) };
+        if returned != 0 {
+            return Err(Error::NoPort(id.to_string()));
+        }
+        // SAFETY: the call left a terminated string.
+        let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy();
+        Ok(Port { state: Stopped { claim: Claim::new(id, &name)? } })
+    }
+
+    /// Sets the port up, starts it, and hands out its queues.
+    ///
+    /// No offload is asked for. Checksums are updated, not made; and the one that would make sending
+    /// cheaper, MBUF_FAST_FREE, promises that a queue sees packets of one pool with one owner each,
+    /// which a sender between ports with different pools, or of clones, would break silently.
+    ///
+    /// A device that has no switch for `promiscuous` receives everything anyway: no error.
+    pub fn configure(self, settings: Settings) -> Result<(Port<Started>, Queues), Error> {
+        let claim = &self.state.claim;
+        let id = claim.id;
+        let raw = claim.raw_info()?;
+        claim.check(&settings, &raw)?;
+
+        let hash = (dpdk_sys::RVS_RSS_IP | dpdk_sys::RVS_RSS_TCP | dpdk_sys::RVS_RSS_UDP)
+            & raw.flow_type_rss_offloads;
+        let rss = settings.rss && settings.queues > 1 && hash != 0;
+        let mut conf = rte_eth_conf::default();
+        conf.rxmode.mtu = u32::from(settings.mtu);
+        if rss {
+            conf.rxmode.mq_mode = dpdk_sys::rte_eth_rx_mq_mode_RTE_ETH_MQ_RX_RSS;
+            conf.rx_adv_conf.rss_conf.rss_hf = hash;
+        }
+        // SAFETY: here and below: the port is valid, stopped and ours alone; each structure lives
+        // through the call that reads or writes it; the pool lives as long as the process.
+        claim.ask("configure it", unsafe {
+            dpdk_sys::rte_eth_dev_configure(id, settings.queues, settings.queues, &conf)
+        })?;
+        let (mut rx_descriptors, mut tx_descriptors) = (settings.descriptors, settings.descriptors);
+        // SAFETY: see above.
+        claim.ask("have so many descriptors", unsafe {
+            dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &mut rx_descriptors, &mut tx_descriptors)
+        })?;
+        // SAFETY: see above; -1 stands for any socket, as in C.
+        let socket = unsafe { dpdk_sys::rte_eth_dev_socket_id(id) } as u32;
+        for queue in 0..settings.queues {
+            // SAFETY: see above; null asks for the driver's own defaults.
+            claim.ask("set up a receive queue", unsafe {
+                let pool = settings.pool.as_ptr();
+                dpdk_sys::rte_eth_rx_queue_setup(id, queue, rx_descriptors, socket, ptr::null(), pool)
+            })?;
+            // SAFETY: see above.
+            claim.ask("set up a transmit queue", unsafe {
+                dpdk_sys::rte_eth_tx_queue_setup(id, queue, tx_descriptors, socket, ptr::null())
+            })?;
+        }
+        if let Some(mac) = settings.mac {
+            let mut address = rte_ether_addr { addr_bytes: mac };
+            // SAFETY: see above.
+            claim.ask("change its MAC", unsafe {
+                dpdk_sys::rte_eth_dev_default_mac_addr_set(id, &mut address)
+            })?;
+        }
+        // SAFETY: see above.
+        claim.ask("start it", unsafe { dpdk_sys::rte_eth_dev_start(id) })?;
+        let mut claim = self.state.claim;
+        claim.started = true;
+        let claim = Arc::new(claim);
+        if settings.promiscuous {
+            // SAFETY: see above.
+            let returned = unsafe { dpdk_sys::rte_eth_promiscuous_enable(id) };
+            if returned != -libc::ENOTSUP {
+                claim.ask("make it promiscuous", returned)?;
+            }
+        }
+        // SAFETY: the port is started with these queues, and a claim is configured once.
+        let queues = (0..settings.queues).map(|queue| unsafe { pair(&claim, queue) }).collect();
+        Ok((Port { state: Started { claim, rss } }, queues))
+    }
+
+    /// Takes the device away from DPDK.
+    pub fn close(self) -> Result<(), Error> {
+        self.state.claim.close()
+    }
+}
+
+impl Port<Started> {
+    /// Stops the port, so that it can be configured anew. Its queues must have been dropped; if not it
+    /// is left running, and is closed with the last of them.
+    pub fn stop(self) -> Result<Port<Stopped>, Error> {
+        let name = self.name().to_owned();
+        let mut claim = Arc::try_unwrap(self.state.claim).map_err(|_| Error::QueuesInUse(name))?;
+        claim.stop()?;
+        Ok(Port { state: Stopped { claim } })
+    }
+
+    /// Stops the port and takes the device away from DPDK; as [`stop`](Port::stop) otherwise.
+    pub fn close(self) -> Result<(), Error> {
+        self.stop()?.close()
+    }
+
+    /// Whether the device spreads packets over its queues by a hash of addresses and ports.
+    pub fn rss(&self) -> bool {
+        self.state.rss
+    }
+}
+
+#[expect(private_bounds, reason = "the two states are all that there are")]
+impl<S: State> Port<S> {
+    /// Its number in this process.
+    pub fn id(&self) -> u16 {
+        self.state.claim().id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.state.claim().name
+    }
+
+    /// What the device can do.
+    pub fn info(&self) -> Result<PortInfo, Error> {
+        self.state.claim().info()
+    }
+
+    /// Its MAC.
+    pub fn mac(&self) -> Result<[u8; 6], Error> {
+        self.state.claim().mac()
+    }
+
+    /// Its own counters.
+    pub fn stats(&self) -> Result<PortStats, Error> {
+        let mut raw = rte_eth_stats::default();
+        let claim = self.state.claim();
+        // SAFETY: a valid port, and a place for the answer.
+        claim.ask("tell its counters", unsafe { dpdk_sys::rte_eth_stats_get(claim.id, &mut raw) })?;
+        Ok(PortStats {
+            rx_packets: raw.ipackets,
+            rx_bytes: raw.ibytes,
+            rx_missed: raw.imissed,
+            rx_errors: raw.ierrors,
+            rx_no_mbuf: raw.rx_nombuf,
+            tx_packets: raw.opackets,
+            tx_bytes: raw.obytes,
+            tx_errors: raw.oerrors,
+        })
+    }
+
+    /// The state of its link, as far as the device knows it now.
+    pub fn link(&self) -> Result<Link, Error> {
+        let claim = self.state.claim();
+        let mut speed = 0;
+        // SAFETY: a valid port, and a place for the answer.
+        let up = claim.ask("tell its link", unsafe { dpdk_sys::rvs_eth_link(claim.id, &mut speed) })?;
+        Ok(Link { up: up == 1, speed: (speed != 0 && speed != u32::MAX).then_some(speed) })
+    }
+}
+
+impl<S: State> fmt::Debug for Port<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Port({}, {})", self.id(), self.name())
+    }
+}
+
+/// What both states have.
+trait State {
+    fn claim(&self) -> &Claim;
+}
+
+impl State for Stopped {
+    fn claim(&self) -> &Claim {
+        &self.claim
+    }
+}
+
+impl State for Started {
+    fn claim(&self) -> &Claim {
+        &self.claim
+    }
+}
+
+/// The right to configure a port: one a port, as DPDK does not look after that itself. A started port
+/// shares it with its queues; the last of them stops and closes the device.
+pub(crate) struct Claim {
+    id: u16,
+    name: String,
+    started: bool,
+}
+
+impl Claim {
+    pub(crate) fn id(&self) -> u16 {
+        self.id
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn new(id: u16, name: &str) -> Result<Claim, Error> {
+        let mut tenants = tenants();
+        if !tenants.running {
+            return Err(Error::NotRunning);
+        }
+        if tenants.ports.contains(&id) {
+            return Err(Error::Claimed(name.to_owned()));
+        }
+        tenants.ports.push(id);
+        Ok(Claim { id, name: name.to_owned(), started: false })
+    }
+
+    fn ask(&self, what: &'static str, returned: c_int) -> Result<c_int, Error> {
+        Errno::check(returned).map_err(|errno| Error::Port { port: self.name.clone(), what, errno })
+    }
+
+    fn raw_info(&self) -> Result<rte_eth_dev_info, Error> {
+        let mut raw = rte_eth_dev_info::default();
+        // SAFETY: a valid port, and a place for the answer.
+        self.ask("say what it can do", unsafe { dpdk_sys::rte_eth_dev_info_get(self.id, &mut raw) })?;
+        Ok(raw)
+    }
+
+    fn info(&self) -> Result<PortInfo, Error> {
+        let raw = self.raw_info()?;
+        let driver = match raw.driver_name.is_null() {
+            true => String::new(),
+            // SAFETY: the driver's name is a terminated string that lives as long as the driver.
+            false => unsafe { CStr::from_ptr(raw.driver_name) }.to_string_lossy().into_owned(),
+        };
+        // SAFETY: a valid port.
+        let socket = unsafe { dpdk_sys::rte_eth_dev_socket_id(self.id) };
+        Ok(PortInfo {
+            driver,
+            mac: self.mac()?,
+            max_rx_queues: raw.max_rx_queues,
+            max_tx_queues: raw.max_tx_queues,
+            min_mtu: raw.min_mtu,
+            max_mtu: raw.max_mtu,
+            if_index: (raw.if_index != 0).then_some(raw.if_index),
+            socket: u32::try_from(socket).ok(),
+            rx_offloads: raw.rx_offload_capa,
+            tx_offloads: raw.tx_offload_capa,
+            rss: raw.flow_type_rss_offloads,
+        })
+    }
+
+    fn mac(&self) -> Result<[u8; 6], Error> {
+        let mut address = rte_ether_addr::default();
+        // SAFETY: a valid port, and a place for the answer.
+        self.ask("tell its MAC", unsafe { dpdk_sys::rte_eth_macaddr_get(self.id, &mut address) })?;
+        Ok(address.addr_bytes)
+    }
+
+    /// What DPDK would refuse with a number, or (the data room) answer with chains.
+    fn check(&self, settings: &Settings, device: &rte_eth_dev_info) -> Result<(), Error> {
+        let port = || self.name.clone();
+        let (max_rx, max_tx) = (device.max_rx_queues, device.max_tx_queues);
+        if settings.queues == 0 {
+            return Err(Error::NoQueues(port()));
+        }
+        if settings.queues > max_rx.min(max_tx) {
+            return Err(Error::TooManyQueues { port: port(), wanted: settings.queues, max_rx, max_tx });
+        }
+        let (mtu, min, max) = (settings.mtu, device.min_mtu, device.max_mtu);
+        if mtu < min || mtu > max {
+            return Err(Error::Mtu { port: port(), wanted: mtu, min, max });
+        }
+        let needed = mtu.saturating_add(FRAME_OVERHEAD).saturating_add(HEADROOM);
+        let data_room = settings.pool.data_room();
+        if needed > data_room {
+            return Err(Error::DataRoom { port: port(), mtu, needed, data_room });
+        }
+        Ok(())
+    }
+
+    /// Errors leave it started.
+    fn stop(&mut self) -> Result<(), Error> {
+        // SAFETY: a valid port, ours alone: `&mut self` shows that no queue shares the claim.
+        self.ask("stop it", unsafe { dpdk_sys::rte_eth_dev_stop(self.id) })?;
+        self.started = false;
+        Ok(())
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        // SAFETY: a valid port, stopped, and ours alone.
+        self.ask("close it", unsafe { dpdk_sys::rte_eth_dev_close(self.id) }).map(drop)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Nobody is left to hear of an error; a device that would not stop must not be closed.
+        if self.started && self.stop().is_ok() {
+            let _ = self.close();
+        }
+        tenants().ports.retain(|&id| id != self.id);
+    }
+}
