@@ -1,2 +1,29 @@
 //! The packet path of RVS: connection table, schedulers, forwarding modes, and the worker loop.
+//!
+//! Everything but [`worker`] is pure logic: time and seeds are arguments, packets are byte slices, and
+//! nothing needs DPDK. A [`snapshot::Snapshot`] is all that this crate ever sees of configuration.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`service`] | the vocabulary: protocol, mode, scheduler, state, timeouts |
+//! | [`wire`] | views of Ethernet, IPv4, TCP and UDP, and checksum arithmetic |
+//! | [`table`] | connections, one 128-bit word each |
+//! | [`tcp`] | the TCP state machine of IPVS |
+//! | [`scheduler`] | which real server gets a new connection |
+//! | [`snapshot`] | the compiled configuration, and its publication |
+//! | [`fib`] | routes and neighbours: from an address to an adjacency |
+//! | [`counters`] | what is counted, and by whom |
+//! | [`engine`] | a burst's way through parse, classify, resolve, rewrite |
+//! | [`worker`] | the polling loop on a core: ports, punts, idling |
+
+pub mod clock;
+pub mod counters;
+pub mod engine;
+pub mod fib;
+pub mod scheduler;
 pub mod service;
+pub mod snapshot;
+mod sync;
+pub mod table;
+pub mod tcp;
+pub mod wire;

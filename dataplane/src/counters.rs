@@ -1,0 +1,287 @@
+//! What is counted, and by whom.
+//!
+//! Every counter has one writer: a worker. A writer adds with a plain load and store, no locked
+//! instruction; readers sum over the workers whenever they like and disturb nobody. The exception are
+//! the gauges of live connections, which least-connection schedulers of all workers read and change:
+//! one atomic per real server, touched only when a connection begins, ends or changes between active and
+//! inactive.
+//!
+//! Every packet that a worker receives is counted under exactly one name: forwarded, one of [`Punt`], or
+//! one of [`Drop`].
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name of the counter.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.name())
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a packet was handed to Linux.
+    Punt {
+        /// Not IPv4: ARP, IPv6, LLDP and the like.
+        NotIpv4 = "not_ipv4",
+        /// 802.1Q or 802.1ad tagged.
+        Vlan = "vlan",
+        /// To a multicast or broadcast MAC.
+        Multicast = "multicast",
+        /// ICMP.
+        Icmp = "icmp",
+        /// Another IP protocol than TCP, UDP and ICMP.
+        OtherProtocol = "other_protocol",
+        /// A fragment that concerns no service.
+        Fragment = "fragment",
+        /// No service and no real server's reply.
+        NoService = "no_service",
+        /// Of a service or a real server, but of no connection, and does not begin one.
+        NoConnection = "no_connection",
+    }
+}
+
+reasons! {
+    /// Why a packet was dropped.
+    Drop {
+        /// Shorter than an Ethernet header.
+        Runt = "runt",
+        /// To another host's MAC.
+        OtherHost = "other_host",
+        /// IPv4 version or lengths contradict each other or the frame.
+        BadIpHeader = "bad_ip_header",
+        /// The IPv4 header's checksum is wrong.
+        BadIpChecksum = "bad_ip_checksum",
+        /// The TCP or UDP header is cut off or contradicts itself.
+        BadTransportHeader = "bad_transport_header",
+        /// A fragment to or from a service.
+        ServiceFragment = "service_fragment",
+        /// The TTL is used up.
+        TtlExpired = "ttl_expired",
+        /// The service has no usable real server.
+        NoServer = "no_server",
+        /// The connection table has no room.
+        TableFull = "table_full",
+        /// No route to the destination.
+        NoRoute = "no_route",
+        /// The next hop's MAC is not known yet; control has been asked to find it.
+        NoNeighbour = "no_neighbour",
+        /// Longer than the MTU of the output port.
+        TooBig = "too_big",
+        /// The output port's queue was full.
+        TxFull = "tx_full",
+        /// Linux did not fetch its packets fast enough.
+        PuntFull = "punt_full",
+        /// The VLAN tag was stripped by the device, so Linux could not tell where it came from.
+        VlanStripped = "vlan_stripped",
+    }
+}
+
+/// A counter with one writer and any number of readers.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds. Only the owner may: two writers would lose counts.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Traffic of a real server, or of anything else with two directions. "In" is towards the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Connections begun.
+    pub connections: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes from clients, IP header included.
+    pub bytes_in: u64,
+    /// Bytes to clients, IP header included.
+    pub bytes_out: u64,
+}
+
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, other: Traffic) {
+        self.connections += other.connections;
+        self.packets_in += other.packets_in;
+        self.packets_out += other.packets_out;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+    }
+}
+
+/// One worker's counts of one real server's traffic; a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct TrafficCounters {
+    /// See [`Traffic::connections`].
+    pub connections: Counter,
+    packets_in: Counter,
+    packets_out: Counter,
+    bytes_in: Counter,
+    bytes_out: Counter,
+}
+
+impl TrafficCounters {
+    /// Counts a packet from a client.
+    #[inline]
+    pub fn packet_in(&self, bytes: u64) {
+        self.packets_in.add(1);
+        self.bytes_in.add(bytes);
+    }
+
+    /// Counts a packet to a client.
+    #[inline]
+    pub fn packet_out(&self, bytes: u64) {
+        self.packets_out.add(1);
+        self.bytes_out.add(bytes);
+    }
+
+    /// The counts so far.
+    pub fn get(&self) -> Traffic {
+        Traffic {
+            connections: self.connections.get(),
+            packets_in: self.packets_in.get(),
+            packets_out: self.packets_out.get(),
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+        }
+    }
+}
+
+/// Live connections of a real server, active and inactive, changed by whoever wins a transition.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    const ACTIVE: u64 = 1;
+    const INACTIVE: u64 = 1 << 32;
+
+    /// A connection begins.
+    #[inline]
+    pub fn enter(&self, active: bool) {
+        // Relaxed: the count stands for itself; schedulers may read it a moment late.
+        self.0.fetch_add(if active { Self::ACTIVE } else { Self::INACTIVE }, Ordering::Relaxed);
+    }
+
+    /// A connection ends.
+    #[inline]
+    pub fn leave(&self, active: bool) {
+        self.0.fetch_sub(if active { Self::ACTIVE } else { Self::INACTIVE }, Ordering::Relaxed);
+    }
+
+    /// A connection changes between active and inactive.
+    #[inline]
+    pub fn change(&self, to_active: bool) {
+        // One addition, so that no reader sees the connection in both or in neither.
+        let step = if to_active {
+            Self::ACTIVE.wrapping_sub(Self::INACTIVE)
+        } else {
+            Self::INACTIVE.wrapping_sub(Self::ACTIVE)
+        };
+        self.0.fetch_add(step, Ordering::Relaxed);
+    }
+
+    /// Active and inactive connections.
+    #[inline]
+    pub fn get(&self) -> (u32, u32) {
+        let both = self.0.load(Ordering::Relaxed);
+        (both as u32, (both >> 32) as u32)
+    }
+}
+
+/// What one worker counts.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct WorkerCounters {
+    /// Looks at a receive queue.
+    pub polls: Counter,
+    /// Looks that found nothing.
+    pub empty_polls: Counter,
+    /// Looks that found packets.
+    pub bursts: Counter,
+    /// Packets received.
+    pub received: Counter,
+    /// Packets transmitted for services.
+    pub forwarded: Counter,
+    /// Packets handed to Linux, by [`Punt`].
+    pub punted: [Counter; Punt::ALL.len()],
+    /// Packets dropped, by [`Drop`].
+    pub dropped: [Counter; Drop::ALL.len()],
+    /// Packets of Linux transmitted. Not received, so not part of the sum.
+    pub injected: Counter,
+    /// Packets of Linux that the port did not take.
+    pub inject_dropped: Counter,
+    /// Traffic of all services.
+    pub traffic: TrafficCounters,
+    /// Complete sweeps over this worker's share of the table.
+    pub sweeps: Counter,
+    /// The newest snapshot generation that this worker has used.
+    pub generation: Counter,
+}
+
+impl WorkerCounters {
+    /// Counts packets handed to Linux.
+    #[inline]
+    pub fn punt(&self, reason: Punt, n: u64) {
+        self.punted[reason as usize].add(n);
+    }
+
+    /// Counts dropped packets.
+    #[inline]
+    pub fn drop(&self, reason: Drop, n: u64) {
+        self.dropped[reason as usize].add(n);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gauge_keeps_its_halves_apart() {
+        let gauge = Gauge::default();
+        gauge.enter(true);
+        gauge.enter(false);
+        gauge.change(false);
+        assert_eq!(gauge.get(), (0, 2));
+        gauge.change(true);
+        gauge.change(true);
+        gauge.leave(true);
+        assert_eq!(gauge.get(), (1, 0));
+    }
+
+    #[test]
+    fn reasons_have_distinct_names() {
+        let mut names: Vec<_> = Punt::ALL.iter().map(|r| r.name()).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), Punt::ALL.len());
+    }
+}

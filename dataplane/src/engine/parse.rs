@@ -1,0 +1,103 @@
+//! Stage 1: from bytes to a [`Packet`], or out by a named way.
+
+use super::resolve::Lookup;
+use super::{Frame, Verdict};
+use crate::counters::{Drop, Punt};
+use crate::service::Protocol;
+use crate::snapshot::Snapshot;
+use crate::wire::ethernet::{self, Ethernet, Mac};
+use crate::wire::ipv4::{Ipv4, Malformed};
+use crate::wire::transport::Transport;
+
+const ICMP: u8 = 1;
+
+/// What the later stages need to know of a packet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Packet {
+    pub source: u32,
+    pub destination: u32,
+    pub source_port: u16,
+    pub destination_port: u16,
+    /// Length of the IP packet.
+    pub length: u16,
+    /// Where the transport header is in the frame.
+    pub transport: u16,
+    pub protocol: Protocol,
+    pub ttl: u8,
+    /// TCP flags.
+    pub flags: u8,
+    /// Filled in by stage 2.
+    pub lookup: Lookup,
+}
+
+impl Default for Packet {
+    fn default() -> Self {
+        Packet {
+            source: 0,
+            destination: 0,
+            source_port: 0,
+            destination_port: 0,
+            length: 0,
+            transport: 0,
+            protocol: Protocol::Tcp,
+            ttl: 0,
+            flags: 0,
+            lookup: Lookup::default(),
+        }
+    }
+}
+
+/// Parses a frame that came in on a port with this MAC.
+#[inline]
+pub(super) fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Result<Packet, Verdict> {
+    let bytes = frame.bytes();
+    let ethernet = Ethernet::parse(bytes).ok_or(Verdict::Drop(Drop::Runt))?;
+    let is_group = ethernet::is_group(&ethernet.destination);
+    if ethernet.destination != *mac && !is_group {
+        return Err(Verdict::Drop(Drop::OtherHost));
+    }
+    if frame.is_vlan_stripped() {
+        return Err(Verdict::Drop(Drop::VlanStripped));
+    }
+    match ethernet.ethertype {
+        ethernet::IPV4 if is_group => return Err(Verdict::Punt(Punt::Multicast)),
+        ethernet::IPV4 => {}
+        ethernet::VLAN | ethernet::SERVICE_VLAN => return Err(Verdict::Punt(Punt::Vlan)),
+        _ => return Err(Verdict::Punt(Punt::NotIpv4)),
+    }
+
+    let packet = &bytes[ethernet::HEADER..];
+    let ip = Ipv4::parse(packet, frame.length() - ethernet::HEADER).map_err(|malformed| {
+        Verdict::Drop(match malformed {
+            Malformed::Header => Drop::BadIpHeader,
+            Malformed::Checksum => Drop::BadIpChecksum,
+        })
+    })?;
+    let protocol = match ip.protocol {
+        6 => Protocol::Tcp,
+        17 => Protocol::Udp,
+        ICMP => return Err(Verdict::Punt(Punt::Icmp)),
+        _ => return Err(Verdict::Punt(Punt::OtherProtocol)),
+    };
+    if ip.is_fragment {
+        // Linux must not see fragments of a service: it would reassemble them and answer for the VIP.
+        let ours = snapshot.concerns(ip.destination) || snapshot.concerns(ip.source);
+        return Err(if ours { Verdict::Drop(Drop::ServiceFragment) } else { Verdict::Punt(Punt::Fragment) });
+    }
+
+    let length = usize::from(ip.total_length) - ip.header_length;
+    let transport = Transport::parse(protocol, &packet[ip.header_length..], length)
+        .ok_or(Verdict::Drop(Drop::BadTransportHeader))?;
+    Ok(Packet {
+        source: ip.source,
+        destination: ip.destination,
+        source_port: transport.source,
+        destination_port: transport.destination,
+        length: ip.total_length,
+        transport: (ethernet::HEADER + ip.header_length) as u16,
+        protocol,
+        ttl: ip.ttl,
+        flags: transport.flags,
+        lookup: Lookup::default(),
+    })
+}

@@ -1,0 +1,272 @@
+//! Stages 2 and 3: whose packet it is, and which connection's.
+
+use std::ops::Range;
+
+use super::parse::Packet;
+use super::{Engine, Verdict};
+use crate::clock::Tick;
+use crate::counters::{Drop, Punt};
+use crate::scheduler;
+use crate::service::{Mode, Protocol, State};
+use crate::snapshot::{Dest, EndpointIndex, ServiceIndex, Snapshot};
+use crate::table::{Client, DestId, FLAG_REPLIED, Fate, Hash, Inserted, Judge, Slot, Table, Word, Worth};
+use crate::tcp::{self, Direction};
+use crate::wire::transport::{RST, SYN};
+
+/// Source port of active FTP data connections, which IPVS never schedules.
+const FTP_DATA: u16 = 20;
+
+/// What a packet hit in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// A service: the packet is a client's.
+    Service(ServiceIndex),
+    /// An endpoint: the packet is a real server's.
+    Endpoint(EndpointIndex),
+}
+
+/// What stage 3 looks up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lookup {
+    pub side: Side,
+    pub client: Client,
+    pub hash: Hash,
+}
+
+impl Default for Lookup {
+    fn default() -> Self {
+        Lookup { side: Side::Service(0), client: Client::new(0, 0), hash: Hash::default() }
+    }
+}
+
+/// Stage 2: to a service, else from an endpoint.
+#[inline]
+pub(super) fn classify(packet: &Packet, snapshot: &Snapshot, table: &Table) -> Result<Lookup, Verdict> {
+    let Packet { source, destination, source_port, destination_port, protocol, .. } = *packet;
+    let (side, client) = if let Some(service) = snapshot.service_at(destination, destination_port, protocol) {
+        (Side::Service(service), Client::new(source, source_port))
+    } else if let Some(endpoint) = snapshot.endpoint_at(source, source_port, protocol) {
+        (Side::Endpoint(endpoint), Client::new(destination, destination_port))
+    } else {
+        return Err(Verdict::Punt(Punt::NoService));
+    };
+    Ok(Lookup { side, client, hash: table.hash(client, protocol) })
+}
+
+/// A burst's surroundings: the engine, the snapshot and the moment.
+pub(super) struct Path<'a> {
+    pub engine: &'a Engine,
+    pub snapshot: &'a Snapshot,
+    pub now: Tick,
+}
+
+impl<'a> Path<'a> {
+    /// Stage 3: the dest of the packet's connection, which is found or begun and whose state follows.
+    #[inline]
+    pub fn resolve(&self, packet: &Packet) -> Result<&'a Dest, Verdict> {
+        let Lookup { side, client, hash } = packet.lookup;
+        let judge = Judgement { snapshot: self.snapshot, now: self.now, side };
+        let table = &self.engine.table;
+        // Another worker may change the word between our look and our swap; then look again. Each round
+        // that fails is one in which another worker got on.
+        loop {
+            match table.find(hash, client, &judge) {
+                Some((slot, word)) => {
+                    if let Some(dest) = self.advance(slot, word, packet)? {
+                        return Ok(dest);
+                    }
+                }
+                None => {
+                    if let Some(dest) = self.begin(packet, &judge)? {
+                        return Ok(dest);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A packet of a connection; `None` if the connection has changed meanwhile.
+    #[inline]
+    fn advance(&self, slot: Slot, word: Word, packet: &Packet) -> Result<Option<&'a Dest>, Verdict> {
+        let Some(dest) = self.snapshot.dest_of(word) else { return Ok(None) };
+        let inward = matches!(packet.lookup.side, Side::Service(_));
+        let old = word.state();
+        if inward && may_begin(packet) && packet.protocol == Protocol::Tcp && is_over(old, dest) {
+            return self.begin_again(slot, word, packet);
+        }
+        let service = &self.snapshot.services[dest.service as usize];
+        let mut flags = word.flags();
+        let state = match packet.protocol {
+            Protocol::Udp => {
+                if !inward {
+                    flags |= FLAG_REPLIED;
+                }
+                State::Udp
+            }
+            Protocol::Tcp => {
+                let direction = match (inward, service.mode) {
+                    (false, _) => Direction::Out,
+                    (true, Mode::Nat) => Direction::In,
+                    (true, Mode::Dr) => Direction::InOnly,
+                };
+                tcp::next(direction, old, packet.flags)
+            }
+        };
+        let timeout = service.timeout(state);
+        if state == old && flags == word.flags() && word.age(self.now) < timeout.renew_after() {
+            return Ok(Some(dest));
+        }
+        let new = word.with_state(state).with_flags(flags).seen(self.now, timeout.is_coarse());
+        if self.engine.table.replace(slot, word, new).is_err() {
+            return Ok(None);
+        }
+        if state.is_active() != old.is_active() {
+            dest.gauge.change(state.is_active());
+        }
+        Ok(Some(dest))
+    }
+
+    /// A packet of no connection; `None` if another worker has just begun one.
+    #[cold]
+    fn begin(&self, packet: &Packet, judge: &Judgement) -> Result<Option<&'a Dest>, Verdict> {
+        let Side::Service(service) = packet.lookup.side else {
+            return Err(Verdict::Punt(Punt::NoConnection));
+        };
+        if !may_begin(packet) {
+            return Err(Verdict::Punt(Punt::NoConnection));
+        }
+        let (dest, word) = self.schedule(service, packet)?;
+        match self.engine.table.insert(packet.lookup.hash, word, judge) {
+            Inserted::New => {
+                self.count_new(dest, word.state());
+                Ok(Some(dest))
+            }
+            Inserted::Existing(..) => Ok(None),
+            Inserted::Full => Err(Verdict::Drop(Drop::TableFull)),
+        }
+    }
+
+    /// A client opens again on a port whose connection is over: the new one takes the old one's place at
+    /// once. (Linux had users wait a second here for years, see kubernetes#90854.)
+    #[cold]
+    fn begin_again(&self, slot: Slot, old: Word, packet: &Packet) -> Result<Option<&'a Dest>, Verdict> {
+        let Side::Service(service) = packet.lookup.side else { return Ok(None) };
+        let (dest, word) = self.schedule(service, packet)?;
+        if self.engine.table.replace(slot, old, word).is_err() {
+            return Ok(None);
+        }
+        leave(self.snapshot, old);
+        self.count_new(dest, word.state());
+        Ok(Some(dest))
+    }
+
+    fn schedule(&self, index: ServiceIndex, packet: &Packet) -> Result<(&'a Dest, Word), Verdict> {
+        let service = &self.snapshot.services[index as usize];
+        let flow = scheduler::Flow {
+            source: packet.source,
+            source_port: packet.source_port,
+            destination: packet.destination,
+        };
+        let picked: Option<DestId> = service.picker.pick(&flow);
+        let (id, dest) =
+            picked.and_then(|id| Some((id, self.snapshot.dest(id)?))).ok_or(Verdict::Drop(Drop::NoServer))?;
+        let state = match packet.protocol {
+            Protocol::Udp => State::Udp,
+            Protocol::Tcp => tcp::next(Direction::In, State::None, packet.flags),
+        };
+        let coarse = service.timeout(state).is_coarse();
+        let word = Word::new(packet.lookup.client, id).with_state(state).seen(self.now, coarse);
+        Ok((dest, word))
+    }
+
+    fn count_new(&self, dest: &Dest, state: State) {
+        dest.gauge.enter(state.is_active());
+        dest.traffic[self.engine.worker].connections.add(1);
+        self.engine.counters.traffic.connections.add(1);
+    }
+}
+
+/// Whether a packet may begin a connection.
+fn may_begin(packet: &Packet) -> bool {
+    match packet.protocol {
+        Protocol::Udp => true,
+        Protocol::Tcp => packet.flags & (SYN | RST) == SYN && packet.source_port != FTP_DATA,
+    }
+}
+
+/// Whether a SYN on this connection means a new one: it has ended, or its server is dead.
+fn is_over(state: State, dest: &Dest) -> bool {
+    matches!(state, State::TimeWait | State::Close) || !dest.up
+}
+
+fn has_expired(snapshot: &Snapshot, now: Tick, dest: &Dest, word: Word) -> bool {
+    snapshot.timeout(dest, word.state()).has_passed(word.age(now))
+}
+
+/// A connection has left the table.
+fn leave(snapshot: &Snapshot, word: Word) {
+    if let Some(dest) = snapshot.dest_of(word) {
+        dest.gauge.leave(word.state().is_active());
+    }
+}
+
+/// Judges the words of the table by the snapshot and the time.
+struct Judgement<'a> {
+    snapshot: &'a Snapshot,
+    now: Tick,
+    side: Side,
+}
+
+impl Judge for Judgement<'_> {
+    #[inline]
+    fn is_mine(&self, word: Word) -> bool {
+        self.snapshot.dest_of(word).is_some_and(|dest| {
+            let on_this_side = match self.side {
+                Side::Service(service) => dest.service == service,
+                Side::Endpoint(endpoint) => dest.endpoint == Some(endpoint),
+            };
+            on_this_side && !has_expired(self.snapshot, self.now, dest, word)
+        })
+    }
+
+    /// What ended goes first, then what never began; of equals, the longest silent.
+    fn worth(&self, word: Word) -> Worth {
+        let Some(dest) = self.snapshot.dest_of(word) else { return Worth::Free };
+        if has_expired(self.snapshot, self.now, dest, word) {
+            return Worth::Free;
+        }
+        let unanswered = dest.endpoint.is_some() && word.flags() & FLAG_REPLIED == 0;
+        let class = match word.state() {
+            State::TimeWait | State::Close | State::LastAck => 0,
+            State::None | State::SynSent | State::SynRecv | State::SynAck => 1,
+            State::Udp if unanswered => 1,
+            _ => return Worth::Keep,
+        };
+        const OLDEST: u32 = (1 << 24) - 1;
+        Worth::Expendable(class << 24 | (OLDEST - word.age(self.now).min(OLDEST)))
+    }
+
+    fn removed(&self, word: Word) {
+        leave(self.snapshot, word);
+    }
+}
+
+/// Removes expired connections and those of removed dests. A live connection whose timeout has become too
+/// long for the fine unit of its stamp (by a reload) changes to the coarse one.
+pub(super) fn sweep(table: &Table, snapshot: &Snapshot, now: Tick, buckets: Range<usize>) {
+    let decide = |word: Word| match snapshot.dest_of(word) {
+        None => Fate::Remove,
+        Some(dest) => {
+            let timeout = snapshot.timeout(dest, word.state());
+            if timeout.has_passed(word.age(now)) {
+                Fate::Remove
+            } else if timeout.is_coarse() && !word.is_coarse() {
+                let last_seen = Tick(now.0.saturating_sub(u64::from(word.age(now))));
+                Fate::Become(word.seen(last_seen, true))
+            } else {
+                Fate::Keep
+            }
+        }
+    };
+    table.sweep(buckets, decide, |word| leave(snapshot, word));
+}

@@ -1,0 +1,87 @@
+//! Stage 4: the packet becomes what goes out.
+
+use std::net::Ipv4Addr;
+
+use super::parse::Packet;
+use super::resolve::{Path, Side};
+use super::{Frame, Verdict};
+use crate::counters::Drop;
+use crate::fib::{Adjacency, NextHop};
+use crate::service::Mode;
+use crate::snapshot::Dest;
+use crate::wire::{ethernet, ipv4, transport};
+
+/// Rewrites a packet of a connection with this dest and says where it goes.
+#[inline]
+pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut impl Frame) -> Verdict {
+    let inward = matches!(packet.lookup.side, Side::Service(_));
+    if packet.ttl <= 1 {
+        return Verdict::Drop(Drop::TtlExpired);
+    }
+    let next_hop = if inward { dest.next_hop } else { path.snapshot.fib.look_up(packet.destination) };
+    let adjacency = match next_hop {
+        NextHop::Ready(adjacency) => adjacency,
+        NextHop::Unresolved(port, address) => {
+            // If control is behind, the next packet will ask again.
+            let _ = path.engine.wanted.push((port, Ipv4Addr::from(address)));
+            return Verdict::Drop(Drop::NoNeighbour);
+        }
+        NextHop::NoRoute => return Verdict::Drop(Drop::NoRoute),
+    };
+    if packet.length > adjacency.mtu {
+        return Verdict::Drop(Drop::TooBig);
+    }
+    if !write(packet, dest, inward, path.snapshot.services[dest.service as usize].mode, &adjacency, frame) {
+        return Verdict::Drop(Drop::BadIpHeader);
+    }
+
+    let bytes = u64::from(packet.length);
+    let (server, worker) = (&dest.traffic[path.engine.worker], &path.engine.counters.traffic);
+    if inward {
+        server.packet_in(bytes);
+        worker.packet_in(bytes);
+    } else {
+        server.packet_out(bytes);
+        worker.packet_out(bytes);
+    }
+    Verdict::Forward(adjacency.port)
+}
+
+/// Writes all fields. False if the frame has no room for the headers that were parsed from it, which
+/// cannot be; the compiler needs the check once, instead of one for every field.
+#[inline]
+fn write(
+    packet: &Packet,
+    dest: &Dest,
+    inward: bool,
+    mode: Mode,
+    adjacency: &Adjacency,
+    frame: &mut impl Frame,
+) -> bool {
+    let Some((headers, segment)) = frame.bytes_mut().split_at_mut_checked(usize::from(packet.transport))
+    else {
+        return false;
+    };
+    let Some((ethernet, rest)) = headers.split_first_chunk_mut::<{ ethernet::HEADER }>() else {
+        return false;
+    };
+    let Some(ip) = rest.first_chunk_mut::<{ ipv4::HEADER }>() else { return false };
+    if segment.len() < transport::header_length(packet.protocol) {
+        return false;
+    }
+    ethernet::write_addresses(ethernet, &adjacency.addresses);
+    ipv4::decrement_ttl(ip);
+    match (mode, inward) {
+        (Mode::Dr, _) => {}
+        (Mode::Nat, true) => {
+            ipv4::set_destination(ip, dest.address, dest.address_delta);
+            transport::set_destination(packet.protocol, segment, dest.port, dest.transport_delta);
+        }
+        (Mode::Nat, false) => {
+            ipv4::set_source(ip, dest.virtual_address, dest.address_delta.reversed());
+            let delta = dest.transport_delta.reversed();
+            transport::set_source(packet.protocol, segment, dest.virtual_port, delta);
+        }
+    }
+    true
+}

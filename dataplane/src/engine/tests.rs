@@ -1,0 +1,460 @@
+//! The data path on bytes: what goes in, what comes out, and which counter moves.
+
+use std::net::SocketAddrV4;
+
+use super::*;
+use crate::counters::{Gauge, TrafficCounters};
+use crate::fib::{Adjacency, Fib, Route, Via};
+use crate::scheduler::Cursor;
+use crate::service::{Mode, Protocol, Scheduler, State, Timeouts};
+use crate::snapshot::{DestSpec, PortSpec, ServiceSpec};
+use crate::table::{DestId, HashKey};
+use crate::wire::checksum;
+use crate::wire::transport::{ACK, FIN, RST, SYN};
+
+const WAN: PortIndex = 0;
+const LAN: PortIndex = 1;
+const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+const CLIENT: &str = "198.51.100.7:40112";
+const VIP: &str = "192.0.2.10:80";
+
+/// A router with one service, and the means to push packets through it.
+struct Rig {
+    engine: Engine,
+    snapshot: Snapshot,
+    spec: ServiceSpec,
+    now: Tick,
+    generation: u64,
+}
+
+fn socket(text: &str) -> SocketAddrV4 {
+    text.parse().unwrap()
+}
+
+fn server_mac(n: u32) -> [u8; 6] {
+    [2, 0, 0, 0, 2, n as u8]
+}
+
+impl Rig {
+    fn new(protocol: Protocol, mode: Mode, weights: &[u32]) -> Self {
+        let port = if mode == Mode::Nat { 8080 } else { 80 };
+        let dests = weights.iter().zip(1..).map(|(&weight, n)| DestSpec {
+            id: DestId::new(n).unwrap(),
+            address: socket(&format!("10.0.0.{n}:{port}")),
+            weight,
+            last_weight: weight,
+            up: true,
+            traffic: (0..1).map(|_| TrafficCounters::default()).collect(),
+            gauge: Arc::<Gauge>::default(),
+        });
+        let spec = ServiceSpec {
+            address: socket(VIP),
+            protocol,
+            mode,
+            scheduler: Scheduler::Rr,
+            flags: Vec::new(),
+            cursor: Cursor::default(),
+            timeouts: Timeouts::default(),
+            dests: dests.collect(),
+        };
+        let table = Arc::new(Table::new(64, HashKey { blind: 1, factor: 3 }));
+        let engine = Engine::new(0, table, Arc::default(), Arc::new(Wanted::new(4)));
+        let mut rig = Rig {
+            engine,
+            snapshot: compile(1, std::slice::from_ref(&spec)),
+            spec,
+            now: Tick(1000),
+            generation: 1,
+        };
+        rig.publish();
+        rig
+    }
+
+    fn publish(&mut self) {
+        self.generation += 1;
+        self.snapshot = compile(self.generation, std::slice::from_ref(&self.spec));
+    }
+
+    /// One packet in on a port; what came of it.
+    fn push(&self, port: PortIndex, packet: &mut Vec<u8>) -> Verdict {
+        let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
+        self.engine.process(&self.snapshot, self.now, port, std::slice::from_mut(packet), &mut verdicts);
+        verdicts[0]
+    }
+
+    fn connections(&self) -> Vec<(SocketAddrV4, usize, State)> {
+        let table = &self.engine.table;
+        table.words(0..table.buckets()).map(|w| (w.client().socket(), w.dest_number(), w.state())).collect()
+    }
+
+    /// (active, inactive) of the n-th server.
+    fn live(&self, n: usize) -> (u32, u32) {
+        self.spec.dests[n - 1].gauge.get()
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.now.0 += seconds * 4;
+    }
+}
+
+fn compile(generation: u64, specs: &[ServiceSpec]) -> Snapshot {
+    let ports = vec![PortSpec { mac: WAN_MAC }, PortSpec { mac: LAN_MAC }];
+    let gateway = u32::from(*socket("192.0.2.254:0").ip());
+    let routes = [
+        Route { prefix: 0, length: 0, via: Via::Gateway(WAN, gateway) },
+        Route { prefix: 0x0A00_0000, length: 24, via: Via::OnLink(LAN) },
+    ];
+    let mut neighbours = vec![((WAN, gateway), Adjacency::new(WAN, 1500, CLIENT_MAC, WAN_MAC))];
+    for n in 1..=9 {
+        neighbours.push(((LAN, 0x0A00_0000 + n), Adjacency::new(LAN, 1500, server_mac(n), LAN_MAC)));
+    }
+    Snapshot::new(generation, ports, specs, Fib::new(routes, neighbours))
+}
+
+/// A good packet with payload "payload".
+fn packet(protocol: Protocol, mac: [u8; 6], from: &str, to: &str, flags: u8) -> Vec<u8> {
+    let (from, to) = (socket(from), socket(to));
+    let mut segment = Vec::new();
+    segment.extend(from.port().to_be_bytes());
+    segment.extend(to.port().to_be_bytes());
+    match protocol {
+        Protocol::Tcp => segment.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0x20, 0, 0, 0, 0, 0]),
+        Protocol::Udp => segment.extend([0, 15, 0, 0]),
+    }
+    segment.extend(b"payload");
+    let checksum_at = if protocol == Protocol::Tcp { 16 } else { 6 };
+    let mut pseudo: Vec<u8> = [from.ip().octets(), to.ip().octets()].concat();
+    pseudo.extend([0, protocol.number(), 0, segment.len() as u8]);
+    let sum = checksum::sum(&[pseudo, segment.clone()].concat());
+    segment[checksum_at..checksum_at + 2].copy_from_slice(&(!sum).to_be_bytes());
+
+    let mut ip = vec![0x45, 0, 0, 20 + segment.len() as u8, 0, 7, 0x40, 0, 64, protocol.number(), 0, 0];
+    ip.extend(from.ip().octets());
+    ip.extend(to.ip().octets());
+    let sum = checksum::sum(&ip);
+    ip[10..12].copy_from_slice(&(!sum).to_be_bytes());
+    [&mac[..], &CLIENT_MAC, &[0x08, 0x00], &ip, &segment].concat()
+}
+
+fn from_client(flags: u8) -> Vec<u8> {
+    packet(Protocol::Tcp, WAN_MAC, CLIENT, VIP, flags)
+}
+
+fn from_server(n: u32, flags: u8) -> Vec<u8> {
+    packet(Protocol::Tcp, LAN_MAC, &format!("10.0.0.{n}:8080"), CLIENT, flags)
+}
+
+/// What a frame would have to be if it was made, not rewritten: all checksums from scratch.
+fn expect(protocol: Protocol, macs: ([u8; 6], [u8; 6]), from: &str, to: &str, flags: u8) -> Vec<u8> {
+    let mut frame = packet(protocol, macs.0, from, to, flags);
+    frame[6..12].copy_from_slice(&macs.1);
+    frame[22] = 63;
+    frame[24..26].fill(0);
+    let sum = checksum::sum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&(!sum).to_be_bytes());
+    frame
+}
+
+#[test]
+fn nat_rewrites_both_directions_to_the_byte() {
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let rig = Rig::new(protocol, Mode::Nat, &[1]);
+        let mut request = packet(protocol, WAN_MAC, CLIENT, VIP, SYN);
+        assert_eq!(rig.push(WAN, &mut request), Verdict::Forward(LAN));
+        assert_eq!(request, expect(protocol, (server_mac(1), LAN_MAC), CLIENT, "10.0.0.1:8080", SYN));
+
+        let mut reply = packet(protocol, LAN_MAC, "10.0.0.1:8080", CLIENT, SYN | ACK);
+        assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN));
+        assert_eq!(reply, expect(protocol, (CLIENT_MAC, WAN_MAC), VIP, CLIENT, SYN | ACK));
+    }
+}
+
+#[test]
+fn direct_routing_changes_macs_and_ttl_only() {
+    let rig = Rig::new(Protocol::Tcp, Mode::Dr, &[1]);
+    let mut request = from_client(SYN);
+    assert_eq!(rig.push(WAN, &mut request), Verdict::Forward(LAN));
+    assert_eq!(request, expect(Protocol::Tcp, (server_mac(1), LAN_MAC), CLIENT, VIP, SYN));
+}
+
+#[test]
+fn udp_without_checksum_stays_without() {
+    let rig = Rig::new(Protocol::Udp, Mode::Nat, &[1]);
+    let mut request = packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0);
+    request[40..42].fill(0);
+    assert_eq!(rig.push(WAN, &mut request), Verdict::Forward(LAN));
+    assert_eq!(request[40..42], [0, 0]);
+}
+
+#[test]
+fn a_damaged_payload_stays_damaged() {
+    let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    let mut request = from_client(SYN);
+    *request.last_mut().unwrap() ^= 1;
+    assert_eq!(rig.push(WAN, &mut request), Verdict::Forward(LAN));
+    let mut good = expect(Protocol::Tcp, (server_mac(1), LAN_MAC), CLIENT, "10.0.0.1:8080", SYN);
+    *good.last_mut().unwrap() ^= 1;
+    assert_eq!(request, good, "the checksum still tells");
+}
+
+#[test]
+fn a_connections_life_moves_the_gauges_once_each() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    let step = |rig: &Rig, port, mut packet: Vec<u8>| {
+        assert!(matches!(rig.push(port, &mut packet), Verdict::Forward(_)));
+        (rig.connections()[0].2, rig.live(1))
+    };
+    assert_eq!(step(&rig, WAN, from_client(SYN)), (State::SynRecv, (1, 0)));
+    assert_eq!(step(&rig, WAN, from_client(SYN)), (State::SynRecv, (1, 0)), "a retransmission");
+    assert_eq!(step(&rig, LAN, from_server(1, SYN | ACK)), (State::SynRecv, (1, 0)));
+    assert_eq!(step(&rig, WAN, from_client(ACK)), (State::Established, (1, 0)));
+    assert_eq!(step(&rig, LAN, from_server(1, FIN | ACK)), (State::FinWait, (0, 1)));
+    assert_eq!(step(&rig, WAN, from_client(FIN | ACK)), (State::TimeWait, (0, 1)));
+    let traffic = rig.spec.dests[0].traffic[0].get();
+    assert_eq!((traffic.connections, traffic.packets_in, traffic.packets_out), (1, 4, 2));
+    assert_eq!((traffic.bytes_in, traffic.bytes_out), (4 * 47, 2 * 47));
+
+    rig.wait(119);
+    rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
+    assert_eq!(rig.live(1), (0, 1), "not yet");
+    rig.wait(3);
+    rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
+    assert_eq!((rig.connections().len(), rig.live(1)), (0, (0, 0)));
+}
+
+#[test]
+fn a_port_reused_in_time_wait_is_rescheduled_at_once() {
+    let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 1]);
+    for round in 0..6 {
+        let server = 2 - round % 2; // rr: B, A, B, ...
+        assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Forward(LAN), "round {round}");
+        rig.push(LAN, &mut from_server(server, SYN | ACK));
+        rig.push(WAN, &mut from_client(ACK));
+        rig.push(LAN, &mut from_server(server, FIN | ACK));
+        rig.push(WAN, &mut from_client(FIN | ACK));
+        assert_eq!(rig.connections(), [(socket(CLIENT), server as usize, State::TimeWait)]);
+        let expected = if server == 1 { [(0, 1), (0, 0)] } else { [(0, 0), (0, 1)] };
+        assert_eq!([rig.live(1), rig.live(2)], expected);
+    }
+}
+
+#[test]
+fn expiry_is_lazy_and_a_stale_word_is_a_miss() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    rig.push(WAN, &mut from_client(SYN));
+    rig.push(WAN, &mut from_client(ACK));
+    rig.wait(902);
+    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoConnection));
+    assert_eq!(rig.push(LAN, &mut from_server(1, ACK)), Verdict::Punt(Punt::NoConnection));
+    assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Forward(LAN));
+    assert_eq!((rig.connections().len(), rig.live(1)), (1, (1, 0)));
+}
+
+#[test]
+fn quiesced_server_keeps_its_connections_and_gets_no_new_ones() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    rig.push(WAN, &mut from_client(SYN));
+    rig.push(WAN, &mut from_client(ACK));
+    rig.spec.dests[0].weight = 0;
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Forward(LAN));
+    let mut other = packet(Protocol::Tcp, WAN_MAC, "198.51.100.8:1", VIP, SYN);
+    assert_eq!(rig.push(WAN, &mut other), Verdict::Drop(Drop::NoServer));
+}
+
+#[test]
+fn a_dead_servers_half_open_connection_moves_on_with_the_next_syn() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 1]);
+    rig.push(WAN, &mut from_client(SYN));
+    assert_eq!(rig.connections()[0].1, 2);
+    rig.spec.dests[1].up = false;
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Forward(LAN));
+    assert_eq!(rig.connections()[0].1, 1);
+    assert_eq!([rig.live(1), rig.live(2)], [(1, 0), (0, 0)]);
+}
+
+#[test]
+fn a_removed_servers_connections_are_misses_and_are_swept() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 1]);
+    rig.push(WAN, &mut from_client(SYN));
+    rig.push(WAN, &mut from_client(ACK));
+    rig.spec.dests.pop();
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoConnection));
+    rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
+    assert_eq!(rig.connections().len(), 0);
+}
+
+#[test]
+fn a_full_table_gives_up_what_ended_then_what_never_began_but_never_the_established() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    rig.engine.table = Arc::new(Table::new(8, HashKey { blind: 1, factor: 3 })); // 16 slots
+    let client = |n: u32| format!("198.51.100.{}:{}", n % 250, 1000 + n);
+    let send =
+        |rig: &Rig, n, flags| rig.push(WAN, &mut packet(Protocol::Tcp, WAN_MAC, &client(n), VIP, flags));
+    let mut established = Vec::new();
+    for n in 0..200 {
+        if send(&rig, n, SYN) == Verdict::Forward(LAN)
+            && n < 10
+            && send(&rig, n, ACK) == Verdict::Forward(LAN)
+        {
+            established.push(n);
+        }
+    }
+    assert!(established.len() >= 8);
+    for n in established {
+        assert_eq!(send(&rig, n, ACK), Verdict::Forward(LAN), "connection {n} was established");
+    }
+    let live = rig.connections().len() as u32;
+    assert_eq!(rig.live(1), (live, 0), "evictions are accounted");
+}
+
+#[test]
+fn only_a_syn_begins_a_connection() {
+    let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    for flags in [ACK, FIN | ACK, RST, SYN | RST, 0] {
+        assert_eq!(rig.push(WAN, &mut from_client(flags)), Verdict::Punt(Punt::NoConnection));
+    }
+    assert_eq!(rig.push(LAN, &mut from_server(1, SYN | ACK)), Verdict::Punt(Punt::NoConnection));
+    assert_eq!(rig.connections(), []);
+}
+
+#[test]
+fn what_matches_no_service_is_linuxs() {
+    let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    let mut other_port = packet(Protocol::Tcp, WAN_MAC, CLIENT, "192.0.2.10:22", SYN);
+    assert_eq!(rig.push(WAN, &mut other_port), Verdict::Punt(Punt::NoService));
+    let mut other_protocol = packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0);
+    assert_eq!(rig.push(WAN, &mut other_protocol), Verdict::Punt(Punt::NoService));
+}
+
+#[test]
+fn an_unknown_neighbour_is_asked_for() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    rig.spec.dests[0].address = socket("10.0.0.77:8080");
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Drop(Drop::NoNeighbour));
+    assert_eq!(rig.engine.wanted.pop(), Some((LAN, "10.0.0.77".parse().unwrap())));
+}
+
+/// Cuts, lengths, checksums, options, TTL: each has its name, and none a panic.
+#[test]
+fn odd_packets_have_their_names() {
+    let good = || from_client(SYN);
+    let mend = |mut frame: Vec<u8>| {
+        frame[24..26].fill(0);
+        let end = 14 + usize::from(frame[14] & 15) * 4;
+        let sum = checksum::sum(&frame[14..end]);
+        frame[24..26].copy_from_slice(&(!sum).to_be_bytes());
+        frame
+    };
+    let with = |at: usize, value: u8| {
+        let mut frame = good();
+        frame[at] = value;
+        mend(frame)
+    };
+    let unmended = |at: usize, value: u8| {
+        let mut frame = good();
+        frame[at] = value;
+        frame
+    };
+    let cases = [
+        ("another host's MAC", unmended(0, 4), Verdict::Drop(Drop::OtherHost)),
+        ("multicast MAC", unmended(0, 3), Verdict::Punt(Punt::Multicast)),
+        ("IPv6", unmended(12, 0x86), Verdict::Punt(Punt::NotIpv4)),
+        ("VLAN", unmended(12, 0x81), Verdict::Punt(Punt::Vlan)),
+        ("version 5", with(14, 0x55), Verdict::Drop(Drop::BadIpHeader)),
+        ("header length 16", unmended(14, 0x44), Verdict::Drop(Drop::BadIpHeader)),
+        ("header longer than the packet", unmended(14, 0x4F), Verdict::Drop(Drop::BadIpHeader)),
+        ("total length too long", with(17, 200), Verdict::Drop(Drop::BadIpHeader)),
+        ("total length shorter than the header", with(17, 19), Verdict::Drop(Drop::BadIpHeader)),
+        ("total length cuts TCP", with(17, 39), Verdict::Drop(Drop::BadTransportHeader)),
+        ("bad checksum", unmended(24, 0x12), Verdict::Drop(Drop::BadIpChecksum)),
+        ("more fragments", with(20, 0x20), Verdict::Drop(Drop::ServiceFragment)),
+        ("later fragment", with(21, 1), Verdict::Drop(Drop::ServiceFragment)),
+        ("TTL 1", with(22, 1), Verdict::Drop(Drop::TtlExpired)),
+        ("TTL 0", with(22, 0), Verdict::Drop(Drop::TtlExpired)),
+        ("ICMP", with(23, 1), Verdict::Punt(Punt::Icmp)),
+        ("SCTP", with(23, 132), Verdict::Punt(Punt::OtherProtocol)),
+        ("TCP offset 16", unmended(46, 0x40), Verdict::Drop(Drop::BadTransportHeader)),
+        ("TCP offset past the end", unmended(46, 0xF0), Verdict::Drop(Drop::BadTransportHeader)),
+    ];
+    for (name, mut frame, expected) in cases {
+        let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+        let before = frame.clone();
+        assert_eq!(rig.push(WAN, &mut frame), expected, "{name}");
+        assert_eq!(frame, before, "{name}: only forwarded packets change");
+    }
+}
+
+#[test]
+fn a_packet_cut_anywhere_has_a_name() {
+    let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    let whole = from_client(SYN);
+    for length in 0..whole.len() {
+        let expected = if length < 14 { Drop::Runt } else { Drop::BadIpHeader };
+        assert_eq!(rig.push(WAN, &mut whole[..length].to_vec()), Verdict::Drop(expected), "{length} bytes");
+    }
+}
+
+#[test]
+fn options_are_carried_along() {
+    let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    let mut frame = from_client(SYN);
+    frame.splice(34..34, [1, 1, 1, 0]);
+    frame[14] = 0x46;
+    frame[17] += 4;
+    frame[24..26].fill(0);
+    let sum = checksum::sum(&frame[14..38]);
+    frame[24..26].copy_from_slice(&(!sum).to_be_bytes());
+    assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
+    assert_eq!(checksum::sum(&frame[14..38]), 0xFFFF);
+    assert_eq!(frame[30..34], [10, 0, 0, 1]);
+    assert_eq!(frame[40..42], 8080u16.to_be_bytes());
+}
+
+#[test]
+fn a_long_timeout_after_a_reload_changes_the_unit_of_the_stamp() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    rig.push(WAN, &mut from_client(SYN));
+    rig.push(WAN, &mut from_client(ACK));
+    rig.spec.timeouts.0[State::Established as usize] = 30 * 24 * 3600;
+    rig.publish();
+    rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
+    rig.wait(29 * 24 * 3600);
+    rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
+    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Forward(LAN));
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever comes in, it gets one verdict and nothing panics.
+        #[test]
+        fn any_bytes_get_a_verdict(mut frame in prop::collection::vec(any::<u8>(), 0..200), mac in any::<bool>()) {
+            let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+            if mac && frame.len() >= 15 {
+                frame[..6].copy_from_slice(&WAN_MAC);
+                frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+            }
+            rig.push(WAN, &mut frame);
+        }
+
+        /// Any few bytes of a good packet changed.
+        #[test]
+        fn damaged_packets_get_a_verdict(changes in prop::collection::vec((0usize..61, any::<u8>()), 1..6)) {
+            let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+            let mut frame = from_client(SYN);
+            for (at, value) in changes {
+                frame[at] = value;
+            }
+            rig.push(WAN, &mut frame);
+        }
+    }
+}

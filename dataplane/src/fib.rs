@@ -1,0 +1,197 @@
+//! From an address to an adjacency: the routes and neighbours that the data path needs for replies.
+//!
+//! Control compiles it from what Linux knows. A balancer's routing table is small (its own subnets and a
+//! default route, or some hundreds of prefixes), so overlapping prefixes are flattened into disjoint
+//! ranges and looked up by binary search: two or three steps in one cache line for the usual router, and
+//! no memory to speak of. (DIR-24-8 would take 64 MB to save two compares.)
+
+use std::collections::HashMap;
+
+use crate::wire::ethernet::Mac;
+
+/// A port of the router, as an index into its ports.
+pub type PortIndex = u16;
+
+/// Where to send a frame, and as whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adjacency {
+    /// Destination MAC, then source MAC: the first 12 bytes of the frame.
+    pub addresses: [u8; 12],
+    /// The port.
+    pub port: PortIndex,
+    /// The longest IP packet that the port takes.
+    pub mtu: u16,
+}
+
+impl Adjacency {
+    /// Frames from `source` to `destination` on a port.
+    pub fn new(port: PortIndex, mtu: u16, destination: Mac, source: Mac) -> Self {
+        let mut addresses = [0; 12];
+        addresses[..6].copy_from_slice(&destination);
+        addresses[6..].copy_from_slice(&source);
+        Adjacency { addresses, port, mtu }
+    }
+}
+
+/// What is known about the way to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// The neighbour is known.
+    Ready(Adjacency),
+    /// This neighbour on this port must be resolved first.
+    Unresolved(PortIndex, u32),
+    /// There is no route over a port of the router.
+    NoRoute,
+}
+
+/// Where a prefix leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Through a gateway on a port.
+    Gateway(PortIndex, u32),
+    /// The addresses are neighbours on a port.
+    OnLink(PortIndex),
+    /// Nowhere that concerns the data path (the router itself, or an interface that is no port).
+    Nowhere,
+}
+
+/// A route: a prefix and where it leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// First address of the prefix.
+    pub prefix: u32,
+    /// Prefix length, 0 to 32.
+    pub length: u8,
+    /// Where it leads.
+    pub via: Via,
+}
+
+/// Routes and neighbours.
+#[derive(Debug, Default)]
+pub struct Fib {
+    /// First addresses of disjoint ranges, ascending; the first is 0 unless there is none.
+    starts: Box<[u32]>,
+    /// Where each range leads.
+    vias: Box<[Via]>,
+    /// By port and address.
+    neighbours: HashMap<(PortIndex, u32), Adjacency>,
+}
+
+impl Fib {
+    /// Compiles routes and neighbours. Of two routes with an equal prefix the first counts.
+    pub fn new(
+        routes: impl IntoIterator<Item = Route>,
+        neighbours: impl IntoIterator<Item = ((PortIndex, u32), Adjacency)>,
+    ) -> Self {
+        let ranges = flatten(routes.into_iter().collect());
+        let (starts, vias): (Vec<_>, Vec<_>) = ranges.into_iter().unzip();
+        Fib { starts: starts.into(), vias: vias.into(), neighbours: neighbours.into_iter().collect() }
+    }
+
+    /// The way to an address.
+    #[inline]
+    pub fn look_up(&self, address: u32) -> NextHop {
+        let range = self.starts.partition_point(|&start| start <= address);
+        let (port, neighbour) = match range.checked_sub(1).map(|range| self.vias[range]) {
+            Some(Via::Gateway(port, gateway)) => (port, gateway),
+            Some(Via::OnLink(port)) => (port, address),
+            Some(Via::Nowhere) | None => return NextHop::NoRoute,
+        };
+        match self.neighbours.get(&(port, neighbour)) {
+            Some(&adjacency) => NextHop::Ready(adjacency),
+            None => NextHop::Unresolved(port, neighbour),
+        }
+    }
+}
+
+/// Turns overlapping prefixes into disjoint ranges: walks the prefixes in order of their first address,
+/// wider ones first, keeping the enclosing ones on a stack.
+fn flatten(mut routes: Vec<Route>) -> Vec<(u32, Via)> {
+    routes.sort_by_key(|route| (route.prefix, route.length));
+    routes.dedup_by_key(|route| (route.prefix, route.length));
+    let last = |route: &Route| route.prefix | u32::MAX.checked_shr(u32::from(route.length)).unwrap_or(0);
+    let mut ranges: Vec<(u32, Via)> = vec![(0, Via::Nowhere)];
+    let mut push = |start: u32, via: Via| match ranges.last_mut() {
+        Some(range) if range.0 == start => range.1 = via,
+        _ => ranges.push((start, via)),
+    };
+    let mut enclosing: Vec<Route> = Vec::new();
+    let close = |enclosing: &mut Vec<Route>, before: Option<u32>, push: &mut dyn FnMut(u32, Via)| {
+        while let Some(ended) = enclosing.last().map(last)
+            && before.is_none_or(|start| ended < start)
+        {
+            enclosing.pop();
+            if let Some(next) = ended.checked_add(1) {
+                push(next, enclosing.last().map_or(Via::Nowhere, |outer| outer.via));
+            }
+        }
+    };
+    for route in routes {
+        close(&mut enclosing, Some(route.prefix), &mut push);
+        push(route.prefix, route.via);
+        enclosing.push(route);
+    }
+    close(&mut enclosing, None, &mut push);
+    ranges.dedup_by_key(|range| range.1);
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The plain way: the longest of all matching prefixes.
+    fn longest_match(routes: &[Route], address: u32) -> Via {
+        let matches = |route: &&Route| {
+            let host = u32::MAX.checked_shr(u32::from(route.length)).unwrap_or(0);
+            address & !host == route.prefix
+        };
+        // `rev` so that of equal prefixes the first one counts.
+        let best = routes.iter().rev().filter(matches).max_by_key(|route| route.length);
+        best.map_or(Via::Nowhere, |route| route.via)
+    }
+
+    fn route(prefix: u32, length: u8, port: PortIndex) -> Route {
+        let host = u32::MAX.checked_shr(u32::from(length)).unwrap_or(0);
+        Route { prefix: prefix & !host, length, via: Via::OnLink(port) }
+    }
+
+    #[test]
+    fn gateways_and_neighbours() {
+        let adjacency = Adjacency::new(0, 1500, [1; 6], [2; 6]);
+        let default = Route { prefix: 0, length: 0, via: Via::Gateway(0, 9) };
+        let fib = Fib::new([default, route(0x0A00_0000, 24, 1)], [((0, 9), adjacency)]);
+        assert_eq!(fib.look_up(0xC000_0201), NextHop::Ready(adjacency));
+        assert_eq!(fib.look_up(0x0A00_0007), NextHop::Unresolved(1, 0x0A00_0007));
+        assert_eq!(Fib::default().look_up(1), NextHop::NoRoute);
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_equal_the_longest_match(
+            prefixes in prop::collection::vec((any::<u32>(), 0u8..=32), 0..24),
+            near in prop::collection::vec((any::<prop::sample::Index>(), -2i64..=2), 32),
+        ) {
+            let routes: Vec<Route> =
+                prefixes.iter().zip(1..).map(|(&(prefix, length), port)| route(prefix & 0xF0F0_00FF, length, port)).collect();
+            let fib = Fib::new(routes.clone(), []);
+            let mut addresses = vec![0, u32::MAX];
+            for (index, offset) in near {
+                if routes.is_empty() { break }
+                let route = routes[index.index(routes.len())];
+                let end = route.prefix | u32::MAX.checked_shr(u32::from(route.length)).unwrap_or(0);
+                addresses.push((i64::from(route.prefix) + offset) as u32);
+                addresses.push((i64::from(end) + offset) as u32);
+            }
+            for address in addresses {
+                let expected = match longest_match(&routes, address) {
+                    Via::OnLink(port) => NextHop::Unresolved(port, address),
+                    _ => NextHop::NoRoute,
+                };
+                prop_assert_eq!(fib.look_up(address), expected, "{:#x}", address);
+            }
+        }
+    }
+}

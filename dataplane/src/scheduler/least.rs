@@ -1,0 +1,57 @@
+//! lc, wlc, sed and nq: the server with the least of something.
+//!
+//! A connection that is active costs as much as 256 that are not: IPVS' overhead is
+//! `256 * active + all`. The first server in the list wins a tie. The gauges are read without stopping
+//! anybody, so two workers may pick the same server at the same moment; the next pick sees both.
+
+use super::Candidate;
+use crate::table::DestId;
+
+/// What is to be the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measure {
+    /// lc: overhead.
+    Connections,
+    /// wlc: overhead / weight.
+    WeightedConnections,
+    /// sed: (active + 1) / weight.
+    ExpectedDelay,
+    /// nq: a server without active connections, else as sed.
+    NeverQueue,
+}
+
+/// A compiled least-something.
+#[derive(Debug)]
+pub struct Least {
+    measure: Measure,
+    servers: Box<[Candidate]>,
+}
+
+impl Least {
+    pub(super) fn new(measure: Measure, mut servers: Vec<Candidate>) -> Self {
+        servers.retain(|server| server.weight > 0);
+        Least { measure, servers: servers.into() }
+    }
+
+    #[inline]
+    pub(super) fn pick(&self) -> Option<DestId> {
+        let mut best: Option<(u64, u64, DestId)> = None;
+        for server in &self.servers {
+            let (active, inactive) = server.gauge.get();
+            let (active, inactive) = (u64::from(active), u64::from(inactive));
+            if self.measure == Measure::NeverQueue && active == 0 {
+                return Some(server.dest);
+            }
+            let (load, weight) = match self.measure {
+                Measure::Connections => (257 * active + inactive, 1),
+                Measure::WeightedConnections => (257 * active + inactive, u64::from(server.weight)),
+                Measure::ExpectedDelay | Measure::NeverQueue => (active + 1, u64::from(server.weight)),
+            };
+            // load / weight < best, without dividing: 2^32 * 257 * 65535 fits in 64 bits.
+            if best.is_none_or(|(least, of, _)| load * of < least * weight) {
+                best = Some((load, weight, server.dest));
+            }
+        }
+        best.map(|(_, _, dest)| dest)
+    }
+}

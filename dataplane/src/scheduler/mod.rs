@@ -1,0 +1,114 @@
+//! Which real server gets a new connection: the schedulers of Linux IPVS.
+//!
+//! A [`Picker`] is compiled with the snapshot from the servers that may be chosen, so a pick never has to
+//! ask whether a server is alive. What changes between snapshots (the round-robin position, the gauges of
+//! live connections) is shared by all workers and outlives snapshots, so that the spread is exact over
+//! all workers and does not start anew at each reload.
+//!
+//! Order matters to operators who compare with IPVS, which keeps the servers *newest first*: the last one
+//! in the configuration is the first in every list here, and wins ties.
+
+mod hashed;
+mod least;
+mod maglev;
+mod round_robin;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use self::hashed::Hashed;
+use self::least::Least;
+use self::maglev::Maglev;
+use self::round_robin::RoundRobin;
+use crate::counters::Gauge;
+use crate::service::{Scheduler, SchedulerFlag};
+use crate::table::DestId;
+
+/// A real server that a scheduler knows.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Its id in the service.
+    pub dest: DestId,
+    /// Its address.
+    pub address: u32,
+    /// Its port.
+    pub port: u16,
+    /// Its weight; 0 takes no new connections.
+    pub weight: u32,
+    /// Its weight before it became 0, else its weight: `mh` keeps the rows of a quiesced server.
+    pub last_weight: u32,
+    /// Its live connections.
+    pub gauge: Arc<Gauge>,
+}
+
+/// What a scheduler may look at in the packet that begins a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Flow {
+    /// Client address.
+    pub source: u32,
+    /// Client port.
+    pub source_port: u16,
+    /// Virtual address.
+    pub destination: u32,
+}
+
+/// A round-robin position that outlives snapshots.
+pub type Cursor = Arc<AtomicU64>;
+
+/// A compiled scheduler.
+#[derive(Debug)]
+pub enum Picker {
+    /// rr and wrr.
+    RoundRobin(RoundRobin),
+    /// lc, wlc, sed and nq.
+    Least(Least),
+    /// sh and dh.
+    Hashed(Hashed),
+    /// mh.
+    Maglev(Maglev),
+}
+
+impl Picker {
+    /// Compiles a scheduler for servers in the order of the configuration.
+    pub fn new(kind: Scheduler, flags: &[SchedulerFlag], servers: &[Candidate], cursor: &Cursor) -> Self {
+        let newest_first: Vec<Candidate> = servers.iter().rev().cloned().collect();
+        let has = |flag| flags.contains(&flag);
+        match kind {
+            Scheduler::Rr => Picker::RoundRobin(RoundRobin::plain(&newest_first, cursor)),
+            Scheduler::Wrr => Picker::RoundRobin(RoundRobin::weighted(&newest_first, cursor)),
+            Scheduler::Lc => Picker::Least(Least::new(least::Measure::Connections, newest_first)),
+            Scheduler::Wlc => Picker::Least(Least::new(least::Measure::WeightedConnections, newest_first)),
+            Scheduler::Sed => Picker::Least(Least::new(least::Measure::ExpectedDelay, newest_first)),
+            Scheduler::Nq => Picker::Least(Least::new(least::Measure::NeverQueue, newest_first)),
+            Scheduler::Sh => Picker::Hashed(Hashed::source(
+                &newest_first,
+                has(SchedulerFlag::ShPort),
+                has(SchedulerFlag::ShFallback),
+            )),
+            Scheduler::Dh => Picker::Hashed(Hashed::destination(&newest_first)),
+            Scheduler::Mh => Picker::Maglev(Maglev::new(
+                &newest_first,
+                has(SchedulerFlag::MhPort),
+                has(SchedulerFlag::MhFallback),
+            )),
+        }
+    }
+
+    /// The server for a new connection; `None` if there is none that may take it.
+    #[inline]
+    pub fn pick(&self, flow: &Flow) -> Option<DestId> {
+        match self {
+            Picker::RoundRobin(picker) => picker.pick(),
+            Picker::Least(picker) => picker.pick(),
+            Picker::Hashed(picker) => picker.pick(flow),
+            Picker::Maglev(picker) => picker.pick(flow),
+        }
+    }
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests;

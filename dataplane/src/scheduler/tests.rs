@@ -1,0 +1,248 @@
+//! The conformance vectors that IPVS users can check against, and what no vector covers.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use super::*;
+
+fn address(text: &str) -> u32 {
+    text.parse::<Ipv4Addr>().unwrap().into()
+}
+
+/// Servers 10.0.0.1:80, 10.0.0.2:80, ... with these weights, in the order of the configuration.
+fn servers(weights: &[u32]) -> Vec<Candidate> {
+    weights
+        .iter()
+        .zip(1..)
+        .map(|(&weight, number)| Candidate {
+            dest: DestId::new(number).unwrap(),
+            address: address("10.0.0.0") + number,
+            port: 80,
+            weight,
+            last_weight: weight,
+            gauge: Arc::default(),
+        })
+        .collect()
+}
+
+fn picker(kind: Scheduler, flags: &[SchedulerFlag], servers: &[Candidate]) -> Picker {
+    Picker::new(kind, flags, servers, &Cursor::default())
+}
+
+fn flow(source: &str, source_port: u16) -> Flow {
+    Flow { source: address(source), source_port, destination: address("192.0.2.10") }
+}
+
+/// The first picks as letters: A is the first server of the configuration.
+fn letters(picker: &Picker, n: usize) -> String {
+    let any = flow("198.51.100.7", 1);
+    let letter = |_| picker.pick(&any).map_or('-', |dest| (b'@' + dest.index() as u8) as char);
+    (0..n).map(letter).collect()
+}
+
+#[test]
+fn rr_goes_round_newest_first() {
+    assert_eq!(letters(&picker(Scheduler::Rr, &[], &servers(&[1, 5, 1])), 7), "CBACBAC");
+}
+
+#[test]
+fn rr_and_wrr_skip_weight_zero() {
+    assert_eq!(letters(&picker(Scheduler::Rr, &[], &servers(&[1, 0, 1])), 4), "CACA");
+    assert_eq!(letters(&picker(Scheduler::Wrr, &[], &servers(&[2, 0, 1])), 4), "CAAC");
+    assert_eq!(letters(&picker(Scheduler::Wrr, &[], &servers(&[0, 0])), 2), "--");
+}
+
+#[test]
+fn wrr_follows_the_vectors_of_ipvs() {
+    let sequence = letters(&picker(Scheduler::Wrr, &[], &servers(&[4, 3, 2])), 21);
+    assert_eq!(sequence, ["CBA", "ABACBACBA", "ABACBACBA"].concat());
+    assert_eq!(letters(&picker(Scheduler::Wrr, &[], &servers(&[3, 1])), 8), "BAAABAAA");
+}
+
+#[test]
+fn wrr_any_period_has_each_server_by_weight() {
+    let sequence = letters(&picker(Scheduler::Wrr, &[], &servers(&[4, 3, 2])), 90).into_bytes();
+    for window in sequence.windows(9) {
+        let count = |letter| window.iter().filter(|&&l| l == letter).count();
+        assert_eq!((count(b'A'), count(b'B'), count(b'C')), (4, 3, 2));
+    }
+}
+
+/// The plain algorithm, step by step, against the compiled levels.
+#[test]
+fn wrr_levels_equal_the_step_by_step_algorithm() {
+    for weights in [&[6, 4, 2, 6][..], &[7, 1, 3], &[5], &[65535, 65534, 1], &[10, 0, 20, 30, 20]] {
+        let list = servers(weights);
+        let compiled = picker(Scheduler::Wrr, &[], &list);
+        let step = weights.iter().fold(0, |divisor, &weight| gcd(divisor, weight));
+        let greatest = *weights.iter().max().unwrap();
+        let mut threshold = step; // the pass over everybody comes first
+        let mut expected = Vec::new();
+        while expected.len() < 5_000 {
+            let pass = list.iter().rev().filter(|s| s.weight >= threshold && s.weight > 0);
+            expected.extend(pass.map(|s| s.dest));
+            threshold = if threshold == step { greatest } else { threshold - step };
+        }
+        let any = flow("198.51.100.7", 1);
+        for (n, dest) in expected.into_iter().enumerate() {
+            assert_eq!(compiled.pick(&any), Some(dest), "{weights:?}, pick {n}");
+        }
+    }
+}
+
+#[test]
+fn round_robin_is_exact_over_workers_and_reloads() {
+    let cursor = Cursor::default();
+    let list = servers(&[1, 1, 1]);
+    let any = flow("198.51.100.7", 1);
+    let mut picked = HashMap::new();
+    for _ in 0..90 {
+        // A new snapshot now and then, all with one cursor.
+        let picker = Picker::new(Scheduler::Rr, &[], &list, &cursor);
+        *picked.entry(picker.pick(&any)).or_insert(0) += 1;
+    }
+    assert!(picked.values().all(|&count| count == 30), "{picked:?}");
+}
+
+#[test]
+fn wlc_weighs_active_connections_256_times() {
+    let list = servers(&[1, 1]);
+    for _ in 0..257 {
+        list[0].gauge.enter(false); // A: 257 inactive, overhead 257
+    }
+    list[1].gauge.enter(true); // B: 1 active, overhead 257: a tie, and B is newer
+    let wlc = picker(Scheduler::Wlc, &[], &list);
+    assert_eq!(letters(&wlc, 1), "B");
+    list[0].gauge.leave(false);
+    assert_eq!(letters(&wlc, 1), "A");
+}
+
+#[test]
+fn wlc_divides_by_weight_and_lc_does_not() {
+    let list = servers(&[3, 1]);
+    (0..2).for_each(|_| list[0].gauge.enter(true));
+    list[1].gauge.enter(true);
+    assert_eq!(letters(&picker(Scheduler::Wlc, &[], &list), 1), "A");
+    assert_eq!(letters(&picker(Scheduler::Lc, &[], &list), 1), "B");
+}
+
+#[test]
+fn sed_and_nq_differ_on_an_idle_slow_server() {
+    let list = servers(&[10, 1]);
+    list[0].gauge.enter(true); // A: (1+1)/10, B: (0+1)/1
+    assert_eq!(letters(&picker(Scheduler::Sed, &[], &list), 1), "A");
+    assert_eq!(letters(&picker(Scheduler::Nq, &[], &list), 1), "B");
+}
+
+#[test]
+fn least_schedulers_have_nobody_when_all_are_quiesced() {
+    for kind in [Scheduler::Lc, Scheduler::Wlc, Scheduler::Sed, Scheduler::Nq] {
+        assert_eq!(letters(&picker(kind, &[], &servers(&[0, 0])), 1), "-");
+        assert_eq!(letters(&picker(kind, &[], &[]), 1), "-");
+    }
+}
+
+#[test]
+fn sh_follows_the_vectors_of_ipvs() {
+    let vectors = [
+        ("198.51.100.7", 171, 'A'),
+        ("198.51.100.8", 12, 'B'),
+        ("198.51.100.9", 110, 'B'),
+        ("203.0.113.1", 50, 'B'),
+        ("10.0.0.1", 39, 'A'),
+    ];
+    let sh = picker(Scheduler::Sh, &[], &servers(&[1, 1]));
+    for (source, bucket, letter) in vectors {
+        assert_eq!(hashed::bucket(address(source), 0, 0), bucket);
+        assert_eq!(
+            sh.pick(&flow(source, 40112)).unwrap().index(),
+            letter as usize - '@' as usize,
+            "{source}"
+        );
+    }
+    let sh_port = picker(Scheduler::Sh, &[SchedulerFlag::ShPort], &servers(&[1, 1]));
+    for (source, bucket, letter) in
+        [("198.51.100.7", 22, 'B'), ("198.51.100.8", 120, 'B'), ("203.0.113.1", 157, 'A')]
+    {
+        assert_eq!(hashed::bucket(address(source), 40112, 0), bucket);
+        assert_eq!(sh_port.pick(&flow(source, 40112)).unwrap().index(), letter as usize - '@' as usize);
+    }
+    let weighted = picker(Scheduler::Sh, &[], &servers(&[3, 1]));
+    for (source, letter) in
+        [("198.51.100.7", 'A'), ("198.51.100.8", 'B'), ("198.51.100.9", 'A'), ("203.0.113.1", 'A')]
+    {
+        assert_eq!(weighted.pick(&flow(source, 1)).unwrap().index(), letter as usize - '@' as usize);
+    }
+}
+
+#[test]
+fn sh_refuses_the_clients_of_a_quiesced_server_unless_it_may_fall_back() {
+    let list = servers(&[0, 1]);
+    let client = flow("198.51.100.7", 1); // A's client
+    assert_eq!(picker(Scheduler::Sh, &[], &list).pick(&client), None);
+    let fallback = picker(Scheduler::Sh, &[SchedulerFlag::ShFallback], &list);
+    assert_eq!(fallback.pick(&client), Some(list[1].dest));
+    let nobody = picker(Scheduler::Sh, &[SchedulerFlag::ShFallback], &servers(&[0, 0]));
+    assert_eq!(nobody.pick(&client), None);
+}
+
+#[test]
+fn dh_looks_at_the_virtual_address_only() {
+    let dh = picker(Scheduler::Dh, &[], &servers(&[1, 9, 1]));
+    let first = dh.pick(&flow("198.51.100.7", 1));
+    for source in ["198.51.100.8", "10.0.0.1", "203.0.113.9"] {
+        assert_eq!(dh.pick(&flow(source, 4711)), first);
+    }
+    assert_eq!(letters(&picker(Scheduler::Dh, &[], &[]), 1), "-");
+}
+
+#[test]
+fn mh_follows_the_vectors_of_ipvs() {
+    let list = servers(&[1, 1, 1]);
+    let mh = picker(Scheduler::Mh, &[], &list);
+    for (source, row, server) in [
+        ("198.51.100.7", 924, 1),
+        ("198.51.100.8", 3802, 3),
+        ("198.51.100.9", 667, 1),
+        ("203.0.113.1", 1505, 3),
+    ] {
+        assert_eq!(maglev::row(address(source), 0, 0), row);
+        assert_eq!(mh.pick(&flow(source, 5)).unwrap().index(), server, "{source}");
+    }
+}
+
+#[test]
+fn mh_shares_are_even_and_a_lost_server_moves_few_rows() {
+    let list = servers(&[1, 1, 1]);
+    let rows = |servers: &[Candidate]| -> Vec<u32> {
+        // One client address for each row: enough addresses hit all of them.
+        let mh = picker(Scheduler::Mh, &[], servers);
+        let mut owners = vec![0; maglev::ROWS];
+        for client in 0..200_000u32 {
+            let flow = Flow { source: client, source_port: 0, destination: 0 };
+            owners[maglev::row(client, 0, 0)] = mh.pick(&flow).unwrap().index() as u32;
+        }
+        owners
+    };
+    let before = rows(&list);
+    let share = |n| before.iter().filter(|&&owner| owner == n).count();
+    assert_eq!((share(1), share(2), share(3)), (1364, 1364, 1365));
+    let after = rows(&[list[0].clone(), list[2].clone()]);
+    let moved = before.iter().zip(&after).filter(|(before, after)| **before != 2 && before != after).count();
+    assert_eq!(moved, 4, "of the other 2729 rows");
+}
+
+#[test]
+fn mh_quiesced_server_and_fallback() {
+    let list = servers(&[0, 1]);
+    let nobody = picker(Scheduler::Mh, &[], &servers(&[0, 0]));
+    assert_eq!(letters(&nobody, 1), "-");
+    assert_eq!(letters(&picker(Scheduler::Mh, &[], &list), 3), "BBB", "A was never in the table");
+    let mut quiesced = servers(&[1, 1, 1]);
+    quiesced[0].weight = 0;
+    let clients = [flow("198.51.100.7", 1), flow("198.51.100.8", 1)]; // of A and of C
+    let refusing = picker(Scheduler::Mh, &[], &quiesced);
+    assert_eq!(clients.map(|client| refusing.pick(&client)), [None, Some(quiesced[2].dest)]);
+    let falling_back = picker(Scheduler::Mh, &[SchedulerFlag::MhFallback], &quiesced);
+    assert!(clients.iter().all(|client| falling_back.pick(client).is_some_and(|d| d != quiesced[0].dest)));
+}

@@ -1,0 +1,332 @@
+//! The connection table: 128-bit words in 64-byte buckets, shared by all workers, without locks.
+//!
+//! A connection is read, created, changed and removed as one atomic word, so a torn or half-built one
+//! cannot exist and nothing has to be reclaimed. A bucket is a cache line of four words. A connection
+//! lives in its home bucket, else in the buddy (the other line of the same 128-byte pair), else in the
+//! bucket of a second hash. When all twelve slots are taken, the least valuable expendable connection
+//! goes; an established one never does.
+//!
+//! # One connection per flow, under any RSS
+//!
+//! Two workers may meet the first packets of one flow at the same moment. Both must end up with the same
+//! connection, though they may have found different free slots. So a connection is inserted *tentatively*
+//! (a flag that look-ups ignore), then every slot that the flow may use is scanned, and only then is it
+//! confirmed:
+//!
+//! * a confirmed rival in the scan: withdraw, and use the rival;
+//! * a tentative rival in a later slot: kill it (compare-and-swap to empty);
+//! * a tentative rival in an earlier slot: withdraw and start again; it is about to be confirmed. If it
+//!   still is not after a few rounds (its worker was descheduled), kill it.
+//!
+//! Of two words for a flow, the later insertion scans after the earlier one has been written. It sees it
+//! either confirmed, and withdraws, or tentative, and kills it or withdraws. Hence at most one of them is
+//! ever confirmed. `tests/table_loom.rs` explores this exhaustively on a small table.
+//!
+//! # Who counts
+//!
+//! Whoever wins the compare-and-swap of a transition does its accounting, once: the table reports each
+//! removal that it performed to [`Judge::removed`], and callers of [`Table::replace`] learn whether theirs
+//! was the swap that held.
+
+mod hash;
+mod word;
+
+use std::ops::Range;
+
+pub use self::hash::{Hash, HashKey};
+pub use self::word::{Client, DestId, FLAG_COARSE, FLAG_REPLIED, FLAG_TENTATIVE, Word};
+use crate::service::Protocol;
+use crate::sync::{AtomicU128, Ordering};
+
+/// Words in a bucket. loom's model is exponential in the number of steps, so it gets the smallest table.
+const SLOTS: usize = if cfg!(loom) { 1 } else { 4 };
+
+/// Rounds in which a tentative rival in an earlier slot is waited for.
+const PATIENCE: u32 = if cfg!(loom) { 1 } else { 16 };
+
+/// What the table has to know about connections, and cannot: it has no snapshot and no clock.
+pub trait Judge {
+    /// Whether this word, whose client is the one that was asked for, is a live connection of the flow.
+    fn is_mine(&self, word: Word) -> bool;
+
+    /// What the connection is worth when its slot is wanted.
+    fn worth(&self, word: Word) -> Worth;
+
+    /// This call has removed this connection from the table.
+    fn removed(&self, word: Word);
+}
+
+/// What a connection is worth when its slot is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Worth {
+    /// Nothing: expired, or its dest is gone.
+    Free,
+    /// It may go if there is no free slot; lower numbers go first.
+    Expendable(u32),
+    /// It stays.
+    Keep,
+}
+
+/// Where a word stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Slot(usize);
+
+/// What [`Table::insert`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// The connection is in the table.
+    New,
+    /// The flow had a connection, or got one from another worker at the same moment.
+    Existing(Slot, Word),
+    /// No slot was free or expendable.
+    Full,
+}
+
+/// What becomes of a word that the sweeper visits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays as it is.
+    Keep,
+    /// It goes.
+    Remove,
+    /// It becomes another word of the same connection.
+    Become(Word),
+}
+
+#[repr(align(64))]
+struct Bucket([AtomicU128; SLOTS]);
+
+/// The connection table.
+pub struct Table {
+    buckets: Box<[Bucket]>,
+    pairs: usize,
+    key: HashKey,
+}
+
+impl Table {
+    /// A table for so many connections at half load: 32 bytes each.
+    pub fn new(connections: usize, key: HashKey) -> Self {
+        let pairs = connections.div_ceil(SLOTS).max(2);
+        let bucket = |_| Bucket(std::array::from_fn(|_| AtomicU128::new(0)));
+        Table { buckets: (0..2 * pairs).map(bucket).collect(), pairs, key }
+    }
+
+    /// Number of slots, twice the connections that it is meant for.
+    pub fn slots(&self) -> usize {
+        self.buckets.len() * SLOTS
+    }
+
+    /// Number of buckets, for [`Self::sweep`] and [`Self::words`].
+    pub fn buckets(&self) -> usize {
+        self.buckets.len()
+    }
+
+    /// Hashes a client under a protocol; to be passed to the other methods.
+    #[inline]
+    pub fn hash(&self, client: Client, protocol: Protocol) -> Hash {
+        self.key.hash(client, protocol)
+    }
+
+    /// Starts to load the home bucket of a hash.
+    #[inline]
+    pub fn prefetch(&self, hash: Hash) {
+        crate::wire::prefetch(&self.buckets[hash.home(self.pairs)]);
+    }
+
+    /// Finds the connection of a flow.
+    #[inline]
+    pub fn find(&self, hash: Hash, client: Client, judge: &impl Judge) -> Option<(Slot, Word)> {
+        for bucket in self.candidates(hash) {
+            for (index, word) in self.load(bucket).into_iter().enumerate() {
+                if word.client() == client && !is_tentative(word) && judge.is_mine(word) {
+                    return Some((Slot(bucket * SLOTS + index), word));
+                }
+            }
+        }
+        None
+    }
+
+    /// Adds a connection, unless its flow has one.
+    pub fn insert(&self, hash: Hash, word: Word, judge: &impl Judge) -> Inserted {
+        let tentative = word.with_flags(word.flags() | FLAG_TENTATIVE);
+        for round in 0.. {
+            let (slot, old) = match self.survey(hash, word.client(), judge) {
+                Survey::Existing(slot, word) => return Inserted::Existing(slot, word),
+                Survey::Full => return Inserted::Full,
+                Survey::Room(slot, old) => (slot, old),
+            };
+            if self.replace(slot, old, tentative).is_err() {
+                continue;
+            }
+            if !old.is_empty() {
+                judge.removed(old);
+            }
+            match self.scan_rivals(hash, slot, tentative, round >= PATIENCE, judge) {
+                Rivals::Confirmed(at, rival) => {
+                    let _ = self.replace(slot, tentative, Word::EMPTY);
+                    return Inserted::Existing(at, rival);
+                }
+                Rivals::Earlier => {
+                    let _ = self.replace(slot, tentative, Word::EMPTY);
+                    pause();
+                }
+                Rivals::None => {
+                    if self.replace(slot, tentative, word).is_ok() {
+                        return Inserted::New;
+                    }
+                }
+            }
+        }
+        unreachable!("the rounds are counted in u32 and each waits for another worker's progress")
+    }
+
+    /// Changes a word, or removes it with [`Word::EMPTY`], if it is still what it was; else tells what it is.
+    #[inline]
+    pub fn replace(&self, slot: Slot, old: Word, new: Word) -> Result<(), Word> {
+        // AcqRel/Acquire: the confirm protocol above needs a total order of insertions and scans, which
+        // x86-64 gives to every locked instruction; the orderings keep the compiler from moving loads
+        // of the scan above the insertion. SeqCst says it for other machines too.
+        self.word(slot)
+            .compare_exchange(old.0, new.0, Ordering::SeqCst, Ordering::SeqCst)
+            .map(|_| ())
+            .map_err(Word)
+    }
+
+    /// Visits every connection in some buckets.
+    ///
+    /// `decide` says what becomes of each; `removed` is told of those that this call removed.
+    pub fn sweep(&self, buckets: Range<usize>, decide: impl Fn(Word) -> Fate, mut removed: impl FnMut(Word)) {
+        for slot in buckets.start * SLOTS..buckets.end * SLOTS {
+            let slot = Slot(slot);
+            let word = Word(self.word(slot).load(Ordering::Relaxed));
+            if word.is_empty() || is_tentative(word) {
+                continue;
+            }
+            match decide(word) {
+                Fate::Keep => {}
+                Fate::Become(new) => drop(self.replace(slot, word, new)),
+                Fate::Remove => {
+                    if self.replace(slot, word, Word::EMPTY).is_ok() {
+                        removed(word);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The connections in some buckets, for listings. Each is read atomically, the whole is not.
+    pub fn words(&self, buckets: Range<usize>) -> impl Iterator<Item = Word> + '_ {
+        self.buckets[buckets]
+            .iter()
+            .flat_map(|bucket| bucket.0.iter().map(|word| Word(word.load(Ordering::Relaxed))))
+            .filter(|word| !word.is_empty() && !is_tentative(*word))
+    }
+
+    /// Looks for the flow's connection and for a slot, over all candidates. Expired connections of the
+    /// same client go on the way: another worker, whose clock is a tick behind, must not renew them after
+    /// this one has decided that they are dead.
+    fn survey(&self, hash: Hash, client: Client, judge: &impl Judge) -> Survey {
+        let mut best: Option<(Worth, Slot, Word)> = None;
+        for bucket in self.candidates(hash) {
+            for (index, mut word) in self.load(bucket).into_iter().enumerate() {
+                let slot = Slot(bucket * SLOTS + index);
+                if is_tentative(word) {
+                    continue;
+                }
+                let mut worth = Worth::Free;
+                if !word.is_empty() {
+                    let same_client = word.client() == client;
+                    if same_client && judge.is_mine(word) {
+                        return Survey::Existing(slot, word);
+                    }
+                    worth = judge.worth(word);
+                    if same_client && worth == Worth::Free {
+                        if self.replace(slot, word, Word::EMPTY).is_err() {
+                            continue;
+                        }
+                        judge.removed(word);
+                        word = Word::EMPTY;
+                    }
+                }
+                // An empty slot before a stale one: removing costs the look at another dest's record.
+                let better = |(best, _, old): &(Worth, Slot, Word)| {
+                    worth < *best || worth == *best && word.is_empty() && !old.is_empty()
+                };
+                if worth != Worth::Keep && best.as_ref().is_none_or(better) {
+                    best = Some((worth, slot, word));
+                }
+            }
+        }
+        best.map_or(Survey::Full, |(_, slot, word)| Survey::Room(slot, word))
+    }
+
+    /// Looks for other words of the flow after a tentative insertion; kills the tentative ones that it may.
+    fn scan_rivals(&self, hash: Hash, mine: Slot, word: Word, impatient: bool, judge: &impl Judge) -> Rivals {
+        let mut earlier = false;
+        for bucket in self.candidates(hash) {
+            for index in 0..SLOTS {
+                let slot = Slot(bucket * SLOTS + index);
+                let rival = Word(self.word(slot).load(Ordering::SeqCst));
+                if slot == mine || rival.client() != word.client() || !judge.is_mine(rival) {
+                    continue;
+                }
+                if !is_tentative(rival) {
+                    return Rivals::Confirmed(slot, rival);
+                }
+                if slot < mine && !impatient {
+                    earlier = true;
+                } else if let Err(now) = self.replace(slot, rival, Word::EMPTY)
+                    && now.client() == word.client()
+                    && judge.is_mine(now)
+                {
+                    // It was confirmed, or replaced by another attempt, between the load and the kill.
+                    return if is_tentative(now) { Rivals::Earlier } else { Rivals::Confirmed(slot, now) };
+                }
+            }
+        }
+        if earlier { Rivals::Earlier } else { Rivals::None }
+    }
+
+    #[inline]
+    fn candidates(&self, hash: Hash) -> [usize; 3] {
+        let home = hash.home(self.pairs);
+        [home, home ^ 1, hash.second(self.pairs)]
+    }
+
+    #[inline]
+    fn load(&self, bucket: usize) -> [Word; SLOTS] {
+        let bucket = &self.buckets[bucket];
+        // Acquire costs nothing on x86-64. A word carries all of its connection, so there is nothing else
+        // that it would have to be ordered with.
+        std::array::from_fn(|index| Word(bucket.0[index].load(Ordering::Acquire)))
+    }
+
+    #[inline]
+    fn word(&self, slot: Slot) -> &AtomicU128 {
+        &self.buckets[slot.0 / SLOTS].0[slot.0 % SLOTS]
+    }
+}
+
+enum Survey {
+    Existing(Slot, Word),
+    Room(Slot, Word),
+    Full,
+}
+
+enum Rivals {
+    None,
+    /// A tentative rival is in an earlier slot (or came anew): start again.
+    Earlier,
+    Confirmed(Slot, Word),
+}
+
+const fn is_tentative(word: Word) -> bool {
+    word.flags() & FLAG_TENTATIVE != 0
+}
+
+fn pause() {
+    #[cfg(loom)]
+    loom::thread::yield_now();
+    #[cfg(not(loom))]
+    std::hint::spin_loop();
+}

@@ -1,0 +1,190 @@
+//! A connection, as one 128-bit word.
+//!
+//! ```text
+//!  127       112 111   104 103    96 95     88 87      72 71        48 47    32 31             0
+//! +-------------+---------+---------+---------+----------+------------+--------+----------------+
+//! |  last seen  |  flags  |  state  |  aux2   |   aux    |  dest id   |  port  | client address |
+//! +-------------+---------+---------+---------+----------+------------+--------+----------------+
+//! ```
+//!
+//! The client's address and port come first because both directions of a connection carry them and
+//! because they are compared first. Everything else a packet needs (virtual address, real server, MACs,
+//! timeouts) belongs to the dest and lives in the snapshot. The word 0 is an empty slot; no connection
+//! is 0 because no dest has id 0.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use crate::clock::Tick;
+use crate::service::State;
+
+/// A client's address and port: what both directions of a connection have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Client(u64);
+
+impl Client {
+    /// From host-order address and port.
+    pub const fn new(address: u32, port: u16) -> Self {
+        Client(address as u64 | (port as u64) << 32)
+    }
+
+    /// The client as a socket address.
+    pub fn socket(self) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::from(self.0 as u32), (self.0 >> 32) as u16)
+    }
+
+    /// The 48 significant bits.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.socket())
+    }
+}
+
+/// A real server in a service. Stable across reloads; 0 is nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DestId(u32);
+
+impl DestId {
+    /// The largest id: 24 bits.
+    pub const MAX: u32 = (1 << 24) - 1;
+
+    /// The id with this number, unless it is 0 or does not fit in 24 bits.
+    pub const fn new(number: u32) -> Option<Self> {
+        if number == 0 || number > Self::MAX { None } else { Some(DestId(number)) }
+    }
+
+    /// Its number, for indexing the snapshot's dests.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+const CLIENT_MASK: u128 = (1 << 48) - 1;
+const DEST_SHIFT: u32 = 48;
+const STATE_SHIFT: u32 = 96;
+const FLAGS_SHIFT: u32 = 104;
+const SEEN_SHIFT: u32 = 112;
+
+/// Flag: a reply has been seen (UDP; TCP has states for it).
+pub const FLAG_REPLIED: u8 = 0x01;
+/// Flag: "last seen" is in the coarse unit of [`crate::clock::COARSE_SHIFT`].
+pub const FLAG_COARSE: u8 = 0x02;
+/// Flag: being inserted; not a connection yet (see [`super::Table::insert`]).
+pub const FLAG_TENTATIVE: u8 = 0x80;
+
+/// A connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Word(pub(super) u128);
+
+impl Word {
+    /// The empty slot.
+    pub const EMPTY: Word = Word(0);
+
+    /// A connection of a client with a dest.
+    pub const fn new(client: Client, dest: DestId) -> Self {
+        Word(client.0 as u128 | (dest.0 as u128) << DEST_SHIFT)
+    }
+
+    /// Whether this is an empty slot rather than a connection.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The client.
+    pub const fn client(self) -> Client {
+        Client((self.0 & CLIENT_MASK) as u64)
+    }
+
+    /// The dest's number; 0 for an empty slot.
+    pub const fn dest_number(self) -> usize {
+        ((self.0 >> DEST_SHIFT) as u32 & DestId::MAX) as usize
+    }
+
+    /// The state's number.
+    pub const fn state_number(self) -> u8 {
+        (self.0 >> STATE_SHIFT) as u8
+    }
+
+    /// The state. Words are only made by [`Self::with_state`], so the number is always one.
+    pub fn state(self) -> State {
+        State::from_number(self.state_number()).unwrap_or(State::None)
+    }
+
+    /// The flags, `FLAG_*`.
+    pub const fn flags(self) -> u8 {
+        (self.0 >> FLAGS_SHIFT) as u8
+    }
+
+    /// Whether "last seen" counts in the coarse unit.
+    pub const fn is_coarse(self) -> bool {
+        self.flags() & FLAG_COARSE != 0
+    }
+
+    /// Ticks since a packet of this connection was last noted.
+    pub const fn age(self, now: Tick) -> u32 {
+        now.since((self.0 >> SEEN_SHIFT) as u16, self.is_coarse())
+    }
+
+    /// The same connection in another state.
+    pub const fn with_state(self, state: State) -> Self {
+        self.with_byte(STATE_SHIFT, state as u8)
+    }
+
+    /// The same connection with exactly these flags.
+    pub const fn with_flags(self, flags: u8) -> Self {
+        self.with_byte(FLAGS_SHIFT, flags)
+    }
+
+    /// The same connection, last seen now, in the coarse or the fine unit.
+    pub const fn seen(self, now: Tick, coarse: bool) -> Self {
+        let flags = if coarse { self.flags() | FLAG_COARSE } else { self.flags() & !FLAG_COARSE };
+        let rest = self.with_flags(flags).0 & !(0xFFFF << SEEN_SHIFT);
+        Word(rest | (now.stamp(coarse) as u128) << SEEN_SHIFT)
+    }
+
+    const fn with_byte(self, shift: u32, byte: u8) -> Self {
+        Word(self.0 & !(0xFF << shift) | (byte as u128) << shift)
+    }
+}
+
+impl fmt::Debug for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("empty");
+        }
+        let (client, dest, state) = (self.client(), self.dest_number(), self.state());
+        write!(f, "{client:?} -> dest {dest}, {state}, flags {:#04x}", self.flags())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_do_not_overlap() {
+        let client = Client::new(0xFFFF_FFFF, 0xFFFF);
+        let dest = DestId::new(DestId::MAX).unwrap();
+        let word = Word::new(client, dest).with_state(State::Udp).with_flags(FLAG_REPLIED);
+        let word = word.seen(Tick(0xABCD), false);
+        assert_eq!(word.client(), client);
+        assert_eq!(word.dest_number(), dest.index());
+        assert_eq!(word.state(), State::Udp);
+        assert_eq!(word.flags(), FLAG_REPLIED);
+        assert_eq!(word.age(Tick(0xABCF)), 2);
+        assert_eq!(word.with_state(State::None).with_flags(0).0 >> 72 & 0xFF_FFFF, 0, "aux stays empty");
+    }
+
+    #[test]
+    fn a_coarse_word_says_so_itself() {
+        let word = Word::new(Client::new(1, 2), DestId::new(3).unwrap()).seen(Tick(1 << 20), true);
+        assert!(word.is_coarse());
+        assert_eq!(word.age(Tick((1 << 20) + 512)), 512);
+        assert!(!word.seen(Tick(5), false).is_coarse());
+    }
+}

@@ -1,0 +1,63 @@
+//! Ethernet II headers.
+
+use super::read16;
+
+mod field {
+    use std::ops::Range;
+
+    pub const DESTINATION: Range<usize> = 0..6;
+    pub const SOURCE: Range<usize> = 6..12;
+    pub const ADDRESSES: Range<usize> = 0..12;
+    pub const TYPE: usize = 12;
+}
+
+/// Length of the header.
+pub const HEADER: usize = 14;
+/// EtherType of IPv4.
+pub const IPV4: u16 = 0x0800;
+/// EtherType of ARP.
+pub const ARP: u16 = 0x0806;
+/// EtherType of an 802.1Q tag.
+pub const VLAN: u16 = 0x8100;
+/// EtherType of an 802.1ad service tag.
+pub const SERVICE_VLAN: u16 = 0x88A8;
+
+/// A MAC address.
+pub type Mac = [u8; 6];
+
+/// What a router needs of the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ethernet {
+    /// To whom.
+    pub destination: Mac,
+    /// From whom.
+    pub source: Mac,
+    /// What is inside.
+    pub ethertype: u16,
+}
+
+impl Ethernet {
+    /// Reads the header; `None` if the frame is shorter than one.
+    #[inline]
+    pub fn parse(frame: &[u8]) -> Option<Self> {
+        let header = frame.first_chunk::<HEADER>()?;
+        let mac = |range: std::ops::Range<usize>| -> Mac { std::array::from_fn(|i| header[range.start + i]) };
+        Some(Ethernet {
+            destination: mac(field::DESTINATION),
+            source: mac(field::SOURCE),
+            ethertype: read16(header, field::TYPE),
+        })
+    }
+}
+
+/// Whether an address is multicast or broadcast.
+#[inline]
+pub const fn is_group(mac: &Mac) -> bool {
+    mac[0] & 1 != 0
+}
+
+/// Writes destination and source, in this order, into a frame that has a header.
+#[inline]
+pub fn write_addresses(frame: &mut [u8; HEADER], addresses: &[u8; 12]) {
+    frame[field::ADDRESSES].copy_from_slice(addresses);
+}

@@ -1,0 +1,110 @@
+//! IPv4 headers (RFC 791).
+
+use super::checksum::{self, Delta};
+use super::{read16, read32};
+
+mod field {
+    pub const TOTAL_LENGTH: usize = 2;
+    pub const FRAGMENT: usize = 6;
+    pub const TTL: usize = 8;
+    pub const PROTOCOL: usize = 9;
+    pub const CHECKSUM: usize = 10;
+    pub const SOURCE: usize = 12;
+    pub const DESTINATION: usize = 16;
+}
+
+/// Length of a header without options.
+pub const HEADER: usize = 20;
+
+/// What a balancer needs of the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4 {
+    /// Length of the header with options.
+    pub header_length: usize,
+    /// Length of header and payload.
+    pub total_length: u16,
+    /// Time to live.
+    pub ttl: u8,
+    /// Protocol number of the payload.
+    pub protocol: u8,
+    /// Whether this is a fragment, first or later.
+    pub is_fragment: bool,
+    /// Source address.
+    pub source: u32,
+    /// Destination address.
+    pub destination: u32,
+}
+
+/// Why a packet is not a good IPv4 packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// Version, header length or total length contradict each other or the frame.
+    Header,
+    /// The header's checksum is wrong.
+    Checksum,
+}
+
+impl Ipv4 {
+    /// Reads the header. `packet` starts with it; `available` is how long the packet really is, which is
+    /// more than `packet` when it continues in another buffer. The header itself has to be in `packet`.
+    #[inline]
+    pub fn parse(packet: &[u8], available: usize) -> Result<Self, Malformed> {
+        let header = packet.first_chunk::<HEADER>().ok_or(Malformed::Header)?;
+        let header_length = usize::from(header[0] & 0x0F) * 4;
+        let total_length = read16(header, field::TOTAL_LENGTH);
+        if header[0] >> 4 != 4
+            || header_length < HEADER
+            || header_length > packet.len()
+            || usize::from(total_length) < header_length
+            || usize::from(total_length) > available
+        {
+            return Err(Malformed::Header);
+        }
+        let sum_is_right = if header_length == HEADER {
+            checksum::is_valid_20(header)
+        } else {
+            checksum::sum(&packet[..header_length]) == 0xFFFF
+        };
+        if !sum_is_right {
+            return Err(Malformed::Checksum);
+        }
+        Ok(Ipv4 {
+            header_length,
+            total_length,
+            ttl: header[field::TTL],
+            protocol: header[field::PROTOCOL],
+            // More-fragments flag or an offset; the "don't fragment" bit does not matter here.
+            is_fragment: read16(header, field::FRAGMENT) & 0x3FFF != 0,
+            source: read32(header, field::SOURCE),
+            destination: read32(header, field::DESTINATION),
+        })
+    }
+}
+
+/// Decrements the TTL (which is not 0) and mends the checksum.
+#[inline]
+pub fn decrement_ttl(header: &mut [u8; HEADER]) {
+    header[field::TTL] -= 1;
+    // TTL is the high byte of its 16-bit word.
+    update_checksum(header, Delta::word(0x0100, 0x0000));
+}
+
+/// Replaces the source address; `delta` is the change of the checksum.
+#[inline]
+pub fn set_source(header: &mut [u8; HEADER], address: u32, delta: Delta) {
+    header[field::SOURCE..field::SOURCE + 4].copy_from_slice(&address.to_be_bytes());
+    update_checksum(header, delta);
+}
+
+/// Replaces the destination address; `delta` is the change of the checksum.
+#[inline]
+pub fn set_destination(header: &mut [u8; HEADER], address: u32, delta: Delta) {
+    header[field::DESTINATION..field::DESTINATION + 4].copy_from_slice(&address.to_be_bytes());
+    update_checksum(header, delta);
+}
+
+#[inline]
+fn update_checksum(header: &mut [u8; HEADER], delta: Delta) {
+    let updated = delta.apply(read16(header, field::CHECKSUM));
+    header[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&updated.to_be_bytes());
+}

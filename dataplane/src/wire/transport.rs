@@ -1,0 +1,106 @@
+//! TCP (RFC 9293) and UDP (RFC 768) headers, as far as a balancer looks into them.
+
+use super::checksum::Delta;
+use super::read16;
+use crate::service::Protocol;
+
+mod field {
+    pub const SOURCE_PORT: usize = 0;
+    pub const DESTINATION_PORT: usize = 2;
+    pub const UDP_LENGTH: usize = 4;
+    pub const UDP_CHECKSUM: usize = 6;
+    pub const TCP_OFFSET: usize = 12;
+    pub const TCP_FLAGS: usize = 13;
+    pub const TCP_CHECKSUM: usize = 16;
+}
+
+/// TCP flag FIN.
+pub const FIN: u8 = 0x01;
+/// TCP flag SYN.
+pub const SYN: u8 = 0x02;
+/// TCP flag RST.
+pub const RST: u8 = 0x04;
+/// TCP flag ACK.
+pub const ACK: u8 = 0x10;
+
+/// Length of a header without options.
+#[inline]
+pub const fn header_length(protocol: Protocol) -> usize {
+    match protocol {
+        Protocol::Tcp => 20,
+        Protocol::Udp => 8,
+    }
+}
+
+/// What a balancer needs of the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transport {
+    /// Source port.
+    pub source: u16,
+    /// Destination port.
+    pub destination: u16,
+    /// TCP flags; 0 for UDP.
+    pub flags: u8,
+}
+
+impl Transport {
+    /// Reads the header. `segment` starts with it, `length` is what the IP header says of its length.
+    /// `None` if the header does not fit or its own length field contradicts.
+    #[inline]
+    pub fn parse(protocol: Protocol, segment: &[u8], length: usize) -> Option<Self> {
+        if length < header_length(protocol) || segment.len() < header_length(protocol) {
+            return None;
+        }
+        let flags = match protocol {
+            Protocol::Tcp => {
+                let offset = usize::from(segment[field::TCP_OFFSET] >> 4) * 4;
+                if offset < header_length(protocol) || offset > length {
+                    return None;
+                }
+                segment[field::TCP_FLAGS]
+            }
+            Protocol::Udp => {
+                let stated = usize::from(read16(segment, field::UDP_LENGTH));
+                if stated < header_length(protocol) || stated > length {
+                    return None;
+                }
+                0
+            }
+        };
+        let source = read16(segment, field::SOURCE_PORT);
+        Some(Transport { source, destination: read16(segment, field::DESTINATION_PORT), flags })
+    }
+}
+
+/// Replaces the source port; `delta` is the change of the checksum, pseudo-header included.
+#[inline]
+pub fn set_source(protocol: Protocol, segment: &mut [u8], port: u16, delta: Delta) {
+    segment[field::SOURCE_PORT..field::SOURCE_PORT + 2].copy_from_slice(&port.to_be_bytes());
+    update_checksum(protocol, segment, delta);
+}
+
+/// Replaces the destination port; `delta` is the change of the checksum, pseudo-header included.
+#[inline]
+pub fn set_destination(protocol: Protocol, segment: &mut [u8], port: u16, delta: Delta) {
+    segment[field::DESTINATION_PORT..field::DESTINATION_PORT + 2].copy_from_slice(&port.to_be_bytes());
+    update_checksum(protocol, segment, delta);
+}
+
+#[inline]
+fn update_checksum(protocol: Protocol, segment: &mut [u8], delta: Delta) {
+    let at = match protocol {
+        Protocol::Tcp => field::TCP_CHECKSUM,
+        Protocol::Udp => field::UDP_CHECKSUM,
+    };
+    let old = read16(segment, at);
+    let mut new = delta.apply(old);
+    if protocol == Protocol::Udp {
+        // RFC 768: 0 says that there is no checksum, and a checksum that comes out as 0 is sent as 0xFFFF.
+        match (old, new) {
+            (0, _) => return,
+            (_, 0) => new = 0xFFFF,
+            _ => {}
+        }
+    }
+    segment[at..at + 2].copy_from_slice(&new.to_be_bytes());
+}
