@@ -1,0 +1,216 @@
+//! Health checks: one prober a target, and a verdict when one goes down or comes back.
+//!
+//! A server is up until it has failed `fall` checks in a row, and then down until `rise` in a row have succeeded, as
+//! with keepalived: a director that starts serves at once and does not wait for its first checks. Checks are
+//! ordinary sockets of the Linux host, so they go out through the twins, by Linux' routes and neighbours.
+//!
+//! Another kind of check is a file beside `tcp.rs` with a function `Target -> Outcome`, and an arm in [`probe`].
+//! Rise, fall, interval, timeout and the limit on sockets are here and the same for all.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddrV4;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::config::{Check, CheckKind};
+
+mod standing;
+mod tcp;
+#[cfg(test)]
+mod tests;
+
+use standing::Standing;
+
+/// Checks at one time, and so sockets: half of the 1024 that a process may have open unless told otherwise. It is
+/// enough for 1000 servers at the default interval (2 s) and timeout (1 s) even if none of them answers; beyond
+/// that, checks of dead servers wait for each other and their intervals get longer.
+const AT_ONCE: usize = 512;
+
+/// First checks are spread over this time, or over the interval if that is shorter.
+const JITTER: Duration = Duration::from_millis(200);
+
+/// One thing to check: all servers with an equal address and check share one prober.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The server.
+    pub address: SocketAddrV4,
+    /// How it is checked, and when it counts as down and up.
+    pub check: Check,
+}
+
+/// A target has gone down or come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Which one.
+    pub target: Target,
+    /// Whether it is up now.
+    pub up: bool,
+    /// What the last check said: "connected", "connection refused", "timed out after 1s".
+    pub reason: String,
+    /// How many checks in a row said so: `fall` or `rise`.
+    pub checks: u32,
+}
+
+/// Checks a set of targets. Dropping it ends all checks.
+pub struct Health {
+    probers: HashMap<Target, Prober>,
+    tasks: JoinSet<()>,
+    verdicts: UnboundedSender<Verdict>,
+    sockets: Arc<Semaphore>,
+}
+
+struct Prober {
+    standing: Arc<Mutex<Standing>>,
+    task: AbortHandle,
+}
+
+/// What came of one check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The server answered as it should.
+    Passed(&'static str),
+    /// It did not, and why.
+    Failed(String),
+    /// The check could not be made, for a reason that lies with this machine (no file descriptor, no local port).
+    /// It says nothing about the server, so it counts neither way: a director short of descriptors must not take
+    /// every server for dead.
+    Unknown(String),
+}
+
+impl Health {
+    /// Verdicts are sent at a change only. One that was sent before [`Self::watch`] dropped its target may still
+    /// arrive after.
+    pub fn new(verdicts: UnboundedSender<Verdict>) -> Health {
+        Health {
+            probers: HashMap::new(),
+            tasks: JoinSet::new(),
+            verdicts,
+            sockets: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+
+    /// Starts what is new, stops what is gone; what stays keeps its state and its rhythm.
+    ///
+    /// A target whose check changed only in its figures starts as what it was, up or down, without a verdict: a
+    /// reload that makes the interval longer must not send clients to a dead server.
+    pub fn watch(&mut self, targets: impl IntoIterator<Item = Target>) {
+        let wanted: HashSet<Target> = targets.into_iter().collect();
+        let gone: Vec<Target> = self.probers.keys().filter(|t| !wanted.contains(t)).cloned().collect();
+        let mut inherited: HashMap<(SocketAddrV4, CheckKind), Standing> = HashMap::new();
+        for target in gone {
+            if let Some(prober) = self.probers.remove(&target) {
+                prober.task.abort();
+                inherited.insert(target.identity(), prober.standing().heir());
+            }
+        }
+        for target in wanted {
+            if !self.probers.contains_key(&target) {
+                let standing = inherited.get(&target.identity()).cloned().unwrap_or_default();
+                self.start(target, standing);
+            }
+        }
+        // Reap what has ended, so that the set does not grow with every reload.
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// Whether servers of this target may have new connections. One that is not watched has never failed.
+    pub fn is_up(&self, target: &Target) -> bool {
+        self.probers.get(target).is_none_or(|prober| prober.standing().is_up())
+    }
+
+    /// Why the target is down: what its last check said. None if it is up.
+    pub fn reason(&self, target: &Target) -> Option<String> {
+        let standing = self.probers.get(target)?.standing();
+        (!standing.is_up()).then(|| standing.reason().to_owned())
+    }
+
+    fn start(&mut self, target: Target, standing: Standing) {
+        let standing = Arc::new(Mutex::new(standing));
+        let task = self.tasks.spawn(run(
+            target.clone(),
+            Arc::clone(&standing),
+            self.verdicts.clone(),
+            Arc::clone(&self.sockets),
+            probe,
+        ));
+        self.probers.insert(target, Prober { standing, task });
+    }
+}
+
+impl Prober {
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        lock(&self.standing)
+    }
+}
+
+impl Target {
+    fn identity(&self) -> (SocketAddrV4, CheckKind) {
+        (self.address, self.check.kind)
+    }
+
+    /// The same at every start, so that a target's checks do not move about; different for different targets, so
+    /// that a thousand of them do not start in one instant.
+    fn jitter(&self) -> Duration {
+        let mut hasher = DefaultHasher::new();
+        self.address.hash(&mut hasher);
+        let span = self.check.interval.min(JITTER).as_micros().max(1) as u64;
+        Duration::from_micros(hasher.finish() % span)
+    }
+}
+
+async fn probe(target: Target) -> Outcome {
+    match target.check.kind {
+        CheckKind::Tcp => tcp::probe(target.address).await,
+    }
+}
+
+/// Checks a target for ever. From the start of a check to that of the next is an interval, or as long as the check
+/// takes if that is more.
+async fn run<F: Future<Output = Outcome>>(
+    target: Target,
+    standing: Arc<Mutex<Standing>>,
+    verdicts: UnboundedSender<Verdict>,
+    sockets: Arc<Semaphore>,
+    probe: impl Fn(Target) -> F,
+) {
+    let Check { interval, timeout, rise, fall, .. } = target.check;
+    let mut ticks = tokio::time::interval_at(Instant::now() + target.jitter(), interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // The time spent waiting for a socket is not the server's.
+        let Ok(permit) = sockets.acquire().await else { return };
+        let outcome = match tokio::time::timeout(timeout, probe(target.clone())).await {
+            Ok(outcome) => outcome,
+            Err(_) => Outcome::Failed(format!("timed out after {}", humantime::format_duration(timeout))),
+        };
+        drop(permit);
+        let (passed, reason) = match outcome {
+            Outcome::Passed(reason) => (true, reason.to_owned()),
+            Outcome::Failed(reason) => (false, reason),
+            Outcome::Unknown(reason) => {
+                tracing::warn!(server = %target.address, %reason, "could not check");
+                continue;
+            }
+        };
+        let changed = lock(&standing).judge(passed, &reason, rise, fall);
+        if let Some(checks) = changed {
+            let verdict = Verdict { target: target.clone(), up: passed, reason, checks };
+            // Nobody listens any longer: the program is ending.
+            if verdicts.send(verdict).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Nothing that holds the lock can panic.
+fn lock(standing: &Mutex<Standing>) -> MutexGuard<'_, Standing> {
+    standing.lock().unwrap_or_else(PoisonError::into_inner)
+}

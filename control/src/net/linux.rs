@@ -1,0 +1,168 @@
+//! Requests to Linux: what RVS sets up on its twins, and the dump that a mirror is made of.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context, Result, bail};
+use futures_util::{StreamExt, TryStreamExt};
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec};
+
+use super::Mirror;
+
+/// A dump that the table's changes keep interrupting is taken as it is after so many attempts: the events will say
+/// what it lacks.
+const DUMP_ATTEMPTS: usize = 10;
+
+/// A handle to Linux' network configuration. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Linux(rtnetlink::Handle);
+
+impl Linux {
+    /// Opens a netlink socket in the namespace of this thread. It is closed with the last clone.
+    pub fn open() -> Result<Linux> {
+        let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
+        tokio::spawn(connection);
+        Ok(Linux(handle))
+    }
+
+    /// Puts an address on an interface; false if it was there.
+    pub async fn add_address(&self, ifindex: u32, address: Ipv4Addr, length: u8) -> Result<bool> {
+        match self.0.address().add(ifindex, IpAddr::V4(address), length).execute().await {
+            Ok(()) => Ok(true),
+            Err(error) if errno(&error) == Some(Errno::EEXIST) => Ok(false),
+            Err(error) => {
+                Err(explain(error)).with_context(|| format!("add {address}/{length} to interface {ifindex}"))
+            }
+        }
+    }
+
+    /// Takes an address off an interface; that it is not there, or that the interface is gone, is no error.
+    ///
+    /// With the first address of a subnet Linux removes the others of that subnet on the interface, unless
+    /// `net.ipv4.conf.*.promote_secondaries` is set. A virtual address with length 32 is alone in its subnet.
+    pub async fn remove_address(&self, ifindex: u32, address: Ipv4Addr, length: u8) -> Result<()> {
+        let message =
+            AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(address, length).build();
+        match self.0.address().del(message).execute().await {
+            Ok(()) => Ok(()),
+            Err(error) if matches!(errno(&error), Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => Ok(()),
+            Err(error) => Err(explain(error))
+                .with_context(|| format!("remove {address}/{length} from interface {ifindex}")),
+        }
+    }
+
+    /// Sets an interface up or down, its MAC and its MTU.
+    pub async fn set_link(
+        &self,
+        ifindex: u32,
+        up: bool,
+        mac: Option<[u8; 6]>,
+        mtu: Option<u32>,
+    ) -> Result<()> {
+        let mut builder = LinkMessageBuilder::<LinkUnspec>::new().index(ifindex);
+        if let Some(mac) = mac {
+            builder = builder.address(mac.to_vec());
+        }
+        if let Some(mtu) = mtu {
+            builder = builder.mtu(mtu);
+        }
+        let message = if up { builder.up() } else { builder.down() }.build();
+        let done = self.0.link().change(message).execute().await;
+        done.map_err(explain).with_context(|| format!("set up interface {ifindex}"))
+    }
+
+    /// Index of the interface of that name, if there is one.
+    pub async fn index_of(&self, name: &str) -> Result<Option<u32>> {
+        match self.0.link().get().match_name(name).execute().try_next().await {
+            Ok(link) => Ok(link.map(|link| link.header.index)),
+            Err(error) if errno(&error) == Some(Errno::ENODEV) => Ok(None),
+            Err(error) => Err(explain(error)).with_context(|| format!("look for interface {name}")),
+        }
+    }
+
+    /// Asks Linux to resolve or confirm a neighbour as if it had a packet for it (`NTF_USE`): an unknown one is
+    /// asked for at once, a stale one is asked after a grace period (5 s), one that was confirmed lately is left.
+    pub async fn use_neighbour(&self, ifindex: u32, address: Ipv4Addr) -> Result<()> {
+        let request = self
+            .0
+            .neighbours()
+            .add(ifindex, IpAddr::V4(address))
+            .state(NeighbourState::None)
+            .flags(NeighbourFlags::Use)
+            .replace();
+        let done = request.execute().await;
+        done.map_err(explain).with_context(|| format!("resolve {address} on interface {ifindex}"))
+    }
+
+    /// All that Linux knows, as of now.
+    pub(super) async fn dump(&self) -> Result<Mirror> {
+        for _ in 1..DUMP_ATTEMPTS {
+            if let (mirror, true) = self.attempt_dump().await? {
+                return Ok(mirror);
+            }
+        }
+        Ok(self.attempt_dump().await?.0)
+    }
+
+    /// False: the tables changed while they were read, and something may have been skipped.
+    async fn attempt_dump(&self) -> Result<(Mirror, bool)> {
+        let mut mirror = Mirror::default();
+        let mut consistent = true;
+        // Links first. Their dump waits for Linux' configuration lock, and so for the end of the very operation
+        // whose event made us ask: the events come from its middle.
+        for request in dump_requests() {
+            let mut message = NetlinkMessage::from(request);
+            message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+            let mut answers = self.0.clone().request(message).map_err(explain)?;
+            while let Some(answer) = answers.next().await {
+                consistent &= answer.header.flags & NLM_F_DUMP_INTR == 0;
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(message) => {
+                        mirror.apply(0, &message);
+                    }
+                    NetlinkPayload::Error(error) => return Err(error.to_io()).context("dump of netlink"),
+                    // Linux takes its time with a dump until it is read, so it does not overrun; but should it.
+                    NetlinkPayload::Overrun(_) => consistent = false,
+                    other => bail!("dump of netlink: unexpected answer {other:?}"),
+                }
+            }
+        }
+        Ok((mirror, consistent))
+    }
+}
+
+fn dump_requests() -> [RouteNetlinkMessage; 4] {
+    let mut address = AddressMessage::default();
+    address.header.family = AddressFamily::Inet;
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet;
+    let mut neighbour = NeighbourMessage::default();
+    neighbour.header.family = AddressFamily::Inet;
+    [
+        RouteNetlinkMessage::GetLink(LinkMessage::default()),
+        RouteNetlinkMessage::GetAddress(address),
+        RouteNetlinkMessage::GetRoute(route),
+        RouteNetlinkMessage::GetNeighbour(neighbour),
+    ]
+}
+
+fn errno(error: &rtnetlink::Error) -> Option<Errno> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Some(Errno::from_raw(message.raw_code().abs())),
+        _ => None,
+    }
+}
+
+/// "Operation not permitted (os error 1)" says more than the netlink message around it.
+fn explain(error: rtnetlink::Error) -> anyhow::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io().into(),
+        other => other.into(),
+    }
+}

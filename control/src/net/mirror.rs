@@ -1,0 +1,347 @@
+//! The mirror, and what a netlink message does to it: a pure function.
+//!
+//! Linux does not announce everything that it forgets. These it leaves to the listener to know
+//! (`net/ipv4/fib_frontend.c`, `fib_semantics.c`), and the mirror answers by asking for a dump:
+//!
+//! * a link goes down or away: its routes are flushed without a word, next hops of multipath routes die;
+//! * a link comes up: such next hops live again;
+//! * an address goes: routes that prefer it as source are flushed, with the last one of a link all of its routes;
+//! * a route is replaced: the event names the new one only. As long as the old one is the only one of its prefix
+//!   and metric it is clear which it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::NLM_F_REPLACE;
+
+/// What Linux knows that the data path needs: IPv4, main routing table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mirror {
+    /// Interfaces by index.
+    pub links: BTreeMap<u32, Link>,
+    /// Addresses: index of the interface, address, prefix length.
+    pub addresses: BTreeSet<(u32, Ipv4Addr, u8)>,
+    /// Unicast routes.
+    pub routes: BTreeSet<Route>,
+    /// Neighbours that can be sent to, by interface and address. Whether Linux has confirmed one lately or is
+    /// about to (REACHABLE, STALE, DELAY, PROBE) is its own affair: the MAC holds until it says otherwise.
+    pub neighbours: BTreeMap<(u32, Ipv4Addr), [u8; 6]>,
+}
+
+/// An interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Set up by the administrator (`IFF_UP`). Carrier does not count: routes stay without it, and for a twin it
+    /// says nothing about the port.
+    pub up: bool,
+    /// Its MAC, where it has one of six bytes.
+    pub mac: Option<[u8; 6]>,
+    /// Its MTU.
+    pub mtu: u32,
+}
+
+/// A unicast route of the main table.
+///
+/// Of a multipath route this is the first next hop that is not dead: the data path does not spread over several.
+/// Left out, because they cannot be followed, are routes for a type of service, by an encapsulation, or through an
+/// IPv6 gateway; and the other kinds (blackhole, unreachable, prohibit, throw).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Network.
+    pub destination: Ipv4Addr,
+    /// Its prefix length.
+    pub length: u8,
+    /// The lower of two routes to one network wins.
+    pub metric: u32,
+    /// Interface it leads out of.
+    pub ifindex: u32,
+    /// Next hop; none: the destination itself is on the link.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// What kind of thing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Neighbours, and nothing else.
+    Neighbours,
+    /// Links, addresses or routes, and perhaps neighbours.
+    Other,
+}
+
+/// What a message did to the mirror.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Effect {
+    /// Something in the mirror is not what it was.
+    pub(super) change: Option<Change>,
+    /// Linux forgot more than it said: only a dump tells.
+    pub(super) stale: bool,
+}
+
+impl Effect {
+    const NOTHING: Effect = Effect { change: None, stale: false };
+
+    fn other_if(changed: bool) -> Effect {
+        Effect { change: changed.then_some(Change::Other), stale: false }
+    }
+}
+
+impl Mirror {
+    /// Applies one event, or one message of a dump. `flags` are those of the netlink header.
+    ///
+    /// Idempotent, and whatever a message is about it replaces as a whole: events older than a dump may be applied
+    /// after it, in order, and the outcome is that of the last.
+    pub(super) fn apply(&mut self, flags: u16, message: &RouteNetlinkMessage) -> Effect {
+        match message {
+            RouteNetlinkMessage::NewLink(link) => self.new_link(link),
+            RouteNetlinkMessage::DelLink(link) => self.del_link(link),
+            RouteNetlinkMessage::NewAddress(address) => match parse_address(address) {
+                Some(key) => Effect::other_if(self.addresses.insert(key)),
+                None => Effect::NOTHING,
+            },
+            RouteNetlinkMessage::DelAddress(address) => match parse_address(address) {
+                Some(key) if self.addresses.remove(&key) => {
+                    Effect { change: Some(Change::Other), stale: true }
+                }
+                _ => Effect::NOTHING,
+            },
+            RouteNetlinkMessage::NewRoute(route) => self.new_route(flags, route),
+            RouteNetlinkMessage::DelRoute(route) => self.del_route(route),
+            RouteNetlinkMessage::NewNeighbour(neighbour) => self.neighbour(neighbour, false),
+            RouteNetlinkMessage::DelNeighbour(neighbour) => self.neighbour(neighbour, true),
+            _ => Effect::NOTHING,
+        }
+    }
+
+    /// What differs from another mirror.
+    pub(super) fn difference(&self, other: &Mirror) -> Option<Change> {
+        let same =
+            self.links == other.links && self.addresses == other.addresses && self.routes == other.routes;
+        match same {
+            false => Some(Change::Other),
+            true => (self.neighbours != other.neighbours).then_some(Change::Neighbours),
+        }
+    }
+
+    fn new_link(&mut self, message: &LinkMessage) -> Effect {
+        if !is_link(message) {
+            return Effect::NOTHING;
+        }
+        let index = message.header.index;
+        let old = self.links.get(&index);
+        // An event need not carry every attribute: what is not said stays.
+        let mut new = old.cloned().unwrap_or_default();
+        new.up = message.header.flags.contains(LinkFlags::Up);
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => new.name.clone_from(name),
+                LinkAttribute::Mtu(mtu) => new.mtu = *mtu,
+                LinkAttribute::Address(mac) => new.mac = mac.as_slice().try_into().ok(),
+                _ => {}
+            }
+        }
+        let changed = old != Some(&new);
+        let stale = old.is_some_and(|old| old.up != new.up);
+        self.links.insert(index, new);
+        Effect { change: changed.then_some(Change::Other), stale }
+    }
+
+    fn del_link(&mut self, message: &LinkMessage) -> Effect {
+        if is_link(message) && self.links.remove(&message.header.index).is_some() {
+            return Effect { change: Some(Change::Other), stale: true };
+        }
+        Effect::NOTHING
+    }
+
+    fn new_route(&mut self, flags: u16, message: &RouteMessage) -> Effect {
+        let Some(key) = RouteKey::parse(message) else {
+            return Effect::NOTHING;
+        };
+        let mut changed = false;
+        // What replaces a route of ours need not be one itself: `ip route replace blackhole ...`.
+        let route = key.route(message);
+        if flags & NLM_F_REPLACE != 0 && !route.is_some_and(|route| self.routes.contains(&route)) {
+            let rivals: Vec<Route> = self.routes.range(key.range()).copied().collect();
+            match rivals.as_slice() {
+                [] => {}
+                [old] => changed = self.routes.remove(old),
+                _ => return Effect { change: None, stale: true },
+            }
+        }
+        if let Some(route) = route {
+            changed |= self.routes.insert(route);
+        }
+        Effect::other_if(changed)
+    }
+
+    fn del_route(&mut self, message: &RouteMessage) -> Effect {
+        let Some(key) = RouteKey::parse(message) else {
+            return Effect::NOTHING;
+        };
+        if key.route(message).is_some_and(|route| self.routes.remove(&route)) {
+            return Effect::other_if(true);
+        }
+        // Of a multipath route another next hop may have been the first one alive when it was learnt.
+        let multipath = message.attributes.iter().any(|a| matches!(a, RouteAttribute::MultiPath(_)));
+        Effect { change: None, stale: multipath && self.routes.range(key.range()).next().is_some() }
+    }
+
+    fn neighbour(&mut self, message: &NeighbourMessage, deleted: bool) -> Effect {
+        let header = &message.header;
+        if header.family != AddressFamily::Inet || header.flags.contains(NeighbourFlags::Proxy) {
+            return Effect::NOTHING;
+        }
+        let (mut address, mut mac) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(*ip),
+                NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+                _ => {}
+            }
+        }
+        let Some(address) = address else {
+            return Effect::NOTHING;
+        };
+        let key = (header.ifindex, address);
+        let changed = match mac.filter(|_| !deleted && is_usable(header.state)) {
+            Some(mac) => self.neighbours.insert(key, mac) != Some(mac),
+            None => self.neighbours.remove(&key).is_some(),
+        };
+        Effect { change: changed.then_some(Change::Neighbours), stale: false }
+    }
+}
+
+/// A bridge says `RTM_NEWLINK` and `RTM_DELLINK` of its ports too, in its own family: a port that leaves the bridge
+/// is not a link that is gone.
+fn is_link(message: &LinkMessage) -> bool {
+    message.header.interface_family == AddressFamily::Unspec
+}
+
+fn is_usable(state: NeighbourState) -> bool {
+    use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
+    matches!(state, Reachable | Stale | Delay | Probe | Permanent | Noarp)
+}
+
+/// On a point-to-point link `IFA_ADDRESS` is the peer's; one's own is always `IFA_LOCAL`.
+fn parse_address(message: &AddressMessage) -> Option<(u32, Ipv4Addr, u8)> {
+    if message.header.family != AddressFamily::Inet {
+        return None;
+    }
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(IpAddr::V4(ip)) => address = Some(*ip),
+            AddressAttribute::Address(IpAddr::V4(ip)) => address = address.or(Some(*ip)),
+            _ => {}
+        }
+    }
+    Some((message.header.index, address?, message.header.prefix_len))
+}
+
+/// What makes two routes rivals. (Linux adds the type of service, which is zero for all of ours.)
+struct RouteKey {
+    destination: Ipv4Addr,
+    length: u8,
+    metric: u32,
+}
+
+impl RouteKey {
+    /// None for what is not an IPv4 route of the main table.
+    fn parse(message: &RouteMessage) -> Option<RouteKey> {
+        let header = &message.header;
+        let mut key = RouteKey {
+            destination: Ipv4Addr::UNSPECIFIED,
+            length: header.destination_prefix_length,
+            metric: 0,
+        };
+        let mut table = u32::from(header.table);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Table(id) => table = *id,
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => key.destination = *ip,
+                RouteAttribute::Priority(metric) => key.metric = *metric,
+                _ => {}
+            }
+        }
+        let ours = header.address_family == AddressFamily::Inet
+            && table == u32::from(RouteHeader::RT_TABLE_MAIN)
+            && header.tos == 0
+            && !header.flags.contains(RouteFlags::Cloned);
+        ours.then_some(key)
+    }
+
+    fn range(&self) -> std::ops::RangeInclusive<Route> {
+        let at = |ifindex, gateway| Route {
+            destination: self.destination,
+            length: self.length,
+            metric: self.metric,
+            ifindex,
+            gateway,
+        };
+        at(0, None)..=at(u32::MAX, Some(Ipv4Addr::BROADCAST))
+    }
+
+    /// None for what cannot be followed (see [`Route`]).
+    fn route(&self, message: &RouteMessage) -> Option<Route> {
+        if message.header.kind != RouteType::Unicast {
+            return None;
+        }
+        let multipath = message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::MultiPath(hops) => Some(hops),
+            _ => None,
+        });
+        let (ifindex, gateway) = match multipath {
+            Some(hops) => {
+                let hop = hops.iter().find(|hop| !hop.flags.contains(RouteNextHopFlags::Dead))?;
+                (Some(hop.interface_index), parse_gateway(&hop.attributes)?)
+            }
+            None if message.header.flags.contains(RouteFlags::Dead) => return None,
+            None => {
+                let ifindex = message.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                });
+                (ifindex, parse_gateway(&message.attributes)?)
+            }
+        };
+        Some(Route {
+            destination: self.destination,
+            length: self.length,
+            metric: self.metric,
+            ifindex: ifindex?,
+            gateway,
+        })
+    }
+}
+
+/// `Some(None)`: on the link; `None`: a next hop that we cannot follow.
+#[allow(clippy::option_option)]
+fn parse_gateway(attributes: &[RouteAttribute]) -> Option<Option<Ipv4Addr>> {
+    let mut gateway = None;
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(*ip),
+            RouteAttribute::Gateway(_)
+            | RouteAttribute::Via(_)
+            | RouteAttribute::Encap(_)
+            | RouteAttribute::EncapType(_) => return None,
+            _ => {}
+        }
+    }
+    // A route through an interface that has no gateway in words has 0.0.0.0 in some old tools' requests.
+    Some(gateway.filter(|ip| !ip.is_unspecified()))
+}
+
+#[cfg(test)]
+#[path = "mirror_tests.rs"]
+mod mirror_tests;
