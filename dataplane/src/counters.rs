@@ -89,8 +89,6 @@ reasons! {
         TxFull = "tx_full",
         /// Linux did not fetch its packets fast enough.
         PuntFull = "punt_full",
-        /// The VLAN tag was stripped by the device, so Linux could not tell where it came from.
-        VlanStripped = "vlan_stripped",
     }
 }
 
@@ -103,6 +101,12 @@ impl Counter {
     #[inline]
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Sets a value that is not a count.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
     }
 
     /// The count so far.

@@ -27,3 +27,4 @@ mod sync;
 pub mod table;
 pub mod tcp;
 pub mod wire;
+pub mod worker;

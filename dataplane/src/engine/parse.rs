@@ -57,7 +57,7 @@ pub(super) fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Resul
         return Err(Verdict::Drop(Drop::OtherHost));
     }
     if frame.is_vlan_stripped() {
-        return Err(Verdict::Drop(Drop::VlanStripped));
+        return Err(Verdict::Punt(Punt::Vlan));
     }
     match ethernet.ethertype {
         ethernet::IPV4 if is_group => return Err(Verdict::Punt(Punt::Multicast)),

@@ -90,7 +90,7 @@ fn fill(servers: &[Candidate]) -> Box<[u32]> {
             server: index,
             next: hash(FIRST_KEY, server.address, server.port, 0) as usize % ROWS,
             skip: hash(SECOND_KEY, server.address, server.port, 0) as usize % (ROWS - 1) + 1,
-            turns: (server.last_weight / divisor >> shift).max(1),
+            turns: ((server.last_weight / divisor) >> shift).max(1),
         })
         .collect();
     if preferences.is_empty() {

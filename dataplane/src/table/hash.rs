@@ -47,7 +47,7 @@ impl Hash {
 
 /// Maps a hash onto `0..n` by multiplication: any table size, no division, no power of two.
 const fn reduce(hash: u64, n: usize) -> usize {
-    (hash as u128 * n as u128 >> 64) as usize
+    ((hash as u128 * n as u128) >> 64) as usize
 }
 
 const fn fold(a: u64, b: u64) -> u64 {

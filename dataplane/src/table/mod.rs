@@ -2,9 +2,14 @@
 //!
 //! A connection is read, created, changed and removed as one atomic word, so a torn or half-built one
 //! cannot exist and nothing has to be reclaimed. A bucket is a cache line of four words. A connection
-//! lives in its home bucket, else in the buddy (the other line of the same 128-byte pair), else in the
-//! bucket of a second hash. When all twelve slots are taken, the least valuable expendable connection
-//! goes; an established one never does.
+//! lives in its home bucket, else in the buddy (the other line of the same 128-byte pair), else in a second
+//! pair, by a second hash. When all sixteen slots are taken, the least valuable expendable connection goes;
+//! an established one never does.
+//!
+//! A home pair that is three quarters full passes a new connection on if the second pair has more room.
+//! Measured by simulation, 40 000 random connections at half load: with a second *line* instead of a pair
+//! 37 find no room, with a pair that is tried only when the first is full 4, with this rule none (and none
+//! at 60 % load); 93 % are in the home line and 4.7 % in the second pair.
 //!
 //! # One connection per flow, under any RSS
 //!
@@ -40,6 +45,9 @@ use crate::sync::{AtomicU128, Ordering};
 
 /// Words in a bucket. loom's model is exponential in the number of steps, so it gets the smallest table.
 const SLOTS: usize = if cfg!(loom) { 1 } else { 4 };
+
+/// Words in a pair of buckets from which on it is crowded.
+const CROWDED: usize = SLOTS * 2 * 3 / 4;
 
 /// Rounds in which a tentative rival in an earlier slot is waited for.
 const PATIENCE: u32 = if cfg!(loom) { 1 } else { 16 };
@@ -226,38 +234,50 @@ impl Table {
     /// same client go on the way: another worker, whose clock is a tick behind, must not renew them after
     /// this one has decided that they are dead.
     fn survey(&self, hash: Hash, client: Client, judge: &impl Judge) -> Survey {
-        let mut best: Option<(Worth, Slot, Word)> = None;
-        for bucket in self.candidates(hash) {
+        let mut pairs = [Pair::default(), Pair::default()];
+        for (position, bucket) in self.candidates(hash).into_iter().enumerate() {
+            let pair = &mut pairs[position / 2];
             for (index, mut word) in self.load(bucket).into_iter().enumerate() {
                 let slot = Slot(bucket * SLOTS + index);
                 if is_tentative(word) {
+                    pair.occupied += 1;
                     continue;
                 }
-                let mut worth = Worth::Free;
-                if !word.is_empty() {
-                    let same_client = word.client() == client;
-                    if same_client && judge.is_mine(word) {
-                        return Survey::Existing(slot, word);
-                    }
-                    worth = judge.worth(word);
-                    if same_client && worth == Worth::Free {
-                        if self.replace(slot, word, Word::EMPTY).is_err() {
-                            continue;
-                        }
-                        judge.removed(word);
-                        word = Word::EMPTY;
-                    }
+                if word.is_empty() {
+                    pair.offer(Room { worth: None, slot, word });
+                    continue;
                 }
-                // An empty slot before a stale one: removing costs the look at another dest's record.
-                let better = |(best, _, old): &(Worth, Slot, Word)| {
-                    worth < *best || worth == *best && word.is_empty() && !old.is_empty()
-                };
-                if worth != Worth::Keep && best.as_ref().is_none_or(better) {
-                    best = Some((worth, slot, word));
+                let same_client = word.client() == client;
+                if same_client && judge.is_mine(word) {
+                    return Survey::Existing(slot, word);
+                }
+                let worth = judge.worth(word);
+                if same_client && worth == Worth::Free {
+                    if self.replace(slot, word, Word::EMPTY).is_err() {
+                        continue;
+                    }
+                    judge.removed(word);
+                    word = Word::EMPTY;
+                    pair.offer(Room { worth: None, slot, word });
+                    continue;
+                }
+                pair.occupied += 1;
+                if worth != Worth::Keep {
+                    pair.offer(Room { worth: Some(worth), slot, word });
                 }
             }
         }
-        best.map_or(Survey::Full, |(_, slot, word)| Survey::Room(slot, word))
+        let [home, second] = pairs;
+        let crowded = home.occupied >= CROWDED && home.occupied > second.occupied;
+        let room = match (home.best, second.best) {
+            (Some(home), Some(second)) => {
+                // An empty slot before a stale one, a stale one before one that has to be sacrificed.
+                let prefer_second = second.worth < home.worth || second.worth == home.worth && crowded;
+                Some(if prefer_second { second } else { home })
+            }
+            (home, second) => home.or(second),
+        };
+        room.map_or(Survey::Full, |room| Survey::Room(room.slot, room.word))
     }
 
     /// Looks for other words of the flow after a tentative insertion; kills the tentative ones that it may.
@@ -288,9 +308,9 @@ impl Table {
     }
 
     #[inline]
-    fn candidates(&self, hash: Hash) -> [usize; 3] {
-        let home = hash.home(self.pairs);
-        [home, home ^ 1, hash.second(self.pairs)]
+    fn candidates(&self, hash: Hash) -> [usize; 4] {
+        let (home, second) = (hash.home(self.pairs), hash.second(self.pairs));
+        [home, home ^ 1, second, second ^ 1]
     }
 
     #[inline]
@@ -305,6 +325,29 @@ impl Table {
     fn word(&self, slot: Slot) -> &AtomicU128 {
         &self.buckets[slot.0 / SLOTS].0[slot.0 % SLOTS]
     }
+}
+
+/// What a survey found in a pair of buckets.
+#[derive(Default)]
+struct Pair {
+    occupied: usize,
+    best: Option<Room>,
+}
+
+impl Pair {
+    fn offer(&mut self, room: Room) {
+        if self.best.as_ref().is_none_or(|best| room.worth < best.worth) {
+            self.best = Some(room);
+        }
+    }
+}
+
+/// A slot for a new connection.
+struct Room {
+    /// What it would cost; `None` if the slot is empty.
+    worth: Option<Worth>,
+    slot: Slot,
+    word: Word,
 }
 
 enum Survey {

@@ -1,0 +1,409 @@
+//! The polling loop of a worker core.
+//!
+//! A worker owns one queue pair of every port and touches no other. It shares with the rest of the program
+//! only what is made for it: the connection table, the published snapshot, its counters (which others
+//! read), and the two queues of the slow path.
+//!
+//! ```text
+//!   for each port:  rx burst -> engine -> output batches -> tx        (the fast path)
+//!                                 |
+//!                                 +--> punt queue ---> control ---> the port's twin in Linux
+//!   injected packets  <--- inject queue <--- control <--- twin
+//!   a slice of the sweep over this worker's share of the table
+//!   idle: spin, or sleep a little
+//! ```
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam::queue::ArrayQueue;
+use dpdk::{Batch, Lcore, Mbuf, RxQueue, TxQueue, clock};
+
+use crate::clock::{TICKS_PER_SECOND, Tick};
+use crate::counters::{Drop, Punt, WorkerCounters};
+use crate::engine::{BURST, Engine, Frame, Verdict, Wanted};
+use crate::fib::PortIndex;
+use crate::snapshot::{Snapshot, Subscriber};
+use crate::table::Table;
+
+/// How long a sweep over the whole table takes.
+const SWEEP_SECONDS: u64 = 4;
+
+/// Buckets swept in one go at the most: some microseconds.
+const SWEEP_SLICE: usize = 128;
+
+/// Packets of Linux transmitted in one go, so that a flood from there cannot starve the fast path.
+const INJECT_SLICE: usize = BURST;
+
+/// What a worker does when there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Polls on: the lowest latency, and all of a core.
+    Busy,
+    /// Polls on for a while, then sleeps a little, longer the longer nothing comes.
+    Adaptive,
+}
+
+/// The way between the workers and Linux.
+#[derive(Clone)]
+pub struct SlowPath {
+    /// Packets for Linux, with the port that they came in on.
+    pub punts: Arc<ArrayQueue<(PortIndex, Mbuf)>>,
+    /// Packets of Linux for this worker, with the port that they go out of.
+    pub injects: Arc<ArrayQueue<(PortIndex, Mbuf)>>,
+    /// Neighbours to be resolved.
+    pub wanted: Arc<Wanted>,
+    /// Wakes control after something was put into `punts` or `wanted`. It has to be cheap when control is
+    /// awake already.
+    pub doorbell: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// All that a worker is made of.
+pub struct Worker {
+    /// Its number.
+    pub index: usize,
+    /// How many workers there are.
+    pub count: usize,
+    /// Its queue pair of each port, in the order of the snapshot's ports.
+    pub queues: Vec<(RxQueue, TxQueue)>,
+    /// The connections.
+    pub table: Arc<Table>,
+    /// The configuration.
+    pub snapshots: Subscriber,
+    /// Its counters.
+    pub counters: Arc<WorkerCounters>,
+    /// The way to Linux.
+    pub slow_path: SlowPath,
+    /// What to do when idle.
+    pub idle: Idle,
+}
+
+impl Worker {
+    /// Polls until told to stop. To be called on the worker's own thread, which is pinned to its core.
+    pub fn run(self, lcore: &Lcore, stop: &AtomicBool) {
+        let Worker { index, count, queues, table, mut snapshots, counters, slow_path, idle } = self;
+        let engine = Engine::new(index, table.clone(), counters.clone(), slow_path.wanted.clone());
+        let (receivers, transmitters) = queues.into_iter().unzip();
+        let mut ports = Ports { receivers, output: Output::new(transmitters) };
+        let mut sweeper = Sweeper::new(share(table.buckets(), index, count), clock::tsc(), clock::tsc_hz());
+        let mut rest = Rest::new(idle);
+        let ticks = Ticks::new(clock::tsc_hz());
+
+        while !stop.load(Ordering::Relaxed) {
+            let snapshot = snapshots.latest();
+            let tsc = clock::tsc();
+            let now = ticks.at(tsc);
+
+            let received = ports.forward(lcore, &engine, snapshot, now, &counters, &slow_path);
+            let injected = inject(lcore, &mut ports.output, &counters, &slow_path.injects);
+            if let Some(buckets) = sweeper.due(tsc) {
+                engine.sweep(snapshot, now, buckets);
+            }
+            if sweeper.finished() {
+                counters.sweeps.add(1);
+            }
+            // Reported after the snapshot's last use in this round.
+            counters.generation.set(snapshot.generation);
+            rest.after(received + injected);
+        }
+    }
+}
+
+struct Ports {
+    receivers: Vec<RxQueue>,
+    output: Output,
+}
+
+impl Ports {
+    /// One look at every port; how many packets there were.
+    fn forward(
+        &mut self,
+        lcore: &Lcore,
+        engine: &Engine,
+        snapshot: &Snapshot,
+        now: Tick,
+        counters: &WorkerCounters,
+        slow_path: &SlowPath,
+    ) -> usize {
+        let mut received = 0;
+        let mut burst: Batch<BURST> = Batch::new();
+        let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
+        for (port, receiver) in self.receivers.iter_mut().enumerate() {
+            let port = port as PortIndex;
+            let length = receiver.recv(lcore, &mut burst);
+            counters.polls.add(1);
+            if length == 0 {
+                counters.empty_polls.add(1);
+                continue;
+            }
+            received += length;
+            counters.bursts.add(1);
+            counters.received.add(length as u64);
+            engine.process(snapshot, now, port, burst.as_mut_slice(), &mut verdicts);
+            self.output.distribute(lcore, port, &mut burst, &verdicts, counters, slow_path);
+        }
+        self.output.flush(lcore, counters);
+        received
+    }
+}
+
+/// The transmit side: a batch for each port, and the queue that it goes to.
+struct Output {
+    transmitters: Vec<TxQueue>,
+    batches: Vec<Batch<BURST>>,
+    dropped: Batch<BURST>,
+}
+
+impl Output {
+    fn new(transmitters: Vec<TxQueue>) -> Self {
+        let batches = transmitters.iter().map(|_| Batch::new()).collect();
+        Output { transmitters, batches, dropped: Batch::new() }
+    }
+
+    /// Gives every packet of a burst where its verdict says.
+    fn distribute(
+        &mut self,
+        lcore: &Lcore,
+        from: PortIndex,
+        burst: &mut Batch<BURST>,
+        verdicts: &[Verdict; BURST],
+        counters: &WorkerCounters,
+        slow_path: &SlowPath,
+    ) {
+        let mut punted = false;
+        let mut wanted = false;
+        for (mbuf, &verdict) in burst.drain().zip(verdicts) {
+            match verdict {
+                Verdict::Forward(port) => {
+                    let port = usize::from(port);
+                    if let Err(mbuf) = self.batches[port].push(mbuf) {
+                        self.flush_port(lcore, port, counters);
+                        // The batch is empty now, so this cannot fail; if it did, dropping frees the packet.
+                        let _ = self.batches[port].push(mbuf);
+                    }
+                }
+                Verdict::Punt(reason) => punted |= punt(from, mbuf, reason, counters, slow_path),
+                Verdict::Drop(reason) => {
+                    wanted |= reason == Drop::NoNeighbour;
+                    counters.drop(reason, 1);
+                    let _ = self.dropped.push(mbuf);
+                }
+            }
+        }
+        self.dropped.clear();
+        if punted || wanted {
+            (slow_path.doorbell)();
+        }
+    }
+
+    fn flush(&mut self, lcore: &Lcore, counters: &WorkerCounters) {
+        for port in 0..self.batches.len() {
+            if !self.batches[port].is_empty() {
+                self.flush_port(lcore, port, counters);
+            }
+        }
+    }
+
+    fn flush_port(&mut self, lcore: &Lcore, port: usize, counters: &WorkerCounters) {
+        let batch = &mut self.batches[port];
+        let length = batch.len();
+        let sent = self.transmitters[port].send(lcore, batch);
+        counters.forwarded.add(sent as u64);
+        if sent < length {
+            counters.drop(Drop::TxFull, (length - sent) as u64);
+        }
+    }
+}
+
+/// Hands a packet to Linux; whether there was room.
+fn punt(from: PortIndex, mbuf: Mbuf, reason: Punt, counters: &WorkerCounters, slow_path: &SlowPath) -> bool {
+    let taken = slow_path.punts.push((from, mbuf)).is_ok();
+    if taken {
+        counters.punt(reason, 1);
+    } else {
+        counters.drop(Drop::PuntFull, 1);
+    }
+    taken
+}
+
+/// Transmits what Linux has sent on the twins; how many packets that were.
+fn inject(
+    lcore: &Lcore,
+    output: &mut Output,
+    counters: &WorkerCounters,
+    injects: &ArrayQueue<(PortIndex, Mbuf)>,
+) -> usize {
+    let mut taken = 0;
+    // `is_empty` costs two loads; `pop` on an empty queue costs a fence.
+    while taken < INJECT_SLICE && !injects.is_empty() {
+        let Some((port, mbuf)) = injects.pop() else { break };
+        taken += 1;
+        let mut one: Batch<1> = Batch::new();
+        let _ = one.push(mbuf);
+        let sent = output.transmitters[usize::from(port)].send(lcore, &mut one);
+        counters.injected.add(sent as u64);
+        counters.inject_dropped.add(1 - sent as u64);
+    }
+    taken
+}
+
+impl Frame for Mbuf {
+    fn bytes(&self) -> &[u8] {
+        self.data()
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.data_mut()
+    }
+
+    fn length(&self) -> usize {
+        self.packet_len() as usize
+    }
+
+    fn is_vlan_stripped(&self) -> bool {
+        Mbuf::is_vlan_stripped(self)
+    }
+
+    fn prefetch(&self) {
+        self.prefetch_data();
+    }
+}
+
+/// This worker's share of the table.
+fn share(buckets: usize, index: usize, count: usize) -> Range<usize> {
+    buckets * index / count..buckets * (index + 1) / count
+}
+
+/// Turns the time stamp counter into ticks.
+struct Ticks {
+    per_tick: u64,
+}
+
+impl Ticks {
+    fn new(tsc_hz: u64) -> Self {
+        Ticks { per_tick: (tsc_hz / u64::from(TICKS_PER_SECOND)).max(1) }
+    }
+
+    fn at(&self, tsc: u64) -> Tick {
+        Tick(tsc / self.per_tick)
+    }
+}
+
+/// The current tick, for readers of the table that are not workers.
+pub fn now() -> Tick {
+    Ticks::new(clock::tsc_hz()).at(clock::tsc())
+}
+
+/// Paces the sweep: a slice now and then, the whole share in [`SWEEP_SECONDS`].
+struct Sweeper {
+    share: Range<usize>,
+    next: usize,
+    began: u64,
+    tsc_per_sweep: u64,
+}
+
+impl Sweeper {
+    fn new(share: Range<usize>, tsc: u64, tsc_hz: u64) -> Self {
+        Sweeper { next: share.start, share, began: tsc, tsc_per_sweep: (tsc_hz * SWEEP_SECONDS).max(1) }
+    }
+
+    /// The buckets to sweep now, if any are due.
+    fn due(&mut self, tsc: u64) -> Option<Range<usize>> {
+        let elapsed = u128::from(tsc.saturating_sub(self.began).min(self.tsc_per_sweep));
+        let position = elapsed * self.share.len() as u128 / u128::from(self.tsc_per_sweep);
+        let due = self.share.start + position as usize;
+        if due <= self.next {
+            return None;
+        }
+        let slice = self.next..due.min(self.next + SWEEP_SLICE);
+        self.next = slice.end;
+        Some(slice)
+    }
+
+    /// Whether the last slice completed a sweep; then the next one begins.
+    fn finished(&mut self) -> bool {
+        let finished = self.next >= self.share.end;
+        if finished {
+            self.next = self.share.start;
+            // From the end of the period, not from now: a worker that was kept from sweeping catches up.
+            self.began += self.tsc_per_sweep;
+        }
+        finished
+    }
+}
+
+/// What to do between looks.
+struct Rest {
+    idle: Idle,
+    empty_rounds: u32,
+}
+
+impl Rest {
+    /// Empty rounds before the first sleep, and between two lengths of sleep.
+    const PATIENCE: u32 = 64;
+    const SHORTEST: Duration = Duration::from_micros(20);
+    /// The longest sleep is the latency that the first packet after a pause may meet.
+    const LONGEST: Duration = Duration::from_micros(500);
+
+    fn new(idle: Idle) -> Self {
+        Rest { idle, empty_rounds: 0 }
+    }
+
+    fn after(&mut self, packets: usize) {
+        if packets > 0 {
+            self.empty_rounds = 0;
+            return;
+        }
+        if self.idle == Idle::Busy {
+            std::hint::spin_loop();
+            return;
+        }
+        self.empty_rounds = self.empty_rounds.saturating_add(1);
+        match Self::nap(self.empty_rounds) {
+            Some(nap) => std::thread::sleep(nap),
+            None => std::hint::spin_loop(),
+        }
+    }
+
+    /// How long to sleep after so many empty rounds.
+    fn nap(empty_rounds: u32) -> Option<Duration> {
+        let step = (empty_rounds / Self::PATIENCE).checked_sub(1)?;
+        Some(Self::SHORTEST.saturating_mul(1 << step.min(8)).min(Self::LONGEST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_visits_every_bucket_of_the_share_once_and_in_time() {
+        let mut sweeper = Sweeper::new(share(1000, 1, 3), 0, 1000);
+        let mut visited = Vec::new();
+        let mut tsc = 0;
+        while !sweeper.finished() {
+            tsc += 7;
+            visited.extend(sweeper.due(tsc).into_iter().flatten());
+        }
+        assert_eq!(visited, (333..666).collect::<Vec<_>>());
+        assert!((4000..4020).contains(&tsc), "a sweep takes {SWEEP_SECONDS} s of 1000 cycles, not {tsc}");
+        assert_eq!(sweeper.due(tsc), None, "the next one has just begun");
+    }
+
+    #[test]
+    fn shares_cover_the_table() {
+        let shares: Vec<_> = (0..7).map(|index| share(100, index, 7)).collect();
+        assert_eq!(shares.iter().map(|share| share.len()).sum::<usize>(), 100);
+        assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start));
+    }
+
+    #[test]
+    fn naps_grow_and_stay_short() {
+        assert_eq!(Rest::nap(1), None);
+        assert_eq!(Rest::nap(64), Some(Duration::from_micros(20)));
+        assert_eq!(Rest::nap(128), Some(Duration::from_micros(40)));
+        assert_eq!(Rest::nap(u32::MAX), Some(Rest::LONGEST));
+    }
+}
