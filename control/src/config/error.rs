@@ -106,8 +106,10 @@ impl Display for ConfigError {
         write!(f, ": {}", self.message)?;
         match &self.excerpt {
             Some(excerpt) if !f.alternate() => {
-                write!(f, "\n{:>5} | {}", self.line, excerpt.text)?;
-                write!(f, "\n      | {}{}", " ".repeat(excerpt.indent), "^".repeat(excerpt.carets))
+                let number = format!("{:>5}", self.line);
+                write!(f, "\n{number} | {}", excerpt.text)?;
+                let (blank, indent) = (" ".repeat(number.len()), " ".repeat(excerpt.indent));
+                write!(f, "\n{blank} | {indent}{}", "^".repeat(excerpt.carets))
             }
             _ => Ok(()),
         }

@@ -142,3 +142,97 @@ fn available_memory(meminfo: &str) -> Option<u64> {
     let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kilobytes * 1024)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const FILE: &str = r#"[workers]
+cores = [1, 9]
+control_cores = [8]
+[table]
+connections = 500_000_000
+[[port]]
+name = "wan"
+device = "net_af_packet,iface=eth7"
+[[port]]
+name = "lan"
+device = "3b:00.0"
+[[port]]
+name = "null"
+device = "net_null"
+"#;
+
+    fn machine() -> Machine {
+        Machine {
+            online_cores: BTreeSet::from([0, 1, 2, 3, 8]),
+            interfaces: ["eth7", "lo"].map(str::to_owned).into(),
+            pci_devices: ["0000:3b:00.0".to_owned()].into(),
+            available_memory: 64 << 30,
+        }
+    }
+
+    fn judge(file: &str, machine: &Machine) -> Result<(), ConfigErrors> {
+        super::super::parse(Path::new("f"), file.into()).unwrap().check_machine(machine)
+    }
+
+    #[test]
+    fn a_machine_that_has_everything() {
+        judge(&FILE.replace("9", "2"), &machine()).unwrap();
+    }
+
+    #[test]
+    fn a_machine_that_lacks_everything() {
+        let poor = Machine {
+            online_cores: BTreeSet::from([0, 1, 2, 3, 5]),
+            interfaces: ["eth0", "lo"].map(str::to_owned).into(),
+            pci_devices: BTreeSet::new(),
+            available_memory: 2 << 30,
+        };
+        let expected = r#"
+f:2:13: workers.cores[1]: this machine has no core 9 online; expected one of 0-3,5
+    2 | cores = [1, 9]
+      |             ^
+f:3:18: workers.control_cores[0]: this machine has no core 8 online; expected one of 0-3,5
+    3 | control_cores = [8]
+      |                  ^
+f:5:15: table.connections: 500000000 connections take 16384 MB, of which 2048 MB are available; expected at most 67108864
+    5 | connections = 500_000_000
+      |               ^^^^^^^^^^^
+f:8:10: port[0].device: this machine has no interface "eth7"; expected one of eth0, lo
+    8 | device = "net_af_packet,iface=eth7"
+      |          ^^^^^^^^^^^^^^^^^^^^^^^^^^
+f:11:10: port[1].device: this machine has no PCI device 0000:3b:00.0; expected one that `lspci -D` lists
+   11 | device = "3b:00.0"
+      |          ^^^^^^^^^"#;
+        assert_eq!(judge(FILE, &poor).unwrap_err().to_string(), expected.trim_start());
+    }
+
+    #[test]
+    fn the_largest_table_that_fits_does_fit() {
+        for memory in [1 << 20, 100 << 20, 2 << 30] {
+            let most = TableSize { connections: most_connections(memory) };
+            assert!(most.bytes() <= memory, "{memory}");
+            assert!(
+                TableSize { connections: most.connections + 1 }.bytes() > memory,
+                "{memory}"
+            );
+        }
+    }
+
+    #[test]
+    fn lists_of_cores() {
+        let cores = core_list("0-3,8,10-11\n").unwrap();
+        assert_eq!(cores, BTreeSet::from([0, 1, 2, 3, 8, 10, 11]));
+        assert_eq!(show_cores(&cores), "0-3,8,10-11");
+        assert_eq!(core_list("0-x"), None);
+    }
+
+    #[test]
+    fn this_machine_is_readable() {
+        let machine = Machine::read().unwrap();
+        assert!(!machine.online_cores.is_empty() && machine.interfaces.contains("lo"));
+        assert!(machine.available_memory > 0);
+    }
+}

@@ -339,3 +339,6 @@ impl Eq for Place {}
 impl Hash for Place {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{ConfigErrors, Report, Source, quoted};
+use super::error::{ConfigErrors, Report, Source, quoted, shortened};
 
 /// A file as the parser sees it.
 pub struct Document<'a> {
@@ -28,11 +28,9 @@ impl<'a> Document<'a> {
             Err(error) => {
                 let report = Report::new(source.clone());
                 let length = source.text().len();
-                report.error(
-                    error.span().unwrap_or(length..length),
-                    "syntax",
-                    syntax_message(error.message()),
-                );
+                let span = error.span().unwrap_or(length..length);
+                let key = key_before(source.text(), span.start).unwrap_or("syntax");
+                report.error(span.clone(), key, syntax_message(error.message(), source.text(), span));
                 report.finish()?;
                 unreachable!("an error has been reported")
             }
@@ -67,11 +65,31 @@ impl<'a> Document<'a> {
 }
 
 /// The parser's `what, expected this` in our form.
-fn syntax_message(message: &str) -> String {
+fn syntax_message(message: &str, text: &str, span: Range<usize>) -> String {
+    let typed = text.get(span).unwrap_or_default();
+    // The parser takes `nat` for a `nan` gone wrong, and `idle` for an `inf`.
+    let word =
+        !typed.is_empty() && typed.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     match message.split_once(", expected ") {
+        _ if message.starts_with("duplicate key") => {
+            "duplicate key; expected each key once in a table".to_owned()
+        }
+        _ if word && typed.len() <= 40 && message.starts_with("invalid float") => {
+            format!("string values must be quoted; expected \"{typed}\"")
+        }
         Some((wrong, expected)) => format!("{wrong}; expected {expected}"),
         None => format!("{message}; expected TOML"),
     }
+}
+
+/// The key of the line, if the offset is in its value or its name.
+fn key_before(text: &str, offset: usize) -> Option<&str> {
+    let start = text.get(..offset)?.rfind('\n').map_or(0, |newline| newline + 1);
+    let (line, _) = text.get(start..)?.split_once('\n').unwrap_or((&text[start..], ""));
+    let key = line.split_once('=')?.0.trim();
+    let name =
+        !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    name.then_some(key)
 }
 
 /// A table.
@@ -216,7 +234,10 @@ impl<'d> Field<'d> {
             .and_then(|value| u64::try_from(value).ok())
         {
             Some(value) if range.contains(&value) => Some(value),
-            _ => self.error(format_args!("{} is out of range; expected {expected}", digits(typed.as_str()))),
+            _ => {
+                let typed = self.report.source().text().get(self.value.span()).unwrap_or_default();
+                self.error(format_args!("{} is out of range; expected {expected}", shortened(typed)))
+            }
         }
     }
 
@@ -283,11 +304,6 @@ impl<'d> Field<'d> {
 /// `service[0].server` is written `service.server` in a header.
 fn without_indices(path: &str) -> String {
     path.split('.').map(|segment| segment.split('[').next().unwrap_or(segment)).collect::<Vec<_>>().join(".")
-}
-
-/// An integer of a thousand digits is not worth repeating.
-fn digits(typed: &str) -> String {
-    if typed.len() <= 40 { typed.to_owned() } else { format!("{}...", typed.get(..40).unwrap_or_default()) }
 }
 
 /// The key that was probably meant.

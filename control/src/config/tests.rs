@@ -1,0 +1,553 @@
+//! Every way we know to get a configuration wrong, with the whole message that it earns.
+
+use dataplane::service::State;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::*;
+
+/// A file that is right: the others are made from it.
+const GOOD: &str = r#"
+[eal]
+hugepages = false
+memory = 512
+args = ["--vdev=net_null7"]
+
+[workers]
+cores = [1, 1]
+idle = "adaptive"
+control_cores = [0]
+
+[table]
+connections = 1_000_000
+
+[admin]
+socket = "/tmp/rvs.sock"
+
+[[port]]
+name = "wan"
+device = "net_af_packet,iface=eth1"
+addresses = ["192.0.2.1/24"]
+
+[[port]]
+name = "lan"
+device = "0000:01:00.0"
+addresses = ["10.0.0.1/24"]
+mac = "02:00:00:00:00:01"
+mtu = 9000
+
+[[service]]
+address = "192.0.2.10:80"
+mode = "nat"
+scheduler = "sh"
+flags = ["sh-port"]
+port = "wan"
+timeouts = { established = "15m", fin_wait = 60 }
+[service.check]
+interval = "500ms"
+[[service.server]]
+address = "10.0.0.11:8080"
+weight = 3
+[[service.server]]
+address = "10.0.0.12"
+check = false
+
+[[service]]
+address = "192.0.2.10:53"
+protocol = "udp"
+mode = "dr"
+[[service.server]]
+address = "10.0.0.11"
+"#;
+
+fn read(text: &str) -> Result<Config, ConfigErrors> {
+    parse(Path::new("rvs.toml"), text.as_bytes().to_vec())
+}
+
+/// The good file with one piece of text replaced by another.
+fn altered(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    GOOD.replacen(from, to, 1)
+}
+
+/// What is replaced, by what, and the message that follows.
+type Case = (&'static str, &'static str, &'static str);
+
+#[track_caller]
+fn assert_messages(cases: &[Case]) {
+    for (from, to, message) in cases {
+        let errors = read(&altered(from, to)).expect_err(to);
+        assert_eq!(errors.to_string(), message.trim_start_matches('\n'), "{from} -> {to}");
+    }
+}
+
+#[test]
+fn keys_and_syntax() {
+    assert_messages(&[
+        (
+            r#"scheduler = "sh""#,
+            r#"schedular = "sh""#,
+            r#"
+rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, scheduler, flags, port, timeouts, check, server
+   33 | schedular = "sh"
+      | ^^^^^^^^^
+rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for wlc
+   34 | flags = ["sh-port"]
+      |          ^^^^^^^^^"#,
+        ),
+        (
+            "[workers]",
+            "[worker]",
+            r#"
+rvs.toml:1:1: workers: missing; expected a table [workers] with cores = [...]
+    1 | 
+      | ^
+rvs.toml:7:2: worker: unknown key (did you mean workers?); expected one of eal, workers, table, admin, port, service
+    7 | [worker]
+      |  ^^^^^^"#,
+        ),
+        (
+            r#"mode = "nat""#,
+            "",
+            r#"
+rvs.toml:30:1: service[0].mode: missing; expected nat or dr
+   30 | [[service]]
+      | ^^^^^^^^^^^"#,
+        ),
+        (
+            r#""nat""#,
+            "nat",
+            r#"
+rvs.toml:32:8: mode: string values must be quoted; expected "nat"
+   32 | mode = nat
+      |        ^^^"#,
+        ),
+        (
+            "[[port]]",
+            "[port]",
+            r#"
+rvs.toml:23:3: syntax: duplicate key; expected each key once in a table
+   23 | [[port]]
+      |   ^^^^"#,
+        ),
+        (
+            "[[service.server]]",
+            "[service.server]",
+            r#"
+rvs.toml:42:11: syntax: duplicate key; expected each key once in a table
+   42 | [[service.server]]
+      |           ^^^^^^"#,
+        ),
+        (
+            "fin_wait",
+            "finwait",
+            r#"
+rvs.toml:36:35: service[0].timeouts.finwait: unknown key (did you mean fin_wait?); expected one of none, established, syn_sent, syn_recv, fin_wait, time_wait, close, close_wait, last_ack, listen, synack
+   36 | timeouts = { established = "15m", finwait = 60 }
+      |                                   ^^^^^^^"#,
+        ),
+        (
+            "weight = 3",
+            "weight = 3\nweight = 4",
+            r#"
+rvs.toml:42:1: weight: duplicate key; expected each key once in a table
+   42 | weight = 4
+      | ^^^^^^"#,
+        ),
+        (
+            "weight = 3",
+            r#"weight = "3""#,
+            r#"
+rvs.toml:41:10: service[0].server[0].weight: is a string; expected an integer from 0 to 65535
+   41 | weight = "3"
+      |          ^^^"#,
+        ),
+        (
+            "weight = 3",
+            "[x",
+            r#"
+rvs.toml:41:3: syntax: unclosed table; expected `]`
+   41 | [x
+      |   ^"#,
+        ),
+        (
+            "check = false",
+            "check = {}",
+            r#"
+rvs.toml:44:9: service[0].server[1].check: is a table; expected true or false
+   44 | check = {}
+      |         ^^"#,
+        ),
+        (
+            "[table]",
+            "table = 3\n[x]",
+            r#"
+rvs.toml:12:1: workers.table: unknown key; expected one of cores, idle, control_cores
+   12 | table = 3
+      | ^^^^^
+rvs.toml:13:2: x: unknown key; expected one of eal, workers, table, admin, port, service
+   13 | [x]
+      |  ^"#,
+        ),
+        (
+            "[table]",
+            "[a.b]",
+            r#"
+rvs.toml:12:2: a: unknown key; expected one of eal, workers, table, admin, port, service
+   12 | [a.b]
+      |  ^"#,
+        ),
+    ]);
+}
+
+#[test]
+fn names() {
+    assert_messages(&[
+        (
+            r#""sh""#,
+            r#""foo""#,
+            r#"
+rvs.toml:33:13: service[0].scheduler: unknown scheduler "foo"; expected one of rr, wrr, lc, wlc, sed, nq, sh, dh, mh
+   33 | scheduler = "foo"
+      |             ^^^^^"#,
+        ),
+        (
+            r#""nat""#,
+            r#""tun""#,
+            r#"
+rvs.toml:32:8: service[0].mode: unknown mode "tun"; expected one of nat, dr
+   32 | mode = "tun"
+      |        ^^^^^"#,
+        ),
+        (
+            "sh-port",
+            "mh-port",
+            r#"
+rvs.toml:34:10: service[0].flags[0]: flag mh-port belongs to mh; expected one of sh-fallback, sh-port
+   34 | flags = ["mh-port"]
+      |          ^^^^^^^^^"#,
+        ),
+        (
+            r#""wan""#,
+            r#""eth1""#,
+            r#"
+rvs.toml:20:10: port[0].device: interface eth1 has the name of the port's twin; expected another interface, or another name
+   20 | device = "net_af_packet,iface=eth1"
+      |          ^^^^^^^^^^^^^^^^^^^^^^^^^^
+rvs.toml:35:8: service[0].port: unknown port "wan"; expected one of eth1, lan
+   35 | port = "wan"
+      |        ^^^^^"#,
+        ),
+    ]);
+}
+
+#[test]
+fn addresses_and_duplicates() {
+    assert_messages(&[
+        (
+            "192.0.2.10:53\"\nprotocol = \"udp\"",
+            "192.0.2.10:80\"\n",
+            r#"
+rvs.toml:47:11: service[1].address: service tcp 192.0.2.10:80 stands in line 31 already; expected each address and protocol once
+   47 | address = "192.0.2.10:80"
+      |           ^^^^^^^^^^^^^^^"#,
+        ),
+        (
+            "10.0.0.12",
+            "10.0.0.11:8080",
+            r#"
+rvs.toml:43:11: service[0].server[1].address: real server 10.0.0.11:8080 stands in line 40 already; expected each real server once in a service
+   43 | address = "10.0.0.11:8080"
+      |           ^^^^^^^^^^^^^^^^"#,
+        ),
+        (
+            "192.0.2.10:80",
+            "192.0.2.10",
+            r#"
+rvs.toml:31:11: service[0].address: "192.0.2.10" has no port; expected ADDRESS:PORT, IPv4 and 1 to 65535, e.g. "192.0.2.10:80"
+   31 | address = "192.0.2.10"
+      |           ^^^^^^^^^^^^"#,
+        ),
+        (
+            "192.0.2.10:80",
+            "192.0.2.10:0",
+            r#"
+rvs.toml:31:11: service[0].address: port 0 is out of range; expected ADDRESS:PORT, IPv4 and 1 to 65535, e.g. "192.0.2.10:80"
+   31 | address = "192.0.2.10:0"
+      |           ^^^^^^^^^^^^^^"#,
+        ),
+        (
+            "10.0.0.11:8080",
+            "10.0.0.11:70000",
+            r#"
+rvs.toml:40:11: service[0].server[0].address: port 70000 is out of range; expected ADDRESS:PORT or ADDRESS, IPv4 and 1 to 65535, e.g. "10.0.0.11:8080"
+   40 | address = "10.0.0.11:70000"
+      |           ^^^^^^^^^^^^^^^^^"#,
+        ),
+        (
+            "10.0.0.12",
+            "192.0.2.10",
+            r#"
+rvs.toml:43:11: service[0].server[1].address: 192.0.2.10 is a virtual address; expected another machine
+   43 | address = "192.0.2.10"
+      |           ^^^^^^^^^^^^"#,
+        ),
+    ]);
+}
+
+#[test]
+fn numbers() {
+    assert_messages(&[
+        (
+            "1_000_000",
+            "0",
+            r#"
+rvs.toml:13:15: table.connections: 0 is out of range; expected an integer from 1024 to 500000000
+   13 | connections = 0
+      |               ^"#,
+        ),
+        (
+            "cores = [1, 1]",
+            "cores = []",
+            r#"
+rvs.toml:8:9: workers.cores: is empty; expected the cores that poll, e.g. [1, 2]
+    8 | cores = []
+      |         ^^"#,
+        ),
+        (
+            "adaptive",
+            "busy",
+            r#"
+rvs.toml:8:13: workers.cores[1]: core 1 has a worker already (cores[0]); expected another core, or idle = "adaptive"
+    8 | cores = [1, 1]
+      |             ^"#,
+        ),
+        (
+            "weight = 3",
+            "weight = -3",
+            r#"
+rvs.toml:41:10: service[0].server[0].weight: -3 is out of range; expected an integer from 0 to 65535
+   41 | weight = -3
+      |          ^^"#,
+        ),
+        (
+            "weight = 3",
+            "weight = 0x1_0000",
+            r#"
+rvs.toml:41:10: service[0].server[0].weight: 0x1_0000 is out of range; expected an integer from 0 to 65535
+   41 | weight = 0x1_0000
+      |          ^^^^^^^^"#,
+        ),
+        (
+            "weight = 3",
+            "weight = 999999999999999999999999999",
+            r#"
+rvs.toml:41:10: service[0].server[0].weight: 999999999999999999999999999 is out of range; expected an integer from 0 to 65535
+   41 | weight = 999999999999999999999999999
+      |          ^^^^^^^^^^^^^^^^^^^^^^^^^^^"#,
+        ),
+        (
+            "500ms",
+            "500",
+            r#"
+rvs.toml:38:12: service[0].check.interval: "500" is not a time; expected a time from 10ms to 1h, e.g. "2s"
+   38 | interval = "500"
+      |            ^^^^^"#,
+        ),
+    ]);
+}
+
+#[test]
+fn a_good_file_means_what_it_says() {
+    let config = read(GOOD).unwrap();
+    assert_eq!(
+        config.workers,
+        Workers { cores: vec![1, 1], idle: Idle::Adaptive, control_cores: Some(vec![0]) }
+    );
+    assert_eq!(config.eal.args, ["--vdev=net_null7"]);
+    assert_eq!((config.table.buckets(), config.table.bytes()), (1 << 19, 32 << 20));
+    assert_eq!(config.ports[1].mac, Some([2, 0, 0, 0, 0, 1]));
+    assert_eq!(config.ports[0].mtu, 1500);
+    let [web, dns] = &config.services[..] else { panic!("{:?}", config.services) };
+    assert_eq!((web.scheduler, &web.flags[..]), (Scheduler::Sh, &[SchedulerFlag::ShPort][..]));
+    assert_eq!(web.timeouts.0[State::Established as usize], 900);
+    assert_eq!(web.timeouts.0[State::FinWait as usize], 60);
+    assert_eq!(web.timeouts.0[State::CloseWait as usize], 60);
+    let check = web.check.clone().unwrap();
+    assert_eq!((check.interval, check.timeout), (Duration::from_millis(500), Duration::from_secs(1)));
+    assert_eq!((check.rise, check.fall), (2, 3));
+    let servers: Vec<_> = web.servers.iter().map(|s| (s.address.to_string(), s.weight, s.check)).collect();
+    assert_eq!(servers, [("10.0.0.11:8080".to_owned(), 3, true), ("10.0.0.12:80".to_owned(), 1, false)]);
+    assert_eq!((dns.protocol, dns.mode, dns.scheduler), (Protocol::Udp, Mode::Dr, Scheduler::Wlc));
+    assert_eq!(dns.servers[0].address.to_string(), "10.0.0.11:53");
+    assert!(!dns.servers[0].check);
+    assert_eq!(config.port_of(dns).name, "wan");
+    assert_eq!((dns.at.line, dns.at.column, dns.at.key.as_str()), (46, 1, "service[1]"));
+}
+
+#[test]
+fn defaults() {
+    let config = read("[workers]\ncores = [1]\n[[port]]\nname = \"p\"\ndevice = \"net_null\"\n").unwrap();
+    assert_eq!(config.eal, Eal { hugepages: true, memory_mb: None, file_prefix: None, args: vec![] });
+    assert_eq!(config.workers, Workers { cores: vec![1], idle: Idle::Busy, control_cores: None });
+    assert_eq!(config.table.connections, 1_000_000);
+    assert_eq!(config.admin.socket, Path::new(DEFAULT_SOCKET));
+    assert_eq!((config.ports[0].mtu, config.ports[0].descriptors), (1500, 1024));
+    assert!(config.services.is_empty());
+}
+
+#[test]
+fn an_empty_file_lacks_everything() {
+    let expected = "\
+rvs.toml:1:1: workers: missing; expected a table [workers] with cores = [...]
+    1 | \n      | ^
+rvs.toml:1:1: port: missing; expected at least one [[port]]
+    1 | \n      | ^";
+    assert_eq!(read("").unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn what_is_no_file_of_text() {
+    let directory = tempfile::tempdir().unwrap();
+    let shown =
+        |path: &Path| load(path).unwrap_err().to_string().replace(&path.display().to_string(), "PATH");
+    assert_eq!(shown(directory.path()), "PATH: is a directory; expected a TOML file");
+    let path = directory.path().join("rvs.toml");
+    assert_eq!(
+        shown(&path),
+        "PATH: cannot be opened: No such file or directory (os error 2); expected a TOML file"
+    );
+    std::fs::write(&path, b"[eal]\nfile_prefix = \"r\xffs\"\n").unwrap();
+    assert_eq!(
+        shown(&path),
+        "PATH:2:17: encoding: is not UTF-8; expected a TOML file\n    2 | file_prefix = \"r\u{fffd}\n      |                 ^"
+    );
+    std::fs::File::create(&path).unwrap().set_len(MAX_FILE + 1).unwrap();
+    assert_eq!(shown(&path), "PATH: is larger than 64 MB; expected a TOML file");
+}
+
+/// Ten megabytes of what could come in by accident, or of what makes a parser busy.
+#[test]
+fn noise_is_refused_in_time_and_briefly() {
+    let mut seed = 1_u64;
+    let mut random = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 40) as usize
+    };
+    let all: String = (' '..='~').chain(['\n', '\t', 'ä']).collect();
+    let unique: String = (0..700_000).map(|i| format!("a{i} = {i}\n")).collect();
+    let mut noises: Vec<Vec<u8>> = vec![(0..10 << 20).map(|_| random() as u8).collect(), unique.into_bytes()];
+    for alphabet in [&all, "[", "a=[{", "\"", "a.", "[[a]]\n", "\n"] {
+        let characters: Vec<char> = alphabet.chars().collect();
+        let noise: String = (0..10 << 20).map(|_| characters[random() % characters.len()]).collect();
+        noises.push(noise.into_bytes());
+    }
+    for noise in noises {
+        let start = std::time::Instant::now();
+        let message = parse(Path::new("noise"), noise).unwrap_err().to_string();
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?} {message}", start.elapsed());
+        assert!(message.len() < 8192 && message.starts_with("noise:"), "{message}");
+    }
+}
+
+#[test]
+fn errors_found_later_have_a_place() {
+    let config = read(GOOD).unwrap();
+    let errors = config.error("port[1].device", "has 1 queue; expected 2, one for each worker");
+    let expected = r#"
+rvs.toml:25:10: port[1].device: has 1 queue; expected 2, one for each worker
+   25 | device = "0000:01:00.0"
+      |          ^^^^^^^^^^^^^^"#;
+    assert_eq!(errors.to_string(), expected.trim_start());
+    let errors = config.error_at(&config.services[1].servers[0].at, "wrong; expected right");
+    let expected = "
+rvs.toml:50:1: service[1].server[0]: wrong; expected right
+   50 | [[service.server]]
+      | ^";
+    assert_eq!(errors.to_string(), expected.trim_start());
+}
+
+#[test]
+fn what_needs_a_restart() {
+    let old = read(GOOD).unwrap();
+    for (from, to, expected) in [
+        ("\n", "\n\n\n", None),
+        ("weight = 3", "weight = 4", None),
+        ("[1, 1]", "[1]", Some("workers.cores")),
+        ("memory = 512", "memory = 513", Some("eal")),
+        ("1_000_000", "2_000_000", Some("table.connections")),
+        ("/tmp/rvs.sock", "/tmp/rvs2.sock", Some("admin.socket")),
+        ("iface=eth1", "iface=eth2", Some("port[0].device")),
+        ("mtu = 9000", "mtu = 1500", Some("port[1].mtu")),
+    ] {
+        assert_eq!(
+            old.needs_restart(&read(&altered(from, to)).unwrap()).as_deref(),
+            expected,
+            "{from} -> {to}"
+        );
+    }
+}
+
+#[test]
+fn a_service_that_only_moved_is_the_same() {
+    assert_eq!(read(GOOD).unwrap().services, read(&format!("\n\n{GOOD}")).unwrap().services);
+}
+
+/// A piece of the good file goes, comes twice, or gives way to something else.
+fn mutations() -> impl Strategy<Value = String> {
+    let words: Vec<String> = GOOD.split([' ', '\n']).map(str::to_owned).collect();
+    let odd = prop_oneof![
+        select(vec![
+            "",
+            "0",
+            "-1",
+            "\"\"",
+            "[]",
+            "{}",
+            "{",
+            "]",
+            "1e9",
+            "true",
+            "\n",
+            "99999999999999999999",
+            "[[port]]\n",
+            "\"ä\"",
+            "="
+        ])
+        .prop_map(str::to_owned),
+        select(words),
+        any::<String>(),
+    ];
+    let mutation = (any::<Index>(), any::<Index>(), odd);
+    vec(mutation, 1..6).prop_map(|mutations| {
+        let mut pieces: Vec<String> = GOOD.split_inclusive([' ', '\n']).map(str::to_owned).collect();
+        for (at, what, odd) in mutations {
+            let at = at.index(pieces.len());
+            match what.index(3) {
+                0 => pieces[at].clear(),
+                1 => pieces[at] = pieces[at].repeat(2),
+                _ => pieces[at] = format!("{odd}\n"),
+            }
+        }
+        pieces.concat()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_file_makes_it_panic(text in mutations()) {
+        if let Err(errors) = read(&text) {
+            prop_assert!(errors.iter().count() > 0);
+            prop_assert!(errors.iter().all(|error| error.line > 0 && error.column > 0));
+            prop_assert!(!errors.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in vec(any::<u8>(), 0..200)) {
+        prop_assert!(parse(Path::new("f"), bytes).is_err());
+    }
+}
