@@ -2,3 +2,5 @@
 
 pub mod admin;
 pub mod config;
+pub mod health;
+pub mod net;
