@@ -2,12 +2,13 @@
 
 use std::ffi::{CStr, c_char, c_int};
 use std::fmt;
+use std::mem;
 use std::ptr;
 use std::sync::Arc;
 
 use dpdk_sys::{rte_eth_conf, rte_eth_dev_info, rte_eth_stats, rte_ether_addr};
 
-use crate::eal::{Eal, c_string, tenants};
+use crate::eal::{Eal, Tenants, c_string, tenants};
 use crate::error::{Errno, Error};
 use crate::pool::Mempool;
 use crate::queue::{RxQueue, TxQueue, pair};
@@ -119,18 +120,20 @@ impl Port<Stopped> {
     pub fn by_name(eal: &Eal, name: &str) -> Result<Port<Stopped>, Error> {
         let _ = eal;
         let c_name = c_string(name)?;
+        let mut tenants = tenants();
         let mut id = 0;
         // SAFETY: EAL runs, as `eal` shows; a terminated string, and a place for the answer.
         let returned = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id) };
         if returned != 0 || id >= dpdk_sys::RVS_MAX_PORTS {
             return Err(Error::NoPort(name.to_owned()));
         }
-        Ok(Port { state: Stopped { claim: Claim::new(id, name)? } })
+        Ok(Port { state: Stopped { claim: Claim::new(&mut tenants, id, name)? } })
     }
 
     /// Takes the port of this id, one of [`Eal::ports`].
     pub fn by_id(eal: &Eal, id: u16) -> Result<Port<Stopped>, Error> {
         let _ = eal;
+        let mut tenants = tenants();
         let mut name = [0 as c_char; dpdk_sys::RTE_ETH_NAME_MAX_LEN as usize];
         // SAFETY: EAL runs, as `eal` shows; names are shorter than the place for them.
         let returned = unsafe { dpdk_sys::rte_eth_dev_get_name_by_port(id, name.as_mut_ptr()) };
@@ -139,7 +142,7 @@ impl Port<Stopped> {
         }
         // SAFETY: the call left a terminated string.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy();
-        Ok(Port { state: Stopped { claim: Claim::new(id, &name)? } })
+        Ok(Port { state: Stopped { claim: Claim::new(&mut tenants, id, &name)? } })
     }
 
     /// Sets the port up, starts it, and hands out its queues.
@@ -317,6 +320,7 @@ pub(crate) struct Claim {
     id: u16,
     name: String,
     started: bool,
+    given_up: bool,
 }
 
 impl Claim {
@@ -328,8 +332,8 @@ impl Claim {
         &self.name
     }
 
-    fn new(id: u16, name: &str) -> Result<Claim, Error> {
-        let mut tenants = tenants();
+    /// With the tenants' lock held since the port was looked up: ids are used again.
+    fn new(tenants: &mut Tenants, id: u16, name: &str) -> Result<Claim, Error> {
         if !tenants.running {
             return Err(Error::NotRunning);
         }
@@ -337,7 +341,7 @@ impl Claim {
             return Err(Error::Claimed(name.to_owned()));
         }
         tenants.ports.push(id);
-        Ok(Claim { id, name: name.to_owned(), started: false })
+        Ok(Claim { id, name: name.to_owned(), started: false, given_up: false })
     }
 
     fn ask(&self, what: &'static str, returned: c_int) -> Result<c_int, Error> {
@@ -412,18 +416,30 @@ impl Claim {
         Ok(())
     }
 
-    fn close(&self) -> Result<(), Error> {
-        // SAFETY: a valid port, stopped, and ours alone.
-        self.ask("close it", unsafe { dpdk_sys::rte_eth_dev_close(self.id) }).map(drop)
+    fn close(mut self) -> Result<(), Error> {
+        self.give_up(true)
+    }
+
+    /// Gives the port up, in one step with closing the device: its id is used again.
+    fn give_up(&mut self, close: bool) -> Result<(), Error> {
+        let mut tenants = tenants();
+        if mem::replace(&mut self.given_up, true) {
+            return Ok(());
+        }
+        let closed = match close {
+            // SAFETY: a valid port, stopped, and ours alone.
+            true => self.ask("close it", unsafe { dpdk_sys::rte_eth_dev_close(self.id) }),
+            false => Ok(0),
+        };
+        tenants.ports.retain(|&id| id != self.id);
+        closed.map(drop)
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         // Nobody is left to hear of an error; a device that would not stop must not be closed.
-        if self.started && self.stop().is_ok() {
-            let _ = self.close();
-        }
-        tenants().ports.retain(|&id| id != self.id);
+        let stopped = self.started && self.stop().is_ok();
+        let _ = self.give_up(stopped);
     }
 }
