@@ -91,15 +91,22 @@ impl Fib {
     /// The way to an address.
     #[inline]
     pub fn look_up(&self, address: u32) -> NextHop {
-        let range = self.starts.partition_point(|&start| start <= address);
-        let (port, neighbour) = match range.checked_sub(1).map(|range| self.vias[range]) {
-            Some(Via::Gateway(port, gateway)) => (port, gateway),
-            Some(Via::OnLink(port)) => (port, address),
-            Some(Via::Nowhere) | None => return NextHop::NoRoute,
-        };
+        let Some((port, neighbour)) = self.neighbour_of(address) else { return NextHop::NoRoute };
         match self.neighbours.get(&(port, neighbour)) {
             Some(&adjacency) => NextHop::Ready(adjacency),
             None => NextHop::Unresolved(port, neighbour),
+        }
+    }
+
+    /// The port and the neighbour on it that an address is reached through, known or not; `None` if there is
+    /// no route.
+    #[inline]
+    pub fn neighbour_of(&self, address: u32) -> Option<(PortIndex, u32)> {
+        let range = self.starts.partition_point(|&start| start <= address);
+        match self.vias[range.checked_sub(1)?] {
+            Via::Gateway(port, gateway) => Some((port, gateway)),
+            Via::OnLink(port) => Some((port, address)),
+            Via::Nowhere => None,
         }
     }
 }

@@ -48,6 +48,9 @@ pub struct ServiceSpec {
     pub timeouts: Timeouts,
     /// Real servers in the order of the configuration.
     pub dests: Vec<DestSpec>,
+    /// Whether the virtual address is this router's now. If it is not, packets to it are Linux'; replies of
+    /// connections that there are still find their way.
+    pub live: bool,
 }
 
 /// A real server in a service, as control describes it.
@@ -220,8 +223,10 @@ impl Snapshot {
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
             timeouts: spec.timeouts.0.map(Timeout::from_seconds),
         });
-        self.by_virtual_address.insert(key(virtual_address, spec.address.port(), spec.protocol), index);
-        self.addresses.insert(virtual_address);
+        if spec.live {
+            self.by_virtual_address.insert(key(virtual_address, spec.address.port(), spec.protocol), index);
+            self.addresses.insert(virtual_address);
+        }
     }
 
     fn add_dest(&mut self, service: ServiceIndex, spec: &ServiceSpec, dest: &DestSpec) {

@@ -58,6 +58,7 @@ impl Rig {
             cursor: Cursor::default(),
             timeouts: Timeouts::default(),
             dests: dests.collect(),
+            live: true,
         };
         let table = Arc::new(Table::new(64, HashKey { blind: 1, factor: 3 }));
         let engine = Engine::new(0, table, Arc::default(), Arc::new(Wanted::new(4)));
@@ -329,6 +330,16 @@ fn what_matches_no_service_is_linuxs() {
     assert_eq!(rig.push(WAN, &mut other_port), Verdict::Punt(Punt::NoService));
     let mut other_protocol = packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0);
     assert_eq!(rig.push(WAN, &mut other_protocol), Verdict::Punt(Punt::NoService));
+}
+
+#[test]
+fn a_virtual_address_that_is_not_live_is_linuxs_but_replies_pass() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    rig.push(WAN, &mut from_client(SYN));
+    rig.spec.live = false;
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoService));
+    assert_eq!(rig.push(LAN, &mut from_server(1, SYN | ACK)), Verdict::Forward(WAN));
 }
 
 #[test]

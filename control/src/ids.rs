@@ -1,0 +1,269 @@
+//! Who is who across reloads: ids, counters and positions that outlive snapshots.
+//!
+//! A connection word names its real server by a number. That number has to mean the same server for as long
+//! as any word names it: it is given by identity (service, server, mode), kept over reloads, and after the
+//! server has been removed it is not given to another before no word can name it any more. That is proven in
+//! two steps: every worker uses a snapshot without the server, so no new words are made; then every worker
+//! completes a whole sweep over its share of the table, which removes the old ones.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+
+use dataplane::counters::{Gauge, Traffic, TrafficCounters, WorkerCounters};
+use dataplane::scheduler::Cursor;
+use dataplane::service::{Mode, Protocol};
+use dataplane::table::DestId;
+
+use crate::rates::Meter;
+
+/// What makes a service the same after a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceKey {
+    /// Virtual address and port.
+    pub address: SocketAddrV4,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+/// What makes a real server the same within its service. Another mode makes it another one: its connections
+/// would not survive the change anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServerKey {
+    /// Address and port.
+    pub address: SocketAddrV4,
+    /// How packets reach it.
+    pub mode: Mode,
+}
+
+/// What lasts of a service.
+#[derive(Debug, Default)]
+pub struct ServiceRecord {
+    /// Round-robin position.
+    pub cursor: Cursor,
+    /// Its servers.
+    pub servers: HashMap<ServerKey, ServerRecord>,
+    /// Rates of all its servers.
+    pub meter: Meter,
+    /// Traffic of servers that have been removed: a service's counts never go back.
+    retired: Traffic,
+}
+
+impl ServiceRecord {
+    /// Traffic of all its servers, former ones included.
+    pub fn traffic(&self) -> Traffic {
+        let mut sum = self.retired;
+        self.servers.values().for_each(|server| sum += server.traffic());
+        sum
+    }
+}
+
+/// What lasts of a real server in a service.
+#[derive(Debug)]
+pub struct ServerRecord {
+    /// Its number in connection words.
+    pub id: DestId,
+    /// Its traffic, a set for each worker.
+    pub counters: Arc<[TrafficCounters]>,
+    /// Its live connections.
+    pub gauge: Arc<Gauge>,
+    /// Its last weight that was not 0.
+    pub last_weight: u32,
+    /// Its rates.
+    pub meter: Meter,
+}
+
+impl ServerRecord {
+    /// Its traffic over all workers.
+    pub fn traffic(&self) -> Traffic {
+        let mut sum = Traffic::default();
+        self.counters.iter().for_each(|worker| sum += worker.get());
+        sum
+    }
+}
+
+/// Why a server got no id.
+#[derive(Debug, thiserror::Error)]
+#[error("more than {} real servers in all services", DestId::MAX)]
+pub struct Exhausted;
+
+/// Everything that lasts.
+#[derive(Debug)]
+pub struct Ids {
+    services: HashMap<ServiceKey, ServiceRecord>,
+    workers: usize,
+    next: u32,
+    free: Vec<DestId>,
+    quarantine: VecDeque<Quarantined>,
+}
+
+#[derive(Debug)]
+struct Quarantined {
+    id: DestId,
+    /// The first generation without it.
+    generation: u64,
+    /// Each worker's sweeps when all had reached that generation.
+    sweeps: Option<Vec<u64>>,
+}
+
+impl Ids {
+    /// For so many workers.
+    pub fn new(workers: usize) -> Self {
+        Ids { services: HashMap::new(), workers, next: 1, free: Vec::new(), quarantine: VecDeque::new() }
+    }
+
+    /// The record of a service.
+    pub fn service(&self, key: &ServiceKey) -> Option<&ServiceRecord> {
+        self.services.get(key)
+    }
+
+    /// Every service's record, e.g. to sample rates.
+    pub fn services_mut(&mut self) -> impl Iterator<Item = &mut ServiceRecord> {
+        self.services.values_mut()
+    }
+
+    /// The service's record, made if there is none.
+    pub fn enter_service(&mut self, key: ServiceKey) -> &mut ServiceRecord {
+        self.services.entry(key).or_default()
+    }
+
+    /// The server's record, made if there is none.
+    pub fn enter_server(
+        &mut self,
+        service: ServiceKey,
+        server: ServerKey,
+        weight: u32,
+    ) -> Result<&mut ServerRecord, Exhausted> {
+        let known = self.services.get(&service).is_some_and(|record| record.servers.contains_key(&server));
+        let id = if known { None } else { Some(self.allocate().ok_or(Exhausted)?) };
+        let servers = &mut self.services.entry(service).or_default().servers;
+        let record = servers.entry(server).or_insert_with(|| ServerRecord {
+            id: id.expect("an unknown server has been given an id"),
+            counters: (0..self.workers).map(|_| TrafficCounters::default()).collect(),
+            gauge: Arc::default(),
+            last_weight: weight,
+            meter: Meter::default(),
+        });
+        if weight > 0 {
+            record.last_weight = weight;
+        }
+        Ok(record)
+    }
+
+    /// Forgets what a new configuration does not name; `generation` is its first snapshot's.
+    pub fn retain(&mut self, generation: u64, keep: impl Fn(&ServiceKey, &ServerKey) -> bool) {
+        let quarantine = &mut self.quarantine;
+        for (service, record) in &mut self.services {
+            let mut retired = Traffic::default();
+            record.servers.retain(|server, record| {
+                let stays = keep(service, server);
+                if !stays {
+                    retired += record.traffic();
+                    quarantine.push_back(Quarantined { id: record.id, generation, sweeps: None });
+                }
+                stays
+            });
+            record.retired += retired;
+        }
+    }
+
+    /// Forgets services that a new configuration does not name.
+    pub fn retain_services(&mut self, keep: impl Fn(&ServiceKey) -> bool) {
+        self.services.retain(|key, _| keep(key));
+    }
+
+    /// Frees the ids that no connection can name any more.
+    pub fn release(&mut self, workers: &[Arc<WorkerCounters>]) {
+        let free = &mut self.free;
+        self.quarantine.retain_mut(|held| match &held.sweeps {
+            None => {
+                if workers.iter().all(|worker| worker.generation.get() >= held.generation) {
+                    held.sweeps = Some(workers.iter().map(|worker| worker.sweeps.get()).collect());
+                }
+                true
+            }
+            Some(sweeps) => {
+                // Two ends of a sweep: the first may be of one that began before.
+                let swept = workers.iter().zip(sweeps).all(|(worker, then)| worker.sweeps.get() >= then + 2);
+                if swept {
+                    free.push(held.id);
+                }
+                !swept
+            }
+        });
+    }
+
+    fn allocate(&mut self) -> Option<DestId> {
+        self.free.pop().or_else(|| {
+            let id = DestId::new(self.next)?;
+            self.next += 1;
+            Some(id)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WEB: ServiceKey =
+        ServiceKey { address: SocketAddrV4::new(std::net::Ipv4Addr::new(192, 0, 2, 10), 80), protocol: Protocol::Tcp };
+
+    fn server(n: u8) -> ServerKey {
+        ServerKey { address: SocketAddrV4::new([10, 0, 0, n].into(), 80), mode: Mode::Nat }
+    }
+
+    #[test]
+    fn ids_and_counters_stay_with_their_servers() {
+        let mut ids = Ids::new(1);
+        let first = ids.enter_server(WEB, server(1), 1).unwrap().id;
+        let second = ids.enter_server(WEB, server(2), 1).unwrap().id;
+        assert_ne!(first, second);
+        ids.enter_server(WEB, server(1), 1).unwrap().counters[0].packet_in(7);
+        assert_eq!(ids.enter_server(WEB, server(1), 9).unwrap().id, first);
+        assert_eq!(ids.service(&WEB).unwrap().traffic().bytes_in, 7);
+        let other_mode = ServerKey { mode: Mode::Dr, ..server(1) };
+        assert_ne!(ids.enter_server(WEB, other_mode, 1).unwrap().id, first);
+    }
+
+    #[test]
+    fn a_services_counts_survive_its_servers() {
+        let mut ids = Ids::new(1);
+        ids.enter_server(WEB, server(1), 1).unwrap().counters[0].packet_in(7);
+        ids.retain(2, |_, _| false);
+        assert_eq!(ids.service(&WEB).unwrap().traffic().bytes_in, 7);
+    }
+
+    #[test]
+    fn the_last_weight_is_the_last_that_was_not_zero() {
+        let mut ids = Ids::new(1);
+        for (weight, last) in [(0, 0), (3, 3), (0, 3), (5, 5)] {
+            assert_eq!(ids.enter_server(WEB, server(1), weight).unwrap().last_weight, last);
+        }
+    }
+
+    #[test]
+    fn a_removed_servers_id_waits_for_two_sweeps_of_every_worker() {
+        let workers: Vec<Arc<WorkerCounters>> = (0..2).map(|_| Arc::default()).collect();
+        let mut ids = Ids::new(2);
+        let id = ids.enter_server(WEB, server(1), 1).unwrap().id;
+        ids.retain(5, |_, _| false);
+        let mut reused = |ids: &mut Ids| {
+            ids.release(&workers);
+            ids.free.contains(&id)
+        };
+        assert!(!reused(&mut ids));
+        workers[0].generation.set(5);
+        workers.iter().for_each(|worker| worker.sweeps.add(10));
+        assert!(!reused(&mut ids), "the second worker still uses an old snapshot");
+        workers[1].generation.set(6);
+        assert!(!reused(&mut ids), "counting of sweeps begins");
+        workers.iter().for_each(|worker| worker.sweeps.add(1));
+        assert!(!reused(&mut ids), "that sweep may have begun before");
+        workers[0].sweeps.add(1);
+        assert!(!reused(&mut ids), "the second worker has not finished");
+        workers[1].sweeps.add(1);
+        assert!(reused(&mut ids));
+        assert_eq!(ids.enter_server(WEB, server(9), 1).unwrap().id, id);
+    }
+}
