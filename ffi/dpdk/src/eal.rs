@@ -46,6 +46,10 @@ impl Eal {
     /// what the processors given by `-l` or `--lcores` still decide is where EAL puts its own threads
     /// (interrupts, telemetry), namely elsewhere. `--lcores 0@(0-3)` is one lcore that floats over four.
     ///
+    /// With hugepages, take `--in-memory`; 22.11 refuses that beside `--no-huge`, where `--no-shconf`
+    /// does. Left to itself EAL takes every PCI device that one of its drivers knows: name those that it
+    /// may have (`-a`), or take `--no-pci`.
+    ///
     /// EAL reads its arguments as a program would: `--help` among them ends the process. It writes its
     /// log to stderr; `--log-level` says how much.
     pub fn init(args: &[String]) -> Result<Eal, Error> {
@@ -93,6 +97,8 @@ impl Eal {
         let returned = unsafe { dpdk_sys::rte_dev_probe(text.as_ptr()) };
         match Errno::check(returned) {
             Ok(_) => Ok(()),
+            // What looks like a slip of a pointer is how EAL says that no bus took the name.
+            Err(Errno(libc::EFAULT)) => Err(Error::UnknownDevice(devargs.to_owned())),
             Err(errno) => Err(Error::Probe { devargs: devargs.to_owned(), errno }),
         }
     }

@@ -38,12 +38,15 @@ pub enum Error {
     /// EAL does not take another thread
     #[error("EAL does not register this thread: {0}")]
     Register(Errno),
-    /// no such device, or its driver refuses it
+    /// no bus has such a device, and no driver makes one of this name
+    #[error("device {0:?}: no driver knows a device of this name")]
+    UnknownDevice(String),
+    /// a driver refuses the device
     #[error("device {devargs:?}: {errno}")]
     Probe {
         /// The device as it was asked for.
         devargs: String,
-        /// What the bus said.
+        /// What the driver said.
         errno: Errno,
     },
     /// a pool does not come about

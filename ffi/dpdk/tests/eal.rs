@@ -266,9 +266,12 @@ fn first_bytes(mbufs: &[Mbuf]) -> Vec<u8> {
 fn an_unknown_device_is_named() {
     let _turn = turn();
     let error = eal().probe("net_nonsense0,a=b").expect_err("there is no such driver");
+    let expected = r#"device "net_nonsense0,a=b": no driver knows a device of this name"#;
+    assert_eq!(error.to_string(), expected);
+    let error = eal().probe("net_af_packet9,iface=rvs-nonsense").expect_err("there is no such interface");
     let message = error.to_string();
-    assert!(message.starts_with(r#"device "net_nonsense0,a=b": "#), "{message}");
-    assert!(message.contains("(rte_errno "), "{message}");
+    assert!(message.starts_with(r#"device "net_af_packet9,iface=rvs-nonsense": "#), "{message}");
+    assert!(message.contains(" (rte_errno "), "{message}");
     assert!(matches!(Port::by_name(eal(), "net_nonsense0"), Err(Error::NoPort(_))));
 }
 
