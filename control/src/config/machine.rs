@@ -214,10 +214,7 @@ f:11:10: port[1].device: this machine has no PCI device 0000:3b:00.0; expected o
         for memory in [1 << 20, 100 << 20, 2 << 30] {
             let most = TableSize { connections: most_connections(memory) };
             assert!(most.bytes() <= memory, "{memory}");
-            assert!(
-                TableSize { connections: most.connections + 1 }.bytes() > memory,
-                "{memory}"
-            );
+            assert!(TableSize { connections: most.connections + 1 }.bytes() > memory, "{memory}");
         }
     }
 

@@ -1,0 +1,83 @@
+//! The file of the admin socket: made, taken over from a dead predecessor, removed.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use tokio::net::{UnixListener, UnixStream};
+
+/// Owner and group may ask and reload; connecting takes permission to write.
+const MODE: u32 = 0o660;
+
+/// A bound socket. Its file is removed when it is dropped.
+pub struct Socket {
+    pub(super) listener: UnixListener,
+    pub(super) _file: SocketFile,
+}
+
+/// Binds the admin socket. What a dead `rvs` has left is replaced; a live one is left alone.
+pub async fn bind(path: &Path) -> anyhow::Result<Socket> {
+    let shown = path.display();
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    }
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            refuse_unless_stale(path).await?;
+            fs::remove_file(path).with_context(|| format!("cannot remove the stale {shown}"))?;
+            UnixListener::bind(path)
+        }
+        result => result,
+    };
+    let listener = listener.with_context(|| format!("cannot bind the admin socket {shown}"))?;
+    let file = SocketFile::new(path).with_context(|| format!("cannot find the admin socket {shown}"))?;
+    fs::set_permissions(path, Permissions::from_mode(MODE))
+        .with_context(|| format!("cannot set the mode of {shown}"))?;
+    Ok(Socket { listener, _file: file })
+}
+
+async fn refuse_unless_stale(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    let metadata = fs::symlink_metadata(path).with_context(|| format!("cannot look at {shown}"))?;
+    if !metadata.file_type().is_socket() {
+        bail!("{shown} exists and is not a socket; expected none, or that of an earlier rvs");
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => {
+            bail!("another rvs answers at {shown}; stop it first, or give this one another admin.socket")
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => {
+            Err(error).with_context(|| format!("cannot tell whether another rvs answers at {shown}"))
+        }
+    }
+}
+
+/// The file of a socket that this process has bound.
+pub(super) struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<SocketFile> {
+        Ok(SocketFile { path: path.to_owned(), identity: identity(path)? })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Whoever took the path over in the meantime keeps it.
+        if identity(&self.path).is_ok_and(|now| now == self.identity) {
+            // At exit there is nobody left to tell, and the next start replaces what stays.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
