@@ -1,6 +1,6 @@
 //! From what was configured and what is known of Linux and of the servers' health, to a snapshot.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
@@ -60,17 +60,13 @@ pub fn compile(
     mirror: &Mirror,
     ports: &[PortLink],
 ) -> Result<Compiled, Exhausted> {
-    let live: HashSet<Ipv4Addr> = mirror.addresses.iter().map(|&(_, address, _)| address).collect();
     let mut specs = Vec::with_capacity(config.services.len());
     for service in &config.services {
-        specs.push(ServiceSpec {
-            live: live.contains(service.address.ip()),
-            ..describe(service, ids, health)?
-        });
+        specs.push(describe(service, ids, health)?);
     }
     let fib = fib(mirror, ports);
     let next_hops = next_hops(&specs, mirror, ports, &fib);
-    let ports = ports.iter().map(|port| PortSpec { mac: port.mac }).collect();
+    let ports = ports.iter().map(PortLink::spec).collect();
     Ok(Compiled { snapshot: Snapshot::new(generation, ports, &specs, fib), next_hops })
 }
 
@@ -98,7 +94,6 @@ fn describe(service: &Service, ids: &mut Ids, health: &Health) -> Result<Service
         cursor: ids.enter_service(key).cursor.clone(),
         timeouts: service.timeouts,
         dests,
-        live: true,
     })
 }
 
@@ -150,4 +145,11 @@ fn next_hops(
 /// "TCP 192.0.2.10:80", for logs.
 pub fn service_name(protocol: Protocol, address: impl std::fmt::Display) -> String {
     format!("{}/{address}", protocol.name())
+}
+
+impl PortLink {
+    /// What the packet path has to know of it.
+    pub fn spec(&self) -> PortSpec {
+        PortSpec { mac: self.mac }
+    }
 }

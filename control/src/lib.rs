@@ -1,6 +1,13 @@
 //! RVS, a Linux Virtual Server in user space: everything that is not the packet path.
 
 pub mod admin;
+pub mod compile;
 pub mod config;
+pub mod devices;
+pub mod director;
 pub mod health;
+pub mod ids;
 pub mod net;
+pub mod rates;
+pub mod run;
+pub mod slowpath;

@@ -48,9 +48,6 @@ pub struct ServiceSpec {
     pub timeouts: Timeouts,
     /// Real servers in the order of the configuration.
     pub dests: Vec<DestSpec>,
-    /// Whether the virtual address is this router's now. If it is not, packets to it are Linux'; replies of
-    /// connections that there are still find their way.
-    pub live: bool,
 }
 
 /// A real server in a service, as control describes it.
@@ -215,18 +212,20 @@ impl Snapshot {
             last_weight: dest.last_weight,
             gauge: dest.gauge.clone(),
         };
-        // A server that is down is not in the list at all, as with keepalived.
-        let candidates: Vec<Candidate> = spec.dests.iter().filter(|dest| dest.up).map(candidate).collect();
+        // A server that is down is not in the list at all, as with keepalived; nor is one whose MAC is not
+        // known, since a connection could not reach it.
+        let reachable = |dest: &&DestSpec| {
+            dest.up && matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
+        };
+        let candidates: Vec<Candidate> = spec.dests.iter().filter(reachable).map(candidate).collect();
         self.services.push(Service {
             protocol: spec.protocol,
             mode: spec.mode,
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
             timeouts: spec.timeouts.0.map(Timeout::from_seconds),
         });
-        if spec.live {
-            self.by_virtual_address.insert(key(virtual_address, spec.address.port(), spec.protocol), index);
-            self.addresses.insert(virtual_address);
-        }
+        self.by_virtual_address.insert(key(virtual_address, spec.address.port(), spec.protocol), index);
+        self.addresses.insert(virtual_address);
     }
 
     fn add_dest(&mut self, service: ServiceIndex, spec: &ServiceSpec, dest: &DestSpec) {

@@ -58,7 +58,6 @@ impl Rig {
             cursor: Cursor::default(),
             timeouts: Timeouts::default(),
             dests: dests.collect(),
-            live: true,
         };
         let table = Arc::new(Table::new(64, HashKey { blind: 1, factor: 3 }));
         let engine = Engine::new(0, table, Arc::default(), Arc::new(Wanted::new(4)));
@@ -333,21 +332,14 @@ fn what_matches_no_service_is_linuxs() {
 }
 
 #[test]
-fn a_virtual_address_that_is_not_live_is_linuxs_but_replies_pass() {
-    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
-    rig.push(WAN, &mut from_client(SYN));
-    rig.spec.live = false;
-    rig.publish();
-    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoService));
-    assert_eq!(rig.push(LAN, &mut from_server(1, SYN | ACK)), Verdict::Forward(WAN));
-}
-
-#[test]
 fn an_unknown_neighbour_is_asked_for() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
-    rig.spec.dests[0].address = socket("10.0.0.77:8080");
+    rig.push(WAN, &mut from_client(SYN));
+    rig.spec.dests[0].address = socket("10.0.0.77:8080"); // as if its neighbour entry had gone
     rig.publish();
     assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Drop(Drop::NoNeighbour));
+    let mut other = packet(Protocol::Tcp, WAN_MAC, "198.51.100.8:1", VIP, SYN);
+    assert_eq!(rig.push(WAN, &mut other), Verdict::Drop(Drop::NoServer), "nobody can be reached");
     assert_eq!(rig.engine.wanted.pop(), Some((LAN, "10.0.0.77".parse().unwrap())));
 }
 

@@ -1,0 +1,200 @@
+//! From the `device` of a port to what DPDK wants to hear.
+
+use std::fmt::Write;
+
+use crate::config::{Config, Port};
+
+/// A device, in DPDK's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// A PCI address: EAL probes it at start, when it is allowed.
+    Pci(String),
+    /// A virtual device that RVS creates.
+    Virtual {
+        /// What DPDK will call the port.
+        name: String,
+        /// Name and arguments.
+        devargs: String,
+    },
+    /// A device that the operator's own EAL arguments create.
+    Existing(String),
+}
+
+impl Device {
+    /// The device of the configuration's n-th port.
+    pub fn of(config: &Config, index: usize) -> Self {
+        let port = &config.ports[index];
+        let device = port.device.as_str();
+        if is_pci(device) {
+            Device::Pci(device.to_owned())
+        } else if created_by(&config.eal.args, device) {
+            Device::Existing(device.to_owned())
+        } else {
+            Self::virtual_device(port, index, config.workers.cores.len())
+        }
+    }
+
+    /// The name by which DPDK knows the port.
+    pub fn port_name(&self) -> &str {
+        match self {
+            Device::Pci(name) | Device::Existing(name) | Device::Virtual { name, .. } => name,
+        }
+    }
+
+    fn virtual_device(port: &Port, index: usize, workers: usize) -> Self {
+        let (driver, arguments) = port.device.split_once(',').unwrap_or((&port.device, ""));
+        // DPDK finds the driver by the beginning of the name; the rest has to make it unique.
+        let numbered = driver.ends_with(|last: char| last.is_ascii_digit());
+        let name = if numbered { driver.to_owned() } else { format!("{driver}{index}") };
+        let mut devargs = name.clone();
+        if !arguments.is_empty() {
+            let _ = write!(devargs, ",{arguments}");
+        }
+        let mut default = |key: &str, value: usize| {
+            if !arguments.split(',').any(|argument| argument.split('=').next() == Some(key)) {
+                let _ = write!(devargs, ",{key}={value}");
+            }
+        };
+        if driver.starts_with("net_af_packet") {
+            default("qpairs", workers);
+            // The driver's default of 512 frames is 7 ms of a busy gigabit: less than a worker may be
+            // scheduled away on a shared core.
+            default("framecnt", 2048);
+            if port.mtu > 1900 {
+                default("framesz", 16384);
+                default("blocksz", 16384);
+            }
+        } else if driver.starts_with("net_af_xdp") && workers > 1 {
+            default("start_queue", 0);
+            default("queue_count", workers);
+        }
+        Device::Virtual { name, devargs }
+    }
+}
+
+/// EAL's arguments, the operator's own last.
+pub fn eal_arguments(config: &Config, devices: &[Device], control_cores: &[usize]) -> Vec<String> {
+    let own = &config.eal.args;
+    let given = |names: &[&str]| {
+        own.iter().any(|argument| {
+            names.iter().any(|name| argument == name || argument.starts_with(&format!("{name}=")))
+        })
+    };
+    let cores: Vec<String> = control_cores.iter().map(usize::to_string).collect();
+    // One lcore, the control thread's; workers are threads that register themselves.
+    let mut arguments = vec!["--lcores".to_owned(), format!("0@({})", cores.join(","))];
+    arguments.push("--no-telemetry".to_owned());
+    if !given(&["--log-level"]) {
+        arguments.push("--log-level=*:warning".to_owned());
+    }
+    match &config.eal.file_prefix {
+        Some(prefix) => arguments.extend(["--file-prefix".to_owned(), prefix.clone()]),
+        // Nothing left behind in /dev/hugepages, and no clash with another instance.
+        None if !given(&["--file-prefix", "--in-memory"]) => arguments.push("--in-memory".to_owned()),
+        None => {}
+    }
+    if !config.eal.hugepages {
+        arguments.push("--no-huge".to_owned());
+    }
+    let memory = config.eal.memory_mb.or((!config.eal.hugepages).then_some(256));
+    if let Some(megabytes) = memory {
+        arguments.extend(["-m".to_owned(), megabytes.to_string()]);
+    }
+    let mut pci = devices.iter().filter_map(|device| match device {
+        Device::Pci(address) => Some(address),
+        _ => None,
+    });
+    match pci.next() {
+        Some(first) => {
+            for address in std::iter::once(first).chain(pci) {
+                arguments.extend(["-a".to_owned(), address.clone()]);
+            }
+        }
+        None if !given(&["-a", "--allow", "-b", "--block", "--no-pci"]) => {
+            arguments.push("--no-pci".to_owned())
+        }
+        None => {}
+    }
+    arguments.extend(own.iter().cloned());
+    arguments
+}
+
+/// Whether the operator's arguments create a device of this name.
+fn created_by(arguments: &[String], name: &str) -> bool {
+    let with_value = arguments.windows(2).filter(|pair| pair[0] == "--vdev").map(|pair| pair[1].as_str());
+    let joined = arguments.iter().filter_map(|argument| argument.strip_prefix("--vdev="));
+    with_value.chain(joined).any(|device| device.split(',').next() == Some(name))
+}
+
+/// Whether this is a PCI address: `0000:03:00.0`, or `03:00.0`.
+fn is_pci(device: &str) -> bool {
+    let hex = |part: &str, length| part.len() == length && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let Some((slot, function)) = device.split_once('.') else { return false };
+    let parts: Vec<&str> = slot.split(':').collect();
+    let good_slot = match parts[..] {
+        [domain, bus, device] => hex(domain, 4) && hex(bus, 2) && hex(device, 2),
+        [bus, device] => hex(bus, 2) && hex(device, 2),
+        _ => false,
+    };
+    good_slot && hex(function, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(device: &str, workers: &str, args: &str) -> Config {
+        let text = format!(
+            "[eal]\nhugepages = false\nargs = {args}\n[workers]\ncores = {workers}\nidle = \"adaptive\"\n\
+             [[port]]\nname = \"wan\"\ndevice = \"{device}\"\n"
+        );
+        crate::config::parse(Path::new("x.toml"), text.into_bytes()).unwrap()
+    }
+
+    fn devargs(device: &str, workers: &str) -> String {
+        match Device::of(&config(device, workers, "[]"), 0) {
+            Device::Virtual { devargs, .. } => devargs,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn names_and_queues_of_virtual_devices() {
+        assert_eq!(
+            devargs("net_af_packet,iface=eth1", "[1, 1]"),
+            "net_af_packet0,iface=eth1,qpairs=2,framecnt=2048"
+        );
+        assert_eq!(
+            devargs("net_af_packet7,iface=a,qpairs=4,framecnt=9", "[1]"),
+            "net_af_packet7,iface=a,qpairs=4,framecnt=9"
+        );
+        assert_eq!(
+            devargs("net_af_xdp,iface=eth1", "[0, 1]"),
+            "net_af_xdp0,iface=eth1,start_queue=0,queue_count=2"
+        );
+        assert_eq!(devargs("net_null", "[1]"), "net_null0");
+    }
+
+    #[test]
+    fn pci_addresses_are_allowed_and_nothing_else_is_probed() {
+        let config = config("0000:03:00.1", "[1]", "[]");
+        let device = Device::of(&config, 0);
+        assert_eq!(device, Device::Pci("0000:03:00.1".into()));
+        let arguments = eal_arguments(&config, &[device], &[0, 2]).join(" ");
+        assert!(arguments.contains("-a 0000:03:00.1") && !arguments.contains("--no-pci"), "{arguments}");
+        assert!(arguments.contains("--lcores 0@(0,2)"), "{arguments}");
+    }
+
+    #[test]
+    fn the_operators_arguments_come_last_and_untouched() {
+        let args = r#"["-d", "x.so", "--vdev=foo0,a=b", "--in-memory"]"#;
+        let config = config("foo0", "[1]", args);
+        let device = Device::of(&config, 0);
+        assert_eq!(device, Device::Existing("foo0".into()));
+        let arguments = eal_arguments(&config, &[device], &[0]);
+        assert_eq!(arguments[arguments.len() - 4..], ["-d", "x.so", "--vdev=foo0,a=b", "--in-memory"]);
+        assert_eq!(arguments.iter().filter(|argument| *argument == "--in-memory").count(), 1);
+    }
+}

@@ -1,0 +1,280 @@
+//! `rvs run`: builds everything up in order, runs until told to stop, and takes everything down again.
+//!
+//! Up: admin socket, EAL, pool, ports, twins, table, director with the first snapshot, workers. Down, in
+//! reverse: workers first, so that nobody holds a queue or a packet; twins, and with them their addresses;
+//! ports; EAL. A failure on the way up takes down what is up.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, anyhow, bail};
+use dataplane::counters::WorkerCounters;
+use dataplane::table::{HashKey, Table};
+use dataplane::worker::{self, Worker};
+use dpdk::{Eal, Lcore, Mempool, Port, Queues, Settings, Started};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use tokio::task::LocalSet;
+
+use crate::admin;
+use crate::compile::PortLink;
+use crate::config::{Config, Idle, Machine};
+use crate::devices::{self, Device};
+use crate::director::{Director, Parts};
+use crate::net::{Twin, Watcher};
+use crate::slowpath;
+
+/// Packets in each core's cache of the pool; at least four bursts.
+const POOL_CACHE: u32 = 512;
+/// Packets beyond those that lie in queues: on their way to Linux, in batches, in caches.
+const POOL_RESERVE: u32 = 8192;
+
+/// Runs RVS with this configuration until SIGTERM or SIGINT.
+pub fn run(config: Config) -> Result<()> {
+    let machine = Machine::read().context("cannot find out what this machine has")?;
+    config.check_machine(&machine)?;
+    let control_cores = control_cores(&config, &machine);
+    pin(&control_cores)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the control thread's runtime")?;
+    LocalSet::new().block_on(&runtime, start(config, &control_cores))
+}
+
+async fn start(config: Config, control_cores: &[usize]) -> Result<()> {
+    // First of all, since it tells whether another RVS runs here.
+    let socket = admin::bind(&config.admin.socket).await?;
+    let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
+    let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores))?;
+    let result = with_eal(config, &eal, &devices, socket).await;
+    if let Err(error) = eal.cleanup() {
+        tracing::warn!(%error, "EAL was not taken down cleanly");
+    }
+    result
+}
+
+async fn with_eal(config: Config, eal: &Eal, devices: &[Device], socket: admin::Socket) -> Result<()> {
+    let lcore = Rc::new(eal.main_lcore()?);
+    let pool = make_pool(&config, eal)?;
+    let watcher = Watcher::start().await?;
+    let linux = watcher.handle();
+
+    let mut ports = Vec::new();
+    let mut twins = Vec::new();
+    let mut links = Vec::new();
+    let mut queues: Vec<Queues> = Vec::new();
+    for (index, device) in devices.iter().enumerate() {
+        let (port, pairs) = open_port(&config, index, device, eal, pool)?;
+        let (name, mac) = (&config.ports[index].name, port.mac()?);
+        let twin = Rc::new(Twin::create(&linux, name, mac, config.ports[index].mtu).await?);
+        links.push(PortLink { ifindex: twin.ifindex(), mac, mtu: config.ports[index].mtu });
+        tracing::info!(
+            port = name,
+            device = device.port_name(),
+            mac = mac_text(mac),
+            queues = pairs.len(),
+            "port up"
+        );
+        twins.push(twin);
+        ports.push(port);
+        queues.push(pairs);
+    }
+    let table = Arc::new(Table::new(config.table.connections as usize, random_key()));
+    let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
+    let (pumps, ends) = slowpath::queues(counters.len());
+    let parts = Parts {
+        config: config.clone(),
+        watcher,
+        twins: twins.clone(),
+        ports: links,
+        table: table.clone(),
+        workers: counters.clone(),
+    };
+    let (mut director, handle) = Director::new(parts)?;
+
+    let workers = ends.into_iter().enumerate().map(|(index, slow_path)| Worker {
+        index,
+        count: counters.len(),
+        queues: queues.iter_mut().map(|pairs| pairs.remove(0)).collect(),
+        table: table.clone(),
+        snapshots: director.subscribe(),
+        counters: counters[index].clone(),
+        slow_path,
+        idle: match config.workers.idle {
+            Idle::Busy => worker::Idle::Busy,
+            Idle::Adaptive => worker::Idle::Adaptive,
+        },
+    });
+    let crew = Crew::start(workers.collect(), &config.workers.cores)?;
+
+    let result = {
+        let direct = async {
+            director.settle().await?;
+            let _admin = Task(tokio::task::spawn_local(admin::serve(socket, handle)));
+            tracing::info!(
+                version = env!("CARGO_PKG_VERSION"),
+                dpdk = Eal::version(),
+                workers = counters.len(),
+                services = config.services.len(),
+                "ready"
+            );
+            director.run().await
+        };
+        let from_linux = (0..).zip(&twins).map(|(port, twin)| pumps.from_linux(port, twin, pool, &lcore));
+        tokio::select! {
+            result = direct => result,
+            () = pumps.to_linux(&twins, &linux) => unreachable!("it never ends"),
+            () = gone(from_linux) => Err(anyhow!("somebody has removed a twin from Linux; RVS cannot go on without it")),
+            result = crew.lost_worker() => result,
+        }
+    };
+
+    // Down.
+    drop(crew);
+    drop((pumps, director, twins, queues));
+    for port in ports {
+        port.close()?;
+    }
+    drop(lcore);
+    tracing::info!("stopped");
+    result
+}
+
+/// A task that ends with its owner.
+struct Task(tokio::task::JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Waits until one of the pumps has ended; for ever if there is none that can.
+async fn gone(pumps: impl Iterator<Item = impl Future<Output = ()>>) {
+    let pumps: Vec<_> = pumps.map(Box::pin).collect();
+    futures_util::future::select_all(pumps).await;
+}
+
+fn make_pool(config: &Config, eal: &Eal) -> Result<&'static Mempool> {
+    let workers = config.workers.cores.len() as u32;
+    let in_queues: u32 = config.ports.iter().map(|port| 2 * u32::from(port.descriptors) * workers).sum();
+    let wanted = in_queues + 2 * POOL_CACHE * (workers + 1) + POOL_RESERVE;
+    // DPDK's rings are best at one less than a power of two.
+    let packets = wanted.next_power_of_two() - 1;
+    let mtu = config.ports.iter().map(|port| port.mtu).max().unwrap_or(1500);
+    Mempool::new(eal, "rvs-packets", packets, POOL_CACHE, dpdk::data_room(mtu)).with_context(|| {
+        format!("no memory for {packets} packets: reserve more hugepages, or raise eal.memory")
+    })
+}
+
+fn open_port(
+    config: &Config,
+    index: usize,
+    device: &Device,
+    eal: &Eal,
+    pool: &'static Mempool,
+) -> Result<(Port<Started>, Queues)> {
+    let port = &config.ports[index];
+    let failed = |error: dpdk::Error| config.error_at(&port.at, error);
+    if let Device::Virtual { devargs, .. } = device {
+        eal.probe(devargs).map_err(failed)?;
+    }
+    let stopped = Port::by_name(eal, device.port_name()).map_err(failed)?;
+    let settings = Settings {
+        queues: config.workers.cores.len() as u16,
+        descriptors: port.descriptors,
+        mtu: port.mtu,
+        rss: true,
+        pool,
+        mac: port.mac,
+        promiscuous: true,
+    };
+    Ok(stopped.configure(settings).map_err(failed)?)
+}
+
+/// The worker threads.
+struct Crew {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Result<()>>>,
+}
+
+impl Crew {
+    fn start(workers: Vec<Worker>, cores: &[usize]) -> Result<Crew> {
+        let mut crew = Crew { stop: Arc::default(), threads: Vec::new() };
+        for (worker, &core) in workers.into_iter().zip(cores) {
+            let stop = crew.stop.clone();
+            let run = move || -> Result<()> {
+                pin(&[core])?;
+                let lcore = Lcore::register()?;
+                worker.run(&lcore, &stop);
+                Ok(())
+            };
+            let name = format!("rvs-worker-{}", crew.threads.len());
+            let thread = std::thread::Builder::new().name(name).spawn(run);
+            crew.threads.push(thread.context("cannot start a worker's thread")?);
+        }
+        Ok(crew)
+    }
+
+    /// Returns when a worker has ended by itself, which none should.
+    async fn lost_worker(&self) -> Result<()> {
+        let mut look = tokio::time::interval(std::time::Duration::from_millis(500));
+        loop {
+            look.tick().await;
+            if self.threads.iter().any(JoinHandle::is_finished) {
+                bail!("a worker has ended; see the log above");
+            }
+        }
+    }
+}
+
+/// Stops the workers and waits for them.
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            match thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(error = format!("{error:#}"), "a worker could not run"),
+                Err(_) => tracing::error!("a worker panicked"),
+            }
+        }
+    }
+}
+
+/// The cores of everything that does not poll.
+fn control_cores(config: &Config, machine: &Machine) -> Vec<usize> {
+    if let Some(cores) = &config.workers.control_cores {
+        return cores.clone();
+    }
+    let online = machine.online_cores.iter().copied();
+    let free: Vec<usize> = online.clone().filter(|core| !config.workers.cores.contains(core)).collect();
+    if free.is_empty() {
+        tracing::warn!("every core is a worker's: control shares one with a worker");
+        return online.collect();
+    }
+    free
+}
+
+/// Binds the calling thread, and those that it will start, to some cores.
+fn pin(cores: &[usize]) -> Result<()> {
+    let mut set = CpuSet::new();
+    for &core in cores {
+        set.set(core).with_context(|| format!("core {core} is more than Linux can number"))?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot run on cores {cores:?}"))
+}
+
+/// A key that nobody can guess; the standard library's hasher is seeded by the kernel.
+fn random_key() -> HashKey {
+    let random = || RandomState::new().build_hasher().finish();
+    HashKey { blind: random(), factor: random() }
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
