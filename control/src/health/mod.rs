@@ -4,7 +4,7 @@
 //! with keepalived: a director that starts serves at once and does not wait for its first checks. Checks are
 //! ordinary sockets of the Linux host, so they go out through the twins, by Linux' routes and neighbours.
 //!
-//! Another kind of check is a file beside `tcp.rs` with a function `Target -> Outcome`, and an arm in [`probe`].
+//! Another kind of check is a file beside `tcp.rs` with a function `Target -> Outcome`, and an arm in `probe`.
 //! Rise, fall, interval, timeout and the limit on sockets are here and the same for all.
 
 use std::collections::{HashMap, HashSet};

@@ -325,7 +325,6 @@ impl RouteKey {
 }
 
 /// `Some(None)`: on the link; `None`: a next hop that we cannot follow.
-#[allow(clippy::option_option)]
 fn parse_gateway(attributes: &[RouteAttribute]) -> Option<Option<Ipv4Addr>> {
     let mut gateway = None;
     for attribute in attributes {
@@ -338,8 +337,7 @@ fn parse_gateway(attributes: &[RouteAttribute]) -> Option<Option<Ipv4Addr>> {
             _ => {}
         }
     }
-    // A route through an interface that has no gateway in words has 0.0.0.0 in some old tools' requests.
-    Some(gateway.filter(|ip| !ip.is_unspecified()))
+    Some(gateway)
 }
 
 #[cfg(test)]

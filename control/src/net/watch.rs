@@ -59,7 +59,8 @@ impl Watcher {
         })
     }
 
-    /// What Linux knows, as of the last [`Self::changed`].
+    /// What Linux knows, as far as it has been read: complete whenever [`Self::changed`] has returned. One who gives
+    /// up waiting may see a change here before being told of it.
     pub fn mirror(&self) -> &Mirror {
         &self.mirror
     }
