@@ -89,9 +89,10 @@ pub fn eal_arguments(config: &Config, devices: &[Device], control_cores: &[usize
     }
     match &config.eal.file_prefix {
         Some(prefix) => arguments.extend(["--file-prefix".to_owned(), prefix.clone()]),
-        // Nothing left behind in /dev/hugepages, and no clash with another instance.
-        None if !given(&["--file-prefix", "--in-memory"]) => arguments.push("--in-memory".to_owned()),
-        None => {}
+        // Nothing left behind, and no clash with another instance. (22.11 refuses both words together.)
+        None if given(&["--file-prefix", "--in-memory", "--no-shconf"]) => {}
+        None if config.eal.hugepages => arguments.push("--in-memory".to_owned()),
+        None => arguments.push("--no-shconf".to_owned()),
     }
     if !config.eal.hugepages {
         arguments.push("--no-huge".to_owned());
@@ -189,12 +190,12 @@ mod tests {
 
     #[test]
     fn the_operators_arguments_come_last_and_untouched() {
-        let args = r#"["-d", "x.so", "--vdev=foo0,a=b", "--in-memory"]"#;
+        let args = r#"["-d", "x.so", "--vdev=foo0,a=b", "--no-shconf"]"#;
         let config = config("foo0", "[1]", args);
         let device = Device::of(&config, 0);
         assert_eq!(device, Device::Existing("foo0".into()));
         let arguments = eal_arguments(&config, &[device], &[0]);
-        assert_eq!(arguments[arguments.len() - 4..], ["-d", "x.so", "--vdev=foo0,a=b", "--in-memory"]);
-        assert_eq!(arguments.iter().filter(|argument| *argument == "--in-memory").count(), 1);
+        assert_eq!(arguments[arguments.len() - 4..], ["-d", "x.so", "--vdev=foo0,a=b", "--no-shconf"]);
+        assert_eq!(arguments.iter().filter(|argument| *argument == "--no-shconf").count(), 1);
     }
 }

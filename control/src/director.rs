@@ -231,15 +231,14 @@ impl Director {
         // Compile first: whatever can fail, fails before anything has changed. Ids that the new file needs
         // and the old one did not are given back if it does.
         let old = std::mem::replace(&mut self.config, new);
+        self.watch_health();
         if let Err(error) = self.publish() {
             self.config = old;
+            self.watch_health();
             self.forget_unconfigured();
             return Err(error);
         }
         self.forget_unconfigured();
-        self.watch_health();
-        // The new servers have no verdict yet, so health cannot have changed what was just published; but
-        // addresses may have.
         if let Err(error) = self.place_virtual_addresses().await {
             tracing::error!(error = format!("{error:#}"), "a virtual address could not be put on its twin");
         }
