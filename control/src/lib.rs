@@ -1,12 +1,16 @@
 //! RVS, a Linux Virtual Server in user space: everything that is not the packet path.
 
 pub mod admin;
+pub mod cli;
 pub mod compile;
 pub mod config;
+pub mod cpu;
 pub mod devices;
 pub mod director;
 pub mod health;
 pub mod ids;
+pub mod list;
+pub mod log;
 pub mod net;
 pub mod rates;
 pub mod run;

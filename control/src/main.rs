@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `rvs`.
+
+fn main() -> std::process::ExitCode {
+    rvs::cli::main()
+}

@@ -187,17 +187,9 @@ pub struct TableSize {
 }
 
 impl TableSize {
-    /// Entries in a bucket, which is one cache line.
-    const BUCKET: u64 = 4;
-
-    /// How many buckets that takes: connections at half load, rounded up to a power of two.
-    pub fn buckets(self) -> u64 {
-        (self.connections * 2).div_ceil(Self::BUCKET).next_power_of_two()
-    }
-
-    /// How many bytes the buckets take.
+    /// How many bytes its buckets take: two slots of a word for each connection, in whole cache lines.
     pub fn bytes(self) -> u64 {
-        self.buckets() * 64
+        self.connections.div_ceil(4) * 2 * 64
     }
 }
 

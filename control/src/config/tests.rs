@@ -366,7 +366,7 @@ fn a_good_file_means_what_it_says() {
         Workers { cores: vec![1, 1], idle: Idle::Adaptive, control_cores: Some(vec![0]) }
     );
     assert_eq!(config.eal.args, ["--vdev=net_null7"]);
-    assert_eq!((config.table.buckets(), config.table.bytes()), (1 << 19, 32 << 20));
+    assert_eq!(config.table.bytes(), 32_000_000);
     assert_eq!(config.ports[1].mac, Some([2, 0, 0, 0, 0, 1]));
     assert_eq!(config.ports[0].mtu, 1500);
     let [web, dns] = &config.services[..] else { panic!("{:?}", config.services) };

@@ -1,0 +1,323 @@
+//! The command line of `rvs`: what can be typed, what it means, how it ends.
+
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::admin::client::Client;
+use crate::config::{self, Config, ConfigErrors, DEFAULT_SOCKET, Machine};
+use crate::list::{self, Columns, Numbers};
+use crate::{cpu, log, run};
+
+/// How every command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    /// Done.
+    Ok = 0,
+    /// The command was understood and could not be carried out.
+    Failed = 1,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the operation failed
+  2  the command line or the configuration is wrong";
+
+const EXAMPLES: &str = "\
+Examples:
+  rvs check -c /etc/rvs/rvs.toml      does the file make sense, and on this machine?
+  rvs run -c /etc/rvs/rvs.toml        balance, in the foreground, logging to stderr
+  rvs reload                          apply the edited file (as SIGHUP does)
+  rvs list                            services and real servers, as ipvsadm -Ln shows them
+  rvs list --stats                    connections, packets and bytes since the start
+  rvs list -c | head                  connections
+  rvs list --counters                 where every packet went, by worker and reason
+";
+
+/// RVS balances TCP and UDP connections over real servers, in user space (DPDK).
+#[derive(Debug, Parser)]
+#[command(name = "rvs", version, after_help = format!("{EXAMPLES}\n{EXIT_CODES}"), max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run in the foreground until SIGTERM or SIGINT; SIGHUP reloads
+    #[command(after_help = EXIT_CODES)]
+    Run(RunArgs),
+    /// Read and check a configuration without acting on it
+    #[command(after_help = EXIT_CODES)]
+    Check(CheckArgs),
+    /// Have the running rvs read its configuration again
+    ///
+    /// The new configuration is checked first. If it is refused, the old one stays in force.
+    #[command(after_help = EXIT_CODES)]
+    Reload(ReloadArgs),
+    /// Show services, connections and counters of the running rvs
+    #[command(after_help = EXIT_CODES)]
+    List(ListArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The configuration
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// What to log: error, warn, info (the default), debug or trace, also by module, as in
+    /// "info,rvs::health=debug"; without this, the environment variable RVS_LOG
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// How a line of the log looks
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: log::Format,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// The configuration
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// Do not ask whether this machine has the cores, devices and memory
+    #[arg(long)]
+    no_machine: bool,
+}
+
+#[derive(Debug, Args)]
+struct ReloadArgs {
+    #[command(flatten)]
+    socket: SocketArg,
+}
+
+#[derive(Debug, Args)]
+struct SocketArg {
+    /// The admin socket of the running rvs
+    #[arg(short, long, value_name = "SOCKET", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    #[command(flatten)]
+    socket: SocketArg,
+    /// The connections instead of the services
+    #[arg(short = 'c', long, visible_alias = "connection", conflicts_with_all = ["stats", "rate", "counters", "exact"])]
+    connections: bool,
+    /// Connections, packets and bytes since the start
+    #[arg(long, conflicts_with_all = ["rate", "counters"])]
+    stats: bool,
+    /// Connections, packets and bytes a second
+    #[arg(long, conflicts_with = "counters")]
+    rate: bool,
+    /// Counters of the workers: packets received, forwarded, punted and dropped, by reason
+    #[arg(long)]
+    counters: bool,
+    /// Numbers to the last digit instead of K, M, G, T
+    #[arg(long)]
+    exact: bool,
+    /// JSON, as the admin API has it; of connections one a line
+    #[arg(long)]
+    json: bool,
+    /// Addresses and ports as numbers; they always are
+    #[arg(short, long)]
+    numeric: bool,
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let lacks = cpu::lacks();
+    if !lacks.is_empty() {
+        let lacks = lacks.join(", ");
+        complain(format_args!(
+            "rvs: this CPU lacks {lacks}; rvs needs x86-64-v3 (Intel Haswell, AMD Zen or newer)"
+        ));
+        return ExitCode::from(Exit::Failed as u8);
+    }
+    let exit = match Cli::try_parse() {
+        Ok(cli) => finish(execute(cli.command)),
+        Err(error) => {
+            // Nobody may be reading; the exit code says it all the same.
+            let _ = error.print();
+            if error.use_stderr() { Exit::Usage } else { Exit::Ok }
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn execute(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Run(args) => {
+            if let Err(error) = log::start(args.log.as_deref(), args.log_format) {
+                complain(format_args!("rvs: {error:#}"));
+                return Ok(Exit::Usage);
+            }
+            run::run(config::load(&args.config)?)?;
+        }
+        Command::Check(args) => {
+            let config = config::load(&args.config)?;
+            if !args.no_machine {
+                config.check_machine(&Machine::read()?)?;
+            }
+            writeln!(io::stdout(), "{}: ok ({})", args.config.display(), summary(&config))?;
+        }
+        Command::Reload(args) => {
+            let reloaded = block_on(async { Client::new(&args.socket.socket).reload().await })?;
+            let (services, servers) =
+                (counted(reloaded.services, "service"), counted(reloaded.servers, "real server"));
+            writeln!(io::stdout(), "reloaded: generation {}, {services}, {servers}", reloaded.generation)?;
+        }
+        Command::List(args) => block_on(list(&args))?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// Says what went wrong, in the one place where a command ends.
+fn finish(result: anyhow::Result<Exit>) -> Exit {
+    let error = match result {
+        Ok(exit) => return exit,
+        Err(error) => error,
+    };
+    if let Some(errors) = error.downcast_ref::<ConfigErrors>() {
+        complain(format_args!("{errors}"));
+        return Exit::Usage;
+    }
+    // `rvs list -c | head`: whoever read us has seen enough.
+    // Errors of the admin socket carry a context, so that this is one of our own output.
+    if error.chain().len() == 1
+        && error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    {
+        return Exit::Ok;
+    }
+    complain(format_args!("rvs: {error:#}"));
+    Exit::Failed
+}
+
+/// To stderr, unless nobody reads it.
+fn complain(message: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(future)
+}
+
+async fn list(args: &ListArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.socket.socket);
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.connections {
+        if !args.json {
+            list::connections_header(&mut out)?;
+        }
+        let each = |connection| match args.json {
+            true => {
+                serde_json::to_writer(&mut out, &connection)?;
+                out.write_all(b"\n")
+            }
+            false => list::connection(&mut out, &connection),
+        };
+        client.connections(each).await?;
+        return Ok(out.flush()?);
+    }
+    if args.counters {
+        let counters = client.counters().await?;
+        match args.json {
+            true => pretty(&mut out, &counters)?,
+            false => list::counters(&mut out, &counters)?,
+        }
+        return Ok(out.flush()?);
+    }
+    let services = client.services().await?;
+    if args.json {
+        pretty(&mut out, &services)?;
+    } else {
+        let table = client.counters().await?.table;
+        let columns = match (args.stats, args.rate) {
+            (true, _) => Columns::Stats,
+            (_, true) => Columns::Rates,
+            _ => Columns::State,
+        };
+        let numbers = if args.exact { Numbers::Exact } else { Numbers::Scaled };
+        list::services(&mut out, &table, &services, columns, numbers)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn pretty(out: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
+}
+
+fn summary(config: &Config) -> String {
+    let servers: usize = config.services.iter().map(|service| service.servers.len()).sum();
+    [
+        (config.ports.len(), "port"),
+        (config.workers.cores.len(), "worker"),
+        (config.services.len(), "service"),
+        (servers, "real server"),
+    ]
+    .map(|(count, what)| counted(count as u64, what))
+    .join(", ")
+}
+
+fn counted(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_has_examples_and_exit_codes() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(
+            help.contains("rvs list -c | head") && help.contains("2  the command line or the configuration")
+        );
+    }
+
+    #[test]
+    fn every_example_can_be_typed() {
+        for line in EXAMPLES.lines().filter_map(|line| line.trim().strip_prefix("rvs ")) {
+            let words = line.split("  ").next().unwrap_or_default().split(" | ").next().unwrap_or_default();
+            let words = ["rvs"].into_iter().chain(words.split_whitespace());
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_combined() {
+        for line in
+            ["list -c --stats", "list --stats --rate", "list --counters --rate", "run", "check", "list x"]
+        {
+            let words = ["rvs"].into_iter().chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+        for line in ["list -nc", "list -n --stats --exact", "list --json -c", "list -s /tmp/s --rate -n"] {
+            let words = ["rvs"].into_iter().chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn how_a_command_ends() {
+        let refused = config::load(std::path::Path::new("/")).unwrap_err();
+        assert_eq!(finish(Err(refused.into())), Exit::Usage);
+        assert_eq!(finish(Err(io::Error::from(ErrorKind::BrokenPipe).into())), Exit::Ok);
+        assert_eq!(finish(Err(anyhow::anyhow!("no luck"))), Exit::Failed);
+        assert_eq!(finish(Ok(Exit::Ok)), Exit::Ok);
+    }
+}
