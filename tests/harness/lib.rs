@@ -1,1 +1,89 @@
-//! RVS.
+//! Whole clusters in network namespaces, for tests that know RVS only by its command line.
+//!
+//! A test builds a [`cluster::Cluster`], starts real servers and a [`router::Router`] in it, does what users
+//! and operators do, and compares what clients, servers and wires saw with what `rvs list` says.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`cluster`] | the machines and their wires |
+//! | [`netns`] | one machine: commands, threads and sockets inside it |
+//! | [`process`], [`state`] | programs with deadlines; what a dead run leaves is removed by the next |
+//! | [`config`] | a router's configuration under construction |
+//! | [`router`], [`listing`] | the program under test, and what it says about itself |
+//! | [`nginx`], [`servers`] | real servers |
+//! | [`client`] | users |
+//! | [`capture`], [`packet`], [`raw`] | the wire: what passed, what it means, and sending what nobody should |
+//! | [`tally`] | an independent count at both ends |
+//! | [`wait`] | waiting for a condition, with a deadline |
+
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::Result;
+
+pub mod capture;
+pub mod client;
+pub mod cluster;
+pub mod config;
+pub mod listing;
+pub mod netns;
+pub mod nginx;
+pub mod packet;
+pub mod process;
+pub mod raw;
+pub mod router;
+pub mod servers;
+pub mod state;
+pub mod tally;
+pub mod wait;
+
+static FAILING: AtomicBool = AtomicBool::new(false);
+
+/// Whether a test has failed in this process, so that logs are worth showing.
+pub(crate) fn failing() -> bool {
+    FAILING.load(Ordering::Relaxed)
+}
+
+/// Runs the body of a test on a cluster: a failure is told before the cluster is taken down, with its logs.
+pub fn with_cluster(
+    layout: cluster::Layout,
+    body: impl FnOnce(&cluster::Cluster) -> Result<()>,
+) -> Result<()> {
+    let Some(cluster) = cluster::Cluster::build(layout)? else { return Ok(()) };
+    let result = body(&cluster);
+    if let Err(error) = &result {
+        eprintln!("FAILED in cluster {}: {error:?}", cluster.state().id());
+        FAILING.store(true, Ordering::Relaxed);
+    }
+    drop(cluster);
+    FAILING.store(false, Ordering::Relaxed);
+    result
+}
+
+/// Whether this process may make network namespaces.
+///
+/// Says so loudly if not; under `CI=true` it is an error, since nobody reads what a green job printed.
+pub fn privileged() -> Result<bool> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(true);
+    }
+    anyhow::ensure!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "these tests need root, and CI=true skips none"
+    );
+    eprintln!("\n*** SKIPPED: needs root ***\n");
+    Ok(false)
+}
+
+/// The cores that are online.
+pub fn cores() -> Vec<usize> {
+    let text = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    let ranges = text.trim().split(',').filter_map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(first.parse::<usize>().ok()?..=last.parse().ok()?)
+    });
+    let cores: Vec<usize> = ranges.flatten().collect();
+    if cores.is_empty() { vec![0] } else { cores }
+}

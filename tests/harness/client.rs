@@ -1,0 +1,186 @@
+//! What users do: ask for web pages, look up names, talk over sockets.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{netns::Namespace, process::Daemon};
+
+/// How long a single request may take; far above the second after which a lost SYN is sent again.
+const REQUEST_LIMIT: u32 = 15;
+
+/// What became of many requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// How many were answered by whom.
+    pub by: BTreeMap<String, u64>,
+    /// How many were not answered, and what curl said about them.
+    pub failed: Vec<String>,
+}
+
+impl Answers {
+    /// How many were answered.
+    pub fn total(&self) -> u64 {
+        self.by.values().sum()
+    }
+
+    /// How many this server answered.
+    pub fn of(&self, server: &str) -> u64 {
+        self.by.get(server).copied().unwrap_or(0)
+    }
+
+    /// The answers of rs1, rs2 and rs3; an error if any request failed.
+    pub fn counts(&self) -> Result<[u64; 3]> {
+        ensure!(self.failed.is_empty(), "{} requests failed: {:?}", self.failed.len(), self.failed);
+        Ok(["rs1", "rs2", "rs3"].map(|server| self.of(server)))
+    }
+
+    fn add(&mut self, output: &str) {
+        for line in output.lines().filter(|line| *line != "curl 0 200") {
+            if line.starts_with("rs") {
+                *self.by.entry(line.to_owned()).or_default() += 1;
+            } else {
+                self.failed.push(line.to_owned());
+            }
+        }
+    }
+}
+
+/// Asks `address` for `/` so many times, one after the other, each over a connection of its own.
+pub fn get(client: &Namespace, address: SocketAddrV4, count: u64) -> Result<Answers> {
+    get_parallel(client, address, count, 1)
+}
+
+/// Asks `address` for `/` so many times, `parallel` at a time.
+///
+/// Every request prints the answer and a line `curl EXITCODE STATUS`; both must be there.
+pub fn get_parallel(client: &Namespace, address: SocketAddrV4, count: u64, parallel: u32) -> Result<Answers> {
+    // A curl process handles a few thousand transfers well, and tens of thousands badly.
+    const PORTION: u64 = 2500;
+    let mut answers = Answers::default();
+    let mut left = count;
+    while left > 0 {
+        let portion = left.min(PORTION);
+        left -= portion;
+        let mut curl = client.command("curl").words("--silent --show-error --no-keepalive --globoff");
+        curl = curl.args([
+            "--max-time",
+            &REQUEST_LIMIT.to_string(),
+            "--write-out",
+            "curl %{exitcode} %{http_code}\n",
+        ]);
+        if parallel > 1 {
+            curl = curl.words("--parallel --parallel-immediate --parallel-max").arg(parallel.to_string());
+        }
+        // One URL an element of the list, not a range: a range's transfers share one set-up.
+        let urls = (0..portion).map(|number| format!("url = \"http://{address}/?{number}\"\n"));
+        let output = curl
+            .args(["--config", "-"])
+            .input(urls.collect::<String>())
+            .limit(Duration::from_secs(300))
+            .output()?;
+        let before = answers.total() + answers.failed.len() as u64;
+        answers.add(&output.stdout);
+        let after = answers.total() + answers.failed.len() as u64;
+        if after - before != portion {
+            answers.failed.push(format!(
+                "{portion} asked, {} accounted for: {}",
+                after - before,
+                output.stderr
+            ));
+        }
+    }
+    Ok(answers)
+}
+
+/// Starts a download of the big file at a limited rate (`1m` = 1 MiB/s) into `NAME` in the state directory.
+pub fn start_download(client: &Namespace, address: SocketAddrV4, rate: &str, name: &str) -> Result<Daemon> {
+    let file = client.state().file(name);
+    client
+        .command("curl")
+        .words("--silent --show-error --fail --max-time 120 --output")
+        .arg(file)
+        .arg(format!("http://{address}/big?rate={rate}"))
+        .spawn(&format!("download-{name}"))
+}
+
+/// A connected TCP socket of the client, with limited patience.
+pub fn connect(client: &Namespace, address: SocketAddrV4) -> Result<TcpStream> {
+    client.enter(|| {
+        let stream = TcpStream::connect_timeout(&address.into(), Duration::from_secs(10))
+            .with_context(|| format!("connecting to {address}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(10)))?;
+        Ok(stream)
+    })
+}
+
+/// A TCP socket that is bound to a port of its own choosing, not yet connected.
+pub fn bound(address: SocketAddrV4) -> Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.set_write_timeout(Some(Duration::from_secs(10)))?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Sends `message` and waits until it has come back as it was.
+pub fn echo(stream: &mut TcpStream, message: &[u8]) -> Result<()> {
+    stream.write_all(message)?;
+    let mut answer = vec![0; message.len()];
+    stream.read_exact(&mut answer).context("no echo")?;
+    ensure!(answer == message, "another echo: {answer:?}");
+    Ok(())
+}
+
+/// Ends a connection in both directions, and waits for the other side to do the same.
+pub fn close(mut stream: TcpStream) -> Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest)?;
+    ensure!(rest.is_empty(), "unexpected data at the end: {rest:?}");
+    Ok(())
+}
+
+/// Sends an ICMP echo request and waits for its reply: one attempt a second, as ping does, at most five.
+pub fn ping(client: &Namespace, address: Ipv4Addr) -> Result<()> {
+    client.enter(|| {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let craft = crate::packet::Craft::ping(Ipv4Addr::UNSPECIFIED, address).build();
+        let request = &craft[crate::packet::ETHERNET + 20..];
+        for _ in 0..5 {
+            socket.send_to(request, &SocketAddr::from((address, 0)).into())?;
+            let mut buffer = [0; 2048];
+            while let Ok(length) = (&socket).read(&mut buffer) {
+                let Some(ip) = crate::packet::Ipv4::parse(&buffer[..length]) else { continue };
+                // Echo reply with our identifier, sequence number and data.
+                if ip.source() == address && ip.payload()[0] == 0 && ip.payload()[4..] == request[4..] {
+                    return Ok(());
+                }
+            }
+        }
+        bail!("{address} does not answer ping")
+    })
+}
+
+/// Asks a name server on `address` for a TXT record by dig, once; the text.
+pub fn dig(client: &Namespace, address: SocketAddrV4) -> Result<String> {
+    let output = client
+        .command("dig")
+        .args([format!("@{}", address.ip()), "-p".into(), address.port().to_string()])
+        .words("+tries=1 +time=5 +short +noedns whoami.rvs.test TXT")
+        .run()?;
+    let text = output.trim().trim_matches('"').to_owned();
+    ensure!(text.starts_with("rs"), "dig said: {output}");
+    Ok(text)
+}

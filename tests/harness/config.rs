@@ -1,0 +1,200 @@
+//! A router's configuration as a test thinks of it, written out as the TOML that an operator would write.
+
+use std::{
+    fmt::{self, Display, Formatter},
+    net::{Ipv4Addr, SocketAddrV4},
+};
+
+use crate::cluster::Layout;
+
+/// A configuration file under construction.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The workers' cores.
+    pub cores: Vec<usize>,
+    /// How many connections the table is asked to hold.
+    pub connections: u64,
+    /// The ports.
+    pub ports: Vec<Port>,
+    /// The services, in the order of the file.
+    pub services: Vec<Service>,
+    /// The admin socket.
+    pub socket: String,
+    /// DPDK's name for what belongs to this instance.
+    pub file_prefix: String,
+}
+
+/// A `[[port]]`.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// Name of the twin.
+    pub name: &'static str,
+    /// DPDK's device string.
+    pub device: String,
+    /// Address of the twin with its prefix length.
+    pub address: String,
+}
+
+/// A `[[service]]`.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Virtual address and port.
+    pub address: SocketAddrV4,
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
+    /// `nat` or `dr`.
+    pub mode: &'static str,
+    /// A scheduler's name.
+    pub scheduler: String,
+    /// Flags of the scheduler.
+    pub flags: Vec<&'static str>,
+    /// Overridden timeouts: key and value as in the file.
+    pub timeouts: Vec<(&'static str, String)>,
+    /// The health check's keys and values, if there is one.
+    pub check: Option<String>,
+    /// The real servers.
+    pub servers: Vec<Server>,
+}
+
+/// A `[[service.server]]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Its address.
+    pub address: SocketAddrV4,
+    /// Its weight.
+    pub weight: u32,
+    /// Whether the service's check applies to it.
+    pub check: bool,
+}
+
+/// A health check that finds a server dead, or alive again, within a second.
+pub const QUICK_CHECK: &str = "kind = \"tcp\", interval = \"150ms\", timeout = \"300ms\", rise = 2, fall = 3";
+
+impl Config {
+    /// The configuration that fits a cluster of this layout: its ports, and no services yet.
+    pub fn for_layout(layout: Layout, socket: String, file_prefix: String) -> Config {
+        let port = |name, interface: &str, address: Ipv4Addr| Port {
+            name,
+            device: format!("net_af_packet,iface={interface}"),
+            address: format!("{address}/24"),
+        };
+        let mut ports = vec![port("wan", "wan0", layout.router())];
+        if layout == Layout::TwoArmed {
+            ports.push(port("lan", "lan0", layout.gateway()));
+        }
+        let last = *crate::cores().last().unwrap_or(&0);
+        Config { cores: vec![last], connections: 65_536, ports, services: vec![], socket, file_prefix }
+    }
+
+    /// With this service too.
+    pub fn service(mut self, service: Service) -> Config {
+        self.services.push(service);
+        self
+    }
+
+    /// With as many workers, on different cores as far as there are.
+    pub fn workers(mut self, count: usize) -> Config {
+        let cores = crate::cores();
+        self.cores = (0..count).map(|worker| cores[worker % cores.len()]).collect();
+        self
+    }
+
+    /// Sets the weight of the `server`th real server of the first service.
+    pub fn set_weight(&mut self, server: usize, weight: u32) {
+        self.services[0].servers[server].weight = weight;
+    }
+}
+
+impl Service {
+    /// A TCP service on `address`, by `wlc`.
+    pub fn tcp(mode: &'static str, address: SocketAddrV4) -> Service {
+        Service {
+            address,
+            protocol: "tcp",
+            mode,
+            scheduler: "wlc".to_owned(),
+            flags: vec![],
+            timeouts: vec![],
+            check: None,
+            servers: vec![],
+        }
+    }
+
+    /// A UDP service on `address`, by `wlc`.
+    pub fn udp(mode: &'static str, address: SocketAddrV4) -> Service {
+        Service { protocol: "udp", ..Service::tcp(mode, address) }
+    }
+
+    /// With this scheduler.
+    pub fn scheduler(mut self, scheduler: &str) -> Service {
+        self.scheduler = scheduler.to_owned();
+        self
+    }
+
+    /// With this flag of its scheduler.
+    pub fn flag(mut self, flag: &'static str) -> Service {
+        self.flags.push(flag);
+        self
+    }
+
+    /// With this timeout.
+    pub fn timeout(mut self, state: &'static str, value: &str) -> Service {
+        self.timeouts.push((state, value.to_owned()));
+        self
+    }
+
+    /// With a quick health check ([`QUICK_CHECK`]).
+    pub fn checked(mut self) -> Service {
+        self.check = Some(QUICK_CHECK.to_owned());
+        self
+    }
+
+    /// With this real server.
+    pub fn server(mut self, address: SocketAddrV4, weight: u32) -> Service {
+        self.servers.push(Server { address, weight, check: true });
+        self
+    }
+}
+
+impl Display for Config {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "[eal]\nhugepages = false\nmemory = 128\nfile_prefix = {:?}\n", self.file_prefix)?;
+        writeln!(f, "[workers]\ncores = {:?}\nidle = \"adaptive\"\n", self.cores)?;
+        writeln!(f, "[table]\nconnections = {}\n", self.connections)?;
+        writeln!(f, "[admin]\nsocket = {:?}", self.socket)?;
+        for port in &self.ports {
+            writeln!(f, "\n[[port]]\nname = {:?}\ndevice = {:?}", port.name, port.device)?;
+            writeln!(f, "addresses = [{:?}]", port.address)?;
+        }
+        self.services.iter().try_for_each(|service| write!(f, "\n{service}"))
+    }
+}
+
+impl Display for Service {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "[[service]]\naddress = \"{}\"\nprotocol = {:?}", self.address, self.protocol)?;
+        writeln!(f, "mode = {:?}\nscheduler = {:?}", self.mode, self.scheduler)?;
+        if !self.flags.is_empty() {
+            writeln!(f, "flags = {:?}", self.flags)?;
+        }
+        if !self.timeouts.is_empty() {
+            let pairs: Vec<String> =
+                self.timeouts.iter().map(|(state, value)| format!("{state} = {value:?}")).collect();
+            writeln!(f, "timeouts = {{ {} }}", pairs.join(", "))?;
+        }
+        if let Some(check) = &self.check {
+            writeln!(f, "check = {{ {check} }}")?;
+        }
+        for server in &self.servers {
+            writeln!(
+                f,
+                "\n[[service.server]]\naddress = \"{}\"\nweight = {}",
+                server.address, server.weight
+            )?;
+            if !server.check {
+                writeln!(f, "check = false")?;
+            }
+        }
+        Ok(())
+    }
+}
