@@ -1,0 +1,53 @@
+# `make demo` shows RVS, `make test` proves it. Both install what they need, on Debian as root.
+
+.PHONY: help demo test unit loom e2e lint build release bench clean install-packages
+
+NEXTEST := cargo nextest run --config-file tests/nextest.toml
+LOOM := RUSTFLAGS="--cfg loom -Ctarget-cpu=x86-64-v3" cargo test -p dataplane --release --target-dir target/loom
+
+help:
+	@echo "make demo        a cluster in network namespaces, shown in a minute (ARGS=--keep leaves it up)"
+	@echo "make test        everything: unit, property, loom and end-to-end tests"
+	@echo "make release     the fastest build: target/release/rvs, DPDK linked statically"
+	@echo "make bench       cycles per packet of the packet path"
+	@echo "make lint        fmt, clippy, docs, licences"
+
+install-packages:
+	@.ci/install
+
+demo: install-packages
+	cargo build --quiet -p rvs -p rvs-tests --bins
+	target/debug/rvs-demo $(ARGS)
+
+build: install-packages
+	cargo build -p rvs
+
+release: install-packages
+	cargo build --release -p rvs --features static
+
+test: unit loom e2e
+
+# Unit and property tests, and those of DPDK on virtual devices.
+unit: install-packages
+	$(NEXTEST) --workspace --exclude rvs-tests
+
+# Every interleaving of workers that meet at a flow's first packets.
+loom:
+	$(LOOM) --test table_loom
+
+# The built program in network namespaces, with real clients and servers.
+e2e: install-packages
+	cargo build -p rvs
+	$(NEXTEST) -p rvs-tests
+
+lint: install-packages
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+	cargo deny --log-level error check bans licenses sources
+
+bench: install-packages
+	cargo run --release -q -p rvs-perf --features static -- path
+
+clean:
+	cargo clean
