@@ -1,6 +1,7 @@
 /*
  * The shim: what DPDK offers only as inline functions, thread-local variables or bit-fields.
- * Nothing in here is called per packet; see the table in ffi/dpdk/src/queue.rs.
+ * Nothing in here is called for every packet that is forwarded: four such calls a packet were
+ * measured at 8 cycles, a third of all.
  */
 #ifndef RVS_SHIM_H
 #define RVS_SHIM_H

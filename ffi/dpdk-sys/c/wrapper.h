@@ -27,6 +27,5 @@ static const uint32_t RVS_LCORE_ID_ANY = LCORE_ID_ANY;
 static const uint64_t RVS_NO_OWNER = RTE_ETH_DEV_NO_OWNER;
 static const uint16_t RVS_MAX_PORTS = RTE_MAX_ETHPORTS;
 static const uint16_t RVS_HEADROOM = RTE_PKTMBUF_HEADROOM;
-static const uint32_t RVS_MAX_CACHE = RTE_MEMPOOL_CACHE_MAX_SIZE;
 
 #endif

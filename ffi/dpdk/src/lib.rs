@@ -22,6 +22,25 @@
 //! * a device is not stopped under a running worker, and EAL's memory is not unmapped under a packet:
 //!   [`Port::stop`] and [`Eal::cleanup`] refuse while somebody still holds queues, lcores or packets.
 //!
+//! ```compile_fail,E0277
+//! fn elsewhere(lcore: dpdk::Lcore) {
+//!     std::thread::spawn(move || lcore.id()); // an lcore stays on its thread
+//! }
+//! ```
+//!
+//! ```compile_fail,E0277
+//! fn together(rx: &dpdk::RxQueue) {
+//!     std::thread::scope(|scope| drop(scope.spawn(|| rx.queue()))); // a queue has one thread
+//! }
+//! ```
+//!
+//! ```compile_fail,E0382
+//! fn twice(mbuf: dpdk::Mbuf, batch: &mut dpdk::Batch<32>) {
+//!     let _ = batch.push(mbuf);
+//!     let _ = batch.push(mbuf); // a packet has one owner
+//! }
+//! ```
+//!
 //! Pools live as long as the process, so that nothing on the packet path carries a lifetime.
 
 mod batch;

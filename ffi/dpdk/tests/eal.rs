@@ -258,6 +258,14 @@ fn bulk_allocation_is_all_or_nothing() {
     assert_eq!(pool.in_use(), 0);
 }
 
+#[test]
+fn what_a_worker_needs_moves_to_it() {
+    fn moves<T: Send + 'static>() {}
+    moves::<(dpdk::RxQueue, dpdk::TxQueue)>();
+    moves::<(Batch<32>, Mbuf, &'static Mempool)>();
+    moves::<(Port, Port<Started>, &'static Eal)>();
+}
+
 fn first_bytes(mbufs: &[Mbuf]) -> Vec<u8> {
     mbufs.iter().map(|mbuf| mbuf.data()[0]).collect()
 }
