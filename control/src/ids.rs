@@ -206,8 +206,10 @@ impl Ids {
 mod tests {
     use super::*;
 
-    const WEB: ServiceKey =
-        ServiceKey { address: SocketAddrV4::new(std::net::Ipv4Addr::new(192, 0, 2, 10), 80), protocol: Protocol::Tcp };
+    const WEB: ServiceKey = ServiceKey {
+        address: SocketAddrV4::new(std::net::Ipv4Addr::new(192, 0, 2, 10), 80),
+        protocol: Protocol::Tcp,
+    };
 
     fn server(n: u8) -> ServerKey {
         ServerKey { address: SocketAddrV4::new([10, 0, 0, n].into(), 80), mode: Mode::Nat }

@@ -85,7 +85,7 @@ async fn with_eal(config: Config, eal: &Eal, devices: &[Device], socket: admin::
     }
     let table = Arc::new(Table::new(config.table.connections as usize, random_key()));
     let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
-    let (pumps, ends) = slowpath::queues(counters.len());
+    let (pumps, ends) = slowpath::queues(counters.len())?;
     let parts = Parts {
         config: config.clone(),
         watcher,
@@ -127,7 +127,7 @@ async fn with_eal(config: Config, eal: &Eal, devices: &[Device], socket: admin::
         let from_linux = (0..).zip(&twins).map(|(port, twin)| pumps.from_linux(port, twin, pool, &lcore));
         tokio::select! {
             result = direct => result,
-            () = pumps.to_linux(&twins, &linux) => unreachable!("it never ends"),
+            () = pumps.to_linux(&twins) => unreachable!("it never ends"),
             () = gone(from_linux) => Err(anyhow!("somebody has removed a twin from Linux; RVS cannot go on without it")),
             result = crew.lost_worker() => result,
         }

@@ -3,20 +3,32 @@
 //! Workers put packets for Linux into one queue and ring; control writes them to the twin of the port that
 //! they came in on. What Linux sends on a twin goes into the inject queue of a worker, which transmits it.
 //!
+//! One kind of packet Linux does not receive but sends: those that the data path has rewritten and whose next
+//! hop it does not know yet, for instance the first reply to a client on the router's own network. A raw
+//! socket gives them to Linux, which asks for the neighbour, holds them meanwhile, and sends them on the twin.
+//! By then the neighbour is news on netlink, and the next packets take the fast path. (Dropping the first
+//! packet instead would cost each such client a second, the first retransmission of TCP.)
+//!
 //! Control is one thread, and these pumps are tasks on it, each bounded in what it does before it lets the
 //! others run: a flood of punts delays neither a health check nor a reload by more than a slice, and what
 //! does not fit into the queue is dropped by the worker, under a name.
 
 use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use crossbeam::queue::ArrayQueue;
-use dataplane::engine::Wanted;
+use dataplane::counters::Punt;
 use dataplane::fib::PortIndex;
-use dataplane::worker::SlowPath;
+use dataplane::wire::ethernet;
+use dataplane::worker::{Punted, SlowPath};
 use dpdk::{Lcore, Mbuf, Mempool};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
 use tokio::sync::Notify;
 
 use crate::net::{Linux, Twin};
@@ -25,8 +37,6 @@ use crate::net::{Linux, Twin};
 const PUNTS: usize = 4096;
 /// Packets that wait for a worker.
 const INJECTS: usize = 1024;
-/// Neighbours that wait to be asked for.
-const WANTED: usize = 256;
 /// Packets written to twins before others on the control thread get their turn.
 const SLICE: usize = 64;
 /// How long to wait when a worker has not taken its packets, or the pool is empty. Linux' own queue on the
@@ -36,41 +46,35 @@ const BACKOFF: Duration = Duration::from_micros(200);
 /// Control's ends of the queues.
 pub struct Pumps {
     bell: Arc<Notify>,
-    punts: Arc<ArrayQueue<(PortIndex, Mbuf)>>,
-    wanted: Arc<Wanted>,
+    punts: Arc<ArrayQueue<Punted>>,
+    sender: Sender,
     injects: Vec<Arc<ArrayQueue<(PortIndex, Mbuf)>>>,
 }
 
 /// Makes the queues: control's ends, and those of each worker.
-pub fn queues(workers: usize) -> (Pumps, Vec<SlowPath>) {
+pub fn queues(workers: usize) -> Result<(Pumps, Vec<SlowPath>)> {
     let bell = Arc::new(Notify::new());
     let punts = Arc::new(ArrayQueue::new(PUNTS));
-    let wanted = Arc::new(ArrayQueue::new(WANTED));
     let injects: Vec<_> = (0..workers).map(|_| Arc::new(ArrayQueue::new(INJECTS))).collect();
     let ends = injects.iter().map(|injects| {
         let bell = bell.clone();
         SlowPath {
             punts: punts.clone(),
             injects: injects.clone(),
-            wanted: wanted.clone(),
             // Wakes control by a system call if it sleeps, else it is one atomic operation.
             doorbell: Arc::new(move || bell.notify_one()),
         }
     });
     let ends = ends.collect();
-    (Pumps { bell, punts, wanted, injects }, ends)
+    Ok((Pumps { bell, punts, sender: Sender::open()?, injects }, ends))
 }
 
 impl Pumps {
-    /// Writes punted packets to the twins and asks Linux for wanted neighbours, for ever.
-    pub async fn to_linux(&self, twins: &[Rc<Twin>], linux: &Linux) {
+    /// Gives punted packets to Linux, for ever.
+    pub async fn to_linux(&self, twins: &[Rc<Twin>]) {
         loop {
             self.bell.notified().await;
             self.empty(twins);
-            while let Some((port, address)) = self.wanted.pop() {
-                ask(linux, twins, port, address).await;
-                self.empty(twins);
-            }
             // Rung again for what came meanwhile; yield so that a flood is not all that control sees.
             if !self.punts.is_empty() {
                 self.bell.notify_one();
@@ -81,11 +85,14 @@ impl Pumps {
 
     fn empty(&self, twins: &[Rc<Twin>]) {
         for _ in 0..SLICE {
-            let Some((port, mbuf)) = self.punts.pop() else { return };
-            if let Some(twin) = twins.get(usize::from(port))
-                && let Err(error) = twin.try_send(&frame(&mbuf))
-            {
-                tracing::debug!(port, %error, "Linux did not take a packet");
+            let Some(Punted { port, reason, mbuf }) = self.punts.pop() else { return };
+            let result = match (reason, twins.get(usize::from(port))) {
+                (Punt::Unresolved, _) => self.sender.send(&mbuf),
+                (_, Some(twin)) => twin.try_send(&frame(&mbuf)).map(drop),
+                (_, None) => continue,
+            };
+            if let Err(error) = result {
+                tracing::debug!(port, reason = reason.name(), %error, "Linux did not take a packet");
             }
         }
     }
@@ -117,6 +124,28 @@ impl Pumps {
                 tokio::time::sleep(BACKOFF).await;
             }
         }
+    }
+}
+
+/// Sends ready IPv4 packets through Linux.
+struct Sender(OwnedFd);
+
+impl Sender {
+    fn open() -> Result<Self> {
+        // IPPROTO_RAW: what is sent brings its own IP header.
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Raw)
+            .context("cannot open a raw socket; it takes root, or CAP_NET_RAW")?;
+        Ok(Sender(socket))
+    }
+
+    fn send(&self, mbuf: &Mbuf) -> std::io::Result<()> {
+        let frame = frame(mbuf);
+        let Some(packet) = frame.get(ethernet::HEADER..) else { return Ok(()) };
+        let Some(&[a, b, c, d]) = packet.get(16..20) else { return Ok(()) };
+        let to = SockaddrIn::new(a, b, c, d, 0);
+        sendto(self.0.as_raw_fd(), packet, &to, MsgFlags::empty())?;
+        Ok(())
     }
 }
 

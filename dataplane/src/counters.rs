@@ -55,6 +55,8 @@ reasons! {
         NoService = "no_service",
         /// Of a service or a real server, but of no connection, and does not begin one.
         NoConnection = "no_connection",
+        /// Rewritten, but the next hop's MAC is not known yet: Linux finds it and sends the packet.
+        Unresolved = "unresolved",
     }
 }
 
@@ -81,8 +83,6 @@ reasons! {
         TableFull = "table_full",
         /// No route to the destination.
         NoRoute = "no_route",
-        /// The next hop's MAC is not known yet; control has been asked to find it.
-        NoNeighbour = "no_neighbour",
         /// Longer than the MTU of the output port.
         TooBig = "too_big",
         /// The output port's queue was full.

@@ -23,7 +23,7 @@ use dpdk::{Batch, Lcore, Mbuf, RxQueue, TxQueue, clock};
 
 use crate::clock::{TICKS_PER_SECOND, Tick};
 use crate::counters::{Drop, Punt, WorkerCounters};
-use crate::engine::{BURST, Engine, Frame, Verdict, Wanted};
+use crate::engine::{BURST, Engine, Frame, Verdict};
 use crate::fib::PortIndex;
 use crate::snapshot::{Snapshot, Subscriber};
 use crate::table::Table;
@@ -49,15 +49,23 @@ pub enum Idle {
 /// The way between the workers and Linux.
 #[derive(Clone)]
 pub struct SlowPath {
-    /// Packets for Linux, with the port that they came in on.
-    pub punts: Arc<ArrayQueue<(PortIndex, Mbuf)>>,
+    /// Packets for Linux.
+    pub punts: Arc<ArrayQueue<Punted>>,
     /// Packets of Linux for this worker, with the port that they go out of.
     pub injects: Arc<ArrayQueue<(PortIndex, Mbuf)>>,
-    /// Neighbours to be resolved.
-    pub wanted: Arc<Wanted>,
-    /// Wakes control after something was put into `punts` or `wanted`. It has to be cheap when control is
-    /// awake already.
+    /// Wakes control after something was put into `punts`. It has to be cheap when control is awake already.
     pub doorbell: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// A packet for Linux.
+#[derive(Debug)]
+pub struct Punted {
+    /// The port that it came in on.
+    pub port: PortIndex,
+    /// Why it goes to Linux; with [`Punt::Unresolved`] Linux has to send it, else to receive it.
+    pub reason: Punt,
+    /// The packet.
+    pub mbuf: Mbuf,
 }
 
 /// All that a worker is made of.
@@ -84,7 +92,7 @@ impl Worker {
     /// Polls until told to stop. To be called on the worker's own thread, which is pinned to its core.
     pub fn run(self, lcore: &Lcore, stop: &AtomicBool) {
         let Worker { index, count, queues, table, mut snapshots, counters, slow_path, idle } = self;
-        let engine = Engine::new(index, table.clone(), counters.clone(), slow_path.wanted.clone());
+        let engine = Engine::new(index, table.clone(), counters.clone());
         let (receivers, transmitters) = queues.into_iter().unzip();
         let mut ports = Ports { receivers, output: Output::new(transmitters) };
         let mut sweeper = Sweeper::new(share(table.buckets(), index, count), clock::tsc(), clock::tsc_hz());
@@ -173,7 +181,6 @@ impl Output {
         slow_path: &SlowPath,
     ) {
         let mut punted = false;
-        let mut wanted = false;
         for (mbuf, &verdict) in burst.drain().zip(verdicts) {
             match verdict {
                 Verdict::Forward(port) => {
@@ -186,14 +193,13 @@ impl Output {
                 }
                 Verdict::Punt(reason) => punted |= punt(from, mbuf, reason, counters, slow_path),
                 Verdict::Drop(reason) => {
-                    wanted |= reason == Drop::NoNeighbour;
                     counters.drop(reason, 1);
                     let _ = self.dropped.push(mbuf);
                 }
             }
         }
         self.dropped.clear();
-        if punted || wanted {
+        if punted {
             (slow_path.doorbell)();
         }
     }
@@ -219,7 +225,7 @@ impl Output {
 
 /// Hands a packet to Linux; whether there was room.
 fn punt(from: PortIndex, mbuf: Mbuf, reason: Punt, counters: &WorkerCounters, slow_path: &SlowPath) -> bool {
-    let taken = slow_path.punts.push((from, mbuf)).is_ok();
+    let taken = slow_path.punts.push(Punted { port: from, reason, mbuf }).is_ok();
     if taken {
         counters.punt(reason, 1);
     } else {

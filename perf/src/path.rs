@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use dataplane::clock::Tick;
 use dataplane::counters::{TrafficCounters, WorkerCounters};
-use dataplane::engine::{BURST, Engine, Verdict, Wanted};
+use dataplane::engine::{BURST, Engine, Verdict};
 use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
 use dataplane::service::{Mode, Protocol, Scheduler, Timeouts};
 use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
@@ -97,7 +97,7 @@ impl Rig {
             HashKey { blind: 0x243F_6A88_85A3_08D3, factor: 0x1319_8A2E_0370_7345 },
         ));
         let counters: Arc<WorkerCounters> = Arc::default();
-        let engine = Engine::new(0, table, counters.clone(), Arc::new(Wanted::new(1)));
+        let engine = Engine::new(0, table, counters.clone());
         let rig = Rig { engine, counters, snapshot: snapshot(mode), flows };
         let mut frames = [frame(Way::In, SYN); BURST];
         for flow in 0..flows {

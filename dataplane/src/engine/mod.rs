@@ -10,11 +10,8 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::sync::Arc;
-
-use crossbeam::queue::ArrayQueue;
 
 use self::parse::Packet;
 use crate::clock::Tick;
@@ -59,27 +56,23 @@ impl Frame for Vec<u8> {
 pub enum Verdict {
     /// It has been rewritten and goes out of a port.
     Forward(PortIndex),
-    /// It goes to Linux as it came.
+    /// It goes to Linux: as it came, or with [`Punt::Unresolved`] rewritten and to be sent.
     Punt(Punt),
     /// It goes nowhere.
     Drop(Drop),
 }
-
-/// Neighbours that packets wanted and that were not known: (port, address).
-pub type Wanted = ArrayQueue<(PortIndex, Ipv4Addr)>;
 
 /// A worker's data path.
 pub struct Engine {
     worker: usize,
     table: Arc<Table>,
     counters: Arc<WorkerCounters>,
-    wanted: Arc<Wanted>,
 }
 
 impl Engine {
     /// The data path of the worker with this number.
-    pub fn new(worker: usize, table: Arc<Table>, counters: Arc<WorkerCounters>, wanted: Arc<Wanted>) -> Self {
-        Engine { worker, table, counters, wanted }
+    pub fn new(worker: usize, table: Arc<Table>, counters: Arc<WorkerCounters>) -> Self {
+        Engine { worker, table, counters }
     }
 
     /// Takes a burst that came in on a port through the data path:

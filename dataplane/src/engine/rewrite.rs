@@ -1,12 +1,10 @@
 //! Stage 4: the packet becomes what goes out.
 
-use std::net::Ipv4Addr;
-
 use super::parse::Packet;
 use super::resolve::{Path, Side};
 use super::{Frame, Verdict};
-use crate::counters::Drop;
-use crate::fib::{Adjacency, NextHop};
+use crate::counters::{Drop, Punt};
+use crate::fib::NextHop;
 use crate::service::Mode;
 use crate::snapshot::Dest;
 use crate::wire::{ethernet, ipv4, transport};
@@ -19,19 +17,14 @@ pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut
         return Verdict::Drop(Drop::TtlExpired);
     }
     let next_hop = if inward { dest.next_hop } else { path.snapshot.fib.look_up(packet.destination) };
-    let adjacency = match next_hop {
-        NextHop::Ready(adjacency) => adjacency,
-        NextHop::Unresolved(port, address) => {
-            // If control is behind, the next packet will ask again.
-            let _ = path.engine.wanted.push((port, Ipv4Addr::from(address)));
-            return Verdict::Drop(Drop::NoNeighbour);
-        }
+    let (verdict, addresses) = match next_hop {
+        NextHop::Ready(adjacency) if packet.length > adjacency.mtu => return Verdict::Drop(Drop::TooBig),
+        NextHop::Ready(adjacency) => (Verdict::Forward(adjacency.port), Some(adjacency.addresses)),
+        NextHop::Unresolved(..) => (Verdict::Punt(Punt::Unresolved), None),
         NextHop::NoRoute => return Verdict::Drop(Drop::NoRoute),
     };
-    if packet.length > adjacency.mtu {
-        return Verdict::Drop(Drop::TooBig);
-    }
-    if !write(packet, dest, inward, path.snapshot.services[dest.service as usize].mode, &adjacency, frame) {
+    let mode = path.snapshot.services[dest.service as usize].mode;
+    if !write(packet, dest, inward, mode, addresses.as_ref(), frame) {
         return Verdict::Drop(Drop::BadIpHeader);
     }
 
@@ -44,18 +37,18 @@ pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut
         server.packet_out(bytes);
         worker.packet_out(bytes);
     }
-    Verdict::Forward(adjacency.port)
+    verdict
 }
 
-/// Writes all fields. False if the frame has no room for the headers that were parsed from it, which
-/// cannot be; the compiler needs the check once, instead of one for every field.
+/// Writes all fields; the MACs if they are known. False if the frame has no room for the headers that were
+/// parsed from it, which cannot be; the compiler needs the check once, instead of one for every field.
 #[inline]
 fn write(
     packet: &Packet,
     dest: &Dest,
     inward: bool,
     mode: Mode,
-    adjacency: &Adjacency,
+    addresses: Option<&[u8; 12]>,
     frame: &mut impl Frame,
 ) -> bool {
     let Some((headers, segment)) = frame.bytes_mut().split_at_mut_checked(usize::from(packet.transport))
@@ -69,7 +62,9 @@ fn write(
     if segment.len() < transport::header_length(packet.protocol) {
         return false;
     }
-    ethernet::write_addresses(ethernet, &adjacency.addresses);
+    if let Some(addresses) = addresses {
+        ethernet::write_addresses(ethernet, addresses);
+    }
     ipv4::decrement_ttl(ip);
     match (mode, inward) {
         (Mode::Dr, _) => {}

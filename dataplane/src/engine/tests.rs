@@ -60,7 +60,7 @@ impl Rig {
             dests: dests.collect(),
         };
         let table = Arc::new(Table::new(64, HashKey { blind: 1, factor: 3 }));
-        let engine = Engine::new(0, table, Arc::default(), Arc::new(Wanted::new(4)));
+        let engine = Engine::new(0, table, Arc::default());
         let mut rig = Rig {
             engine,
             snapshot: compile(1, std::slice::from_ref(&spec)),
@@ -332,15 +332,17 @@ fn what_matches_no_service_is_linuxs() {
 }
 
 #[test]
-fn an_unknown_neighbour_is_asked_for() {
+fn linux_sends_what_has_no_known_neighbour() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
     rig.push(WAN, &mut from_client(SYN));
     rig.spec.dests[0].address = socket("10.0.0.77:8080"); // as if its neighbour entry had gone
     rig.publish();
-    assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Drop(Drop::NoNeighbour));
+    let mut again = from_client(SYN);
+    assert_eq!(rig.push(WAN, &mut again), Verdict::Punt(Punt::Unresolved));
+    let ready = expect(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), CLIENT, "10.0.0.77:8080", SYN);
+    assert_eq!(again, ready, "rewritten but for the MACs");
     let mut other = packet(Protocol::Tcp, WAN_MAC, "198.51.100.8:1", VIP, SYN);
     assert_eq!(rig.push(WAN, &mut other), Verdict::Drop(Drop::NoServer), "nobody can be reached");
-    assert_eq!(rig.engine.wanted.pop(), Some((LAN, "10.0.0.77".parse().unwrap())));
 }
 
 /// Cuts, lengths, checksums, options, TTL: each has its name, and none a panic.
