@@ -54,7 +54,7 @@ pub fn with_cluster(
     let Some(cluster) = cluster::Cluster::build(layout)? else { return Ok(()) };
     let result = body(&cluster);
     if let Err(error) = &result {
-        eprintln!("FAILED in cluster {}: {error:?}", cluster.state().id());
+        eprintln!("FAILED in cluster {}: {error:#}", cluster.state().id());
         FAILING.store(true, Ordering::Relaxed);
     }
     drop(cluster);

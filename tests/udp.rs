@@ -1,0 +1,117 @@
+//! UDP services: names looked up by dig, and datagrams echoed.
+
+use std::{
+    net::{SocketAddrV4, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use harness::{
+    client,
+    cluster::{CLIENT, Cluster, Layout, VIP, vip},
+    config::Service,
+    servers::Server,
+    with_cluster,
+};
+
+/// The address on which a real server answers: its own under NAT, the virtual one under direct routing, since a
+/// UDP socket on the wildcard address would answer from whatever address the route prefers.
+fn answering(cluster: &Cluster, index: usize, port: u16) -> SocketAddrV4 {
+    match cluster.layout() {
+        Layout::TwoArmed => cluster.endpoint(index, port),
+        Layout::OneArmed => SocketAddrV4::new(VIP, port),
+    }
+}
+
+fn service(cluster: &Cluster, port: u16) -> Service {
+    (0..3).fold(Service::udp(cluster.layout().mode(), vip(port)).scheduler("rr"), |service, index| {
+        service.server(cluster.endpoint(index, port), 1)
+    })
+}
+
+fn dig_and_echo(layout: Layout) -> Result<()> {
+    with_cluster(layout, |cluster| {
+        let mut servers = Vec::new();
+        for (index, namespace) in cluster.real_servers.iter().enumerate() {
+            servers.push(Server::dns(namespace, answering(cluster, index, 53), &format!("rs{}", index + 1))?);
+            servers.push(Server::udp_echo(namespace, answering(cluster, index, 7))?);
+        }
+        let config = cluster.config().service(service(cluster, 53)).service(service(cluster, 7));
+        let router = cluster.start_router(&config)?;
+
+        // Every dig has a port of its own and is a connection of its own.
+        let mut counts = [0; 3];
+        for _ in 0..30 {
+            let name = client::dig(&cluster.client, vip(53))?;
+            let index = ["rs1", "rs2", "rs3"].iter().position(|known| *known == name).context(name)?;
+            counts[index] += 1;
+        }
+        ensure!(counts == [10, 10, 10], "{counts:?}");
+
+        // One port is one connection: all its datagrams meet the same server, and all come back.
+        let before: Vec<u64> = servers.iter().map(Server::served).collect();
+        let socket = cluster.client.enter(|| Ok(UdpSocket::bind(SocketAddrV4::new(CLIENT, 5000))?))?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        socket.connect(vip(7))?;
+        for length in 1..=100 {
+            let message = vec![length as u8; length * 14];
+            socket.send(&message)?;
+            let mut buffer = [0; 2048];
+            let received = socket.recv(&mut buffer).with_context(|| format!("no echo of {length}"))?;
+            ensure!(buffer[..received] == message);
+        }
+        let met: Vec<u64> =
+            servers.iter().zip(before).map(|(server, before)| server.served() - before).collect();
+        ensure!(met.iter().filter(|count| **count == 100).count() == 1, "one server gets all: {met:?}");
+
+        router.quiet()?;
+        let services = router.services()?;
+        let stats =
+            |port| services.iter().find(|service| service.address == vip(port)).map(|found| found.stats);
+        let (dns, echo) = (stats(53).context("no dns")?, stats(7).context("no echo")?);
+        ensure!((dns.connections, dns.packets_in) == (30, 30), "{dns:?}");
+        ensure!((echo.connections, echo.packets_in) == (1, 100), "{echo:?}");
+        let bytes: u64 = (1..=100).map(|length| 28 + length * 14).sum();
+        ensure!(echo.bytes_in == bytes, "{echo:?}, expected {bytes}");
+        let (packets_out, bytes_out) = if layout == Layout::TwoArmed { (100, bytes) } else { (0, 0) };
+        ensure!((echo.packets_out, echo.bytes_out) == (packets_out, bytes_out), "{echo:?}");
+        let connections = router.rvs("list -c").run()?;
+        let udp = connections.lines().filter(|line| line.starts_with("UDP ") && line.contains(" UDP "));
+        ensure!(udp.count() == 31, "{connections}");
+        router.finish()
+    })
+}
+
+#[test]
+fn udp_by_dig_nat() -> Result<()> {
+    dig_and_echo(Layout::TwoArmed)
+}
+
+#[test]
+fn udp_by_dig_dr() -> Result<()> {
+    dig_and_echo(Layout::OneArmed)
+}
+
+#[test]
+fn udp_connections_expire_after_their_timeout() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _servers: Vec<_> = (0..3)
+            .map(|index| Server::dns(&cluster.real_servers[index], cluster.endpoint(index, 53), "rs"))
+            .collect::<Result<_>>()?;
+        let config = cluster.config().service(service(cluster, 53).timeout("udp", "2s"));
+        let router = cluster.start_router(&config)?;
+        client::dig(&cluster.client, vip(53))?;
+        ensure!(router.counters()?.table.connections == 1);
+        harness::wait::until("the connection expires", harness::wait::PATIENCE, || {
+            let left = router.counters()?.table.connections;
+            ensure!(left == 0, "{left} left");
+            Ok(())
+        })?;
+        let services = router.services()?;
+        ensure!(
+            services[0].servers.iter().all(|server| server.active + server.inactive == 0),
+            "{services:?}"
+        );
+        router.finish()
+    })
+}
