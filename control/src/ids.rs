@@ -250,7 +250,7 @@ mod tests {
         let mut ids = Ids::new(2);
         let id = ids.enter_server(WEB, server(1), 1).unwrap().id;
         ids.retain(5, |_, _| false);
-        let mut reused = |ids: &mut Ids| {
+        let reused = |ids: &mut Ids| {
             ids.release(&workers);
             ids.free.contains(&id)
         };
