@@ -25,7 +25,8 @@
 //!
 //! Of two words for a flow, the later insertion scans after the earlier one has been written. It sees it
 //! either confirmed, and withdraws, or tentative, and kills it or withdraws. Hence at most one of them is
-//! ever confirmed. `tests/table_loom.rs` explores this exhaustively on a small table.
+//! ever confirmed. `tests/table_loom.rs` tries this on a small table, in every interleaving with up to five
+//! preemptions.
 //!
 //! # Who counts
 //!
