@@ -69,7 +69,7 @@ async fn with_eal(config: Config, eal: &Eal, devices: &[Device], socket: admin::
     let mut queues: Vec<Queues> = Vec::new();
     for (index, device) in devices.iter().enumerate() {
         let (port, pairs) = open_port(&config, index, device, eal, pool)?;
-        let (name, mac) = (&config.ports[index].name, port.mac()?);
+        let (name, mac) = (&config.ports[index].name, usable_mac(port.mac()?, index));
         let twin = Rc::new(Twin::create(&linux, name, mac, config.ports[index].mtu).await?);
         links.push(PortLink { ifindex: twin.ifindex(), mac, mtu: config.ports[index].mtu });
         tracing::info!(
@@ -179,7 +179,13 @@ fn open_port(
     pool: &'static Mempool,
 ) -> Result<(Port<Started>, Queues)> {
     let port = &config.ports[index];
-    let failed = |error: dpdk::Error| config.error_at(&port.at, error);
+    let failed = |error: dpdk::Error| {
+        let remedy = match error {
+            dpdk::Error::TooManyQueues { .. } => "expected one for each of workers.cores",
+            _ => "expected a device that DPDK can open; what its driver says is above",
+        };
+        config.error(&format!("port[{index}].device"), format_args!("{error}; {remedy}"))
+    };
     if let Device::Virtual { devargs, .. } = device {
         eal.probe(devargs).map_err(failed)?;
     }
@@ -273,6 +279,11 @@ fn pin(cores: &[usize]) -> Result<()> {
 fn random_key() -> HashKey {
     let random = || RandomState::new().build_hasher().finish();
     HashKey { blind: random(), factor: random() }
+}
+
+/// The device's MAC; one of our own (locally administered) for a device that has none, as rings have.
+fn usable_mac(mac: [u8; 6], index: usize) -> [u8; 6] {
+    if mac == [0; 6] { [2, 0, 0, 0, 0, index as u8 + 1] } else { mac }
 }
 
 fn mac_text(mac: [u8; 6]) -> String {
