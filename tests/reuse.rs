@@ -1,1 +1,128 @@
-//! x
+//! A client that uses the same port again and again: the second that IPVS makes it wait must not exist here.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddrV4, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use harness::{
+    capture::Capture,
+    client::bound,
+    cluster::{CLIENT, Cluster, Layout, vip},
+    packet::{Frame, flag},
+    servers::Server,
+    wait::PATIENCE,
+    with_cluster,
+};
+use socket2::{SockRef, Socket};
+
+const REUSES: usize = 1000;
+const LIMIT: Duration = Duration::from_millis(10);
+
+/// Connects from this very port as soon as the last acknowledgement of the connection before has freed it.
+fn connect_from(from: SocketAddrV4) -> Result<(Instant, Socket)> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let socket = bound(from)?;
+        let start = Instant::now();
+        match socket.connect_timeout(&vip(80).into(), Duration::from_secs(10)) {
+            Ok(()) => return Ok((start, socket)),
+            // Nothing was sent: this machine has not got that acknowledgement yet.
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable && start < deadline => {
+                thread::yield_now()
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// One use of the port: connect, ask a byte, get a byte.  Returns how long that took.
+fn use_port(from: SocketAddrV4, reset: bool) -> Result<Duration> {
+    let (start, socket) = connect_from(from)?;
+    let mut stream = TcpStream::from(socket);
+    stream.write_all(b"?")?;
+    let mut byte = [0];
+    stream.read_exact(&mut byte)?;
+    let took = start.elapsed();
+    if reset {
+        // Closed by RST: the entry of the connection is left in CLOSE.
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    } else {
+        // The server has closed first: the client's port is free at once, and the entry is left in TIME_WAIT.
+        ensure!(stream.read(&mut byte)? == 0, "more than asked for");
+    }
+    Ok(took)
+}
+
+/// Uses one port so many times; the slowest answer.
+fn use_port_often(cluster: &Cluster, port: u16, reset: bool) -> Result<Duration> {
+    let from = SocketAddrV4::new(CLIENT, port);
+    cluster.client.enter(|| {
+        let mut slowest = Duration::ZERO;
+        for attempt in 0..REUSES {
+            let took = use_port(from, reset).with_context(|| format!("use {attempt} of port {port}"))?;
+            slowest = slowest.max(took);
+        }
+        Ok(slowest)
+    })
+}
+
+fn syns(frames: &[Frame]) -> usize {
+    frames.iter().filter(|frame| frame.tcp().is_some_and(|tcp| tcp.flags() == flag::SYN)).count()
+}
+
+/// Every one of a thousand uses is answered within 10 ms.
+///
+/// What would break this in a router is a SYN that is dropped or waits, which shows as a SYN sent twice, in every
+/// round.  A machine that has other things to do shows as a slow answer in some round without any SYN sent
+/// twice.  So: the thousand uses of a round need exactly a thousand SYNs, on both sides of the router, in every
+/// round; and there must be a round in which each was answered in time, of three.
+fn reuse(reset: bool) -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let servers: Vec<_> = (0..3)
+            .map(|index| Server::tcp_one_byte(&cluster.real_servers[index], cluster.endpoint(index, 8080)))
+            .collect::<Result<_>>()?;
+        let router = cluster.start_router(&cluster.config().service(cluster.web().scheduler("rr")))?;
+        // All neighbours found, before time matters.
+        cluster
+            .client
+            .enter(|| (0..6).try_for_each(|_| use_port(SocketAddrV4::new(CLIENT, 0), false).map(drop)))?;
+        let mut slowest = Vec::new();
+        for round in 0..3 {
+            let wan = Capture::start(&cluster.client, "eth0", "tcp[tcpflags] & tcp-syn != 0")?;
+            let lan = Capture::start(&cluster.lan, "router", "tcp[tcpflags] & tcp-syn != 0")?;
+            let before: Vec<u64> = servers.iter().map(Server::served).collect();
+            slowest.push(use_port_often(cluster, 40_000 + round, reset)?);
+            let wan = wan.finish("a SYN for every use", |frames| syns(frames) >= REUSES)?;
+            let lan = lan.finish("a SYN for every use", |frames| syns(frames) >= REUSES)?;
+            ensure!(
+                (syns(&wan), syns(&lan)) == (REUSES, REUSES),
+                "{} SYNs, {} passed on",
+                syns(&wan),
+                syns(&lan)
+            );
+            // Each was scheduled anew, not sent where the one before went.
+            for (server, before) in servers.iter().zip(before) {
+                let served = server.served() - before;
+                ensure!((333..=334).contains(&served), "a server got {served} of {REUSES}");
+            }
+            if slowest.last().is_some_and(|slowest| *slowest <= LIMIT) {
+                return router.finish();
+            }
+        }
+        bail!("the slowest answers of three rounds: {slowest:?}, allowed: {LIMIT:?}")
+    })
+}
+
+#[test]
+fn a_thousand_reuses_of_the_same_client_port_each_answered_within_10_ms() -> Result<()> {
+    reuse(false)
+}
+
+#[test]
+fn a_thousand_reuses_of_the_same_client_port_after_a_reset() -> Result<()> {
+    reuse(true)
+}

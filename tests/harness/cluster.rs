@@ -177,7 +177,7 @@ impl Cluster {
     /// A configuration with the cluster's ports and no services.
     pub fn config(&self) -> Config {
         let socket = self.state.file("rvs.sock").to_string_lossy().into_owned();
-        Config::for_layout(self.layout, socket, format!("rvs-{}", self.state.id()))
+        Config::for_layout(self.layout, socket)
     }
 
     /// The web service: port 80 of the virtual address, the three nginx behind it, equal weights.

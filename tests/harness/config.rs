@@ -20,8 +20,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// The admin socket.
     pub socket: String,
-    /// DPDK's name for what belongs to this instance.
-    pub file_prefix: String,
+    /// DPDK's name for what belongs to this instance, unless the program shall choose one.
+    pub file_prefix: Option<String>,
 }
 
 /// A `[[port]]`.
@@ -72,7 +72,7 @@ pub const QUICK_CHECK: &str = "kind = \"tcp\", interval = \"150ms\", timeout = \
 
 impl Config {
     /// The configuration that fits a cluster of this layout: its ports, and no services yet.
-    pub fn for_layout(layout: Layout, socket: String, file_prefix: String) -> Config {
+    pub fn for_layout(layout: Layout, socket: String) -> Config {
         let port = |name, interface: &str, address: Ipv4Addr| Port {
             name,
             device: format!("net_af_packet,iface={interface}"),
@@ -83,7 +83,7 @@ impl Config {
             ports.push(port("lan", "lan0", layout.gateway()));
         }
         let last = *crate::cores().last().unwrap_or(&0);
-        Config { cores: vec![last], connections: 65_536, ports, services: vec![], socket, file_prefix }
+        Config { cores: vec![last], connections: 65_536, ports, services: vec![], socket, file_prefix: None }
     }
 
     /// With this service too.
@@ -158,8 +158,11 @@ impl Service {
 
 impl Display for Config {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "[eal]\nhugepages = false\nmemory = 128\nfile_prefix = {:?}\n", self.file_prefix)?;
-        writeln!(f, "[workers]\ncores = {:?}\nidle = \"adaptive\"\n", self.cores)?;
+        writeln!(f, "[eal]\nhugepages = false\nmemory = 256")?;
+        if let Some(prefix) = &self.file_prefix {
+            writeln!(f, "file_prefix = {prefix:?}")?;
+        }
+        writeln!(f, "\n[workers]\ncores = {:?}\nidle = \"adaptive\"\n", self.cores)?;
         writeln!(f, "[table]\nconnections = {}\n", self.connections)?;
         writeln!(f, "[admin]\nsocket = {:?}", self.socket)?;
         for port in &self.ports {

@@ -82,7 +82,7 @@ impl std::iter::Sum for Stats {
 /// The workers' counters.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub struct Counters {
-    /// Which configuration is in force: grows with every reload.
+    /// Which snapshot is in force: grows with every reload, and whenever Linux finds or loses a neighbour.
     pub generation: u64,
     /// The connection table.
     pub table: Table,

@@ -94,13 +94,14 @@ impl Router {
 
     /// Writes another configuration and applies it by SIGHUP; returns when it is in force.
     pub fn apply_by_signal(&mut self, config: &Config) -> Result<()> {
-        let before = self.counters()?.generation;
+        let reloads = |log: String| log.matches(" reloaded ").count();
+        let before = reloads(self.log());
         self.write(config)?;
         self.hang_up()?;
         wait::until("SIGHUP takes effect", PATIENCE, || {
             self.daemon.check_running()?;
-            let now = self.counters()?.generation;
-            ensure!(now > before, "generation {now} as before");
+            let log = self.log();
+            ensure!(reloads(log.clone()) > before, "{}", tail(&log, 5));
             Ok(())
         })
     }

@@ -115,6 +115,11 @@ impl State {
     pub fn dismantle(&self) -> Result<()> {
         for identity in read(&self.file("processes")).lines().filter_map(parse) {
             identity.end()?;
+            // What DPDK keeps for a router that could not clean up after itself.
+            let runtime = Path::new("/run/dpdk").join(format!("rvs-{}", identity.pid));
+            if runtime.is_dir() {
+                fs::remove_dir_all(runtime)?;
+            }
         }
         for name in read(&self.file("namespaces")).lines() {
             if name.starts_with("rvs-") && Path::new("/run/netns").join(name).exists() {
