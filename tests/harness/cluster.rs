@@ -126,6 +126,8 @@ impl Cluster {
     fn wire(&self) -> Result<()> {
         let Cluster { client, router, lan, layout, .. } = self;
         lan.ip("link add br0 type bridge mcast_snooping 0\nlink set br0 up")?;
+        // Where the machine filters bridged packets, it also drops those that are not sound IPv4: not our bridge.
+        lan.sysctl("net/bridge/bridge-nf-call-iptables", 0)?;
         match layout {
             Layout::TwoArmed => {
                 link(router, "wan0", layout.router(), client, "eth0", CLIENT)?;
@@ -229,6 +231,7 @@ impl Drop for Cluster {
         if self.kept {
             return;
         }
+        crate::process::stop_here_if_stopping();
         let start = Instant::now();
         let failing = std::thread::panicking() || crate::failing();
         let result = if failing {

@@ -121,10 +121,8 @@ impl Namespace {
     pub fn sysctl(&self, key: &str, value: u32) -> Result<()> {
         let path = format!("/proc/sys/{key}");
         self.enter(|| match fs::write(&path, value.to_string()) {
-            // A kernel without IPv6 is as good as one where it is switched off.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && key.starts_with("net/ipv6") => {
-                Ok(())
-            }
+            // A kernel without it is as good as one where it is switched off.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && optional(key) => Ok(()),
             result => result.with_context(|| path.clone()),
         })
     }
@@ -148,4 +146,8 @@ impl Namespace {
             .run()?;
         self.ip(&format!("link set {interface} gso_max_segs 1"))
     }
+}
+
+fn optional(key: &str) -> bool {
+    key.starts_with("net/ipv6/") || key.starts_with("net/bridge/")
 }

@@ -13,7 +13,7 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -29,17 +29,29 @@ use crate::{state::State, wait};
 /// How long a helper command may take unless the caller says otherwise.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
-static STOPPED: AtomicBool = AtomicBool::new(false);
+/// Whether nothing is started any more; held while something is started and written down.
+static STOPPED: Mutex<bool> = Mutex::new(false);
 
-/// From now on no process is started any more: who tries, waits for the end of this process instead.
+/// From now on no process is started any more: who tries waits for the end of this process instead.
 ///
-/// For a signal handler that is about to take everything down while another thread is still building.
+/// For a signal handler that is about to take everything down while another thread is still building.  When it
+/// returns, every process that was started is also written down.
 pub fn start_no_more() {
-    STOPPED.store(true, Ordering::SeqCst);
+    *STOPPED.lock().unwrap_or_else(PoisonError::into_inner) = true;
 }
 
-fn checkpoint() {
-    while STOPPED.load(Ordering::SeqCst) {
+/// Waits for the end of this process if [`start_no_more`] was called.
+pub fn stop_here_if_stopping() {
+    drop(permission());
+}
+
+fn permission() -> MutexGuard<'static, bool> {
+    loop {
+        let stopped = STOPPED.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*stopped {
+            return stopped;
+        }
+        drop(stopped);
         thread::park();
     }
 }
@@ -146,8 +158,8 @@ impl Command {
 
     /// Runs it to its end and returns what it said, whether it succeeded or not.
     pub fn output(mut self) -> Result<Output> {
-        checkpoint();
         let shown = self.shown.clone();
+        let permission = permission();
         let mut child = self
             .inner
             .process_group(0)
@@ -157,6 +169,7 @@ impl Command {
             .spawn()
             .with_context(|| format!("cannot start `{shown}`"))?;
         self.state.record(child.id());
+        drop(permission);
         let input = self.input.take().zip(child.stdin.take());
         let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
         if let Some((bytes, mut pipe)) = input {
@@ -190,7 +203,7 @@ impl Command {
 
     /// Starts it to go on beside the test; what it prints goes to `NAME.log` in the state directory.
     pub fn spawn(mut self, name: &str) -> Result<Daemon> {
-        checkpoint();
+        let permission = permission();
         let log = self.state.file(&format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log)?;
         let child = self
@@ -202,6 +215,7 @@ impl Command {
             .spawn()
             .with_context(|| format!("cannot start `{}`", self.shown))?;
         self.state.record(child.id());
+        drop(permission);
         Ok(Daemon { name: name.to_owned(), child, log, ended: None })
     }
 }

@@ -10,7 +10,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -106,6 +106,16 @@ impl State {
         }
     }
 
+    /// Whether this process owns the cluster.
+    pub fn is_own(&self) -> bool {
+        parse(&read(&self.file("owner"))) == Some(Identity::own())
+    }
+
+    /// Whether it was left up on purpose.
+    pub fn is_kept(&self) -> bool {
+        read(&self.file("owner")) == KEPT
+    }
+
     /// Gives up ownership: the cluster stays until somebody removes it by name.
     pub fn keep(&self) -> Result<()> {
         Ok(fs::write(self.file("owner"), KEPT)?)
@@ -136,7 +146,14 @@ impl State {
     /// Ends and deletes all of the cluster, its directory too.
     pub fn remove(&self) -> Result<()> {
         self.dismantle()?;
-        fs::remove_dir_all(&self.0.directory).with_context(|| format!("{}", self.0.directory.display()))
+        // Again if somebody is still writing into it.
+        crate::wait::until("the state directory is deleted", crate::wait::PATIENCE, || {
+            match fs::remove_dir_all(&self.0.directory) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+                _ => Ok(()),
+            }
+        })
+        .with_context(|| format!("{}", self.0.directory.display()))
     }
 
     /// The ends of all logs, for the report of a failure.
