@@ -53,8 +53,10 @@ reasons! {
         Fragment = "fragment",
         /// No service and no real server's reply.
         NoService = "no_service",
-        /// Of a service or a real server, but of no connection, and does not begin one.
+        /// To a service, but of no connection, and does not begin one.
         NoConnection = "no_connection",
+        /// From a real server's service, but of no connection: the answer to a health check, or a late packet.
+        ServerReply = "server_reply",
         /// Rewritten, but the next hop's MAC is not known yet: Linux finds it and sends the packet.
         Unresolved = "unresolved",
     }
@@ -81,6 +83,12 @@ reasons! {
         NoServer = "no_server",
         /// The connection table has no room.
         TableFull = "table_full",
+        /// Spread over several buffers: longer than the device should let through.
+        Scattered = "scattered",
+        /// From a virtual address to a service.
+        Martian = "martian",
+        /// The MAC of a direct routing server is not known; control asks Linux for it.
+        NoNeighbour = "no_neighbour",
         /// No route to the destination.
         NoRoute = "no_route",
         /// Longer than the MTU of the output port.

@@ -63,6 +63,9 @@ pub struct DestSpec {
     pub last_weight: u32,
     /// Whether it takes connections as far as its health goes.
     pub up: bool,
+    /// Whether every worker has a snapshot that knows this server. Until then nobody may pick it: a worker
+    /// that does not know it would take its connections for those of a removed server.
+    pub introduced: bool,
     /// Its traffic, a counter set for each worker.
     pub traffic: Arc<[TrafficCounters]>,
     /// Its live connections.
@@ -139,9 +142,11 @@ pub struct Snapshot {
     dests: Vec<Option<Dest>>,
     by_virtual_address: Index<ServiceIndex>,
     by_endpoint: Index<EndpointIndex>,
-    addresses: HashSet<u32, BuildHasherDefault<KeyHasher>>,
+    virtual_addresses: AddressSet,
+    endpoint_addresses: AddressSet,
 }
 
+type AddressSet = HashSet<u32, BuildHasherDefault<KeyHasher>>;
 type Index<T> = HashMap<u64, T, BuildHasherDefault<KeyHasher>>;
 
 impl Snapshot {
@@ -155,7 +160,8 @@ impl Snapshot {
             dests: Vec::new(),
             by_virtual_address: Index::default(),
             by_endpoint: Index::default(),
-            addresses: HashSet::default(),
+            virtual_addresses: AddressSet::default(),
+            endpoint_addresses: AddressSet::default(),
         };
         for spec in specs {
             snapshot.add_service(spec);
@@ -177,7 +183,12 @@ impl Snapshot {
 
     /// Whether this is the address of a service or of an endpoint.
     pub fn concerns(&self, address: u32) -> bool {
-        self.addresses.contains(&address)
+        self.is_virtual(address) || self.endpoint_addresses.contains(&address)
+    }
+
+    /// Whether this is the address of a service.
+    pub fn is_virtual(&self, address: u32) -> bool {
+        self.virtual_addresses.contains(&address)
     }
 
     /// The dest of a connection; `None` if it has been removed.
@@ -215,7 +226,9 @@ impl Snapshot {
         // A server that is down is not in the list at all, as with keepalived; nor is one whose MAC is not
         // known, since a connection could not reach it.
         let reachable = |dest: &&DestSpec| {
-            dest.up && matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
+            dest.up
+                && dest.introduced
+                && matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
         };
         let candidates: Vec<Candidate> = spec.dests.iter().filter(reachable).map(candidate).collect();
         self.services.push(Service {
@@ -225,7 +238,7 @@ impl Snapshot {
             timeouts: spec.timeouts.0.map(Timeout::from_seconds),
         });
         self.by_virtual_address.insert(key(virtual_address, spec.address.port(), spec.protocol), index);
-        self.addresses.insert(virtual_address);
+        self.virtual_addresses.insert(virtual_address);
     }
 
     fn add_dest(&mut self, service: ServiceIndex, spec: &ServiceSpec, dest: &DestSpec) {
@@ -233,7 +246,7 @@ impl Snapshot {
         let (address, port) = (u32::from(*dest.address.ip()), dest.address.port());
         let endpoint = (spec.mode == Mode::Nat).then(|| {
             let next = self.by_endpoint.len() as EndpointIndex;
-            self.addresses.insert(address);
+            self.endpoint_addresses.insert(address);
             *self.by_endpoint.entry(key(address, port, spec.protocol)).or_insert(next)
         });
         let address_delta = Delta::double(virtual_address, address);

@@ -106,15 +106,18 @@ impl Worker {
 
             let received = ports.forward(lcore, &engine, snapshot, now, &counters, &slow_path);
             let injected = inject(lcore, &mut ports.output, &counters, &slow_path.injects);
-            if let Some(buckets) = sweeper.due(tsc) {
+            let swept = sweeper.due(tsc).map_or(0, |buckets| {
+                let count = buckets.len();
                 engine.sweep(snapshot, now, buckets);
-            }
-            if sweeper.finished() {
+                count
+            });
+            if sweeper.finished(tsc) {
                 counters.sweeps.add(1);
             }
             // Reported after the snapshot's last use in this round.
             counters.generation.set(snapshot.generation);
-            rest.after(received + injected);
+            // A sweep that is behind its time is work too.
+            rest.after(received + injected + if swept == SWEEP_SLICE { 1 } else { 0 });
         }
     }
 }
@@ -224,8 +227,14 @@ impl Output {
 }
 
 /// Hands a packet to Linux; whether there was room.
+///
+/// The last quarter of the queue is kept for ARP and for what real servers answer to health checks, so that a
+/// flood of packets for Linux does not make all servers look dead.
 fn punt(from: PortIndex, mbuf: Mbuf, reason: Punt, counters: &WorkerCounters, slow_path: &SlowPath) -> bool {
-    let taken = slow_path.punts.push(Punted { port: from, reason, mbuf }).is_ok();
+    let punts = &slow_path.punts;
+    let vital = matches!(reason, Punt::NotIpv4 | Punt::ServerReply);
+    let room = vital || punts.len() < punts.capacity() / 4 * 3;
+    let taken = room && punts.push(Punted { port: from, reason, mbuf }).is_ok();
     if taken {
         counters.punt(reason, 1);
     } else {
@@ -329,12 +338,13 @@ impl Sweeper {
     }
 
     /// Whether the last slice completed a sweep; then the next one begins.
-    fn finished(&mut self) -> bool {
+    fn finished(&mut self, tsc: u64) -> bool {
         let finished = self.next >= self.share.end;
         if finished {
             self.next = self.share.start;
-            // From the end of the period, not from now: a worker that was kept from sweeping catches up.
-            self.began += self.tsc_per_sweep;
+            // From the end of the period, not from now, so that a worker that was kept from sweeping catches
+            // up; but not more than one period, or a night of sleep would be a day of sweeping.
+            self.began = (self.began + self.tsc_per_sweep).max(tsc.saturating_sub(self.tsc_per_sweep));
         }
         finished
     }
@@ -389,7 +399,7 @@ mod tests {
         let mut sweeper = Sweeper::new(share(1000, 1, 3), 0, 1000);
         let mut visited = Vec::new();
         let mut tsc = 0;
-        while !sweeper.finished() {
+        while !sweeper.finished(tsc) {
             tsc += 7;
             visited.extend(sweeper.due(tsc).into_iter().flatten());
         }

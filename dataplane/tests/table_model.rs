@@ -73,7 +73,7 @@ proptest! {
                 Operation::Find(n) => prop_assert_eq!(find(n).map(|found| found.1), model.get(&n).copied()),
                 Operation::Insert(n, dest) => {
                     let hash = table.hash(client(n), Protocol::Tcp);
-                    match (table.insert(hash, word(n, dest), &judge), model.get(&n)) {
+                    match (table.insert(hash, word(n, dest), 0, &judge), model.get(&n)) {
                         (Inserted::New, None) => { model.insert(n, word(n, dest)); }
                         (Inserted::Existing(_, found), Some(&kept)) => prop_assert_eq!(found, kept),
                         (other, expected) => prop_assert!(false, "{:?}, but the model has {:?}", other, expected),
@@ -118,7 +118,7 @@ fn takes_what_it_is_sized_for() {
     for n in 0..connections as u32 {
         let client = Client::new(0x0A00_0000 + n / 8, 1024 + (n % 8) as u16);
         let word = Word::new(client, DestId::new(1).unwrap());
-        assert_eq!(table.insert(table.hash(client, Protocol::Tcp), word, &judge), Inserted::New, "{n}");
+        assert_eq!(table.insert(table.hash(client, Protocol::Tcp), word, 0, &judge), Inserted::New, "{n}");
     }
 }
 
@@ -139,7 +139,7 @@ fn one_connection_a_flow_under_contention() {
                     let client = Client::new(flow as u32 + 1, 7);
                     let hash = table.hash(client, Protocol::Tcp);
                     let word = Word::new(client, DestId::new(id).unwrap());
-                    if table.insert(hash, word, &judge) == Inserted::New {
+                    if table.insert(hash, word, id as u8, &judge) == Inserted::New {
                         assert_eq!(
                             owners[flow].fetch_add(1, Ordering::SeqCst),
                             0,

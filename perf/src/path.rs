@@ -166,6 +166,7 @@ fn snapshot(mode: Mode) -> Snapshot {
         weight: 1,
         last_weight: 1,
         up: true,
+        introduced: true,
         traffic: Arc::new([TrafficCounters::default()]),
         gauge: Arc::default(),
     };

@@ -56,6 +56,9 @@ pub(super) fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Resul
     if ethernet.destination != *mac && !is_group {
         return Err(Verdict::Drop(Drop::OtherHost));
     }
+    if bytes.len() < frame.length() {
+        return Err(Verdict::Drop(Drop::Scattered));
+    }
     if frame.is_vlan_stripped() {
         return Err(Verdict::Punt(Punt::Vlan));
     }
@@ -67,7 +70,7 @@ pub(super) fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Resul
     }
 
     let packet = &bytes[ethernet::HEADER..];
-    let ip = Ipv4::parse(packet, frame.length() - ethernet::HEADER).map_err(|malformed| {
+    let ip = Ipv4::parse(packet).map_err(|malformed| {
         Verdict::Drop(match malformed {
             Malformed::Header => Drop::BadIpHeader,
             Malformed::Checksum => Drop::BadIpChecksum,

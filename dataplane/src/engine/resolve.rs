@@ -50,6 +50,10 @@ pub(super) fn classify(packet: &Packet, snapshot: &Snapshot, table: &Table) -> R
     } else {
         return Err(Verdict::Punt(Punt::NoService));
     };
+    // Before anything is looked up: a packet that goes no further must not move a connection's state.
+    if packet.ttl <= 1 {
+        return Err(Verdict::Drop(Drop::TtlExpired));
+    }
     Ok(Lookup { side, client, hash: table.hash(client, protocol) })
 }
 
@@ -65,7 +69,7 @@ impl<'a> Path<'a> {
     #[inline]
     pub fn resolve(&self, packet: &Packet) -> Result<&'a Dest, Verdict> {
         let Lookup { side, client, hash } = packet.lookup;
-        let judge = Judgement { snapshot: self.snapshot, now: self.now, side };
+        let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, taking: None };
         let table = &self.engine.table;
         // Another worker may change the word between our look and our swap; then look again. Each round
         // that fails is one in which another worker got on.
@@ -77,7 +81,7 @@ impl<'a> Path<'a> {
                     }
                 }
                 None => {
-                    if let Some(dest) = self.begin(packet, &judge)? {
+                    if let Some(dest) = self.begin(packet)? {
                         return Ok(dest);
                     }
                 }
@@ -91,8 +95,13 @@ impl<'a> Path<'a> {
         let Some(dest) = self.snapshot.dest_of(word) else { return Ok(None) };
         let inward = matches!(packet.lookup.side, Side::Service(_));
         let old = word.state();
-        if inward && may_begin(packet) && packet.protocol == Protocol::Tcp && is_over(old, dest) {
-            return self.begin_again(slot, word, packet);
+        if inward && may_begin(packet) && is_over(old, dest) {
+            // The client opens again on a port whose connection is over: make room for the new one at once.
+            // (Linux had users wait a second here for years, see kubernetes#90854.)
+            if self.engine.table.replace(slot, word, Word::EMPTY).is_ok() {
+                leave(self.snapshot, word);
+            }
+            return Ok(None);
         }
         let service = &self.snapshot.services[dest.service as usize];
         let mut flags = word.flags();
@@ -128,36 +137,30 @@ impl<'a> Path<'a> {
 
     /// A packet of no connection; `None` if another worker has just begun one.
     #[cold]
-    fn begin(&self, packet: &Packet, judge: &Judgement) -> Result<Option<&'a Dest>, Verdict> {
-        let Side::Service(service) = packet.lookup.side else {
-            return Err(Verdict::Punt(Punt::NoConnection));
+    fn begin(&self, packet: &Packet) -> Result<Option<&'a Dest>, Verdict> {
+        let Lookup { side, client, hash } = packet.lookup;
+        let Side::Service(service) = side else {
+            return Err(Verdict::Punt(Punt::ServerReply));
         };
         if !may_begin(packet) {
             return Err(Verdict::Punt(Punt::NoConnection));
         }
-        let (dest, word) = self.schedule(service, packet)?;
-        match self.engine.table.insert(packet.lookup.hash, word, judge) {
-            Inserted::New => {
-                self.count_new(dest, word.state());
-                Ok(Some(dest))
-            }
-            Inserted::Existing(..) => Ok(None),
-            Inserted::Full => Err(Verdict::Drop(Drop::TableFull)),
+        if self.snapshot.is_virtual(packet.source) {
+            return Err(Verdict::Drop(Drop::Martian));
         }
-    }
-
-    /// A client opens again on a port whose connection is over: the new one takes the old one's place at
-    /// once. (Linux had users wait a second here for years, see kubernetes#90854.)
-    #[cold]
-    fn begin_again(&self, slot: Slot, old: Word, packet: &Packet) -> Result<Option<&'a Dest>, Verdict> {
-        let Side::Service(service) = packet.lookup.side else { return Ok(None) };
         let (dest, word) = self.schedule(service, packet)?;
-        if self.engine.table.replace(slot, old, word).is_err() {
-            return Ok(None);
+        let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, taking: dest.endpoint };
+        // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
+        let active = word.state().is_active();
+        dest.gauge.enter(active);
+        let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge);
+        if inserted == Inserted::New {
+            dest.traffic[self.engine.worker].connections.add(1);
+            self.engine.counters.traffic.connections.add(1);
+            return Ok(Some(dest));
         }
-        leave(self.snapshot, old);
-        self.count_new(dest, word.state());
-        Ok(Some(dest))
+        dest.gauge.leave(active);
+        if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(None) }
     }
 
     fn schedule(&self, index: ServiceIndex, packet: &Packet) -> Result<(&'a Dest, Word), Verdict> {
@@ -177,12 +180,6 @@ impl<'a> Path<'a> {
         let coarse = service.timeout(state).is_coarse();
         let word = Word::new(packet.lookup.client, id).with_state(state).seen(self.now, coarse);
         Ok((dest, word))
-    }
-
-    fn count_new(&self, dest: &Dest, state: State) {
-        dest.gauge.enter(state.is_active());
-        dest.traffic[self.engine.worker].connections.add(1);
-        self.engine.counters.traffic.connections.add(1);
     }
 }
 
@@ -215,6 +212,11 @@ struct Judgement<'a> {
     snapshot: &'a Snapshot,
     now: Tick,
     side: Side,
+    client: Client,
+    /// The endpoint of the connection that is to be inserted. The real server can tell connections of one
+    /// client port apart by nothing else, so a connection of the same client with the same endpoint, through
+    /// another service, is superseded.
+    taking: Option<EndpointIndex>,
 }
 
 impl Judge for Judgement<'_> {
@@ -232,14 +234,16 @@ impl Judge for Judgement<'_> {
     /// What ended goes first, then what never began; of equals, the longest silent.
     fn worth(&self, word: Word) -> Worth {
         let Some(dest) = self.snapshot.dest_of(word) else { return Worth::Free };
-        if has_expired(self.snapshot, self.now, dest, word) {
+        let superseded =
+            word.client() == self.client && dest.endpoint.is_some() && dest.endpoint == self.taking;
+        if superseded || has_expired(self.snapshot, self.now, dest, word) {
             return Worth::Free;
         }
-        let unanswered = dest.endpoint.is_some() && word.flags() & FLAG_REPLIED == 0;
         let class = match word.state() {
             State::TimeWait | State::Close | State::LastAck => 0,
             State::None | State::SynSent | State::SynRecv | State::SynAck => 1,
-            State::Udp if unanswered => 1,
+            State::Udp if dest.endpoint.is_none() => 2, // nobody can say: replies are not seen
+            State::Udp if word.flags() & FLAG_REPLIED == 0 => 1,
             _ => return Worth::Keep,
         };
         const OLDEST: u32 = (1 << 24) - 1;

@@ -13,17 +13,16 @@ use crate::wire::{ethernet, ipv4, transport};
 #[inline]
 pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut impl Frame) -> Verdict {
     let inward = matches!(packet.lookup.side, Side::Service(_));
-    if packet.ttl <= 1 {
-        return Verdict::Drop(Drop::TtlExpired);
-    }
+    let mode = path.snapshot.services[dest.service as usize].mode;
     let next_hop = if inward { dest.next_hop } else { path.snapshot.fib.look_up(packet.destination) };
     let (verdict, addresses) = match next_hop {
         NextHop::Ready(adjacency) if packet.length > adjacency.mtu => return Verdict::Drop(Drop::TooBig),
         NextHop::Ready(adjacency) => (Verdict::Forward(adjacency.port), Some(adjacency.addresses)),
+        // Linux would deliver a packet to the virtual address to itself.
+        NextHop::Unresolved(..) if mode == Mode::Dr => return Verdict::Drop(Drop::NoNeighbour),
         NextHop::Unresolved(..) => (Verdict::Punt(Punt::Unresolved), None),
         NextHop::NoRoute => return Verdict::Drop(Drop::NoRoute),
     };
-    let mode = path.snapshot.services[dest.service as usize].mode;
     if !write(packet, dest, inward, mode, addresses.as_ref(), frame) {
         return Verdict::Drop(Drop::BadIpHeader);
     }

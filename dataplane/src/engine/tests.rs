@@ -46,6 +46,7 @@ impl Rig {
             weight,
             last_weight: weight,
             up: true,
+            introduced: true,
             traffic: (0..1).map(|_| TrafficCounters::default()).collect(),
             gauge: Arc::<Gauge>::default(),
         });
@@ -247,7 +248,7 @@ fn expiry_is_lazy_and_a_stale_word_is_a_miss() {
     rig.push(WAN, &mut from_client(ACK));
     rig.wait(902);
     assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoConnection));
-    assert_eq!(rig.push(LAN, &mut from_server(1, ACK)), Verdict::Punt(Punt::NoConnection));
+    assert_eq!(rig.push(LAN, &mut from_server(1, ACK)), Verdict::Punt(Punt::ServerReply));
     assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Forward(LAN));
     assert_eq!((rig.connections().len(), rig.live(1)), (1, (1, 0)));
 }
@@ -318,7 +319,7 @@ fn only_a_syn_begins_a_connection() {
     for flags in [ACK, FIN | ACK, RST, SYN | RST, 0] {
         assert_eq!(rig.push(WAN, &mut from_client(flags)), Verdict::Punt(Punt::NoConnection));
     }
-    assert_eq!(rig.push(LAN, &mut from_server(1, SYN | ACK)), Verdict::Punt(Punt::NoConnection));
+    assert_eq!(rig.push(LAN, &mut from_server(1, SYN | ACK)), Verdict::Punt(Punt::ServerReply));
     assert_eq!(rig.connections(), []);
 }
 
@@ -343,6 +344,59 @@ fn linux_sends_what_has_no_known_neighbour() {
     assert_eq!(again, ready, "rewritten but for the MACs");
     let mut other = packet(Protocol::Tcp, WAN_MAC, "198.51.100.8:1", VIP, SYN);
     assert_eq!(rig.push(WAN, &mut other), Verdict::Drop(Drop::NoServer), "nobody can be reached");
+}
+
+#[test]
+fn an_unresolved_direct_routing_server_is_not_linuxs_to_send_to() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Dr, &[1]);
+    rig.push(WAN, &mut from_client(SYN));
+    rig.spec.dests[0].address = socket("10.0.0.77:80");
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Drop(Drop::NoNeighbour));
+}
+
+#[test]
+fn of_two_services_with_one_server_the_newer_connection_of_a_client_port_counts() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    let mut other = rig.spec.clone();
+    other.address = socket("192.0.2.11:80");
+    other.dests[0].id = DestId::new(2).unwrap();
+    other.dests[0].gauge = Arc::default();
+    rig.snapshot = compile(9, &[rig.spec.clone(), other.clone()]);
+    rig.push(WAN, &mut from_client(SYN));
+    rig.push(WAN, &mut packet(Protocol::Tcp, WAN_MAC, CLIENT, "192.0.2.11:80", SYN));
+    let mut reply = from_server(1, SYN | ACK);
+    assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN));
+    assert_eq!(reply[26..30], [192, 0, 2, 11], "from the address that the client asked last");
+    assert_eq!((rig.live(1), other.dests[0].gauge.get()), ((0, 0), (1, 0)));
+}
+
+#[test]
+fn a_dead_servers_udp_flow_moves_on() {
+    let mut rig = Rig::new(Protocol::Udp, Mode::Nat, &[1, 1]);
+    let query = || packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0);
+    rig.push(WAN, &mut query());
+    assert_eq!(rig.connections()[0].1, 2);
+    rig.spec.dests[1].up = false;
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut query()), Verdict::Forward(LAN));
+    assert_eq!(rig.connections()[0].1, 1);
+}
+
+#[test]
+fn a_server_that_not_every_worker_knows_gets_nothing_yet() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 1]);
+    rig.spec.dests[1].introduced = false;
+    rig.publish();
+    rig.push(WAN, &mut from_client(SYN));
+    assert_eq!(rig.connections()[0].1, 1);
+}
+
+#[test]
+fn a_packet_from_a_virtual_address_begins_nothing() {
+    let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    let mut land = packet(Protocol::Tcp, WAN_MAC, VIP, VIP, SYN);
+    assert_eq!(rig.push(WAN, &mut land), Verdict::Drop(Drop::Martian));
 }
 
 /// Cuts, lengths, checksums, options, TTL: each has its name, and none a panic.

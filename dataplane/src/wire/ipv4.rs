@@ -45,10 +45,9 @@ pub enum Malformed {
 }
 
 impl Ipv4 {
-    /// Reads the header. `packet` starts with it; `available` is how long the packet really is, which is
-    /// more than `packet` when it continues in another buffer. The header itself has to be in `packet`.
+    /// Reads the header of a packet that may have padding behind it.
     #[inline]
-    pub fn parse(packet: &[u8], available: usize) -> Result<Self, Malformed> {
+    pub fn parse(packet: &[u8]) -> Result<Self, Malformed> {
         let header = packet.first_chunk::<HEADER>().ok_or(Malformed::Header)?;
         let header_length = usize::from(header[0] & 0x0F) * 4;
         let total_length = read16(header, field::TOTAL_LENGTH);
@@ -56,7 +55,7 @@ impl Ipv4 {
             || header_length < HEADER
             || header_length > packet.len()
             || usize::from(total_length) < header_length
-            || usize::from(total_length) > available
+            || usize::from(total_length) > packet.len()
         {
             return Err(Malformed::Header);
         }
