@@ -9,7 +9,7 @@ use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
 
 use crate::config::{Config, Server, Service};
 use crate::health::{Health, Target};
-use crate::ids::{Exhausted, Ids, ServerKey, ServiceKey};
+use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::net::Mirror;
 
 /// A port and its twin, as far as snapshots depend on them.
@@ -29,6 +29,8 @@ pub struct Compiled {
     pub snapshot: Snapshot,
     /// Neighbours that real servers and gateways are reached through.
     pub next_hops: BTreeSet<(PortIndex, Ipv4Addr)>,
+    /// Whether there are servers that not every worker knows yet, so that it has to be compiled once more.
+    pub introduces: bool,
 }
 
 impl ServiceKey {
@@ -51,41 +53,44 @@ pub fn target(service: &Service, server: &Server) -> Option<Target> {
     Some(Target { address: server.address, check: check.clone() })
 }
 
-/// Compiles a snapshot.
+/// Compiles a snapshot. `seen` is the oldest generation that a worker may still be using.
 pub fn compile(
     generation: u64,
+    seen: u64,
     config: &Config,
     ids: &mut Ids,
     health: &Health,
     mirror: &Mirror,
     ports: &[PortLink],
-) -> Result<Compiled, Exhausted> {
+) -> Compiled {
     let mut specs = Vec::with_capacity(config.services.len());
     for service in &config.services {
-        specs.push(describe(service, ids, health)?);
+        specs.push(describe(service, ids, health, generation, seen));
     }
     let fib = fib(mirror, ports);
     let next_hops = next_hops(&specs, mirror, ports, &fib);
     let ports = ports.iter().map(PortLink::spec).collect();
-    Ok(Compiled { snapshot: Snapshot::new(generation, ports, &specs, fib), next_hops })
+    let introduces = specs.iter().flat_map(|spec| &spec.dests).any(|dest| !dest.introduced);
+    Compiled { snapshot: Snapshot::new(generation, ports, &specs, fib), next_hops, introduces }
 }
 
-fn describe(service: &Service, ids: &mut Ids, health: &Health) -> Result<ServiceSpec, Exhausted> {
+fn describe(service: &Service, ids: &mut Ids, health: &Health, generation: u64, seen: u64) -> ServiceSpec {
     let key = ServiceKey::of(service);
     let mut dests = Vec::with_capacity(service.servers.len());
     for server in &service.servers {
-        let record = ids.enter_server(key, ServerKey::of(service, server), server.weight)?;
+        let record = ids.enter_server(key, ServerKey::of(service, server), server.weight, generation);
         dests.push(DestSpec {
             id: record.id,
             address: server.address,
             weight: server.weight,
             last_weight: record.last_weight,
             up: target(service, server).is_none_or(|target| health.is_up(&target)),
+            introduced: record.since <= seen,
             traffic: record.counters.clone(),
             gauge: record.gauge.clone(),
         });
     }
-    Ok(ServiceSpec {
+    ServiceSpec {
         address: service.address,
         protocol: service.protocol,
         mode: service.mode,
@@ -94,7 +99,7 @@ fn describe(service: &Service, ids: &mut Ids, health: &Health) -> Result<Service
         cursor: ids.enter_service(key).cursor.clone(),
         timeouts: service.timeouts,
         dests,
-    })
+    }
 }
 
 /// Linux' routes and neighbours, as far as they lead over ports.

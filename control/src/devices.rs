@@ -2,13 +2,19 @@
 
 use std::fmt::Write;
 
+use crate::config::value::pci_address;
 use crate::config::{Config, Port};
 
 /// A device, in DPDK's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// A PCI address: EAL probes it at start, when it is allowed.
-    Pci(String),
+    /// A PCI device: EAL probes it at start, when it is allowed.
+    Pci {
+        /// Its address, as DPDK spells it.
+        name: String,
+        /// The address as it was configured, with the driver's arguments.
+        devargs: String,
+    },
     /// A virtual device that RVS creates.
     Virtual {
         /// What DPDK will call the port.
@@ -25,8 +31,8 @@ impl Device {
     pub fn of(config: &Config, index: usize) -> Self {
         let port = &config.ports[index];
         let device = port.device.as_str();
-        if is_pci(device) {
-            Device::Pci(device.to_owned())
+        if let Some(name) = pci_address(device) {
+            Device::Pci { name, devargs: device.strip_prefix("pci:").unwrap_or(device).to_owned() }
         } else if created_by(&config.eal.args, device) {
             Device::Existing(device.to_owned())
         } else {
@@ -37,7 +43,7 @@ impl Device {
     /// The name by which DPDK knows the port.
     pub fn port_name(&self) -> &str {
         match self {
-            Device::Pci(name) | Device::Existing(name) | Device::Virtual { name, .. } => name,
+            Device::Pci { name, .. } | Device::Virtual { name, .. } | Device::Existing(name) => name,
         }
     }
 
@@ -102,7 +108,7 @@ pub fn eal_arguments(config: &Config, devices: &[Device], control_cores: &[usize
         arguments.extend(["-m".to_owned(), megabytes.to_string()]);
     }
     let mut pci = devices.iter().filter_map(|device| match device {
-        Device::Pci(address) => Some(address),
+        Device::Pci { devargs, .. } => Some(devargs),
         _ => None,
     });
     match pci.next() {
@@ -125,19 +131,6 @@ fn created_by(arguments: &[String], name: &str) -> bool {
     let with_value = arguments.windows(2).filter(|pair| pair[0] == "--vdev").map(|pair| pair[1].as_str());
     let joined = arguments.iter().filter_map(|argument| argument.strip_prefix("--vdev="));
     with_value.chain(joined).any(|device| device.split(',').next() == Some(name))
-}
-
-/// Whether this is a PCI address: `0000:03:00.0`, or `03:00.0`.
-fn is_pci(device: &str) -> bool {
-    let hex = |part: &str, length| part.len() == length && part.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let Some((slot, function)) = device.split_once('.') else { return false };
-    let parts: Vec<&str> = slot.split(':').collect();
-    let good_slot = match parts[..] {
-        [domain, bus, device] => hex(domain, 4) && hex(bus, 2) && hex(device, 2),
-        [bus, device] => hex(bus, 2) && hex(device, 2),
-        _ => false,
-    };
-    good_slot && hex(function, 1)
 }
 
 #[cfg(test)]
@@ -180,11 +173,11 @@ mod tests {
 
     #[test]
     fn pci_addresses_are_allowed_and_nothing_else_is_probed() {
-        let config = config("0000:03:00.1", "[1]", "[]");
+        let config = config("3B:00.1,x=1", "[1]", "[]");
         let device = Device::of(&config, 0);
-        assert_eq!(device, Device::Pci("0000:03:00.1".into()));
+        assert_eq!(device.port_name(), "0000:3b:00.1");
         let arguments = eal_arguments(&config, &[device], &[0, 2]).join(" ");
-        assert!(arguments.contains("-a 0000:03:00.1") && !arguments.contains("--no-pci"), "{arguments}");
+        assert!(arguments.contains("-a 3B:00.1,x=1") && !arguments.contains("--no-pci"), "{arguments}");
         assert!(arguments.contains("--lcores 0@(0,2)"), "{arguments}");
     }
 

@@ -15,15 +15,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::fib::PortIndex;
 use dataplane::snapshot::{Publisher, Snapshot};
 use dataplane::table::{Table, Word};
 use dataplane::worker;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::admin::{self, api};
 use crate::compile::{self, Compiled, PortLink, service_name, target};
@@ -39,6 +39,9 @@ const NEIGHBOUR_PERIODS: u64 = 5;
 
 /// How long the first snapshot waits for Linux to find the next hops.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// How long every worker is waited for to use a new snapshot; some milliseconds are usual.
+const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 
 /// Buckets that a listing reads at a time.
 const LISTING_CHUNK: usize = 4096;
@@ -86,12 +89,16 @@ pub struct Director {
     publisher: Publisher,
     generation: u64,
     next_hops: BTreeSet<(PortIndex, Ipv4Addr)>,
+    /// Whether there are servers that not every worker knew when the last snapshot was compiled.
+    introduces: bool,
     /// Virtual addresses that RVS has put on twins: (interface, address).
     placed: HashSet<(u32, Ipv4Addr)>,
+    /// Whether Linux has refused to change one.
+    misplaced: bool,
 }
 
 impl Director {
-    /// Compiles the first snapshot and begins to check health.
+    /// Compiles the first snapshot.
     pub fn new(parts: Parts) -> Result<(Director, Handle)> {
         let Parts { config, watcher, twins, ports, table, workers } = parts;
         let (sender, verdicts) = mpsc::unbounded_channel();
@@ -111,25 +118,29 @@ impl Director {
             publisher: Publisher::new(empty),
             generation: 0,
             next_hops: BTreeSet::new(),
+            introduces: false,
             placed: HashSet::new(),
+            misplaced: false,
         };
-        director.watch_health();
-        director.publish()?;
+        director.check_room(&director.config)?;
+        director.publish();
         Ok((director, Handle(requester)))
     }
 
-    /// Lets Linux find the next hops, though not for ever, since a server may be off; then puts the addresses
-    /// on the twins. In this order a client never meets a virtual address without servers: until the address
-    /// is there, Linux answers nothing for it. Needs the workers and the pumps to run.
+    /// Puts the router's addresses on the twins, begins to check health, and lets Linux find the next hops,
+    /// though not for ever, since a server may be off; then puts the virtual addresses there. In this order a
+    /// client never meets a virtual address without servers: until the address is there, Linux answers nothing
+    /// for it. Needs the workers and the pumps to run.
     pub async fn settle(&mut self) -> Result<()> {
         self.place_router_addresses().await?;
-        let deadline = tokio::time::Instant::now() + SETTLE;
+        self.watch_health();
+        let deadline = Instant::now() + SETTLE;
         self.ask_for_missing_neighbours().await;
         while !self.knows_next_hops() {
             match tokio::time::timeout_at(deadline, self.watcher.changed()).await {
                 Ok(change) => {
                     change.context("cannot follow Linux' network configuration")?;
-                    self.publish()?;
+                    self.publish();
                     self.ask_for_missing_neighbours().await;
                 }
                 Err(_) => {
@@ -138,7 +149,9 @@ impl Director {
                 }
             }
         }
-        self.place_virtual_addresses().await
+        self.introduce().await;
+        self.place_virtual_addresses().await;
+        Ok(())
     }
 
     fn knows_next_hops(&self) -> bool {
@@ -165,43 +178,60 @@ impl Director {
         self.publisher.subscribe()
     }
 
-    /// Runs until SIGTERM or SIGINT.
-    pub async fn run(&mut self) -> Result<()> {
-        let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    /// Runs for ever; `hangup` is SIGHUP.
+    pub async fn run(&mut self, mut hangup: Signal) -> Result<()> {
         let mut period = tokio::time::interval(Duration::from_secs_f64(rates::PERIOD));
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut periods = 0u64;
         loop {
             tokio::select! {
-                name = stop_signal(&mut terminate, &mut interrupt) => {
-                    tracing::info!(signal = name, "stopping");
-                    return Ok(());
-                }
                 Some(()) = hangup.recv() => {
                     // The error has been logged; what was in force stays in force.
                     let _ = self.reload().await;
                 }
-                Some(verdict) = self.verdicts.recv() => self.heed(verdict)?,
-                change = self.watcher.changed() => {
-                    change.context("cannot follow Linux' network configuration")?;
-                    self.publish()?;
-                }
+                Some(verdict) = self.verdicts.recv() => self.heed(&verdict),
+                change = self.watcher.changed() => match change {
+                    Ok(_) => self.publish(),
+                    Err(error) => self.watch_anew(error).await?,
+                },
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 _ = period.tick() => {
                     periods += 1;
-                    self.sample_rates();
-                    self.ids.release(&self.workers);
-                    self.publisher.reclaim();
-                    if periods.is_multiple_of(NEIGHBOUR_PERIODS) {
-                        self.refresh_neighbours().await;
-                    } else {
-                        self.ask_for_missing_neighbours().await;
-                    }
+                    self.every_period(periods).await;
                 }
             }
         }
+    }
+
+    async fn every_period(&mut self, periods: u64) {
+        for service in self.ids.services_mut() {
+            service.sample();
+        }
+        self.ids.release(&self.workers);
+        self.publisher.reclaim();
+        if self.introduces {
+            self.publish();
+        }
+        if self.misplaced {
+            self.place_virtual_addresses().await;
+        }
+        if periods.is_multiple_of(NEIGHBOUR_PERIODS) {
+            self.refresh_neighbours().await;
+        } else {
+            self.ask_for_missing_neighbours().await;
+        }
+    }
+
+    /// The watcher has lost Linux: what it knew stays in force while another one starts.
+    async fn watch_anew(&mut self, error: anyhow::Error) -> Result<()> {
+        tracing::error!(
+            error = format!("{error:#}"),
+            "cannot follow Linux' network configuration; trying again"
+        );
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.watcher = Watcher::start().await?;
+        self.publish();
+        Ok(())
     }
 
     /// Reads the file again and, if it is good, puts it in force; if not, nothing changes.
@@ -228,20 +258,13 @@ impl Director {
                 .error(&key, "cannot change while RVS runs; restart it, or put the old value back")
                 .into());
         }
-        // Compile first: whatever can fail, fails before anything has changed. Ids that the new file needs
-        // and the old one did not are given back if it does.
-        let old = std::mem::replace(&mut self.config, new);
+        self.check_room(&new)?;
+        // From here on nothing can fail.
+        self.config = new;
         self.watch_health();
-        if let Err(error) = self.publish() {
-            self.config = old;
-            self.watch_health();
-            self.forget_unconfigured();
-            return Err(error);
-        }
+        self.introduce().await;
         self.forget_unconfigured();
-        if let Err(error) = self.place_virtual_addresses().await {
-            tracing::error!(error = format!("{error:#}"), "a virtual address could not be put on its twin");
-        }
+        self.place_virtual_addresses().await;
         self.ask_for_missing_neighbours().await;
         let servers = self.config.services.iter().map(|service| service.servers.len() as u64).sum();
         Ok(api::Reloaded {
@@ -249,6 +272,15 @@ impl Director {
             services: self.config.services.len() as u64,
             servers,
         })
+    }
+
+    fn check_room(&self, config: &Config) -> Result<()> {
+        let servers: usize = config.services.iter().map(|service| service.servers.len()).sum();
+        ensure!(
+            servers <= self.ids.room(),
+            "{servers} real servers are more than can be told apart now; try again in ten seconds"
+        );
+        Ok(())
     }
 
     fn forget_unconfigured(&mut self) {
@@ -275,7 +307,7 @@ impl Director {
         self.health.watch(targets.collect::<Vec<_>>());
     }
 
-    fn heed(&mut self, verdict: Verdict) -> Result<()> {
+    fn heed(&mut self, verdict: &Verdict) {
         for service in &self.config.services {
             let concerned = service
                 .servers
@@ -292,25 +324,46 @@ impl Director {
                 tracing::warn!(service = name, %server, checks = verdict.checks, reason = verdict.reason, "server down");
             }
         }
-        self.publish()
+        self.publish();
     }
 
     /// Compiles what is known now and makes it the workers'.
-    fn publish(&mut self) -> Result<()> {
+    fn publish(&mut self) {
         let generation = self.generation + 1;
-        let Compiled { snapshot, next_hops } = compile::compile(
+        let Compiled { snapshot, next_hops, introduces } = compile::compile(
             generation,
+            self.seen(),
             &self.config,
             &mut self.ids,
             &self.health,
             self.watcher.mirror(),
             &self.ports,
-        )?;
+        );
         self.publisher.publish(snapshot);
         self.generation = generation;
         self.next_hops = next_hops;
+        self.introduces = introduces;
         tracing::debug!(generation, "published");
-        Ok(())
+    }
+
+    /// Publishes, and once every worker has seen that publishes again, so that new servers may be picked. In
+    /// between some workers know a new server and some do not; if it was picked already, the latter would take
+    /// its connections for those of a removed server. Milliseconds; a worker that takes longer is not waited
+    /// for, the next period goes on.
+    async fn introduce(&mut self) {
+        self.publish();
+        let deadline = Instant::now() + ACKNOWLEDGE;
+        while self.introduces && self.seen() < self.generation && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if self.introduces {
+            self.publish();
+        }
+    }
+
+    /// The oldest generation that a worker may still be using.
+    fn seen(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.generation.get()).min().unwrap_or(0)
     }
 
     /// Puts the ports' own addresses on the twins.
@@ -328,36 +381,42 @@ impl Director {
     }
 
     /// Puts the virtual addresses on their twins, and takes away those that RVS had put there and that are
-    /// not configured any more.
-    async fn place_virtual_addresses(&mut self) -> Result<()> {
+    /// not configured any more. What Linux refuses is tried again in the next period.
+    async fn place_virtual_addresses(&mut self) {
         let linux = self.watcher.handle();
-        let wanted: HashSet<(u32, Ipv4Addr)> = self
-            .config
-            .services
-            .iter()
-            .filter_map(|service| {
-                let port = self.config.port_of(service);
-                let own = port.addresses.iter().any(|prefix| prefix.address == *service.address.ip());
-                let index = self.config.ports.iter().position(|other| other.name == port.name)?;
-                (!own).then_some((self.ports[index].ifindex, *service.address.ip()))
-            })
-            .collect();
+        let wanted = self.virtual_addresses();
+        self.misplaced = false;
         for &(ifindex, address) in wanted.difference(&self.placed.clone()) {
-            let added = linux
-                .add_address(ifindex, address, 32)
-                .await
-                .with_context(|| format!("cannot put the virtual address {address} on its twin"))?;
-            // What somebody else put there is not ours to take away.
-            if added {
-                self.placed.insert((ifindex, address));
+            match linux.add_address(ifindex, address, 32).await {
+                Ok(true) => drop(self.placed.insert((ifindex, address))),
+                // What somebody else has put there is not ours to take away.
+                Ok(false) => {}
+                Err(error) => self.misplace(address, &error),
             }
         }
-        let obsolete: Vec<_> = self.placed.difference(&wanted).copied().collect();
-        for (ifindex, address) in obsolete {
-            linux.remove_address(ifindex, address, 32).await?;
-            self.placed.remove(&(ifindex, address));
+        for (ifindex, address) in self.placed.clone().difference(&wanted) {
+            match linux.remove_address(*ifindex, *address, 32).await {
+                Ok(()) => drop(self.placed.remove(&(*ifindex, *address))),
+                Err(error) => self.misplace(*address, &error),
+            }
         }
-        Ok(())
+    }
+
+    fn misplace(&mut self, address: Ipv4Addr, error: &anyhow::Error) {
+        self.misplaced = true;
+        let error = format!("{error:#}");
+        tracing::error!(%address, error, "a virtual address is not on, or still on, its twin; trying again");
+    }
+
+    /// The virtual addresses, each with the interface that is to have it.
+    fn virtual_addresses(&self) -> HashSet<(u32, Ipv4Addr)> {
+        let place = |service: &Service| {
+            let port = self.config.port_of(service);
+            let own = port.addresses.iter().any(|prefix| prefix.address == *service.address.ip());
+            let index = self.config.ports.iter().position(|other| other.name == port.name)?;
+            (!own).then_some((self.ports[index].ifindex, *service.address.ip()))
+        };
+        self.config.services.iter().filter_map(place).collect()
     }
 
     /// Tells Linux that the next hops are in use, so that it keeps them fresh and notices a new MAC.
@@ -375,17 +434,6 @@ impl Director {
         for &(port, address) in &self.next_hops {
             if which(&(self.ifindex(port), address)) {
                 slowpath::ask(&linux, &self.twins, port, address).await;
-            }
-        }
-    }
-
-    fn sample_rates(&mut self) {
-        for service in self.ids.services_mut() {
-            let traffic = service.traffic();
-            service.meter.sample(traffic);
-            for server in service.servers.values_mut() {
-                let traffic = server.traffic();
-                server.meter.sample(traffic);
             }
         }
     }
@@ -464,13 +512,6 @@ impl Director {
             let list = |word| connection(&snapshot, word);
             table.words(start..end).filter_map(list).collect::<Vec<_>>()
         }))
-    }
-}
-
-async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
     }
 }
 

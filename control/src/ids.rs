@@ -50,6 +50,16 @@ pub struct ServiceRecord {
 }
 
 impl ServiceRecord {
+    /// Samples the rates of the service and its servers.
+    pub fn sample(&mut self) {
+        let traffic = self.traffic();
+        self.meter.sample(traffic);
+        for server in self.servers.values_mut() {
+            let traffic = server.traffic();
+            server.meter.sample(traffic);
+        }
+    }
+
     /// Traffic of all its servers, former ones included.
     pub fn traffic(&self) -> Traffic {
         let mut sum = self.retired;
@@ -71,6 +81,8 @@ pub struct ServerRecord {
     pub last_weight: u32,
     /// Its rates.
     pub meter: Meter,
+    /// The first generation of snapshots that knows it.
+    pub since: u64,
 }
 
 impl ServerRecord {
@@ -81,11 +93,6 @@ impl ServerRecord {
         sum
     }
 }
-
-/// Why a server got no id.
-#[derive(Debug, thiserror::Error)]
-#[error("more than {} real servers in all services", DestId::MAX)]
-pub struct Exhausted;
 
 /// Everything that lasts.
 #[derive(Debug)]
@@ -127,27 +134,34 @@ impl Ids {
         self.services.entry(key).or_default()
     }
 
-    /// The server's record, made if there is none.
+    /// The server's record, made for this generation if there is none.
     pub fn enter_server(
         &mut self,
         service: ServiceKey,
         server: ServerKey,
         weight: u32,
-    ) -> Result<&mut ServerRecord, Exhausted> {
+        generation: u64,
+    ) -> &mut ServerRecord {
         let known = self.services.get(&service).is_some_and(|record| record.servers.contains_key(&server));
-        let id = if known { None } else { Some(self.allocate().ok_or(Exhausted)?) };
+        let id = if known { None } else { self.allocate() };
         let servers = &mut self.services.entry(service).or_default().servers;
         let record = servers.entry(server).or_insert_with(|| ServerRecord {
-            id: id.expect("an unknown server has been given an id"),
+            id: id.expect("`room` has been asked before servers are entered"),
             counters: (0..self.workers).map(|_| TrafficCounters::default()).collect(),
             gauge: Arc::default(),
             last_weight: weight,
             meter: Meter::default(),
+            since: generation,
         });
         if weight > 0 {
             record.last_weight = weight;
         }
-        Ok(record)
+        record
+    }
+
+    /// How many more servers can be entered now.
+    pub fn room(&self) -> usize {
+        (DestId::MAX + 1 - self.next) as usize + self.free.len()
     }
 
     /// Forgets what a new configuration does not name; `generation` is its first snapshot's.
@@ -218,20 +232,20 @@ mod tests {
     #[test]
     fn ids_and_counters_stay_with_their_servers() {
         let mut ids = Ids::new(1);
-        let first = ids.enter_server(WEB, server(1), 1).unwrap().id;
-        let second = ids.enter_server(WEB, server(2), 1).unwrap().id;
+        let first = ids.enter_server(WEB, server(1), 1, 1).id;
+        let second = ids.enter_server(WEB, server(2), 1, 1).id;
         assert_ne!(first, second);
-        ids.enter_server(WEB, server(1), 1).unwrap().counters[0].packet_in(7);
-        assert_eq!(ids.enter_server(WEB, server(1), 9).unwrap().id, first);
+        ids.enter_server(WEB, server(1), 1, 1).counters[0].packet_in(7);
+        assert_eq!(ids.enter_server(WEB, server(1), 9, 1).id, first);
         assert_eq!(ids.service(&WEB).unwrap().traffic().bytes_in, 7);
         let other_mode = ServerKey { mode: Mode::Dr, ..server(1) };
-        assert_ne!(ids.enter_server(WEB, other_mode, 1).unwrap().id, first);
+        assert_ne!(ids.enter_server(WEB, other_mode, 1, 1).id, first);
     }
 
     #[test]
     fn a_services_counts_survive_its_servers() {
         let mut ids = Ids::new(1);
-        ids.enter_server(WEB, server(1), 1).unwrap().counters[0].packet_in(7);
+        ids.enter_server(WEB, server(1), 1, 1).counters[0].packet_in(7);
         ids.retain(2, |_, _| false);
         assert_eq!(ids.service(&WEB).unwrap().traffic().bytes_in, 7);
     }
@@ -240,7 +254,7 @@ mod tests {
     fn the_last_weight_is_the_last_that_was_not_zero() {
         let mut ids = Ids::new(1);
         for (weight, last) in [(0, 0), (3, 3), (0, 3), (5, 5)] {
-            assert_eq!(ids.enter_server(WEB, server(1), weight).unwrap().last_weight, last);
+            assert_eq!(ids.enter_server(WEB, server(1), weight, 1).last_weight, last);
         }
     }
 
@@ -248,7 +262,7 @@ mod tests {
     fn a_removed_servers_id_waits_for_two_sweeps_of_every_worker() {
         let workers: Vec<Arc<WorkerCounters>> = (0..2).map(|_| Arc::default()).collect();
         let mut ids = Ids::new(2);
-        let id = ids.enter_server(WEB, server(1), 1).unwrap().id;
+        let id = ids.enter_server(WEB, server(1), 1, 1).id;
         ids.retain(5, |_, _| false);
         let reused = |ids: &mut Ids| {
             ids.release(&workers);
@@ -266,6 +280,6 @@ mod tests {
         assert!(!reused(&mut ids), "the second worker has not finished");
         workers[1].sweeps.add(1);
         assert!(reused(&mut ids));
-        assert_eq!(ids.enter_server(WEB, server(9), 1).unwrap().id, id);
+        assert_eq!(ids.enter_server(WEB, server(9), 1, 1).id, id);
     }
 }

@@ -17,6 +17,7 @@ use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Lcore, Mempool, Port, Queues, Settings, Started};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::admin;
@@ -29,8 +30,6 @@ use crate::slowpath;
 
 /// Packets in each core's cache of the pool; at least four bursts.
 const POOL_CACHE: u32 = 512;
-/// Packets beyond those that lie in queues: on their way to Linux, in batches, in caches.
-const POOL_RESERVE: u32 = 8192;
 
 /// Runs RVS with this configuration until SIGTERM or SIGINT.
 pub fn run(config: Config) -> Result<()> {
@@ -45,19 +44,51 @@ pub fn run(config: Config) -> Result<()> {
     LocalSet::new().block_on(&runtime, start(config, &control_cores))
 }
 
+/// Ends when one of these comes; before it exists, they end the process as they always do.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        Ok(StopSignals { terminate, interrupt })
+    }
+
+    async fn received(&mut self) {
+        let name = tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "stopping");
+    }
+}
+
 async fn start(config: Config, control_cores: &[usize]) -> Result<()> {
+    // From here on signals wait until there is somebody to heed them.
+    let stop = StopSignals::listen()?;
+    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     // First of all, since it tells whether another RVS runs here.
     let socket = admin::bind(&config.admin.socket).await?;
     let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
     let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores))?;
-    let result = with_eal(config, &eal, &devices, socket).await;
+    let result = with_eal(config, &eal, &devices, socket, stop, hangup).await;
     if let Err(error) = eal.cleanup() {
         tracing::warn!(%error, "EAL was not taken down cleanly");
     }
     result
 }
 
-async fn with_eal(config: Config, eal: &Eal, devices: &[Device], socket: admin::Socket) -> Result<()> {
+async fn with_eal(
+    config: Config,
+    eal: &Eal,
+    devices: &[Device],
+    socket: admin::Socket,
+    mut stop: StopSignals,
+    hangup: Signal,
+) -> Result<()> {
     let lcore = Rc::new(eal.main_lcore()?);
     let pool = make_pool(&config, eal)?;
     let watcher = Watcher::start().await?;
@@ -122,10 +153,11 @@ async fn with_eal(config: Config, eal: &Eal, devices: &[Device], socket: admin::
                 services = config.services.len(),
                 "ready"
             );
-            director.run().await
+            director.run(hangup).await
         };
         let from_linux = (0..).zip(&twins).map(|(port, twin)| pumps.from_linux(port, twin, pool, &lcore));
         tokio::select! {
+            () = stop.received() => Ok(()),
             result = direct => result,
             () = pumps.to_linux(&twins) => unreachable!("it never ends"),
             () = gone(from_linux) => Err(anyhow!("somebody has removed a twin from Linux; RVS cannot go on without it")),
@@ -137,7 +169,9 @@ async fn with_eal(config: Config, eal: &Eal, devices: &[Device], socket: admin::
     drop(crew);
     drop((pumps, director, twins, queues));
     for port in ports {
-        port.close()?;
+        if let Err(error) = port.close() {
+            tracing::warn!(%error, "a port was not taken down cleanly");
+        }
     }
     drop(lcore);
     tracing::info!("stopped");
@@ -162,7 +196,10 @@ async fn gone(pumps: impl Iterator<Item = impl Future<Output = ()>>) {
 fn make_pool(config: &Config, eal: &Eal) -> Result<&'static Mempool> {
     let workers = config.workers.cores.len() as u32;
     let in_queues: u32 = config.ports.iter().map(|port| 2 * u32::from(port.descriptors) * workers).sum();
-    let wanted = in_queues + 2 * POOL_CACHE * (workers + 1) + POOL_RESERVE;
+    let in_slow_path = (slowpath::PUNTS + slowpath::INJECTS * config.workers.cores.len()) as u32;
+    // In caches, and in workers' hands.
+    let with_threads = 2 * POOL_CACHE * (workers + 1);
+    let wanted = in_queues + in_slow_path + with_threads;
     // DPDK's rings are best at one less than a power of two.
     let packets = wanted.next_power_of_two() - 1;
     let mtu = config.ports.iter().map(|port| port.mtu).max().unwrap_or(1500);

@@ -10,8 +10,8 @@
 //! packet instead would cost each such client a second, the first retransmission of TCP.)
 //!
 //! Control is one thread, and these pumps are tasks on it, each bounded in what it does before it lets the
-//! others run: a flood of punts delays neither a health check nor a reload by more than a slice, and what
-//! does not fit into the queue is dropped by the worker, under a name.
+//! others run. What does not fit into the queue is dropped by the worker, under a name; the worker keeps room
+//! for ARP and for the answers to health checks.
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,6 +24,7 @@ use crossbeam::queue::ArrayQueue;
 use dataplane::counters::Punt;
 use dataplane::fib::PortIndex;
 use dataplane::wire::ethernet;
+use dataplane::wire::ipv4::Ipv4;
 use dataplane::worker::{Punted, SlowPath};
 use dpdk::{Lcore, Mbuf, Mempool};
 use nix::sys::socket::{
@@ -34,9 +35,9 @@ use tokio::sync::Notify;
 use crate::net::{Linux, Twin};
 
 /// Packets that wait for control, over all workers.
-const PUNTS: usize = 4096;
+pub const PUNTS: usize = 4096;
 /// Packets that wait for a worker.
-const INJECTS: usize = 1024;
+pub const INJECTS: usize = 1024;
 /// Packets written to twins before others on the control thread get their turn.
 const SLICE: usize = 64;
 /// How long to wait when a worker has not taken its packets, or the pool is empty. Linux' own queue on the
@@ -141,8 +142,11 @@ impl Sender {
 
     fn send(&self, mbuf: &Mbuf) -> std::io::Result<()> {
         let frame = frame(mbuf);
-        let Some(packet) = frame.get(ethernet::HEADER..) else { return Ok(()) };
-        let Some(&[a, b, c, d]) = packet.get(16..20) else { return Ok(()) };
+        // Without the padding of a short frame: Linux takes all that it is given for the packet.
+        let Some(bytes) = frame.get(ethernet::HEADER..) else { return Ok(()) };
+        let Ok(ip) = Ipv4::parse(bytes) else { return Ok(()) };
+        let packet = &bytes[..usize::from(ip.total_length)];
+        let [a, b, c, d] = ip.destination.to_be_bytes();
         let to = SockaddrIn::new(a, b, c, d, 0);
         sendto(self.0.as_raw_fd(), packet, &to, MsgFlags::empty())?;
         Ok(())

@@ -54,8 +54,9 @@ pub struct Link {
 /// A unicast route of the main table.
 ///
 /// Of a multipath route this is the first next hop that is not dead: the data path does not spread over several.
-/// Left out, because they cannot be followed, are routes for a type of service, by an encapsulation, or through an
-/// IPv6 gateway; and the other kinds (blackhole, unreachable, prohibit, throw).
+/// A route that the data path cannot follow (blackhole, unreachable and prohibit; by an encapsulation, or through
+/// an IPv6 gateway) is kept with the interface 0, lest a less specific one be followed instead. Left out are routes
+/// for a type of service, and `throw`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// Network.
@@ -64,7 +65,7 @@ pub struct Route {
     pub length: u8,
     /// The lower of two routes to one network wins.
     pub metric: u32,
-    /// Interface it leads out of.
+    /// Interface it leads out of; 0: none.
     pub ifindex: u32,
     /// Next hop; none: the destination itself is on the link.
     pub gateway: Option<Ipv4Addr>,
@@ -168,7 +169,7 @@ impl Mirror {
             return Effect::NOTHING;
         };
         let mut changed = false;
-        // What replaces a route of ours need not be one itself: `ip route replace blackhole ...`.
+        // What replaces a route of ours need not count itself: its next hops may be dead.
         let route = key.route(message);
         if flags & NLM_F_REPLACE != 0 && !route.is_some_and(|route| self.routes.contains(&route)) {
             let rivals: Vec<Route> = self.routes.range(key.range()).copied().collect();
@@ -291,10 +292,14 @@ impl RouteKey {
         at(0, None)..=at(u32::MAX, Some(Ipv4Addr::BROADCAST))
     }
 
-    /// None for what cannot be followed (see [`Route`]).
+    /// None for what does not count now (see [`Route`]), as a route whose next hops are all dead.
     fn route(&self, message: &RouteMessage) -> Option<Route> {
-        if message.header.kind != RouteType::Unicast {
-            return None;
+        match message.header.kind {
+            RouteType::Unicast => {}
+            RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => {
+                return Some(self.nowhere());
+            }
+            _ => return None,
         }
         let multipath = message.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::MultiPath(hops) => Some(hops),
@@ -303,7 +308,7 @@ impl RouteKey {
         let (ifindex, gateway) = match multipath {
             Some(hops) => {
                 let hop = hops.iter().find(|hop| !hop.flags.contains(RouteNextHopFlags::Dead))?;
-                (Some(hop.interface_index), parse_gateway(&hop.attributes)?)
+                (Some(hop.interface_index), parse_gateway(&hop.attributes))
             }
             None if message.header.flags.contains(RouteFlags::Dead) => return None,
             None => {
@@ -311,16 +316,23 @@ impl RouteKey {
                     RouteAttribute::Oif(index) => Some(*index),
                     _ => None,
                 });
-                (ifindex, parse_gateway(&message.attributes)?)
+                (ifindex, parse_gateway(&message.attributes))
             }
         };
-        Some(Route {
+        Some(match gateway {
+            Some(gateway) => Route { ifindex: ifindex?, gateway, ..self.nowhere() },
+            None => self.nowhere(),
+        })
+    }
+
+    fn nowhere(&self) -> Route {
+        Route {
             destination: self.destination,
             length: self.length,
             metric: self.metric,
-            ifindex: ifindex?,
-            gateway,
-        })
+            ifindex: 0,
+            gateway: None,
+        }
     }
 }
 

@@ -198,7 +198,7 @@ fn an_onlink_route_is_like_any_with_a_gateway() {
 }
 
 #[test]
-fn what_cannot_be_followed_is_left_out() {
+fn what_is_not_ours_is_left_out_and_what_cannot_be_followed_leads_nowhere() {
     let hop = [via("192.0.2.254"), RouteAttribute::Oif(3)];
     let plain = || route("198.51.100.0", 24, &hop);
     let with = |change: fn(&mut RouteMessage)| {
@@ -213,15 +213,25 @@ fn what_cannot_be_followed_is_left_out() {
         // A table above 255 is in the attribute; the header says 252 (compat) or whatever else.
         with(|m| m.attributes.push(RouteAttribute::Table(1000))),
         with(|m| m.header.tos = 8),
-        with(|m| m.header.kind = RouteType::BlackHole),
         with(|m| m.header.kind = RouteType::Local),
+        with(|m| m.header.kind = RouteType::Throw),
         with(|m| m.header.flags = RouteFlags::Cloned),
         with(|m| m.header.flags = RouteFlags::Dead),
-        with(|m| m.attributes.push(RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap())))),
-        with(|m| m.attributes.push(RouteAttribute::EncapType(RouteLwEnCapType::Mpls))),
         with(|m| m.attributes.retain(|a| !matches!(a, RouteAttribute::Oif(_)))),
     ] {
         assert_eq!(Mirror::default().add(&left_out), NOTHING, "{left_out:?}");
+    }
+    for nowhere in [
+        with(|m| m.header.kind = RouteType::BlackHole),
+        with(|m| m.header.kind = RouteType::Unreachable),
+        with(|m| m.header.kind = RouteType::Prohibit),
+        with(|m| m.attributes.push(RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap())))),
+        with(|m| m.attributes.push(RouteAttribute::EncapType(RouteLwEnCapType::Mpls))),
+    ] {
+        let mut mirror = Mirror::default();
+        assert_eq!(mirror.add(&nowhere), OTHER);
+        assert_eq!((mirror.only_route().ifindex, mirror.only_route().gateway), (0, None), "{nowhere:?}");
+        assert_eq!(mirror.delete(&nowhere), OTHER);
     }
     let mut in_main = plain();
     in_main.header.table = 0;
@@ -243,11 +253,11 @@ fn a_replaced_route_is_gone_though_linux_does_not_say_so() {
     assert_eq!(mirror.replace(&backup), OTHER);
     assert_eq!(mirror.routes.len(), 2);
     assert_eq!(mirror.delete(&backup), OTHER);
-    // By one that is none of ours.
+    // By one that leads nowhere.
     let mut blackhole = route("198.51.100.0", 24, &[]);
     blackhole.header.kind = RouteType::BlackHole;
     assert_eq!(mirror.replace(&blackhole), OTHER);
-    assert!(mirror.routes.is_empty());
+    assert_eq!(mirror.only_route().ifindex, 0);
     assert_eq!(mirror.replace(&by("192.0.2.1")), OTHER);
     // One of several (`ip route append`): which one, only a dump tells.
     assert_eq!(mirror.add(&by("192.0.2.4")), OTHER);

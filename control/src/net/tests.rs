@@ -143,19 +143,23 @@ fn addresses_and_routes_are_followed() {
             .await;
         assert_quiet(&mut watcher).await;
 
-        // What ip knows to do with routes. Multipath: the first hop; blackholes and other tables: not ours.
+        // What ip knows to do with routes. Multipath: the first hop; blackholes and what cannot be followed lead
+        // nowhere; other tables are not ours.
         sh("ip route add default via 192.0.2.2 metric 7; ip route add 198.51.100.0/24 dev wan;
             ip route add 203.0.113.0/24 via 10.9.9.9 dev wan onlink;
             ip route add 100.64.0.0/16 nexthop via 192.0.2.3 dev wan nexthop via 192.0.2.4 dev wan;
             ip route add blackhole 100.65.0.0/16; ip route add 100.66.0.0/16 dev wan table 77;
             ip route add 100.67.0.0/16 via inet6 fe80::2 dev wan");
         let default = route([0, 0, 0, 0], 0, 7, Some(PEER));
+        let nowhere = |network| Route { ifindex: 0, ..route(network, 16, 0, None) };
         let expected = [
             default,
             connected,
             route([198, 51, 100, 0], 24, 0, None),
             route([203, 0, 113, 0], 24, 0, Some(Ipv4Addr::new(10, 9, 9, 9))),
             route([100, 64, 0, 0], 16, 0, Some(Ipv4Addr::new(192, 0, 2, 3))),
+            nowhere([100, 65, 0, 0]),
+            nowhere([100, 67, 0, 0]),
         ]
         .into();
         until(&mut watcher, |m| m.routes == expected).await;
@@ -166,7 +170,8 @@ fn addresses_and_routes_are_followed() {
             "ip route replace 198.51.100.0/24 via 192.0.2.2; ip route del default; ip route del 203.0.113.0/24",
         );
         let replaced = route([198, 51, 100, 0], 24, 0, Some(PEER));
-        until(&mut watcher, |m| m.routes.contains(&replaced) && m.routes.len() == 3).await;
+        until(&mut watcher, |m| m.routes.contains(&replaced) && m.routes.len() == 5).await;
+        sh("ip route del blackhole 100.65.0.0/16");
 
         // The last address takes all routes with it, and Linux announces but a few of them.
         linux.remove_address(index, address, 24).await.unwrap();

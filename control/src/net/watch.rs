@@ -100,7 +100,8 @@ impl Watcher {
                         return Ok(change);
                     }
                 }
-                event = self.events.next() => self.event(event)?,
+                // What comes during a dump waits: it may be newer than the dump, which replaces the mirror.
+                event = self.events.next(), if !dumping => self.event(event)?,
             }
         }
     }
