@@ -1,1 +1,102 @@
-//! x
+//! Every file in `configs/` is checked; those that need no hardware are run, and do what they are for.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use harness::{
+    client,
+    cluster::{Cluster, Layout, vip},
+    process::Command,
+    router::{self, Router},
+    servers::Server,
+    state::State,
+    with_cluster,
+};
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs")
+}
+
+#[test]
+fn every_file_is_checked() -> Result<()> {
+    if !harness::privileged()? {
+        return Ok(());
+    }
+    let state = State::unique()?;
+    let mut seen = BTreeSet::new();
+    for entry in fs::read_dir(directory())? {
+        let path = entry?.path();
+        ensure!(
+            path.extension().is_some_and(|extension| extension == "toml"),
+            "{} is no example",
+            path.display()
+        );
+        let output =
+            Command::new(&state, router::program()?).words("check --no-machine -c").arg(&path).run()?;
+        ensure!(output.contains(": ok ("), "{output}");
+        seen.insert(path.file_name().context("a name")?.to_string_lossy().into_owned());
+    }
+    for expected in ["nat.toml", "dr.toml", "af_packet.toml", "af_xdp.toml", "dns.toml"] {
+        ensure!(seen.contains(expected), "{expected} is missing: {seen:?}");
+    }
+    state.remove()
+}
+
+/// Runs an example as it is, but for the socket, and the core if there is only one.
+fn start(cluster: &Cluster, name: &str) -> Result<Router> {
+    let socket = cluster.config().socket;
+    let mut text = fs::read_to_string(directory().join(name))?;
+    text = match text.contains("socket = \"/run/rvs/rvs.sock\"") {
+        true => text.replace("/run/rvs/rvs.sock", &socket),
+        false => format!("{text}\n[admin]\nsocket = {socket:?}\n"),
+    };
+    if !harness::cores().contains(&1) {
+        text = text.replace("cores = [1]", "cores = [0]");
+    }
+    Router::start_text(cluster, &text, &cluster.config())
+}
+
+#[test]
+fn af_packet_runs() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let router = start(cluster, "af_packet.toml")?;
+        ensure!(client::get(&cluster.client, vip(80), 30)?.counts()? == [10, 10, 10]);
+        router.finish()
+    })
+}
+
+#[test]
+fn af_xdp_runs() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let router = start(cluster, "af_xdp.toml")?;
+        let answers = client::get(&cluster.client, vip(80), 30)?;
+        ensure!(answers.counts()?.iter().sum::<u64>() == 30, "{answers:?}");
+        router.finish()
+    })
+}
+
+#[test]
+fn dns_runs() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let mut servers = Vec::new();
+        for (index, namespace) in cluster.real_servers.iter().enumerate() {
+            let address = cluster.endpoint(index, 53);
+            servers.push(Server::dns(namespace, address, &format!("rs{}", index + 1))?);
+            servers.push(Server::tcp_echo(namespace, address, "")?);
+        }
+        let router = start(cluster, "dns.toml")?;
+        let names: BTreeSet<String> =
+            (0..6).map(|_| client::dig(&cluster.client, vip(53))).collect::<Result<_>>()?;
+        ensure!(names.len() == 3, "{names:?}");
+        let mut stream = client::connect(&cluster.client, vip(53))?;
+        client::echo(&mut stream, b"over tcp")?;
+        client::close(stream)?;
+        router.finish()
+    })
+}

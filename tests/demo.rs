@@ -309,7 +309,6 @@ fn how_to_play(program: &str) -> Result<()> {
         state(NAT, "rvs.toml").context("the cluster is gone")?,
         state(NAT, "rvs.log").context("the cluster is gone")?,
     );
-    let directory = state(NAT, "").context("the cluster is gone")?;
     println!(
         "\
 The clusters stay up: rvs-demo-* (NAT) and rvs-demo-dr-* (direct routing).  To play with the first:
@@ -322,9 +321,8 @@ The clusters stay up: rvs-demo-* (NAT) and rvs-demo-dr-* (direct routing).  To p
   the log                  tail -f {log}
   watch Linux' side        ip netns exec rvs-demo-router tcpdump -ni wan
   watch all of the wire    ip netns exec rvs-demo-client tcpdump -ni eth0
-  kill a server            ip netns pids rvs-demo-rs2 | xargs kill
-  start it again           ip netns exec rvs-demo-rs2 nginx -p {directory}rs2 -c {directory}rs2/nginx.conf \\
-                             -e {directory}rs2/error &
+  cut a server off         ip -n rvs-demo-lan link set rs2 down
+  and connect it again     ip -n rvs-demo-lan link set rs2 up
   a shell on the router    ip netns exec rvs-demo-router bash
 
 Remove it all: make demo ARGS=--down

@@ -46,8 +46,13 @@ pub fn program() -> Result<PathBuf> {
 impl Router {
     /// Writes the configuration, starts the program and waits until it answers.
     pub fn start(cluster: &Cluster, config: &Config) -> Result<Router> {
+        Router::start_text(cluster, &config.to_string(), config)
+    }
+
+    /// As [`Router::start`], with another text for the file; socket and ports are those of `config`.
+    pub fn start_text(cluster: &Cluster, text: &str, config: &Config) -> Result<Router> {
         let file = cluster.state().file("rvs.toml");
-        fs::write(&file, config.to_string())?;
+        fs::write(&file, text)?;
         let daemon = cluster.router.command(program()?).arg("run").arg("-c").arg(&file).spawn("rvs")?;
         let twins = config.ports.iter().map(|port| port.name).collect();
         let namespace = cluster.router.clone();
