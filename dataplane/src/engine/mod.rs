@@ -4,6 +4,7 @@
 //! others are worked on. A packet leaves the path as soon as its verdict is known; every packet gets
 //! exactly one.
 
+mod packet;
 mod parse;
 mod resolve;
 mod rewrite;
@@ -13,7 +14,7 @@ mod tests;
 use std::ops::Range;
 use std::sync::Arc;
 
-use self::parse::Packet;
+use self::packet::Packet;
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt, WorkerCounters};
 use crate::fib::PortIndex;

@@ -1,6 +1,6 @@
 //! Stage 1: from bytes to a [`Packet`], or out by a named way.
 
-use super::resolve::Lookup;
+use super::packet::{Lookup, Packet};
 use super::{Frame, Verdict};
 use crate::counters::{Drop, Punt};
 use crate::service::Protocol;
@@ -10,42 +10,6 @@ use crate::wire::ipv4::{Ipv4, Malformed};
 use crate::wire::transport::Transport;
 
 const ICMP: u8 = 1;
-
-/// What the later stages need to know of a packet.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Packet {
-    pub source: u32,
-    pub destination: u32,
-    pub source_port: u16,
-    pub destination_port: u16,
-    /// Length of the IP packet.
-    pub length: u16,
-    /// Where the transport header is in the frame.
-    pub transport: u16,
-    pub protocol: Protocol,
-    pub ttl: u8,
-    /// TCP flags.
-    pub flags: u8,
-    /// Filled in by stage 2.
-    pub lookup: Lookup,
-}
-
-impl Default for Packet {
-    fn default() -> Self {
-        Packet {
-            source: 0,
-            destination: 0,
-            source_port: 0,
-            destination_port: 0,
-            length: 0,
-            transport: 0,
-            protocol: Protocol::Tcp,
-            ttl: 0,
-            flags: 0,
-            lookup: Lookup::default(),
-        }
-    }
-}
 
 /// Parses a frame that came in on a port with this MAC.
 #[inline]

@@ -2,42 +2,19 @@
 
 use std::ops::Range;
 
-use super::parse::Packet;
+use super::packet::{Lookup, Packet, Side};
 use super::{Engine, Verdict};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::scheduler;
 use crate::service::{Mode, Protocol, State};
 use crate::snapshot::{Dest, EndpointIndex, ServiceIndex, Snapshot};
-use crate::table::{Client, DestId, FLAG_REPLIED, Fate, Hash, Inserted, Judge, Slot, Table, Word, Worth};
+use crate::table::{Client, DestId, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
 use crate::tcp::{self, Direction};
 use crate::wire::transport::{RST, SYN};
 
 /// Source port of active FTP data connections, which IPVS never schedules.
 const FTP_DATA: u16 = 20;
-
-/// What a packet hit in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    /// A service: the packet is a client's.
-    Service(ServiceIndex),
-    /// An endpoint: the packet is a real server's.
-    Endpoint(EndpointIndex),
-}
-
-/// What stage 3 looks up.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Lookup {
-    pub side: Side,
-    pub client: Client,
-    pub hash: Hash,
-}
-
-impl Default for Lookup {
-    fn default() -> Self {
-        Lookup { side: Side::Service(0), client: Client::new(0, 0), hash: Hash::default() }
-    }
-}
 
 /// Stage 2: to a service, else from an endpoint.
 #[inline]

@@ -1,7 +1,7 @@
 //! Stage 4: the packet becomes what goes out.
 
-use super::parse::Packet;
-use super::resolve::{Path, Side};
+use super::packet::{Packet, Side};
+use super::resolve::Path;
 use super::{Frame, Verdict};
 use crate::counters::{Drop, Punt};
 use crate::fib::NextHop;

@@ -8,6 +8,11 @@
 //!   every two seconds: rates, freed ids, neighbours in use
 //!   admin requests: answered from here
 //! ```
+//!
+//! What it has Linux do (addresses, neighbours) is in `linux`, what it tells the admin API in `answers`.
+
+mod answers;
+mod linux;
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
@@ -16,23 +21,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
+use dataplane::counters::WorkerCounters;
 use dataplane::fib::PortIndex;
 use dataplane::snapshot::{Publisher, Snapshot};
-use dataplane::table::{Table, Word};
-use dataplane::worker;
+use dataplane::table::Table;
 use tokio::signal::unix::Signal;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::admin::{self, api};
+pub use self::answers::Handle;
+use self::answers::Request;
+use crate::admin::api;
 use crate::compile::{self, Compiled, PortLink, service_name, target};
-use crate::config::{self, Config, Service};
+use crate::config::{self, Config};
 use crate::health::{Health, Verdict};
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::net::{Twin, Watcher};
 use crate::rates;
-use crate::slowpath;
 
 /// Linux is told this often, in periods of the estimator, which neighbours are in use.
 const NEIGHBOUR_PERIODS: u64 = 5;
@@ -42,21 +47,6 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 /// How long every worker is waited for to use a new snapshot; some milliseconds are usual.
 const ACKNOWLEDGE: Duration = Duration::from_secs(1);
-
-/// Buckets that a listing reads at a time.
-const LISTING_CHUNK: usize = 4096;
-
-/// What somebody asks of the director.
-enum Request {
-    Services(oneshot::Sender<Vec<api::Service>>),
-    Counters(oneshot::Sender<api::Counters>),
-    Connections(oneshot::Sender<admin::Connections>),
-    Reload(oneshot::Sender<Result<api::Reloaded>>),
-}
-
-/// A handle to ask the director; the admin API's backend.
-#[derive(Clone)]
-pub struct Handle(mpsc::Sender<Request>);
 
 /// What the director is made of.
 pub struct Parts {
@@ -364,233 +354,5 @@ impl Director {
     /// The oldest generation that a worker may still be using.
     fn seen(&self) -> u64 {
         self.workers.iter().map(|worker| worker.generation.get()).min().unwrap_or(0)
-    }
-
-    /// Puts the ports' own addresses on the twins.
-    async fn place_router_addresses(&mut self) -> Result<()> {
-        let linux = self.watcher.handle();
-        for (port, link) in self.config.ports.iter().zip(&self.ports) {
-            for prefix in &port.addresses {
-                linux
-                    .add_address(link.ifindex, prefix.address, prefix.length)
-                    .await
-                    .with_context(|| format!("cannot put {prefix} on {}", port.name))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts the virtual addresses on their twins, and takes away those that RVS had put there and that are
-    /// not configured any more. What Linux refuses is tried again in the next period.
-    async fn place_virtual_addresses(&mut self) {
-        let linux = self.watcher.handle();
-        let wanted = self.virtual_addresses();
-        self.misplaced = false;
-        for &(ifindex, address) in wanted.difference(&self.placed.clone()) {
-            match linux.add_address(ifindex, address, 32).await {
-                Ok(true) => drop(self.placed.insert((ifindex, address))),
-                // What somebody else has put there is not ours to take away.
-                Ok(false) => {}
-                Err(error) => self.misplace(address, &error),
-            }
-        }
-        for (ifindex, address) in self.placed.clone().difference(&wanted) {
-            match linux.remove_address(*ifindex, *address, 32).await {
-                Ok(()) => drop(self.placed.remove(&(*ifindex, *address))),
-                Err(error) => self.misplace(*address, &error),
-            }
-        }
-    }
-
-    fn misplace(&mut self, address: Ipv4Addr, error: &anyhow::Error) {
-        self.misplaced = true;
-        let error = format!("{error:#}");
-        tracing::error!(%address, error, "a virtual address is not on, or still on, its twin; trying again");
-    }
-
-    /// The virtual addresses, each with the interface that is to have it.
-    fn virtual_addresses(&self) -> HashSet<(u32, Ipv4Addr)> {
-        let place = |service: &Service| {
-            let port = self.config.port_of(service);
-            let own = port.addresses.iter().any(|prefix| prefix.address == *service.address.ip());
-            let index = self.config.ports.iter().position(|other| other.name == port.name)?;
-            (!own).then_some((self.ports[index].ifindex, *service.address.ip()))
-        };
-        self.config.services.iter().filter_map(place).collect()
-    }
-
-    /// Tells Linux that the next hops are in use, so that it keeps them fresh and notices a new MAC.
-    async fn refresh_neighbours(&self) {
-        self.ask_for(|_| true).await;
-    }
-
-    async fn ask_for_missing_neighbours(&self) {
-        let known = &self.watcher.mirror().neighbours;
-        self.ask_for(|key| !known.contains_key(key)).await;
-    }
-
-    async fn ask_for(&self, which: impl Fn(&(u32, Ipv4Addr)) -> bool) {
-        let linux = self.watcher.handle();
-        for &(port, address) in &self.next_hops {
-            if which(&(self.ifindex(port), address)) {
-                slowpath::ask(&linux, &self.twins, port, address).await;
-            }
-        }
-    }
-
-    /// Whoever asked may have gone meanwhile; then nobody takes the answer.
-    async fn answer(&mut self, request: Request) {
-        match request {
-            Request::Services(reply) => {
-                let services = self.config.services.iter().map(|service| self.describe(service)).collect();
-                let _ = reply.send(services);
-            }
-            Request::Counters(reply) => {
-                let _ = reply.send(self.counters());
-            }
-            Request::Connections(reply) => {
-                let _ = reply.send(self.connections());
-            }
-            Request::Reload(reply) => {
-                let _ = reply.send(self.reload().await);
-            }
-        }
-    }
-
-    fn describe(&self, service: &Service) -> api::Service {
-        let record = self.ids.service(&ServiceKey::of(service));
-        let servers = service.servers.iter().map(|server| {
-            let known = record.and_then(|record| record.servers.get(&ServerKey::of(service, server)));
-            let target = target(service, server);
-            let (active, inactive) = known.map_or((0, 0), |known| known.gauge.get());
-            api::Server {
-                address: server.address,
-                mode: service.mode.name().to_owned(),
-                weight: server.weight,
-                up: target.as_ref().is_none_or(|target| self.health.is_up(target)),
-                reason: target.and_then(|target| self.health.reason(&target)),
-                active: active.into(),
-                inactive: inactive.into(),
-                stats: stats(known.map(|known| known.traffic()).unwrap_or_default()),
-                rates: rates(known.map(|known| known.meter.rates()).unwrap_or_default()),
-            }
-        });
-        api::Service {
-            protocol: service.protocol.name().to_owned(),
-            address: service.address,
-            scheduler: service.scheduler.name().to_owned(),
-            flags: service.flags.iter().map(|flag| flag.name().to_owned()).collect(),
-            mode: service.mode.name().to_owned(),
-            stats: stats(record.map(|record| record.traffic()).unwrap_or_default()),
-            rates: rates(record.map(|record| record.meter.rates()).unwrap_or_default()),
-            servers: servers.collect(),
-        }
-    }
-
-    fn counters(&self) -> api::Counters {
-        let workers = self.workers.iter().zip(&self.config.workers.cores).zip(0..);
-        let workers = workers.map(|((counters, &core), index)| worker_counters(index, core, counters));
-        let connections =
-            self.config.services.iter().filter_map(|service| self.ids.service(&ServiceKey::of(service)));
-        let connections = connections.flat_map(|record| record.servers.values()).map(|server| {
-            let (active, inactive) = server.gauge.get();
-            u64::from(active) + u64::from(inactive)
-        });
-        api::Counters {
-            generation: self.generation,
-            table: api::Table { slots: self.table.slots() as u64, connections: connections.sum() },
-            workers: workers.collect(),
-        }
-    }
-
-    /// Reads the table bucket by bucket, when the reader asks for more.
-    fn connections(&self) -> admin::Connections {
-        let (table, snapshot) = (self.table.clone(), self.publisher.current());
-        let chunks = (0..table.buckets()).step_by(LISTING_CHUNK);
-        Box::new(chunks.flat_map(move |start| {
-            let end = (start + LISTING_CHUNK).min(table.buckets());
-            let list = |word| connection(&snapshot, word);
-            table.words(start..end).filter_map(list).collect::<Vec<_>>()
-        }))
-    }
-}
-
-fn connection(snapshot: &Snapshot, word: Word) -> Option<api::Connection> {
-    let dest = snapshot.dest_of(word)?;
-    let service = &snapshot.services[dest.service as usize];
-    let (state, age) = (word.state(), word.age(worker::now()));
-    let timeout = service.timeout(state);
-    if timeout.has_passed(age) {
-        return None;
-    }
-    let socket = |address: u32, port| std::net::SocketAddrV4::new(address.into(), port);
-    Some(api::Connection {
-        protocol: service.protocol.name().to_owned(),
-        client: word.client().socket(),
-        virtual_: socket(dest.virtual_address, dest.virtual_port),
-        server: socket(dest.address, dest.port),
-        state: state.name().to_owned(),
-        expires: timeout.remaining(age),
-    })
-}
-
-fn worker_counters(index: u32, core: usize, counters: &WorkerCounters) -> api::Worker {
-    let Traffic { connections, packets_in, packets_out, bytes_in, bytes_out } = counters.traffic.get();
-    api::Worker {
-        index,
-        core: core as u32,
-        polls: counters.polls.get(),
-        empty_polls: counters.empty_polls.get(),
-        bursts: counters.bursts.get(),
-        received: counters.received.get(),
-        forwarded: counters.forwarded.get(),
-        punted: Punt::ALL.iter().map(|&r| (r.name().to_owned(), counters.punted[r as usize].get())).collect(),
-        dropped: Drop::ALL
-            .iter()
-            .map(|&r| (r.name().to_owned(), counters.dropped[r as usize].get()))
-            .collect(),
-        injected: counters.injected.get(),
-        inject_dropped: counters.inject_dropped.get(),
-        connections,
-        packets_in,
-        packets_out,
-        bytes_in,
-        bytes_out,
-    }
-}
-
-fn stats(traffic: Traffic) -> api::Stats {
-    let Traffic { connections, packets_in, packets_out, bytes_in, bytes_out } = traffic;
-    api::Stats { connections, packets_in, packets_out, bytes_in, bytes_out }
-}
-
-fn rates(traffic: Traffic) -> api::Rates {
-    let Traffic { connections, packets_in, packets_out, bytes_in, bytes_out } = traffic;
-    api::Rates { connections, packets_in, packets_out, bytes_in, bytes_out }
-}
-
-impl Handle {
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T> {
-        let (sender, receiver) = oneshot::channel();
-        self.0.send(request(sender)).await.ok().context("RVS is stopping")?;
-        receiver.await.context("RVS is stopping")
-    }
-}
-
-impl admin::Backend for Handle {
-    async fn services(&self) -> Result<Vec<api::Service>> {
-        self.ask(Request::Services).await
-    }
-
-    async fn connections(&self) -> Result<admin::Connections> {
-        self.ask(Request::Connections).await
-    }
-
-    async fn counters(&self) -> Result<api::Counters> {
-        self.ask(Request::Counters).await
-    }
-
-    async fn reload(&self) -> Result<api::Reloaded> {
-        self.ask(Request::Reload).await?
     }
 }

@@ -1,0 +1,189 @@
+//! What the director tells the admin API: services, counters, connections.
+
+use std::net::SocketAddrV4;
+
+use anyhow::{Context, Result};
+use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
+use dataplane::snapshot::Snapshot;
+use dataplane::table::Word;
+use dataplane::worker;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Director;
+use crate::admin::{self, api};
+use crate::compile::target;
+use crate::config::Service;
+use crate::ids::{ServerKey, ServiceKey};
+
+/// Buckets that a listing reads at a time.
+const LISTING_CHUNK: usize = 4096;
+
+/// What somebody asks of the director.
+pub(super) enum Request {
+    Services(oneshot::Sender<Vec<api::Service>>),
+    Counters(oneshot::Sender<api::Counters>),
+    Connections(oneshot::Sender<admin::Connections>),
+    Reload(oneshot::Sender<Result<api::Reloaded>>),
+}
+
+/// A handle to ask the director; the admin API's backend.
+#[derive(Clone)]
+pub struct Handle(pub(super) mpsc::Sender<Request>);
+
+impl Director {
+    /// Whoever asked may have gone meanwhile; then nobody takes the answer.
+    pub(super) async fn answer(&mut self, request: Request) {
+        match request {
+            Request::Services(reply) => {
+                let services = self.config.services.iter().map(|service| self.describe(service)).collect();
+                let _ = reply.send(services);
+            }
+            Request::Counters(reply) => {
+                let _ = reply.send(self.counters());
+            }
+            Request::Connections(reply) => {
+                let _ = reply.send(self.connections());
+            }
+            Request::Reload(reply) => {
+                let _ = reply.send(self.reload().await);
+            }
+        }
+    }
+
+    fn describe(&self, service: &Service) -> api::Service {
+        let record = self.ids.service(&ServiceKey::of(service));
+        let servers = service.servers.iter().map(|server| {
+            let known = record.and_then(|record| record.servers.get(&ServerKey::of(service, server)));
+            let target = target(service, server);
+            let (active, inactive) = known.map_or((0, 0), |known| known.gauge.get());
+            api::Server {
+                address: server.address,
+                mode: service.mode.name().to_owned(),
+                weight: server.weight,
+                up: target.as_ref().is_none_or(|target| self.health.is_up(target)),
+                reason: target.and_then(|target| self.health.reason(&target)),
+                active: active.into(),
+                inactive: inactive.into(),
+                stats: stats(known.map(|known| known.traffic()).unwrap_or_default()),
+                rates: rates(known.map(|known| known.meter.rates()).unwrap_or_default()),
+            }
+        });
+        api::Service {
+            protocol: service.protocol.name().to_owned(),
+            address: service.address,
+            scheduler: service.scheduler.name().to_owned(),
+            flags: service.flags.iter().map(|flag| flag.name().to_owned()).collect(),
+            mode: service.mode.name().to_owned(),
+            stats: stats(record.map(|record| record.traffic()).unwrap_or_default()),
+            rates: rates(record.map(|record| record.meter.rates()).unwrap_or_default()),
+            servers: servers.collect(),
+        }
+    }
+
+    fn counters(&self) -> api::Counters {
+        let workers = self.workers.iter().zip(&self.config.workers.cores).zip(0..);
+        let workers = workers.map(|((counters, &core), index)| worker_counters(index, core, counters));
+        let connections =
+            self.config.services.iter().filter_map(|service| self.ids.service(&ServiceKey::of(service)));
+        let connections = connections.flat_map(|record| record.servers.values()).map(|server| {
+            let (active, inactive) = server.gauge.get();
+            u64::from(active) + u64::from(inactive)
+        });
+        api::Counters {
+            generation: self.generation,
+            table: api::Table { slots: self.table.slots() as u64, connections: connections.sum() },
+            workers: workers.collect(),
+        }
+    }
+
+    /// Reads the table bucket by bucket, when the reader asks for more.
+    fn connections(&self) -> admin::Connections {
+        let (table, snapshot) = (self.table.clone(), self.publisher.current());
+        let chunks = (0..table.buckets()).step_by(LISTING_CHUNK);
+        Box::new(chunks.flat_map(move |start| {
+            let end = (start + LISTING_CHUNK).min(table.buckets());
+            let list = |word| connection(&snapshot, word);
+            table.words(start..end).filter_map(list).collect::<Vec<_>>()
+        }))
+    }
+}
+
+fn connection(snapshot: &Snapshot, word: Word) -> Option<api::Connection> {
+    let dest = snapshot.dest_of(word)?;
+    let service = &snapshot.services[dest.service as usize];
+    let (state, age) = (word.state(), word.age(worker::now()));
+    let timeout = service.timeout(state);
+    if timeout.has_passed(age) {
+        return None;
+    }
+    let socket = |address: u32, port| SocketAddrV4::new(address.into(), port);
+    Some(api::Connection {
+        protocol: service.protocol.name().to_owned(),
+        client: word.client().socket(),
+        virtual_: socket(dest.virtual_address, dest.virtual_port),
+        server: socket(dest.address, dest.port),
+        state: state.name().to_owned(),
+        expires: timeout.remaining(age),
+    })
+}
+
+fn worker_counters(index: u32, core: usize, counters: &WorkerCounters) -> api::Worker {
+    let Traffic { connections, packets_in, packets_out, bytes_in, bytes_out } = counters.traffic.get();
+    api::Worker {
+        index,
+        core: core as u32,
+        polls: counters.polls.get(),
+        empty_polls: counters.empty_polls.get(),
+        bursts: counters.bursts.get(),
+        received: counters.received.get(),
+        forwarded: counters.forwarded.get(),
+        punted: Punt::ALL.iter().map(|&r| (r.name().to_owned(), counters.punted[r as usize].get())).collect(),
+        dropped: Drop::ALL
+            .iter()
+            .map(|&r| (r.name().to_owned(), counters.dropped[r as usize].get()))
+            .collect(),
+        injected: counters.injected.get(),
+        inject_dropped: counters.inject_dropped.get(),
+        connections,
+        packets_in,
+        packets_out,
+        bytes_in,
+        bytes_out,
+    }
+}
+
+fn stats(traffic: Traffic) -> api::Stats {
+    let Traffic { connections, packets_in, packets_out, bytes_in, bytes_out } = traffic;
+    api::Stats { connections, packets_in, packets_out, bytes_in, bytes_out }
+}
+
+fn rates(traffic: Traffic) -> api::Rates {
+    let Traffic { connections, packets_in, packets_out, bytes_in, bytes_out } = traffic;
+    api::Rates { connections, packets_in, packets_out, bytes_in, bytes_out }
+}
+
+impl Handle {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.send(request(sender)).await.ok().context("RVS is stopping")?;
+        receiver.await.context("RVS is stopping")
+    }
+}
+
+impl admin::Backend for Handle {
+    async fn services(&self) -> Result<Vec<api::Service>> {
+        self.ask(Request::Services).await
+    }
+
+    async fn connections(&self) -> Result<admin::Connections> {
+        self.ask(Request::Connections).await
+    }
+
+    async fn counters(&self) -> Result<api::Counters> {
+        self.ask(Request::Counters).await
+    }
+
+    async fn reload(&self) -> Result<api::Reloaded> {
+        self.ask(Request::Reload).await?
+    }
+}

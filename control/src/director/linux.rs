@@ -1,0 +1,84 @@
+//! What the director has Linux do on the twins: carry addresses, and keep neighbours fresh.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+
+use super::Director;
+use crate::config::Service;
+use crate::slowpath;
+
+impl Director {
+    /// Puts the ports' own addresses on the twins.
+    pub(super) async fn place_router_addresses(&mut self) -> Result<()> {
+        let linux = self.watcher.handle();
+        for (port, link) in self.config.ports.iter().zip(&self.ports) {
+            for prefix in &port.addresses {
+                linux
+                    .add_address(link.ifindex, prefix.address, prefix.length)
+                    .await
+                    .with_context(|| format!("cannot put {prefix} on {}", port.name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the virtual addresses on their twins, and takes away those that RVS had put there and that are
+    /// not configured any more. What Linux refuses is tried again in the next period.
+    pub(super) async fn place_virtual_addresses(&mut self) {
+        let linux = self.watcher.handle();
+        let wanted = self.virtual_addresses();
+        self.misplaced = false;
+        for &(ifindex, address) in wanted.difference(&self.placed.clone()) {
+            match linux.add_address(ifindex, address, 32).await {
+                Ok(true) => drop(self.placed.insert((ifindex, address))),
+                // What somebody else has put there is not ours to take away.
+                Ok(false) => {}
+                Err(error) => self.misplace(address, &error),
+            }
+        }
+        for (ifindex, address) in self.placed.clone().difference(&wanted) {
+            match linux.remove_address(*ifindex, *address, 32).await {
+                Ok(()) => drop(self.placed.remove(&(*ifindex, *address))),
+                Err(error) => self.misplace(*address, &error),
+            }
+        }
+    }
+
+    fn misplace(&mut self, address: Ipv4Addr, error: &anyhow::Error) {
+        self.misplaced = true;
+        let error = format!("{error:#}");
+        tracing::error!(%address, error, "a virtual address is not on, or still on, its twin; trying again");
+    }
+
+    /// The virtual addresses, each with the interface that is to have it.
+    fn virtual_addresses(&self) -> HashSet<(u32, Ipv4Addr)> {
+        let place = |service: &Service| {
+            let port = self.config.port_of(service);
+            let own = port.addresses.iter().any(|prefix| prefix.address == *service.address.ip());
+            let index = self.config.ports.iter().position(|other| other.name == port.name)?;
+            (!own).then_some((self.ports[index].ifindex, *service.address.ip()))
+        };
+        self.config.services.iter().filter_map(place).collect()
+    }
+
+    /// Tells Linux that the next hops are in use, so that it keeps them fresh and notices a new MAC.
+    pub(super) async fn refresh_neighbours(&self) {
+        self.ask_for(|_| true).await;
+    }
+
+    pub(super) async fn ask_for_missing_neighbours(&self) {
+        let known = &self.watcher.mirror().neighbours;
+        self.ask_for(|key| !known.contains_key(key)).await;
+    }
+
+    async fn ask_for(&self, which: impl Fn(&(u32, Ipv4Addr)) -> bool) {
+        let linux = self.watcher.handle();
+        for &(port, address) in &self.next_hops {
+            if which(&(self.ifindex(port), address)) {
+                slowpath::ask(&linux, &self.twins, port, address).await;
+            }
+        }
+    }
+}
