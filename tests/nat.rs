@@ -31,8 +31,11 @@ fn closed(frames: &[Frame]) -> bool {
     first.1 != last.1 && acknowledged
 }
 
+/// Identification, and the segment without what translation changes.
+type Content = (u16, Vec<u8>);
+
 /// The TCP frames of a capture, under what translation must not change; retransmissions would be equal.
-fn by_content<'a>(frames: &'a [Frame], side: &str) -> Result<BTreeMap<(u16, Vec<u8>), (&'a Frame, Tcp<'a>)>> {
+fn by_content<'a>(frames: &'a [Frame], side: &str) -> Result<BTreeMap<Content, (&'a Frame, Tcp<'a>)>> {
     let mut map = BTreeMap::new();
     for frame in frames {
         let Some(tcp) = frame.tcp() else { continue };

@@ -193,3 +193,29 @@ fn the_first_connection_ever_is_not_lost() -> Result<()> {
         router.finish()
     })
 }
+
+#[test]
+fn a_neighbour_that_the_operator_has_fixed_stays_fixed() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let router = cluster.start_router(&cluster.config().service(cluster.web().scheduler("rr")))?;
+        let address = cluster.layout().real_server(0);
+        let mac = harness::packet::show_mac(mac_of(address));
+        cluster.router.ip(&format!("neigh replace {address} dev lan lladdr {mac} nud permanent"))?;
+        let lan = Capture::start(&cluster.lan, "router", "arp")?;
+        // Long enough for whatever refreshes neighbours: the others are asked for meanwhile.
+        let deadline = std::time::Instant::now() + Duration::from_secs(12);
+        while std::time::Instant::now() < deadline {
+            ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
+            let neighbours = cluster.router.ip_json(&format!("neigh show {address} dev lan"))?;
+            ensure!(neighbours[0]["state"][0] == "PERMANENT", "it became {neighbours}");
+        }
+        let asked = lan
+            .frames()?
+            .iter()
+            .filter_map(Frame::arp)
+            .any(|arp| arp.operation == 1 && arp.target == address);
+        ensure!(!asked, "it is known, and was asked for");
+        router.finish()
+    })
+}
