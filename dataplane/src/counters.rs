@@ -75,6 +75,9 @@ reasons! {
         BadIpChecksum = "bad_ip_checksum",
         /// The TCP or UDP header is cut off or contradicts itself.
         BadTransportHeader = "bad_transport_header",
+        /// An ICMP error about a connection to a real server: it shows the server's address and is not
+        /// translated yet.
+        IcmpError = "icmp_error",
         /// A fragment to or from a service.
         ServiceFragment = "service_fragment",
         /// The TTL is used up.

@@ -54,6 +54,11 @@ impl Protocol {
             Protocol::Udp => 17,
         }
     }
+
+    /// The protocol with this number, if services can have it.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|protocol| protocol.number() == number)
+    }
 }
 
 named! {

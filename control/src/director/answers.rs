@@ -4,6 +4,7 @@ use std::net::SocketAddrV4;
 
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
+use dataplane::service::SchedulerFlag;
 use dataplane::snapshot::Snapshot;
 use dataplane::table::Word;
 use dataplane::worker;
@@ -72,7 +73,12 @@ impl Director {
             protocol: service.protocol.name().to_owned(),
             address: service.address,
             scheduler: service.scheduler.name().to_owned(),
-            flags: service.flags.iter().map(|flag| flag.name().to_owned()).collect(),
+            // In ipvsadm's order, whatever the file's.
+            flags: SchedulerFlag::ALL
+                .iter()
+                .filter(|flag| service.flags.contains(flag))
+                .map(|flag| flag.name().to_owned())
+                .collect(),
             mode: service.mode.name().to_owned(),
             stats: stats(record.map(|record| record.traffic()).unwrap_or_default()),
             rates: rates(record.map(|record| record.meter.rates()).unwrap_or_default()),

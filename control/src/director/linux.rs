@@ -75,8 +75,10 @@ impl Director {
 
     async fn ask_for(&self, which: impl Fn(&(u32, Ipv4Addr)) -> bool) {
         let linux = self.watcher.handle();
+        let fixed = &self.watcher.mirror().fixed;
         for &(port, address) in &self.next_hops {
-            if which(&(self.ifindex(port), address)) {
+            let key = (self.ifindex(port), address);
+            if !fixed.contains(&key) && which(&key) {
                 slowpath::ask(&linux, &self.twins, port, address).await;
             }
         }

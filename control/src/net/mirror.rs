@@ -35,6 +35,9 @@ pub struct Mirror {
     /// Neighbours that can be sent to, by interface and address. Whether Linux has confirmed one lately or is
     /// about to (REACHABLE, STALE, DELAY, PROBE) is its own affair: the MAC holds until it says otherwise.
     pub neighbours: BTreeMap<(u32, Ipv4Addr), [u8; 6]>,
+    /// Those of them that need no resolving (permanent ones, as an operator adds, and those of links without
+    /// ARP). To ask Linux for one would make it an ordinary one.
+    pub fixed: BTreeSet<(u32, Ipv4Addr)>,
 }
 
 /// An interface.
@@ -214,6 +217,11 @@ impl Mirror {
             return Effect::NOTHING;
         };
         let key = (header.ifindex, address);
+        if !deleted && matches!(header.state, NeighbourState::Permanent | NeighbourState::Noarp) {
+            self.fixed.insert(key);
+        } else {
+            self.fixed.remove(&key);
+        }
         let changed = match mac.filter(|_| !deleted && is_usable(header.state)) {
             Some(mac) => self.neighbours.insert(key, mac) != Some(mac),
             None => self.neighbours.remove(&key).is_some(),

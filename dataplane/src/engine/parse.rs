@@ -6,10 +6,13 @@ use crate::counters::{Drop, Punt};
 use crate::service::Protocol;
 use crate::snapshot::Snapshot;
 use crate::wire::ethernet::{self, Ethernet, Mac};
+use crate::wire::icmp;
 use crate::wire::ipv4::{Ipv4, Malformed};
 use crate::wire::transport::Transport;
 
 const ICMP: u8 = 1;
+const TCP: u8 = Protocol::Tcp.number();
+const UDP: u8 = Protocol::Udp.number();
 
 /// Parses a frame that came in on a port with this MAC.
 #[inline]
@@ -41,8 +44,11 @@ pub(super) fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Resul
         })
     })?;
     let protocol = match ip.protocol {
-        6 => Protocol::Tcp,
-        17 => Protocol::Udp,
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        ICMP if concerns_endpoint(&packet[ip.header_length..], snapshot) => {
+            return Err(Verdict::Drop(Drop::IcmpError));
+        }
         ICMP => return Err(Verdict::Punt(Punt::Icmp)),
         _ => return Err(Verdict::Punt(Punt::OtherProtocol)),
     };
@@ -67,4 +73,13 @@ pub(super) fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Resul
         flags: transport.flags,
         lookup: Lookup::default(),
     })
+}
+
+/// Whether an ICMP message is an error about a packet to an endpoint: one that this router has rewritten. Linux
+/// would route it to the client, who must not see it: it names the real server.
+#[cold]
+fn concerns_endpoint(message: &[u8], snapshot: &Snapshot) -> bool {
+    let Some(quote) = icmp::quoted(message) else { return false };
+    let Some(protocol) = Protocol::from_number(quote.protocol) else { return false };
+    snapshot.endpoint_at(quote.destination, quote.destination_port, protocol).is_some()
 }
