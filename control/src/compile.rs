@@ -29,8 +29,6 @@ pub struct Compiled {
     pub snapshot: Snapshot,
     /// Neighbours that real servers and gateways are reached through.
     pub next_hops: BTreeSet<(PortIndex, Ipv4Addr)>,
-    /// Whether there are servers that not every worker knows yet, so that it has to be compiled once more.
-    pub introduces: bool,
 }
 
 impl ServiceKey {
@@ -53,10 +51,9 @@ pub fn target(service: &Service, server: &Server) -> Option<Target> {
     Some(Target { address: server.address, check: check.clone() })
 }
 
-/// Compiles a snapshot. `seen` is the oldest generation that a worker may still be using.
+/// Compiles a snapshot.
 pub fn compile(
     generation: u64,
-    seen: u64,
     config: &Config,
     ids: &mut Ids,
     health: &Health,
@@ -65,27 +62,26 @@ pub fn compile(
 ) -> Compiled {
     let mut specs = Vec::with_capacity(config.services.len());
     for service in &config.services {
-        specs.push(describe(service, ids, health, generation, seen));
+        specs.push(describe(service, ids, health));
     }
     let fib = fib(mirror, ports);
     let next_hops = next_hops(&specs, mirror, ports, &fib);
     let ports = ports.iter().map(PortLink::spec).collect();
-    let introduces = specs.iter().flat_map(|spec| &spec.dests).any(|dest| !dest.introduced);
-    Compiled { snapshot: Snapshot::new(generation, ports, &specs, fib), next_hops, introduces }
+    let snapshot = Snapshot::new(generation, ports, &specs, ids.removed(), fib);
+    Compiled { snapshot, next_hops }
 }
 
-fn describe(service: &Service, ids: &mut Ids, health: &Health, generation: u64, seen: u64) -> ServiceSpec {
+fn describe(service: &Service, ids: &mut Ids, health: &Health) -> ServiceSpec {
     let key = ServiceKey::of(service);
     let mut dests = Vec::with_capacity(service.servers.len());
     for server in &service.servers {
-        let record = ids.enter_server(key, ServerKey::of(service, server), server.weight, generation);
+        let record = ids.enter_server(key, ServerKey::of(service, server), server.weight);
         dests.push(DestSpec {
             id: record.id,
             address: server.address,
             weight: server.weight,
             last_weight: record.last_weight,
             up: target(service, server).is_none_or(|target| health.is_up(&target)),
-            introduced: record.since <= seen,
             traffic: record.counters.clone(),
             gauge: record.gauge.clone(),
         });

@@ -81,8 +81,6 @@ pub struct ServerRecord {
     pub last_weight: u32,
     /// Its rates.
     pub meter: Meter,
-    /// The first generation of snapshots that knows it.
-    pub since: u64,
 }
 
 impl ServerRecord {
@@ -134,14 +132,8 @@ impl Ids {
         self.services.entry(key).or_default()
     }
 
-    /// The server's record, made for this generation if there is none.
-    pub fn enter_server(
-        &mut self,
-        service: ServiceKey,
-        server: ServerKey,
-        weight: u32,
-        generation: u64,
-    ) -> &mut ServerRecord {
+    /// The server's record, made if there is none.
+    pub fn enter_server(&mut self, service: ServiceKey, server: ServerKey, weight: u32) -> &mut ServerRecord {
         let known = self.services.get(&service).is_some_and(|record| record.servers.contains_key(&server));
         let id = if known { None } else { self.allocate() };
         let servers = &mut self.services.entry(service).or_default().servers;
@@ -151,12 +143,16 @@ impl Ids {
             gauge: Arc::default(),
             last_weight: weight,
             meter: Meter::default(),
-            since: generation,
         });
         if weight > 0 {
             record.last_weight = weight;
         }
         record
+    }
+
+    /// Servers that have been removed and that connections may still name.
+    pub fn removed(&self) -> impl Iterator<Item = DestId> + '_ {
+        self.quarantine.iter().map(|held| held.id)
     }
 
     /// How many more servers can be entered now.
@@ -232,20 +228,20 @@ mod tests {
     #[test]
     fn ids_and_counters_stay_with_their_servers() {
         let mut ids = Ids::new(1);
-        let first = ids.enter_server(WEB, server(1), 1, 1).id;
-        let second = ids.enter_server(WEB, server(2), 1, 1).id;
+        let first = ids.enter_server(WEB, server(1), 1).id;
+        let second = ids.enter_server(WEB, server(2), 1).id;
         assert_ne!(first, second);
-        ids.enter_server(WEB, server(1), 1, 1).counters[0].packet_in(7);
-        assert_eq!(ids.enter_server(WEB, server(1), 9, 1).id, first);
+        ids.enter_server(WEB, server(1), 1).counters[0].packet_in(7);
+        assert_eq!(ids.enter_server(WEB, server(1), 9).id, first);
         assert_eq!(ids.service(&WEB).unwrap().traffic().bytes_in, 7);
         let other_mode = ServerKey { mode: Mode::Dr, ..server(1) };
-        assert_ne!(ids.enter_server(WEB, other_mode, 1, 1).id, first);
+        assert_ne!(ids.enter_server(WEB, other_mode, 1).id, first);
     }
 
     #[test]
     fn a_services_counts_survive_its_servers() {
         let mut ids = Ids::new(1);
-        ids.enter_server(WEB, server(1), 1, 1).counters[0].packet_in(7);
+        ids.enter_server(WEB, server(1), 1).counters[0].packet_in(7);
         ids.retain(2, |_, _| false);
         assert_eq!(ids.service(&WEB).unwrap().traffic().bytes_in, 7);
     }
@@ -254,7 +250,7 @@ mod tests {
     fn the_last_weight_is_the_last_that_was_not_zero() {
         let mut ids = Ids::new(1);
         for (weight, last) in [(0, 0), (3, 3), (0, 3), (5, 5)] {
-            assert_eq!(ids.enter_server(WEB, server(1), weight, 1).last_weight, last);
+            assert_eq!(ids.enter_server(WEB, server(1), weight).last_weight, last);
         }
     }
 
@@ -262,7 +258,7 @@ mod tests {
     fn a_removed_servers_id_waits_for_two_sweeps_of_every_worker() {
         let workers: Vec<Arc<WorkerCounters>> = (0..2).map(|_| Arc::default()).collect();
         let mut ids = Ids::new(2);
-        let id = ids.enter_server(WEB, server(1), 1, 1).id;
+        let id = ids.enter_server(WEB, server(1), 1).id;
         ids.retain(5, |_, _| false);
         let reused = |ids: &mut Ids| {
             ids.release(&workers);
@@ -280,6 +276,6 @@ mod tests {
         assert!(!reused(&mut ids), "the second worker has not finished");
         workers[1].sweeps.add(1);
         assert!(reused(&mut ids));
-        assert_eq!(ids.enter_server(WEB, server(9), 1, 1).id, id);
+        assert_eq!(ids.enter_server(WEB, server(9), 1).id, id);
     }
 }

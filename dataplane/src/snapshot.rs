@@ -63,9 +63,6 @@ pub struct DestSpec {
     pub last_weight: u32,
     /// Whether it takes connections as far as its health goes.
     pub up: bool,
-    /// Whether every worker has a snapshot that knows this server. Until then nobody may pick it: a worker
-    /// that does not know it would take its connections for those of a removed server.
-    pub introduced: bool,
     /// Its traffic, a counter set for each worker.
     pub traffic: Arc<[TrafficCounters]>,
     /// Its live connections.
@@ -140,6 +137,7 @@ pub struct Snapshot {
     /// Routes and neighbours.
     pub fib: Fib,
     dests: Vec<Option<Dest>>,
+    removed: HashSet<DestId>,
     by_virtual_address: Index<ServiceIndex>,
     by_endpoint: Index<EndpointIndex>,
     virtual_addresses: AddressSet,
@@ -150,14 +148,22 @@ type AddressSet = HashSet<u32, BuildHasherDefault<KeyHasher>>;
 type Index<T> = HashMap<u64, T, BuildHasherDefault<KeyHasher>>;
 
 impl Snapshot {
-    /// Compiles services, ports, routes and neighbours.
-    pub fn new(generation: u64, ports: Vec<PortSpec>, specs: &[ServiceSpec], fib: Fib) -> Self {
+    /// Compiles services, ports, routes and neighbours. `removed` are the dests that have been removed but may
+    /// still be named by connections.
+    pub fn new(
+        generation: u64,
+        ports: Vec<PortSpec>,
+        specs: &[ServiceSpec],
+        removed: impl IntoIterator<Item = DestId>,
+        fib: Fib,
+    ) -> Self {
         let mut snapshot = Snapshot {
             generation,
             ports,
             services: Vec::with_capacity(specs.len()),
             fib,
             dests: Vec::new(),
+            removed: removed.into_iter().collect(),
             by_virtual_address: Index::default(),
             by_endpoint: Index::default(),
             virtual_addresses: AddressSet::default(),
@@ -191,13 +197,19 @@ impl Snapshot {
         self.virtual_addresses.contains(&address)
     }
 
-    /// The dest of a connection; `None` if it has been removed.
+    /// The dest of a connection; `None` if it has been removed, or if it is newer than this snapshot and the
+    /// connection one of a worker that uses the next snapshot already. [`Self::has_removed`] tells.
     #[inline]
     pub fn dest_of(&self, word: Word) -> Option<&Dest> {
         self.dests.get(word.dest_number())?.as_ref()
     }
 
-    /// The dest with this id; `None` if it has been removed.
+    /// Whether the dest of a connection has been removed.
+    pub fn has_removed(&self, word: Word) -> bool {
+        DestId::new(word.dest_number() as u32).is_some_and(|id| self.removed.contains(&id))
+    }
+
+    /// The dest with this id.
     #[inline]
     pub fn dest(&self, id: DestId) -> Option<&Dest> {
         self.dests.get(id.index())?.as_ref()
@@ -226,9 +238,7 @@ impl Snapshot {
         // A server that is down is not in the list at all, as with keepalived; nor is one whose MAC is not
         // known, since a connection could not reach it.
         let reachable = |dest: &&DestSpec| {
-            dest.up
-                && dest.introduced
-                && matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
+            dest.up && matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
         };
         let candidates: Vec<Candidate> = spec.dests.iter().filter(reachable).map(candidate).collect();
         self.services.push(Service {
@@ -354,7 +364,7 @@ mod tests {
     use super::*;
 
     fn empty(generation: u64) -> Snapshot {
-        Snapshot::new(generation, Vec::new(), &[], Fib::default())
+        Snapshot::new(generation, Vec::new(), &[], [], Fib::default())
     }
 
     #[test]

@@ -166,7 +166,6 @@ fn snapshot(mode: Mode) -> Snapshot {
         weight: 1,
         last_weight: 1,
         up: true,
-        introduced: true,
         traffic: Arc::new([TrafficCounters::default()]),
         gauge: Arc::default(),
     };
@@ -189,7 +188,7 @@ fn snapshot(mode: Mode) -> Snapshot {
         ((CLIENTS, gateway), Adjacency::new(CLIENTS, 1500, [2; 6], MACS[0])),
         ((SERVERS, address), Adjacency::new(SERVERS, 1500, [4; 6], MACS[1])),
     ];
-    Snapshot::new(1, MACS.map(|mac| PortSpec { mac }).to_vec(), &[spec], Fib::new(routes, neighbours))
+    Snapshot::new(1, MACS.map(|mac| PortSpec { mac }).to_vec(), &[spec], [], Fib::new(routes, neighbours))
 }
 
 const SYN: u8 = 2;

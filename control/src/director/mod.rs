@@ -45,9 +45,6 @@ const NEIGHBOUR_PERIODS: u64 = 5;
 /// How long the first snapshot waits for Linux to find the next hops.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// How long every worker is waited for to use a new snapshot; some milliseconds are usual.
-const ACKNOWLEDGE: Duration = Duration::from_secs(1);
-
 /// What the director is made of.
 pub struct Parts {
     /// The configuration in force.
@@ -79,8 +76,6 @@ pub struct Director {
     publisher: Publisher,
     generation: u64,
     next_hops: BTreeSet<(PortIndex, Ipv4Addr)>,
-    /// Whether there are servers that not every worker knew when the last snapshot was compiled.
-    introduces: bool,
     /// Virtual addresses that RVS has put on twins: (interface, address).
     placed: HashSet<(u32, Ipv4Addr)>,
     /// Whether Linux has refused to change one.
@@ -93,7 +88,7 @@ impl Director {
         let Parts { config, watcher, twins, ports, table, workers } = parts;
         let (sender, verdicts) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
-        let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], Default::default());
+        let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
         let mut director = Director {
             ids: Ids::new(workers.len()),
             config,
@@ -108,7 +103,6 @@ impl Director {
             publisher: Publisher::new(empty),
             generation: 0,
             next_hops: BTreeSet::new(),
-            introduces: false,
             placed: HashSet::new(),
             misplaced: false,
         };
@@ -139,7 +133,7 @@ impl Director {
                 }
             }
         }
-        self.introduce().await;
+        self.publish();
         self.place_virtual_addresses().await;
         Ok(())
     }
@@ -199,9 +193,6 @@ impl Director {
         }
         self.ids.release(&self.workers);
         self.publisher.reclaim();
-        if self.introduces {
-            self.publish();
-        }
         if self.misplaced {
             self.place_virtual_addresses().await;
         }
@@ -252,8 +243,8 @@ impl Director {
         // From here on nothing can fail.
         self.config = new;
         self.watch_health();
-        self.introduce().await;
         self.forget_unconfigured();
+        self.publish();
         self.place_virtual_addresses().await;
         self.ask_for_missing_neighbours().await;
         let servers = self.config.services.iter().map(|service| service.servers.len() as u64).sum();
@@ -273,6 +264,7 @@ impl Director {
         Ok(())
     }
 
+    /// From the next snapshot on, what the configuration does not name is gone.
     fn forget_unconfigured(&mut self) {
         let services: HashSet<ServiceKey> = self.config.services.iter().map(ServiceKey::of).collect();
         let servers: HashSet<(ServiceKey, ServerKey)> = self
@@ -284,7 +276,7 @@ impl Director {
                 service.servers.iter().map(move |server| (key, ServerKey::of(service, server)))
             })
             .collect();
-        self.ids.retain(self.generation, |service, server| servers.contains(&(*service, *server)));
+        self.ids.retain(self.generation + 1, |service, server| servers.contains(&(*service, *server)));
         self.ids.retain_services(|service| services.contains(service));
     }
 
@@ -320,9 +312,8 @@ impl Director {
     /// Compiles what is known now and makes it the workers'.
     fn publish(&mut self) {
         let generation = self.generation + 1;
-        let Compiled { snapshot, next_hops, introduces } = compile::compile(
+        let Compiled { snapshot, next_hops } = compile::compile(
             generation,
-            self.seen(),
             &self.config,
             &mut self.ids,
             &self.health,
@@ -332,27 +323,6 @@ impl Director {
         self.publisher.publish(snapshot);
         self.generation = generation;
         self.next_hops = next_hops;
-        self.introduces = introduces;
         tracing::debug!(generation, "published");
-    }
-
-    /// Publishes, and once every worker has seen that publishes again, so that new servers may be picked. In
-    /// between some workers know a new server and some do not; if it was picked already, the latter would take
-    /// its connections for those of a removed server. Milliseconds; a worker that takes longer is not waited
-    /// for, the next period goes on.
-    async fn introduce(&mut self) {
-        self.publish();
-        let deadline = Instant::now() + ACKNOWLEDGE;
-        while self.introduces && self.seen() < self.generation && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        if self.introduces {
-            self.publish();
-        }
-    }
-
-    /// The oldest generation that a worker may still be using.
-    fn seen(&self) -> u64 {
-        self.workers.iter().map(|worker| worker.generation.get()).min().unwrap_or(0)
     }
 }

@@ -210,7 +210,9 @@ impl Judge for Judgement<'_> {
 
     /// What ended goes first, then what never began; of equals, the longest silent.
     fn worth(&self, word: Word) -> Worth {
-        let Some(dest) = self.snapshot.dest_of(word) else { return Worth::Free };
+        let Some(dest) = self.snapshot.dest_of(word) else {
+            return if self.snapshot.has_removed(word) { Worth::Free } else { Worth::Keep };
+        };
         let superseded =
             word.client() == self.client && dest.endpoint.is_some() && dest.endpoint == self.taking;
         if superseded || has_expired(self.snapshot, self.now, dest, word) {
@@ -236,7 +238,8 @@ impl Judge for Judgement<'_> {
 /// long for the fine unit of its stamp (by a reload) changes to the coarse one.
 pub(super) fn sweep(table: &Table, snapshot: &Snapshot, now: Tick, buckets: Range<usize>) {
     let decide = |word: Word| match snapshot.dest_of(word) {
-        None => Fate::Remove,
+        None if snapshot.has_removed(word) => Fate::Remove,
+        None => Fate::Keep,
         Some(dest) => {
             let timeout = snapshot.timeout(dest, word.state());
             if timeout.has_passed(word.age(now)) {

@@ -46,7 +46,6 @@ impl Rig {
             weight,
             last_weight: weight,
             up: true,
-            introduced: true,
             traffic: (0..1).map(|_| TrafficCounters::default()).collect(),
             gauge: Arc::<Gauge>::default(),
         });
@@ -64,7 +63,7 @@ impl Rig {
         let engine = Engine::new(0, table, Arc::default());
         let mut rig = Rig {
             engine,
-            snapshot: compile(1, std::slice::from_ref(&spec)),
+            snapshot: compile(1, std::slice::from_ref(&spec), []),
             spec,
             now: Tick(1000),
             generation: 1,
@@ -75,7 +74,7 @@ impl Rig {
 
     fn publish(&mut self) {
         self.generation += 1;
-        self.snapshot = compile(self.generation, std::slice::from_ref(&self.spec));
+        self.snapshot = compile(self.generation, std::slice::from_ref(&self.spec), []);
     }
 
     /// One packet in on a port; what came of it.
@@ -100,7 +99,7 @@ impl Rig {
     }
 }
 
-fn compile(generation: u64, specs: &[ServiceSpec]) -> Snapshot {
+fn compile(generation: u64, specs: &[ServiceSpec], removed: impl IntoIterator<Item = DestId>) -> Snapshot {
     let ports = vec![PortSpec { mac: WAN_MAC }, PortSpec { mac: LAN_MAC }];
     let gateway = u32::from(*socket("192.0.2.254:0").ip());
     let routes = [
@@ -111,7 +110,7 @@ fn compile(generation: u64, specs: &[ServiceSpec]) -> Snapshot {
     for n in 1..=9 {
         neighbours.push(((LAN, 0x0A00_0000 + n), Adjacency::new(LAN, 1500, server_mac(n), LAN_MAC)));
     }
-    Snapshot::new(generation, ports, specs, Fib::new(routes, neighbours))
+    Snapshot::new(generation, ports, specs, removed, Fib::new(routes, neighbours))
 }
 
 /// A good packet with payload "payload".
@@ -282,8 +281,8 @@ fn a_removed_servers_connections_are_misses_and_are_swept() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 1]);
     rig.push(WAN, &mut from_client(SYN));
     rig.push(WAN, &mut from_client(ACK));
-    rig.spec.dests.pop();
-    rig.publish();
+    let removed = rig.spec.dests.pop().unwrap();
+    rig.snapshot = compile(9, std::slice::from_ref(&rig.spec), [removed.id]);
     assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoConnection));
     rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
     assert_eq!(rig.connections().len(), 0);
@@ -362,7 +361,7 @@ fn of_two_services_with_one_server_the_newer_connection_of_a_client_port_counts(
     other.address = socket("192.0.2.11:80");
     other.dests[0].id = DestId::new(2).unwrap();
     other.dests[0].gauge = Arc::default();
-    rig.snapshot = compile(9, &[rig.spec.clone(), other.clone()]);
+    rig.snapshot = compile(9, &[rig.spec.clone(), other.clone()], []);
     rig.push(WAN, &mut from_client(SYN));
     rig.push(WAN, &mut packet(Protocol::Tcp, WAN_MAC, CLIENT, "192.0.2.11:80", SYN));
     let mut reply = from_server(1, SYN | ACK);
@@ -384,12 +383,14 @@ fn a_dead_servers_udp_flow_moves_on() {
 }
 
 #[test]
-fn a_server_that_not_every_worker_knows_gets_nothing_yet() {
+fn a_connection_of_a_server_newer_than_the_snapshot_is_left_alone() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 1]);
-    rig.spec.dests[1].introduced = false;
-    rig.publish();
-    rig.push(WAN, &mut from_client(SYN));
-    assert_eq!(rig.connections()[0].1, 1);
+    rig.push(WAN, &mut from_client(SYN)); // by a worker that knows the second server
+    assert_eq!(rig.connections()[0].1, 2);
+    rig.snapshot =
+        compile(1, &[ServiceSpec { dests: vec![rig.spec.dests[0].clone()], ..rig.spec.clone() }], []);
+    rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
+    assert_eq!((rig.connections().len(), rig.live(2)), (1, (1, 0)));
 }
 
 #[test]

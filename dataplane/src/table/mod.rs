@@ -28,6 +28,10 @@
 //! ever confirmed. `tests/table_loom.rs` tries this on a small table, in every interleaving with up to five
 //! preemptions.
 //!
+//! This holds for workers whose judges agree. For the moment in which a reload that adds servers has reached
+//! one worker and not the other, each may insert a word for the same flow. Both lead to servers of the
+//! service, all packets find the same one first, and the other expires.
+//!
 //! # Who counts
 //!
 //! Whoever wins the compare-and-swap of a transition does its accounting, once: the table reports each
