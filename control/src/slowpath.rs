@@ -42,7 +42,7 @@ pub const INJECTS: usize = 1024;
 const SLICE: usize = 64;
 /// How long to wait when a worker has not taken its packets, or the pool is empty. Linux' own queue on the
 /// twin fills meanwhile, and what it drops it counts on the interface.
-const BACKOFF: Duration = Duration::from_micros(200);
+const BACKOFF: Duration = Duration::from_millis(1);
 
 /// Control's ends of the queues.
 pub struct Pumps {
