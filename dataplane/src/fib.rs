@@ -6,7 +6,9 @@
 //! no memory to speak of. (DIR-24-8 would take 64 MB to save two compares.)
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
+use crate::key::KeyHasher;
 use crate::wire::ethernet::Mac;
 
 /// A port of the router, as an index into its ports.
@@ -72,9 +74,26 @@ pub struct Fib {
     /// First addresses of disjoint ranges, ascending; the first is 0 unless there is none.
     starts: Box<[u32]>,
     /// Where each range leads.
-    vias: Box<[Via]>,
+    legs: Box<[Leg]>,
     /// By port and address.
-    neighbours: HashMap<(PortIndex, u32), Adjacency>,
+    neighbours: Neighbours,
+}
+
+/// Where a range leads, with the gateway looked up in advance: the usual reply, through a gateway, takes no
+/// hash look-up.
+#[derive(Clone, Copy, Debug)]
+enum Leg {
+    Gateway(PortIndex, u32, NextHop),
+    OnLink(PortIndex),
+    Nowhere,
+}
+
+/// Neighbours by [`neighbour_key`]. Clients choose the addresses that are looked up, but not those that are in
+/// it: Linux limits its neighbours.
+type Neighbours = HashMap<u64, Adjacency, BuildHasherDefault<KeyHasher>>;
+
+const fn neighbour_key(port: PortIndex, address: u32) -> u64 {
+    (port as u64) << 32 | address as u64
 }
 
 impl Fib {
@@ -83,31 +102,53 @@ impl Fib {
         routes: impl IntoIterator<Item = Route>,
         neighbours: impl IntoIterator<Item = ((PortIndex, u32), Adjacency)>,
     ) -> Self {
+        let neighbours: Neighbours = neighbours
+            .into_iter()
+            .map(|((port, address), adjacency)| (neighbour_key(port, address), adjacency))
+            .collect();
+        let leg = |via| match via {
+            Via::Gateway(port, gateway) => Leg::Gateway(port, gateway, resolve(&neighbours, port, gateway)),
+            Via::OnLink(port) => Leg::OnLink(port),
+            Via::Nowhere => Leg::Nowhere,
+        };
         let ranges = flatten(routes.into_iter().collect());
-        let (starts, vias): (Vec<_>, Vec<_>) = ranges.into_iter().unzip();
-        Fib { starts: starts.into(), vias: vias.into(), neighbours: neighbours.into_iter().collect() }
+        let (starts, legs): (Vec<_>, Vec<_>) =
+            ranges.into_iter().map(|(start, via)| (start, leg(via))).unzip();
+        Fib { starts: starts.into(), legs: legs.into(), neighbours }
     }
 
     /// The way to an address.
     #[inline]
     pub fn look_up(&self, address: u32) -> NextHop {
-        let Some((port, neighbour)) = self.neighbour_of(address) else { return NextHop::NoRoute };
-        match self.neighbours.get(&(port, neighbour)) {
-            Some(&adjacency) => NextHop::Ready(adjacency),
-            None => NextHop::Unresolved(port, neighbour),
+        match self.leg(address) {
+            Leg::Gateway(_, _, next_hop) => next_hop,
+            Leg::OnLink(port) => resolve(&self.neighbours, port, address),
+            Leg::Nowhere => NextHop::NoRoute,
         }
     }
 
     /// The port and the neighbour on it that an address is reached through, known or not; `None` if there is
     /// no route.
-    #[inline]
     pub fn neighbour_of(&self, address: u32) -> Option<(PortIndex, u32)> {
-        let range = self.starts.partition_point(|&start| start <= address);
-        match self.vias[range.checked_sub(1)?] {
-            Via::Gateway(port, gateway) => Some((port, gateway)),
-            Via::OnLink(port) => Some((port, address)),
-            Via::Nowhere => None,
+        match self.leg(address) {
+            Leg::Gateway(port, gateway, _) => Some((port, gateway)),
+            Leg::OnLink(port) => Some((port, address)),
+            Leg::Nowhere => None,
         }
+    }
+
+    #[inline]
+    fn leg(&self, address: u32) -> Leg {
+        let range = self.starts.partition_point(|&start| start <= address);
+        range.checked_sub(1).map_or(Leg::Nowhere, |range| self.legs[range])
+    }
+}
+
+#[inline]
+fn resolve(neighbours: &Neighbours, port: PortIndex, address: u32) -> NextHop {
+    match neighbours.get(&neighbour_key(port, address)) {
+        Some(&adjacency) => NextHop::Ready(adjacency),
+        None => NextHop::Unresolved(port, address),
     }
 }
 

@@ -20,6 +20,7 @@ pub mod clock;
 pub mod counters;
 pub mod engine;
 pub mod fib;
+mod key;
 pub mod scheduler;
 pub mod service;
 pub mod snapshot;

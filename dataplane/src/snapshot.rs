@@ -9,7 +9,7 @@
 //! to the next, found again by the identity of the service and the server.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Fib, NextHop};
+use crate::key::KeyHasher;
 use crate::scheduler::{Candidate, Cursor, Picker};
 use crate::service::{Mode, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
 use crate::table::{DestId, Word};
@@ -282,30 +283,6 @@ impl Snapshot {
 
 const fn key(address: u32, port: u16, protocol: Protocol) -> u64 {
     (address as u64) << 32 | (port as u64) << 16 | protocol.number() as u64
-}
-
-/// A hash for the snapshot's indices. They hold only what the operator configured, so nobody can make
-/// them collide and a plain multiplicative hash does.
-#[derive(Debug, Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
-    }
-
-    fn write_u32(&mut self, n: u32) {
-        self.write_u64(u64::from(n));
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        let product = u128::from(self.0 ^ n) * 0x9E37_79B9_7F4A_7C15;
-        self.0 = product as u64 ^ (product >> 64) as u64;
-    }
 }
 
 /// Publishes snapshots to workers.
