@@ -117,7 +117,7 @@ impl Worker {
             // Reported after the snapshot's last use in this round.
             counters.generation.set(snapshot.generation);
             // A sweep that is behind its time is work too.
-            rest.after(received + injected + if swept == SWEEP_SLICE { 1 } else { 0 });
+            rest.after(received + injected + usize::from(swept == SWEEP_SLICE));
         }
     }
 }

@@ -70,11 +70,6 @@ impl Twin {
         self.tap.recv(frame).await
     }
 
-    /// Another frame, if Linux has sent one already; else [`io::ErrorKind::WouldBlock`].
-    pub fn try_recv(&self, frame: &mut [u8]) -> io::Result<usize> {
-        self.tap.try_recv(frame)
-    }
-
     /// Hands Linux a frame as if it had come in on the interface. Never waits.
     pub fn try_send(&self, frame: &[u8]) -> io::Result<usize> {
         self.tap.try_send(frame)
