@@ -16,6 +16,7 @@ use dataplane::table::{HashKey, Table};
 use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Lcore, Mempool, Port, Queues, Settings, Started};
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
@@ -25,6 +26,7 @@ use crate::compile::PortLink;
 use crate::config::{Config, Idle, Machine};
 use crate::devices::{self, Device};
 use crate::director::{Director, Parts};
+use crate::health::checks_at_once;
 use crate::net::{Twin, Watcher};
 use crate::slowpath;
 
@@ -124,6 +126,7 @@ async fn with_eal(
         ports: links,
         table: table.clone(),
         workers: counters.clone(),
+        checks_at_once: checks_at_once(raise_open_files()),
     };
     let (mut director, handle) = Director::new(parts)?;
 
@@ -310,6 +313,15 @@ fn pin(cores: &[usize]) -> Result<()> {
         set.set(core).with_context(|| format!("core {core} is more than Linux can number"))?;
     }
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot run on cores {cores:?}"))
+}
+
+/// Lets this process have as many files open as it may allow itself, for health checks; how many that is.
+fn raise_open_files() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    }
 }
 
 /// A key that nobody can guess; the standard library's hasher is seeded by the kernel.

@@ -30,10 +30,11 @@ impl Director {
         let linux = self.watcher.handle();
         let wanted = self.virtual_addresses();
         self.misplaced = false;
-        for &(ifindex, address) in wanted.difference(&self.placed.clone()) {
+        // All of them, also those that were there: somebody may have taken them away.
+        for &(ifindex, address) in &wanted {
             match linux.add_address(ifindex, address, 32).await {
                 Ok(true) => drop(self.placed.insert((ifindex, address))),
-                // What somebody else has put there is not ours to take away.
+                // It is there. What somebody else has put there is not ours to take away.
                 Ok(false) => {}
                 Err(error) => self.misplace(address, &error),
             }
@@ -44,6 +45,22 @@ impl Director {
                 Err(error) => self.misplace(*address, &error),
             }
         }
+    }
+
+    /// Says when somebody has taken a virtual address away. It is not put back by itself: that may be how an
+    /// operator takes this router out of service. A reload puts it back.
+    pub(super) fn miss_addresses(&mut self) {
+        let held = &self.watcher.mirror().addresses;
+        let is_held = |&(ifindex, address): &(u32, Ipv4Addr)| {
+            held.iter().any(|&(on, other, _)| (on, other) == (ifindex, address))
+        };
+        let missing = self.virtual_addresses().into_iter().find(|place| !is_held(place));
+        if let Some((_, address)) = missing
+            && !self.missed
+        {
+            tracing::warn!(%address, "somebody has taken a virtual address from its twin; a reload puts it back");
+        }
+        self.missed = missing.is_some();
     }
 
     fn misplace(&mut self, address: Ipv4Addr, error: &anyhow::Error) {

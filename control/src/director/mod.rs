@@ -59,6 +59,8 @@ pub struct Parts {
     pub table: Arc<Table>,
     /// The workers' counters.
     pub workers: Vec<Arc<WorkerCounters>>,
+    /// Health checks at one time.
+    pub checks_at_once: usize,
 }
 
 /// The control thread's state.
@@ -80,12 +82,14 @@ pub struct Director {
     placed: HashSet<(u32, Ipv4Addr)>,
     /// Whether Linux has refused to change one.
     misplaced: bool,
+    /// Whether it has been said that somebody else has taken one away.
+    missed: bool,
 }
 
 impl Director {
     /// Compiles the first snapshot.
     pub fn new(parts: Parts) -> Result<(Director, Handle)> {
-        let Parts { config, watcher, twins, ports, table, workers } = parts;
+        let Parts { config, watcher, twins, ports, table, workers, checks_at_once } = parts;
         let (sender, verdicts) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
         let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
@@ -97,7 +101,7 @@ impl Director {
             ports,
             table,
             workers,
-            health: Health::new(sender),
+            health: Health::new(sender, checks_at_once),
             verdicts,
             requests,
             publisher: Publisher::new(empty),
@@ -105,6 +109,7 @@ impl Director {
             next_hops: BTreeSet::new(),
             placed: HashSet::new(),
             misplaced: false,
+            missed: false,
         };
         director.check_room(&director.config)?;
         director.publish();
@@ -196,6 +201,7 @@ impl Director {
         if self.misplaced {
             self.place_virtual_addresses().await;
         }
+        self.miss_addresses();
         if periods.is_multiple_of(NEIGHBOUR_PERIODS) {
             self.refresh_neighbours().await;
         } else {
@@ -245,6 +251,9 @@ impl Director {
         self.watch_health();
         self.forget_unconfigured();
         self.publish();
+        if let Err(error) = self.place_router_addresses().await {
+            tracing::error!(error = format!("{error:#}"), "an address is not on its twin");
+        }
         self.place_virtual_addresses().await;
         self.ask_for_missing_neighbours().await;
         let servers = self.config.services.iter().map(|service| service.servers.len() as u64).sum();

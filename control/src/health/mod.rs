@@ -10,7 +10,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddrV4;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -27,10 +27,14 @@ mod tests;
 
 use standing::Standing;
 
-/// Checks at one time, and so sockets: half of the 1024 that a process may have open unless told otherwise. It is
-/// enough for 1000 servers at the default interval (2 s) and timeout (1 s) even if none of them answers; beyond
-/// that, checks of dead servers wait for each other and their intervals get longer.
-const AT_ONCE: usize = 512;
+/// Checks at one time, and so sockets, for a process that may have so many files open: half of them. A check
+/// that cannot begin waits, so too few would let the dead servers of one service delay the checks of all others.
+pub fn checks_at_once(open_files: u64) -> usize {
+    usize::try_from(open_files / 2).unwrap_or(usize::MAX).clamp(512, 65_536)
+}
+
+/// That checks are late is said once.
+static LATE: Once = Once::new();
 
 /// First checks are spread over this time, or over the interval if that is shorter.
 const JITTER: Duration = Duration::from_millis(200);
@@ -84,14 +88,14 @@ enum Outcome {
 }
 
 impl Health {
-    /// Verdicts are sent at a change only. One that was sent before [`Self::watch`] dropped its target may still
+    /// At most so many checks are made at one time. Verdicts are sent at a change only. One that was sent before [`Self::watch`] dropped its target may still
     /// arrive after.
-    pub fn new(verdicts: UnboundedSender<Verdict>) -> Health {
+    pub fn new(verdicts: UnboundedSender<Verdict>, at_once: usize) -> Health {
         Health {
             probers: HashMap::new(),
             tasks: JoinSet::new(),
             verdicts,
-            sockets: Arc::new(Semaphore::new(AT_ONCE)),
+            sockets: Arc::new(Semaphore::new(at_once)),
         }
     }
 
@@ -185,6 +189,11 @@ async fn run<F: Future<Output = Outcome>>(
     loop {
         ticks.tick().await;
         // The time spent waiting for a socket is not the server's.
+        if sockets.available_permits() == 0 {
+            LATE.call_once(|| {
+                tracing::warn!("health checks wait for each other and are late: raise the limit of open files (ulimit -n)");
+            });
+        }
         let Ok(permit) = sockets.acquire().await else { return };
         let outcome = match tokio::time::timeout(timeout, probe(target.clone())).await {
             Ok(outcome) => outcome,
