@@ -217,6 +217,24 @@ fn services_come_and_go_with_their_virtual_addresses() -> Result<()> {
 }
 
 #[test]
+fn an_address_that_somebody_has_taken_away_is_put_back_by_a_reload() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let config = cluster.config().service(cluster.web().scheduler("rr"));
+        let router = cluster.start_router(&config)?;
+        cluster.router.command("ip").words("addr flush dev wan").run()?;
+        ensure!(cluster.router.addresses("wan")?.iter().all(|found| !found.starts_with("192.0.2.")));
+        router.apply(&config)?;
+        for address in ["192.0.2.1/24", "192.0.2.10/32"] {
+            let found = cluster.router.addresses("wan")?;
+            ensure!(found.iter().any(|found| found == address), "{address} is not among {found:?}");
+        }
+        ensure!(client::get(&cluster.client, vip(80), 30)?.counts()? == [10, 10, 10]);
+        router.finish()
+    })
+}
+
+#[test]
 fn counters_and_identities_outlive_a_reload() -> Result<()> {
     with_cluster(Layout::TwoArmed, |cluster| {
         let _nginx = cluster.start_web()?;
