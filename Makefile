@@ -47,7 +47,7 @@ lint: install-packages
 	cargo deny --log-level error check bans licenses sources
 
 bench: install-packages
-	cargo run --release -q -p rvs-perf --features static -- path
+	cargo run --release -q -p rvs-perf --features static -- path $(ARGS)
 
 clean:
 	cargo clean
