@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::{
     capture::Capture,
     client::bound,
@@ -23,15 +23,14 @@ const REUSES: usize = 1000;
 const LIMIT: Duration = Duration::from_millis(10);
 
 /// Connects from this very port as soon as the last acknowledgement of the connection before has freed it.
-fn connect_from(from: SocketAddrV4) -> Result<(Instant, Socket)> {
+fn connect_from(from: SocketAddrV4) -> Result<Socket> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let socket = bound(from)?;
-        let start = Instant::now();
         match socket.connect_timeout(&vip(80).into(), Duration::from_secs(10)) {
-            Ok(()) => return Ok((start, socket)),
+            Ok(()) => return Ok(socket),
             // Nothing was sent: this machine has not got that acknowledgement yet.
-            Err(error) if error.kind() == ErrorKind::AddrNotAvailable && start < deadline => {
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable && Instant::now() < deadline => {
                 thread::yield_now()
             }
             Err(error) => return Err(error.into()),
@@ -39,14 +38,12 @@ fn connect_from(from: SocketAddrV4) -> Result<(Instant, Socket)> {
     }
 }
 
-/// One use of the port: connect, ask a byte, get a byte.  Returns how long that took.
-fn use_port(from: SocketAddrV4, reset: bool) -> Result<Duration> {
-    let (start, socket) = connect_from(from)?;
-    let mut stream = TcpStream::from(socket);
+/// One use of the port: connect, ask a byte, get a byte.
+fn use_port(from: SocketAddrV4, reset: bool) -> Result<()> {
+    let mut stream = TcpStream::from(connect_from(from)?);
     stream.write_all(b"?")?;
     let mut byte = [0];
     stream.read_exact(&mut byte)?;
-    let took = start.elapsed();
     if reset {
         // Closed by RST: the entry of the connection is left in CLOSE.
         SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
@@ -54,19 +51,16 @@ fn use_port(from: SocketAddrV4, reset: bool) -> Result<Duration> {
         // The server has closed first: the client's port is free at once, and the entry is left in TIME_WAIT.
         ensure!(stream.read(&mut byte)? == 0, "more than asked for");
     }
-    Ok(took)
+    Ok(())
 }
 
-/// Uses one port so many times; the slowest answer.
-fn use_port_often(cluster: &Cluster, port: u16, reset: bool) -> Result<Duration> {
+/// Uses one port so many times.
+fn use_port_often(cluster: &Cluster, port: u16, reset: bool) -> Result<()> {
     let from = SocketAddrV4::new(CLIENT, port);
     cluster.client.enter(|| {
-        let mut slowest = Duration::ZERO;
-        for attempt in 0..REUSES {
-            let took = use_port(from, reset).with_context(|| format!("use {attempt} of port {port}"))?;
-            slowest = slowest.max(took);
-        }
-        Ok(slowest)
+        (0..REUSES).try_for_each(|attempt| {
+            use_port(from, reset).with_context(|| format!("use {attempt} of port {port}"))
+        })
     })
 }
 
@@ -82,12 +76,22 @@ fn syns(frames: &[Frame]) -> usize {
     frames.iter().filter(|frame| frame.tcp().is_some_and(|tcp| tcp.flags() == flag::SYN)).count()
 }
 
-/// Every one of a thousand uses is answered within 10 ms.
-///
-/// What would break this in a router is a SYN that is dropped or waits, which shows as a SYN sent twice, in every
-/// round.  A machine that has other things to do shows as a slow answer in some round without any SYN sent
-/// twice.  So: the thousand uses of a round need exactly a thousand SYNs, on both sides of the router, in every
-/// round; and there must be a round in which each was answered in time, of three.
+/// The longest time from a SYN to its answer, both seen on the client's interface. Not in the client's program: when
+/// that gets a core again is no matter of the router's. (In 48 rounds SYN and answer were 5 ms apart at the most,
+/// while the program had to wait for up to 9 ms.)
+fn slowest_answer(frames: &[Frame]) -> Result<Duration> {
+    let times = |flags: u8| -> Vec<u64> {
+        let with = |frame: &&Frame| frame.tcp().is_some_and(|tcp| tcp.flags() == flags);
+        frames.iter().filter(with).map(|frame| frame.at).collect()
+    };
+    let (asked, answered) = (times(flag::SYN), times(flag::SYN | flag::ACK));
+    ensure!(asked.len() == answered.len(), "{} SYNs, {} answers", asked.len(), answered.len());
+    let took = asked.iter().zip(&answered).map(|(asked, answered)| answered.saturating_sub(*asked));
+    Ok(Duration::from_nanos(took.max().context("nothing was seen")?))
+}
+
+/// Every one of a thousand uses is answered within 10 ms, and takes exactly one SYN on both sides of the router:
+/// none is dropped or held back until the client asks again.
 fn reuse(reset: bool) -> Result<()> {
     with_cluster(Layout::TwoArmed, |cluster| {
         let servers: Vec<_> = (0..3)
@@ -97,33 +101,27 @@ fn reuse(reset: bool) -> Result<()> {
         favour(cluster, router.pid() as u32)?;
         favour(cluster, std::process::id())?;
         // All neighbours found, before time matters.
-        cluster
-            .client
-            .enter(|| (0..6).try_for_each(|_| use_port(SocketAddrV4::new(CLIENT, 0), false).map(drop)))?;
-        let mut slowest = Vec::new();
-        for round in 0..3 {
-            let wan = Capture::start(&cluster.client, "eth0", "tcp[tcpflags] & tcp-syn != 0")?;
-            let lan = Capture::start(&cluster.lan, "router", "tcp[tcpflags] & tcp-syn != 0")?;
-            let before: Vec<u64> = servers.iter().map(Server::served).collect();
-            slowest.push(use_port_often(cluster, 40_000 + round, reset)?);
-            let wan = wan.finish("a SYN for every use", |frames| syns(frames) >= REUSES)?;
-            let lan = lan.finish("a SYN for every use", |frames| syns(frames) >= REUSES)?;
-            ensure!(
-                (syns(&wan), syns(&lan)) == (REUSES, REUSES),
-                "{} SYNs, {} passed on",
-                syns(&wan),
-                syns(&lan)
-            );
-            // Each was scheduled anew, not sent where the one before went.
-            for (server, before) in servers.iter().zip(before) {
-                let served = server.served() - before;
-                ensure!((333..=334).contains(&served), "a server got {served} of {REUSES}");
-            }
-            if slowest.last().is_some_and(|slowest| *slowest <= LIMIT) {
-                return router.finish();
-            }
+        cluster.client.enter(|| (0..6).try_for_each(|_| use_port(SocketAddrV4::new(CLIENT, 0), false)))?;
+        let wan = Capture::start(&cluster.client, "eth0", "tcp[tcpflags] & tcp-syn != 0")?;
+        let lan = Capture::start(&cluster.lan, "router", "tcp[tcpflags] & tcp-syn != 0")?;
+        let before: Vec<u64> = servers.iter().map(Server::served).collect();
+        use_port_often(cluster, 40_000, reset)?;
+        let wan = wan.finish("a SYN for every use", |frames| syns(frames) >= REUSES)?;
+        let lan = lan.finish("a SYN for every use", |frames| syns(frames) >= REUSES)?;
+        ensure!(
+            (syns(&wan), syns(&lan)) == (REUSES, REUSES),
+            "{} SYNs, {} passed on",
+            syns(&wan),
+            syns(&lan)
+        );
+        // Each was scheduled anew, not sent where the one before went.
+        for (server, before) in servers.iter().zip(before) {
+            let served = server.served() - before;
+            ensure!((333..=334).contains(&served), "a server got {served} of {REUSES}");
         }
-        bail!("the slowest answers of three rounds: {slowest:?}, allowed: {LIMIT:?}")
+        let slowest = slowest_answer(&wan)?;
+        ensure!(slowest <= LIMIT, "the slowest answer took {slowest:?}, allowed: {LIMIT:?}");
+        router.finish()
     })
 }
 
