@@ -143,7 +143,7 @@ fn next_hops(
     gateways.chain(servers).collect()
 }
 
-/// "TCP 192.0.2.10:80", for logs.
+/// "tcp/192.0.2.10:80", for logs.
 pub fn service_name(protocol: Protocol, address: impl std::fmt::Display) -> String {
     format!("{}/{address}", protocol.name())
 }

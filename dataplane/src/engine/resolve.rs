@@ -168,7 +168,8 @@ fn may_begin(packet: &Packet) -> bool {
     }
 }
 
-/// Whether a SYN on this connection means a new one: it has ended, or its server is dead.
+/// Whether a packet that may begin a connection does so in the place of this one: it has ended, or its server
+/// is dead.
 fn is_over(state: State, dest: &Dest) -> bool {
     matches!(state, State::TimeWait | State::Close) || !dest.up
 }
