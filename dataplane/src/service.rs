@@ -4,8 +4,6 @@
 //! (which acts on them) share. Every enum knows its name as it is written in the configuration, so
 //! parsing, error messages and listings can never disagree.
 
-use std::fmt;
-
 /// Defines an enum whose variants are known by the name that a configuration uses for them.
 macro_rules! named {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
@@ -28,13 +26,14 @@ macro_rules! named {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(self.name())
             }
         }
     };
 }
+pub(crate) use named;
 
 named! {
     /// The transport protocol of a service.

@@ -23,7 +23,7 @@ use dpdk::{Batch, Lcore, Mbuf, RxQueue, TxQueue, clock};
 
 use crate::clock::{TICKS_PER_SECOND, Tick};
 use crate::counters::{Drop, Punt, WorkerCounters};
-use crate::engine::{BURST, Engine, Frame, Verdict};
+use crate::engine::{BURST, Engine, Frame, Probe, Stage, Verdict};
 use crate::fib::PortIndex;
 use crate::snapshot::{Snapshot, Subscriber};
 use crate::table::Table;
@@ -69,7 +69,7 @@ pub struct Punted {
 }
 
 /// All that a worker is made of.
-pub struct Worker {
+pub struct Worker<P = ()> {
     /// Its number.
     pub index: usize,
     /// How many workers there are.
@@ -86,12 +86,16 @@ pub struct Worker {
     pub slow_path: SlowPath,
     /// What to do when idle.
     pub idle: Idle,
+    /// Whoever measures it; `()` in a router.
+    pub probe: P,
 }
 
-impl Worker {
-    /// Polls until told to stop. To be called on the worker's own thread, which is pinned to its core.
-    pub fn run(self, lcore: &Lcore, stop: &AtomicBool) {
-        let Worker { index, count, queues, table, mut snapshots, counters, slow_path, idle } = self;
+impl<P: Probe> Worker<P> {
+    /// Polls until told to stop, and gives its probe back. To be called on the worker's own thread, which is
+    /// pinned to its core.
+    pub fn run(self, lcore: &Lcore, stop: &AtomicBool) -> P {
+        let Worker { index, count, queues, table, mut snapshots, counters, slow_path, idle, mut probe } =
+            self;
         let engine = Engine::new(index, table.clone(), counters.clone());
         let (receivers, transmitters) = queues.into_iter().unzip();
         let mut ports = Ports { receivers, output: Output::new(transmitters) };
@@ -104,7 +108,7 @@ impl Worker {
             let tsc = clock::tsc();
             let now = ticks.at(tsc);
 
-            let received = ports.forward(lcore, &engine, snapshot, now, &counters, &slow_path);
+            let received = ports.forward(lcore, &engine, snapshot, now, &counters, &slow_path, &mut probe);
             let injected = inject(lcore, &mut ports.output, &counters, &slow_path.injects);
             let swept = sweeper.due(tsc).map_or(0, |buckets| {
                 let count = buckets.len();
@@ -119,6 +123,7 @@ impl Worker {
             // A sweep that is behind its time is work too.
             rest.after(received + injected + usize::from(swept == SWEEP_SLICE));
         }
+        probe
     }
 }
 
@@ -137,6 +142,7 @@ impl Ports {
         now: Tick,
         counters: &WorkerCounters,
         slow_path: &SlowPath,
+        probe: &mut impl Probe,
     ) -> usize {
         let mut received = 0;
         let mut burst: Batch<BURST> = Batch::new();
@@ -149,13 +155,15 @@ impl Ports {
                 counters.empty_polls.add(1);
                 continue;
             }
+            probe.done(Stage::Receive);
             received += length;
             counters.bursts.add(1);
             counters.received.add(length as u64);
-            engine.process(snapshot, now, port, burst.as_mut_slice(), &mut verdicts);
+            engine.process(snapshot, now, port, burst.as_mut_slice(), &mut verdicts, probe);
             self.output.distribute(lcore, port, &mut burst, &verdicts, counters, slow_path);
         }
         self.output.flush(lcore, counters);
+        probe.done(Stage::Transmit);
         received
     }
 }

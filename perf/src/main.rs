@@ -1,6 +1,16 @@
-//! `rvs-perf`: what the packet path of RVS costs.
+//! `rvs-perf`: what the packet path of RVS costs, and what its peers cost beside it.
 
+mod cpu;
+mod eal;
+mod frame;
+mod machine;
 mod path;
+mod plot;
+mod report;
+mod rig;
+mod source;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -14,12 +24,19 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Cycles per packet of the data path on made-up packets, without a device.
+    /// Cycles a packet of the worker loop, on made-up packets
     Path(path::Arguments),
 }
 
-fn main() {
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
         Command::Path(arguments) => path::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rvs-perf: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

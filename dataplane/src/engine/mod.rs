@@ -63,6 +63,35 @@ pub enum Verdict {
     Drop(Drop),
 }
 
+crate::service::named! {
+    /// The stages of a burst, in their order.
+    Stage {
+        /// Received from the device.
+        Receive = "receive",
+        /// Taken apart.
+        Parse = "parse",
+        /// Whose it is.
+        Classify = "classify",
+        /// Which connection's it is.
+        LookUp = "look up",
+        /// The connection follows, and the packet is rewritten.
+        Rewrite = "rewrite",
+        /// Given to the device that it goes out of, to Linux, or back to the pool.
+        Transmit = "transmit",
+    }
+}
+
+/// Somebody who wants to know when a stage of a burst is done, to measure it. `()` does not, and costs nothing.
+pub trait Probe {
+    /// All packets of the burst have gone through this stage.
+    fn done(&mut self, stage: Stage);
+}
+
+impl Probe for () {
+    #[inline(always)]
+    fn done(&mut self, _: Stage) {}
+}
+
 /// A worker's data path.
 pub struct Engine {
     worker: usize,
@@ -84,13 +113,14 @@ impl Engine {
     /// 4. rewrite: addresses, ports, TTL, MACs, checksums.
     ///
     /// `verdicts[i]` becomes the verdict on `burst[i]`; a burst has at most [`BURST`] packets.
-    pub fn process<F: Frame>(
+    pub fn process<F: Frame, P: Probe>(
         &self,
         snapshot: &Snapshot,
         now: Tick,
         port: PortIndex,
         burst: &mut [F],
         verdicts: &mut [Verdict; BURST],
+        probe: &mut P,
     ) {
         let burst_length = burst.len().min(BURST);
         let mut packets = [Packet::default(); BURST];
@@ -110,6 +140,7 @@ impl Engine {
                 Err(verdict) => verdicts[index] = verdict,
             }
         }
+        probe.done(Stage::Parse);
 
         // 2. classify
         live.retain(|index| match resolve::classify(&packets[index], snapshot, &self.table) {
@@ -123,6 +154,7 @@ impl Engine {
                 false
             }
         });
+        probe.done(Stage::Classify);
 
         // 3. resolve, 4. rewrite
         let path = resolve::Path { engine: self, snapshot, now };
@@ -132,6 +164,7 @@ impl Engine {
                 rewrite::rewrite(&path, packet, dest, &mut burst[index])
             });
         }
+        probe.done(Stage::Rewrite);
     }
 
     /// Removes expired connections, and those of removed dests, from some buckets of the table.

@@ -80,7 +80,14 @@ impl Rig {
     /// One packet in on a port; what came of it.
     fn push(&self, port: PortIndex, packet: &mut Vec<u8>) -> Verdict {
         let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
-        self.engine.process(&self.snapshot, self.now, port, std::slice::from_mut(packet), &mut verdicts);
+        self.engine.process(
+            &self.snapshot,
+            self.now,
+            port,
+            std::slice::from_mut(packet),
+            &mut verdicts,
+            &mut (),
+        );
         verdicts[0]
     }
 

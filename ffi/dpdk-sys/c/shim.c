@@ -49,6 +49,27 @@ int rvs_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, un
 	return rte_pktmbuf_alloc_bulk(pool, mbufs, count);
 }
 
+int rvs_pktmbuf_alloc_bulk_sized(struct rte_mempool *pool, struct rte_mbuf **mbufs,
+				 unsigned int count, uint16_t length)
+{
+	int ret = rte_mempool_get_bulk(pool, (void **)mbufs, count);
+
+	if (ret != 0)
+		return ret;
+	for (unsigned int i = 0; i < count; i++) {
+		struct rte_mbuf *mbuf = mbufs[i];
+
+		/* A packet in its pool has refcnt 1, nb_segs 1 and next NULL: drivers rely on it, too. */
+		mbuf->data_off = RTE_PKTMBUF_HEADROOM;
+		mbuf->port = RTE_MBUF_PORT_INVALID;
+		mbuf->ol_flags = 0;
+		mbuf->packet_type = 0;
+		mbuf->pkt_len = length;
+		mbuf->data_len = length;
+	}
+	return 0;
+}
+
 uint16_t rvs_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
 {
 	return rte_eth_rx_burst(port, queue, mbufs, count);

@@ -44,6 +44,10 @@ unsigned int rvs_lcore_id(void);
 struct rte_mbuf *rvs_pktmbuf_alloc(struct rte_mempool *pool);
 int rvs_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int count);
 
+/* The same, with the length of the data set: what a driver does to the packets that it hands over. */
+int rvs_pktmbuf_alloc_bulk_sized(struct rte_mempool *pool, struct rte_mbuf **mbufs,
+				 unsigned int count, uint16_t length);
+
 /* Bursts with the callbacks (pdump, latencystats, ...) that somebody hung on the queue. */
 uint16_t rvs_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 uint16_t rvs_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);

@@ -52,6 +52,7 @@ mod mbuf;
 mod pool;
 mod port;
 mod queue;
+pub mod synthetic;
 
 pub use batch::{Batch, Drain};
 pub use eal::Eal;

@@ -31,8 +31,8 @@ struct Queue {
     ops: *const FastPath,
     port: u16,
     queue: u16,
-    /// While it lives the port is not stopped.
-    claim: Arc<Claim>,
+    /// While it lives the port is not stopped; synthetic queues have no port.
+    claim: Option<Arc<Claim>>,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -48,7 +48,11 @@ impl Queue {
         let port = claim.id();
         // SAFETY: a valid port id is an index of the table; only its address is taken.
         let ops = unsafe { (&raw const dpdk_sys::rte_eth_fp_ops).cast::<FastPath>().add(usize::from(port)) };
-        Queue { ops, port, queue, claim: Arc::clone(claim), not_sync: PhantomData }
+        Queue { ops, port, queue, claim: Some(Arc::clone(claim)), not_sync: PhantomData }
+    }
+
+    fn name(&self) -> &str {
+        self.claim.as_ref().map_or("synthetic", |claim| claim.name())
     }
 }
 
@@ -58,6 +62,16 @@ impl Queue {
 pub(crate) unsafe fn pair(claim: &Arc<Claim>, queue: u16) -> (RxQueue, TxQueue) {
     // SAFETY: as the caller promises, for both directions.
     unsafe { (RxQueue(Queue::new(claim, queue)), TxQueue(Queue::new(claim, queue))) }
+}
+
+/// A pair over an entry that is not DPDK's own.
+///
+/// # Safety
+///
+/// The entry's functions keep the contract of a driver's for queue 0, and this is its only pair.
+pub(crate) unsafe fn synthetic_pair(ops: &'static FastPath) -> (RxQueue, TxQueue) {
+    let queue = || Queue { ops, port: u16::MAX, queue: 0, claim: None, not_sync: PhantomData };
+    (RxQueue(queue()), TxQueue(queue()))
 }
 
 impl RxQueue {
@@ -184,12 +198,12 @@ unsafe fn free_tail(mbufs: *mut *mut dpdk_sys::rte_mbuf, count: usize) {
 
 impl fmt::Debug for RxQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RxQueue({}, {})", self.0.claim.name(), self.0.queue)
+        write!(f, "RxQueue({}, {})", self.0.name(), self.0.queue)
     }
 }
 
 impl fmt::Debug for TxQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TxQueue({}, {})", self.0.claim.name(), self.0.queue)
+        write!(f, "TxQueue({}, {})", self.0.name(), self.0.queue)
     }
 }

@@ -1,0 +1,81 @@
+//! EAL and memory for measuring: hugepages if there are any to be had, no devices, no files.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use dpdk::{Eal, Mempool};
+
+/// Packets in the pool: more than all caches and bursts hold, few enough to stay in the processor's cache.
+const PACKETS: u32 = 8191;
+const POOL_CACHE: u32 = 512;
+/// Megabytes for EAL.
+const MEMORY: u64 = 64;
+const RESERVED: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+const FREE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+
+/// A running EAL with a pool.
+pub struct Environment {
+    /// Packets for all workers.
+    pub pool: &'static Mempool,
+    /// Whether the packets are in hugepages; without them every figure is much too high.
+    pub hugepages: bool,
+    _eal: Eal,
+    _reserved: Hugepages,
+}
+
+impl Environment {
+    /// Starts EAL.
+    pub fn start() -> Result<Environment> {
+        let reserved = Hugepages::reserve(MEMORY / 2 + 16);
+        let hugepages = read(FREE) >= MEMORY / 2;
+        let prefix = format!("--file-prefix=rvs-perf-{}", std::process::id());
+        let memory = if hugepages { MEMORY.to_string() } else { "256".into() };
+        let mut arguments: Vec<&str> =
+            vec!["--no-pci", "--no-telemetry", "--log-level=error", &prefix, "-m", &memory];
+        arguments.extend(if hugepages { &["--in-memory"][..] } else { &["--no-huge", "--no-shconf"] });
+        // The workers are threads of their own; EAL wants a core, and the first is there always.
+        arguments.extend(["-l", "0"]);
+        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+        let eal = Eal::init(&arguments).context("cannot start DPDK")?;
+        let pool = Mempool::new(&eal, "rvs-perf", PACKETS, POOL_CACHE, dpdk::data_room(1500))?;
+        Ok(Environment { pool, hugepages, _eal: eal, _reserved: reserved })
+    }
+
+    /// What the memory means for figures taken in it.
+    pub fn memory(&self) -> &'static str {
+        if self.hugepages {
+            "packets in hugepages"
+        } else {
+            "NO HUGEPAGES: figures are more than twice too high"
+        }
+    }
+}
+
+/// Hugepages that were reserved for a measurement, and are given back after it.
+struct Hugepages {
+    before: Option<u64>,
+}
+
+impl Hugepages {
+    /// Reserves what is missing, if Linux lets us.
+    fn reserve(wanted: u64) -> Hugepages {
+        let (free, before) = (read(FREE), read(RESERVED));
+        if free >= wanted || fs::write(RESERVED, (before + wanted - free).to_string()).is_err() {
+            return Hugepages { before: None };
+        }
+        Hugepages { before: Some(before) }
+    }
+}
+
+impl Drop for Hugepages {
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            // Those still in use go when the process ends.
+            let _ = fs::write(RESERVED, before.to_string());
+        }
+    }
+}
+
+fn read(path: &str) -> u64 {
+    fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,237 @@
+//! What is measured: services, a table full of their connections, and workers on synthetic queues.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use crossbeam::queue::ArrayQueue;
+use dataplane::counters::{TrafficCounters, WorkerCounters};
+use dataplane::engine::Probe;
+use dataplane::engine::{BURST, Engine, Verdict};
+use dataplane::fib::{Adjacency, Fib, Route, Via};
+use dataplane::service::{Mode, Protocol, Scheduler, Timeouts};
+use dataplane::snapshot::{DestSpec, PortSpec, Publisher, ServiceSpec, Snapshot};
+use dataplane::table::{DestId, HashKey, Table};
+use dataplane::worker::{self, Idle, SlowPath, Worker};
+use dpdk::{Lcore, Mempool, synthetic};
+
+use crate::cpu;
+use crate::frame::{Flags, Frames, ROUTER_MAC, SHORTEST};
+use crate::source::{Order, Packets, Way};
+
+/// What there is to balance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setting {
+    /// Forwarding mode of all services.
+    pub mode: Mode,
+    /// Their protocol.
+    pub protocol: Protocol,
+    /// Their scheduler. Connections in the table were spread by `rr` in any case.
+    pub scheduler: Scheduler,
+    /// Services, each at an address of its own.
+    pub services: u32,
+    /// Real servers of each service.
+    pub servers: u32,
+    /// Connections, all established, at half load of the table unless `room` says more.
+    pub flows: u32,
+    /// Connections that the table is made for.
+    pub room: u32,
+    /// Workers.
+    pub workers: usize,
+}
+
+impl Setting {
+    /// One service with one real server.
+    pub fn plain(mode: Mode, protocol: Protocol, flows: u32) -> Self {
+        let scheduler = Scheduler::Rr;
+        Setting { mode, protocol, scheduler, services: 1, servers: 1, flows, room: flows, workers: 1 }
+    }
+}
+
+/// A router without devices.
+pub struct Rig {
+    /// What it is made for.
+    pub setting: Setting,
+    /// The connections.
+    pub table: Arc<Table>,
+    /// Publishes snapshots to the workers.
+    pub publisher: Publisher,
+    /// One set a worker.
+    pub counters: Vec<Arc<WorkerCounters>>,
+    specs: Vec<ServiceSpec>,
+}
+
+impl Rig {
+    /// Compiles the services and opens the connections, one by one, through the data path.
+    pub fn new(setting: &Setting) -> Result<Rig> {
+        let key = HashKey { blind: 0x243F_6A88_85A3_08D3, factor: 0x1319_8A2E_0370_7345 };
+        let table = Arc::new(Table::new(setting.room.max(1) as usize, key));
+        let mut specs = services(setting, Scheduler::Rr);
+        let opening = snapshot(1, &specs);
+        let engine = Engine::new(0, table.clone(), Arc::default());
+        open(&engine, &opening, setting)?;
+        for spec in &mut specs {
+            spec.scheduler = setting.scheduler;
+        }
+        let publisher = Publisher::new(snapshot(2, &specs));
+        let counters = (0..setting.workers).map(|_| Arc::default()).collect();
+        Ok(Rig { setting: setting.clone(), table, publisher, counters, specs })
+    }
+
+    /// A snapshot of the same services, newly compiled.
+    pub fn recompiled(&self, generation: u64) -> Snapshot {
+        snapshot(generation, &self.specs)
+    }
+
+    /// A source of packets of the rig's connections.
+    pub fn packets(&self, way: Way, order: Order, size: u16, seed: u64) -> Packets {
+        Packets::new(frames(&self.setting, size), self.setting.flows.max(1), way, order, size, seed)
+    }
+
+    /// Runs every worker on packets of its own source for a while; what each has spent and done.
+    pub fn run<P: Probe + Send>(
+        &self,
+        pool: &'static Mempool,
+        cores: &[usize],
+        duration: Duration,
+        source: impl Fn(usize) -> Packets,
+        probe: impl Fn() -> P,
+    ) -> Result<Vec<Run<P>>> {
+        ensure!(!cores.is_empty(), "no core to run a worker on");
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let start = |index| {
+                let worker = self.worker(pool, index, source(index), probe());
+                let (core, stop) = (cores[index % cores.len()], &stop);
+                scope.spawn(move || run_one(worker, core, stop))
+            };
+            let running: Vec<_> = (0..self.setting.workers).map(start).collect();
+            std::thread::sleep(duration);
+            stop.store(true, Ordering::Relaxed);
+            running.into_iter().map(|thread| thread.join().expect("workers do not panic")).collect()
+        })
+    }
+
+    fn worker<P>(&self, pool: &'static Mempool, index: usize, source: Packets, probe: P) -> Worker<P> {
+        let slow_path = SlowPath {
+            punts: Arc::new(ArrayQueue::new(64)),
+            injects: Arc::new(ArrayQueue::new(1)),
+            doorbell: Arc::new(|| ()),
+        };
+        Worker {
+            index,
+            count: self.setting.workers,
+            queues: vec![synthetic::queues(pool, source)],
+            table: self.table.clone(),
+            snapshots: self.publisher.subscribe(),
+            counters: self.counters[index].clone(),
+            slow_path,
+            idle: Idle::Busy,
+            probe,
+        }
+    }
+}
+
+/// What a worker has spent and done.
+pub struct Run<P> {
+    /// Packets received.
+    pub packets: u64,
+    /// Packets forwarded.
+    pub forwarded: u64,
+    /// CPU time.
+    pub spent: Duration,
+    /// What it noticed on the way.
+    pub probe: P,
+}
+
+impl<P> Run<P> {
+    /// TSC cycles a packet, of CPU time.
+    pub fn cycles(&self) -> f64 {
+        self.spent.as_secs_f64() * dpdk::clock::tsc_hz() as f64 / self.packets.max(1) as f64
+    }
+}
+
+fn run_one<P: Probe>(worker: Worker<P>, core: usize, stop: &AtomicBool) -> Result<Run<P>> {
+    cpu::pin(core)?;
+    let lcore = Lcore::register()?;
+    let counters = worker.counters.clone();
+    let (packets, forwarded) = (counters.received.get(), counters.forwarded.get());
+    let began = cpu::time();
+    let probe = worker.run(&lcore, stop);
+    let spent = cpu::time() - began;
+    Ok(Run {
+        packets: counters.received.get() - packets,
+        forwarded: counters.forwarded.get() - forwarded,
+        spent,
+        probe,
+    })
+}
+
+/// Opens the connections: a SYN and an ACK each (or one datagram), and a reply where replies are seen.
+fn open(engine: &Engine, snapshot: &Snapshot, setting: &Setting) -> Result<()> {
+    let frames = frames(setting, SHORTEST);
+    let now = worker::now();
+    let send = |way: Way, flags: Flags, number: u32| -> Result<()> {
+        let mut frame = [frames.frame(way, frames.flow(number), flags, SHORTEST)];
+        let mut verdicts = [Verdict::Forward(0); BURST];
+        engine.process(snapshot, now, 0, &mut frame, &mut verdicts, &mut ());
+        ensure!(verdicts[0] == Verdict::Forward(0), "flow {number} was not forwarded: {:?}", verdicts[0]);
+        Ok(())
+    };
+    for number in 0..setting.flows {
+        send(Way::In, Flags::Syn, number)?;
+        if setting.protocol == Protocol::Tcp {
+            send(Way::In, Flags::Ack, number)?;
+        }
+        if setting.mode == Mode::Nat {
+            send(Way::Out, Flags::Ack, number)?;
+        }
+    }
+    Ok(())
+}
+
+fn frames(setting: &Setting, size: u16) -> Frames {
+    Frames::new(setting.mode, setting.protocol, setting.services, setting.servers, size)
+}
+
+fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
+    let frames = frames(setting, SHORTEST);
+    let dest = |service, n| DestSpec {
+        id: DestId::new(1 + service * setting.servers + n).expect("not zero, and not so many"),
+        address: frames.server(service, n),
+        weight: 1,
+        last_weight: 1,
+        up: true,
+        traffic: (0..setting.workers).map(|_| TrafficCounters::default()).collect(),
+        gauge: Arc::default(),
+    };
+    let service = |service| ServiceSpec {
+        address: frames.service(service),
+        protocol: setting.protocol,
+        mode: setting.mode,
+        scheduler,
+        flags: Vec::new(),
+        cursor: Arc::default(),
+        timeouts: Timeouts::default(),
+        dests: (0..setting.servers).map(|n| dest(service, n)).collect(),
+    };
+    (0..setting.services).map(service).collect()
+}
+
+/// One port; the servers are neighbours on it, the clients behind a gateway.
+fn snapshot(generation: u64, specs: &[ServiceSpec]) -> Snapshot {
+    const PORT: u16 = 0;
+    const GATEWAY: u32 = 0xC613_00FE;
+    let routes = [
+        Route { prefix: 0, length: 0, via: Via::Gateway(PORT, GATEWAY) },
+        Route { prefix: 0x0A00_0000, length: 8, via: Via::OnLink(PORT) },
+    ];
+    let servers = specs.iter().flat_map(|spec| &spec.dests).map(|dest| u32::from(*dest.address.ip()));
+    let neighbours = servers.chain([GATEWAY]).map(|address| {
+        let [_, a, b, c] = address.to_be_bytes();
+        ((PORT, address), Adjacency::new(PORT, 1500, [2, 0, 1, a, b, c], ROUTER_MAC))
+    });
+    let fib = Fib::new(routes, neighbours);
+    Snapshot::new(generation, vec![PortSpec { mac: ROUTER_MAC }], specs, [], fib)
+}
