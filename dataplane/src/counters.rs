@@ -157,35 +157,27 @@ impl std::ops::AddAssign for Traffic {
 pub struct TrafficCounters {
     /// See [`Traffic::connections`].
     pub connections: Counter,
-    packets_in: Counter,
-    packets_out: Counter,
-    bytes_in: Counter,
-    bytes_out: Counter,
+    /// By direction: towards the server, towards the client.
+    packets: [Counter; 2],
+    bytes: [Counter; 2],
 }
 
 impl TrafficCounters {
-    /// Counts a packet from a client.
+    /// Counts packets from clients (direction 0) or to clients (1).
     #[inline]
-    pub fn packet_in(&self, bytes: u64) {
-        self.packets_in.add(1);
-        self.bytes_in.add(bytes);
-    }
-
-    /// Counts a packet to a client.
-    #[inline]
-    pub fn packet_out(&self, bytes: u64) {
-        self.packets_out.add(1);
-        self.bytes_out.add(bytes);
+    pub fn add(&self, direction: usize, packets: u64, bytes: u64) {
+        self.packets[direction & 1].add(packets);
+        self.bytes[direction & 1].add(bytes);
     }
 
     /// The counts so far.
     pub fn get(&self) -> Traffic {
         Traffic {
             connections: self.connections.get(),
-            packets_in: self.packets_in.get(),
-            packets_out: self.packets_out.get(),
-            bytes_in: self.bytes_in.get(),
-            bytes_out: self.bytes_out.get(),
+            packets_in: self.packets[0].get(),
+            packets_out: self.packets[1].get(),
+            bytes_in: self.bytes[0].get(),
+            bytes_out: self.bytes[1].get(),
         }
     }
 }

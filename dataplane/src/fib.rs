@@ -121,16 +121,26 @@ impl Fib {
     #[inline]
     pub fn look_up(&self, address: u32) -> NextHop {
         match self.leg(address) {
-            Leg::Gateway(_, _, next_hop) => next_hop,
-            Leg::OnLink(port) => resolve(&self.neighbours, port, address),
-            Leg::Nowhere => NextHop::NoRoute,
+            Some(&Leg::Gateway(_, _, next_hop)) => next_hop,
+            Some(&Leg::OnLink(port)) => resolve(&self.neighbours, port, address),
+            Some(Leg::Nowhere) | None => NextHop::NoRoute,
+        }
+    }
+
+    /// The adjacency to an address, if it is known.
+    #[inline]
+    pub fn adjacency(&self, address: u32) -> Option<&Adjacency> {
+        match self.leg(address)? {
+            Leg::Gateway(_, _, NextHop::Ready(adjacency)) => Some(adjacency),
+            Leg::OnLink(port) => self.neighbours.get(&neighbour_key(*port, address)),
+            Leg::Gateway(..) | Leg::Nowhere => None,
         }
     }
 
     /// The port and the neighbour on it that an address is reached through, known or not; `None` if there is
     /// no route.
     pub fn neighbour_of(&self, address: u32) -> Option<(PortIndex, u32)> {
-        match self.leg(address) {
+        match *self.leg(address)? {
             Leg::Gateway(port, gateway, _) => Some((port, gateway)),
             Leg::OnLink(port) => Some((port, address)),
             Leg::Nowhere => None,
@@ -138,9 +148,9 @@ impl Fib {
     }
 
     #[inline]
-    fn leg(&self, address: u32) -> Leg {
+    fn leg(&self, address: u32) -> Option<&Leg> {
         let range = self.starts.partition_point(|&start| start <= address);
-        range.checked_sub(1).map_or(Leg::Nowhere, |range| self.legs[range])
+        self.legs.get(range.wrapping_sub(1))
     }
 }
 

@@ -93,6 +93,7 @@ pub struct Worker<P = ()> {
 impl<P: Probe> Worker<P> {
     /// Polls until told to stop, and gives its probe back. To be called on the worker's own thread, which is
     /// pinned to its core.
+    #[inline(never)]
     pub fn run(self, lcore: &Lcore, stop: &AtomicBool) -> P {
         let Worker { index, count, queues, table, mut snapshots, counters, slow_path, idle, mut probe } =
             self;
@@ -159,8 +160,10 @@ impl Ports {
             received += length;
             counters.bursts.add(1);
             counters.received.add(length as u64);
-            engine.process(snapshot, now, port, burst.as_mut_slice(), &mut verdicts, probe);
-            self.output.distribute(lcore, port, &mut burst, &verdicts, counters, slow_path);
+            match engine.process(snapshot, now, port, burst.as_mut_slice(), &mut verdicts, probe) {
+                Some(to) => self.output.send(lcore, to, &mut burst, counters),
+                None => self.output.distribute(lcore, port, &mut burst, &verdicts, counters, slow_path),
+            }
         }
         self.output.flush(lcore, counters);
         probe.done(Stage::Transmit);
@@ -179,6 +182,15 @@ impl Output {
     fn new(transmitters: Vec<TxQueue>) -> Self {
         let batches = transmitters.iter().map(|_| Batch::new()).collect();
         Output { transmitters, batches, dropped: Batch::new() }
+    }
+
+    /// Sends a whole burst out of one port, behind what waits for it already.
+    fn send(&mut self, lcore: &Lcore, port: PortIndex, burst: &mut Batch<BURST>, counters: &WorkerCounters) {
+        let port = usize::from(port);
+        if !self.batches[port].is_empty() {
+            self.flush_port(lcore, port, counters);
+        }
+        transmit(&mut self.transmitters[port], lcore, burst, counters);
     }
 
     /// Gives every packet of a burst where its verdict says.
@@ -224,13 +236,16 @@ impl Output {
     }
 
     fn flush_port(&mut self, lcore: &Lcore, port: usize, counters: &WorkerCounters) {
-        let batch = &mut self.batches[port];
-        let length = batch.len();
-        let sent = self.transmitters[port].send(lcore, batch);
-        counters.forwarded.add(sent as u64);
-        if sent < length {
-            counters.drop(Drop::TxFull, (length - sent) as u64);
-        }
+        transmit(&mut self.transmitters[port], lcore, &mut self.batches[port], counters);
+    }
+}
+
+fn transmit(queue: &mut TxQueue, lcore: &Lcore, batch: &mut Batch<BURST>, counters: &WorkerCounters) {
+    let length = batch.len();
+    let sent = queue.send(lcore, batch);
+    counters.forwarded.add(sent as u64);
+    if sent < length {
+        counters.drop(Drop::TxFull, (length - sent) as u64);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::service::Protocol;
 use crate::snapshot::{EndpointIndex, ServiceIndex};
-use crate::table::{Client, Hash};
+use crate::table::{Client, Hash, Word};
 
 /// What the later stages need to know of a packet.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +19,14 @@ pub(super) struct Packet {
     pub ttl: u8,
     /// TCP flags.
     pub flags: u8,
+    /// Its place in the burst.
+    pub index: u8,
+    /// Whether the frame is plain ([`crate::wire::plain`]).
+    pub plain: bool,
     /// Filled in by stage 2.
     pub lookup: Lookup,
+    /// What stage 3 saw at a glance.
+    pub glimpse: Word,
 }
 
 impl Default for Packet {
@@ -35,7 +41,10 @@ impl Default for Packet {
             protocol: Protocol::Tcp,
             ttl: 0,
             flags: 0,
+            index: 0,
+            plain: false,
             lookup: Lookup::default(),
+            glimpse: Word::EMPTY,
         }
     }
 }
@@ -47,6 +56,22 @@ pub(super) enum Side {
     Service(ServiceIndex),
     /// An endpoint: the packet is a real server's.
     Endpoint(EndpointIndex),
+}
+
+impl Side {
+    /// 0 towards a server, 1 towards a client: the order of what [`crate::snapshot::Transform`] has two of.
+    #[inline]
+    pub fn direction(self) -> usize {
+        usize::from(matches!(self, Side::Endpoint(_)))
+    }
+
+    /// The service or endpoint, as [`crate::snapshot::Transform::owners`] has it.
+    #[inline]
+    pub fn owner(self) -> u32 {
+        match self {
+            Side::Service(owner) | Side::Endpoint(owner) => owner,
+        }
+    }
 }
 
 /// What stage 3 looks up.

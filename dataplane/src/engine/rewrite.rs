@@ -27,15 +27,9 @@ pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut
         return Verdict::Drop(Drop::BadIpHeader);
     }
 
-    let bytes = u64::from(packet.length);
-    let (server, worker) = (&dest.traffic[path.engine.worker], &path.engine.counters.traffic);
-    if inward {
-        server.packet_in(bytes);
-        worker.packet_in(bytes);
-    } else {
-        server.packet_out(bytes);
-        worker.packet_out(bytes);
-    }
+    let (direction, bytes) = (packet.lookup.side.direction(), u64::from(packet.length));
+    dest.traffic[path.engine.worker].add(direction, 1, bytes);
+    path.engine.counters.traffic.add(direction, 1, bytes);
     verdict
 }
 

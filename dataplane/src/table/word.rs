@@ -121,6 +121,18 @@ impl Word {
         (self.0 >> FLAGS_SHIFT) as u8
     }
 
+    /// State and flags in one number, to be compared at once.
+    #[inline]
+    pub const fn state_and_flags(self) -> u16 {
+        (self.0 >> STATE_SHIFT) as u16
+    }
+
+    /// Ticks since "last seen", if that is in the fine unit; a large number if it is in the future.
+    #[inline]
+    pub const fn fine_age(self, now: Tick) -> u16 {
+        now.stamp(false).wrapping_sub((self.0 >> SEEN_SHIFT) as u16)
+    }
+
     /// Whether "last seen" counts in the coarse unit.
     pub const fn is_coarse(self) -> bool {
         self.flags() & FLAG_COARSE != 0

@@ -9,6 +9,8 @@
 //! when the snapshot is compiled. Applying it is two additions. Sum on the wire and delta are different
 //! types, so that neither can be stored where the other belongs.
 
+use super::read_native;
+
 /// A sum of changes, `Σ(~m + m')`, in one's-complement arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delta(u16);
@@ -56,13 +58,19 @@ pub fn sum(bytes: &[u8]) -> u16 {
 /// Whether a 20-byte header's sum is right: the one check that is made on every packet.
 #[inline]
 pub fn is_valid_20(header: &[u8; 20]) -> bool {
-    let mut total = 0u64;
-    for pair in header.chunks_exact(4) {
-        total += u64::from(u32::from_ne_bytes([pair[0], pair[1], pair[2], pair[3]]));
-    }
-    // One's-complement sums do not depend on the byte order, but for the order of the result's bytes;
-    // and 0xFFFF reads the same either way.
-    fold((total >> 32) as u32 + (total as u32 >> 16) + (total as u32 & 0xFFFF)) == 0xFFFF
+    let first = u64::from_ne_bytes(read_native(header, 0));
+    let second = u64::from_ne_bytes(read_native(header, 8));
+    sum_20(first, second, u32::from_ne_bytes(read_native(header, 16))) == 0xFFFF
+}
+
+/// The sum of 20 bytes, read in the order of this machine. One's-complement sums do not depend on the byte order,
+/// but for the order of the result's bytes; and 0xFFFF reads the same either way.
+#[inline(always)]
+pub(super) fn sum_20(first: u64, second: u64, rest: u32) -> u16 {
+    let (sum, carry) = first.overflowing_add(second);
+    let (sum, again) = sum.overflowing_add(u64::from(rest) + u64::from(carry));
+    let sum = (sum >> 32) + (sum & 0xFFFF_FFFF) + u64::from(again);
+    fold((sum >> 32) as u32 + (sum as u32 >> 16) + (sum as u32 & 0xFFFF))
 }
 
 const fn fold(sum: u32) -> u16 {

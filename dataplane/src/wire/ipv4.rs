@@ -80,12 +80,14 @@ impl Ipv4 {
     }
 }
 
+/// The checksum's change when the TTL, the high byte of its word, becomes one less.
+pub const TTL_DELTA: Delta = Delta::word(0x0100, 0x0000);
+
 /// Decrements the TTL (which is not 0) and mends the checksum.
 #[inline]
 pub fn decrement_ttl(header: &mut [u8; HEADER]) {
     header[field::TTL] -= 1;
-    // TTL is the high byte of its 16-bit word.
-    update_checksum(header, Delta::word(0x0100, 0x0000));
+    update_checksum(header, TTL_DELTA);
 }
 
 /// Replaces the source address; `delta` is the change of the checksum.

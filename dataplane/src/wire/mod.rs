@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
+pub mod plain;
 pub mod transport;
 
 /// Starts to load the cache line at an address. Never faults and changes nothing.
@@ -29,6 +30,13 @@ pub fn prefetch<T>(target: &T) {
 #[inline]
 fn read16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Reads bytes in the order of this machine, for comparing and summing, which need no order. One load; written
+/// byte by byte the compiler takes it apart where it needs only some of them.
+#[inline(always)]
+fn read_native<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    *bytes[at..].first_chunk().expect("callers read inside of headers whose length the type says")
 }
 
 /// Reads a big-endian 32-bit field.

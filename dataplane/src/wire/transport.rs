@@ -8,11 +8,14 @@ mod field {
     pub const SOURCE_PORT: usize = 0;
     pub const DESTINATION_PORT: usize = 2;
     pub const UDP_LENGTH: usize = 4;
-    pub const UDP_CHECKSUM: usize = 6;
     pub const TCP_OFFSET: usize = 12;
     pub const TCP_FLAGS: usize = 13;
-    pub const TCP_CHECKSUM: usize = 16;
 }
+
+/// Where the checksum is in a TCP header.
+pub(super) const TCP_CHECKSUM: usize = 16;
+/// Where the checksum is in a UDP header.
+pub(super) const UDP_CHECKSUM: usize = 6;
 
 /// TCP flag FIN.
 pub const FIN: u8 = 0x01;
@@ -89,18 +92,20 @@ pub fn set_destination(protocol: Protocol, segment: &mut [u8], port: u16, delta:
 #[inline]
 fn update_checksum(protocol: Protocol, segment: &mut [u8], delta: Delta) {
     let at = match protocol {
-        Protocol::Tcp => field::TCP_CHECKSUM,
-        Protocol::Udp => field::UDP_CHECKSUM,
+        Protocol::Tcp => TCP_CHECKSUM,
+        Protocol::Udp => UDP_CHECKSUM,
     };
-    let old = read16(segment, at);
-    let mut new = delta.apply(old);
-    if protocol == Protocol::Udp {
-        // RFC 768: 0 says that there is no checksum, and a checksum that comes out as 0 is sent as 0xFFFF.
-        match (old, new) {
-            (0, _) => return,
-            (_, 0) => new = 0xFFFF,
-            _ => {}
-        }
-    }
+    let new = updated_checksum(protocol, read16(segment, at), delta);
     segment[at..at + 2].copy_from_slice(&new.to_be_bytes());
+}
+
+/// The checksum after a change. RFC 768: a UDP checksum of 0 says that there is none, and one that comes out as 0
+/// is sent as 0xFFFF.
+#[inline]
+pub(super) fn updated_checksum(protocol: Protocol, old: u16, delta: Delta) -> u16 {
+    match (protocol, old, delta.apply(old)) {
+        (Protocol::Udp, 0, _) => 0,
+        (Protocol::Udp, _, 0) => 0xFFFF,
+        (_, _, new) => new,
+    }
 }

@@ -8,13 +8,18 @@
 //! What has to outlive snapshots (counters, gauges, round-robin positions) is shared by reference from one
 //! to the next, found again by the identity of the service and the server.
 
-use std::collections::{HashMap, HashSet};
+mod index;
+mod publish;
+mod transform;
+
+use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-
+use self::index::{Index, Key};
+pub use self::publish::{Publisher, Subscriber};
+pub use self::transform::Transform;
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Fib, NextHop};
@@ -138,15 +143,16 @@ pub struct Snapshot {
     /// Routes and neighbours.
     pub fib: Fib,
     dests: Vec<Option<Dest>>,
+    /// By dest number, like `dests`; what most packets need of them. Never empty: 0 is nobody.
+    transforms: Vec<Transform>,
     removed: HashSet<DestId>,
-    by_virtual_address: Index<ServiceIndex>,
-    by_endpoint: Index<EndpointIndex>,
+    by_virtual_address: Index,
+    by_endpoint: Index,
     virtual_addresses: AddressSet,
     endpoint_addresses: AddressSet,
 }
 
 type AddressSet = HashSet<u32, BuildHasherDefault<KeyHasher>>;
-type Index<T> = HashMap<u64, T, BuildHasherDefault<KeyHasher>>;
 
 impl Snapshot {
     /// Compiles services, ports, routes and neighbours. `removed` are the dests that have been removed but may
@@ -164,6 +170,7 @@ impl Snapshot {
             services: Vec::with_capacity(specs.len()),
             fib,
             dests: Vec::new(),
+            transforms: Vec::new(),
             removed: removed.into_iter().collect(),
             by_virtual_address: Index::default(),
             by_endpoint: Index::default(),
@@ -173,19 +180,20 @@ impl Snapshot {
         for spec in specs {
             snapshot.add_service(spec);
         }
+        snapshot.transforms = snapshot.transforms();
         snapshot
     }
 
     /// The service at a virtual address.
     #[inline]
     pub fn service_at(&self, address: u32, port: u16, protocol: Protocol) -> Option<ServiceIndex> {
-        self.by_virtual_address.get(&key(address, port, protocol)).copied()
+        self.by_virtual_address.get(Key::new(address, port, protocol))
     }
 
     /// The endpoint with this address.
     #[inline]
     pub fn endpoint_at(&self, address: u32, port: u16, protocol: Protocol) -> Option<EndpointIndex> {
-        self.by_endpoint.get(&key(address, port, protocol)).copied()
+        self.by_endpoint.get(Key::new(address, port, protocol))
     }
 
     /// Whether this is the address of a service or of an endpoint.
@@ -203,6 +211,13 @@ impl Snapshot {
     #[inline]
     pub fn dest_of(&self, word: Word) -> Option<&Dest> {
         self.dests.get(word.dest_number())?.as_ref()
+    }
+
+    /// What a packet of an undisturbed connection becomes; one that fits no packet if the dest is not in this
+    /// snapshot.
+    #[inline]
+    pub fn transform_of(&self, word: Word) -> &Transform {
+        self.transforms.get(word.dest_number()).unwrap_or(&self.transforms[0])
     }
 
     /// Whether the dest of a connection has been removed.
@@ -248,7 +263,7 @@ impl Snapshot {
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
             timeouts: spec.timeouts.0.map(Timeout::from_seconds),
         });
-        self.by_virtual_address.insert(key(virtual_address, spec.address.port(), spec.protocol), index);
+        self.by_virtual_address.insert(Key::new(virtual_address, spec.address.port(), spec.protocol), index);
         self.virtual_addresses.insert(virtual_address);
     }
 
@@ -256,9 +271,13 @@ impl Snapshot {
         let (virtual_address, virtual_port) = (u32::from(*spec.address.ip()), spec.address.port());
         let (address, port) = (u32::from(*dest.address.ip()), dest.address.port());
         let endpoint = (spec.mode == Mode::Nat).then(|| {
-            let next = self.by_endpoint.len() as EndpointIndex;
+            let key = Key::new(address, port, spec.protocol);
             self.endpoint_addresses.insert(address);
-            *self.by_endpoint.entry(key(address, port, spec.protocol)).or_insert(next)
+            self.by_endpoint.get(key).unwrap_or_else(|| {
+                let next = self.by_endpoint.len() as EndpointIndex;
+                self.by_endpoint.insert(key, next);
+                next
+            })
         });
         let address_delta = Delta::double(virtual_address, address);
         if self.dests.len() <= dest.id.index() {
@@ -279,80 +298,12 @@ impl Snapshot {
             gauge: dest.gauge.clone(),
         });
     }
-}
 
-const fn key(address: u32, port: u16, protocol: Protocol) -> u64 {
-    (address as u64) << 32 | (port as u64) << 16 | protocol.number() as u64
-}
-
-/// Publishes snapshots to workers.
-#[derive(Debug)]
-pub struct Publisher {
-    current: Arc<ArcSwap<Snapshot>>,
-    retired: Vec<Arc<Snapshot>>,
-}
-
-impl Publisher {
-    /// Begins with a first snapshot.
-    pub fn new(first: Snapshot) -> Self {
-        Publisher { current: Arc::new(ArcSwap::from_pointee(first)), retired: Vec::new() }
-    }
-
-    /// Makes a snapshot the one that workers use from their next burst on.
-    pub fn publish(&mut self, snapshot: Snapshot) {
-        self.retired.push(self.current.swap(Arc::new(snapshot)));
-        self.reclaim();
-    }
-
-    /// Frees the snapshots that no worker uses any more; tells how many are still in use.
-    pub fn reclaim(&mut self) -> usize {
-        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
-        self.retired.len()
-    }
-
-    /// The current snapshot.
-    pub fn current(&self) -> Arc<Snapshot> {
-        self.current.load_full()
-    }
-
-    /// A worker's view, see [`Subscriber::latest`].
-    pub fn subscribe(&self) -> Subscriber {
-        Subscriber { cache: arc_swap::Cache::new(self.current.clone()) }
-    }
-}
-
-/// A worker's view of the published snapshot.
-#[derive(Debug)]
-pub struct Subscriber {
-    cache: arc_swap::Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
-}
-
-impl Subscriber {
-    /// The latest snapshot: one atomic load, unless it has changed. The publisher holds on to the old one,
-    /// so nothing is freed here.
-    #[inline]
-    pub fn latest(&mut self) -> &Snapshot {
-        self.cache.load()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn empty(generation: u64) -> Snapshot {
-        Snapshot::new(generation, Vec::new(), &[], [], Fib::default())
-    }
-
-    #[test]
-    fn old_snapshots_are_freed_by_the_publisher_once_all_workers_have_moved_on() {
-        let mut publisher = Publisher::new(empty(1));
-        let mut worker = publisher.subscribe();
-        assert_eq!(worker.latest().generation, 1);
-        publisher.publish(empty(2));
-        publisher.publish(empty(3));
-        assert_eq!(publisher.reclaim(), 1, "the worker still holds the first; nobody ever held the second");
-        assert_eq!(worker.latest().generation, 3);
-        assert_eq!(publisher.reclaim(), 0);
+    fn transforms(&self) -> Vec<Transform> {
+        let transform = |dest: &Option<Dest>| match dest {
+            Some(dest) => Transform::new(dest, &self.services[dest.service as usize]),
+            None => Transform::none(),
+        };
+        [None].iter().chain(self.dests.iter().skip(1)).map(transform).collect()
     }
 }

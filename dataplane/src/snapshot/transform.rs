@@ -1,0 +1,107 @@
+//! What a packet of an undisturbed connection becomes: a dest's part in one cache line, decided in advance.
+//!
+//! Most packets belong to a connection that is established and stays so. All that the data path needs to know
+//! for them is here: whether the connection is theirs, whether it is undisturbed, and the finished rewrite.
+//! Both directions and both modes are the same arithmetic, by index instead of by branch; direct routing is a
+//! translation of the virtual address to itself.
+
+use std::sync::Arc;
+
+use super::{Dest, Service};
+use crate::counters::TrafficCounters;
+use crate::fib::{Adjacency, NextHop};
+use crate::service::{Mode, Protocol, State};
+use crate::table::{FLAG_REPLIED, Word};
+use crate::wire::checksum::Delta;
+use crate::wire::ipv4;
+
+/// No service and no endpoint.
+const NOBODY: u32 = u32::MAX;
+
+/// A dest's part. Arrays are indexed by direction: towards the server, towards the client.
+#[derive(Clone, Debug)]
+#[repr(align(64))]
+pub struct Transform {
+    /// The service, and the endpoint: whose packets these are.
+    pub owners: [u32; 2],
+    /// The new destination, and the new source.
+    pub addresses: [u32; 2],
+    /// Its port.
+    pub ports: [u16; 2],
+    /// The IP checksum's change, TTL included.
+    pub header_deltas: [Delta; 2],
+    /// The transport checksum's change.
+    pub transport_deltas: [Delta; 2],
+    /// State and flags of a connection that a packet without SYN, FIN and RST leaves as it is
+    /// ([`Word::state_and_flags`]).
+    pub undisturbed: u16,
+    /// Ticks from which on a packet has to renew "last seen".
+    pub renew_after: u16,
+    /// The way to the server; one that takes no packet if it is not known.
+    pub adjacency: Adjacency,
+    /// The server's traffic, a counter set for each worker.
+    pub traffic: Arc<[TrafficCounters]>,
+}
+
+const _: () = assert!(size_of::<Transform>() == 64);
+
+impl Transform {
+    /// That of no dest: fits no packet.
+    pub fn none() -> Self {
+        Transform {
+            owners: [NOBODY; 2],
+            addresses: [0; 2],
+            ports: [0; 2],
+            header_deltas: [Delta::default(); 2],
+            transport_deltas: [Delta::default(); 2],
+            undisturbed: 0,
+            renew_after: 0,
+            adjacency: NOWHERE,
+            traffic: Arc::new([]),
+        }
+    }
+
+    /// That of a dest.
+    pub fn new(dest: &Dest, service: &Service) -> Self {
+        let (address, port, address_delta, transport_delta) = match service.mode {
+            Mode::Nat => (dest.address, dest.port, dest.address_delta, dest.transport_delta),
+            Mode::Dr => (dest.virtual_address, dest.virtual_port, Delta::default(), Delta::default()),
+        };
+        let state = match service.protocol {
+            Protocol::Tcp => State::Established,
+            Protocol::Udp => State::Udp,
+        };
+        let timeout = service.timeout(state);
+        Transform {
+            owners: [dest.service, dest.endpoint.unwrap_or(NOBODY)],
+            addresses: [address, dest.virtual_address],
+            ports: [port, dest.virtual_port],
+            header_deltas: [address_delta, address_delta.reversed()].map(|delta| delta.and(ipv4::TTL_DELTA)),
+            transport_deltas: [transport_delta, transport_delta.reversed()],
+            undisturbed: undisturbed(service, dest),
+            // Coarse stamps are renewed by the general path.
+            renew_after: if timeout.is_coarse() { 0 } else { timeout.renew_after() as u16 },
+            adjacency: match dest.next_hop {
+                NextHop::Ready(adjacency) => adjacency,
+                NextHop::Unresolved(..) | NextHop::NoRoute => NOWHERE,
+            },
+            traffic: dest.traffic.clone(),
+        }
+    }
+}
+
+/// Takes no packet, however short.
+const NOWHERE: Adjacency = Adjacency { addresses: [0; 12], port: 0, mtu: 0 };
+
+/// An established TCP connection, or a UDP exchange whose replies have been seen (or never will be). Every
+/// datagram of a client may begin a connection anew, and does if the server is dead: none is undisturbed then.
+fn undisturbed(service: &Service, dest: &Dest) -> u16 {
+    let empty = Word::EMPTY;
+    match (service.protocol, service.mode) {
+        (Protocol::Tcp, _) => empty.with_state(State::Established),
+        (Protocol::Udp, _) if !dest.up => empty.with_state(State::Udp).with_flags(u8::MAX),
+        (Protocol::Udp, Mode::Nat) => empty.with_state(State::Udp).with_flags(FLAG_REPLIED),
+        (Protocol::Udp, Mode::Dr) => empty.with_state(State::Udp),
+    }
+    .state_and_flags()
+}
