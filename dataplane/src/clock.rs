@@ -61,19 +61,18 @@ impl Timeout {
     /// Age from which a packet renews the word's stamp. Not every packet: writing the line once a
     /// second keeps it shared between the cores that read it.
     pub const fn renew_after(self) -> u32 {
-        if self.is_coarse() {
-            1 << COARSE_SHIFT
-        } else if self.ticks >= 64 {
-            TICKS_PER_SECOND
-        } else {
-            1
-        }
+        if self.is_coarse() { 1 << COARSE_SHIFT } else { renew_after(self.ticks) }
     }
 
-    /// Whether a connection of this age has expired. Never early: what [`Self::renew_after`] may have
-    /// left unwritten is added.
+    /// The greatest age of a live connection. Never too early: what [`Self::renew_after`] may have left
+    /// unwritten is added.
+    pub const fn lifetime(self) -> u32 {
+        self.ticks + self.renew_after()
+    }
+
+    /// Whether a connection of this age has expired.
     pub const fn has_passed(self, age: u32) -> bool {
-        age > self.ticks + self.renew_after()
+        age > self.lifetime()
     }
 
     /// Whole seconds until expiry, for listings.
@@ -81,6 +80,15 @@ impl Timeout {
         self.ticks.saturating_sub(age).div_ceil(TICKS_PER_SECOND)
     }
 }
+
+/// [`Timeout::renew_after`] in the fine unit, by the timeout, or by the lifetime, which is up to 4 ticks longer.
+#[inline]
+pub const fn renew_after(ticks: u32) -> u32 {
+    if ticks > LONG { TICKS_PER_SECOND } else { 1 }
+}
+
+/// The longest timeout that is renewed at every tick: 16 s, and the ticks by which a lifetime is longer.
+const LONG: u32 = 16 * TICKS_PER_SECOND + 1;
 
 #[cfg(test)]
 mod tests {
@@ -96,6 +104,14 @@ mod tests {
     #[test]
     fn a_stamp_from_another_workers_future_is_now() {
         assert_eq!(Tick(1000).since(Tick(1001).stamp(false), false), 0);
+    }
+
+    #[test]
+    fn a_lifetime_tells_when_to_renew_as_its_timeout_does() {
+        for ticks in 0..200 {
+            let timeout = Timeout { ticks };
+            assert_eq!(renew_after(timeout.lifetime()), timeout.renew_after(), "{ticks} ticks");
+        }
     }
 
     #[test]

@@ -18,6 +18,12 @@ mod model {
     #[derive(Debug)]
     pub struct AtomicU128(loom::sync::Mutex<u128>);
 
+    impl Default for AtomicU128 {
+        fn default() -> Self {
+            AtomicU128::new(0)
+        }
+    }
+
     impl AtomicU128 {
         pub fn new(value: u128) -> Self {
             AtomicU128(loom::sync::Mutex::new(value))

@@ -1,15 +1,18 @@
 //! The short way through stages 4 and 5: packets of connections that stay as they are.
 //!
-//! A plain packet without SYN, FIN and RST, of an established connection that was heard of within the last
-//! second, changes nothing but itself. What it becomes is in its dest's [`Transform`]. Everything else says so by
-//! `None` and takes the long way, which gives the same result for these packets as well (`tests/lanes.rs`).
+//! A plain packet without SYN, FIN and RST, of an established connection, changes nothing but itself and, once a
+//! second, the time when the connection was last seen. What it becomes is in its dest's [`Transform`]. Everything
+//! else says so by `None` and takes the long way, which gives the same result for these packets as well
+//! (`tests/lanes.rs`).
 
 use super::Frame;
 use super::packet::Packet;
 use super::resolve::Path;
+use crate::clock::renew_after;
 use crate::counters::WorkerCounters;
 use crate::fib::PortIndex;
 use crate::snapshot::Transform;
+use crate::table::{Slot, Word};
 use crate::wire::plain::Rewrite;
 use crate::wire::transport::{FIN, RST, SYN};
 
@@ -40,14 +43,14 @@ pub(super) fn pass(
     frame: &mut impl Frame,
     tally: &mut Tally,
 ) -> Option<PortIndex> {
-    let (side, word) = (packet.lookup.side, packet.glimpse);
-    let direction = side.direction();
+    let (direction, word) = (packet.direction as usize, packet.word);
     let transform: &Transform = path.snapshot.transform_of(word);
+    let age = word.fine_age(path.now);
     let is_undisturbed = packet.plain
-        & (word.client() == packet.lookup.client)
-        & (transform.owners[direction] == side.owner())
+        & (word.client() == packet.client)
+        & (transform.owners[direction] == packet.owner)
         & (word.state_and_flags() == transform.undisturbed)
-        & (word.fine_age(path.now) < transform.renew_after)
+        & (age <= transform.lifetime)
         & (packet.flags & (SYN | FIN | RST) == 0);
     if !is_undisturbed {
         return None;
@@ -58,8 +61,13 @@ pub(super) fn pass(
         path.snapshot.fib.adjacency(packet.destination)?
     };
     let traffic = transform.traffic.get(path.engine.worker)?;
+    let headers = frame.bytes_mut().first_chunk_mut()?;
     if packet.length > adjacency.mtu {
         return None;
+    }
+    // Last of all: from here on the packet is forwarded.
+    if u32::from(age) >= renew_after(u32::from(transform.lifetime)) {
+        renew(path, packet.slot, word)?;
     }
     let rewrite = Rewrite {
         direction,
@@ -69,10 +77,16 @@ pub(super) fn pass(
         transport_delta: transform.transport_deltas[direction],
         macs: &adjacency.addresses,
     };
-    rewrite.apply(packet.protocol, frame.bytes_mut().first_chunk_mut()?);
+    rewrite.apply(packet.protocol, headers);
     let bytes = u64::from(packet.length);
     tally.packets[direction] += 1;
     tally.bytes[direction] += bytes;
     traffic.add(direction, 1, bytes);
     Some(adjacency.port)
+}
+
+/// Notes that the connection was seen now.
+#[inline(never)]
+fn renew(path: &Path<'_>, slot: Slot, word: Word) -> Option<()> {
+    path.engine.table.replace(slot, word, word.seen(path.now, false)).ok()
 }

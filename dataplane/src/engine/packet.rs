@@ -2,10 +2,11 @@
 
 use crate::service::Protocol;
 use crate::snapshot::{EndpointIndex, ServiceIndex};
-use crate::table::{Client, Hash, Word};
+use crate::table::{Client, Hash, Slot, Word};
 
-/// What the later stages need to know of a packet.
+/// What the later stages need to know of a packet: a cache line.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub(super) struct Packet {
     pub source: u32,
     pub destination: u32,
@@ -19,14 +20,31 @@ pub(super) struct Packet {
     pub ttl: u8,
     /// TCP flags.
     pub flags: u8,
-    /// Its place in the burst.
-    pub index: u8,
     /// Whether the frame is plain ([`crate::wire::plain`]).
     pub plain: bool,
-    /// Filled in by stage 2.
-    pub lookup: Lookup,
-    /// What stage 3 saw at a glance.
-    pub glimpse: Word,
+    /// Its place in the burst.
+    pub index: u8,
+    /// Which way it goes; found by stage 2, like the next three.
+    pub direction: Direction,
+    /// The service or endpoint that it hit.
+    pub owner: u32,
+    pub client: Client,
+    pub hash: Hash,
+    /// Where stage 3 saw its connection, or anything if there is none.
+    pub slot: Slot,
+    /// What stage 3 saw there.
+    pub word: Word,
+}
+
+const _: () = assert!(size_of::<Packet>() == 64);
+
+/// Which way a packet goes. The numbers are those by which [`crate::snapshot::Transform`] has two of everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// To a service: the packet is a client's.
+    In = 0,
+    /// From an endpoint: the packet is a real server's.
+    Out = 1,
 }
 
 impl Default for Packet {
@@ -41,10 +59,14 @@ impl Default for Packet {
             protocol: Protocol::Tcp,
             ttl: 0,
             flags: 0,
-            index: 0,
             plain: false,
-            lookup: Lookup::default(),
-            glimpse: Word::EMPTY,
+            index: 0,
+            direction: Direction::In,
+            owner: 0,
+            client: Client::new(0, 0),
+            hash: Hash::default(),
+            slot: Slot::default(),
+            word: Word::EMPTY,
         }
     }
 }
@@ -52,38 +74,19 @@ impl Default for Packet {
 /// What a packet hit in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
-    /// A service: the packet is a client's.
+    /// A service.
     Service(ServiceIndex),
-    /// An endpoint: the packet is a real server's.
+    /// An endpoint.
     Endpoint(EndpointIndex),
 }
 
-impl Side {
-    /// 0 towards a server, 1 towards a client: the order of what [`crate::snapshot::Transform`] has two of.
+impl Packet {
+    /// What it hit.
     #[inline]
-    pub fn direction(self) -> usize {
-        usize::from(matches!(self, Side::Endpoint(_)))
-    }
-
-    /// The service or endpoint, as [`crate::snapshot::Transform::owners`] has it.
-    #[inline]
-    pub fn owner(self) -> u32 {
-        match self {
-            Side::Service(owner) | Side::Endpoint(owner) => owner,
+    pub fn side(&self) -> Side {
+        match self.direction {
+            Direction::In => Side::Service(self.owner),
+            Direction::Out => Side::Endpoint(self.owner),
         }
-    }
-}
-
-/// What stage 3 looks up.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Lookup {
-    pub side: Side,
-    pub client: Client,
-    pub hash: Hash,
-}
-
-impl Default for Lookup {
-    fn default() -> Self {
-        Lookup { side: Side::Service(0), client: Client::new(0, 0), hash: Hash::default() }
     }
 }

@@ -1,37 +1,43 @@
-//! Stages 2 and 3: whose packet it is, and which connection's.
+//! Stages 2 and 4: whose packet it is, and which connection's.
 
 use std::ops::Range;
 
-use super::packet::{Lookup, Packet, Side};
-use super::{Engine, Verdict};
+use super::packet::{Direction, Packet, Side};
+use super::rewrite::rewrite;
+use super::{Engine, Frame, Verdict};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::scheduler;
 use crate::service::{Mode, Protocol, State};
 use crate::snapshot::{Dest, EndpointIndex, ServiceIndex, Snapshot};
 use crate::table::{Client, DestId, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
-use crate::tcp::{self, Direction};
+use crate::tcp;
 use crate::wire::transport::{RST, SYN};
 
 /// Source port of active FTP data connections, which IPVS never schedules.
 const FTP_DATA: u16 = 20;
 
 /// Stage 2: to a service, else from an endpoint.
-#[inline]
-pub(super) fn classify(packet: &Packet, snapshot: &Snapshot, table: &Table) -> Result<Lookup, Verdict> {
+#[inline(always)]
+pub(super) fn classify(packet: &mut Packet, snapshot: &Snapshot, table: &Table) -> Result<(), Verdict> {
     let Packet { source, destination, source_port, destination_port, protocol, .. } = *packet;
-    let (side, client) = if let Some(service) = snapshot.service_at(destination, destination_port, protocol) {
-        (Side::Service(service), Client::new(source, source_port))
-    } else if let Some(endpoint) = snapshot.endpoint_at(source, source_port, protocol) {
-        (Side::Endpoint(endpoint), Client::new(destination, destination_port))
-    } else {
-        return Err(Verdict::Punt(Punt::NoService));
-    };
+    let (direction, owner, client) =
+        if let Some(service) = snapshot.service_at(destination, destination_port, protocol) {
+            (Direction::In, service, Client::new(source, source_port))
+        } else if let Some(endpoint) = snapshot.endpoint_at(source, source_port, protocol) {
+            (Direction::Out, endpoint, Client::new(destination, destination_port))
+        } else {
+            return Err(Verdict::Punt(Punt::NoService));
+        };
     // Before anything is looked up: a packet that goes no further must not move a connection's state.
     if packet.ttl <= 1 {
         return Err(Verdict::Drop(Drop::TtlExpired));
     }
-    Ok(Lookup { side, client, hash: table.hash(client, protocol) })
+    packet.direction = direction;
+    packet.owner = owner;
+    packet.client = client;
+    packet.hash = table.hash(client, protocol);
+    Ok(())
 }
 
 /// A burst's surroundings: the engine, the snapshot and the moment.
@@ -42,10 +48,19 @@ pub(super) struct Path<'a> {
 }
 
 impl<'a> Path<'a> {
-    /// Stage 3: the dest of the packet's connection, which is found or begun and whose state follows.
-    #[inline]
-    pub fn resolve(&self, packet: &Packet) -> Result<&'a Dest, Verdict> {
-        let Lookup { side, client, hash } = packet.lookup;
+    /// Stages 4 and 5 for any packet.
+    #[inline(never)]
+    pub fn long_way(&self, packet: &Packet, frame: &mut impl Frame) -> Verdict {
+        match self.resolve(packet) {
+            Ok(dest) => rewrite(self, packet, dest, frame),
+            Err(verdict) => verdict,
+        }
+    }
+
+    /// Stage 4: the dest of the packet's connection, which is found or begun and whose state follows.
+    fn resolve(&self, packet: &Packet) -> Result<&'a Dest, Verdict> {
+        let Packet { client, hash, .. } = *packet;
+        let side = packet.side();
         let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, taking: None };
         let table = &self.engine.table;
         // Another worker may change the word between our look and our swap; then look again. Each round
@@ -70,7 +85,7 @@ impl<'a> Path<'a> {
     #[inline]
     fn advance(&self, slot: Slot, word: Word, packet: &Packet) -> Result<Option<&'a Dest>, Verdict> {
         let Some(dest) = self.snapshot.dest_of(word) else { return Ok(None) };
-        let inward = matches!(packet.lookup.side, Side::Service(_));
+        let inward = packet.direction == Direction::In;
         let old = word.state();
         if inward && may_begin(packet) && is_over(old, dest) {
             // The client opens again on a port whose connection is over: make room for the new one at once.
@@ -91,9 +106,9 @@ impl<'a> Path<'a> {
             }
             Protocol::Tcp => {
                 let direction = match (inward, service.mode) {
-                    (false, _) => Direction::Out,
-                    (true, Mode::Nat) => Direction::In,
-                    (true, Mode::Dr) => Direction::InOnly,
+                    (false, _) => tcp::Direction::Out,
+                    (true, Mode::Nat) => tcp::Direction::In,
+                    (true, Mode::Dr) => tcp::Direction::InOnly,
                 };
                 tcp::next(direction, old, packet.flags)
             }
@@ -115,7 +130,8 @@ impl<'a> Path<'a> {
     /// A packet of no connection; `None` if another worker has just begun one.
     #[cold]
     fn begin(&self, packet: &Packet) -> Result<Option<&'a Dest>, Verdict> {
-        let Lookup { side, client, hash } = packet.lookup;
+        let Packet { client, hash, .. } = *packet;
+        let side = packet.side();
         let Side::Service(service) = side else {
             return Err(Verdict::Punt(Punt::ServerReply));
         };
@@ -152,10 +168,10 @@ impl<'a> Path<'a> {
             picked.and_then(|id| Some((id, self.snapshot.dest(id)?))).ok_or(Verdict::Drop(Drop::NoServer))?;
         let state = match packet.protocol {
             Protocol::Udp => State::Udp,
-            Protocol::Tcp => tcp::next(Direction::In, State::None, packet.flags),
+            Protocol::Tcp => tcp::next(tcp::Direction::In, State::None, packet.flags),
         };
         let coarse = service.timeout(state).is_coarse();
-        let word = Word::new(packet.lookup.client, id).with_state(state).seen(self.now, coarse);
+        let word = Word::new(packet.client, id).with_state(state).seen(self.now, coarse);
         Ok((dest, word))
     }
 }

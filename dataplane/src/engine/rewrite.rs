@@ -1,6 +1,6 @@
 //! Stage 4: the packet becomes what goes out.
 
-use super::packet::{Packet, Side};
+use super::packet::{Direction, Packet};
 use super::resolve::Path;
 use super::{Frame, Verdict};
 use crate::counters::{Drop, Punt};
@@ -12,7 +12,7 @@ use crate::wire::{ethernet, ipv4, transport};
 /// Rewrites a packet of a connection with this dest and says where it goes.
 #[inline]
 pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut impl Frame) -> Verdict {
-    let inward = matches!(packet.lookup.side, Side::Service(_));
+    let inward = packet.direction == Direction::In;
     let mode = path.snapshot.services[dest.service as usize].mode;
     let next_hop = if inward { dest.next_hop } else { path.snapshot.fib.look_up(packet.destination) };
     let (verdict, addresses) = match next_hop {
@@ -27,7 +27,7 @@ pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut
         return Verdict::Drop(Drop::BadIpHeader);
     }
 
-    let (direction, bytes) = (packet.lookup.side.direction(), u64::from(packet.length));
+    let (direction, bytes) = (packet.direction as usize, u64::from(packet.length));
     dest.traffic[path.engine.worker].add(direction, 1, bytes);
     path.engine.counters.traffic.add(direction, 1, bytes);
     verdict

@@ -35,8 +35,8 @@ pub struct Transform {
     /// State and flags of a connection that a packet without SYN, FIN and RST leaves as it is
     /// ([`Word::state_and_flags`]).
     pub undisturbed: u16,
-    /// Ticks from which on a packet has to renew "last seen".
-    pub renew_after: u16,
+    /// The greatest age of a live connection in this state, in ticks; 0 if it is not kept in the fine unit.
+    pub lifetime: u16,
     /// The way to the server; one that takes no packet if it is not known.
     pub adjacency: Adjacency,
     /// The server's traffic, a counter set for each worker.
@@ -55,7 +55,7 @@ impl Transform {
             header_deltas: [Delta::default(); 2],
             transport_deltas: [Delta::default(); 2],
             undisturbed: 0,
-            renew_after: 0,
+            lifetime: 0,
             adjacency: NOWHERE,
             traffic: Arc::new([]),
         }
@@ -79,8 +79,7 @@ impl Transform {
             header_deltas: [address_delta, address_delta.reversed()].map(|delta| delta.and(ipv4::TTL_DELTA)),
             transport_deltas: [transport_delta, transport_delta.reversed()],
             undisturbed: undisturbed(service, dest),
-            // Coarse stamps are renewed by the general path.
-            renew_after: if timeout.is_coarse() { 0 } else { timeout.renew_after() as u16 },
+            lifetime: if timeout.is_coarse() { 0 } else { timeout.lifetime() as u16 },
             adjacency: match dest.next_hop {
                 NextHop::Ready(adjacency) => adjacency,
                 NextHop::Unresolved(..) | NextHop::NoRoute => NOWHERE,

@@ -40,11 +40,14 @@
 
 mod hash;
 mod matches;
+mod memory;
 mod word;
 
 use std::ops::Range;
 
 pub use self::hash::{Hash, HashKey};
+use self::matches::matches;
+use self::memory::Buckets;
 pub use self::word::{Client, DestId, FLAG_COARSE, FLAG_REPLIED, FLAG_TENTATIVE, Word};
 use crate::service::Protocol;
 use crate::sync::{AtomicU128, Ordering};
@@ -82,8 +85,15 @@ pub enum Worth {
 }
 
 /// Where a word stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Slot(usize);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Slot(u32);
+
+impl Slot {
+    #[inline(always)]
+    const fn new(bucket: usize, index: usize) -> Self {
+        Slot((bucket * SLOTS + index) as u32)
+    }
+}
 
 /// What [`Table::insert`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,12 +117,13 @@ pub enum Fate {
     Become(Word),
 }
 
+#[derive(Default)]
 #[repr(align(64))]
 struct Bucket([AtomicU128; SLOTS]);
 
 /// The connection table.
 pub struct Table {
-    buckets: Box<[Bucket]>,
+    buckets: Buckets,
     pairs: usize,
     key: HashKey,
 }
@@ -121,8 +132,11 @@ impl Table {
     /// A table for so many connections at half load: 32 bytes each.
     pub fn new(connections: usize, key: HashKey) -> Self {
         let pairs = connections.div_ceil(SLOTS).max(2);
-        let bucket = |_| Bucket(std::array::from_fn(|_| AtomicU128::new(0)));
-        Table { buckets: (0..2 * pairs).map(bucket).collect(), pairs, key }
+        assert!(
+            2 * pairs * SLOTS <= u32::MAX as usize,
+            "slots are counted in 32 bits: two billion connections"
+        );
+        Table { buckets: Buckets::new(2 * pairs), pairs, key }
     }
 
     /// Number of slots, twice the connections that it is meant for.
@@ -147,17 +161,31 @@ impl Table {
         crate::wire::prefetch(&self.buckets[hash.home(self.pairs)]);
     }
 
-    /// The first word of the client in its home bucket, or any word if there is none: a short look that is right
-    /// for nine packets of ten, and whose caller has to check what it got.
+    /// The slot of the client's first word in its home bucket, or any slot if there is none: a short look that is
+    /// right for nine packets of ten, and whose caller has to check what [`Self::at`] the slot is.
     ///
-    /// Which slot it is in is as good as random, so it is chosen by arithmetic: branches here were
-    /// mispredicted for every other packet.
+    /// Which slot it is is as good as random, so it is chosen by arithmetic: branches here were mispredicted for
+    /// every other packet.
     #[inline]
-    pub fn glance(&self, hash: Hash, client: Client) -> Word {
-        let bucket = &self.buckets[hash.home(self.pairs)];
-        let words: [Word; SLOTS] = std::array::from_fn(|index| Word(bucket.0[index].load(Ordering::Relaxed)));
-        let first = matches::matches(&words, client).trailing_zeros() as usize;
-        Word(bucket.0[first % SLOTS].load(Ordering::Acquire))
+    pub fn glance(&self, hash: Hash, client: Client) -> Slot {
+        let home = hash.home(self.pairs);
+        let first = matches(&self.load(home), client).trailing_zeros() as usize;
+        Slot::new(home, first % SLOTS)
+    }
+
+    /// The same for the other buckets of a hash.
+    #[inline(never)]
+    pub fn glance_at_rest(&self, hash: Hash, client: Client) -> Option<Slot> {
+        self.candidates(hash)[1..].iter().find_map(|&bucket| {
+            let hits = matches(&self.load(bucket), client);
+            (hits != 0).then(|| Slot::new(bucket, hits.trailing_zeros() as usize))
+        })
+    }
+
+    /// What is in a slot now.
+    #[inline]
+    pub fn at(&self, slot: Slot) -> Word {
+        Word(self.word(slot).load(Ordering::Acquire))
     }
 
     /// Starts to load the other buckets of a hash.
@@ -168,19 +196,13 @@ impl Table {
         }
     }
 
-    /// The first word of the client in the other buckets of a hash; any word if there is none.
-    pub fn glance_at_rest(&self, hash: Hash, client: Client) -> Word {
-        let words = self.candidates(hash).into_iter().skip(1).flat_map(|bucket| self.load(bucket));
-        words.into_iter().find(|word| word.client() == client).unwrap_or(Word::EMPTY)
-    }
-
     /// Finds the connection of a flow.
     #[inline]
     pub fn find(&self, hash: Hash, client: Client, judge: &impl Judge) -> Option<(Slot, Word)> {
         for bucket in self.candidates(hash) {
             for (index, word) in self.load(bucket).into_iter().enumerate() {
                 if word.client() == client && !is_tentative(word) && judge.is_mine(word) {
-                    return Some((Slot(bucket * SLOTS + index), word));
+                    return Some((Slot::new(bucket, index), word));
                 }
             }
         }
@@ -238,8 +260,7 @@ impl Table {
     ///
     /// `decide` says what becomes of each; `removed` is told of those that this call removed.
     pub fn sweep(&self, buckets: Range<usize>, decide: impl Fn(Word) -> Fate, mut removed: impl FnMut(Word)) {
-        for slot in buckets.start * SLOTS..buckets.end * SLOTS {
-            let slot = Slot(slot);
+        for slot in buckets.flat_map(|bucket| (0..SLOTS).map(move |index| Slot::new(bucket, index))) {
             let word = Word(self.word(slot).load(Ordering::Relaxed));
             if word.is_empty() || is_tentative(word) {
                 continue;
@@ -272,7 +293,7 @@ impl Table {
         for (position, bucket) in self.candidates(hash).into_iter().enumerate() {
             let pair = &mut pairs[position / 2];
             for (index, mut word) in self.load(bucket).into_iter().enumerate() {
-                let slot = Slot(bucket * SLOTS + index);
+                let slot = Slot::new(bucket, index);
                 if is_tentative(word) {
                     pair.occupied += 1;
                     continue;
@@ -319,7 +340,7 @@ impl Table {
         let mut earlier = false;
         for bucket in self.candidates(hash) {
             for index in 0..SLOTS {
-                let slot = Slot(bucket * SLOTS + index);
+                let slot = Slot::new(bucket, index);
                 let rival = Word(self.word(slot).load(Ordering::SeqCst));
                 if slot == mine || rival.client() != word.client() || !judge.is_mine(rival) {
                     continue;
@@ -357,7 +378,7 @@ impl Table {
 
     #[inline]
     fn word(&self, slot: Slot) -> &AtomicU128 {
-        &self.buckets[slot.0 / SLOTS].0[slot.0 % SLOTS]
+        &self.buckets[slot.0 as usize / SLOTS].0[slot.0 as usize % SLOTS]
     }
 }
 
