@@ -81,14 +81,14 @@ impl Timeout {
     }
 }
 
-/// [`Timeout::renew_after`] in the fine unit, by the timeout, or by the lifetime, which is up to 4 ticks longer.
+/// [`Timeout::renew_after`] in the fine unit: by the timeout, or by the lifetime, which tells the same.
 #[inline]
 pub const fn renew_after(ticks: u32) -> u32 {
-    if ticks > LONG { TICKS_PER_SECOND } else { 1 }
+    if ticks > SHORT { TICKS_PER_SECOND } else { 1 }
 }
 
-/// The longest timeout that is renewed at every tick: 16 s, and the ticks by which a lifetime is longer.
-const LONG: u32 = 16 * TICKS_PER_SECOND + 1;
+/// The longest lifetime of a connection that is renewed at every tick: that of a timeout of 16 s.
+const SHORT: u32 = 16 * TICKS_PER_SECOND + 1;
 
 #[cfg(test)]
 mod tests {
@@ -108,9 +108,9 @@ mod tests {
 
     #[test]
     fn a_lifetime_tells_when_to_renew_as_its_timeout_does() {
-        for ticks in 0..200 {
-            let timeout = Timeout { ticks };
-            assert_eq!(renew_after(timeout.lifetime()), timeout.renew_after(), "{ticks} ticks");
+        for seconds in 0..100 {
+            let timeout = Timeout::from_seconds(seconds);
+            assert_eq!(renew_after(timeout.lifetime()), timeout.renew_after(), "{seconds} s");
         }
     }
 

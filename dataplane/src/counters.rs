@@ -256,13 +256,13 @@ pub struct WorkerCounters {
 impl WorkerCounters {
     /// Counts packets handed to Linux.
     #[inline]
-    pub fn punt(&self, reason: Punt, n: u64) {
+    pub fn punted(&self, reason: Punt, n: u64) {
         self.punted[reason as usize].add(n);
     }
 
     /// Counts dropped packets.
     #[inline]
-    pub fn drop(&self, reason: Drop, n: u64) {
+    pub fn dropped(&self, reason: Drop, n: u64) {
         self.dropped[reason as usize].add(n);
     }
 }

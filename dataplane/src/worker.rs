@@ -98,8 +98,8 @@ impl<P: Probe> Worker<P> {
         let Worker { index, count, queues, table, mut snapshots, counters, slow_path, idle, mut probe } =
             self;
         let engine = Engine::new(index, table.clone(), counters.clone());
-        let (receivers, transmitters) = queues.into_iter().unzip();
-        let mut ports = Ports { receivers, output: Output::new(transmitters) };
+        let (mut receivers, transmitters): (Vec<RxQueue>, Vec<TxQueue>) = queues.into_iter().unzip();
+        let mut output = Output::new(transmitters, counters.clone(), slow_path);
         let mut sweeper = Sweeper::new(share(table.buckets(), index, count), clock::tsc(), clock::tsc_hz());
         let mut rest = Rest::new(idle);
         let ticks = Ticks::new(clock::tsc_hz());
@@ -109,8 +109,8 @@ impl<P: Probe> Worker<P> {
             let tsc = clock::tsc();
             let now = ticks.at(tsc);
 
-            let received = ports.forward(lcore, &engine, snapshot, now, &counters, &slow_path, &mut probe);
-            let injected = inject(lcore, &mut ports.output, &counters, &slow_path.injects);
+            let received = forward(lcore, &engine, snapshot, now, &mut receivers, &mut output, &mut probe);
+            let injected = output.inject(lcore);
             let swept = sweeper.due(tsc).map_or(0, |buckets| {
                 let count = buckets.len();
                 engine.sweep(snapshot, now, buckets);
@@ -128,69 +128,65 @@ impl<P: Probe> Worker<P> {
     }
 }
 
-struct Ports {
-    receivers: Vec<RxQueue>,
-    output: Output,
-}
-
-impl Ports {
-    /// One look at every port; how many packets there were.
-    fn forward(
-        &mut self,
-        lcore: &Lcore,
-        engine: &Engine,
-        snapshot: &Snapshot,
-        now: Tick,
-        counters: &WorkerCounters,
-        slow_path: &SlowPath,
-        probe: &mut impl Probe,
-    ) -> usize {
-        let mut received = 0;
-        let mut burst: Batch<BURST> = Batch::new();
-        let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
-        for (port, receiver) in self.receivers.iter_mut().enumerate() {
-            let port = port as PortIndex;
-            let length = receiver.recv(lcore, &mut burst);
-            counters.polls.add(1);
-            if length == 0 {
-                counters.empty_polls.add(1);
-                continue;
-            }
-            probe.done(Stage::Receive);
-            received += length;
-            counters.bursts.add(1);
-            counters.received.add(length as u64);
-            match engine.process(snapshot, now, port, burst.as_mut_slice(), &mut verdicts, probe) {
-                Some(to) => self.output.send(lcore, to, &mut burst, counters),
-                None => self.output.distribute(lcore, port, &mut burst, &verdicts, counters, slow_path),
-            }
+/// One look at every port; how many packets there were.
+#[inline(always)]
+fn forward(
+    lcore: &Lcore,
+    engine: &Engine,
+    snapshot: &Snapshot,
+    now: Tick,
+    receivers: &mut [RxQueue],
+    output: &mut Output,
+    probe: &mut impl Probe,
+) -> usize {
+    let mut received = 0;
+    let mut burst: Batch<BURST> = Batch::new();
+    let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
+    for (port, receiver) in receivers.iter_mut().enumerate() {
+        let port = port as PortIndex;
+        let length = receiver.recv(lcore, &mut burst);
+        let counters = &output.counters;
+        counters.polls.add(1);
+        if length == 0 {
+            counters.empty_polls.add(1);
+            continue;
         }
-        self.output.flush(lcore, counters);
-        probe.done(Stage::Transmit);
-        received
+        probe.done(Stage::Receive);
+        received += length;
+        counters.bursts.add(1);
+        counters.received.add(length as u64);
+        match engine.process(snapshot, now, port, burst.as_mut_slice(), &mut verdicts, probe) {
+            Some(to) => output.send(lcore, to, &mut burst),
+            None => output.distribute(lcore, port, &mut burst, &verdicts),
+        }
     }
+    output.flush(lcore);
+    probe.done(Stage::Transmit);
+    received
 }
 
-/// The transmit side: a batch for each port, and the queue that it goes to.
+/// Where packets go: a batch and a queue for each port, Linux, and back to the pool.
 struct Output {
     transmitters: Vec<TxQueue>,
     batches: Vec<Batch<BURST>>,
     dropped: Batch<BURST>,
+    counters: Arc<WorkerCounters>,
+    slow_path: SlowPath,
 }
 
 impl Output {
-    fn new(transmitters: Vec<TxQueue>) -> Self {
+    fn new(transmitters: Vec<TxQueue>, counters: Arc<WorkerCounters>, slow_path: SlowPath) -> Self {
         let batches = transmitters.iter().map(|_| Batch::new()).collect();
-        Output { transmitters, batches, dropped: Batch::new() }
+        Output { transmitters, batches, dropped: Batch::new(), counters, slow_path }
     }
 
     /// Sends a whole burst out of one port, behind what waits for it already.
-    fn send(&mut self, lcore: &Lcore, port: PortIndex, burst: &mut Batch<BURST>, counters: &WorkerCounters) {
+    fn send(&mut self, lcore: &Lcore, port: PortIndex, burst: &mut Batch<BURST>) {
         let port = usize::from(port);
         if !self.batches[port].is_empty() {
-            self.flush_port(lcore, port, counters);
+            self.flush_port(lcore, port);
         }
-        transmit(&mut self.transmitters[port], lcore, burst, counters);
+        transmit(&mut self.transmitters[port], lcore, burst, &self.counters);
     }
 
     /// Gives every packet of a burst where its verdict says.
@@ -200,8 +196,6 @@ impl Output {
         from: PortIndex,
         burst: &mut Batch<BURST>,
         verdicts: &[Verdict; BURST],
-        counters: &WorkerCounters,
-        slow_path: &SlowPath,
     ) {
         let mut punted = false;
         for (mbuf, &verdict) in burst.drain().zip(verdicts) {
@@ -209,34 +203,68 @@ impl Output {
                 Verdict::Forward(port) => {
                     let port = usize::from(port);
                     if let Err(mbuf) = self.batches[port].push(mbuf) {
-                        self.flush_port(lcore, port, counters);
+                        self.flush_port(lcore, port);
                         // The batch is empty now, so this cannot fail; if it did, dropping frees the packet.
                         let _ = self.batches[port].push(mbuf);
                     }
                 }
-                Verdict::Punt(reason) => punted |= punt(from, mbuf, reason, counters, slow_path),
+                Verdict::Punt(reason) => punted |= self.punt(from, mbuf, reason),
                 Verdict::Drop(reason) => {
-                    counters.drop(reason, 1);
+                    self.counters.dropped(reason, 1);
                     let _ = self.dropped.push(mbuf);
                 }
             }
         }
         self.dropped.clear();
         if punted {
-            (slow_path.doorbell)();
+            (self.slow_path.doorbell)();
         }
     }
 
-    fn flush(&mut self, lcore: &Lcore, counters: &WorkerCounters) {
+    fn flush(&mut self, lcore: &Lcore) {
         for port in 0..self.batches.len() {
             if !self.batches[port].is_empty() {
-                self.flush_port(lcore, port, counters);
+                self.flush_port(lcore, port);
             }
         }
     }
 
-    fn flush_port(&mut self, lcore: &Lcore, port: usize, counters: &WorkerCounters) {
-        transmit(&mut self.transmitters[port], lcore, &mut self.batches[port], counters);
+    fn flush_port(&mut self, lcore: &Lcore, port: usize) {
+        transmit(&mut self.transmitters[port], lcore, &mut self.batches[port], &self.counters);
+    }
+
+    /// Hands a packet to Linux; whether there was room.
+    ///
+    /// The last quarter of the queue is kept for ARP and for what real servers answer to health checks, so that a
+    /// flood of packets for Linux does not make all servers look dead.
+    fn punt(&self, from: PortIndex, mbuf: Mbuf, reason: Punt) -> bool {
+        let punts = &self.slow_path.punts;
+        let vital = matches!(reason, Punt::NotIpv4 | Punt::ServerReply);
+        let room = vital || punts.len() < punts.capacity() / 4 * 3;
+        let taken = room && punts.push(Punted { port: from, reason, mbuf }).is_ok();
+        if taken {
+            self.counters.punted(reason, 1);
+        } else {
+            self.counters.dropped(Drop::PuntFull, 1);
+        }
+        taken
+    }
+
+    /// Transmits what Linux has sent on the twins; how many packets that were.
+    fn inject(&mut self, lcore: &Lcore) -> usize {
+        let injects = &self.slow_path.injects;
+        let mut taken = 0;
+        // `is_empty` costs two loads; `pop` on an empty queue costs a fence.
+        while taken < INJECT_SLICE && !injects.is_empty() {
+            let Some((port, mbuf)) = injects.pop() else { break };
+            taken += 1;
+            let mut one: Batch<1> = Batch::new();
+            let _ = one.push(mbuf);
+            let sent = self.transmitters[usize::from(port)].send(lcore, &mut one);
+            self.counters.injected.add(sent as u64);
+            self.counters.inject_dropped.add(1 - sent as u64);
+        }
+        taken
     }
 }
 
@@ -245,46 +273,8 @@ fn transmit(queue: &mut TxQueue, lcore: &Lcore, batch: &mut Batch<BURST>, counte
     let sent = queue.send(lcore, batch);
     counters.forwarded.add(sent as u64);
     if sent < length {
-        counters.drop(Drop::TxFull, (length - sent) as u64);
+        counters.dropped(Drop::TxFull, (length - sent) as u64);
     }
-}
-
-/// Hands a packet to Linux; whether there was room.
-///
-/// The last quarter of the queue is kept for ARP and for what real servers answer to health checks, so that a
-/// flood of packets for Linux does not make all servers look dead.
-fn punt(from: PortIndex, mbuf: Mbuf, reason: Punt, counters: &WorkerCounters, slow_path: &SlowPath) -> bool {
-    let punts = &slow_path.punts;
-    let vital = matches!(reason, Punt::NotIpv4 | Punt::ServerReply);
-    let room = vital || punts.len() < punts.capacity() / 4 * 3;
-    let taken = room && punts.push(Punted { port: from, reason, mbuf }).is_ok();
-    if taken {
-        counters.punt(reason, 1);
-    } else {
-        counters.drop(Drop::PuntFull, 1);
-    }
-    taken
-}
-
-/// Transmits what Linux has sent on the twins; how many packets that were.
-fn inject(
-    lcore: &Lcore,
-    output: &mut Output,
-    counters: &WorkerCounters,
-    injects: &ArrayQueue<(PortIndex, Mbuf)>,
-) -> usize {
-    let mut taken = 0;
-    // `is_empty` costs two loads; `pop` on an empty queue costs a fence.
-    while taken < INJECT_SLICE && !injects.is_empty() {
-        let Some((port, mbuf)) = injects.pop() else { break };
-        taken += 1;
-        let mut one: Batch<1> = Batch::new();
-        let _ = one.push(mbuf);
-        let sent = output.transmitters[usize::from(port)].send(lcore, &mut one);
-        counters.injected.add(sent as u64);
-        counters.inject_dropped.add(1 - sent as u64);
-    }
-    taken
 }
 
 impl Frame for Mbuf {
