@@ -28,19 +28,24 @@ fn every_file_is_checked() -> Result<()> {
     }
     let state = State::unique()?;
     let mut seen = BTreeSet::new();
-    for entry in fs::read_dir(directory())? {
-        let path = entry?.path();
-        ensure!(
-            path.extension().is_some_and(|extension| extension == "toml"),
-            "{} is no example",
-            path.display()
-        );
+    let files = |directory: PathBuf| {
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()
+    };
+    let examples = files(directory())?;
+    let odd = examples.iter().find(|path| path.extension().is_none_or(|extension| extension != "toml"));
+    ensure!(odd.is_none(), "{odd:?} is no example");
+    let pktgen = files(directory().join("../perf/pktgen"))?;
+    let routers =
+        pktgen.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    for path in examples.into_iter().chain(routers) {
         let output =
             Command::new(&state, router::program()?).words("check --no-machine -c").arg(&path).run()?;
         ensure!(output.contains(": ok ("), "{output}");
         seen.insert(path.file_name().context("a name")?.to_string_lossy().into_owned());
     }
-    for expected in ["nat.toml", "dr.toml", "af_packet.toml", "af_xdp.toml", "dns.toml"] {
+    for expected in
+        ["nat.toml", "dr.toml", "af_packet.toml", "af_xdp.toml", "dns.toml", "rvs.toml", "rvs-dr.toml"]
+    {
         ensure!(seen.contains(expected), "{expected} is missing: {seen:?}");
     }
     state.remove()
