@@ -138,6 +138,7 @@ async fn with_eal(
         snapshots: director.subscribe(),
         counters: counters[index].clone(),
         slow_path,
+        probe: (),
         idle: match config.workers.idle {
             Idle::Busy => worker::Idle::Busy,
             Idle::Adaptive => worker::Idle::Adaptive,
