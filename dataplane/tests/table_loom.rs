@@ -42,7 +42,7 @@ fn word(dest: u32) -> Word {
 /// Inserts for a worker; the dest that its packet goes to.
 fn connect(table: &Table, dest: u32) -> usize {
     let hash = table.hash(client(), Protocol::Tcp);
-    match table.insert(hash, word(dest), dest as u8, &Referee::default()) {
+    match table.insert(hash, word(dest), dest as u8, &Referee::default(), table.vacancy(hash, client())) {
         Inserted::New => dest as usize,
         Inserted::Existing(_, word) => word.dest_number(),
         Inserted::Full => panic!("three slots are enough for two workers"),
@@ -89,7 +89,7 @@ fn two_workers_agree_though_a_slot_is_freed_between_them() {
             }
             fn removed(&self, _: Word) {}
         }
-        assert_eq!(table.insert(hash, stranger, 9, &Lenient), Inserted::New);
+        assert_eq!(table.insert(hash, stranger, 9, &Lenient, None), Inserted::New);
         let other = table.clone();
         let thread = loom::thread::spawn(move || connect(&other, 2));
         let mine = connect(&table, 1);

@@ -73,7 +73,11 @@ proptest! {
                 Operation::Find(n) => prop_assert_eq!(find(n).map(|found| found.1), model.get(&n).copied()),
                 Operation::Insert(n, dest) => {
                     let hash = table.hash(client(n), Protocol::Tcp);
-                    match (table.insert(hash, word(n, dest), 0, &judge), model.get(&n)) {
+                    // With or without a short look before.
+                    let vacancy = if dest % 2 == 0 { table.vacancy(hash, client(n)) } else { None };
+                    prop_assert!(vacancy.is_none() || !model.contains_key(&n));
+                    prop_assert!(vacancy.is_none_or(|slot| table.at(slot) == Word::EMPTY));
+                    match (table.insert(hash, word(n, dest), 0, &judge, vacancy), model.get(&n)) {
                         (Inserted::New, None) => { model.insert(n, word(n, dest)); }
                         (Inserted::Existing(_, found), Some(&kept)) => prop_assert_eq!(found, kept),
                         (other, expected) => prop_assert!(false, "{:?}, but the model has {:?}", other, expected),
@@ -118,7 +122,9 @@ fn takes_what_it_is_sized_for() {
     for n in 0..connections as u32 / 5 * 6 {
         let client = Client::new(0x0A00_0000 + n / 8, 1024 + (n % 8) as u16);
         let word = Word::new(client, DestId::new(1).unwrap());
-        assert_eq!(table.insert(table.hash(client, Protocol::Tcp), word, 0, &judge), Inserted::New, "{n}");
+        let hash = table.hash(client, Protocol::Tcp);
+        let inserted = table.insert(hash, word, 0, &judge, table.vacancy(hash, client));
+        assert_eq!(inserted, Inserted::New, "{n}");
     }
 }
 
@@ -139,7 +145,9 @@ fn one_connection_a_flow_under_contention() {
                     let client = Client::new(flow as u32 + 1, 7);
                     let hash = table.hash(client, Protocol::Tcp);
                     let word = Word::new(client, DestId::new(id).unwrap());
-                    if table.insert(hash, word, id as u8, &judge) == Inserted::New {
+                    if table.insert(hash, word, id as u8, &judge, table.vacancy(hash, word.client()))
+                        == Inserted::New
+                    {
                         assert_eq!(
                             owners[flow].fetch_add(1, Ordering::SeqCst),
                             0,

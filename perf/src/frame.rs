@@ -49,6 +49,8 @@ pub struct Frames {
     services: u32,
     servers: u32,
     server_port: u16,
+    /// Bytes of a frame, without FCS.
+    pub size: u16,
     /// By [`Way`].
     templates: [Template; 2],
 }
@@ -63,12 +65,20 @@ struct Template {
 }
 
 impl Frames {
-    /// Frames of `size` bytes (without FCS) for so many services with so many servers each.
-    pub fn new(mode: Mode, protocol: Protocol, services: u32, servers: u32, size: u16) -> Frames {
+    /// Frames of `size` bytes (without FCS) for so many services with so many servers each. `flags` are those of
+    /// clients' TCP packets.
+    pub fn new(
+        mode: Mode,
+        protocol: Protocol,
+        flags: Flags,
+        services: u32,
+        servers: u32,
+        size: u16,
+    ) -> Frames {
         let server_port = if mode == Mode::Nat { SERVER_PORT } else { VIRTUAL_PORT };
-        let templates = [(0, VIRTUAL_PORT), (server_port, 0)]
-            .map(|(source, destination)| Template::new(protocol, source, destination, size));
-        Frames { services, servers, server_port, templates }
+        let templates = [(0, VIRTUAL_PORT, flags), (server_port, 0, Flags::Ack)]
+            .map(|(source, destination, flags)| Template::new(protocol, flags, source, destination, size));
+        Frames { services, servers, server_port, size, templates }
     }
 
     /// The addresses of flow number `n`, if flows were opened in order and spread by `rr`: newest server first.
@@ -105,18 +115,11 @@ impl Frames {
         headers[at..at + 2].copy_from_slice(&transport.to_be_bytes());
     }
 
-    /// A whole frame; `flags` mean nothing to UDP.
-    pub fn frame(&self, way: Way, flow: Flow, flags: Flags, size: u16) -> Vec<u8> {
-        let mut frame = vec![0; usize::from(size)];
+    /// A whole frame.
+    pub fn frame(&self, way: Way, flow: Flow) -> Vec<u8> {
+        let mut frame = vec![0; usize::from(self.size)];
         let (headers, _) = frame.split_first_chunk_mut().expect("frames are longer than their headers");
         self.write(way, flow, headers);
-        if self.templates[0].checksum == TCP_CHECKSUM {
-            let old = u16::from(headers[47]);
-            headers[47] = flags as u8;
-            let sum = checksum::Delta::word(old, flags as u16);
-            let transport = sum.apply(u16::from_be_bytes([headers[50], headers[51]]));
-            headers[50..52].copy_from_slice(&transport.to_be_bytes());
-        }
         frame
     }
 
@@ -135,7 +138,7 @@ const TCP_CHECKSUM: usize = 50;
 const UDP_CHECKSUM: usize = 40;
 
 impl Template {
-    fn new(protocol: Protocol, source: u16, destination: u16, size: u16) -> Template {
+    fn new(protocol: Protocol, flags: Flags, source: u16, destination: u16, size: u16) -> Template {
         let length = size - 14;
         let mut headers = [0; HEADERS];
         headers[..6].copy_from_slice(&ROUTER_MAC);
@@ -148,7 +151,7 @@ impl Template {
         let checksum = match protocol {
             Protocol::Tcp => {
                 headers[46] = 0x50;
-                headers[47] = Flags::Ack as u8;
+                headers[47] = flags as u8;
                 TCP_CHECKSUM
             }
             Protocol::Udp => {
@@ -178,11 +181,13 @@ mod tests {
 
     #[test]
     fn checksums_are_right() {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let frames = Frames::new(Mode::Nat, protocol, 3, 2, SHORTEST);
+        for (protocol, flags) in
+            [(Protocol::Tcp, Flags::Syn), (Protocol::Tcp, Flags::Ack), (Protocol::Udp, Flags::Ack)]
+        {
+            let frames = Frames::new(Mode::Nat, protocol, flags, 3, 2, SHORTEST);
             for n in [0, 1, 17, 4711, 999_999] {
-                for (way, flags) in [(Way::In, Flags::Ack), (Way::In, Flags::Syn), (Way::Out, Flags::Ack)] {
-                    let frame = frames.frame(way, frames.flow(n), flags, SHORTEST);
+                for way in [Way::In, Way::Out] {
+                    let frame = frames.frame(way, frames.flow(n));
                     assert_eq!(checksum::sum(&frame[14..34]), 0xFFFF, "header of flow {n}");
                     let mut pseudo = frame[26..34].to_vec();
                     pseudo.extend([0, protocol.number(), 0, (frame.len() - 34) as u8]);
@@ -195,7 +200,7 @@ mod tests {
 
     #[test]
     fn flows_differ() {
-        let frames = Frames::new(Mode::Nat, Protocol::Tcp, 7, 3, SHORTEST);
+        let frames = Frames::new(Mode::Nat, Protocol::Tcp, Flags::Ack, 7, 3, SHORTEST);
         let flows: std::collections::HashSet<_> =
             (0..100_000).map(|n| frames.flow(n)).map(|flow| (flow.client, flow.client_port)).collect();
         assert_eq!(flows.len(), 100_000);

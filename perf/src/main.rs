@@ -1,5 +1,6 @@
 //! `rvs-perf`: what the packet path of RVS costs, and what its peers cost beside it.
 
+mod connect;
 mod cpu;
 mod eal;
 mod frame;
@@ -26,11 +27,14 @@ struct Arguments {
 enum Command {
     /// Cycles a packet of the worker loop, on made-up packets
     Path(path::Arguments),
+    /// What a new connection costs, as the table fills
+    Connect(connect::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Path(arguments) => path::run(&arguments),
+        Command::Connect(arguments) => connect::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

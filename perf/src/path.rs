@@ -12,19 +12,19 @@ use itertools::iproduct;
 use crate::eal::Environment;
 use crate::report::{Figure, Outputs, Promise, Report, progress};
 use crate::rig::{Rig, Run, Setting};
-use crate::source::{Order, Way};
+use crate::source::{Order, Way, Ways};
 
 /// What to measure: every combination of what is listed.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
     /// Forwarding modes.
-    #[arg(long, value_delimiter = ',', default_values = ["nat", "dr"], value_parser = mode)]
+    #[arg(long, value_delimiter = ',', default_values = ["nat", "dr"], value_parser = parse_mode)]
     modes: Vec<Mode>,
     /// Directions; replies of direct routing do not come this way.
     #[arg(long, value_delimiter = ',', default_values = ["in", "out"])]
     ways: Vec<Way>,
     /// Protocols.
-    #[arg(long, value_delimiter = ',', default_values = ["tcp"], value_parser = protocol)]
+    #[arg(long, value_delimiter = ',', default_values = ["tcp"], value_parser = parse_protocol)]
     protocols: Vec<Protocol>,
     /// Numbers of flows.
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 100_000, 1_000_000])]
@@ -66,8 +66,8 @@ pub struct Common {
 
 impl Common {
     /// How long a figure takes in a round.
-    pub fn duration(&self) -> Duration {
-        Duration::from_millis(self.time.max(1))
+    pub fn duration(&self) -> Option<Duration> {
+        Some(Duration::from_millis(self.time.max(1)))
     }
 }
 
@@ -88,12 +88,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for round in 0..common.rounds.max(1) {
         for (index, case) in cases.iter().enumerate() {
             bar.set_message(figures[index].name());
-            let source = |_| rigs[case.rig].packets(case.way, case.order, case.size - FCS, round as u64);
+            let source =
+                |_| rigs[case.rig].packets(Ways::All(case.way), case.order, case.size - FCS, round as u64);
             let (rig, cores) = (&rigs[case.rig], [common.core]);
-            let runs = rig.run(environment.pool, &cores, common.duration(), source, || ())?;
+            let runs = rig.run(environment.pool, &cores, common.duration(), source, |_| ())?;
             figures[index].samples.push(checked(&runs[0])?.cycles());
             if arguments.stages {
-                let runs = rig.run(environment.pool, &cores, common.duration(), source, Stages::default)?;
+                let runs =
+                    rig.run(environment.pool, &cores, common.duration(), source, |_| Stages::default())?;
                 stages.entry(index).or_default().add(&runs[0].probe);
             }
             bar.inc(1);
@@ -175,11 +177,13 @@ fn name(value: impl clap::ValueEnum) -> String {
     value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
 }
 
-fn mode(text: &str) -> Result<Mode, String> {
+/// Reads a forwarding mode.
+pub fn parse_mode(text: &str) -> Result<Mode, String> {
     Mode::from_name(text).ok_or_else(|| "expected nat or dr".into())
 }
 
-fn protocol(text: &str) -> Result<Protocol, String> {
+/// Reads a protocol.
+pub fn parse_protocol(text: &str) -> Result<Protocol, String> {
     Protocol::from_name(text).ok_or_else(|| "expected tcp or udp".into())
 }
 

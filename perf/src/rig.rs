@@ -18,7 +18,7 @@ use dpdk::{Lcore, Mempool, synthetic};
 
 use crate::cpu;
 use crate::frame::{Flags, Frames, ROUTER_MAC, SHORTEST};
-use crate::source::{Order, Packets, Way};
+use crate::source::{Order, Packets, Way, Ways};
 
 /// What there is to balance.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,13 +39,25 @@ pub struct Setting {
     pub room: u32,
     /// Workers.
     pub workers: usize,
+    /// Of all services.
+    pub timeouts: Timeouts,
 }
 
 impl Setting {
     /// One service with one real server.
     pub fn plain(mode: Mode, protocol: Protocol, flows: u32) -> Self {
         let scheduler = Scheduler::Rr;
-        Setting { mode, protocol, scheduler, services: 1, servers: 1, flows, room: flows, workers: 1 }
+        Setting {
+            mode,
+            protocol,
+            scheduler,
+            services: 1,
+            servers: 1,
+            flows,
+            room: flows,
+            workers: 1,
+            timeouts: Timeouts::default(),
+        }
     }
 }
 
@@ -85,30 +97,39 @@ impl Rig {
     }
 
     /// A source of packets of the rig's connections.
-    pub fn packets(&self, way: Way, order: Order, size: u16, seed: u64) -> Packets {
-        Packets::new(frames(&self.setting, size), self.setting.flows.max(1), way, order, size, seed)
+    pub fn packets(&self, ways: Ways, order: Order, size: u16, seed: u64) -> Packets {
+        Packets::new(frames(&self.setting, Flags::Ack, size), self.setting.flows, ways, order, seed)
     }
 
-    /// Runs every worker on packets of its own source for a while; what each has spent and done.
+    /// A source of clients' first packets, one for each of so many flows.
+    pub fn openings(&self, flows: u32) -> Packets {
+        let frames = frames(&self.setting, Flags::Syn, SHORTEST);
+        Packets::new(frames, flows, Ways::All(Way::In), Order::Sequential, 0)
+    }
+
+    /// Runs every worker on packets of its own source, for a while or until its probe tells it to stop; what each
+    /// has spent and done.
     pub fn run<P: Probe + Send>(
         &self,
         pool: &'static Mempool,
         cores: &[usize],
-        duration: Duration,
+        duration: Option<Duration>,
         source: impl Fn(usize) -> Packets,
-        probe: impl Fn() -> P,
+        probe: impl Fn(Arc<AtomicBool>) -> P,
     ) -> Result<Vec<Run<P>>> {
         ensure!(!cores.is_empty(), "no core to run a worker on");
-        let stop = AtomicBool::new(false);
+        let stop = Arc::new(AtomicBool::new(false));
         std::thread::scope(|scope| {
             let start = |index| {
-                let worker = self.worker(pool, index, source(index), probe());
+                let worker = self.worker(pool, index, source(index), probe(stop.clone()));
                 let (core, stop) = (cores[index % cores.len()], &stop);
                 scope.spawn(move || run_one(worker, core, stop))
             };
             let running: Vec<_> = (0..self.setting.workers).map(start).collect();
-            std::thread::sleep(duration);
-            stop.store(true, Ordering::Relaxed);
+            if let Some(duration) = duration {
+                std::thread::sleep(duration);
+                stop.store(true, Ordering::Relaxed);
+            }
             running.into_iter().map(|thread| thread.join().expect("workers do not panic")).collect()
         })
     }
@@ -170,33 +191,33 @@ fn run_one<P: Probe>(worker: Worker<P>, core: usize, stop: &AtomicBool) -> Resul
 
 /// Opens the connections: a SYN and an ACK each (or one datagram), and a reply where replies are seen.
 fn open(engine: &Engine, snapshot: &Snapshot, setting: &Setting) -> Result<()> {
-    let frames = frames(setting, SHORTEST);
+    let [syn, ack] = [Flags::Syn, Flags::Ack].map(|flags| frames(setting, flags, SHORTEST));
     let now = worker::now();
-    let send = |way: Way, flags: Flags, number: u32| -> Result<()> {
-        let mut frame = [frames.frame(way, frames.flow(number), flags, SHORTEST)];
+    let send = |frames: &Frames, way: Way, number: u32| -> Result<()> {
+        let mut frame = [frames.frame(way, frames.flow(number))];
         let mut verdicts = [Verdict::Forward(0); BURST];
         engine.process(snapshot, now, 0, &mut frame, &mut verdicts, &mut ());
         ensure!(verdicts[0] == Verdict::Forward(0), "flow {number} was not forwarded: {:?}", verdicts[0]);
         Ok(())
     };
     for number in 0..setting.flows {
-        send(Way::In, Flags::Syn, number)?;
+        send(&syn, Way::In, number)?;
         if setting.protocol == Protocol::Tcp {
-            send(Way::In, Flags::Ack, number)?;
+            send(&ack, Way::In, number)?;
         }
         if setting.mode == Mode::Nat {
-            send(Way::Out, Flags::Ack, number)?;
+            send(&ack, Way::Out, number)?;
         }
     }
     Ok(())
 }
 
-fn frames(setting: &Setting, size: u16) -> Frames {
-    Frames::new(setting.mode, setting.protocol, setting.services, setting.servers, size)
+fn frames(setting: &Setting, flags: Flags, size: u16) -> Frames {
+    Frames::new(setting.mode, setting.protocol, flags, setting.services, setting.servers, size)
 }
 
 fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
-    let frames = frames(setting, SHORTEST);
+    let frames = frames(setting, Flags::Ack, SHORTEST);
     let dest = |service, n| DestSpec {
         id: DestId::new(1 + service * setting.servers + n).expect("not zero, and not so many"),
         address: frames.server(service, n),
@@ -213,7 +234,7 @@ fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
         scheduler,
         flags: Vec::new(),
         cursor: Arc::default(),
-        timeouts: Timeouts::default(),
+        timeouts: setting.timeouts,
         dests: (0..setting.servers).map(|n| dest(service, n)).collect(),
     };
     (0..setting.services).map(service).collect()

@@ -15,6 +15,15 @@ pub enum Way {
     Out,
 }
 
+/// Which ways the packets of a source go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ways {
+    /// All of them one way.
+    All(Way),
+    /// Every other one back.
+    Both,
+}
+
 /// In which order the flows of packets come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -31,20 +40,19 @@ pub enum Order {
 pub struct Packets {
     frames: Frames,
     flows: u32,
-    way: Way,
+    ways: Ways,
     order: Order,
-    size: u16,
     next: u32,
     random: u64,
     zipf: Option<Box<Zipf>>,
 }
 
 impl Packets {
-    /// Packets of `size` bytes (without FCS) of the first `flows` flows.
-    pub fn new(frames: Frames, flows: u32, way: Way, order: Order, size: u16, seed: u64) -> Self {
+    /// Packets of the first `flows` flows.
+    pub fn new(frames: Frames, flows: u32, ways: Ways, order: Order, seed: u64) -> Self {
         let zipf = (order == Order::Zipf).then(|| Box::new(Zipf::new(flows)));
         let random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x9E37_79B9_7F4A_7C15;
-        Packets { frames, flows, way, order, size, next: 0, random, zipf }
+        Packets { frames, flows, ways, order, next: 0, random, zipf }
     }
 
     #[inline]
@@ -73,16 +81,21 @@ impl Packets {
 
 impl Source for Packets {
     fn frame_length(&self) -> u16 {
-        self.size
+        self.frames.size
     }
 
     #[inline]
     fn fill(&mut self, burst: &mut [Mbuf]) {
-        for mbuf in burst {
+        for (index, mbuf) in burst.iter_mut().enumerate() {
             let number = self.number();
             let flow = self.frames.flow(number);
+            let way = match self.ways {
+                Ways::All(way) => way,
+                Ways::Both if index % 2 == 0 => Way::In,
+                Ways::Both => Way::Out,
+            };
             if let Some(headers) = mbuf.data_mut().first_chunk_mut() {
-                self.frames.write(self.way, flow, headers);
+                self.frames.write(way, flow, headers);
             }
         }
     }

@@ -1,4 +1,5 @@
 //! The short way through stages 4 and 5: packets of connections that stay as they are.
+//! The rewrite at its end serves every plain packet.
 //!
 //! A plain packet without SYN, FIN and RST, of an established connection, changes nothing but itself and, once a
 //! second, the time when the connection was last seen. What it becomes is in its dest's [`Transform`]. Everything
@@ -6,14 +7,14 @@
 //! (`tests/lanes.rs`).
 
 use super::Frame;
-use super::packet::Packet;
+use super::packet::{Direction, Packet};
 use super::resolve::Path;
 use crate::clock::renew_after;
-use crate::counters::WorkerCounters;
-use crate::fib::PortIndex;
+use crate::counters::{TrafficCounters, WorkerCounters};
+use crate::fib::{Adjacency, PortIndex};
 use crate::snapshot::Transform;
-use crate::table::{Slot, Word};
-use crate::wire::plain::Rewrite;
+use crate::table::{FLAG_REPLIED, Slot, Word};
+use crate::wire::plain::{Headers, Rewrite};
 use crate::wire::transport::{FIN, RST, SYN};
 
 /// Traffic of a burst, to be counted once.
@@ -35,6 +36,9 @@ impl Tally {
     }
 }
 
+/// Which bits of state and flags concern a packet, by direction: whether a reply was seen is nothing to a client's.
+const CONCERNS: [u16; 2] = [!((FLAG_REPLIED as u16) << 8), u16::MAX];
+
 /// Rewrites a packet of an undisturbed connection, and says which port it goes out of.
 #[inline(always)]
 pub(super) fn pass(
@@ -49,40 +53,65 @@ pub(super) fn pass(
     let is_undisturbed = packet.plain
         & (word.client() == packet.client)
         & (transform.owners[direction] == packet.owner)
-        & (word.state_and_flags() == transform.undisturbed)
+        & ((word.state_and_flags() ^ transform.undisturbed) & CONCERNS[direction] == 0)
         & (age <= transform.lifetime)
         & (packet.flags & (SYN | FIN | RST) == 0);
     if !is_undisturbed {
         return None;
     }
-    let adjacency = if direction == 0 {
-        &transform.adjacency
-    } else {
-        path.snapshot.fib.adjacency(packet.destination)?
-    };
-    let traffic = transform.traffic.get(path.engine.worker)?;
-    let headers = frame.bytes_mut().first_chunk_mut()?;
-    if packet.length > adjacency.mtu {
-        return None;
-    }
+    let way = way(path, packet, transform, frame)?;
     // Last of all: from here on the packet is forwarded.
     if u32::from(age) >= renew_after(u32::from(transform.lifetime)) {
         renew(path, packet.slot, word)?;
     }
-    let rewrite = Rewrite {
-        direction,
-        address: transform.addresses[direction],
-        port: transform.ports[direction],
-        header_delta: transform.header_deltas[direction],
-        transport_delta: transform.transport_deltas[direction],
-        macs: &adjacency.addresses,
+    Some(way.go(packet, transform, tally))
+}
+
+/// All that a plain packet needs to be rewritten and sent.
+pub(super) struct Way<'a> {
+    adjacency: &'a Adjacency,
+    traffic: &'a TrafficCounters,
+    headers: &'a mut Headers,
+}
+
+/// The way of a plain packet of a connection with this dest; `None` if there is something to say about it.
+#[inline(always)]
+pub(super) fn way<'a>(
+    path: &Path<'a>,
+    packet: &Packet,
+    transform: &'a Transform,
+    frame: &'a mut impl Frame,
+) -> Option<Way<'a>> {
+    let adjacency = match packet.direction {
+        Direction::In => &transform.adjacency,
+        Direction::Out => path.snapshot.fib.adjacency(packet.destination)?,
     };
-    rewrite.apply(packet.protocol, headers);
-    let bytes = u64::from(packet.length);
-    tally.packets[direction] += 1;
-    tally.bytes[direction] += bytes;
-    traffic.add(direction, 1, bytes);
-    Some(adjacency.port)
+    let traffic = transform.traffic.get(path.engine.worker)?;
+    let headers = frame.bytes_mut().first_chunk_mut()?;
+    (packet.length <= adjacency.mtu).then_some(Way { adjacency, traffic, headers })
+}
+
+impl Way<'_> {
+    /// Rewrites and counts the packet, and says which port it goes out of.
+    #[inline(always)]
+    pub fn go(self, packet: &Packet, transform: &Transform, tally: &mut Tally) -> PortIndex {
+        let Way { adjacency, traffic, headers } = self;
+        let direction = packet.direction as usize;
+        let rewrite = Rewrite {
+            direction,
+            address: transform.addresses[direction],
+            port: transform.ports[direction],
+            header_delta: transform.header_deltas[direction],
+            transport_delta: transform.transport_deltas[direction],
+            macs: &adjacency.addresses,
+        };
+        rewrite.apply(packet.protocol, headers);
+        let bytes = u64::from(packet.length);
+        tally.packets[direction] += 1;
+        tally.bytes[direction] += bytes;
+        traffic.add(direction, 1, bytes);
+        adjacency.port
+    }
 }
 
 /// Notes that the connection was seen now.

@@ -24,6 +24,7 @@ use crate::snapshot::Snapshot;
 use crate::table::Table;
 use crate::wire;
 use crate::wire::plain::MacPattern;
+use crate::wire::transport::SYN;
 
 /// Packets in a burst, at the most.
 pub const BURST: usize = 64;
@@ -203,7 +204,7 @@ impl Engine {
                 Some(port) => Verdict::Forward(port),
                 None => {
                     stale = true;
-                    path.long_way(packet, frame)
+                    path.long_way(packet, frame, &mut tally)
                 }
             };
             if let Verdict::Forward(port) = verdict {
@@ -246,6 +247,9 @@ impl Engine {
     fn look_further(&self, snapshot: &Snapshot, packets: &mut [Packet; BURST], missed: &[u8]) {
         for &index in missed {
             let packet = &mut packets[usize::from(index) % BURST];
+            if packet.flags & SYN != 0 {
+                continue; // begins a connection, and looks for a vacancy itself
+            }
             if let Some(slot) = self.table.glance_at_rest(packet.hash, packet.client) {
                 packet.slot = slot;
                 packet.word = self.table.at(slot);

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::express::{self, Tally};
 use super::packet::{Direction, Packet, Side};
 use super::rewrite::rewrite;
 use super::{Engine, Frame, Verdict};
@@ -50,11 +51,18 @@ pub(super) struct Path<'a> {
 impl<'a> Path<'a> {
     /// Stages 4 and 5 for any packet.
     #[inline(never)]
-    pub fn long_way(&self, packet: &Packet, frame: &mut impl Frame) -> Verdict {
-        match self.resolve(packet) {
-            Ok(dest) => rewrite(self, packet, dest, frame),
-            Err(verdict) => verdict,
+    pub fn long_way(&self, packet: &Packet, frame: &mut impl Frame, tally: &mut Tally) -> Verdict {
+        let dest = match self.resolve(packet) {
+            Ok(dest) => dest,
+            Err(verdict) => return verdict,
+        };
+        if packet.plain {
+            let transform = self.snapshot.transform(dest.id);
+            if let Some(way) = express::way(self, packet, transform, frame) {
+                return Verdict::Forward(way.go(packet, transform, tally));
+            }
         }
+        rewrite(self, packet, dest, frame)
     }
 
     /// Stage 4: the dest of the packet's connection, which is found or begun and whose state follows.
@@ -63,6 +71,13 @@ impl<'a> Path<'a> {
         let side = packet.side();
         let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, taking: None };
         let table = &self.engine.table;
+        let begins = packet.direction == Direction::In && may_begin(packet);
+        if begins
+            && let Some(slot) = table.vacancy(hash, client)
+            && let Some(dest) = self.begin(packet, Some(slot))?
+        {
+            return Ok(dest);
+        }
         // Another worker may change the word between our look and our swap; then look again. Each round
         // that fails is one in which another worker got on.
         loop {
@@ -73,7 +88,7 @@ impl<'a> Path<'a> {
                     }
                 }
                 None => {
-                    if let Some(dest) = self.begin(packet)? {
+                    if let Some(dest) = self.begin(packet, None)? {
                         return Ok(dest);
                     }
                 }
@@ -127,9 +142,8 @@ impl<'a> Path<'a> {
         Ok(Some(dest))
     }
 
-    /// A packet of no connection; `None` if another worker has just begun one.
-    #[cold]
-    fn begin(&self, packet: &Packet) -> Result<Option<&'a Dest>, Verdict> {
+    /// A packet of no connection, for which there may be a vacancy; `None` if another worker has just begun one.
+    fn begin(&self, packet: &Packet, vacancy: Option<Slot>) -> Result<Option<&'a Dest>, Verdict> {
         let Packet { client, hash, .. } = *packet;
         let side = packet.side();
         let Side::Service(service) = side else {
@@ -146,7 +160,7 @@ impl<'a> Path<'a> {
         // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
         let active = word.state().is_active();
         dest.gauge.enter(active);
-        let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge);
+        let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
         if inserted == Inserted::New {
             dest.traffic[self.engine.worker].connections.add(1);
             self.engine.counters.traffic.connections.add(1);

@@ -13,7 +13,6 @@ mod publish;
 mod transform;
 
 use std::collections::HashSet;
-use std::hash::BuildHasherDefault;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
@@ -23,7 +22,6 @@ pub use self::transform::Transform;
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Fib, NextHop};
-use crate::key::KeyHasher;
 use crate::scheduler::{Candidate, Cursor, Picker};
 use crate::service::{Mode, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
 use crate::table::{DestId, Word};
@@ -98,6 +96,8 @@ impl Service {
 /// A real server in a service, compiled: everything that a packet of its connections needs.
 #[derive(Debug)]
 pub struct Dest {
+    /// Its id.
+    pub id: DestId,
     /// Its service.
     pub service: ServiceIndex,
     /// Its endpoint; `None` with direct routing, whose replies do not come this way.
@@ -148,11 +148,12 @@ pub struct Snapshot {
     removed: HashSet<DestId>,
     by_virtual_address: Index,
     by_endpoint: Index,
-    virtual_addresses: AddressSet,
-    endpoint_addresses: AddressSet,
+    /// What addresses are, whatever the port: [`VIRTUAL`], [`ENDPOINT`] or both.
+    addresses: Index,
 }
 
-type AddressSet = HashSet<u32, BuildHasherDefault<KeyHasher>>;
+const VIRTUAL: u32 = 1;
+const ENDPOINT: u32 = 2;
 
 impl Snapshot {
     /// Compiles services, ports, routes and neighbours. `removed` are the dests that have been removed but may
@@ -174,8 +175,7 @@ impl Snapshot {
             removed: removed.into_iter().collect(),
             by_virtual_address: Index::default(),
             by_endpoint: Index::default(),
-            virtual_addresses: AddressSet::default(),
-            endpoint_addresses: AddressSet::default(),
+            addresses: Index::default(),
         };
         for spec in specs {
             snapshot.add_service(spec);
@@ -198,12 +198,12 @@ impl Snapshot {
 
     /// Whether this is the address of a service or of an endpoint.
     pub fn concerns(&self, address: u32) -> bool {
-        self.is_virtual(address) || self.endpoint_addresses.contains(&address)
+        self.addresses.get(whole(address)).is_some()
     }
 
     /// Whether this is the address of a service.
     pub fn is_virtual(&self, address: u32) -> bool {
-        self.virtual_addresses.contains(&address)
+        self.addresses.get(whole(address)).is_some_and(|what| what & VIRTUAL != 0)
     }
 
     /// The dest of a connection; `None` if it has been removed, or if it is newer than this snapshot and the
@@ -218,6 +218,12 @@ impl Snapshot {
     #[inline]
     pub fn transform_of(&self, word: Word) -> &Transform {
         self.transforms.get(word.dest_number()).unwrap_or(&self.transforms[0])
+    }
+
+    /// The same by id.
+    #[inline]
+    pub fn transform(&self, id: DestId) -> &Transform {
+        self.transforms.get(id.index()).unwrap_or(&self.transforms[0])
     }
 
     /// Whether the dest of a connection has been removed.
@@ -264,7 +270,7 @@ impl Snapshot {
             timeouts: spec.timeouts.0.map(Timeout::from_seconds),
         });
         self.by_virtual_address.insert(Key::new(virtual_address, spec.address.port(), spec.protocol), index);
-        self.virtual_addresses.insert(virtual_address);
+        self.note(virtual_address, VIRTUAL);
     }
 
     fn add_dest(&mut self, service: ServiceIndex, spec: &ServiceSpec, dest: &DestSpec) {
@@ -272,7 +278,7 @@ impl Snapshot {
         let (address, port) = (u32::from(*dest.address.ip()), dest.address.port());
         let endpoint = (spec.mode == Mode::Nat).then(|| {
             let key = Key::new(address, port, spec.protocol);
-            self.endpoint_addresses.insert(address);
+            self.note(address, ENDPOINT);
             self.by_endpoint.get(key).unwrap_or_else(|| {
                 let next = self.by_endpoint.len() as EndpointIndex;
                 self.by_endpoint.insert(key, next);
@@ -284,6 +290,7 @@ impl Snapshot {
             self.dests.resize_with(dest.id.index() + 1, || None);
         }
         self.dests[dest.id.index()] = Some(Dest {
+            id: dest.id,
             service,
             endpoint,
             virtual_address,
@@ -299,6 +306,11 @@ impl Snapshot {
         });
     }
 
+    fn note(&mut self, address: u32, what: u32) {
+        let known = self.addresses.get(whole(address)).unwrap_or(0);
+        self.addresses.insert(whole(address), known | what);
+    }
+
     fn transforms(&self) -> Vec<Transform> {
         let transform = |dest: &Option<Dest>| match dest {
             Some(dest) => Transform::new(dest, &self.services[dest.service as usize]),
@@ -306,4 +318,9 @@ impl Snapshot {
         };
         [None].iter().chain(self.dests.iter().skip(1)).map(transform).collect()
     }
+}
+
+/// An address without a port.
+const fn whole(address: u32) -> Key {
+    Key::new(address, 0, Protocol::Tcp)
 }

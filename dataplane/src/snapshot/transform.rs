@@ -33,7 +33,7 @@ pub struct Transform {
     /// The transport checksum's change.
     pub transport_deltas: [Delta; 2],
     /// State and flags of a connection that a packet without SYN, FIN and RST leaves as it is
-    /// ([`Word::state_and_flags`]).
+    /// ([`Word::state_and_flags`]); to a client's packet the flag of replies is nothing.
     pub undisturbed: u16,
     /// The greatest age of a live connection in this state, in ticks; 0 if it is not kept in the fine unit.
     pub lifetime: u16,
@@ -92,7 +92,7 @@ impl Transform {
 /// Takes no packet, however short.
 const NOWHERE: Adjacency = Adjacency { addresses: [0; 12], port: 0, mtu: 0 };
 
-/// An established TCP connection, or a UDP exchange whose replies have been seen (or never will be). Every
+/// An established TCP connection, or a UDP exchange: to a reply, one whose replies have been seen already. Every
 /// datagram of a client may begin a connection anew, and does if the server is dead: none is undisturbed then.
 fn undisturbed(service: &Service, dest: &Dest) -> u16 {
     let empty = Word::EMPTY;

@@ -209,15 +209,47 @@ impl Table {
         None
     }
 
+    /// An empty slot for a connection of a client of whom no word is in the flow's buckets: the usual case of a new
+    /// connection, found without judging anybody. `None` says nothing: [`Self::find`] and [`Self::insert`] do.
+    #[inline]
+    pub fn vacancy(&self, hash: Hash, client: Client) -> Option<Slot> {
+        let candidates = self.candidates(hash);
+        // Empty slots of each pair, the first bucket's in the lower bits.
+        let mut empty = [0u32; 2];
+        for (position, &bucket) in candidates.iter().enumerate() {
+            let words = self.load(bucket);
+            if matches(&words, client) != 0 {
+                return None;
+            }
+            let vacant = words.iter().enumerate().map(|(index, word)| u32::from(word.is_empty()) << index);
+            empty[position / 2] |= vacant.sum::<u32>() << (position % 2 * SLOTS);
+        }
+        let occupied = empty.map(|empty| 2 * SLOTS - empty.count_ones() as usize);
+        let crowded = occupied[0] >= CROWDED && occupied[0] > occupied[1];
+        let pair = usize::from(crowded || empty[0] == 0);
+        let first = empty[pair].trailing_zeros() as usize;
+        (empty[pair] != 0).then(|| Slot::new(candidates[2 * pair + first / SLOTS], first % SLOTS))
+    }
+
     /// Adds a connection, unless its flow has one. `worker` tells tentative words of different workers apart,
-    /// which may be equal otherwise.
-    pub fn insert(&self, hash: Hash, word: Word, worker: u8, judge: &impl Judge) -> Inserted {
+    /// which may be equal otherwise; `vacancy` is where to try first.
+    pub fn insert(
+        &self,
+        hash: Hash,
+        word: Word,
+        worker: u8,
+        judge: &impl Judge,
+        mut vacancy: Option<Slot>,
+    ) -> Inserted {
         let tentative = word.tentative(worker);
         for round in 0.. {
-            let (slot, old) = match self.survey(hash, word.client(), judge) {
-                Survey::Existing(slot, word) => return Inserted::Existing(slot, word),
-                Survey::Full => return Inserted::Full,
-                Survey::Room(slot, old) => (slot, old),
+            let (slot, old) = match vacancy.take() {
+                Some(slot) => (slot, Word::EMPTY),
+                None => match self.survey(hash, word.client(), judge) {
+                    Survey::Existing(slot, word) => return Inserted::Existing(slot, word),
+                    Survey::Full => return Inserted::Full,
+                    Survey::Room(slot, old) => (slot, old),
+                },
             };
             if self.replace(slot, old, tentative).is_err() {
                 continue;
@@ -339,9 +371,13 @@ impl Table {
     fn scan_rivals(&self, hash: Hash, mine: Slot, word: Word, impatient: bool, judge: &impl Judge) -> Rivals {
         let mut earlier = false;
         for bucket in self.candidates(hash) {
-            for index in 0..SLOTS {
+            let words: [Word; SLOTS] =
+                std::array::from_fn(|index| Word(self.buckets[bucket].0[index].load(Ordering::SeqCst)));
+            if matches(&words, word.client()) == 0 {
+                continue;
+            }
+            for (index, rival) in words.into_iter().enumerate() {
                 let slot = Slot::new(bucket, index);
-                let rival = Word(self.word(slot).load(Ordering::SeqCst));
                 if slot == mine || rival.client() != word.client() || !judge.is_mine(rival) {
                     continue;
                 }
