@@ -111,9 +111,21 @@ fn measure(
     let rig = Rig::new(&Setting { scheduler, servers, room, timeouts, ..plain })?;
     let bursts = rig.table.slots() / 5 / BURST;
     let flows = (bursts * BURST) as u32 * PHASES.len() as u32 * 2;
-    let milestones = |stop| Milestones { every: bursts, left: bursts, began: None, spent: Vec::new(), stop };
+    let milestones = |stop: &Arc<AtomicBool>| Milestones {
+        every: bursts,
+        left: bursts,
+        began: None,
+        spent: Vec::new(),
+        stop: stop.clone(),
+    };
     let source = |_| rig.openings(flows);
-    let runs = rig.run(environment.pool, &[arguments.common.core], None, source, milestones)?;
+    let until_the_last = |stop: &AtomicBool| {
+        while !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let cores = [arguments.common.core];
+    let runs = rig.run(environment.pool, &cores, source, milestones, until_the_last)?;
     let (run, spent) = (&runs[0], &runs[0].probe.spent);
     ensure!(
         run.forwarded as f64 >= 0.999 * run.packets as f64,

@@ -7,8 +7,10 @@ mod frame;
 mod machine;
 mod path;
 mod plot;
+mod reload;
 mod report;
 mod rig;
+mod scale;
 mod source;
 
 use std::process::ExitCode;
@@ -29,12 +31,18 @@ enum Command {
     Path(path::Arguments),
     /// What a new connection costs, as the table fills
     Connect(connect::Arguments),
+    /// What more workers bring, well steered and badly
+    Scale(scale::Arguments),
+    /// What a worker notices of a reload
+    Reload(reload::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Path(arguments) => path::run(&arguments),
         Command::Connect(arguments) => connect::run(&arguments),
+        Command::Scale(arguments) => scale::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! `rvs-perf path`: cycles a packet of the worker loop, over mode, direction, protocol, flows, order and size.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -65,9 +66,10 @@ pub struct Common {
 }
 
 impl Common {
-    /// How long a figure takes in a round.
-    pub fn duration(&self) -> Option<Duration> {
-        Some(Duration::from_millis(self.time.max(1)))
+    /// Waits as long as a figure takes in a round.
+    pub fn a_while(&self) -> impl FnOnce(&AtomicBool) {
+        let time = Duration::from_millis(self.time.max(1));
+        move |_| std::thread::sleep(time)
     }
 }
 
@@ -91,11 +93,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             let source =
                 |_| rigs[case.rig].packets(Ways::All(case.way), case.order, case.size - FCS, round as u64);
             let (rig, cores) = (&rigs[case.rig], [common.core]);
-            let runs = rig.run(environment.pool, &cores, common.duration(), source, |_| ())?;
+            let runs = rig.run(environment.pool, &cores, source, |_| (), common.a_while())?;
             figures[index].samples.push(checked(&runs[0])?.cycles());
             if arguments.stages {
                 let runs =
-                    rig.run(environment.pool, &cores, common.duration(), source, |_| Stages::default())?;
+                    rig.run(environment.pool, &cores, source, |_| Stages::default(), common.a_while())?;
                 stages.entry(index).or_default().add(&runs[0].probe);
             }
             bar.inc(1);

@@ -1,8 +1,9 @@
 //! What is measured: services, a table full of their connections, and workers on synthetic queues.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use crossbeam::queue::ArrayQueue;
@@ -68,7 +69,7 @@ pub struct Rig {
     /// The connections.
     pub table: Arc<Table>,
     /// Publishes snapshots to the workers.
-    pub publisher: Publisher,
+    publisher: RefCell<Publisher>,
     /// One set a worker.
     pub counters: Vec<Arc<WorkerCounters>>,
     specs: Vec<ServiceSpec>,
@@ -86,14 +87,9 @@ impl Rig {
         for spec in &mut specs {
             spec.scheduler = setting.scheduler;
         }
-        let publisher = Publisher::new(snapshot(2, &specs));
+        let publisher = RefCell::new(Publisher::new(snapshot(2, &specs)));
         let counters = (0..setting.workers).map(|_| Arc::default()).collect();
         Ok(Rig { setting: setting.clone(), table, publisher, counters, specs })
-    }
-
-    /// A snapshot of the same services, newly compiled.
-    pub fn recompiled(&self, generation: u64) -> Snapshot {
-        snapshot(generation, &self.specs)
     }
 
     /// A source of packets of the rig's connections.
@@ -107,31 +103,41 @@ impl Rig {
         Packets::new(frames, flows, Ways::All(Way::In), Order::Sequential, 0)
     }
 
-    /// Runs every worker on packets of its own source, for a while or until its probe tells it to stop; what each
-    /// has spent and done.
+    /// Runs every worker on packets of its own source as long as `meanwhile` takes, which can tell by the flag that
+    /// somebody has stopped them before; what each has spent and done.
     pub fn run<P: Probe + Send>(
         &self,
         pool: &'static Mempool,
         cores: &[usize],
-        duration: Option<Duration>,
         source: impl Fn(usize) -> Packets,
-        probe: impl Fn(Arc<AtomicBool>) -> P,
+        probe: impl Fn(&Arc<AtomicBool>) -> P,
+        meanwhile: impl FnOnce(&AtomicBool),
     ) -> Result<Vec<Run<P>>> {
         ensure!(!cores.is_empty(), "no core to run a worker on");
         let stop = Arc::new(AtomicBool::new(false));
         std::thread::scope(|scope| {
             let start = |index| {
-                let worker = self.worker(pool, index, source(index), probe(stop.clone()));
-                let (core, stop) = (cores[index % cores.len()], &stop);
+                let worker = self.worker(pool, index, source(index), probe(&stop));
+                let (core, stop) = (cores[index % cores.len()], &*stop);
                 scope.spawn(move || run_one(worker, core, stop))
             };
             let running: Vec<_> = (0..self.setting.workers).map(start).collect();
-            if let Some(duration) = duration {
-                std::thread::sleep(duration);
-                stop.store(true, Ordering::Relaxed);
-            }
+            meanwhile(&stop);
+            stop.store(true, Ordering::Relaxed);
             running.into_iter().map(|thread| thread.join().expect("workers do not panic")).collect()
         })
+    }
+
+    /// Compiles a new snapshot of the same services and publishes it; its generation, and how long it took to
+    /// compile.
+    pub fn reload(&self) -> (u64, Duration) {
+        let mut publisher = self.publisher.borrow_mut();
+        let generation = publisher.current().generation + 1;
+        let began = Instant::now();
+        let snapshot = snapshot(generation, &self.specs);
+        let took = began.elapsed();
+        publisher.publish(snapshot);
+        (generation, took)
     }
 
     fn worker<P>(&self, pool: &'static Mempool, index: usize, source: Packets, probe: P) -> Worker<P> {
@@ -145,7 +151,7 @@ impl Rig {
             count: self.setting.workers,
             queues: vec![synthetic::queues(pool, source)],
             table: self.table.clone(),
-            snapshots: self.publisher.subscribe(),
+            snapshots: self.publisher.borrow().subscribe(),
             counters: self.counters[index].clone(),
             slow_path,
             idle: Idle::Busy,

@@ -42,9 +42,21 @@ pub struct Packets {
     flows: u32,
     ways: Ways,
     order: Order,
+    share: Share,
     next: u32,
     random: u64,
     zipf: Option<Box<Zipf>>,
+}
+
+/// Every `count`-th flow.
+#[derive(Clone, Copy)]
+struct Share {
+    index: u32,
+    count: u32,
+}
+
+impl Share {
+    const ALL: Share = Share { index: 0, count: 1 };
 }
 
 impl Packets {
@@ -52,7 +64,14 @@ impl Packets {
     pub fn new(frames: Frames, flows: u32, ways: Ways, order: Order, seed: u64) -> Self {
         let zipf = (order == Order::Zipf).then(|| Box::new(Zipf::new(flows)));
         let random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x9E37_79B9_7F4A_7C15;
-        Packets { frames, flows, ways, order, next: 0, random, zipf }
+        Packets { frames, flows, ways, order, share: Share::ALL, next: 0, random, zipf }
+    }
+
+    /// Only every `count`-th flow, beginning with number `index`.
+    pub fn share(self, index: u32, count: u32) -> Self {
+        let flows = (self.flows / count).max(1);
+        let zipf = self.zipf.map(|_| Box::new(Zipf::new(flows)));
+        Packets { flows, share: Share { index, count }, zipf, ..self }
     }
 
     #[inline]
@@ -88,7 +107,7 @@ impl Source for Packets {
     fn fill(&mut self, burst: &mut [Mbuf]) {
         for (index, mbuf) in burst.iter_mut().enumerate() {
             let number = self.number();
-            let flow = self.frames.flow(number);
+            let flow = self.frames.flow(number * self.share.count + self.share.index);
             let way = match self.ways {
                 Ways::All(way) => way,
                 Ways::Both if index % 2 == 0 => Way::In,

@@ -3,7 +3,8 @@
 //! Asked twice for every reply and once for every request. The usual answer to the first question about a reply
 //! is "nobody's", for an address that a client chose: so a filter, one bit of 64 set for each key, is asked
 //! before the slots; without it every address that happens to hit an occupied slot costs a mispredicted branch.
-//! The slots are a quarter full with linear probing. (`HashMap` answers in three times the instructions.) All
+//! A key that is not in its first slot costs one, too, so few keys have many slots. (`HashMap` answers in three times
+//! the instructions; buckets of four keys, compared at once, were 3 cycles slower for requests and 5 for replies.) All
 //! is compiled from the configuration, so nobody outside can fill it with collisions.
 
 use crate::service::Protocol;
@@ -25,7 +26,6 @@ impl Key {
 pub struct Index {
     filter: Box<[u64]>,
     slots: Box<[Slot]>,
-    shift: u32,
     entries: usize,
 }
 
@@ -44,15 +44,14 @@ impl Default for Index {
 impl Index {
     fn with_slots(log2: u32) -> Self {
         let (filter, slots) = (vec![0; 1 << log2].into(), vec![Slot::default(); 1 << log2].into());
-        Index { filter, slots, shift: u64::BITS - log2, entries: 0 }
+        Index { filter, slots, entries: 0 }
     }
 
     /// What is known of a key.
     #[inline]
     pub fn get(&self, key: Key) -> Option<u32> {
         let hash = hash(key);
-        let mut at = self.home(hash);
-        // The masks say again what the shift has said, for the compiler.
+        let mut at = hash as usize;
         if self.filter[at & (self.filter.len() - 1)] & bit(hash) == 0 {
             return None;
         }
@@ -70,7 +69,8 @@ impl Index {
 
     /// Adds a key, or gives it another value.
     pub fn insert(&mut self, key: Key, value: u32) {
-        if (self.entries + 1) * 4 > self.slots.len() {
+        let thinness = if self.slots.len() < FEW { 8 } else { 2 };
+        if (self.entries + 1) * thinness > self.slots.len() {
             let mut larger = Index::with_slots(self.slots.len().ilog2() + 1);
             for slot in self.slots.iter().filter(|slot| slot.key != 0) {
                 larger.insert(Key(slot.key), slot.value);
@@ -79,7 +79,7 @@ impl Index {
         }
         let mask = self.slots.len() - 1;
         let hash = hash(key);
-        let mut at = self.home(hash) & mask;
+        let mut at = hash as usize & mask;
         self.filter[at] |= bit(hash);
         while self.slots[at].key != 0 && self.slots[at].key != key.0 {
             at = (at + 1) & mask;
@@ -92,22 +92,23 @@ impl Index {
     pub fn len(&self) -> usize {
         self.entries
     }
-
-    #[inline]
-    fn home(&self, hash: u64) -> usize {
-        (hash >> self.shift) as usize
-    }
 }
 
-/// The upper bits choose the slot, some from the middle the bit in its part of the filter.
+/// Slots that are few enough to stay in the first cache: an eighth of them is used, of more up to a half.
+const FEW: usize = 1024;
+
+/// The lower bits choose the slot, the upper ones the bit in its part of the filter. Neighbouring addresses and
+/// ports, the usual case, come out in steps that are odd: as many of them as there are slots are all in different
+/// ones.
 #[inline]
 const fn hash(key: Key) -> u64 {
-    key.0.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    let product = key.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    product ^ product >> 32
 }
 
 #[inline]
 const fn bit(hash: u64) -> u64 {
-    1 << ((hash >> 32) & 63)
+    1 << (hash >> 58)
 }
 
 #[cfg(test)]
@@ -117,6 +118,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// The usual sets of keys, neighbouring addresses or ports, must all be in their first slots.
+    #[test]
+    fn neighbours_do_not_crowd() {
+        for count in [2, 4, 10, 30, 100, 1000, 10_000] {
+            let addresses = (0..count).map(|n| Key::new(0xC000_020A + n, 80, Protocol::Tcp));
+            let ports = (0..count).map(|n| Key::new(0xC000_020A, 1000 + n as u16, Protocol::Udp));
+            for keys in [addresses.collect::<Vec<_>>(), ports.collect()] {
+                let mut index = Index::default();
+                keys.iter().for_each(|&key| index.insert(key, 0));
+                let first = |key| index.slots[hash(key) as usize & (index.slots.len() - 1)].key;
+                let displaced = keys.iter().filter(|&&key| first(key) != key.0).count();
+                assert_eq!(displaced, 0, "of {count} neighbours");
+            }
+        }
+    }
 
     proptest! {
         #[test]
