@@ -15,6 +15,7 @@ use crate::fib::{Adjacency, PortIndex};
 use crate::snapshot::Transform;
 use crate::table::{FLAG_REPLIED, Slot, Word};
 use crate::wire::plain::{Headers, Rewrite};
+use crate::wire::prefetch;
 use crate::wire::transport::{FIN, RST, SYN};
 
 /// Traffic of a burst, to be counted once.
@@ -65,6 +66,14 @@ pub(super) fn pass(
         renew(path, packet.slot, word)?;
     }
     Some(way.go(packet, transform, tally))
+}
+
+/// Starts to load the counters that a packet will be counted in, if it takes the short way.
+#[inline(always)]
+pub(super) fn prefetch_counters(path: &Path<'_>, packet: &Packet) {
+    if let Some(traffic) = path.snapshot.transform_of(packet.word).traffic.get(path.engine.worker) {
+        prefetch(traffic);
+    }
 }
 
 /// All that a plain packet needs to be rewritten and sent.

@@ -8,6 +8,7 @@
 //! is compiled from the configuration, so nobody outside can fill it with collisions.
 
 use crate::service::Protocol;
+use crate::wire::prefetch;
 
 /// An (address, port, protocol), packed. Never 0, which marks a free slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,14 @@ impl Index {
             }
             at += 1;
         }
+    }
+
+    /// Starts to load what [`Self::get`] will look at.
+    #[inline]
+    pub fn prefetch(&self, key: Key) {
+        let at = hash(key) as usize;
+        prefetch(&self.filter[at & (self.filter.len() - 1)]);
+        prefetch(&self.slots[at & (self.slots.len() - 1)]);
     }
 
     /// Adds a key, or gives it another value.

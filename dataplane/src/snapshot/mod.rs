@@ -196,6 +196,19 @@ impl Snapshot {
         self.by_endpoint.get(Key::new(address, port, protocol))
     }
 
+    /// Starts to load what tells whose packet this is.
+    #[inline]
+    pub fn prefetch(&self, source: (u32, u16), destination: (u32, u16), protocol: Protocol) {
+        self.by_virtual_address.prefetch(Key::new(destination.0, destination.1, protocol));
+        self.by_endpoint.prefetch(Key::new(source.0, source.1, protocol));
+    }
+
+    /// Whether there are so many dests that their counters are not all in the first cache.
+    #[inline]
+    pub fn is_large(&self) -> bool {
+        self.transforms.len() > 512
+    }
+
     /// Whether this is the address of a service or of an endpoint.
     pub fn concerns(&self, address: u32) -> bool {
         self.addresses.get(whole(address)).is_some()
