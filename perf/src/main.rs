@@ -1,9 +1,12 @@
 //! `rvs-perf`: what the packet path of RVS costs, and what its peers cost beside it.
 
+mod ceiling;
+mod compare;
 mod connect;
 mod cpu;
 mod eal;
 mod frame;
+mod instructions;
 mod machine;
 mod path;
 mod plot;
@@ -35,6 +38,10 @@ enum Command {
     Scale(scale::Arguments),
     /// What a worker notices of a reload
     Reload(reload::Arguments),
+    /// Instructions a packet, and whether they are no more than recorded
+    Instructions(instructions::Arguments),
+    /// Two commits or builds, in turn
+    Compare(compare::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +50,8 @@ fn main() -> ExitCode {
         Command::Connect(arguments) => connect::run(&arguments),
         Command::Scale(arguments) => scale::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
+        Command::Instructions(arguments) => instructions::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

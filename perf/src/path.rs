@@ -10,6 +10,7 @@ use dataplane::engine::{BURST, Probe, Stage};
 use dataplane::service::{Mode, Protocol};
 use itertools::iproduct;
 
+use crate::ceiling::{self, Touch};
 use crate::eal::Environment;
 use crate::report::{Figure, Outputs, Promise, Report, progress};
 use crate::rig::{Rig, Run, Setting};
@@ -66,18 +67,31 @@ pub struct Common {
 }
 
 impl Common {
-    /// Waits as long as a figure takes in a round.
+    /// How long a figure takes in a round.
+    pub fn duration(&self) -> Duration {
+        Duration::from_millis(self.time.max(1))
+    }
+
+    /// Waits as long.
     pub fn a_while(&self) -> impl FnOnce(&AtomicBool) {
-        let time = Duration::from_millis(self.time.max(1));
+        let time = self.duration();
         move |_| std::thread::sleep(time)
     }
 }
 
 struct Case {
     rig: usize,
+    kind: Kind,
     way: Way,
     order: Order,
     size: u16,
+}
+
+/// What is measured.
+#[derive(Clone, Copy)]
+enum Kind {
+    Router,
+    Ceiling(Touch),
 }
 
 /// Measures and reports.
@@ -93,6 +107,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             let source =
                 |_| rigs[case.rig].packets(Ways::All(case.way), case.order, case.size - FCS, round as u64);
             let (rig, cores) = (&rigs[case.rig], [common.core]);
+            if let Kind::Ceiling(touch) = case.kind {
+                let cycles =
+                    ceiling::cycles(environment.pool, common.core, source(0), touch, common.duration())?;
+                figures[index].samples.push(cycles);
+                bar.inc(1);
+                continue;
+            }
             let runs = rig.run(environment.pool, &cores, source, |_| (), common.a_while())?;
             figures[index].samples.push(checked(&runs[0])?.cycles());
             if arguments.stages {
@@ -128,11 +149,25 @@ fn cases(arguments: &Arguments) -> Result<(Vec<Rig>, Vec<Case>, Vec<Figure>)> {
     for (&flows, &mode, &protocol, &services) in iproduct!(flows, modes, protocols, services) {
         let plain = Setting::plain(mode, protocol, flows);
         rigs.push(Rig::new(&Setting { services, servers: *servers, ..plain })?);
+        let rig = rigs.len() - 1;
+        if rigs.iter().filter(|rig| rig.setting.flows == flows).count() == 1 {
+            for (name, touch) in [("io", Touch::Nothing), ("5tswap", Touch::Swap)] {
+                cases.push(Case {
+                    rig,
+                    kind: Kind::Ceiling(touch),
+                    way: Way::In,
+                    order: Order::Random,
+                    size: sizes[0],
+                });
+                let labels = vec![("path", name.to_owned()), ("flows", flows.to_string())];
+                figures.push(Figure::new("cycles/packet", labels));
+            }
+        }
         for (&way, &order, &size) in iproduct!(ways, orders, sizes) {
             if mode == Mode::Dr && way == Way::Out {
                 continue;
             }
-            cases.push(Case { rig: rigs.len() - 1, way, order, size });
+            cases.push(Case { rig, kind: Kind::Router, way, order, size });
             let mut labels = vec![("path", format!("{mode} {}", name(way))), ("flows", flows.to_string())];
             // What is the same for all needs no column.
             let mut label = |name, value: String, choices: usize| {
