@@ -4,7 +4,9 @@
 //! others are worked on. A packet leaves the path as soon as its verdict is known; every packet gets
 //! exactly one.
 
+mod classify;
 mod express;
+mod look_up;
 mod packet;
 mod parse;
 mod resolve;
@@ -16,22 +18,15 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use self::express::Tally;
-use self::packet::Packet;
+use self::packet::Work;
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt, WorkerCounters};
 use crate::fib::PortIndex;
 use crate::snapshot::Snapshot;
 use crate::table::Table;
-use crate::wire;
-use crate::wire::plain::MacPattern;
-use crate::wire::transport::SYN;
 
 /// Packets in a burst, at the most.
 pub const BURST: usize = 64;
-
-/// Packets whose counters are loaded while one is worked on.
-const AHEAD: usize = 6;
 
 /// Bursts after which a new snapshot is in this core's caches, as far as it matters.
 const FRESH_BURSTS: u32 = 1_000;
@@ -145,95 +140,26 @@ impl Engine {
         verdicts: &mut [Verdict; BURST],
         probe: &mut P,
     ) -> Option<PortIndex> {
-        let burst_length = burst.len().min(BURST);
-        // Those without a verdict yet, from the front.
-        let mut packets = [Packet::default(); BURST];
-        let mut count = 0;
+        let mut work = Work::new();
         let mac = &snapshot.ports[usize::from(port)].mac;
-        let pattern = MacPattern::new(mac);
 
         // 1. parse
-        for index in 0..burst_length {
-            if let Some(ahead) = burst.get(index + 4) {
-                ahead.prefetch();
-            }
-            let (frame, packet) = (&burst[index], &mut packets[count]);
-            if !(self.express && parse::parse_plain(frame, pattern, packet)) {
-                match parse::parse(frame, mac, snapshot) {
-                    Ok(parsed) => *packet = parsed,
-                    Err(verdict) => {
-                        verdicts[index] = verdict;
-                        continue;
-                    }
-                }
-            }
-            packet.index = index as u8;
-            count += 1;
-        }
-        if self.is_fresh(snapshot) {
-            for packet in &packets[..count] {
-                let Packet { source, source_port, destination, destination_port, protocol, .. } = *packet;
-                snapshot.prefetch((source, source_port), (destination, destination_port), protocol);
-            }
-        }
+        parse::parse_all(self, snapshot, mac, burst, &mut work, verdicts);
         probe.done(Stage::Parse);
 
         // 2. classify
-        let parsed = std::mem::take(&mut count);
-        for index in 0..parsed {
-            let packet = &mut packets[index];
-            match resolve::classify(packet, snapshot, &self.table) {
-                Ok(()) => {
-                    self.table.prefetch(packet.hash);
-                    if count < index {
-                        packets[count] = packets[index];
-                    }
-                    count += 1;
-                }
-                Err(verdict) => verdicts[usize::from(packet.index)] = verdict,
-            }
-        }
+        classify::classify_all(snapshot, self.is_fresh(snapshot), &self.table, &mut work, verdicts);
         probe.done(Stage::Classify);
 
         // 3. look up
-        let (order, hits) = self.look_up(snapshot, &mut packets[..count]);
+        let order = look_up::look_up_all(snapshot, &self.table, &mut work);
         probe.done(Stage::LookUp);
 
         // 4. resolve, 5. rewrite
         let path = resolve::Path { engine: self, snapshot, now };
-        let mut tally = Tally::default();
-        let mut common = Common::default();
-        let large = snapshot.is_large();
-        // Whether a packet of this burst may have changed what stage 3 saw.
-        let mut stale = false;
-        for (turn, &index) in order[..count].iter().enumerate() {
-            if large && let Some(&ahead) = order[..count].get(turn + AHEAD) {
-                express::prefetch_counters(&path, &packets[usize::from(ahead)]);
-            }
-            if turn == hits {
-                self.look_further(snapshot, &mut packets, &order[hits..count]);
-            }
-            let packet = &mut packets[usize::from(index)];
-            if stale {
-                packet.word = self.table.at(packet.slot);
-            }
-            let Some(frame) = burst.get_mut(usize::from(packet.index)) else { continue };
-            let passed = if self.express { express::pass(&path, packet, frame, &mut tally) } else { None };
-            let verdict = match passed {
-                Some(port) => Verdict::Forward(port),
-                None => {
-                    stale = true;
-                    path.long_way(packet, frame, &mut tally)
-                }
-            };
-            if let Verdict::Forward(port) = verdict {
-                common.add(port);
-            }
-            verdicts[usize::from(packet.index) % BURST] = verdict;
-        }
-        tally.count(&self.counters);
+        let common = path.finish_all(&order, &mut work, burst, verdicts);
         probe.done(Stage::Rewrite);
-        common.of_all(burst_length)
+        common
     }
 
     /// Whether this snapshot has been in use for a short time only. All of it is in the caches of the core that
@@ -252,70 +178,8 @@ impl Engine {
         bursts > 0
     }
 
-    /// Looks into each packet's home bucket, and prefetches what it leads to: the dest, or the other buckets.
-    ///
-    /// Answers the order in which the packets are to be worked on, and how many of them were found: these come
-    /// first, so that the others' buckets are there when it is their turn. Packets of one flow keep their order.
-    /// Found or not is no branch: it is one in ten, and nobody could predict which.
-    #[inline(always)]
-    fn look_up(&self, snapshot: &Snapshot, packets: &mut [Packet]) -> ([u8; BURST], usize) {
-        let (mut order, mut missed) = ([0; BURST], [0; BURST]);
-        let (mut hits, mut misses) = (0, 0);
-        for (index, packet) in packets.iter_mut().enumerate().take(BURST) {
-            packet.slot = self.table.glance(packet.hash, packet.client);
-            packet.word = self.table.at(packet.slot);
-            wire::prefetch(snapshot.transform_of(packet.word));
-            let found = packet.word.client() == packet.client;
-            order[hits % BURST] = index as u8;
-            missed[misses % BURST] = index as u8;
-            hits += usize::from(found);
-            misses += usize::from(!found);
-        }
-        for (turn, &index) in (hits..BURST).zip(&missed[..misses]) {
-            self.table.prefetch_rest(packets[usize::from(index)].hash);
-            order[turn] = index;
-        }
-        (order, hits)
-    }
-
-    /// Looks into the other buckets of these packets.
-    fn look_further(&self, snapshot: &Snapshot, packets: &mut [Packet; BURST], missed: &[u8]) {
-        for &index in missed {
-            let packet = &mut packets[usize::from(index) % BURST];
-            if packet.flags & SYN != 0 {
-                continue; // begins a connection, and looks for a vacancy itself
-            }
-            if let Some(slot) = self.table.glance_at_rest(packet.hash, packet.client) {
-                packet.slot = slot;
-                packet.word = self.table.at(slot);
-                wire::prefetch(snapshot.transform_of(packet.word));
-            }
-        }
-    }
-
     /// Removes expired connections, and those of removed dests, from some buckets of the table.
     pub fn sweep(&self, snapshot: &Snapshot, now: Tick, buckets: Range<usize>) {
         resolve::sweep(&self.table, snapshot, now, buckets);
-    }
-}
-
-/// The port that all packets of a burst go out of, if there is one.
-#[derive(Default)]
-struct Common {
-    count: usize,
-    first: PortIndex,
-    differ: PortIndex,
-}
-
-impl Common {
-    #[inline]
-    fn add(&mut self, port: PortIndex) {
-        self.first = if self.count == 0 { port } else { self.first };
-        self.differ |= port ^ self.first;
-        self.count += 1;
-    }
-
-    fn of_all(&self, packets: usize) -> Option<PortIndex> {
-        (self.count == packets && self.differ == 0).then_some(self.first)
     }
 }

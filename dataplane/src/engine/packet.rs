@@ -1,8 +1,21 @@
 //! What one stage tells the next about a packet.
 
+use super::BURST;
 use crate::service::Protocol;
 use crate::snapshot::{EndpointIndex, ServiceIndex};
 use crate::table::{Client, Hash, Slot, Word};
+
+/// The packets of a burst that have no verdict yet, from the front.
+pub(super) struct Work {
+    pub packets: [Packet; BURST],
+    pub count: usize,
+}
+
+impl Work {
+    pub fn new() -> Self {
+        Work { packets: [Packet::default(); BURST], count: 0 }
+    }
+}
 
 /// What the later stages need to know of a packet: a cache line.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 //! Stage 1: from bytes to a [`Packet`], or out by a named way.
 
-use super::packet::Packet;
-use super::{Frame, Verdict};
+use super::packet::{Packet, Work};
+use super::{BURST, Engine, Frame, Verdict};
 use crate::counters::{Drop, Punt};
 use crate::service::Protocol;
 use crate::snapshot::Snapshot;
@@ -15,11 +15,38 @@ const ICMP: u8 = 1;
 const TCP: u8 = Protocol::Tcp.number();
 const UDP: u8 = Protocol::Udp.number();
 
+/// Stage 1: every packet of a burst that came in on a port with this MAC.
+#[inline(never)]
+pub(super) fn parse_all<F: Frame>(
+    engine: &Engine,
+    snapshot: &Snapshot,
+    mac: &Mac,
+    burst: &[F],
+    work: &mut Work,
+    verdicts: &mut [Verdict; BURST],
+) {
+    burst.iter().for_each(Frame::prefetch);
+    let pattern = if engine.express { MacPattern::new(mac) } else { MacPattern::NOBODY };
+    let mut count = 0;
+    for index in 0..burst.len().min(BURST) {
+        let packet = &mut work.packets[count % BURST];
+        if !parse_plain(&burst[index], pattern, packet)
+            && let Err(verdict) = parse_odd(&burst[index], mac, snapshot, packet)
+        {
+            verdicts[index] = verdict;
+            continue;
+        }
+        packet.index = index as u8;
+        count += 1;
+    }
+    work.count = count;
+}
+
 /// Parses a frame if it is plain, as most are; then the packet becomes that of [`parse`]. Field by field, in its
 /// place: a packet that is built elsewhere and copied here costs as much again, for the copy has to wait until
 /// the smaller stores have reached the cache.
 #[inline(always)]
-pub(super) fn parse_plain(frame: &impl Frame, mac: MacPattern, packet: &mut Packet) -> bool {
+fn parse_plain(frame: &impl Frame, mac: MacPattern, packet: &mut Packet) -> bool {
     let bytes = frame.bytes();
     let Some(headers) = bytes.first_chunk() else { return false };
     if (bytes.len() < frame.length()) | frame.is_vlan_stripped() {
@@ -39,9 +66,16 @@ pub(super) fn parse_plain(frame: &impl Frame, mac: MacPattern, packet: &mut Pack
     true
 }
 
-/// Parses a frame that came in on a port with this MAC.
+/// Parses a frame that is not plain.
 #[cold]
-pub(super) fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Result<Packet, Verdict> {
+#[inline(never)]
+fn parse_odd(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot, packet: &mut Packet) -> Result<(), Verdict> {
+    *packet = parse(frame, mac, snapshot)?;
+    Ok(())
+}
+
+/// Parses a frame that came in on a port with this MAC.
+fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Result<Packet, Verdict> {
     let bytes = frame.bytes();
     let ethernet = Ethernet::parse(bytes).ok_or(Verdict::Drop(Drop::Runt))?;
     let is_group = ethernet::is_group(&ethernet.destination);

@@ -1,13 +1,15 @@
-//! Stages 2 and 4: whose packet it is, and which connection's.
+//! Stage 4: which connection's a packet is.
 
 use std::ops::Range;
 
 use super::express::{self, Tally};
-use super::packet::{Direction, Packet, Side};
+use super::look_up::{self, Order};
+use super::packet::{Direction, Packet, Side, Work};
 use super::rewrite::rewrite;
-use super::{Engine, Frame, Verdict};
+use super::{BURST, Engine, Frame, Verdict};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
+use crate::fib::PortIndex;
 use crate::scheduler;
 use crate::service::{Mode, Protocol, State};
 use crate::snapshot::{Dest, EndpointIndex, ServiceIndex, Snapshot};
@@ -18,27 +20,13 @@ use crate::wire::transport::{RST, SYN};
 /// Source port of active FTP data connections, which IPVS never schedules.
 const FTP_DATA: u16 = 20;
 
-/// Stage 2: to a service, else from an endpoint.
-#[inline(always)]
-pub(super) fn classify(packet: &mut Packet, snapshot: &Snapshot, table: &Table) -> Result<(), Verdict> {
-    let Packet { source, destination, source_port, destination_port, protocol, .. } = *packet;
-    let (direction, owner, client) =
-        if let Some(service) = snapshot.service_at(destination, destination_port, protocol) {
-            (Direction::In, service, Client::new(source, source_port))
-        } else if let Some(endpoint) = snapshot.endpoint_at(source, source_port, protocol) {
-            (Direction::Out, endpoint, Client::new(destination, destination_port))
-        } else {
-            return Err(Verdict::Punt(Punt::NoService));
-        };
-    // Before anything is looked up: a packet that goes no further must not move a connection's state.
-    if packet.ttl <= 1 {
-        return Err(Verdict::Drop(Drop::TtlExpired));
-    }
-    packet.direction = direction;
-    packet.owner = owner;
-    packet.client = client;
-    packet.hash = table.hash(client, protocol);
-    Ok(())
+/// What has come of a burst so far.
+#[derive(Default)]
+struct Progress {
+    /// Whether a packet of this burst may have changed what stage 3 saw.
+    stale: bool,
+    tally: Tally,
+    common: Common,
 }
 
 /// A burst's surroundings: the engine, the snapshot and the moment.
@@ -49,9 +37,61 @@ pub(super) struct Path<'a> {
 }
 
 impl<'a> Path<'a> {
+    /// Stages 4 and 5: every packet that is left. If all of the burst go out of one port, that is the answer.
+    pub fn finish_all<F: Frame>(
+        &self,
+        order: &Order,
+        work: &mut Work,
+        burst: &mut [F],
+        verdicts: &mut [Verdict; BURST],
+    ) -> Option<PortIndex> {
+        let mut progress = Progress::default();
+        self.finish(order, 0..order.hits, work, burst, verdicts, &mut progress);
+        if order.hits < work.count {
+            look_up::look_further(self.snapshot, &self.engine.table, order, work);
+            self.finish(order, order.hits..work.count, work, burst, verdicts, &mut progress);
+        }
+        progress.tally.count(&self.engine.counters);
+        progress.common.of_all(burst.len())
+    }
+
+    /// Stages 4 and 5 for the packets whose turn it is.
+    #[inline(never)]
+    fn finish<F: Frame>(
+        &self,
+        order: &Order,
+        turns: Range<usize>,
+        work: &mut Work,
+        burst: &mut [F],
+        verdicts: &mut [Verdict; BURST],
+        progress: &mut Progress,
+    ) {
+        if self.snapshot.is_large() {
+            turns.clone().for_each(|turn| express::prefetch_counters(self, &work.packets[order.turn(turn)]));
+        }
+        for turn in turns {
+            let packet = &mut work.packets[order.turn(turn)];
+            if progress.stale {
+                packet.word = self.engine.table.at(packet.slot);
+            }
+            let Some(frame) = burst.get_mut(usize::from(packet.index)) else { continue };
+            let verdict = match express::pass(self, packet, frame, &mut progress.tally) {
+                Some(port) => Verdict::Forward(port),
+                None => {
+                    progress.stale = true;
+                    self.long_way(packet, frame, &mut progress.tally)
+                }
+            };
+            if let Verdict::Forward(port) = verdict {
+                progress.common.add(port);
+            }
+            verdicts[usize::from(packet.index) % BURST] = verdict;
+        }
+    }
+
     /// Stages 4 and 5 for any packet.
     #[inline(never)]
-    pub fn long_way(&self, packet: &Packet, frame: &mut impl Frame, tally: &mut Tally) -> Verdict {
+    fn long_way(&self, packet: &Packet, frame: &mut impl Frame, tally: &mut Tally) -> Verdict {
         let dest = match self.resolve(packet) {
             Ok(dest) => dest,
             Err(verdict) => return verdict,
@@ -284,4 +324,25 @@ pub(super) fn sweep(table: &Table, snapshot: &Snapshot, now: Tick, buckets: Rang
         }
     };
     table.sweep(buckets, decide, |word| leave(snapshot, word));
+}
+
+/// The port that all packets of a burst go out of, if there is one.
+#[derive(Default)]
+struct Common {
+    count: usize,
+    first: PortIndex,
+    differ: PortIndex,
+}
+
+impl Common {
+    #[inline]
+    fn add(&mut self, port: PortIndex) {
+        self.first = if self.count == 0 { port } else { self.first };
+        self.differ |= port ^ self.first;
+        self.count += 1;
+    }
+
+    fn of_all(&self, packets: usize) -> Option<PortIndex> {
+        (self.count == packets && self.differ == 0).then_some(self.first)
+    }
 }

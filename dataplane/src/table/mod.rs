@@ -161,16 +161,19 @@ impl Table {
         crate::wire::prefetch(&self.buckets[hash.home(self.pairs)]);
     }
 
-    /// The slot of the client's first word in its home bucket, or any slot if there is none: a short look that is
-    /// right for nine packets of ten, and whose caller has to check what [`Self::at`] the slot is.
+    /// The client's first word in its home bucket and where it is, or any if there is none: a short look that is
+    /// right for nine packets of ten, and whose caller has to check what it got.
     ///
     /// Which slot it is is as good as random, so it is chosen by arithmetic: branches here were mispredicted for
     /// every other packet.
     #[inline]
-    pub fn glance(&self, hash: Hash, client: Client) -> Slot {
+    pub fn glance(&self, hash: Hash, client: Client) -> (Slot, Word) {
         let home = hash.home(self.pairs);
-        let first = matches(&self.load(home), client).trailing_zeros() as usize;
-        Slot::new(home, first % SLOTS)
+        let bucket = &self.buckets[home];
+        let words: [Word; SLOTS] = std::array::from_fn(|index| Word(bucket.0[index].load(Ordering::Acquire)));
+        let first = matches(&words, client).trailing_zeros() as usize % SLOTS;
+        // Loaded again: to choose among the four in registers takes more than that.
+        (Slot::new(home, first), Word(bucket.0[first].load(Ordering::Acquire)))
     }
 
     /// The same for the other buckets of a hash.

@@ -40,7 +40,9 @@ impl Delta {
     /// The checksum of the changed packet.
     #[inline]
     pub const fn apply(self, checksum: u16) -> u16 {
-        !fold(!checksum as u32 + self.0 as u32)
+        // A sum of two needs to be folded once.
+        let sum = !checksum as u32 + self.0 as u32;
+        !((sum & 0xFFFF) + (sum >> 16)) as u16
     }
 }
 
@@ -60,17 +62,23 @@ pub fn sum(bytes: &[u8]) -> u16 {
 pub fn is_valid_20(header: &[u8; 20]) -> bool {
     let first = u64::from_ne_bytes(read_native(header, 0));
     let second = u64::from_ne_bytes(read_native(header, 8));
-    sum_20(first, second, u32::from_ne_bytes(read_native(header, 16))) == 0xFFFF
+    is_valid_sum(first, second, u32::from_ne_bytes(read_native(header, 16)))
 }
 
-/// The sum of 20 bytes, read in the order of this machine. One's-complement sums do not depend on the byte order,
-/// but for the order of the result's bytes; and 0xFFFF reads the same either way.
+/// Whether 20 bytes that are not all zeros sum to 0xFFFF. One's-complement sums do not depend on the byte order, but for
+/// the order of the result's bytes; and 0xFFFF reads the same either way.
+///
+/// A one's-complement sum is a sum modulo 65535, so that it is right if the bytes, as one number, are a multiple of 65535.
+/// Of an odd divisor that can be told by one multiplication (Granlund and Montgomery, 1994): by the inverse modulo
+/// 2^64, multiples come out as the quotient, and nothing else so small. A third of the instructions of folding.
 #[inline(always)]
-pub(super) fn sum_20(first: u64, second: u64, rest: u32) -> u16 {
+pub(super) fn is_valid_sum(first: u64, second: u64, rest: u32) -> bool {
+    const INVERSE: u64 = 0xFFFE_FFFE_FFFE_FFFF;
+    const _: () = assert!(INVERSE.wrapping_mul(0xFFFF) == 1);
+    // Carries come back in at the other end: 2^64 is 1 modulo 65535.
     let (sum, carry) = first.overflowing_add(second);
     let (sum, again) = sum.overflowing_add(u64::from(rest) + u64::from(carry));
-    let sum = (sum >> 32) + (sum & 0xFFFF_FFFF) + u64::from(again);
-    fold((sum >> 32) as u32 + (sum as u32 >> 16) + (sum as u32 & 0xFFFF))
+    (sum + u64::from(again)).wrapping_mul(INVERSE) <= u64::MAX / 0xFFFF
 }
 
 const fn fold(sum: u32) -> u16 {

@@ -26,9 +26,6 @@ mod field {
     pub const HEADER_CHECKSUM: usize = 24;
     pub const DESTINATION: usize = 30;
     pub const PORTS: usize = 34;
-    /// By direction: what a rewrite towards a server changes, and what one towards a client does.
-    pub const ADDRESS: [usize; 2] = [30, 26];
-    pub const PORT: [usize; 2] = [36, 34];
     pub const UDP_LENGTH: usize = 38;
     pub const TCP_OFFSET: usize = 46;
     pub const TCP_FLAGS: usize = 47;
@@ -44,6 +41,9 @@ const IP_FIXED_MASK: u64 = u64::from_be_bytes([0xFF, 0, 0, 0, 0, 0, 0x3F, 0xFF])
 pub struct MacPattern(u64);
 
 impl MacPattern {
+    /// That of no frame.
+    pub const NOBODY: MacPattern = MacPattern(u64::MAX);
+
     /// Of a MAC.
     pub const fn new(mac: &ethernet::Mac) -> Self {
         MacPattern(u64::from_be_bytes([0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]]))
@@ -103,7 +103,7 @@ impl Plain {
         let different = mac.difference(headers)
             | u64::from(read16(headers, field::TYPE) ^ ethernet::IPV4)
             | ((first ^ IP_FIXED) & IP_FIXED_MASK)
-            | u64::from(!checksum::sum_20(first, second, destination));
+            | u64::from(!checksum::is_valid_sum(first, second, destination));
         let missing = (length as i32 - ethernet::HEADER as i32 - i32::from(ip_length))
             | (stated - least)
             | (segment - stated);
@@ -151,9 +151,11 @@ impl Rewrite<'_> {
         headers[field::TTL] -= 1;
         let checksum = self.header_delta.apply(read16(headers, field::HEADER_CHECKSUM));
         write16(headers, field::HEADER_CHECKSUM, checksum);
-        let address = field::ADDRESS[self.direction & 1];
+        // The source's fields stand before the destination's.
+        let direction = self.direction & 1;
+        let address = field::DESTINATION - 4 * direction;
         headers[address..address + 4].copy_from_slice(&self.address.to_be_bytes());
-        write16(headers, field::PORT[self.direction & 1], self.port);
+        write16(headers, field::PORTS + 2 - 2 * direction, self.port);
         let at = TRANSPORT + if protocol == Protocol::Tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
         let old = read16(headers, at);
         write16(headers, at, transport::updated_checksum(protocol, old, self.transport_delta));

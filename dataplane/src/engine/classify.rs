@@ -1,0 +1,63 @@
+//! Stage 2: whose packet it is.
+
+use super::packet::{Direction, Packet, Work};
+use super::{BURST, Verdict};
+use crate::counters::{Drop, Punt};
+use crate::snapshot::Snapshot;
+use crate::table::{Client, Table};
+
+/// Stage 2: every packet that is left; the home buckets of their connections begin to be loaded. In a snapshot that
+/// is new to this core, what tells whose they are is loaded first.
+#[inline(never)]
+pub(super) fn classify_all(
+    snapshot: &Snapshot,
+    is_fresh: bool,
+    table: &Table,
+    work: &mut Work,
+    verdicts: &mut [Verdict; BURST],
+) {
+    if is_fresh {
+        for packet in &work.packets[..work.count] {
+            let Packet { source, source_port, destination, destination_port, protocol, .. } = *packet;
+            snapshot.prefetch((source, source_port), (destination, destination_port), protocol);
+        }
+    }
+    let mut count = 0;
+    for index in 0..work.count.min(BURST) {
+        let packet = &mut work.packets[index];
+        match classify(packet, snapshot, table) {
+            Ok(()) => {
+                table.prefetch(packet.hash);
+                if count < index {
+                    work.packets[count] = work.packets[index];
+                }
+                count += 1;
+            }
+            Err(verdict) => verdicts[usize::from(packet.index) % BURST] = verdict,
+        }
+    }
+    work.count = count;
+}
+
+/// To a service, else from an endpoint.
+#[inline(always)]
+fn classify(packet: &mut Packet, snapshot: &Snapshot, table: &Table) -> Result<(), Verdict> {
+    let Packet { source, destination, source_port, destination_port, protocol, .. } = *packet;
+    let (direction, owner, client) =
+        if let Some(service) = snapshot.service_at(destination, destination_port, protocol) {
+            (Direction::In, service, Client::new(source, source_port))
+        } else if let Some(endpoint) = snapshot.endpoint_at(source, source_port, protocol) {
+            (Direction::Out, endpoint, Client::new(destination, destination_port))
+        } else {
+            return Err(Verdict::Punt(Punt::NoService));
+        };
+    // Before anything is looked up: a packet that goes no further must not move a connection's state.
+    if packet.ttl <= 1 {
+        return Err(Verdict::Drop(Drop::TtlExpired));
+    }
+    packet.direction = direction;
+    packet.owner = owner;
+    packet.client = client;
+    packet.hash = table.hash(client, protocol);
+    Ok(())
+}
