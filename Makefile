@@ -1,6 +1,6 @@
 # `make demo` shows RVS, `make test` proves it. Both install what they need, on Debian as root.
 
-.PHONY: help demo test unit loom e2e lint build release bench clean install-packages
+.PHONY: help demo test unit loom e2e lint build release bench gate clean install-packages
 
 NEXTEST := cargo nextest run --config-file tests/nextest.toml
 LOOM := RUSTFLAGS="--cfg loom -Ctarget-cpu=x86-64-v3" cargo test -p dataplane --release --target-dir target/loom
@@ -9,7 +9,8 @@ help:
 	@echo "make demo        a cluster in network namespaces, shown in a minute (ARGS=--keep leaves it up)"
 	@echo "make test        everything: unit, property, loom and end-to-end tests"
 	@echo "make release     the fastest build: target/release/rvs, DPDK linked statically"
-	@echo "make bench       cycles per packet of the packet path"
+	@echo "make bench       every promise of perf/PROMISES.md that one machine can keep, in a few minutes"
+	@echo "make gate        instructions per packet, against the record"
 	@echo "make lint        fmt, clippy, docs, licences"
 
 install-packages:
@@ -46,8 +47,18 @@ lint: install-packages
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
 	cargo deny --log-level error check bans licenses sources
 
+# rvs-perf and the program that it measures, as they are released.
+PERF := cargo build --quiet --release -p rvs -p rvs-perf --features rvs/static,rvs-perf/static
+
 bench: install-packages
-	cargo run --release -q -p rvs-perf --features static -- path $(ARGS)
+	$(PERF)
+	target/release/rvs-perf bench $(ARGS)
+
+# The same on every machine; a deliberate change is recorded by
+# `target/release/rvs-perf instructions --record perf/instructions.toml`, in a commit that says why.
+gate: install-packages
+	$(PERF)
+	target/release/rvs-perf instructions --check perf/instructions.toml
 
 clean:
 	cargo clean

@@ -1,5 +1,6 @@
 //! `rvs-perf`: what the packet path of RVS costs, and what its peers cost beside it.
 
+mod bench;
 mod ceiling;
 mod compare;
 mod connect;
@@ -30,6 +31,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// All that is promised, in a few minutes and one table
+    Bench(bench::Arguments),
     /// Cycles a packet of the worker loop, on made-up packets
     Path(path::Arguments),
     /// What a new connection costs, as the table fills
@@ -46,6 +49,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Path(arguments) => path::run(&arguments),
         Command::Connect(arguments) => connect::run(&arguments),
         Command::Scale(arguments) => scale::run(&arguments),

@@ -97,6 +97,21 @@ enum Kind {
 /// Measures and reports.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let environment = Environment::start()?;
+    let (figures, stages) = measure(&environment, arguments)?;
+    let about = format!("worker loop on made-up packets, one worker; {}", environment.memory());
+    let report = Report::new(about, figures);
+    report.publish(&arguments.common.outputs)?;
+    if arguments.stages {
+        print_stages(&report, &stages);
+    }
+    Ok(())
+}
+
+/// Measures; with the figures, where the cycles of each went if that was asked for.
+pub fn measure(
+    environment: &Environment,
+    arguments: &Arguments,
+) -> Result<(Vec<Figure>, HashMap<usize, Stages>)> {
     let (rigs, cases, mut figures) = cases(arguments)?;
     let common = &arguments.common;
     let mut stages: HashMap<usize, Stages> = HashMap::new();
@@ -104,34 +119,26 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for round in 0..common.rounds.max(1) {
         for (index, case) in cases.iter().enumerate() {
             bar.set_message(figures[index].name());
-            let source =
-                |_| rigs[case.rig].packets(Ways::All(case.way), case.order, case.size - FCS, round as u64);
             let (rig, cores) = (&rigs[case.rig], [common.core]);
+            let source = |_| rig.packets(Ways::All(case.way), case.order, case.size - FCS, round as u64);
             if let Kind::Ceiling(touch) = case.kind {
-                let cycles =
-                    ceiling::cycles(environment.pool, common.core, source(0), touch, common.duration())?;
+                let duration = common.duration();
+                let cycles = ceiling::cycles(environment.pool, common.core, source(0), touch, duration)?;
                 figures[index].samples.push(cycles);
-                bar.inc(1);
-                continue;
-            }
-            let runs = rig.run(environment.pool, &cores, source, |_| (), common.a_while())?;
-            figures[index].samples.push(checked(&runs[0])?.cycles());
-            if arguments.stages {
-                let runs =
-                    rig.run(environment.pool, &cores, source, |_| Stages::default(), common.a_while())?;
-                stages.entry(index).or_default().add(&runs[0].probe);
+            } else {
+                let runs = rig.run(environment.pool, &cores, source, |_| (), common.a_while())?;
+                figures[index].samples.push(checked(&runs[0])?.cycles());
+                if arguments.stages {
+                    let probe = |_: &_| Stages::default();
+                    let runs = rig.run(environment.pool, &cores, source, probe, common.a_while())?;
+                    stages.entry(index).or_default().add(&runs[0].probe);
+                }
             }
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
-    let about = format!("worker loop on made-up packets, one worker; {}", environment.memory());
-    let report = Report::new(about, figures);
-    report.publish(&common.outputs)?;
-    if arguments.stages {
-        print_stages(&report, &stages);
-    }
-    Ok(())
+    Ok((figures, stages))
 }
 
 const FCS: u16 = 4;
@@ -226,7 +233,7 @@ pub fn parse_protocol(text: &str) -> Result<Protocol, String> {
 
 /// Cycles of each stage, summed over bursts. A burst during which Linux took the core away is left out.
 #[derive(Clone, Copy)]
-struct Stages {
+pub struct Stages {
     last: u64,
     burst: [u64; STAGES],
     sums: [u64; STAGES],

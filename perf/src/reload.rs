@@ -41,13 +41,24 @@ pub struct Arguments {
     common: Common,
 }
 
-/// Measures and reports; each reload is a sample.
+/// Measures and reports.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let environment = Environment::start()?;
     let Arguments { services, servers, flows, reloads, common } = arguments;
+    let about = format!(
+        "{reloads} reloads a round of {services} services x {servers} servers, {flows} flows, NAT, every packet \
+         forwarded; CPU time; {}",
+        environment.memory()
+    );
+    Report::new(about, measure(&environment, arguments)?).publish(&common.outputs)
+}
+
+/// Measures; each reload is a sample.
+pub fn measure(environment: &Environment, arguments: &Arguments) -> Result<Vec<Figure>> {
+    let Arguments { services, servers, flows, reloads, common } = arguments;
     let plain = Setting::plain(Mode::Nat, Protocol::Tcp, *flows);
     let rig = Rig::new(&Setting { services: *services, servers: *servers, ..plain })?;
-    let figure = |what: &str, unit| Figure::new(unit, vec![("what", what.to_owned())]);
+    let figure = |what: &str, unit| Figure::new(unit, vec![("reload", what.to_owned())]);
     let mut quiet = figure("longest burst in 5 ms, no reload", "us");
     let mut busy = figure("longest burst in 5 ms, reload", "us");
     let mut pause = figure("longest of the first 20 on the new snapshot", "us");
@@ -56,9 +67,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     pause.promise = Some(Promise::AtMost(20.0));
     let bar = progress(common.rounds);
     for _ in 0..common.rounds.max(1) {
-        let without = round(&environment, common, &rig, *reloads, false)?;
+        let without = round(environment, common, &rig, *reloads, false)?;
         quiet.samples.extend(without.iter().map(|reload| reload.longest));
-        let with = round(&environment, common, &rig, *reloads, true)?;
+        let with = round(environment, common, &rig, *reloads, true)?;
         busy.samples.extend(with.iter().map(|reload| reload.longest));
         pause.samples.extend(with.iter().map(|reload| reload.pause));
         compile.samples.extend(with.iter().map(|reload| reload.compile));
@@ -66,12 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let about = format!(
-        "{reloads} reloads a round of {services} services x {servers} servers, {flows} flows, NAT, every packet \
-         forwarded; CPU time; {}",
-        environment.memory()
-    );
-    Report::new(about, vec![quiet, busy, pause, compile, publish]).publish(&common.outputs)
+    Ok(vec![quiet, busy, pause, compile, publish])
 }
 
 /// A reload, or as much time without one.

@@ -162,6 +162,12 @@ impl Figure {
         self.labels.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
     }
 
+    /// The figure among those of other measurements: what it was measured with, and all of its labels in one.
+    pub fn gathered(self, command: &str) -> Figure {
+        let labels = vec![("command", command.to_owned()), ("figure", self.name())];
+        Figure { labels, ..self }
+    }
+
     /// All labels in one line.
     pub fn name(&self) -> String {
         self.labels.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(" ")

@@ -40,6 +40,12 @@ enum Steering {
 /// Measures and reports.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let environment = Environment::start()?;
+    let about = format!("NAT, both directions in turn, random flows; {}", environment.memory());
+    Report::new(about, measure(&environment, arguments)?).publish(&arguments.common.outputs)
+}
+
+/// Measures.
+pub fn measure(environment: &Environment, arguments: &Arguments) -> Result<Vec<Figure>> {
     let common = &arguments.common;
     let counts: Vec<usize> = (2..=arguments.workers.max(2)).collect();
     let cases: Vec<_> =
@@ -56,15 +62,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         for (&(flows, &workers, steering), figure) in cases.iter().zip(&mut figures) {
             bar.set_message(figure.name());
             let rigs = rigs.iter().find(|(of, _)| of == flows).map(|(_, rigs)| rigs).expect("made above");
-            let one = rate(&environment, common, &rigs[0], Steering::Steered, round)?;
-            let all = rate(&environment, common, &rigs[workers - 1], steering, round)?;
+            let one = rate(environment, common, &rigs[0], Steering::Steered, round)?;
+            let all = rate(environment, common, &rigs[workers - 1], steering, round)?;
             figure.samples.push(all / one);
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
-    let about = format!("NAT, both directions in turn, random flows; {}", environment.memory());
-    Report::new(about, figures).publish(&common.outputs)
+    Ok(figures)
 }
 
 fn figure(flows: u32, workers: usize, steering: Steering) -> Figure {
@@ -85,7 +90,9 @@ fn rate(environment: &Environment, common: &Common, rig: &Rig, steering: Steerin
         let packets = |ways| rig.packets(ways, Order::Random, crate::frame::SHORTEST, seed + index as u64);
         match steering {
             Steering::Steered => packets(Ways::Both).share(index as u32, workers as u32),
-            Steering::MisSteered => packets(Ways::All(if index % 2 == 0 { Way::In } else { Way::Out })),
+            Steering::MisSteered => {
+                packets(Ways::All(if index.is_multiple_of(2) { Way::In } else { Way::Out }))
+            }
         }
     };
     let cores: Vec<usize> =
