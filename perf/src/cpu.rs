@@ -1,6 +1,7 @@
 //! CPU time, and where threads run.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -17,4 +18,12 @@ pub fn pin(core: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(core).with_context(|| format!("core {core} is more than Linux can number"))?;
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot run on core {core}"))
+}
+
+/// How often the time-stamp counter counts in a second, for programs without EAL, which measures the same.
+pub fn tsc_hz() -> f64 {
+    let (began, first) = (Instant::now(), dpdk::clock::tsc());
+    thread::sleep(Duration::from_millis(100));
+    let (elapsed, last) = (began.elapsed(), dpdk::clock::tsc());
+    (last - first) as f64 / elapsed.as_secs_f64()
 }

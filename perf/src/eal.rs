@@ -27,7 +27,7 @@ impl Environment {
     /// Starts EAL.
     pub fn start() -> Result<Environment> {
         let reserved = Hugepages::reserve(MEMORY / 2 + 16);
-        let hugepages = read(FREE) >= MEMORY / 2;
+        let hugepages = Hugepages::free() >= MEMORY / 2;
         let prefix = format!("--file-prefix=rvs-perf-{}", std::process::id());
         let memory = if hugepages { MEMORY.to_string() } else { "256".into() };
         let mut arguments: Vec<&str> =
@@ -52,13 +52,19 @@ impl Environment {
 }
 
 /// Hugepages that were reserved for a measurement, and are given back after it.
-struct Hugepages {
+#[derive(Debug)]
+pub struct Hugepages {
     before: Option<u64>,
 }
 
 impl Hugepages {
+    /// How many nobody uses.
+    pub fn free() -> u64 {
+        read(FREE)
+    }
+
     /// Reserves what is missing, if Linux lets us.
-    fn reserve(wanted: u64) -> Hugepages {
+    pub fn reserve(wanted: u64) -> Hugepages {
         let (free, before) = (read(FREE), read(RESERVED));
         if free >= wanted || fs::write(RESERVED, (before + wanted - free).to_string()).is_err() {
             return Hugepages { before: None };

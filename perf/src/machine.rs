@@ -34,7 +34,8 @@ impl Machine {
         let numbers = ["cpu family", "model\t", "stepping"].map(|name| field(name).unwrap_or("?".into()));
         Machine {
             cpu: format!("{} ({})", field("model name").unwrap_or("unknown".into()), numbers.join("/")),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            // Not those that this thread may run on: it may have been pinned.
+            cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             linux: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             dpdk: dpdk::Eal::version(),
             rustc: env!("RVS_RUSTC"),

@@ -104,6 +104,8 @@ pub struct Table {
 pub struct Worker {
     /// Its number.
     pub index: u32,
+    /// Looks at its queues that found something.
+    pub bursts: u64,
     /// Packets taken from its queues.
     pub received: u64,
     /// Packets sent on.

@@ -1,0 +1,103 @@
+//! Where subjects run: a network namespace, a directory, a core to poll on and one for all the rest.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use harness::netns::Namespace;
+use harness::process::Command;
+use harness::state::State;
+
+use crate::cpu;
+use crate::eal::Hugepages;
+
+/// The place of a measurement; taken down when dropped.
+#[derive(Debug)]
+pub struct Bench {
+    /// The cores.
+    pub cores: Cores,
+    /// Whether subjects have their memory in hugepages; without them every figure is much too high.
+    pub hugepages: bool,
+    namespace: Namespace,
+    // Given back after everything above has ended.
+    _reserved: Hugepages,
+}
+
+/// Who runs where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cores {
+    /// The polling thread of the subject, and nothing else.
+    pub worker: usize,
+    /// Everything else: the subject's other threads, and this program.
+    pub other: usize,
+}
+
+impl Cores {
+    /// A core to poll on, and the first of the others.
+    pub fn new(worker: usize) -> Result<Cores> {
+        let online = harness::cores();
+        ensure!(online.contains(&worker), "there is no core {worker}; expected one of {online:?}");
+        let other = online.iter().copied().find(|core| *core != worker);
+        let other =
+            other.context("this takes two cores: a router polls on one, and all the rest needs another")?;
+        Ok(Cores { worker, other })
+    }
+}
+
+impl Bench {
+    /// Makes the place, after removing what a killed run has left, and moves this thread off the worker's core.
+    /// Subjects may take so many megabytes.
+    pub fn new(worker: usize, megabytes: u64) -> Result<Bench> {
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "this needs root: it makes a network namespace and reserves hugepages"
+        );
+        let cores = Cores::new(worker)?;
+        let reserved = Hugepages::reserve(megabytes / 2 + 1);
+        let hugepages = Hugepages::free() > megabytes / 2;
+        let state = State::unique().context("cannot make a directory for this run")?;
+        let namespace = match Namespace::create(&state, "perf") {
+            Ok(namespace) => namespace,
+            Err(error) => {
+                state.remove()?;
+                return Err(error.context("cannot make a network namespace"));
+            }
+        };
+        cpu::pin(cores.other)?;
+        Ok(Bench { cores, hugepages, namespace, _reserved: reserved })
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The path of a file that goes with the place.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.namespace.state().file(name)
+    }
+
+    /// A program to run here. It ends when the thread that starts it does, whatever way that ends, and what DPDK
+    /// puts into a directory of run-time files goes with the place.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let command = self.namespace.command("setpriv").args(["--pdeathsig", "KILL", "--"]);
+        command.arg(program).env("RUNTIME_DIRECTORY", &self.file("").to_string_lossy())
+    }
+
+    /// What the memory means for figures taken here.
+    pub fn memory(&self) -> &'static str {
+        if self.hugepages {
+            "packets in hugepages"
+        } else {
+            "NO HUGEPAGES: figures are more than twice too high"
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Err(error) = self.namespace.state().remove() {
+            eprintln!("cannot take down {}: {error:#}; the next run tries again", self.namespace.name());
+        }
+    }
+}
