@@ -5,6 +5,7 @@ mod ceiling;
 mod compare;
 mod connect;
 mod cpu;
+mod device;
 mod eal;
 mod frame;
 mod instructions;
@@ -16,6 +17,7 @@ mod report;
 mod rig;
 mod scale;
 mod source;
+mod subject;
 
 use std::process::ExitCode;
 
@@ -45,6 +47,8 @@ enum Command {
     Instructions(instructions::Arguments),
     /// Two commits or builds, in turn
     Compare(compare::Arguments),
+    /// The built rvs beside dpdk-testpmd on the same device
+    Device(device::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Device(arguments) => device::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
