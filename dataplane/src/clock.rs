@@ -61,7 +61,13 @@ impl Timeout {
     /// Age from which a packet renews the word's stamp. Not every packet: writing the line once a
     /// second keeps it shared between the cores that read it.
     pub const fn renew_after(self) -> u32 {
-        if self.is_coarse() { 1 << COARSE_SHIFT } else { renew_after(self.ticks) }
+        if self.is_coarse() {
+            1 << COARSE_SHIFT
+        } else if self.ticks >= 64 {
+            TICKS_PER_SECOND
+        } else {
+            1
+        }
     }
 
     /// The greatest age of a live connection. Never too early: what [`Self::renew_after`] may have left
@@ -81,15 +87,6 @@ impl Timeout {
     }
 }
 
-/// [`Timeout::renew_after`] in the fine unit: by the timeout, or by the lifetime, which tells the same.
-#[inline]
-pub const fn renew_after(ticks: u32) -> u32 {
-    if ticks > SHORT { TICKS_PER_SECOND } else { 1 }
-}
-
-/// The longest lifetime of a connection that is renewed at every tick: that of a timeout of 16 s.
-const SHORT: u32 = 16 * TICKS_PER_SECOND + 1;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,14 +101,6 @@ mod tests {
     #[test]
     fn a_stamp_from_another_workers_future_is_now() {
         assert_eq!(Tick(1000).since(Tick(1001).stamp(false), false), 0);
-    }
-
-    #[test]
-    fn a_lifetime_tells_when_to_renew_as_its_timeout_does() {
-        for seconds in 0..100 {
-            let timeout = Timeout::from_seconds(seconds);
-            assert_eq!(renew_after(timeout.lifetime()), timeout.renew_after(), "{seconds} s");
-        }
     }
 
     #[test]

@@ -9,10 +9,9 @@
 use super::Frame;
 use super::packet::{Direction, Packet};
 use super::resolve::Path;
-use crate::clock::renew_after;
 use crate::counters::{TrafficCounters, WorkerCounters};
 use crate::fib::{Adjacency, PortIndex};
-use crate::snapshot::Transform;
+use crate::snapshot::{RENEW_AFTER, Transform};
 use crate::table::{FLAG_REPLIED, Slot, Word};
 use crate::wire::plain::{Headers, Rewrite};
 use crate::wire::prefetch;
@@ -40,7 +39,8 @@ impl Tally {
 /// Which bits of state and flags concern a packet, by direction: whether a reply was seen is nothing to a client's.
 const CONCERNS: [u16; 2] = [!((FLAG_REPLIED as u16) << 8), u16::MAX];
 
-/// Rewrites a packet of an undisturbed connection, and says which port it goes out of.
+/// Rewrites a packet of an undisturbed connection, and says which port it goes out of. The packet's word is the
+/// client's, or empty.
 #[inline(always)]
 pub(super) fn pass(
     path: &Path<'_>,
@@ -52,7 +52,6 @@ pub(super) fn pass(
     let transform: &Transform = path.snapshot.transform_of(word);
     let age = word.fine_age(path.now);
     let is_undisturbed = packet.plain
-        & (word.client() == packet.client)
         & (transform.owners[direction] == packet.owner)
         & ((word.state_and_flags() ^ transform.undisturbed) & CONCERNS[direction] == 0)
         & (age <= transform.lifetime)
@@ -62,7 +61,7 @@ pub(super) fn pass(
     }
     let way = way(path, packet, transform, frame)?;
     // Last of all: from here on the packet is forwarded.
-    if u32::from(age) >= renew_after(u32::from(transform.lifetime)) {
+    if age >= RENEW_AFTER {
         renew(path, packet.slot, word)?;
     }
     Some(way.go(packet, transform, tally))

@@ -3,7 +3,7 @@
 use super::BURST;
 use super::packet::{Packet, Work};
 use crate::snapshot::Snapshot;
-use crate::table::Table;
+use crate::table::{Table, Word};
 use crate::wire::prefetch;
 use crate::wire::transport::SYN;
 
@@ -50,11 +50,13 @@ pub(super) fn look_up_all(snapshot: &Snapshot, table: &Table, work: &mut Work) -
 pub(super) fn look_further(snapshot: &Snapshot, table: &Table, order: &Order, work: &mut Work) {
     for turn in order.hits..work.count {
         let packet: &mut Packet = &mut work.packets[order.turn(turn)];
+        packet.word = Word::EMPTY;
         if packet.flags & SYN != 0 {
             continue; // begins a connection, and looks for a vacancy itself
         }
         if let Some(slot) = table.glance_at_rest(packet.hash, packet.client) {
-            (packet.slot, packet.word) = (slot, table.at(slot));
+            packet.slot = slot;
+            packet.look_again(table);
             prefetch(snapshot.transform_of(packet.word));
         }
     }

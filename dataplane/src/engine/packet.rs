@@ -3,7 +3,7 @@
 use super::BURST;
 use crate::service::Protocol;
 use crate::snapshot::{EndpointIndex, ServiceIndex};
-use crate::table::{Client, Hash, Slot, Word};
+use crate::table::{Client, Hash, Slot, Table, Word};
 
 /// The packets of a burst that have no verdict yet, from the front.
 pub(super) struct Work {
@@ -45,7 +45,7 @@ pub(super) struct Packet {
     pub hash: Hash,
     /// Where stage 3 saw its connection, or anything if there is none.
     pub slot: Slot,
-    /// What stage 3 saw there.
+    /// What stage 3 saw there; empty if it was nothing of this client.
     pub word: Word,
 }
 
@@ -94,6 +94,13 @@ pub(super) enum Side {
 }
 
 impl Packet {
+    /// Reads its word again.
+    #[inline]
+    pub fn look_again(&mut self, table: &Table) {
+        let word = table.at(self.slot);
+        self.word = if word.client() == self.client { word } else { Word::EMPTY };
+    }
+
     /// What it hit.
     #[inline]
     pub fn side(&self) -> Side {

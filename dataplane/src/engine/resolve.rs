@@ -72,20 +72,20 @@ impl<'a> Path<'a> {
         for turn in turns {
             let packet = &mut work.packets[order.turn(turn)];
             if progress.stale {
-                packet.word = self.engine.table.at(packet.slot);
+                packet.look_again(&self.engine.table);
             }
             let Some(frame) = burst.get_mut(usize::from(packet.index)) else { continue };
-            let verdict = match express::pass(self, packet, frame, &mut progress.tally) {
-                Some(port) => Verdict::Forward(port),
-                None => {
-                    progress.stale = true;
-                    self.long_way(packet, frame, &mut progress.tally)
-                }
-            };
-            if let Verdict::Forward(port) = verdict {
+            let verdict = &mut verdicts[usize::from(packet.index) % BURST];
+            if let Some(port) = express::pass(self, packet, frame, &mut progress.tally) {
+                progress.common.add(port);
+                *verdict = Verdict::Forward(port);
+                continue;
+            }
+            progress.stale = true;
+            *verdict = self.long_way(packet, frame, &mut progress.tally);
+            if let Verdict::Forward(port) = *verdict {
                 progress.common.add(port);
             }
-            verdicts[usize::from(packet.index) % BURST] = verdict;
         }
     }
 
@@ -327,22 +327,28 @@ pub(super) fn sweep(table: &Table, snapshot: &Snapshot, now: Tick, buckets: Rang
 }
 
 /// The port that all packets of a burst go out of, if there is one.
-#[derive(Default)]
 struct Common {
     count: usize,
-    first: PortIndex,
-    differ: PortIndex,
+    /// All ports, by `or` and by `and`: equal if there was one.
+    any: PortIndex,
+    all: PortIndex,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Common { count: 0, any: 0, all: PortIndex::MAX }
+    }
 }
 
 impl Common {
-    #[inline]
+    #[inline(always)]
     fn add(&mut self, port: PortIndex) {
-        self.first = if self.count == 0 { port } else { self.first };
-        self.differ |= port ^ self.first;
         self.count += 1;
+        self.any |= port;
+        self.all &= port;
     }
 
     fn of_all(&self, packets: usize) -> Option<PortIndex> {
-        (self.count == packets && self.differ == 0).then_some(self.first)
+        (self.count == packets && self.any == self.all).then_some(self.all)
     }
 }

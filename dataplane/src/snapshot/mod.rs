@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use self::index::{Index, Key};
 pub use self::publish::{Publisher, Subscriber};
-pub use self::transform::Transform;
+pub use self::transform::{RENEW_AFTER, Transform};
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Fib, NextHop};

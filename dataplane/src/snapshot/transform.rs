@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::{Dest, Service};
+use crate::clock::TICKS_PER_SECOND;
 use crate::counters::TrafficCounters;
 use crate::fib::{Adjacency, NextHop};
 use crate::service::{Mode, Protocol, State};
@@ -35,7 +36,8 @@ pub struct Transform {
     /// State and flags of a connection that a packet without SYN, FIN and RST leaves as it is
     /// ([`Word::state_and_flags`]); to a client's packet the flag of replies is nothing.
     pub undisturbed: u16,
-    /// The greatest age of a live connection in this state, in ticks; 0 if it is not kept in the fine unit.
+    /// The greatest age, in ticks, at which a packet finds the connection alive and has to renew it at
+    /// [`RENEW_AFTER`] or later. 0 under timeouts that are renewed otherwise: very short and very long ones.
     pub lifetime: u16,
     /// The way to the server; one that takes no packet if it is not known.
     pub adjacency: Adjacency,
@@ -44,6 +46,9 @@ pub struct Transform {
 }
 
 const _: () = assert!(size_of::<Transform>() == 64);
+
+/// Age from which a packet renews a connection under the usual timeouts.
+pub const RENEW_AFTER: u16 = TICKS_PER_SECOND as u16;
 
 impl Transform {
     /// That of no dest: fits no packet.
@@ -79,7 +84,11 @@ impl Transform {
             header_deltas: [address_delta, address_delta.reversed()].map(|delta| delta.and(ipv4::TTL_DELTA)),
             transport_deltas: [transport_delta, transport_delta.reversed()],
             undisturbed: undisturbed(service, dest),
-            lifetime: if timeout.is_coarse() { 0 } else { timeout.lifetime() as u16 },
+            lifetime: if timeout.renew_after() == u32::from(RENEW_AFTER) {
+                timeout.lifetime() as u16
+            } else {
+                0
+            },
             adjacency: match dest.next_hop {
                 NextHop::Ready(adjacency) => adjacency,
                 NextHop::Unresolved(..) | NextHop::NoRoute => NOWHERE,
