@@ -12,6 +12,7 @@ mod instructions;
 mod machine;
 mod path;
 mod plot;
+mod program;
 mod reload;
 mod report;
 mod rig;
@@ -43,6 +44,8 @@ enum Command {
     Scale(scale::Arguments),
     /// What a worker notices of a reload
     Reload(reload::Arguments),
+    /// The built program as a whole: its memory, and a reload end to end
+    Program(program::Arguments),
     /// Instructions a packet, and whether they are no more than recorded
     Instructions(instructions::Arguments),
     /// Two commits or builds, in turn
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Connect(arguments) => connect::run(&arguments),
         Command::Scale(arguments) => scale::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
+        Command::Program(arguments) => program::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Device(arguments) => device::run(&arguments),

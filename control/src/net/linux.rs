@@ -1,5 +1,6 @@
 //! Requests to Linux: what RVS sets up on its twins, and the dump that a mirror is made of.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, bail};
@@ -100,24 +101,34 @@ impl Linux {
         done.map_err(explain).with_context(|| format!("resolve {address} on interface {ifindex}"))
     }
 
+    /// The IPv4 addresses of all interfaces, with interface and prefix length, as of now.
+    pub async fn addresses(&self) -> Result<HashSet<(u32, Ipv4Addr, u8)>> {
+        let [_, addresses, ..] = dump_requests();
+        Ok(self.dump_of(&[addresses]).await?.addresses.into_iter().collect())
+    }
+
     /// All that Linux knows, as of now.
     pub(super) async fn dump(&self) -> Result<Mirror> {
+        // Links first. Their dump waits for Linux' configuration lock, and so for the end of the very operation
+        // whose event made us ask: the events come from its middle.
+        self.dump_of(&dump_requests()).await
+    }
+
+    async fn dump_of(&self, requests: &[RouteNetlinkMessage]) -> Result<Mirror> {
         for _ in 1..DUMP_ATTEMPTS {
-            if let (mirror, true) = self.attempt_dump().await? {
+            if let (mirror, true) = self.attempt_dump(requests).await? {
                 return Ok(mirror);
             }
         }
-        Ok(self.attempt_dump().await?.0)
+        Ok(self.attempt_dump(requests).await?.0)
     }
 
     /// False: the tables changed while they were read, and something may have been skipped.
-    async fn attempt_dump(&self) -> Result<(Mirror, bool)> {
+    async fn attempt_dump(&self, requests: &[RouteNetlinkMessage]) -> Result<(Mirror, bool)> {
         let mut mirror = Mirror::default();
         let mut consistent = true;
-        // Links first. Their dump waits for Linux' configuration lock, and so for the end of the very operation
-        // whose event made us ask: the events come from its middle.
-        for request in dump_requests() {
-            let mut message = NetlinkMessage::from(request);
+        for request in requests {
+            let mut message = NetlinkMessage::from(request.clone());
             message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
             let mut answers = self.0.clone().request(message).map_err(explain)?;
             while let Some(answer) = answers.next().await {

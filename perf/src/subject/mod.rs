@@ -60,7 +60,7 @@ pub struct Work {
 }
 
 /// Asks `probe` until it answers, or the program has ended, whose last words are the error then.
-fn until<T>(what: &str, daemon: &mut Daemon, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
+pub fn until<T>(what: &str, daemon: &mut Daemon, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
     wait::until(what, wait::PATIENCE, || match daemon.check_running() {
         Ok(()) => probe().map(Ok),
         Err(error) => Ok(Err(error)),

@@ -136,7 +136,7 @@ impl Subject for Rvs {
 }
 
 /// By the admin socket and not by `rvs list`: starting a program takes longer than the answer.
-fn ask(socket: &Path) -> Result<Counters> {
+pub fn ask(socket: &Path) -> Result<Counters> {
     let shown = socket.display();
     let mut stream = UnixStream::connect(socket).with_context(|| format!("cannot ask {shown}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
