@@ -1,5 +1,6 @@
 //! CPU time, and where threads run.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,4 +27,28 @@ pub fn tsc_hz() -> f64 {
     thread::sleep(Duration::from_millis(100));
     let (elapsed, last) = (began.elapsed(), dpdk::clock::tsc());
     (last - first) as f64 / elapsed.as_secs_f64()
+}
+
+/// How long a cache line takes from one core to the other, where nothing else may run. On a virtual machine it says
+/// where the hypervisor has put the cores: side by side, or far apart.
+pub fn hand_over(cores: [usize; 2]) -> Result<Duration> {
+    const TURNS: u64 = 20_000;
+    let turn = AtomicU64::new(0);
+    let play = |core: usize, first: u64| -> Result<Duration> {
+        pin(core)?;
+        let began = time();
+        for own in (first..TURNS).step_by(2) {
+            while turn.load(Ordering::Acquire) != own {
+                std::hint::spin_loop();
+            }
+            turn.store(own + 1, Ordering::Release);
+        }
+        Ok(time() - began)
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(|| play(cores[1], 1));
+        let spent = scope.spawn(|| play(cores[0], 0)).join().expect("it does not panic")?;
+        other.join().expect("it does not panic")?;
+        Ok(spent / TURNS as u32)
+    })
 }

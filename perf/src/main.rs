@@ -9,6 +9,7 @@ mod device;
 mod eal;
 mod frame;
 mod instructions;
+mod link;
 mod machine;
 mod path;
 mod plot;
@@ -52,6 +53,11 @@ enum Command {
     Compare(compare::Arguments),
     /// The built rvs beside dpdk-testpmd on the same device
     Device(device::Arguments),
+    /// Throughput and latency of the built rvs beside dpdk-testpmd over a link between two processes
+    Link(link::Arguments),
+    /// The generator of `link`, which starts it
+    #[command(hide = true)]
+    Generate,
 }
 
 fn main() -> ExitCode {
@@ -65,6 +71,8 @@ fn main() -> ExitCode {
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Device(arguments) => device::run(&arguments),
+        Command::Link(arguments) => link::run(&arguments),
+        Command::Generate => link::generate(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,24 +2,26 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use plotters::prelude::*;
 
-use crate::report::{Promise, Report};
+use crate::report::{Figure, Promise, Report};
 
 const WIDTH: u32 = 900;
 const ROW: u32 = 26;
 const MARGIN: u32 = 110;
 
-/// Draws the medians as bars, the ranges as lines over them, and a mark where the promise is.
+/// Draws the medians as bars, the ranges as lines over them, and a mark where the promise is. An axis has one unit,
+/// that of the first figure; those with another are left out.
 pub fn bars(report: &Report, path: &Path) -> Result<()> {
-    ensure!(!report.figures.is_empty(), "there are no figures");
-    let count = report.figures.len();
+    let unit = report.figures.first().context("there are no figures")?.unit;
+    let figures: Vec<&Figure> = report.figures.iter().filter(|figure| figure.unit == unit).collect();
+    let count = figures.len();
     let bound = |promise: Option<Promise>| match promise {
         Some(Promise::AtMost(bound) | Promise::AtLeast(bound)) => bound,
         None => 0.0,
     };
-    let longest = report.figures.iter().map(|figure| figure.spread().2.max(bound(figure.promise)));
+    let longest = figures.iter().map(|figure| figure.spread().2.max(bound(figure.promise)));
     let longest = longest.fold(0.0, f64::max).max(f64::MIN_POSITIVE) * 1.1;
     let size = (WIDTH, MARGIN + ROW * count as u32);
     let root = SVGBackend::new(path, size).into_drawing_area();
@@ -36,15 +38,15 @@ pub fn bars(report: &Report, path: &Path) -> Result<()> {
     chart
         .configure_mesh()
         .disable_y_mesh()
-        .x_desc(report.figures[0].unit)
+        .x_desc(unit)
         .y_labels(count)
         .y_label_formatter(&|segment| match segment {
-            SegmentValue::CenterOf(row) if *row < count => report.figures[count - 1 - row].name(),
+            SegmentValue::CenterOf(row) if *row < count => figures[count - 1 - row].name(),
             _ => String::new(),
         })
         .draw()
         .map_err(failed)?;
-    for (row, figure) in report.figures.iter().rev().enumerate() {
+    for (row, figure) in figures.iter().rev().enumerate() {
         let (least, median, greatest) = figure.spread();
         let (low, middle, high) =
             (SegmentValue::Exact(row), SegmentValue::CenterOf(row), SegmentValue::Exact(row + 1));

@@ -101,16 +101,21 @@ impl Report {
 
     /// Prints the table, and writes what was asked for.
     pub fn publish(&self, outputs: &Outputs) -> Result<()> {
+        self.publish_as(&self.table(), outputs)
+    }
+
+    /// As [`publish`](Report::publish), with another text for people.
+    pub fn publish_as(&self, text: &str, outputs: &Outputs) -> Result<()> {
         match &outputs.json {
             Some(path) if path == Path::new("-") => {
                 println!("{}", serde_json::to_string_pretty(self)?);
             }
             Some(path) => {
-                print!("{}", self.table());
+                print!("{text}");
                 let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
                 serde_json::to_writer_pretty(file, self)?;
             }
-            None => print!("{}", self.table()),
+            None => print!("{text}"),
         }
         if let Some(path) = &outputs.plot {
             plot::bars(self, path).with_context(|| format!("cannot draw {}", path.display()))?;

@@ -19,6 +19,7 @@ const LONGEST_TICK: Duration = Duration::from_millis(25);
 /// A thread, by the file that tells its times.
 #[derive(Debug)]
 pub struct Thread {
+    process: i32,
     schedstat: File,
     status: File,
 }
@@ -47,9 +48,15 @@ impl Thread {
             .filter(|path| fs::read_to_string(path.join("comm")).is_ok_and(|name| is_worker(&name)));
         let path = workers.next().context("there is none yet")?;
         Ok(Thread {
+            process: pid,
             schedstat: File::open(path.join("schedstat"))?,
             status: File::open(path.join("status"))?,
         })
+    }
+
+    /// Its process.
+    pub fn process(&self) -> i32 {
+        self.process
     }
 
     /// Its times now; of a running thread, those of the last tick.
