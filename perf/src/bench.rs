@@ -5,7 +5,7 @@ use clap::Parser;
 
 use crate::eal::Environment;
 use crate::report::{Figure, Outputs, Report};
-use crate::{connect, path, reload, scale};
+use crate::{connect, device, path, program, reload, scale};
 
 /// How long, and where to.
 #[derive(clap::Args, Clone, Debug)]
@@ -31,8 +31,11 @@ struct Options<A: clap::Args> {
 }
 
 fn options<A: clap::Args>(arguments: &Arguments, line: &str) -> A {
-    let common = format!("rvs-perf {line} --rounds {} --time {}", arguments.rounds, arguments.time);
-    Options::parse_from(common.split_whitespace()).options
+    options_of(&format!("{line} --rounds {} --time {}", arguments.rounds, arguments.time))
+}
+
+fn options_of<A: clap::Args>(line: &str) -> A {
+    Options::parse_from(format!("rvs-perf {line}").split_whitespace()).options
 }
 
 /// Measures and reports.
@@ -55,6 +58,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     add("scale", scale::measure(&environment, &options(arguments, flows))?);
     let size = if smoke { "--services 10 --flows 1000 --reloads 2" } else { "" };
     add("reload", reload::measure(&environment, &options(arguments, size))?);
+
+    // Those start the built program in a namespace of its own.
+    if nix::unistd::geteuid().is_root() {
+        let size = if smoke { "--connections 1000000 --services 10" } else { "" };
+        add("program", program::measure(&options_of(&format!("{size} --rounds {}", arguments.rounds)))?);
+        let device = options(arguments, "--devices pcap --flows 1000");
+        add("device", device::measure(&device)?.figures);
+    } else {
+        eprintln!("rvs-perf: program and device are left out: they need root");
+    }
 
     let about = format!("what PROMISES.md promises; {}", environment.memory());
     Report::new(about, figures).publish(&arguments.outputs)

@@ -101,6 +101,11 @@ struct Case {
 
 /// Measures and reports.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    measure(arguments)?.publish(&arguments.common.outputs)
+}
+
+/// Measures.
+pub fn measure(arguments: &Arguments) -> Result<Report> {
     let common = &arguments.common;
     let rvs = rvs::program(arguments.rvs.as_deref())?;
     let linked = rvs::linked(&rvs)?;
@@ -141,7 +146,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bench.memory()
     );
     drop(bench);
-    Report::new(about, figures.into_iter().flatten().collect()).publish(&common.outputs)
+    Ok(Report::new(about, figures.into_iter().flatten().collect()))
 }
 
 /// What is measured on every device.
