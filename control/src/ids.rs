@@ -231,7 +231,7 @@ mod tests {
         let first = ids.enter_server(WEB, server(1), 1).id;
         let second = ids.enter_server(WEB, server(2), 1).id;
         assert_ne!(first, second);
-        ids.enter_server(WEB, server(1), 1).counters[0].packet_in(7);
+        ids.enter_server(WEB, server(1), 1).counters[0].add(0, 1, 7);
         assert_eq!(ids.enter_server(WEB, server(1), 9).id, first);
         assert_eq!(ids.service(&WEB).unwrap().traffic().bytes_in, 7);
         let other_mode = ServerKey { mode: Mode::Dr, ..server(1) };
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_services_counts_survive_its_servers() {
         let mut ids = Ids::new(1);
-        ids.enter_server(WEB, server(1), 1).counters[0].packet_in(7);
+        ids.enter_server(WEB, server(1), 1).counters[0].add(0, 1, 7);
         ids.retain(2, |_, _| false);
         assert_eq!(ids.service(&WEB).unwrap().traffic().bytes_in, 7);
     }

@@ -103,6 +103,10 @@ fn round(
     let mut times = Vec::new();
     let meanwhile = |_: &_| {
         let pause = Duration::from_millis(common.time) / (reloads as u32 + 1);
+        let (received, before) = (&rig.counters[0].received, rig.counters[0].received.get());
+        while received.get() == before {
+            std::thread::sleep(Duration::from_millis(1)); // the worker has not begun yet
+        }
         std::thread::sleep(pause);
         for _ in 0..reloads {
             let began = dpdk::clock::tsc();
