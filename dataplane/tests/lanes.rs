@@ -119,18 +119,25 @@ impl Side {
         self.engine.sweep(&self.snapshot, now, 0..self.table.buckets());
     }
 
-    /// Everything that can be seen from outside: totals, servers' traffic and gauges, connections.
-    fn state(&self) -> (Traffic, Vec<Traffic>, Vec<(u32, u32)>, Vec<String>) {
+    fn state(&self) -> Seen {
         let dests = || self.specs.iter().flat_map(|spec| &spec.dests);
-        let words =
-            self.table.words(0..self.table.buckets()).map(|word| format!("{word:?} {}", word.age(Tick(0))));
-        (
-            self.counters.traffic.get(),
-            dests().map(|dest| dest.traffic[0].get()).collect(),
-            dests().map(|dest| dest.gauge.get()).collect(),
-            words.collect(),
-        )
+        let words = self.table.words(0..self.table.buckets());
+        Seen {
+            total: self.counters.traffic.get(),
+            traffic: dests().map(|dest| dest.traffic[0].get()).collect(),
+            gauges: dests().map(|dest| dest.gauge.get()).collect(),
+            connections: words.map(|word| format!("{word:?} {}", word.age(Tick(0)))).collect(),
+        }
     }
+}
+
+/// Everything that can be seen of a side from outside.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    total: Traffic,
+    traffic: Vec<Traffic>,
+    gauges: Vec<(u32, u32)>,
+    connections: Vec<String>,
 }
 
 fn service(index: usize) -> ServiceSpec {

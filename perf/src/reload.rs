@@ -104,8 +104,12 @@ fn round(
     let meanwhile = |_: &_| {
         let pause = Duration::from_millis(common.time) / (reloads as u32 + 1);
         let (received, before) = (&rig.counters[0].received, rig.counters[0].received.get());
-        while received.get() == before {
-            std::thread::sleep(Duration::from_millis(1)); // the worker has not begun yet
+        // Until the worker has begun; one that cannot says so itself.
+        for _ in 0..10_000 {
+            if received.get() > before {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(pause);
         for _ in 0..reloads {
