@@ -54,7 +54,7 @@ impl Environment {
 /// Hugepages that were reserved for a measurement, and are given back after it.
 #[derive(Debug)]
 pub struct Hugepages {
-    before: Option<u64>,
+    added: u64,
 }
 
 impl Hugepages {
@@ -65,19 +65,21 @@ impl Hugepages {
 
     /// Reserves what is missing, if Linux lets us.
     pub fn reserve(wanted: u64) -> Hugepages {
-        let (free, before) = (read(FREE), read(RESERVED));
-        if free >= wanted || fs::write(RESERVED, (before + wanted - free).to_string()).is_err() {
-            return Hugepages { before: None };
+        let (missing, before) = (wanted.saturating_sub(read(FREE)), read(RESERVED));
+        if missing == 0 || fs::write(RESERVED, (before + missing).to_string()).is_err() {
+            return Hugepages { added: 0 };
         }
-        Hugepages { before: Some(before) }
+        // Linux may have found fewer.
+        Hugepages { added: read(RESERVED).saturating_sub(before) }
     }
 }
 
 impl Drop for Hugepages {
     fn drop(&mut self) {
-        if let Some(before) = self.before {
-            // Those still in use go when the process ends.
-            let _ = fs::write(RESERVED, before.to_string());
+        if self.added > 0 {
+            // Not what there was before: somebody else may have reserved or given back some meanwhile. Those still in
+            // use go when the process ends.
+            let _ = fs::write(RESERVED, read(RESERVED).saturating_sub(self.added).to_string());
         }
     }
 }

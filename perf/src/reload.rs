@@ -56,6 +56,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// Measures; each reload is a sample.
 pub fn measure(environment: &Environment, arguments: &Arguments) -> Result<Vec<Figure>> {
     let Arguments { services, servers, flows, reloads, common } = arguments;
+    // As in the router: what compiles has a core of its own.
+    cpu::pin(usize::from(common.core == 0))?;
     let plain = Setting::plain(Mode::Nat, Protocol::Tcp, *flows);
     let rig = Rig::new(&Setting { services: *services, servers: *servers, ..plain })?;
     let figure = |what: &str, unit| Figure::new(unit, vec![("reload", what.to_owned())]);
