@@ -4,11 +4,15 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{self, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use harness::netns::Namespace;
-use harness::process::Command;
+use harness::process::{Command, start_no_more};
 use harness::state::State;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::cpu;
 use crate::eal::Hugepages;
@@ -21,8 +25,14 @@ pub struct Bench {
     /// Whether subjects have their memory in hugepages; without them every packet costs much more.
     pub hugepages: bool,
     namespace: Namespace,
-    // Given back after everything above has ended.
-    _reserved: Hugepages,
+    remains: Arc<Remains>,
+}
+
+/// What has to be taken down.
+#[derive(Debug)]
+struct Remains {
+    state: State,
+    hugepages: Mutex<Option<Hugepages>>,
 }
 
 /// Who runs where.
@@ -58,15 +68,17 @@ impl Bench {
         let reserved = Hugepages::reserve(megabytes / 2 + 1);
         let hugepages = Hugepages::free() > megabytes / 2;
         let state = State::unique().context("cannot make a directory for this run")?;
-        let namespace = match Namespace::create(&state, "perf") {
+        let remains = Arc::new(Remains { state, hugepages: Mutex::new(Some(reserved)) });
+        take_down_on_signals(&remains)?;
+        let namespace = match Namespace::create(&remains.state, "perf") {
             Ok(namespace) => namespace,
             Err(error) => {
-                state.remove()?;
+                remains.remove()?;
                 return Err(error.context("cannot make a network namespace"));
             }
         };
         cpu::pin(cores.other)?;
-        Ok(Bench { cores, hugepages, namespace, _reserved: reserved })
+        Ok(Bench { cores, hugepages, namespace, remains })
     }
 
     /// The namespace.
@@ -117,8 +129,33 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        if let Err(error) = self.namespace.state().remove() {
+        if let Err(error) = self.remains.remove() {
             eprintln!("cannot take down {}: {error:#}; the next run tries again", self.namespace.name());
         }
     }
+}
+
+impl Remains {
+    fn remove(&self) -> Result<()> {
+        let result = self.state.remove();
+        drop(self.hugepages.lock().unwrap_or_else(PoisonError::into_inner).take());
+        result
+    }
+}
+
+/// Measurements take minutes, and people lose patience. The thread sleeps until then.
+fn take_down_on_signals(remains: &Arc<Remains>) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot wait for signals")?;
+    let remains = remains.clone();
+    thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            start_no_more();
+            eprintln!("rvs-perf: ended by signal {signal}, takes everything down");
+            if let Err(error) = remains.remove() {
+                eprintln!("rvs-perf: cannot take everything down: {error:#}; the next run tries again");
+            }
+            process::exit(128 + signal);
+        }
+    });
+    Ok(())
 }
