@@ -47,8 +47,8 @@ pub struct Trials {
     /// How close the search comes, in percent of what it finds.
     #[arg(long, default_value_t = 1.0)]
     pub resolution: f64,
-    /// How often a disturbed trial is repeated at the most.
-    #[arg(long, default_value_t = 10)]
+    /// How many disturbed trials are repeated at the most, for each router in a round.
+    #[arg(long, default_value_t = 30)]
     pub repeat: usize,
 }
 
@@ -103,8 +103,9 @@ pub fn generate() -> Result<()> {
     let router = Thread::polling(job.router)?;
     let mut generator = Generator::connect(job.core, job.hugepages, job.link, &job.socket)?;
     let mut traffic = Traffic::new(mode, job.mac, job.trials.flows, job.trials.length());
-    let referee = Referee::new(&router, job.trials.repeat);
-    let findings = findings(&job, &mut generator, &mut traffic, referee)?;
+    open(&mut generator, &traffic)?;
+    let referee = Referee::new(&mut generator, &mut traffic, &router, job.trials.repeat)?;
+    let findings = findings(&job.trials, referee)?;
     Ok(serde_json::to_writer(io::stdout().lock(), &findings)?)
 }
 
@@ -136,7 +137,7 @@ impl Trials {
     /// More than all of it can take.
     fn longest(&self) -> Duration {
         let trials = self.tolerances.len() * 3 * 24 + self.loads.len() + 1;
-        Duration::from_secs_f64(60.0 + (trials * (self.repeat + 1)) as f64 * (self.trial + 0.3))
+        Duration::from_secs_f64(120.0 + (trials + self.repeat) as f64 * (self.trial + 0.5))
     }
 }
 
@@ -149,35 +150,25 @@ fn end_after(time: Duration) {
     });
 }
 
-/// Opens the connections and measures.
-fn findings(
-    job: &Job,
-    generator: &mut Generator,
-    traffic: &mut Traffic,
-    referee: Referee<'_>,
-) -> Result<Findings> {
-    let Trials { tolerances, loads, .. } = &job.trials;
-    let plan = |rate| Plan { rate, duration: Duration::from_secs_f64(job.trials.trial) };
-    let mut referee = referee;
-    open(generator, traffic)?;
-    // Whatever else runs on this machine moves to the core that is idle now, the generator's, and stays there.
-    thread::sleep(Duration::from_secs(1));
-    let overload = referee.rate(|| generator.run(traffic, plan(f64::INFINITY)))?;
+/// Measures a router whose connections are open.
+fn findings(trials: &Trials, mut referee: Referee<'_>) -> Result<Findings> {
+    let Trials { tolerances, loads, .. } = trials;
+    let plan = |rate| Plan { rate, duration: Duration::from_secs_f64(trials.trial) };
+    let overload = referee.rate(plan(f64::INFINITY))?;
     // What the generator can send is the rate of the line.
-    let mut search = Search::new(overload.offered(), job.trials.resolution / 100.0);
+    let mut search = Search::new(overload.offered(), trials.resolution / 100.0);
     let mut throughput = vec![0.0; tolerances.len()];
     // The greatest tolerance first: the others need look only below what it finds.
     let by_tolerance = (0..throughput.len()).sorted_by(|&a, &b| tolerances[b].total_cmp(&tolerances[a]));
     for (index, tolerance) in by_tolerance.map(|index| (index, tolerances[index] / 100.0)) {
-        let vote = |rate| referee.vote(tolerance, || generator.run(traffic, plan(rate)));
-        throughput[index] = search.highest(tolerance, vote)?;
+        throughput[index] = search.highest(tolerance, |rate| referee.vote(plan(rate), tolerance))?;
     }
     let greatest = tolerances.iter().copied().fold(0.0, f64::max) / 100.0;
     let best = throughput.iter().copied().fold(0.0, f64::max);
     let hz = dpdk::clock::tsc_hz() as f64;
     let latency = loads.iter().map(|load| {
         let rate = (best * load / 100.0).max(LEAST_RATE);
-        let trial = referee.latency(greatest, || generator.run(traffic, plan(rate)))?;
+        let trial = referee.latency(plan(rate), greatest)?;
         ensure!(!trial.latency.is_empty(), "no marked packet came back at {rate:.0} packets a second");
         Ok(QUANTILES.map(|(_, quantile)| trial.latency.value_at_quantile(quantile) as f64 / hz * 1e6))
     });

@@ -14,10 +14,12 @@
 //!
 //! Two cores are all that this takes, and so the generator polls on the core where RVS has its control thread
 //! (`control_cores`). That thread sleeps but for a few timers a second; when one of them goes off, the generator waits
-//! some ten microseconds, as the greatest latencies show. A router whose ring is once full is slower than one whose ring
-//! is nearly empty: a thousand packets do not stay in the nearest cache. So it may pass a trial at a rate at which it does
-//! not recover from a pause, and overload may pass less than the throughput. What a link costs both ends is copying: about 130 cycles a
-//! packet. So a rate says what a router with such a link can do, and not what RVS costs; `rvs-perf path` says that.
+//! some ten microseconds, as the greatest latencies show.
+//!
+//! What a link costs both ends is copying: about 130 cycles a packet. So a rate says what a router with such a link can
+//! do, and not what RVS costs; `rvs-perf path` says that. And a router whose ring is full is slower than one whose ring is
+//! nearly empty, since a thousand packets do not stay in the nearest cache: it may pass a trial at a rate at which it
+//! would not recover from a pause, and under overload less may pass than the throughput.
 //!
 //! On a machine that is shared, trials are judged by a [`referee`].
 
@@ -118,27 +120,24 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     bar.finish_and_clear();
+    hand_overs.sort();
+    let nanoseconds = |time: Option<&Duration>| time.map_or(0, Duration::as_nanos);
     let about = format!(
         "rvs ({linked}) and dpdk-testpmd (shared, as Debian links it) in turn over the same link; UDP, {} flows, {} \
-         bytes, trials of {} s; {}",
+         bytes, trials of {} s; {}\n{judged}; a cache line took {} to {} ns from core to core",
         arguments.trials.flows,
         arguments.trials.size,
         arguments.trials.trial,
-        bench.memory()
+        bench.memory(),
+        nanoseconds(hand_overs.first()),
+        nanoseconds(hand_overs.last()),
     );
     drop(bench);
     let report = Report::new(about, figures(&arguments.trials, &cases, &findings));
     let (times, rates): (Vec<Figure>, Vec<Figure>) =
         report.figures.iter().cloned().partition(|figure| figure.unit == "us");
     let rates = Report { figures: rates, ..report.clone() }.table();
-    hand_overs.sort();
-    let [nearest, farthest] =
-        [hand_overs.first(), hand_overs.last()].map(|time| time.map_or(0, Duration::as_nanos));
-    let text = format!(
-        "{rates}\n{}\n{judged}\na cache line took {nearest} to {farthest} ns from core to core\n",
-        latencies(&times)
-    );
-    report.publish_as(&text, &arguments.outputs)
+    report.publish_as(&format!("{rates}\n{}", latencies(&times)), &arguments.outputs)
 }
 
 impl Arguments {
