@@ -7,8 +7,8 @@ use super::word::{Client, Word};
 pub fn matches<const N: usize>(words: &[Word; N], client: Client) -> u32 {
     #[cfg(all(target_feature = "avx2", not(miri)))]
     if let &[a, b, c, d] = words.as_slice() {
-        // SAFETY: the program is compiled for processors with AVX2, as the cfg says. Measured reason: see
-        // `avx2`; since the intrinsics take values, no pointer and no load of ours is involved.
+        // SAFETY: the program is compiled for processors with AVX2, as the cfg says; the intrinsics take values, so no
+        // pointer is involved. Measured reason: looking a packet up took 14.8 cycles one by one, 8.7 at once.
         return unsafe { avx2([a, b, c, d], client) };
     }
     plain(words, client)
