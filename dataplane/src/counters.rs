@@ -9,34 +9,11 @@
 //! Every packet that a worker receives is counted under exactly one name: forwarded, one of [`Punt`], or
 //! one of [`Drop`].
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-macro_rules! reasons {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$vdoc])* $variant),+ }
+use crate::service::named;
 
-        impl $name {
-            /// Every reason, in the order of the counters.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
-            /// The name of the counter.
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.name())
-            }
-        }
-    };
-}
-
-reasons! {
+named! {
     /// Why a packet was handed to Linux.
     Punt {
         /// Not IPv4: ARP, IPv6, LLDP and the like.
@@ -62,7 +39,7 @@ reasons! {
     }
 }
 
-reasons! {
+named! {
     /// Why a packet was dropped.
     Drop {
         /// Shorter than an Ethernet header.

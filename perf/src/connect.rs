@@ -97,8 +97,8 @@ fn figure((mode, protocol, scheduler): (&Mode, &Protocol, &Scheduler), phase: &s
         (Mode::Dr, _) => None,
     };
     figure.peer = (phase == PHASES[0]).then(|| match mode {
-        Mode::Nat => "DPVS 2500, IPVS 1630, VPP nat44-ed 2400".to_owned(),
-        Mode::Dr => "DPVS 2200, IPVS 1510, Katran 250".to_owned(),
+        Mode::Nat => "VPP lb 520, IPVS 1630, VPP nat44-ed 2400, DPVS 2500".to_owned(),
+        Mode::Dr => "Katran 250 (tunnel), IPVS 1510, DPVS 2200".to_owned(),
     });
     figure
 }

@@ -104,8 +104,8 @@ impl Frames {
             Way::Out => (flow.server, flow.client, 36),
         };
         let addresses = sum(source) + sum(destination);
-        let ip = !fold(template.ip_sum + addresses);
-        let transport = !fold(template.transport_sum + addresses + u32::from(flow.client_port));
+        let ip = !checksum::fold(template.ip_sum + addresses);
+        let transport = !checksum::fold(template.transport_sum + addresses + u32::from(flow.client_port));
         *headers = template.headers;
         headers[24..26].copy_from_slice(&ip.to_be_bytes());
         headers[26..30].copy_from_slice(&source.to_be_bytes());
@@ -168,11 +168,6 @@ impl Template {
 
 const fn sum(address: u32) -> u32 {
     (address >> 16) + (address & 0xFFFF)
-}
-
-const fn fold(sum: u32) -> u16 {
-    let sum = (sum & 0xFFFF) + (sum >> 16);
-    ((sum & 0xFFFF) + (sum >> 16)) as u16
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::subject::{rvs, until};
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
     /// Connections that the table is made for.
-    #[arg(long, default_value_t = 10_000_000)]
+    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u32).range(1_000_000..))]
     connections: u32,
     /// Services of the configuration that is reloaded.
     #[arg(long, default_value_t = 1_000)]

@@ -34,7 +34,7 @@ pub struct Figure {
     pub samples: Vec<f64>,
     /// What RVS promises.
     pub promise: Option<Promise>,
-    /// The nearest peer's figure, and who that is.
+    /// Peers' figures, taken on another machine: a 2.6 GHz Xeon (`PROMISES.md`).
     pub peer: Option<String>,
 }
 
@@ -130,7 +130,7 @@ impl Report {
         let names = self.labels();
         let mut table = Table::new();
         table.load_preset(comfy_table::presets::NOTHING);
-        let heading = ["median", "range", "unit", "promise", "", "peer"];
+        let heading = ["median", "range", "unit", "promise", "", "peers, on a 2.6 GHz Xeon"];
         table.set_header(names.iter().copied().chain(heading));
         for figure in &self.figures {
             let labels = names.iter().map(|name| figure.label(name).to_owned());

@@ -325,9 +325,10 @@ impl Snapshot {
     }
 
     fn transforms(&self) -> Vec<Transform> {
+        let none = Transform::none();
         let transform = |dest: &Option<Dest>| match dest {
             Some(dest) => Transform::new(dest, &self.services[dest.service as usize]),
-            None => Transform::none(),
+            None => none.clone(),
         };
         [None].iter().chain(self.dests.iter().skip(1)).map(transform).collect()
     }

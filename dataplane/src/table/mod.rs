@@ -121,6 +121,14 @@ pub enum Fate {
 #[repr(align(64))]
 struct Bucket([AtomicU128; SLOTS]);
 
+impl Bucket {
+    /// Its words; each is read atomically, the whole is not.
+    #[inline(always)]
+    fn read(&self, ordering: Ordering) -> [Word; SLOTS] {
+        std::array::from_fn(|index| Word(self.0[index].load(ordering)))
+    }
+}
+
 /// The connection table.
 pub struct Table {
     buckets: Buckets,
@@ -170,8 +178,7 @@ impl Table {
     pub fn glance(&self, hash: Hash, client: Client) -> (Slot, Word) {
         let home = hash.home(self.pairs);
         let bucket = &self.buckets[home];
-        let words: [Word; SLOTS] = std::array::from_fn(|index| Word(bucket.0[index].load(Ordering::Acquire)));
-        let first = matches(&words, client).trailing_zeros() as usize % SLOTS;
+        let first = matches(&bucket.read(Ordering::Acquire), client).trailing_zeros() as usize % SLOTS;
         // Loaded again: to choose among the four in registers takes more than that.
         (Slot::new(home, first), Word(bucket.0[first].load(Ordering::Acquire)))
     }
@@ -374,8 +381,7 @@ impl Table {
     fn scan_rivals(&self, hash: Hash, mine: Slot, word: Word, impatient: bool, judge: &impl Judge) -> Rivals {
         let mut earlier = false;
         for bucket in self.candidates(hash) {
-            let words: [Word; SLOTS] =
-                std::array::from_fn(|index| Word(self.buckets[bucket].0[index].load(Ordering::SeqCst)));
+            let words = self.buckets[bucket].read(Ordering::SeqCst);
             if matches(&words, word.client()) == 0 {
                 continue;
             }
@@ -409,10 +415,9 @@ impl Table {
 
     #[inline]
     fn load(&self, bucket: usize) -> [Word; SLOTS] {
-        let bucket = &self.buckets[bucket];
         // Acquire costs nothing on x86-64. A word carries all of its connection, so there is nothing else
         // that it would have to be ordered with.
-        std::array::from_fn(|index| Word(bucket.0[index].load(Ordering::Acquire)))
+        self.buckets[bucket].read(Ordering::Acquire)
     }
 
     #[inline]

@@ -81,7 +81,9 @@ pub(super) fn is_valid_sum(first: u64, second: u64, rest: u32) -> bool {
     (sum + u64::from(again)).wrapping_mul(INVERSE) <= u64::MAX / 0xFFFF
 }
 
-const fn fold(sum: u32) -> u16 {
+/// A sum of 16-bit words as one word, carries added.
+#[inline]
+pub const fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xFFFF) + (sum >> 16);
     ((sum & 0xFFFF) + (sum >> 16)) as u16
 }
