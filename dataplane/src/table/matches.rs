@@ -8,7 +8,8 @@ pub fn matches<const N: usize>(words: &[Word; N], client: Client) -> u32 {
     #[cfg(all(target_feature = "avx2", not(miri)))]
     if let &[a, b, c, d] = words.as_slice() {
         // SAFETY: the program is compiled for processors with AVX2, as the cfg says; the intrinsics take values, so no
-        // pointer is involved. Measured reason: looking a packet up took 14.8 cycles one by one, 8.7 at once.
+        // pointer is involved. Measured reason, in turn with one by one (`rvs-perf compare`, `instructions`): 447
+        // instructions a packet instead of 461, 2 % of its cycles, and 6-9 % of a new connection's (DR, Maglev).
         return unsafe { avx2([a, b, c, d], client) };
     }
     plain(words, client)
