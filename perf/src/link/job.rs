@@ -45,10 +45,10 @@ pub struct Trials {
     #[arg(long, default_value_t = 0.2)]
     pub trial: f64,
     /// How close the search comes, in percent of what it finds.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 2.0)]
     pub resolution: f64,
     /// How many disturbed trials are repeated at the most, for each router in a round.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 15)]
     pub repeat: usize,
 }
 
@@ -155,8 +155,9 @@ fn findings(trials: &Trials, mut referee: Referee<'_>) -> Result<Findings> {
     let Trials { tolerances, loads, .. } = trials;
     let plan = |rate| Plan { rate, duration: Duration::from_secs_f64(trials.trial) };
     let overload = referee.rate(plan(f64::INFINITY))?;
-    // What the generator can send is the rate of the line.
-    let mut search = Search::new(overload.offered(), trials.resolution / 100.0);
+    // What the generator can send is the rate of the line; far above what passes under overload nothing will.
+    let ceiling = overload.offered().min(2.0 * overload.passed());
+    let mut search = Search::new(ceiling, trials.resolution / 100.0);
     let mut throughput = vec![0.0; tolerances.len()];
     // The greatest tolerance first: the others need look only below what it finds.
     let by_tolerance = (0..throughput.len()).sorted_by(|&a, &b| tolerances[b].total_cmp(&tolerances[a]));
