@@ -122,7 +122,6 @@ async fn with_eal(
     let parts = Parts {
         config: config.clone(),
         watcher,
-        twins: twins.clone(),
         ports: links,
         table: table.clone(),
         workers: counters.clone(),

@@ -13,7 +13,6 @@
 //! others run. What does not fit into the queue is dropped by the worker, under a name; the worker keeps room
 //! for ARP and for the answers to health checks.
 
-use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,7 +31,7 @@ use nix::sys::socket::{
 };
 use tokio::sync::Notify;
 
-use crate::net::{Linux, Twin};
+use crate::net::Twin;
 
 /// Packets that wait for control, over all workers.
 pub const PUNTS: usize = 4096;
@@ -150,14 +149,6 @@ impl Sender {
         let to = SockaddrIn::new(a, b, c, d, 0);
         sendto(self.0.as_raw_fd(), packet, &to, MsgFlags::empty())?;
         Ok(())
-    }
-}
-
-/// Asks Linux to resolve a neighbour on a port.
-pub async fn ask(linux: &Linux, twins: &[Rc<Twin>], port: PortIndex, address: Ipv4Addr) {
-    let Some(twin) = twins.get(usize::from(port)) else { return };
-    if let Err(error) = linux.use_neighbour(twin.ifindex(), address).await {
-        tracing::debug!(%address, %error, "could not ask for a neighbour");
     }
 }
 

@@ -163,7 +163,11 @@ impl Source {
     pub fn place(&self, offset: usize, key: impl Display) -> Place {
         let line = self.line(offset);
         let start = self.0.lines.get(line).copied().unwrap_or(0);
-        let column = self.characters_before(offset).saturating_sub(self.characters_before(start));
+        // A reload asks for the places of thousands of tables, most of them at the start of a line.
+        let column = match self.0.text.as_bytes().get(start..offset) {
+            Some(before) if before.len() < STRIDE => count_characters(before),
+            _ => self.characters_before(offset).saturating_sub(self.characters_before(start)),
+        };
         Place { line: line + 1, column: column + 1, key: key.to_string() }
     }
 

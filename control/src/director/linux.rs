@@ -4,10 +4,18 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
+use dataplane::fib::PortIndex;
 
 use super::Director;
 use crate::config::Service;
-use crate::slowpath;
+use crate::net::Mirror;
+
+/// Neighbours that Linux is asked for.
+#[derive(Clone, Copy, PartialEq)]
+enum Which {
+    All,
+    Missing,
+}
 
 impl Director {
     /// Puts the ports' own addresses on the twins.
@@ -85,23 +93,33 @@ impl Director {
     }
 
     /// Tells Linux that the next hops are in use, so that it keeps them fresh and notices a new MAC.
-    pub(super) async fn refresh_neighbours(&self) {
-        self.ask_for(|_| true).await;
+    pub(super) fn refresh_neighbours(&mut self) {
+        self.ask_for(Which::All);
     }
 
-    pub(super) async fn ask_for_missing_neighbours(&self) {
-        let known = &self.watcher.mirror().neighbours;
-        self.ask_for(|key| !known.contains_key(key)).await;
+    pub(super) fn ask_for_missing_neighbours(&mut self) {
+        self.ask_for(Which::Missing);
     }
 
-    async fn ask_for(&self, which: impl Fn(&(u32, Ipv4Addr)) -> bool) {
-        let linux = self.watcher.handle();
-        let fixed = &self.watcher.mirror().fixed;
-        for &(port, address) in &self.next_hops {
-            let key = (self.ifindex(port), address);
-            if !fixed.contains(&key) && which(&key) {
-                slowpath::ask(&linux, &self.twins, port, address).await;
-            }
+    /// Asks in a task of its own, since ten thousand take a tenth of a second. A round that has not ended by the next
+    /// one goes on instead of it.
+    fn ask_for(&mut self, which: Which) {
+        while self.asking.try_join_next().is_some() {}
+        if !self.asking.is_empty() {
+            return;
         }
+        let Mirror { neighbours, fixed, .. } = self.watcher.mirror();
+        let key = |&(port, address): &(PortIndex, Ipv4Addr)| (self.ifindex(port), address);
+        let is_wanted =
+            |key: &_| !fixed.contains(key) && (which == Which::All || !neighbours.contains_key(key));
+        let wanted: Vec<(u32, Ipv4Addr)> = self.next_hops.iter().map(key).filter(is_wanted).collect();
+        let linux = self.watcher.handle();
+        self.asking.spawn(async move {
+            for (ifindex, address) in wanted {
+                if let Err(error) = linux.use_neighbour(ifindex, address).await {
+                    tracing::debug!(%address, %error, "could not ask for a neighbour");
+                }
+            }
+        });
     }
 }

@@ -16,7 +16,6 @@ mod linux;
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +26,7 @@ use dataplane::snapshot::{Publisher, Snapshot};
 use dataplane::table::Table;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 pub use self::answers::Handle;
@@ -36,7 +36,7 @@ use crate::compile::{self, Compiled, PortLink, service_name, target};
 use crate::config::{self, Config};
 use crate::health::{Health, Verdict};
 use crate::ids::{Ids, ServerKey, ServiceKey};
-use crate::net::{Twin, Watcher};
+use crate::net::Watcher;
 use crate::rates;
 
 /// Linux is told this often, in periods of the estimator, which neighbours are in use.
@@ -51,8 +51,6 @@ pub struct Parts {
     pub config: Config,
     /// Linux' state.
     pub watcher: Watcher,
-    /// The twins, in the order of the ports.
-    pub twins: Vec<Rc<Twin>>,
     /// What the snapshots say of the ports.
     pub ports: Vec<PortLink>,
     /// The connections.
@@ -67,7 +65,6 @@ pub struct Parts {
 pub struct Director {
     config: Config,
     watcher: Watcher,
-    twins: Vec<Rc<Twin>>,
     ports: Vec<PortLink>,
     table: Arc<Table>,
     workers: Vec<Arc<WorkerCounters>>,
@@ -78,6 +75,8 @@ pub struct Director {
     publisher: Publisher,
     generation: u64,
     next_hops: BTreeSet<(PortIndex, Ipv4Addr)>,
+    /// A round of asking Linux for neighbours, if one is under way.
+    asking: JoinSet<()>,
     /// Virtual addresses that RVS has put on twins: (interface, address).
     placed: HashSet<(u32, Ipv4Addr)>,
     /// Whether Linux has refused to change one.
@@ -89,7 +88,7 @@ pub struct Director {
 impl Director {
     /// Compiles the first snapshot.
     pub fn new(parts: Parts) -> Result<(Director, Handle)> {
-        let Parts { config, watcher, twins, ports, table, workers, checks_at_once } = parts;
+        let Parts { config, watcher, ports, table, workers, checks_at_once } = parts;
         let (sender, verdicts) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
         let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
@@ -97,7 +96,6 @@ impl Director {
             ids: Ids::new(workers.len()),
             config,
             watcher,
-            twins,
             ports,
             table,
             workers,
@@ -107,6 +105,7 @@ impl Director {
             publisher: Publisher::new(empty),
             generation: 0,
             next_hops: BTreeSet::new(),
+            asking: JoinSet::new(),
             placed: HashSet::new(),
             misplaced: false,
             missed: false,
@@ -124,13 +123,13 @@ impl Director {
         self.place_router_addresses().await?;
         self.watch_health();
         let deadline = Instant::now() + SETTLE;
-        self.ask_for_missing_neighbours().await;
+        self.ask_for_missing_neighbours();
         while !self.knows_next_hops() {
             match tokio::time::timeout_at(deadline, self.watcher.changed()).await {
                 Ok(change) => {
                     change.context("cannot follow Linux' network configuration")?;
                     self.publish();
-                    self.ask_for_missing_neighbours().await;
+                    self.ask_for_missing_neighbours();
                 }
                 Err(_) => {
                     tracing::warn!("not every next hop has answered yet; going on without");
@@ -203,9 +202,9 @@ impl Director {
         }
         self.miss_addresses();
         if periods.is_multiple_of(NEIGHBOUR_PERIODS) {
-            self.refresh_neighbours().await;
+            self.refresh_neighbours();
         } else {
-            self.ask_for_missing_neighbours().await;
+            self.ask_for_missing_neighbours();
         }
     }
 
@@ -255,7 +254,7 @@ impl Director {
             tracing::error!(error = format!("{error:#}"), "an address is not on its twin");
         }
         self.place_virtual_addresses().await;
-        self.ask_for_missing_neighbours().await;
+        self.ask_for_missing_neighbours();
         let servers = self.config.services.iter().map(|service| service.servers.len() as u64).sum();
         Ok(api::Reloaded {
             generation: self.generation,

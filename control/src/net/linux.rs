@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, TryStreamExt};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
-use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
@@ -15,6 +17,7 @@ use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, Netlink
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec};
 
 use super::Mirror;
+use super::mirror::needs_no_resolving;
 
 /// A dump that the table's changes keep interrupting is taken as it is after so many attempts: the events will say
 /// what it lacks.
@@ -89,7 +92,13 @@ impl Linux {
 
     /// Asks Linux to resolve or confirm a neighbour as if it had a packet for it (`NTF_USE`): an unknown one is
     /// asked for at once, a stale one is asked after a grace period (5 s), one that was confirmed lately is left.
+    ///
+    /// A permanent one is left, too: `NTF_USE` would make it an ordinary one, which on a link where nobody answers is
+    /// one that is lost. Linux is asked what it is, since the mirror may lag behind an operator who adds thousands.
     pub async fn use_neighbour(&self, ifindex: u32, address: Ipv4Addr) -> Result<()> {
+        if self.neighbour_state(ifindex, address).await?.is_some_and(needs_no_resolving) {
+            return Ok(());
+        }
         let request = self
             .0
             .neighbours()
@@ -99,6 +108,27 @@ impl Linux {
             .replace();
         let done = request.execute().await;
         done.map_err(explain).with_context(|| format!("resolve {address} on interface {ifindex}"))
+    }
+
+    /// What Linux thinks of a neighbour now; none if it does not know it.
+    async fn neighbour_state(&self, ifindex: u32, address: Ipv4Addr) -> Result<Option<NeighbourState>> {
+        let mut wanted = NeighbourMessage::default();
+        wanted.header.family = AddressFamily::Inet;
+        wanted.header.ifindex = ifindex;
+        wanted.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(wanted));
+        message.header.flags = NLM_F_REQUEST;
+        let mut answers = self.0.clone().request(message).map_err(explain)?;
+        match answers.next().await.map(|answer| answer.payload) {
+            Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(known))) => {
+                Ok(Some(known.header.state))
+            }
+            Some(NetlinkPayload::Error(error)) if error.raw_code() == -(Errno::ENOENT as i32) => Ok(None),
+            Some(NetlinkPayload::Error(error)) => {
+                Err(error.to_io()).with_context(|| format!("look for {address} on interface {ifindex}"))
+            }
+            other => bail!("look for {address} on interface {ifindex}: unexpected answer {other:?}"),
+        }
     }
 
     /// The IPv4 addresses of all interfaces, with interface and prefix length, as of now.

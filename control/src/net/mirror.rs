@@ -217,7 +217,7 @@ impl Mirror {
             return Effect::NOTHING;
         };
         let key = (header.ifindex, address);
-        if !deleted && matches!(header.state, NeighbourState::Permanent | NeighbourState::Noarp) {
+        if !deleted && needs_no_resolving(header.state) {
             self.fixed.insert(key);
         } else {
             self.fixed.remove(&key);
@@ -234,6 +234,11 @@ impl Mirror {
 /// is not a link that is gone.
 fn is_link(message: &LinkMessage) -> bool {
     message.header.interface_family == AddressFamily::Unspec
+}
+
+/// Whether a neighbour is what it is without Linux asking for it.
+pub(super) fn needs_no_resolving(state: NeighbourState) -> bool {
+    matches!(state, NeighbourState::Permanent | NeighbourState::Noarp)
 }
 
 fn is_usable(state: NeighbourState) -> bool {

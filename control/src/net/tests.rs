@@ -240,6 +240,18 @@ fn a_neighbour_is_asked_for_learnt_and_lost() {
 }
 
 #[test]
+fn a_permanent_neighbour_stays_one() {
+    in_namespace(|| async {
+        let linux = Linux::open().unwrap();
+        let twin = wan(&linux).await;
+        linux.add_address(twin.ifindex(), Ipv4Addr::new(192, 0, 2, 1), 24).await.unwrap();
+        sh("ip neigh add 192.0.2.2 lladdr 02:52:56:53:00:02 dev wan nud permanent");
+        linux.use_neighbour(twin.ifindex(), PEER).await.unwrap();
+        sh("ip neigh show dev wan | grep -q PERMANENT");
+    });
+}
+
+#[test]
 fn one_ip_command_is_one_change() {
     in_namespace(|| async {
         let mut watcher = Watcher::start().await.unwrap();
