@@ -45,10 +45,11 @@ impl ServerKey {
     }
 }
 
-/// What is to be checked for this server, if anything is.
-pub fn target(service: &Service, server: &Server) -> Option<Target> {
-    let check = service.check.as_ref().filter(|_| server.check)?;
-    Some(Target { address: server.address, check: check.clone() })
+/// What is to be checked for this server.
+pub fn targets(service: &Service, server: &Server) -> impl Iterator<Item = Target> {
+    let checks = if server.check { &service.checks[..] } else { &[] };
+    let address = server.address;
+    checks.iter().map(move |check| Target { address: check.target(address), check: check.clone() })
 }
 
 /// Compiles a snapshot.
@@ -81,7 +82,7 @@ fn describe(service: &Service, ids: &mut Ids, health: &Health) -> ServiceSpec {
             address: server.address,
             weight: server.weight,
             last_weight: record.last_weight,
-            up: target(service, server).is_none_or(|target| health.is_up(&target)),
+            up: targets(service, server).all(|target| health.is_up(&target)),
             traffic: record.counters.clone(),
             gauge: record.gauge.clone(),
         });

@@ -17,9 +17,7 @@ use dataplane::service::{
 use super::error::{ConfigErrors, Report, Source, quoted};
 use super::raw::{Document, Field, Section};
 use super::value::{self, DEVICE, ENDPOINT, MAC, PORT_NAME, PREFIX, SERVER};
-use super::{
-    Admin, Check, CheckKind, Config, DEFAULT_SOCKET, Eal, Idle, Port, Server, Service, TableSize, Workers,
-};
+use super::{Admin, Config, DEFAULT_SOCKET, Eal, Idle, Port, Server, Service, TableSize, Workers, checks};
 
 /// Cores that Linux can be built for on x86-64.
 const MAX_CORE: u64 = 8191;
@@ -27,9 +25,7 @@ const MAX_CORE: u64 = 8191;
 /// The path of a Unix socket has 108 bytes with the closing NUL (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
-const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// The meaning of a text, or all that is wrong with it.
 pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
@@ -254,7 +250,7 @@ fn service<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'d>>) {
     let port = section.optional("port", |field| field.string("the name of a port").map(str::to_owned));
     let timeouts =
         section.or("timeouts", Timeouts::default(), |field| timeouts(&field.section()?, protocol?));
-    let check = section.optional("check", |field| health_check(&field.section()?));
+    let checks = section.or("check", Vec::new(), |field| checks::read(&field));
 
     let sections = section.sections("server");
     let checked = section.get("check").is_some();
@@ -271,7 +267,7 @@ fn service<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'d>>) {
             flags: flags?,
             port: port?,
             timeouts: timeouts?,
-            check: check?,
+            checks: checks?,
             servers: servers.into_iter().collect::<Option<_>>()?,
             at: section.place(),
         })
@@ -334,17 +330,6 @@ fn timeouts(section: &Section<'_>, protocol: Protocol) -> Option<Timeouts> {
         }
     }
     good.then_some(timeouts)
-}
-
-fn health_check(section: &Section<'_>) -> Option<Check> {
-    section.known(&["kind", "interval", "timeout", "rise", "fall"]);
-    let named = |name: &str| (name == "tcp").then_some(CheckKind::Tcp);
-    let kind = section.or("kind", CheckKind::Tcp, |field| one_of("kind of check", &["tcp"], named, &field));
-    let interval = section.or("interval", 2 * SECOND, |field| field.duration(10 * MS..=HOUR));
-    let timeout = section.or("timeout", SECOND, |field| field.duration(MS..=HOUR));
-    let rise = section.or("rise", 2, |field| narrow(field.integer(1..=1000)));
-    let fall = section.or("fall", 3, |field| narrow(field.integer(1..=1000)));
-    Some(Check { kind: kind?, interval: interval?, timeout: timeout?, rise: rise?, fall: fall? })
 }
 
 /// What a real server takes from its service.
@@ -470,7 +455,12 @@ fn repeated<T: Eq + Hash>(list: &[T]) -> Vec<(usize, usize)> {
 }
 
 /// The value with the name that was typed.
-fn one_of<T>(what: &str, names: &[&str], named: impl Fn(&str) -> Option<T>, field: &Field<'_>) -> Option<T> {
+pub(super) fn one_of<T>(
+    what: &str,
+    names: &[&str],
+    named: impl Fn(&str) -> Option<T>,
+    field: &Field<'_>,
+) -> Option<T> {
     let expected = match names {
         [only] => format!("{only:?}"),
         _ => format!("one of {}", names.join(", ")),
@@ -493,6 +483,6 @@ macro_rules! named {
 named!(Protocol, Mode, Scheduler, SchedulerFlag);
 
 /// A number that its range keeps within the narrower type.
-fn narrow<T: TryFrom<u64>>(value: Option<u64>) -> Option<T> {
+pub(super) fn narrow<T: TryFrom<u64>>(value: Option<u64>) -> Option<T> {
     value.and_then(|value| T::try_from(value).ok())
 }

@@ -12,6 +12,7 @@
 //! the same form through [`Config::error_at`].
 
 pub mod check;
+pub mod checks;
 pub mod error;
 pub mod machine;
 pub mod raw;
@@ -22,10 +23,10 @@ use std::hash::{Hash, Hasher};
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag, Timeouts};
 
+pub use checks::{Check, CheckKind, Start};
 use error::Report;
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use machine::Machine;
@@ -263,34 +264,12 @@ pub struct Service {
     pub port: Option<String>,
     /// Seconds of silence after which a connection is forgotten.
     pub timeouts: Timeouts,
-    /// How the real servers are checked, if they are.
-    pub check: Option<Check>,
+    /// How the real servers are checked; all of these must pass.
+    pub checks: Vec<Check>,
     /// The real servers, possibly none.
     pub servers: Vec<Server>,
     /// Its `[[service]]`.
     pub at: Place,
-}
-
-/// A health check.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Check {
-    /// What is done.
-    pub kind: CheckKind,
-    /// From the start of one check to that of the next.
-    pub interval: Duration,
-    /// After which a check without an answer has failed.
-    pub timeout: Duration,
-    /// Successes in a row that bring a server back.
-    pub rise: u32,
-    /// Failures in a row that take a server out.
-    pub fall: u32,
-}
-
-/// What a health check does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CheckKind {
-    /// Opens a TCP connection and closes it.
-    Tcp,
 }
 
 /// A real server of a service.
@@ -300,7 +279,7 @@ pub struct Server {
     pub address: SocketAddrV4,
     /// 0 takes no new connections.
     pub weight: u32,
-    /// Whether the service's check applies to it.
+    /// Whether the service's checks apply to it.
     pub check: bool,
     /// Its `[[service.server]]`.
     pub at: Place,

@@ -261,6 +261,11 @@ impl<'d> Field<'d> {
         self.error(format_args!("{} is out of range; expected {expected}", show(value)))
     }
 
+    /// Whether it is an array.
+    pub fn is_array(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Array(_))
+    }
+
     /// An array.
     pub fn elements(&self) -> Option<Vec<Field<'d>>> {
         let DeValue::Array(array) = self.value.get_ref() else { return self.mismatch("an array") };

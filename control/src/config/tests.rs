@@ -5,6 +5,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
+use std::time::Duration;
+
 use super::*;
 
 /// A file that is right: the others are made from it.
@@ -374,7 +376,7 @@ fn a_good_file_means_what_it_says() {
     assert_eq!(web.timeouts.0[State::Established as usize], 900);
     assert_eq!(web.timeouts.0[State::FinWait as usize], 60);
     assert_eq!(web.timeouts.0[State::CloseWait as usize], 60);
-    let check = web.check.clone().unwrap();
+    let check = web.checks[0].clone();
     assert_eq!((check.interval, check.timeout), (Duration::from_millis(500), Duration::from_secs(1)));
     assert_eq!((check.rise, check.fall), (2, 3));
     let servers: Vec<_> = web.servers.iter().map(|s| (s.address.to_string(), s.weight, s.check)).collect();

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Director;
 use crate::admin::{self, api};
-use crate::compile::target;
+use crate::compile::targets;
 use crate::config::Service;
 use crate::ids::{ServerKey, ServiceKey};
 
@@ -55,14 +55,14 @@ impl Director {
         let record = self.ids.service(&ServiceKey::of(service));
         let servers = service.servers.iter().map(|server| {
             let known = record.and_then(|record| record.servers.get(&ServerKey::of(service, server)));
-            let target = target(service, server);
+            let reason = targets(service, server).find_map(|target| self.health.reason(&target));
             let (active, inactive) = known.map_or((0, 0), |known| known.gauge.get());
             api::Server {
                 address: server.address,
                 mode: service.mode.name().to_owned(),
                 weight: server.weight,
-                up: target.as_ref().is_none_or(|target| self.health.is_up(target)),
-                reason: target.and_then(|target| self.health.reason(&target)),
+                up: reason.is_none(),
+                reason,
                 active: active.into(),
                 inactive: inactive.into(),
                 stats: stats(known.map(|known| known.traffic()).unwrap_or_default()),

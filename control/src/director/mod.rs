@@ -32,9 +32,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 pub use self::answers::Handle;
 use self::answers::Request;
 use crate::admin::api;
-use crate::compile::{self, Compiled, PortLink, service_name, target};
+use crate::compile::{self, Compiled, PortLink, service_name, targets};
 use crate::config::{self, Config};
-use crate::health::{Health, Verdict};
+use crate::health::{Health, News, Verdict};
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::net::Watcher;
 use crate::rates;
@@ -70,7 +70,7 @@ pub struct Director {
     workers: Vec<Arc<WorkerCounters>>,
     ids: Ids,
     health: Health,
-    verdicts: mpsc::UnboundedReceiver<Verdict>,
+    news: mpsc::UnboundedReceiver<News>,
     requests: mpsc::Receiver<Request>,
     publisher: Publisher,
     generation: u64,
@@ -89,7 +89,7 @@ impl Director {
     /// Compiles the first snapshot.
     pub fn new(parts: Parts) -> Result<(Director, Handle)> {
         let Parts { config, watcher, ports, table, workers, checks_at_once } = parts;
-        let (sender, verdicts) = mpsc::unbounded_channel();
+        let (sender, news) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
         let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
         let mut director = Director {
@@ -100,7 +100,7 @@ impl Director {
             table,
             workers,
             health: Health::new(sender, checks_at_once),
-            verdicts,
+            news,
             requests,
             publisher: Publisher::new(empty),
             generation: 0,
@@ -177,7 +177,7 @@ impl Director {
                     // The error has been logged; what was in force stays in force.
                     let _ = self.reload().await;
                 }
-                Some(verdict) = self.verdicts.recv() => self.heed(&verdict),
+                Some(news) = self.news.recv() => self.heed(&news),
                 change = self.watcher.changed() => match change {
                     Ok(_) => self.publish(),
                     Err(error) => self.watch_anew(error).await?,
@@ -293,28 +293,35 @@ impl Director {
             .config
             .services
             .iter()
-            .flat_map(|service| service.servers.iter().filter_map(move |server| target(service, server)));
+            .flat_map(|service| service.servers.iter().flat_map(move |server| targets(service, server)));
         self.health.watch(targets.collect::<Vec<_>>());
     }
 
-    fn heed(&mut self, verdict: &Verdict) {
-        for service in &self.config.services {
-            let concerned = service
-                .servers
-                .iter()
-                .any(|server| target(service, server).as_ref() == Some(&verdict.target));
-            if !concerned {
-                continue;
-            }
-            let name = service_name(service.protocol, service.address);
-            let server = verdict.target.address;
-            if verdict.up {
-                tracing::info!(service = name, %server, checks = verdict.checks, "server up");
-            } else {
-                tracing::warn!(service = name, %server, checks = verdict.checks, reason = verdict.reason, "server down");
+    fn heed(&mut self, news: &News) {
+        match news {
+            News::Verdict(verdict) => self.tell(verdict),
+            News::Weight(target, weight) => {
+                tracing::info!(server = %target.address, weight, "server asks for a weight");
             }
         }
         self.publish();
+    }
+
+    fn tell(&self, verdict: &Verdict) {
+        for service in &self.config.services {
+            for server in &service.servers {
+                if !targets(service, server).any(|target| target == verdict.target) {
+                    continue;
+                }
+                let (name, server) = (service_name(service.protocol, service.address), server.address);
+                let Verdict { checks, reason, .. } = verdict;
+                if verdict.up {
+                    tracing::info!(service = name, %server, checks, "server up");
+                } else {
+                    tracing::warn!(service = name, %server, checks, reason, "server down");
+                }
+            }
+        }
     }
 
     /// Compiles what is known now and makes it the workers'.

@@ -4,11 +4,12 @@
 //! with keepalived: a director that starts serves at once and does not wait for its first checks. Checks are
 //! ordinary sockets of the Linux host, so they go out through the twins, by Linux' routes and neighbours.
 //!
-//! Another kind of check is a file beside `tcp.rs` with a function `Target -> Outcome`, and an arm in `probe`.
-//! Rise, fall, interval, timeout and the limit on sockets are here and the same for all.
+//! What a check does is in [`probe`], a file a kind. Rise, fall, interval, timeout and the limit on sockets are here and
+//! the same for all.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::mem::{Discriminant, discriminant};
 use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
@@ -20,11 +21,12 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::{Check, CheckKind};
 
+mod probe;
 mod standing;
-mod tcp;
 #[cfg(test)]
 mod tests;
 
+use probe::{Outcome, Probe};
 use standing::Standing;
 
 /// Checks at one time, and so sockets, for a process that may have so many files open: half of them. A check
@@ -36,16 +38,22 @@ pub fn checks_at_once(open_files: u64) -> usize {
 /// That checks are late is said once.
 static LATE: Once = Once::new();
 
-/// First checks are spread over this time, or over the interval if that is shorter.
-const JITTER: Duration = Duration::from_millis(200);
-
 /// One thing to check: all servers with an equal address and check share one prober.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// The server.
+    /// Where.
     pub address: SocketAddrV4,
     /// How it is checked, and when it counts as down and up.
     pub check: Check,
+}
+
+/// What a target's checks have to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It is up or down, and was not before.
+    Verdict(Verdict),
+    /// It asks for another weight than before.
+    Weight(Target, u32),
 }
 
 /// A target has gone down or come back.
@@ -65,7 +73,7 @@ pub struct Verdict {
 pub struct Health {
     probers: HashMap<Target, Prober>,
     tasks: JoinSet<()>,
-    verdicts: UnboundedSender<Verdict>,
+    news: UnboundedSender<News>,
     sockets: Arc<Semaphore>,
 }
 
@@ -74,39 +82,26 @@ struct Prober {
     task: AbortHandle,
 }
 
-/// What came of one check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// The server answered as it should.
-    Passed(&'static str),
-    /// It did not, and why.
-    Failed(String),
-    /// The check could not be made, for a reason that lies with this machine (no file descriptor, no local port).
-    /// It says nothing about the server, so it counts neither way: a director short of descriptors must not take
-    /// every server for dead.
-    Unknown(String),
-}
-
 impl Health {
-    /// At most so many checks are made at one time. Verdicts are sent at a change only. One that was sent before [`Self::watch`] dropped its target may still
-    /// arrive after.
-    pub fn new(verdicts: UnboundedSender<Verdict>, at_once: usize) -> Health {
+    /// At most so many checks are made at one time. News are sent at a change only. What was sent before [`Self::watch`]
+    /// dropped its target may still arrive after.
+    pub fn new(news: UnboundedSender<News>, at_once: usize) -> Health {
         Health {
             probers: HashMap::new(),
             tasks: JoinSet::new(),
-            verdicts,
+            news,
             sockets: Arc::new(Semaphore::new(at_once)),
         }
     }
 
     /// Starts what is new, stops what is gone; what stays keeps its state and its rhythm.
     ///
-    /// A target whose check changed only in its figures starts as what it was, up or down, without a verdict: a
-    /// reload that makes the interval longer must not send clients to a dead server.
+    /// A target whose check is of the same kind as before starts as what it was, up or down, without a verdict: a
+    /// reload that makes the interval longer, or asks for another page, must not send clients to a dead server.
     pub fn watch(&mut self, targets: impl IntoIterator<Item = Target>) {
         let wanted: HashSet<Target> = targets.into_iter().collect();
         let gone: Vec<Target> = self.probers.keys().filter(|t| !wanted.contains(t)).cloned().collect();
-        let mut inherited: HashMap<(SocketAddrV4, CheckKind), Standing> = HashMap::new();
+        let mut inherited: HashMap<Identity, Standing> = HashMap::new();
         for target in gone {
             if let Some(prober) = self.probers.remove(&target) {
                 prober.task.abort();
@@ -115,7 +110,8 @@ impl Health {
         }
         for target in wanted {
             if !self.probers.contains_key(&target) {
-                let standing = inherited.get(&target.identity()).cloned().unwrap_or_default();
+                let standing = inherited.get(&target.identity()).cloned();
+                let standing = standing.unwrap_or_else(|| Standing::new(target.check.start));
                 self.start(target, standing);
             }
         }
@@ -134,14 +130,19 @@ impl Health {
         (!standing.is_up()).then(|| standing.reason().to_owned())
     }
 
+    /// The weight that the target's checks ask for, if any does.
+    pub fn weight(&self, target: &Target) -> Option<u32> {
+        self.probers.get(target)?.standing().weight()
+    }
+
     fn start(&mut self, target: Target, standing: Standing) {
         let standing = Arc::new(Mutex::new(standing));
         let task = self.tasks.spawn(run(
             target.clone(),
             Arc::clone(&standing),
-            self.verdicts.clone(),
+            self.news.clone(),
             Arc::clone(&self.sockets),
-            probe,
+            probe::ready(&target.check.kind),
         ));
         self.probers.insert(target, Prober { standing, task });
     }
@@ -153,9 +154,12 @@ impl Prober {
     }
 }
 
+/// What a target and its successor after a reload have in common.
+type Identity = (SocketAddrV4, Discriminant<CheckKind>);
+
 impl Target {
-    fn identity(&self) -> (SocketAddrV4, CheckKind) {
-        (self.address, self.check.kind)
+    fn identity(&self) -> Identity {
+        (self.address, discriminant(&self.check.kind))
     }
 
     /// The same at every start, so that a target's checks do not move about; different for different targets, so
@@ -163,25 +167,19 @@ impl Target {
     fn jitter(&self) -> Duration {
         let mut hasher = DefaultHasher::new();
         self.address.hash(&mut hasher);
-        let span = self.check.interval.min(JITTER).as_micros().max(1) as u64;
+        let span = self.check.interval.min(self.check.jitter).as_micros().max(1) as u64;
         Duration::from_micros(hasher.finish() % span)
-    }
-}
-
-async fn probe(target: Target) -> Outcome {
-    match target.check.kind {
-        CheckKind::Tcp => tcp::probe(target.address).await,
     }
 }
 
 /// Checks a target for ever. From the start of a check to that of the next is an interval, or as long as the check
 /// takes if that is more.
-async fn run<F: Future<Output = Outcome>>(
+async fn run(
     target: Target,
     standing: Arc<Mutex<Standing>>,
-    verdicts: UnboundedSender<Verdict>,
+    news: UnboundedSender<News>,
     sockets: Arc<Semaphore>,
-    probe: impl Fn(Target) -> F,
+    probe: Box<dyn Probe>,
 ) {
     let Check { interval, timeout, rise, fall, .. } = target.check;
     let mut ticks = tokio::time::interval_at(Instant::now() + target.jitter(), interval);
@@ -195,24 +193,30 @@ async fn run<F: Future<Output = Outcome>>(
             });
         }
         let Ok(permit) = sockets.acquire().await else { return };
-        let outcome = match tokio::time::timeout(timeout, probe(target.clone())).await {
+        let outcome = match tokio::time::timeout(timeout, probe.probe(target.address)).await {
             Ok(outcome) => outcome,
-            Err(_) => Outcome::Failed(format!("timed out after {}", humantime::format_duration(timeout))),
+            Err(_) => Outcome::failed(format!("timed out after {}", humantime::format_duration(timeout))),
         };
         drop(permit);
-        let (passed, reason) = match outcome {
-            Outcome::Passed(reason) => (true, reason.to_owned()),
-            Outcome::Failed(reason) => (false, reason),
+        let (up, reason, weight) = match outcome {
+            Outcome::Passed { what, weight } => (true, what, weight),
+            Outcome::Failed(reason) => (false, reason, None),
             Outcome::Unknown(reason) => {
                 tracing::warn!(server = %target.address, %reason, "could not check");
                 continue;
             }
         };
-        let changed = lock(&standing).judge(passed, &reason, rise, fall);
-        if let Some(checks) = changed {
-            let verdict = Verdict { target: target.clone(), up: passed, reason, checks };
+        let (changed, reweighed) = {
+            let mut standing = lock(&standing);
+            (standing.judge(up, &reason, rise, fall), weight.filter(|weight| standing.weigh(*weight)))
+        };
+        let verdict = changed.map(|checks| {
+            News::Verdict(Verdict { target: target.clone(), up, reason: reason.into_owned(), checks })
+        });
+        let weight = reweighed.map(|weight| News::Weight(target.clone(), weight));
+        for news_item in verdict.into_iter().chain(weight) {
             // Nobody listens any longer: the program is ending.
-            if verdicts.send(verdict).is_err() {
+            if news.send(news_item).is_err() {
                 return;
             }
         }

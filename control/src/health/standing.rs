@@ -1,21 +1,23 @@
 //! Rise and fall: what a row of checks makes of a server. No clock, no sockets.
 
+use crate::config::Start;
+
 /// Whether a server is up, and how many checks in a row have said otherwise.
 #[derive(Clone, Debug)]
 pub(super) struct Standing {
     up: bool,
     against: u32,
     reason: String,
-}
-
-impl Default for Standing {
-    /// Up until proven otherwise.
-    fn default() -> Standing {
-        Standing { up: true, against: 0, reason: String::new() }
-    }
+    weight: Option<u32>,
 }
 
 impl Standing {
+    /// Before the first check.
+    pub(super) fn new(start: Start) -> Standing {
+        let reason = if start == Start::Up { "" } else { "not checked yet" };
+        Standing { up: start == Start::Up, against: 0, reason: reason.to_owned(), weight: None }
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.up
     }
@@ -23,6 +25,16 @@ impl Standing {
     /// What the last check said.
     pub(super) fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// The weight that it has asked for last.
+    pub(super) fn weight(&self) -> Option<u32> {
+        self.weight
+    }
+
+    /// Takes the weight that a check asks for; whether that is another one.
+    pub(super) fn weigh(&mut self, weight: u32) -> bool {
+        self.weight.replace(weight) != Some(weight)
     }
 
     /// The start of a prober that takes over from one with other figures: its counts were towards another goal.
@@ -55,7 +67,7 @@ mod tests {
     /// `-` a failed check, `+` a passed one; the answer has a letter a check: `D` went down, `U` came up, `.` no
     /// change.
     fn play(rise: u32, fall: u32, checks: &str) -> String {
-        let mut standing = Standing::default();
+        let mut standing = Standing::new(Start::Up);
         let step = |check| match standing.judge(check == '+', "", rise, fall) {
             None => '.',
             Some(_) if standing.is_up() => 'U',
@@ -84,7 +96,7 @@ mod tests {
 
     #[test]
     fn says_how_many_it_took_and_why() {
-        let mut standing = Standing::default();
+        let mut standing = Standing::new(Start::Up);
         assert_eq!(standing.judge(false, "refused", 2, 2), None);
         assert_eq!(standing.judge(false, "timed out", 2, 2), Some(2));
         assert_eq!(standing.reason(), "timed out");
@@ -94,7 +106,7 @@ mod tests {
 
     #[test]
     fn an_heir_is_as_it_was_but_counts_anew() {
-        let mut standing = Standing::default();
+        let mut standing = Standing::new(Start::Up);
         standing.judge(false, "refused", 2, 1);
         standing.judge(true, "connected", 2, 1);
         let mut heir = standing.heir();
@@ -112,7 +124,7 @@ mod tests {
             fall in 1u32..6,
             checks in prop::collection::vec(any::<bool>(), 0..200),
         ) {
-            let mut standing = Standing::default();
+            let mut standing = Standing::new(Start::Up);
             let (mut up, mut turned) = (true, 0);
             for (at, &passed) in checks.iter().enumerate() {
                 let needed = if up { fall } else { rise } as usize;

@@ -4,20 +4,28 @@ use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{sleep, timeout};
 
 use super::*;
+use crate::config::Start;
 
 const DEFAULTS: Check = Check {
     kind: CheckKind::Tcp,
     interval: Duration::from_secs(2),
     timeout: Duration::from_secs(1),
+    address: None,
+    port: None,
     rise: 2,
     fall: 3,
+    jitter: JITTER,
+    start: Start::Up,
 };
+const JITTER: Duration = Duration::from_millis(200);
 /// For real sockets.
 const FAST: Check = Check { interval: Duration::from_millis(20), ..DEFAULTS };
 
@@ -35,21 +43,46 @@ fn server() -> Target {
 /// never answers again.
 struct Script(Mutex<VecDeque<(u64, Outcome)>>);
 
-impl Script {
-    async fn probe(&self) -> Outcome {
+impl Probe for Script {
+    fn probe(&self, _: SocketAddrV4) -> BoxFuture<'_, Outcome> {
         let next = self.0.lock().unwrap().pop_front();
-        match next {
-            Some((millis, outcome)) => {
-                sleep(Duration::from_millis(millis)).await;
-                outcome
+        async {
+            match next {
+                Some((millis, outcome)) => {
+                    sleep(Duration::from_millis(millis)).await;
+                    outcome
+                }
+                None => std::future::pending().await,
             }
-            None => std::future::pending().await,
         }
+        .boxed()
     }
 }
 
+/// A server that counts how many ask at one time.
+struct Counting {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Probe for &'static Counting {
+    fn probe(&self, _: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+        async {
+            self.most.fetch_max(self.now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            sleep(Duration::from_millis(900)).await;
+            self.now.fetch_sub(1, Ordering::Relaxed);
+            passed()
+        }
+        .boxed()
+    }
+}
+
+fn fresh() -> Arc<Mutex<Standing>> {
+    Arc::new(Mutex::new(Standing::new(Start::Up)))
+}
+
 fn passed() -> Outcome {
-    Outcome::Passed("connected")
+    Outcome::passed("connected")
 }
 
 fn refused() -> Outcome {
@@ -60,16 +93,13 @@ fn refused() -> Outcome {
 async fn play(target: Target, script: Vec<(u64, Outcome)>, verdicts: usize) -> Vec<(u64, bool, String, u32)> {
     let (sender, mut receiver) = unbounded_channel();
     let start = Instant::now() + target.jitter();
-    let script = Arc::new(Script(Mutex::new(script.into())));
-    let probe = move |_| {
-        let script = Arc::clone(&script);
-        async move { script.probe().await }
-    };
-    let prober = run(target, Arc::default(), sender, Arc::new(Semaphore::new(1)), probe);
+    let script = Box::new(Script(Mutex::new(script.into())));
+    let prober = run(target, fresh(), sender, Arc::new(Semaphore::new(1)), script);
     let prober = tokio::spawn(prober);
     let mut seen = Vec::new();
     for _ in 0..verdicts {
-        let verdict = timeout(Duration::from_secs(600), receiver.recv()).await.expect("a verdict").unwrap();
+        let news = timeout(Duration::from_secs(600), receiver.recv()).await.expect("a verdict").unwrap();
+        let News::Verdict(verdict) = news else { panic!("{news:?}") };
         let at = (Instant::now() - start).as_millis() as u64;
         seen.push((at, verdict.up, verdict.reason, verdict.checks));
     }
@@ -115,23 +145,16 @@ async fn a_check_that_could_not_be_made_counts_neither_way() {
 
 #[tokio::test(start_paused = true)]
 async fn no_more_sockets_at_one_time_than_allowed_and_waiting_is_no_failure() {
-    static NOW: AtomicUsize = AtomicUsize::new(0);
-    static MOST: AtomicUsize = AtomicUsize::new(0);
+    static SERVER: Counting = Counting { now: AtomicUsize::new(0), most: AtomicUsize::new(0) };
     let (sender, mut receiver) = unbounded_channel();
     let sockets = Arc::new(Semaphore::new(512));
     let mut probers = JoinSet::new();
     for host in 0..1000u32 {
-        let probe = |_| async {
-            MOST.fetch_max(NOW.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
-            sleep(Duration::from_millis(900)).await;
-            NOW.fetch_sub(1, Ordering::Relaxed);
-            passed()
-        };
         let target = target(SocketAddrV4::new(Ipv4Addr::from(0x0a00_0000 + host), 80), DEFAULTS);
-        probers.spawn(run(target, Arc::default(), sender.clone(), Arc::clone(&sockets), probe));
+        probers.spawn(run(target, fresh(), sender.clone(), Arc::clone(&sockets), Box::new(&SERVER)));
     }
     assert!(timeout(Duration::from_secs(60), receiver.recv()).await.is_err());
-    assert_eq!(MOST.load(Ordering::Relaxed), 512);
+    assert_eq!(SERVER.most.load(Ordering::Relaxed), 512);
 }
 
 #[test]
@@ -158,11 +181,14 @@ async fn listen(host: Ipv4Addr) -> (TcpListener, SocketAddrV4) {
     (listener, SocketAddrV4::new(host, port))
 }
 
-async fn verdict(receiver: &mut UnboundedReceiver<Verdict>) -> Verdict {
-    timeout(Duration::from_secs(20), receiver.recv()).await.expect("a verdict").unwrap()
+async fn verdict(receiver: &mut UnboundedReceiver<News>) -> Verdict {
+    match timeout(Duration::from_secs(20), receiver.recv()).await.expect("a verdict").unwrap() {
+        News::Verdict(verdict) => verdict,
+        other => panic!("{other:?}"),
+    }
 }
 
-async fn assert_silent(receiver: &mut UnboundedReceiver<Verdict>) {
+async fn assert_silent(receiver: &mut UnboundedReceiver<News>) {
     let verdict = timeout(Duration::from_millis(200), receiver.recv()).await;
     assert!(verdict.is_err(), "{verdict:?}");
 }

@@ -1,6 +1,11 @@
-//! The command line of `rvs`: what can be typed, what it means, how it ends.
+//! The command line of `rvs`: what can be typed, what it means, how it ends. A file a command.
 
-use std::io::{self, BufWriter, ErrorKind, Write};
+mod check;
+mod list;
+mod reload;
+mod run;
+
+use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,9 +13,8 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::admin::client::Client;
-use crate::config::{self, Config, ConfigErrors, DEFAULT_SOCKET, Machine};
-use crate::list::{self, Columns, Numbers};
-use crate::{cpu, log, run};
+use crate::config::{ConfigErrors, DEFAULT_SOCKET};
+use crate::cpu;
 
 /// How every command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,48 +56,18 @@ struct Cli {
 enum Command {
     /// Run in the foreground until SIGTERM or SIGINT; SIGHUP reloads
     #[command(after_help = EXIT_CODES)]
-    Run(RunArgs),
+    Run(run::Run),
     /// Read and check a configuration without acting on it
     #[command(after_help = EXIT_CODES)]
-    Check(CheckArgs),
+    Check(check::Check),
     /// Have the running rvs read its configuration again
     ///
     /// The new configuration is checked first. If it is refused, the old one stays in force.
     #[command(after_help = EXIT_CODES)]
-    Reload(ReloadArgs),
+    Reload(reload::Reload),
     /// Show services, connections and counters of the running rvs
     #[command(after_help = EXIT_CODES)]
-    List(ListArgs),
-}
-
-#[derive(Debug, Args)]
-struct RunArgs {
-    /// The configuration
-    #[arg(short, long, value_name = "FILE")]
-    config: PathBuf,
-    /// What to log: error, warn, info (the default), debug or trace, also by module, as in
-    /// "info,rvs::health=debug"; without this, the environment variable RVS_LOG
-    #[arg(long, value_name = "FILTER")]
-    log: Option<String>,
-    /// How a line of the log looks
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log_format: log::Format,
-}
-
-#[derive(Debug, Args)]
-struct CheckArgs {
-    /// The configuration
-    #[arg(short, long, value_name = "FILE")]
-    config: PathBuf,
-    /// Do not ask whether this machine has the cores, devices and memory
-    #[arg(long)]
-    no_machine: bool,
-}
-
-#[derive(Debug, Args)]
-struct ReloadArgs {
-    #[command(flatten)]
-    socket: SocketArg,
+    List(list::List),
 }
 
 #[derive(Debug, Args)]
@@ -103,31 +77,10 @@ struct SocketArg {
     socket: PathBuf,
 }
 
-#[derive(Debug, Args)]
-struct ListArgs {
-    #[command(flatten)]
-    socket: SocketArg,
-    /// The connections instead of the services
-    #[arg(short = 'c', long, visible_alias = "connection", conflicts_with_all = ["stats", "rate", "counters", "exact"])]
-    connections: bool,
-    /// Connections, packets and bytes since the start
-    #[arg(long, conflicts_with_all = ["rate", "counters"])]
-    stats: bool,
-    /// Connections, packets and bytes a second
-    #[arg(long, conflicts_with = "counters")]
-    rate: bool,
-    /// Counters of the workers: packets received, forwarded, punted and dropped, by reason
-    #[arg(long)]
-    counters: bool,
-    /// Numbers to the last digit instead of K, M, G, T
-    #[arg(long)]
-    exact: bool,
-    /// JSON, as the admin API has it; of connections one a line
-    #[arg(long)]
-    json: bool,
-    /// Addresses and ports as numbers; they always are
-    #[arg(short, long)]
-    numeric: bool,
+impl SocketArg {
+    fn client(&self) -> Client {
+        Client::new(&self.socket)
+    }
 }
 
 /// Does what the command line says.
@@ -153,29 +106,11 @@ pub fn main() -> ExitCode {
 
 fn execute(command: Command) -> anyhow::Result<Exit> {
     match command {
-        Command::Run(args) => {
-            if let Err(error) = log::start(args.log.as_deref(), args.log_format) {
-                complain(format_args!("rvs: {error:#}"));
-                return Ok(Exit::Usage);
-            }
-            run::run(config::load(&args.config)?)?;
-        }
-        Command::Check(args) => {
-            let config = config::load(&args.config)?;
-            if !args.no_machine {
-                config.check_machine(&Machine::read()?)?;
-            }
-            writeln!(io::stdout(), "{}: ok ({})", args.config.display(), summary(&config))?;
-        }
-        Command::Reload(args) => {
-            let reloaded = block_on(async { Client::new(&args.socket.socket).reload().await })?;
-            let (services, servers) =
-                (counted(reloaded.services, "service"), counted(reloaded.servers, "real server"));
-            writeln!(io::stdout(), "reloaded: generation {}, {services}, {servers}", reloaded.generation)?;
-        }
-        Command::List(args) => block_on(list(&args))?,
+        Command::Run(command) => command.execute(),
+        Command::Check(command) => command.execute(),
+        Command::Reload(command) => command.execute(),
+        Command::List(command) => command.execute(),
     }
-    Ok(Exit::Ok)
 }
 
 /// Says what went wrong, in the one place where a command ends.
@@ -209,62 +144,9 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
     runtime.context("cannot start the runtime")?.block_on(future)
 }
 
-async fn list(args: &ListArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.socket.socket);
-    let mut out = BufWriter::new(io::stdout().lock());
-    if args.connections {
-        if !args.json {
-            list::connections_header(&mut out)?;
-        }
-        let each = |connection| match args.json {
-            true => {
-                serde_json::to_writer(&mut out, &connection)?;
-                out.write_all(b"\n")
-            }
-            false => list::connection(&mut out, &connection),
-        };
-        client.connections(each).await?;
-        return Ok(out.flush()?);
-    }
-    if args.counters {
-        let counters = client.counters().await?;
-        match args.json {
-            true => pretty(&mut out, &counters)?,
-            false => list::counters(&mut out, &counters)?,
-        }
-        return Ok(out.flush()?);
-    }
-    let services = client.services().await?;
-    if args.json {
-        pretty(&mut out, &services)?;
-    } else {
-        let table = client.counters().await?.table;
-        let columns = match (args.stats, args.rate) {
-            (true, _) => Columns::Stats,
-            (_, true) => Columns::Rates,
-            _ => Columns::State,
-        };
-        let numbers = if args.exact { Numbers::Exact } else { Numbers::Scaled };
-        list::services(&mut out, &table, &services, columns, numbers)?;
-    }
-    Ok(out.flush()?)
-}
-
 fn pretty(out: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)
-}
-
-fn summary(config: &Config) -> String {
-    let servers: usize = config.services.iter().map(|service| service.servers.len()).sum();
-    [
-        (config.ports.len(), "port"),
-        (config.workers.cores.len(), "worker"),
-        (config.services.len(), "service"),
-        (servers, "real server"),
-    ]
-    .map(|(count, what)| counted(count as u64, what))
-    .join(", ")
 }
 
 fn counted(count: u64, what: &str) -> String {
@@ -274,6 +156,7 @@ fn counted(count: u64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
     use clap::CommandFactory;
 
     #[test]

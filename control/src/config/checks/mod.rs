@@ -1,0 +1,124 @@
+//! `[service.check]`: how the real servers of a service are checked.
+//!
+//! A service has one check (`check = { ... }` or `[service.check]`) or several (`[[service.check]]`), which then must all
+//! pass, as with keepalived. What all kinds have in common is here; what a kind needs besides is a file of its own, with
+//! a structure, the keys of its table, and a reader.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use super::check::{narrow, one_of};
+use super::raw::{Field, Section};
+use super::value;
+
+/// A health check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Check {
+    /// What is done.
+    pub kind: CheckKind,
+    /// Where it is done instead of at the real server's address.
+    pub address: Option<Ipv4Addr>,
+    /// ... and instead of at its port.
+    pub port: Option<u16>,
+    /// From the start of one check to that of the next.
+    pub interval: Duration,
+    /// After which a check without an answer has failed.
+    pub timeout: Duration,
+    /// Successes in a row that bring a server back.
+    pub rise: u32,
+    /// Failures in a row that take a server out.
+    pub fall: u32,
+    /// First checks are spread over this time, or over the interval if that is shorter.
+    pub jitter: Duration,
+    /// What a server is before its first checks.
+    pub start: Start,
+}
+
+/// What a server is before its first checks have said what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Start {
+    /// It is used until `fall` checks have failed, as with keepalived: who starts does not wait.
+    Up,
+    /// It is not used until `rise` checks have passed (keepalived's `alpha`).
+    Down,
+}
+
+/// What a health check does.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CheckKind {
+    /// Opens a TCP connection and closes it.
+    Tcp,
+}
+
+impl Check {
+    /// Where a real server is checked.
+    pub fn target(&self, server: SocketAddrV4) -> SocketAddrV4 {
+        SocketAddrV4::new(self.address.unwrap_or(*server.ip()), self.port.unwrap_or(server.port()))
+    }
+}
+
+/// What all kinds understand.
+const COMMON: [&str; 9] =
+    ["kind", "address", "port", "interval", "timeout", "rise", "fall", "jitter", "start"];
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The kinds by name: the keys of each besides the common ones, and how it is read.
+const KINDS: [Kind; 1] = [Kind { name: "tcp", keys: &[], read: |_| Some(CheckKind::Tcp) }];
+
+struct Kind {
+    name: &'static str,
+    keys: &'static [&'static str],
+    read: fn(&Section<'_>) -> Option<CheckKind>,
+}
+
+/// One table, or an array of them.
+pub(super) fn read(field: &Field<'_>) -> Option<Vec<Check>> {
+    if field.is_array() {
+        field.all(|element| check(&element.section()?))
+    } else {
+        Some(vec![check(&field.section()?)?])
+    }
+}
+
+fn check(section: &Section<'_>) -> Option<Check> {
+    let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+    let named = |name: &str| KINDS.iter().find(|kind| kind.name == name);
+    // Without a kind that is known, what keys it has is not known either.
+    let kind = section.or("kind", &KINDS[0], |field| one_of("kind of check", &names, named, &field))?;
+    let keys: Vec<&str> = COMMON.iter().chain(kind.keys).copied().collect();
+    section.known(&keys);
+
+    let address = section.optional("address", |field| {
+        field.parse("an IPv4 address, e.g. \"10.0.0.11\"", |typed| match value::endpoint(typed)? {
+            (address, None) => Ok(address),
+            (_, Some(_)) => Err(format!("{typed:?} has a port, which is a key of its own")),
+        })
+    });
+    let port = section.optional("port", |field| narrow(field.integer(1..=65_535)));
+    let interval = section.or("interval", 2 * SECOND, |field| field.duration(10 * MS..=HOUR));
+    let timeout = section.or("timeout", SECOND, |field| field.duration(MS..=HOUR));
+    let rise = section.or("rise", 2, |field| narrow(field.integer(1..=1000)));
+    let fall = section.or("fall", 3, |field| narrow(field.integer(1..=1000)));
+    let jitter = section.or("jitter", 200 * MS, |field| field.duration(Duration::ZERO..=HOUR));
+    let states = |name: &str| match name {
+        "up" => Some(Start::Up),
+        "down" => Some(Start::Down),
+        _ => None,
+    };
+    let start = section.or("start", Start::Up, |field| one_of("state", &["up", "down"], states, &field));
+    let kind = (kind.read)(section);
+    Some(Check {
+        kind: kind?,
+        address: address?,
+        port: port?,
+        interval: interval?,
+        timeout: timeout?,
+        rise: rise?,
+        fall: fall?,
+        jitter: jitter?,
+        start: start?,
+    })
+}

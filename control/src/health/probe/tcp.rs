@@ -1,0 +1,32 @@
+//! The connect check: a server is well if it accepts a TCP connection.
+//!
+//! The connection is closed at once, with a FIN, as keepalived does it: a reset (linger 0) would save this machine a
+//! TIME_WAIT, but some servers log every reset as an error. What it costs is one socket in TIME_WAIT a check for
+//! 60 s, 30 a server at the default interval, and they hold no file descriptor: 1000 servers make 30 000 of them, and
+//! a server can be checked every 3 ms before its local ports run out.
+
+use std::net::SocketAddrV4;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::net::TcpStream;
+
+use super::{Outcome, Probe};
+
+/// Opens a connection and closes it.
+pub(super) struct Tcp;
+
+impl Probe for Tcp {
+    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+        async move {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    drop(stream);
+                    Outcome::passed("connected")
+                }
+                Err(error) => Outcome::of_error(&error),
+            }
+        }
+        .boxed()
+    }
+}
