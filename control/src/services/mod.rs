@@ -203,7 +203,7 @@ impl Services {
         services
     }
 
-    /// Servers that are there and will not be wanted leave as their service would have it; those that come back stay,
+    /// Servers that were wanted and are not any more leave as their service would have it; those that come back stay,
     /// and those that are disabled do not drain.
     fn let_go(&mut self, wanted: &[Service], now: Instant) {
         let modes: HashMap<ServiceKey, Mode> =
@@ -228,9 +228,10 @@ impl Services {
         };
         self.leaving.retain(|key, leaving| may_leave(*key, leaving.service.mode, leaving.how));
         // UDP flows move on by their next packet.
-        for service in self.present.iter().filter(|service| service.protocol == Protocol::Tcp) {
+        for service in self.running.iter().filter(|service| service.protocol == Protocol::Tcp) {
             let (key, how) = (ServiceKey::of(service), service.availability.on_remove);
-            for server in &service.servers {
+            let served = |server: &&Server| server.state != ServerState::Disabled;
+            for server in service.servers.iter().filter(served) {
                 let key = (key, server.address);
                 if self.leaving.contains_key(&key) || !may_leave(key, service.mode, how) {
                     continue;

@@ -39,6 +39,7 @@ pub fn save(
             let was = crate::config::parse_services(&text)?;
             let was = service_of(&was, key).context("the text of an added service")?;
             servers(&mut table, was, service)?;
+            at_the_end(&mut table);
             tables.push(table);
         }
     }
@@ -85,6 +86,19 @@ fn set(table: &mut Table, key: &str, mut item: Item) {
         *new.decor_mut() = decor;
     }
     table[key] = item;
+}
+
+/// Makes a table forget where it stood in its own text.
+fn at_the_end(table: &mut Table) {
+    table.set_position(None);
+    for (_, item) in table.iter_mut() {
+        if let Some(table) = item.as_table_mut() {
+            at_the_end(table);
+        }
+        if let Some(tables) = item.as_array_of_tables_mut() {
+            tables.iter_mut().for_each(at_the_end);
+        }
+    }
 }
 
 /// The array of tables under this key, made if there is none. Written as `server = [{...}]`, it becomes tables with
