@@ -69,7 +69,7 @@ pub fn compile(
     ports: &[PortLink],
 ) -> Compiled {
     let specs: Vec<ServiceSpec> =
-        services.present().iter().map(|service| describe(service, effects, ids)).collect();
+        services.present().iter().map(|service| describe(service, services, effects, ids)).collect();
     let fib = fib(mirror, ports);
     let next_hops = next_hops(&specs, mirror, ports, &fib);
     let ports = ports.iter().map(PortLink::spec).collect();
@@ -77,7 +77,7 @@ pub fn compile(
     Compiled { snapshot, next_hops }
 }
 
-fn describe(service: &Service, effects: &Effects, ids: &mut Ids) -> ServiceSpec {
+fn describe(service: &Service, services: &Services, effects: &Effects, ids: &mut Ids) -> ServiceSpec {
     let key = ServiceKey::of(service);
     let mut dest = |server: ServerKey, weight: u32| {
         let duty = effects.duty(key, server.address);
@@ -88,6 +88,7 @@ fn describe(service: &Service, effects: &Effects, ids: &mut Ids) -> ServiceSpec 
             weight: duty.weight,
             last_weight: record.last_weight * duty.scale,
             up: duty.up,
+            reset: services.is_resetting(key, server.address),
             traffic: record.counters.clone(),
             gauge: record.gauge.clone(),
         }

@@ -49,6 +49,7 @@ impl Director {
         for change in &changes {
             tracing::info!(%change, "changed live");
         }
+        self.expire();
         self.put_in_force().await;
         Ok(api::Changed { generation: self.generation, changes, holds: HOLDS.to_owned() })
     }

@@ -260,6 +260,7 @@ impl Director {
         // From here on nothing can fail.
         self.config = new;
         let overruled = self.services.replace_file(services, Instant::now());
+        self.expire();
         self.put_in_force().await;
         Ok(self.reloaded(changes, overruled, false))
     }
@@ -313,8 +314,19 @@ impl Director {
         Ok(())
     }
 
-    /// Servers that were leaving may have gone, and drained ones may be due.
+    /// Lets go of servers that were leaving and have left, and of drained ones that are due.
     fn let_go(&mut self) {
+        if self.expire() {
+            self.watch_health();
+            self.forget_unconfigured();
+            self.publish();
+            // A service may have been the last at its address.
+            self.misplaced = true;
+        }
+    }
+
+    /// Whether servers have left.
+    fn expire(&mut self) -> bool {
         let ids = &self.ids;
         let connections = |service, server| {
             let known = ids.service(&service).and_then(|record| record.servers.get(&server));
@@ -323,13 +335,7 @@ impl Director {
                 u64::from(active) + u64::from(inactive)
             })
         };
-        if self.services.expire(Instant::now(), connections) {
-            self.watch_health();
-            self.forget_unconfigured();
-            self.publish();
-            // A service may have been the last at its address.
-            self.misplaced = true;
-        }
+        self.services.expire(Instant::now(), connections)
     }
 
     /// From the next snapshot on, what is not present any more is gone.
