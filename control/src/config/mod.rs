@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag, Timeouts};
 
-pub use checks::{Check, CheckKind, Start};
+pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Statuses, Tls, Trust};
 use error::Report;
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use machine::Machine;
