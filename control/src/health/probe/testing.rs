@@ -117,16 +117,29 @@ impl Ca {
         let mut params = CertificateParams::new(names).unwrap();
         (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap();
-        let builder = match clients {
-            Some(clients) => builder.with_client_cert_verifier(clients),
-            None => builder.with_no_client_auth(),
-        };
-        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        builder.with_single_cert(vec![certificate.der().clone()], key).unwrap()
+        configured(certificate.der().clone(), &key, clients)
     }
+
+    /// ... of a server that presents the CA's own certificate.
+    pub(super) fn itself(&self) -> ServerConfig {
+        configured(self.certificate.clone(), self.issuer.key(), None)
+    }
+}
+
+fn configured(
+    certificate: CertificateDer<'static>,
+    key: &KeyPair,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> ServerConfig {
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients),
+        None => builder.with_no_client_auth(),
+    };
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    builder.with_single_cert(vec![certificate], key).unwrap()
 }
 
 /// Years in which we all are.

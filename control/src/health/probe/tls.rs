@@ -135,6 +135,14 @@ fn wrong_certificate(error: &CertificateError) -> String {
         CertificateError::NotValidForNameContext { expected, .. } => {
             format!("certificate is not for {}", expected.to_str())
         }
+        CertificateError::Other(other) => match other.to_string().as_str() {
+            // The verifier's own error, of which rustls has no name.
+            "CaUsedAsEndEntity" => {
+                "certificate is a CA's own (CA:TRUE); expected one of a server, or skip_verify = true"
+                    .to_owned()
+            }
+            other => format!("certificate is refused: {other}"),
+        },
         other => format!("certificate is refused: {other}"),
     }
 }

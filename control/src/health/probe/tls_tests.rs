@@ -91,6 +91,16 @@ async fn certificates() {
     }
 }
 
+/// `openssl req -x509` makes certificates that are their own CA's. They can sign others, but not stand for a server.
+#[tokio::test]
+async fn a_ca_is_no_server() {
+    let ca = Ca::new();
+    let (server, _seen) = server(ca.itself()).await;
+    let expected = "certificate is a CA's own (CA:TRUE); expected one of a server, or skip_verify = true";
+    assert_eq!(check(&format!("kind = \"tls\"\n{}", ca.key()), server).await, failed(expected));
+    assert_eq!(check("kind = \"tls\"\nskip_verify = true", server).await, passed("TLS handshake"));
+}
+
 #[tokio::test]
 async fn each_check_is_a_whole_handshake_with_the_right_names_and_a_leave() {
     let ca = Ca::new();
