@@ -241,6 +241,32 @@ fn check() {
     assert!(complaints.contains("F:1:1: cores: unknown key; expected one of eal, workers, "), "{complaints}");
 }
 
+/// Whom a check by TLS trusts unless its file says so.
+#[test]
+fn certificates_of_the_system() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, system) = (directory.path().join("rvs.toml"), directory.path().join("system.pem"));
+    let text = "[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null\"\n\
+                [[service]]\naddress = \"192.0.2.10:443\"\nmode = \"nat\"\n[service.check]\nkind = \"https\"\n";
+    std::fs::write(&file, text).unwrap();
+    let check = |certificates: &str| {
+        std::fs::write(&system, certificates).unwrap();
+        let mut command = rvs("check --no-machine");
+        // Where OpenSSL and its likes look first.
+        command.arg("-c").arg(&file).env_remove("SSL_CERT_DIR").env("SSL_CERT_FILE", &system);
+        run(command)
+    };
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+    let (code, _, complaints) = check(&certificate);
+    assert_eq!((code, complaints.as_str()), (0, ""));
+    let (code, out, complaints) = check("");
+    assert_eq!((code, out.as_str()), (2, ""));
+    let expected = "service[0].check: this machine has no certificates of CAs; expected ca = \"FILE\", or \
+                    skip_verify = true";
+    assert!(complaints.contains(expected), "{complaints}");
+}
+
 #[test]
 fn how_it_ends() {
     for (words, code) in [

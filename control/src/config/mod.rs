@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag, Timeouts};
 
 pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
-pub use checks::{Check, CheckKind, Start};
+pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Statuses, Tls, Trust};
 use error::Report;
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use machine::Machine;
