@@ -4,7 +4,9 @@
 //! GET  /v1/services       what `rvs list` shows
 //! GET  /v1/connections    the connection table, one JSON object a line, streamed
 //! GET  /v1/counters       what the workers count
+//! GET  /v1/events         what has happened, one JSON object a line; `?since=N` after number N, `&follow=true` for ever
 //! POST /v1/reload         read the configuration file again; 422 if it is refused
+//! GET  /metrics           all of that for Prometheus
 //! ```
 //!
 //! HTTP, because `curl --unix-socket` and every language speak it; a Unix socket, because the file's
@@ -17,6 +19,8 @@
 
 pub mod api;
 pub mod client;
+mod events;
+mod metrics;
 mod socket;
 
 use std::future::Future;
@@ -32,6 +36,9 @@ use tokio::sync::mpsc;
 
 pub use socket::{Socket, bind};
 
+use crate::events::Events;
+use crate::metrics::Format;
+
 /// What the server asks: a handle of the director, so that the server does not depend on it.
 pub trait Backend: Clone + Send + Sync + 'static {
     /// All services with their real servers.
@@ -42,6 +49,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// What the workers count.
     fn counters(&self) -> impl Future<Output = anyhow::Result<api::Counters>> + Send;
+
+    /// All metrics, as text.
+    fn metrics(&self, format: Format) -> impl Future<Output = anyhow::Result<String>> + Send;
+
+    /// What has happened.
+    fn events(&self) -> &Events;
 
     /// Reads the configuration file again and applies it.
     fn reload(&self) -> impl Future<Output = anyhow::Result<api::Reloaded>> + Send;
@@ -73,6 +86,8 @@ fn router<B: Backend>(backend: B) -> Router {
         .route("/v1/services", get(services::<B>))
         .route("/v1/connections", get(connections::<B>))
         .route("/v1/counters", get(counters::<B>))
+        .route("/v1/events", get(events::events::<B>))
+        .route("/metrics", get(metrics::metrics::<B>))
         .route("/v1/reload", post(reload::<B>))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
@@ -132,7 +147,7 @@ async fn refuse_body(body: Body) -> Result<(), Failed> {
 }
 
 async fn no_such_path(uri: Uri) -> Failed {
-    let expected = "/v1/services, /v1/connections, /v1/counters or /v1/reload";
+    let expected = "/v1/services, /v1/connections, /v1/counters, /v1/events, /v1/reload or /metrics";
     Failed(StatusCode::NOT_FOUND, anyhow::anyhow!("no such path: {}; expected {expected}", uri.path()))
 }
 

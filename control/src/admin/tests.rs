@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::client::Client;
 use super::*;
+use crate::events::Kind;
 
 /// A router with any number of connections, that counts how many have been read.
 #[derive(Clone)]
@@ -19,6 +20,7 @@ struct Fake {
     read: Arc<AtomicU64>,
     /// How many iterators there are.
     readers: Arc<AtomicU64>,
+    events: Events,
 }
 
 struct Reader(Arc<AtomicU64>);
@@ -69,6 +71,14 @@ impl Backend for Fake {
         anyhow::bail!("the director is gone")
     }
 
+    async fn metrics(&self, format: Format) -> anyhow::Result<String> {
+        Ok(format!("{format:?}\n"))
+    }
+
+    fn events(&self) -> &Events {
+        &self.events
+    }
+
     async fn reload(&self) -> anyhow::Result<api::Reloaded> {
         if self.connections == 0 {
             anyhow::bail!("rvs.toml:1:1: port: missing; expected at least one [[port]]");
@@ -88,7 +98,8 @@ struct Router {
 async fn router(connections: u64) -> Router {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run/rvs.sock");
-    let backend = Fake { connections, read: Arc::default(), readers: Arc::default() };
+    let backend =
+        Fake { connections, read: Arc::default(), readers: Arc::default(), events: Events::with_capacity(4) };
     let socket = bind(&path).await.unwrap();
     let server = tokio::spawn(serve(socket, backend.clone()));
     Router { _directory: directory, path, backend, server }
@@ -160,7 +171,8 @@ async fn wrong_requests_are_answered_in_json() {
             "GET /v2/services",
             "",
             "404 Not Found",
-            "no such path: /v2/services; expected /v1/services, /v1/connections, /v1/counters or /v1/reload",
+            "no such path: /v2/services; expected /v1/services, /v1/connections, /v1/counters, /v1/events, /v1/reload \
+             or /metrics",
         ),
         ("GET /v1/reload", "", "405 Method Not Allowed", "/v1/reload does not answer to GET; expected POST"),
         (
@@ -275,4 +287,82 @@ async fn nobody_there() {
         "cannot reach rvs at /nowhere/rvs.sock (is it running? -s names another socket): \
          No such file or directory (os error 2)"
     );
+}
+
+#[tokio::test]
+async fn metrics_come_in_the_format_that_is_asked_for() {
+    let router = router(1).await;
+    for (accept, body) in
+        [("", "Text\n"), ("accept: application/openmetrics-text;version=1.0.0\r\n", "OpenMetrics\n")]
+    {
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{accept}\r\n");
+        assert_eq!(router.raw(&request).await, ("HTTP/1.1 200 OK".to_owned(), body.to_owned()));
+    }
+}
+
+fn down(n: u8) -> Kind {
+    Kind::ServerDown {
+        service: "tcp/192.0.2.10:80".to_owned(),
+        server: std::net::SocketAddrV4::new([10, 0, 0, n].into(), 80),
+        checks: 3,
+        reason: "connection refused".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn events_come_as_they_were_published() {
+    let router = router(1).await;
+    (1..=6).for_each(|n| router.backend.events.publish(down(n)));
+    let read = async |since| {
+        let mut seen = Vec::new();
+        let each = |event| {
+            seen.push(event);
+            Ok(())
+        };
+        router.client().events(since, false, each).await.unwrap();
+        seen
+    };
+    let seen = read(Some(5)).await;
+    assert_eq!(seen.len(), 1);
+    let expected = serde_json::json!({
+        "sequence": 6, "time": seen[0].time, "event": "server_down",
+        "text": "tcp/192.0.2.10:80: 10.0.0.6:80 is down: connection refused (checks failed in a row: 3)",
+        "service": "tcp/192.0.2.10:80", "server": "10.0.0.6:80", "checks": 3, "reason": "connection refused",
+    });
+    assert_eq!(serde_json::to_value(&seen[0]).unwrap(), expected);
+    let numbers = |seen: Vec<api::Event>| seen.iter().map(|event| event.sequence).collect::<Vec<_>>();
+    assert_eq!(numbers(read(None).await), [3, 4, 5, 6]);
+    // The first says that two are missing.
+    assert_eq!(numbers(read(Some(0)).await), [2, 3, 4, 5, 6]);
+}
+
+#[tokio::test]
+async fn a_follower_gets_each_event_when_it_happens_and_the_end() {
+    let router = router(1).await;
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let client = router.client();
+    let follower = tokio::spawn(async move {
+        let each =
+            |event: api::Event| sender.send(event.event).map_err(|_| std::io::ErrorKind::BrokenPipe.into());
+        client.events(None, true, each).await
+    });
+    for n in 1..=3 {
+        router.backend.events.publish(down(n));
+        assert_eq!(receiver.recv().await.unwrap(), "server_down");
+    }
+    router.backend.events.stop("SIGTERM").await;
+    assert_eq!(receiver.recv().await.unwrap(), "stopping");
+    follower.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_asked_of_events_is_checked() {
+    let router = router(1).await;
+    for query in ["since=-1", "since=soon", "follow=maybe", "sinse=3"] {
+        let request = format!("GET /v1/events?{query} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let (status, body) = router.raw(&request).await;
+        assert_eq!(status, "HTTP/1.1 400 Bad Request", "{query}");
+        let error = serde_json::from_str::<api::Failure>(&body).unwrap().error;
+        assert!(error.ends_with("; expected since=N, a number, and follow=true or false"), "{error}");
+    }
 }

@@ -1,6 +1,7 @@
 //! The command line of `rvs`: what can be typed, what it means, how it ends. A file a command.
 
 mod check;
+mod events;
 mod list;
 mod reload;
 mod run;
@@ -42,6 +43,7 @@ Examples:
   rvs list --stats                    connections, packets and bytes since the start
   rvs list -c | head                  connections
   rvs list --counters                 where every packet went, by worker and reason
+  rvs events -f                       what happens: servers up and down, reloads, overload
 ";
 
 /// RVS balances TCP and UDP connections over real servers, in user space (DPDK).
@@ -68,6 +70,9 @@ enum Command {
     /// Show services, connections and counters of the running rvs
     #[command(after_help = EXIT_CODES)]
     List(list::List),
+    /// Show what has happened to the running rvs, and what happens
+    #[command(after_help = EXIT_CODES)]
+    Events(events::Events),
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +115,7 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Check(command) => command.execute(),
         Command::Reload(command) => command.execute(),
         Command::List(command) => command.execute(),
+        Command::Events(command) => command.execute(),
     }
 }
 

@@ -11,10 +11,13 @@ use dataplane::worker;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Director;
+use super::metrics::Gathered;
 use crate::admin::{self, api};
 use crate::compile::targets;
 use crate::config::Service;
+use crate::events::Events;
 use crate::ids::{ServerKey, ServiceKey};
+use crate::metrics::Format;
 
 /// Buckets that a listing reads at a time.
 const LISTING_CHUNK: usize = 4096;
@@ -23,13 +26,14 @@ const LISTING_CHUNK: usize = 4096;
 pub(super) enum Request {
     Services(oneshot::Sender<Vec<api::Service>>),
     Counters(oneshot::Sender<api::Counters>),
+    Metrics(oneshot::Sender<Gathered>),
     Connections(oneshot::Sender<admin::Connections>),
     Reload(oneshot::Sender<Result<api::Reloaded>>),
 }
 
 /// A handle to ask the director; the admin API's backend.
 #[derive(Clone)]
-pub struct Handle(pub(super) mpsc::Sender<Request>);
+pub struct Handle(pub(super) mpsc::Sender<Request>, pub(super) Events);
 
 impl Director {
     /// Whoever asked may have gone meanwhile; then nobody takes the answer.
@@ -42,6 +46,9 @@ impl Director {
             Request::Counters(reply) => {
                 let _ = reply.send(self.counters());
             }
+            Request::Metrics(reply) => {
+                let _ = reply.send(self.gather());
+            }
             Request::Connections(reply) => {
                 let _ = reply.send(self.connections());
             }
@@ -51,7 +58,7 @@ impl Director {
         }
     }
 
-    fn describe(&self, service: &Service) -> api::Service {
+    pub(super) fn describe(&self, service: &Service) -> api::Service {
         let record = self.ids.service(&ServiceKey::of(service));
         let servers = service.servers.iter().map(|server| {
             let known = record.and_then(|record| record.servers.get(&ServerKey::of(service, server)));
@@ -86,7 +93,7 @@ impl Director {
         }
     }
 
-    fn counters(&self) -> api::Counters {
+    pub(super) fn counters(&self) -> api::Counters {
         let workers = self.workers.iter().zip(&self.config.workers.cores).zip(0..);
         let workers = workers.map(|((counters, &core), index)| worker_counters(index, core, counters));
         let connections =
@@ -191,5 +198,13 @@ impl admin::Backend for Handle {
 
     async fn reload(&self) -> Result<api::Reloaded> {
         self.ask(Request::Reload).await?
+    }
+
+    async fn metrics(&self, format: Format) -> Result<String> {
+        self.ask(Request::Metrics).await?.render(format).await
+    }
+
+    fn events(&self) -> &Events {
+        &self.1
     }
 }

@@ -13,6 +13,8 @@
 
 mod answers;
 mod linux;
+mod metrics;
+mod overload;
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
@@ -31,9 +33,12 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 pub use self::answers::Handle;
 use self::answers::Request;
+use self::metrics::Metrics;
+use self::overload::Overload;
 use crate::admin::api;
 use crate::compile::{self, Compiled, PortLink, service_name, targets};
 use crate::config::{self, Config};
+use crate::events::{Events, Kind};
 use crate::health::{Health, News, Verdict};
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::net::Watcher;
@@ -59,6 +64,8 @@ pub struct Parts {
     pub workers: Vec<Arc<WorkerCounters>>,
     /// Health checks at one time.
     pub checks_at_once: usize,
+    /// Where it says what happens.
+    pub events: Events,
 }
 
 /// The control thread's state.
@@ -83,12 +90,17 @@ pub struct Director {
     misplaced: bool,
     /// Whether it has been said that somebody else has taken one away.
     missed: bool,
+    /// Those of which it has been said that Linux refuses to change them.
+    refused: HashSet<Ipv4Addr>,
+    events: Events,
+    metrics: Metrics,
+    overload: Overload,
 }
 
 impl Director {
     /// Compiles the first snapshot.
     pub fn new(parts: Parts) -> Result<(Director, Handle)> {
-        let Parts { config, watcher, ports, table, workers, checks_at_once } = parts;
+        let Parts { config, watcher, ports, table, workers, checks_at_once, events } = parts;
         let (sender, news) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
         let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
@@ -109,10 +121,14 @@ impl Director {
             placed: HashSet::new(),
             misplaced: false,
             missed: false,
+            refused: HashSet::new(),
+            events: events.clone(),
+            metrics: Metrics::default(),
+            overload: Overload::default(),
         };
         director.check_room(&director.config)?;
         director.publish();
-        Ok((director, Handle(requester)))
+        Ok((director, Handle(requester, events)))
     }
 
     /// Puts the router's addresses on the twins, begins to check health, and lets Linux find the next hops,
@@ -201,6 +217,7 @@ impl Director {
             self.place_virtual_addresses().await;
         }
         self.miss_addresses();
+        self.notice_overload();
         if periods.is_multiple_of(NEIGHBOUR_PERIODS) {
             self.refresh_neighbours();
         } else {
@@ -214,6 +231,7 @@ impl Director {
             error = format!("{error:#}"),
             "cannot follow Linux' network configuration; trying again"
         );
+        self.events.publish(Kind::LinuxLost { error: format!("{error:#}") });
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.watcher = Watcher::start().await?;
         self.publish();
@@ -223,6 +241,7 @@ impl Director {
     /// Reads the file again and, if it is good, puts it in force; if not, nothing changes.
     async fn reload(&mut self) -> Result<api::Reloaded> {
         let result = self.try_reload().await;
+        self.events.publish(Kind::of_reload(&result, self.generation));
         match &result {
             Ok(reloaded) => tracing::info!(
                 generation = reloaded.generation,
@@ -302,6 +321,7 @@ impl Director {
             News::Verdict(verdict) => self.tell(verdict),
             News::Weight(target, weight) => {
                 tracing::info!(server = %target.address, weight, "server asks for a weight");
+                self.events.publish(Kind::ServerWeight { server: target.address, weight: *weight });
             }
         }
         self.publish();
@@ -315,6 +335,7 @@ impl Director {
                 }
                 let (name, server) = (service_name(service.protocol, service.address), server.address);
                 let Verdict { checks, reason, .. } = verdict;
+                self.events.publish(Kind::of_verdict(verdict, &name, server));
                 if verdict.up {
                     tracing::info!(service = name, %server, checks, "server up");
                 } else {

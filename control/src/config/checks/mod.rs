@@ -57,6 +57,15 @@ impl Check {
     }
 }
 
+impl CheckKind {
+    /// Its name, as the configuration has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            CheckKind::Tcp => "tcp",
+        }
+    }
+}
+
 /// What all kinds understand.
 const COMMON: [&str; 9] =
     ["kind", "address", "port", "interval", "timeout", "rise", "fall", "jitter", "start"];
