@@ -17,3 +17,4 @@ pub mod net;
 pub mod rates;
 pub mod run;
 pub mod slowpath;
+pub mod top;

@@ -193,6 +193,20 @@ fn what_happens() {
 }
 
 #[test]
+fn a_frame_of_top() {
+    let (code, frame, complaints) = asked("top --once");
+    assert_eq!((code, complaints.as_str()), (0, ""));
+    for part in
+        ["connections 52 of 4096 slots (1.3 %)", "tcp/192.0.2.10:80", "10.0.0.1:80", "is up (checks passed"]
+    {
+        assert!(frame.contains(part), "{part}\n{frame}");
+    }
+    let refused = "rvs: stdout is no terminal; expected one, or --once for a single frame as text\n";
+    assert_eq!(asked("top"), (1, String::new(), refused.to_owned()));
+    assert_eq!(run(rvs("top --once -s /nowhere/rvs.sock")).0, 1);
+}
+
+#[test]
 fn reload() {
     let (code, out, complaints) = asked("reload");
     assert_eq!((code, complaints.as_str()), (0, ""));

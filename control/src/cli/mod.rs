@@ -5,6 +5,7 @@ mod events;
 mod list;
 mod reload;
 mod run;
+mod top;
 
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
@@ -44,6 +45,7 @@ Examples:
   rvs list -c | head                  connections
   rvs list --counters                 where every packet went, by worker and reason
   rvs events -f                       what happens: servers up and down, reloads, overload
+  rvs top                             what passes, live: services, servers, workers, drops
 ";
 
 /// RVS balances TCP and UDP connections over real servers, in user space (DPDK).
@@ -73,6 +75,9 @@ enum Command {
     /// Show what has happened to the running rvs, and what happens
     #[command(after_help = EXIT_CODES)]
     Events(events::Events),
+    /// Watch services, real servers, workers and drops live
+    #[command(after_help = EXIT_CODES)]
+    Top(top::Top),
 }
 
 #[derive(Debug, Args)]
@@ -116,6 +121,7 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Reload(command) => command.execute(),
         Command::List(command) => command.execute(),
         Command::Events(command) => command.execute(),
+        Command::Top(command) => command.execute(),
     }
 }
 
