@@ -6,6 +6,9 @@
 //! thing that it reads is how many events it has missed. So what was before and what comes now are read in one way,
 //! without a gap or an overlap between the two.
 //!
+//! What changes all the time, a weight that a server asks for as its load goes, is in the log and not here: it would push
+//! out what matters.
+//!
 //! Numbers start at 1 with the program. Who asks for what came after a number that has not been given yet has that number
 //! from an earlier run, and gets everything.
 
@@ -68,13 +71,6 @@ pub enum Kind {
         checks: u32,
         /// What the last of them said.
         reason: String,
-    },
-    /// A server's check asks for another weight.
-    ServerWeight {
-        /// Where the check was made.
-        server: SocketAddrV4,
-        /// What it asks for.
-        weight: u32,
     },
     /// A configuration has been read again and is in force.
     ReloadApplied {
@@ -337,7 +333,6 @@ impl Kind {
             Kind::Stopping { .. } => "stopping",
             Kind::ServerUp { .. } => "server_up",
             Kind::ServerDown { .. } => "server_down",
-            Kind::ServerWeight { .. } => "server_weight",
             Kind::ReloadApplied { .. } => "reload_applied",
             Kind::ReloadRefused { .. } => "reload_refused",
             Kind::TableNearlyFull { .. } => "table_nearly_full",
@@ -366,7 +361,6 @@ impl fmt::Display for Kind {
             Kind::ServerDown { service, server, checks, reason } => {
                 write!(f, "{service}: {server} is down: {reason} (checks failed in a row: {checks})")
             }
-            Kind::ServerWeight { server, weight } => write!(f, "{server} asks for weight {weight}"),
             Kind::ReloadApplied { generation, services, servers } => {
                 write!(f, "reloaded: generation {generation}, services {services}, real servers {servers}")
             }
@@ -401,8 +395,9 @@ impl fmt::Display for Kind {
 mod tests {
     use super::*;
 
-    fn weight(weight: u32) -> Kind {
-        Kind::ServerWeight { server: "10.0.0.11:80".parse().unwrap(), weight }
+    fn up(checks: u32) -> Kind {
+        let service = "tcp/192.0.2.10:80".to_owned();
+        Kind::ServerUp { service, server: "10.0.0.11:80".parse().unwrap(), checks }
     }
 
     /// Numbers of a batch; those of missed events with how many.
@@ -416,7 +411,7 @@ mod tests {
 
     fn filled(capacity: usize, count: u32) -> Events {
         let events = Events::with_capacity(capacity);
-        (1..=count).for_each(|n| events.publish(weight(n)));
+        (1..=count).for_each(|n| events.publish(up(n)));
         events
     }
 
@@ -443,12 +438,12 @@ mod tests {
         let events = filled(1_000, 300);
         let mut reader = events.read(None, true);
         let mut seen = shown(reader.batch().await);
-        events.publish(weight(301));
+        events.publish(up(301));
         seen.extend(shown(reader.batch().await));
         let waiting = tokio::spawn(async move { shown(reader.batch().await) });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        events.publish(weight(302));
+        events.publish(up(302));
         seen.extend(waiting.await.unwrap());
         assert_eq!(seen, (1..=302).map(|n| n.to_string()).collect::<Vec<_>>());
     }
@@ -458,7 +453,7 @@ mod tests {
         let events = filled(4, 1);
         let mut reader = events.read(None, true);
         assert_eq!(shown(reader.batch().await), ["1"]);
-        (0..9).for_each(|n| events.publish(weight(n)));
+        (0..9).for_each(|n| events.publish(up(n)));
         assert_eq!(shown(reader.batch().await), ["6 (missed 5)", "7", "8", "9", "10"]);
         assert_eq!(events.ring().events.len(), 4);
     }
@@ -481,13 +476,13 @@ mod tests {
         let events = filled(2, 7);
         events.publish(Kind::ReloadRefused { generation: 3, error: "no luck".to_owned() });
         let counts: Vec<_> = events.tally().into_iter().map(|(kind, tally)| (kind, tally.count)).collect();
-        assert_eq!(counts, [("reload_refused", 1), ("server_weight", 7)]);
+        assert_eq!(counts, [("reload_refused", 1), ("server_up", 7)]);
     }
 
     #[test]
     fn names_are_those_of_json() {
         let kinds = [
-            weight(1),
+            up(1),
             Kind::Stopping { signal: "SIGTERM" },
             Kind::ReloadRefused { generation: 1, error: String::new() },
             Kind::TableNearlyFull { connections: 1, slots: 1 },

@@ -355,6 +355,43 @@ async fn a_follower_gets_each_event_when_it_happens_and_the_end() {
     follower.await.unwrap().unwrap();
 }
 
+/// Whoever does not read costs what fits into a socket, and hears what it has missed when it reads again.
+#[tokio::test]
+async fn a_follower_that_does_not_read_misses_events() {
+    let router = router(1).await;
+    router.backend.events.publish(down(0));
+    let mut stream = UnixStream::connect(&router.path).await.unwrap();
+    stream.write_all(b"GET /v1/events?follow=true HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    while !answer.contains("10.0.0.0:80") {
+        let mut bytes = [0; 4096];
+        let read = stream.read(&mut bytes).await.unwrap();
+        answer.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+    }
+    // More than the ring and all buffers together: the server has the chance to send each.
+    for _ in 0..20_000 {
+        router.backend.events.publish(down(1));
+        tokio::task::yield_now().await;
+    }
+    router.backend.events.stop("SIGTERM").await;
+    let mut rest = Vec::new();
+    let limit = Duration::from_secs(10);
+    let _ = tokio::time::timeout(limit, async {
+        let mut bytes = vec![0; 1 << 16];
+        while !String::from_utf8_lossy(&rest).ends_with("0\r\n\r\n") {
+            let read = stream.read(&mut bytes).await.unwrap();
+            rest.extend_from_slice(&bytes[..read]);
+        }
+    })
+    .await
+    .expect("the stream ends");
+    let text = String::from_utf8(rest).unwrap();
+    let missed = text.lines().filter_map(|line| serde_json::from_str::<api::Event>(line).ok());
+    let missed: u64 = missed.filter_map(|event| event.details.get("events")?.as_u64()).sum();
+    assert!(missed > 1_000, "missed {missed}");
+    assert!(text.contains("\"stopping\""));
+}
+
 #[tokio::test]
 async fn what_is_asked_of_events_is_checked() {
     let router = router(1).await;

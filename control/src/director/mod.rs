@@ -321,7 +321,6 @@ impl Director {
             News::Verdict(verdict) => self.tell(verdict),
             News::Weight(target, weight) => {
                 tracing::info!(server = %target.address, weight, "server asks for a weight");
-                self.events.publish(Kind::ServerWeight { server: target.address, weight: *weight });
             }
         }
         self.publish();

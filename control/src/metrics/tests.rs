@@ -195,6 +195,34 @@ fn promtool_has_no_complaint() {
     }
 }
 
+/// Prometheus' own parser of OpenMetrics takes each line; it is in the importer, which wants times as well.
+#[test]
+fn prometheus_reads_open_metrics() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("metrics");
+    let import = |exposition: &str| {
+        let timed = exposition.lines().map(|line| match line.starts_with('#') {
+            true => format!("{line}\n"),
+            false => format!("{line} 1700000200\n"),
+        });
+        std::fs::write(&file, timed.collect::<String>()).unwrap();
+        let mut promtool = Command::new("promtool");
+        let promtool = promtool.args(["tsdb", "create-blocks-from", "openmetrics"]).arg(&file);
+        promtool.arg(directory.path().join("blocks")).output()
+    };
+    let open = scrape(2).render(Format::OpenMetrics).unwrap();
+    match import(&open) {
+        Ok(output) => {
+            assert!(output.status.success(), "{}\n{open}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                !import("rvs_polls{ 1\n# EOF\n").unwrap().status.success(),
+                "promtool lets everything pass"
+            );
+        }
+        Err(error) => eprintln!("SKIPPED: no promtool ({error}); it is in Debian's package prometheus"),
+    }
+}
+
 #[test]
 fn ten_thousand_servers_are_no_burden() {
     let large = scrape(10_000);
