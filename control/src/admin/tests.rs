@@ -376,7 +376,7 @@ async fn a_follower_that_does_not_read_misses_events() {
     router.backend.events.stop("SIGTERM").await;
     let mut rest = Vec::new();
     let limit = Duration::from_secs(10);
-    let _ = tokio::time::timeout(limit, async {
+    tokio::time::timeout(limit, async {
         let mut bytes = vec![0; 1 << 16];
         while !String::from_utf8_lossy(&rest).ends_with("0\r\n\r\n") {
             let read = stream.read(&mut bytes).await.unwrap();
