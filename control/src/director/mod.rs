@@ -37,7 +37,7 @@ use self::metrics::Metrics;
 use self::overload::Overload;
 use crate::admin::api;
 use crate::compile::{self, Compiled, PortLink, service_name, targets};
-use crate::config::{self, Config};
+use crate::config::{self, Check, Config};
 use crate::events::{Events, Kind};
 use crate::health::{Health, News, Verdict};
 use crate::ids::{Ids, ServerKey, ServiceKey};
@@ -46,6 +46,9 @@ use crate::rates;
 
 /// Linux is told this often, in periods of the estimator, which neighbours are in use.
 const NEIGHBOUR_PERIODS: u64 = 5;
+
+/// News of health that one snapshot takes in.
+const NEWS_AT_ONCE: usize = 256;
 
 /// How long the first snapshot waits for Linux to find the next hops.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -193,7 +196,17 @@ impl Director {
                     // The error has been logged; what was in force stays in force.
                     let _ = self.reload().await;
                 }
-                Some(news) = self.news.recv() => self.heed(&news),
+                Some(news) = self.news.recv() => {
+                    self.heed(&news);
+                    // Ten thousand servers that went down at once kept everybody who asked waiting for 35 s, with a
+                    // snapshot for each. So there is one for many, and then a turn for others.
+                    for _ in 1..NEWS_AT_ONCE {
+                        let Ok(news) = self.news.try_recv() else { break };
+                        self.heed(&news);
+                    }
+                    self.publish();
+                    tokio::task::yield_now().await;
+                }
                 change = self.watcher.changed() => match change {
                     Ok(_) => self.publish(),
                     Err(error) => self.watch_anew(error).await?,
@@ -316,20 +329,23 @@ impl Director {
         self.health.watch(targets.collect::<Vec<_>>());
     }
 
-    fn heed(&mut self, news: &News) {
+    fn heed(&self, news: &News) {
         match news {
             News::Verdict(verdict) => self.tell(verdict),
             News::Weight(target, weight) => {
                 tracing::info!(server = %target.address, weight, "server asks for a weight");
             }
         }
-        self.publish();
     }
 
     fn tell(&self, verdict: &Verdict) {
         for service in &self.config.services {
             for server in &service.servers {
-                if !targets(service, server).any(|target| target == verdict.target) {
+                // By address first: a target is made of copies, and there may be ten thousand of each.
+                let at = |check: &Check| check.target(server.address) == verdict.target.address;
+                if !service.checks.iter().any(at)
+                    || !targets(service, server).any(|target| target == verdict.target)
+                {
                     continue;
                 }
                 let (name, server) = (service_name(service.protocol, service.address), server.address);
