@@ -28,6 +28,7 @@ use crate::compile::PortLink;
 use crate::config::{Config, Idle, Machine};
 use crate::devices::{self, Device};
 use crate::director::{Director, Parts};
+use crate::events::{Events, Kind};
 use crate::health::checks_at_once;
 use crate::net::{Twin, Watcher};
 use crate::slowpath;
@@ -61,12 +62,14 @@ impl StopSignals {
         Ok(StopSignals { terminate, interrupt })
     }
 
-    async fn received(&mut self) {
+    /// The signal's name.
+    async fn received(&mut self) -> &'static str {
         let name = tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         };
         tracing::info!(signal = name, "stopping");
+        name
     }
 }
 
@@ -120,6 +123,7 @@ async fn with_eal(
     }
     let table = Arc::new(Table::new(config.table.connections as usize, random_key()));
     let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
+    let events = Events::default();
     let parts = Parts {
         config: config.clone(),
         watcher,
@@ -127,6 +131,7 @@ async fn with_eal(
         table: table.clone(),
         workers: counters.clone(),
         checks_at_once: checks_at_once(raise_open_files()),
+        events: events.clone(),
     };
     let (mut director, handle) = Director::new(parts)?;
     let (pumps, ends) = slowpath::queues(counters.len(), resets(&director, &table))?;
@@ -158,11 +163,12 @@ async fn with_eal(
                 services = config.services.len(),
                 "ready"
             );
+            events.publish(Kind::started(&config));
             director.run(hangup).await
         };
         let from_linux = (0..).zip(&twins).map(|(port, twin)| pumps.from_linux(port, twin, pool, &lcore));
         tokio::select! {
-            () = stop.received() => Ok(()),
+            () = async { events.stop(stop.received().await).await } => Ok(()),
             result = direct => result,
             () = pumps.to_linux(&twins) => unreachable!("it never ends"),
             () = gone(from_linux) => Err(anyhow!("somebody has removed a twin from Linux; RVS cannot go on without it")),

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use rvs::admin::{self, Backend, Connections, Order, api};
+use rvs::events::{Events, Kind};
+use rvs::metrics::Format;
 
 /// More connections than fit into any pipe.
 const CONNECTIONS: u32 = 300_000;
 
 #[derive(Clone)]
-struct Router;
+struct Router(Events);
 
 impl Backend for Router {
     async fn services(&self) -> anyhow::Result<Vec<api::Service>> {
@@ -57,6 +59,14 @@ impl Backend for Router {
         Ok(api::Counters { generation: 1, table, workers: Vec::new() })
     }
 
+    async fn metrics(&self, _: Format) -> anyhow::Result<String> {
+        Ok("rvs_snapshot_generation 1\n".to_owned())
+    }
+
+    fn events(&self) -> &Events {
+        &self.0
+    }
+
     async fn reload(&self, dry_run: bool) -> anyhow::Result<api::Reloaded> {
         let overruled = vec!["server tcp/192.0.2.10:80 10.0.0.2:80".to_owned()];
         Ok(api::Reloaded {
@@ -92,6 +102,15 @@ fn change() -> api::Change {
     api::Change { sign: api::Sign::Changed, service, server, what: "weight 1 -> 3".to_owned() }
 }
 
+/// What has happened to it.
+fn events() -> Events {
+    let events = Events::default();
+    events.publish(Kind::Started { version: "1.2.3", services: 1, servers: 1 });
+    let server = "10.0.0.1:80".parse().unwrap();
+    events.publish(Kind::ServerUp { service: "tcp/192.0.2.10:80".to_owned(), server, checks: 2 });
+    events
+}
+
 /// The socket of a router that runs as long as the test.
 fn router(directory: &Path) -> PathBuf {
     let path = directory.join("rvs.sock");
@@ -102,7 +121,7 @@ fn router(directory: &Path) -> PathBuf {
         runtime.block_on(async {
             let socket = admin::bind(&socket).await.unwrap();
             bound.send(()).unwrap();
-            admin::serve(socket, Router).await;
+            admin::serve(socket, Router(events())).await;
         });
     });
     wait.recv().unwrap();
@@ -173,6 +192,51 @@ fn a_reader_that_has_seen_enough() {
         let complaints = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), complaints.as_str()), (Some(0), ""), "{words}");
     }
+}
+
+#[test]
+fn what_has_happened() {
+    let (code, out, complaints) = asked("events");
+    assert_eq!((code, complaints.as_str()), (0, ""));
+
+    assert_eq!(out.lines().count(), 2);
+    assert!(
+        out.lines().next().unwrap().ends_with("  RVS 1.2.3 has started: services 1, real servers 1"),
+        "{out}"
+    );
+    let (_, out, _) = asked("events --json --since 1");
+    let event: api::Event = serde_json::from_str(&out).unwrap();
+    assert_eq!((event.sequence, event.event.as_str()), (2, "server_up"));
+    assert_eq!(event.text, "tcp/192.0.2.10:80: 10.0.0.1:80 is up (checks passed in a row: 2)");
+}
+
+/// `rvs events -f` shows each line at once, to whoever reads.
+#[test]
+fn what_happens() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = rvs("events -f");
+    command.arg("-s").arg(router(directory.path())).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("RVS 1.2.3 has started"));
+    assert!(lines.next().unwrap().unwrap().contains("10.0.0.1:80 is up"));
+    assert_eq!(child.try_wait().unwrap(), None, "it waits for more");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_frame_of_top() {
+    let (code, frame, complaints) = asked("top --once");
+    assert_eq!((code, complaints.as_str()), (0, ""));
+    for part in
+        ["connections 52 of 4096 slots (1.3 %)", "tcp/192.0.2.10:80", "10.0.0.1:80", "is up (checks passed"]
+    {
+        assert!(frame.contains(part), "{part}\n{frame}");
+    }
+    let refused = "rvs: stdout is no terminal; expected one, or --once for a single frame as text\n";
+    assert_eq!(asked("top"), (1, String::new(), refused.to_owned()));
+    assert_eq!(run(rvs("top --once -s /nowhere/rvs.sock")).0, 1);
 }
 
 #[test]

@@ -181,6 +181,22 @@ pub struct Change {
     pub what: String,
 }
 
+/// Something that has happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number: one more than that of the event before. Starts at 1 with the program.
+    pub sequence: u64,
+    /// When, in UTC as of RFC 3339: `2026-11-26T01:30:40.123Z`.
+    pub time: String,
+    /// What, e.g. `server_down`.
+    pub event: String,
+    /// The same for a person.
+    pub text: String,
+    /// What belongs to it: `service`, `server`, `reason`, ...
+    #[serde(flatten)]
+    pub details: BTreeMap<String, serde_json::Value>,
+}
+
 /// What happened to a service or a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sign {

@@ -107,9 +107,30 @@ impl Client {
     /// Hands over each entry of the connection table as it comes; an error of `each` ends it.
     pub async fn connections(
         &self,
-        mut each: impl FnMut(api::Connection) -> std::io::Result<()>,
+        each: impl FnMut(api::Connection) -> std::io::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut body = self.request(Method::GET, "/v1/connections", Bytes::new()).await?.into_body();
+        self.lines("/v1/connections", each).await
+    }
+
+    /// Hands over each event after that number, or each that is still kept; and if it is to follow, all that come until
+    /// rvs ends.
+    pub async fn events(
+        &self,
+        since: Option<u64>,
+        follow: bool,
+        each: impl FnMut(api::Event) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let since = since.map(|since| format!("&since={since}")).unwrap_or_default();
+        self.lines(&format!("/v1/events?follow={follow}{since}"), each).await
+    }
+
+    /// What is sent as one JSON object a line.
+    async fn lines<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut each: impl FnMut(T) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut body = self.request(Method::GET, path, Bytes::new()).await?.into_body();
         let mut rest = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.context("rvs broke off its answer")?;
@@ -119,7 +140,10 @@ impl Client {
             let mut taken = 0;
             while let Some(line) = lines.next_if(|line| line.ends_with(b"\n")) {
                 taken += line.len();
-                each(serde_json::from_slice(line).context("rvs sent what is no connection")?)?;
+                each(
+                    serde_json::from_slice(line)
+                        .with_context(|| format!("rvs sent an unexpected line to {path}"))?,
+                )?;
             }
             rest.drain(..taken);
         }

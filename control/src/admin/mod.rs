@@ -4,6 +4,8 @@
 //! GET    /v1/services                            what `rvs list` shows
 //! GET    /v1/connections                         the connection table, one JSON object a line, streamed
 //! GET    /v1/counters                            what the workers count
+//! GET    /v1/events?since=N&follow=true          what has happened, one JSON object a line
+//! GET    /metrics                                all of that for Prometheus
 //! POST   /v1/reload?dry_run=true                 read the configuration file again; 422 if it is refused
 //! GET    /v1/diff                                what is running and the file does not say
 //! POST   /v1/save                                write what is running into the file
@@ -27,6 +29,8 @@
 pub mod api;
 mod changes;
 pub mod client;
+mod events;
+mod metrics;
 mod socket;
 
 use std::future::Future;
@@ -45,6 +49,9 @@ use tokio::sync::mpsc;
 use crate::config::error::shortened;
 use crate::ids::ServiceKey;
 pub use socket::{Socket, bind};
+
+use crate::events::Events;
+use crate::metrics::Format;
 
 /// What the server asks: a handle of the director, so that the server does not depend on it.
 pub trait Backend: Clone + Send + Sync + 'static {
@@ -71,6 +78,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Forgets connections: a function that does it, may block, and says how many there were.
     fn flush(&self, filter: api::Filter) -> impl Future<Output = anyhow::Result<Flush>> + Send;
+
+    /// All metrics, as text.
+    fn metrics(&self, format: Format) -> impl Future<Output = anyhow::Result<String>> + Send;
+
+    /// What has happened.
+    fn events(&self) -> &Events;
 }
 
 /// The connection table, read as it is asked for.
@@ -148,6 +161,8 @@ fn routes<B: Backend>() -> Vec<(&'static str, MethodRouter<B>)> {
         ),
         ("/v1/connections", get(connections::<B>).delete(changes::flush::<B>)),
         ("/v1/counters", get(counters::<B>)),
+        ("/v1/events", get(events::events::<B>)),
+        ("/metrics", get(metrics::metrics::<B>)),
         ("/v1/reload", post(reload::<B>)),
         ("/v1/diff", get(diff::<B>)),
         ("/v1/save", post(save::<B>)),

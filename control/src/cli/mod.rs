@@ -2,9 +2,11 @@
 
 mod change;
 mod check;
+mod events;
 mod list;
 mod reload;
 mod run;
+mod top;
 
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
@@ -48,6 +50,8 @@ Examples:
   rvs list --stats                    connections, packets and bytes since the start
   rvs list -c | head                  connections
   rvs list --counters                 where every packet went, by worker and reason
+  rvs events -f                       what happens: servers up and down, reloads, overload
+  rvs top                             what passes, live: services, servers, workers, drops
 ";
 
 /// RVS balances TCP and UDP connections over real servers, in user space (DPDK).
@@ -101,6 +105,12 @@ enum Command {
     /// Show services, connections and counters of the running rvs
     #[command(after_help = EXIT_CODES)]
     List(list::List),
+    /// Show what has happened to the running rvs, and what happens
+    #[command(after_help = EXIT_CODES)]
+    Events(events::Events),
+    /// Watch services, real servers, workers and drops live
+    #[command(after_help = EXIT_CODES)]
+    Top(top::Top),
 }
 
 #[derive(Debug, Args)]
@@ -152,6 +162,8 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Flush(command) => command.execute(),
         Command::Diff(command) => command.execute(),
         Command::Save(command) => command.execute(),
+        Command::Events(command) => command.execute(),
+        Command::Top(command) => command.execute(),
     }
 }
 

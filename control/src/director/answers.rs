@@ -12,10 +12,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Director;
+use super::metrics::Gathered;
 use crate::admin::{self, Flush, Order, api};
 use crate::compile::targets;
 use crate::config::Service;
+use crate::events::Events;
 use crate::ids::{ServerKey, ServiceKey};
+use crate::metrics::Format;
 
 /// Buckets that a listing reads at a time.
 const LISTING_CHUNK: usize = 4096;
@@ -24,6 +27,7 @@ const LISTING_CHUNK: usize = 4096;
 pub(super) enum Request {
     Services(oneshot::Sender<Vec<api::Service>>),
     Counters(oneshot::Sender<api::Counters>),
+    Metrics(oneshot::Sender<Gathered>),
     Connections(oneshot::Sender<admin::Connections>),
     Reload { dry_run: bool, reply: oneshot::Sender<Result<api::Reloaded>> },
     Change { order: Order, reply: oneshot::Sender<Result<api::Changed>> },
@@ -34,7 +38,7 @@ pub(super) enum Request {
 
 /// A handle to ask the director; the admin API's backend.
 #[derive(Clone)]
-pub struct Handle(pub(super) mpsc::Sender<Request>);
+pub struct Handle(pub(super) mpsc::Sender<Request>, pub(super) Events);
 
 impl Director {
     /// Whoever asked may have gone meanwhile; then nobody takes the answer.
@@ -46,6 +50,9 @@ impl Director {
             }
             Request::Counters(reply) => {
                 let _ = reply.send(self.counters());
+            }
+            Request::Metrics(reply) => {
+                let _ = reply.send(self.gather());
             }
             Request::Connections(reply) => {
                 let _ = reply.send(self.connections());
@@ -69,7 +76,7 @@ impl Director {
         }
     }
 
-    fn describe(&self, service: &Service) -> api::Service {
+    pub(super) fn describe(&self, service: &Service) -> api::Service {
         let key = ServiceKey::of(service);
         let record = self.ids.service(&key);
         let sorry = ServerKey::of_sorry(service).map(|server| (server, None));
@@ -120,7 +127,7 @@ impl Director {
         }
     }
 
-    fn counters(&self) -> api::Counters {
+    pub(super) fn counters(&self) -> api::Counters {
         let workers = self.workers.iter().zip(&self.config.workers.cores).zip(0..);
         let workers = workers.map(|((counters, &core), index)| worker_counters(index, core, counters));
         let connections =
@@ -241,5 +248,13 @@ impl admin::Backend for Handle {
 
     async fn flush(&self, filter: api::Filter) -> Result<Flush> {
         self.ask(|reply| Request::Flush { filter, reply }).await?
+    }
+
+    async fn metrics(&self, format: Format) -> Result<String> {
+        self.ask(Request::Metrics).await?.render(format).await
+    }
+
+    fn events(&self) -> &Events {
+        &self.1
     }
 }

@@ -14,6 +14,8 @@
 mod answers;
 mod linux;
 mod live;
+mod metrics;
+mod overload;
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
@@ -32,10 +34,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 pub use self::answers::Handle;
 use self::answers::Request;
+use self::metrics::Metrics;
+use self::overload::Overload;
 use crate::admin::api;
 use crate::compile::{self, Compiled, PortLink, targets};
-use crate::config::{self, Config, Server, Service};
+use crate::config::{self, Check, Config, Server, Service};
 use crate::effects::{self, Effects, Happening};
+use crate::events::{Events, Kind};
 use crate::health::{Health, News, Verdict};
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::net::Watcher;
@@ -45,6 +50,9 @@ use crate::services::diff::diff;
 
 /// Linux is told this often, in periods of the estimator, which neighbours are in use.
 const NEIGHBOUR_PERIODS: u64 = 5;
+
+/// News of health that one snapshot takes in.
+const NEWS_AT_ONCE: usize = 256;
 
 /// How long the first snapshot waits for Linux to find the next hops.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -63,6 +71,8 @@ pub struct Parts {
     pub workers: Vec<Arc<WorkerCounters>>,
     /// Health checks at one time.
     pub checks_at_once: usize,
+    /// Where it says what happens.
+    pub events: Events,
 }
 
 /// The control thread's state.
@@ -92,12 +102,17 @@ pub struct Director {
     misplaced: bool,
     /// Whether it has been said that somebody else has taken one away.
     missed: bool,
+    /// Those of which it has been said that Linux refuses to change them.
+    refused: HashSet<Ipv4Addr>,
+    events: Events,
+    metrics: Metrics,
+    overload: Overload,
 }
 
 impl Director {
     /// Compiles the first snapshot.
     pub fn new(parts: Parts) -> Result<(Director, Handle)> {
-        let Parts { mut config, watcher, ports, table, workers, checks_at_once } = parts;
+        let Parts { mut config, watcher, ports, table, workers, checks_at_once, events } = parts;
         let (sender, news) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
         let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
@@ -121,10 +136,14 @@ impl Director {
             placed: HashSet::new(),
             misplaced: false,
             missed: false,
+            refused: HashSet::new(),
+            events: events.clone(),
+            metrics: Metrics::default(),
+            overload: Overload::default(),
         };
         director.check_room(director.services.running())?;
         director.publish();
-        Ok((director, Handle(requester)))
+        Ok((director, Handle(requester, events)))
     }
 
     /// Puts the router's addresses on the twins, begins to check health, and lets Linux find the next hops,
@@ -189,7 +208,17 @@ impl Director {
                     // The error has been logged; what was in force stays in force.
                     let _ = self.reload().await;
                 }
-                Some(news) = self.news.recv() => self.heed(&news),
+                Some(news) = self.news.recv() => {
+                    self.heed(&news);
+                    // Ten thousand servers that went down at once kept everybody who asked waiting for 35 s, with a
+                    // snapshot for each. So there is one for many, and then a turn for others.
+                    for _ in 1..NEWS_AT_ONCE {
+                        let Ok(news) = self.news.try_recv() else { break };
+                        self.heed(&news);
+                    }
+                    self.publish();
+                    tokio::task::yield_now().await;
+                }
                 change = self.watcher.changed() => match change {
                     Ok(_) => self.publish(),
                     Err(error) => self.watch_anew(error).await?,
@@ -215,6 +244,7 @@ impl Director {
             self.place_virtual_addresses().await;
         }
         self.miss_addresses();
+        self.notice_overload();
         if periods.is_multiple_of(NEIGHBOUR_PERIODS) {
             self.refresh_neighbours();
         } else {
@@ -228,6 +258,7 @@ impl Director {
             error = format!("{error:#}"),
             "cannot follow Linux' network configuration; trying again"
         );
+        self.events.publish(Kind::LinuxLost { error: format!("{error:#}") });
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.watcher = Watcher::start().await?;
         self.publish();
@@ -237,6 +268,7 @@ impl Director {
     /// Reads the file again and, if it is good, puts it in force; if not, nothing changes.
     async fn reload(&mut self) -> Result<api::Reloaded> {
         let result = self.try_reload().await;
+        self.events.publish(Kind::of_reload(&result, self.generation));
         match &result {
             Ok(reloaded) => tracing::info!(
                 generation = reloaded.generation,
@@ -358,24 +390,28 @@ impl Director {
         self.health.watch(targets.collect::<Vec<_>>());
     }
 
-    fn heed(&mut self, news: &News) {
+    fn heed(&self, news: &News) {
         match news {
             News::Verdict(verdict) => self.tell(verdict),
             News::Weight(target, weight) => {
                 tracing::info!(server = %target.address, weight, "server asks for a weight");
             }
         }
-        self.publish();
     }
 
     fn tell(&self, verdict: &Verdict) {
         for service in self.services.present() {
             for server in &service.servers {
-                if !targets(service, server).any(|target| target == verdict.target) {
+                // By address first: a target is made of copies, and there may be ten thousand of each.
+                let at = |check: &Check| check.target(server.address) == verdict.target.address;
+                if !service.checks.iter().any(at)
+                    || !targets(service, server).any(|target| target == verdict.target)
+                {
                     continue;
                 }
                 let (name, server) = (ServiceKey::of(service).to_string(), server.address);
                 let Verdict { checks, reason, .. } = verdict;
+                self.events.publish(Kind::of_verdict(verdict, &name, server));
                 if verdict.up {
                     tracing::info!(service = name, %server, checks, "server up");
                 } else {

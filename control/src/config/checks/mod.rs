@@ -78,6 +78,19 @@ impl Check {
     }
 }
 
+impl CheckKind {
+    /// Its name, as the configuration has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            CheckKind::Tcp => "tcp",
+            CheckKind::Http(_) => "http",
+            CheckKind::Https(..) => "https",
+            CheckKind::Tls(_) => "tls",
+            CheckKind::Grpc(_) => "grpc",
+        }
+    }
+}
+
 /// What all kinds understand.
 const COMMON: [&str; 9] =
     ["kind", "address", "port", "interval", "timeout", "rise", "fall", "jitter", "start"];
