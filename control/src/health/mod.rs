@@ -142,7 +142,7 @@ impl Health {
             Arc::clone(&standing),
             self.news.clone(),
             Arc::clone(&self.sockets),
-            probe::ready(&target.check.kind),
+            probe::ready(&target.check),
         ));
         self.probers.insert(target, Prober { standing, task });
     }

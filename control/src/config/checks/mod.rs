@@ -4,12 +4,32 @@
 //! pass, as with keepalived. What all kinds have in common is here; what a kind needs besides is a file of its own, with
 //! a structure, the keys of its table, and a reader.
 
+mod bytes;
+mod command;
+mod dns;
+#[cfg(test)]
+mod fixture;
+mod ping;
+mod script;
+mod smtp;
+mod udp;
+
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::{narrow, one_of};
 use super::raw::{Field, Section};
 use super::value;
+
+pub use bytes::BytePattern;
+pub use command::Command;
+pub use dns::{Dns, Transport, rcode_name};
+pub use ping::Ping;
+pub use script::{Script, Step};
+pub use smtp::Smtp;
+pub(crate) use smtp::is_helo;
+pub use udp::Udp;
 
 /// A health check.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +68,18 @@ pub enum Start {
 pub enum CheckKind {
     /// Opens a TCP connection and closes it.
     Tcp,
+    /// Sends a datagram, and may require a reply.
+    Udp(Arc<Udp>),
+    /// Asks a name server.
+    Dns(Arc<Dns>),
+    /// Sends an ICMP echo request.
+    Ping(Ping),
+    /// Greets a mail server.
+    Smtp(Arc<Smtp>),
+    /// Has a dialogue over TCP.
+    Script(Arc<Script>),
+    /// Runs a program.
+    Command(Arc<Command>),
 }
 
 impl Check {
@@ -66,7 +98,15 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The kinds by name: the keys of each besides the common ones, and how it is read.
-const KINDS: [Kind; 1] = [Kind { name: "tcp", keys: &[], read: |_| Some(CheckKind::Tcp) }];
+const KINDS: &[Kind] = &[
+    Kind { name: "tcp", keys: &[], read: |_| Some(CheckKind::Tcp) },
+    Kind { name: "udp", keys: udp::KEYS, read: udp::read },
+    Kind { name: "dns", keys: dns::KEYS, read: dns::read },
+    Kind { name: "ping", keys: ping::KEYS, read: ping::read },
+    Kind { name: "smtp", keys: smtp::KEYS, read: smtp::read },
+    Kind { name: "script", keys: script::KEYS, read: script::read },
+    Kind { name: "command", keys: command::KEYS, read: command::read },
+];
 
 struct Kind {
     name: &'static str,

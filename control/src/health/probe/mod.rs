@@ -4,7 +4,17 @@
 //! asked. It needs no time limit of its own: a probe that has not ended after the check's timeout is dropped, and all
 //! that it holds must end with it.
 
+mod command;
+mod datagram;
+mod dns;
+#[cfg(test)]
+mod fixture;
+mod ping;
+mod script;
+mod smtp;
 mod tcp;
+mod text;
+mod udp;
 
 use std::borrow::Cow;
 use std::io;
@@ -13,7 +23,7 @@ use std::net::SocketAddrV4;
 use futures_util::future::BoxFuture;
 use nix::errno::Errno;
 
-use crate::config::CheckKind;
+use crate::config::{Check, CheckKind};
 
 /// What came of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +50,15 @@ pub(super) trait Probe: Send + Sync {
 }
 
 /// Makes a kind of check ready.
-pub(super) fn ready(kind: &CheckKind) -> Box<dyn Probe> {
-    match kind {
+pub(super) fn ready(check: &Check) -> Box<dyn Probe> {
+    match &check.kind {
         CheckKind::Tcp => Box::new(tcp::Tcp),
+        CheckKind::Udp(udp) => Box::new(udp::Udp::new(udp, check.timeout)),
+        CheckKind::Dns(dns) => Box::new(dns::Dns::new(dns)),
+        CheckKind::Ping(ping) => Box::new(ping::Ping::new(ping)),
+        CheckKind::Smtp(smtp) => Box::new(smtp::Smtp::new(smtp)),
+        CheckKind::Script(script) => Box::new(script::Script::new(script)),
+        CheckKind::Command(command) => Box::new(command::Command::new(command)),
     }
 }
 
