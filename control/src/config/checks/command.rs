@@ -14,16 +14,13 @@ pub struct Command {
     pub arguments: Vec<String>,
     /// Whether an exit status from 2 to 255 is a success that asks for a weight of 2 less.
     pub dynamic_weight: bool,
-    /// Who runs it, by name or number, if not the user that RVS runs as.
-    pub user: Option<String>,
 }
 
-pub(super) const KEYS: &[&str] = &["command", "dynamic_weight", "user"];
+pub(super) const KEYS: &[&str] = &["command", "dynamic_weight"];
 
 const COMMAND: &str = "an absolute path and arguments, e.g. [\"/usr/lib/rvs/check\", \"{address}\"]";
 const PROGRAM: &str = "an absolute path, e.g. \"/usr/lib/rvs/check\"";
 const ARGUMENT: &str = "a string without NUL";
-const USER: &str = "the name or number of a user, e.g. \"nobody\"";
 
 pub(super) fn read(section: &Section<'_>) -> Option<CheckKind> {
     let words = section.require("command", COMMAND).and_then(|field| {
@@ -39,19 +36,8 @@ pub(super) fn read(section: &Section<'_>) -> Option<CheckKind> {
         Some((program?, arguments.into_iter().collect::<Option<Vec<_>>>()?))
     });
     let dynamic_weight = section.or("dynamic_weight", false, |field| field.boolean());
-    let user = section.optional("user", |field| {
-        field.parse(USER, |typed| match typed {
-            "" => Err("\"\" names no user".to_owned()),
-            _ => without_nul(typed),
-        })
-    });
     let (program, arguments) = words?;
-    Some(CheckKind::Command(Arc::new(Command {
-        program,
-        arguments,
-        dynamic_weight: dynamic_weight?,
-        user: user?,
-    })))
+    Some(CheckKind::Command(Arc::new(Command { program, arguments, dynamic_weight: dynamic_weight? })))
 }
 
 /// No system call would take it.
@@ -73,13 +59,11 @@ mod tests {
             program: "/bin/check".to_owned(),
             arguments: vec!["{address}".to_owned(), "-v".to_owned()],
             dynamic_weight: true,
-            user: Some("nobody".to_owned()),
         };
         let typed = r#"
 kind = "command"
 command = ["/bin/check", "{address}", "-v"]
-dynamic_weight = true
-user = "nobody""#;
+dynamic_weight = true"#;
         assert_eq!(kind(typed), CheckKind::Command(Arc::new(expected)));
     }
 
@@ -121,13 +105,10 @@ f:12:24: service[0].check.command[2]: "a\0" contains a NUL; expected a string wi
       |                        ^^^^^^^^^"#,
             ),
             (
-                "kind = \"command\"\ncommand = [\"/bin/true\"]\nuser = \"\"\ndynamic_weight = 1",
+                "kind = \"command\"\ncommand = [\"/bin/true\"]\ndynamic_weight = 1",
                 r#"
-f:13:8: service[0].check.user: "" names no user; expected the name or number of a user, e.g. "nobody"
-   13 | user = ""
-      |        ^^
-f:14:18: service[0].check.dynamic_weight: is an integer; expected true or false
-   14 | dynamic_weight = 1
+f:13:18: service[0].check.dynamic_weight: is an integer; expected true or false
+   13 | dynamic_weight = 1
       |                  ^"#,
             ),
         ]);

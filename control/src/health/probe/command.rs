@@ -6,6 +6,11 @@
 //!
 //! It sees `RVS_ADDRESS`, `RVS_PORT` and `RVS_SERVER` (both) in its environment, and `{address}` and `{port}` in its
 //! arguments are replaced. Of what it prints the first line goes into the reason, the rest is read and forgotten.
+//!
+//! It runs as the user that RVS runs as. A key for another one would be easy to have, but with it the standard library
+//! forks instead of sharing its memory with the child until that has become the program (posix_spawn), and a fork makes
+//! every private page of this process copy on write: the workers would fault on each they touch, every few seconds. Who
+//! wants another user has `setpriv` run the program, which costs the workers nothing.
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -16,7 +21,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, Uid, User};
+use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
@@ -40,10 +45,9 @@ impl Command {
 
     async fn run(&self, server: SocketAddrV4) -> Result<Outcome, Outcome> {
         let command = self.command(server);
-        let user = self.check.user.clone();
-        // Linux reads the program from its disk while the caller waits, and a user may be looked up far away. If this
-        // future is dropped meanwhile, so is what comes of it.
-        let started = tokio::task::spawn_blocking(move || Running::start(command, user.as_deref())).await;
+        // Linux reads the program from its disk while the caller waits. If this future is dropped meanwhile, so is what
+        // comes of it.
+        let started = tokio::task::spawn_blocking(move || Running::start(command)).await;
         let running = started.map_err(|error| Outcome::Unknown(error.to_string().into()))??;
         let (status, output) = running.end().await.map_err(|error| Outcome::of_error(&error))?;
         Ok(self.judge(status, &output))
@@ -100,10 +104,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(mut command: tokio::process::Command, user: Option<&str>) -> Result<Running, Outcome> {
-        if let Some(user) = user {
-            run_as(&mut command, user)?;
-        }
+    fn start(mut command: tokio::process::Command) -> Result<Running, Outcome> {
         let program = command.as_std().get_program().to_string_lossy().into_owned();
         let mut start = || {
             // One pipe for both, so that what was printed first comes first.
@@ -162,31 +163,18 @@ impl Drop for Group {
     }
 }
 
-/// With the user's own group, and no other: `Command` sees to that.
-fn run_as(command: &mut tokio::process::Command, user: &str) -> Result<(), Outcome> {
-    let found = match user.parse::<u32>() {
-        Ok(number) => User::from_uid(Uid::from_raw(number)),
-        Err(_) => User::from_name(user),
-    };
-    match found {
-        Ok(Some(user)) => {
-            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-            Ok(())
-        }
-        Ok(None) => Err(Outcome::failed(format!("no user {}", first_line(user.as_bytes())))),
-        Err(errno) => Err(Outcome::Unknown(format!("cannot look up a user: {}", errno.desc()).into())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::path::Path;
     use std::time::{Duration, Instant};
 
+    use tokio::sync::mpsc::unbounded_channel;
+
     use super::super::fixture::{kind, outcome};
     use super::*;
     use crate::config::Check;
+    use crate::health::{Health, News, Target};
 
     const SERVER: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(10, 0, 0, 11), 8080);
 
@@ -239,23 +227,6 @@ mod tests {
         let missing = "cannot run /nonexistent/check: No such file or directory";
         assert_eq!(run("/nonexistent/check").await, Outcome::failed(missing));
         assert_eq!(run("/etc/passwd").await, Outcome::failed("cannot run /etc/passwd: Permission denied"));
-        assert_eq!(run_keys("user = \"no-such-user\"").await, Outcome::failed("no user no-such-user"));
-    }
-
-    async fn run_keys(keys: &str) -> Outcome {
-        run("id -u; id -G >&2", keys).await
-    }
-
-    #[tokio::test]
-    async fn as_another_user() {
-        if !Uid::effective().is_root() {
-            eprintln!("SKIPPED: not root");
-            return;
-        }
-        for user in ["nobody", "65534"] {
-            let is = run("echo $(id -u) $(id -G)", &format!("user = \"{user}\"")).await;
-            assert_eq!(is, Outcome::passed("exit status 0: 65534 65534"));
-        }
     }
 
     /// Whether a process is there, running or waiting to be waited for by us. What its parent has left to init is gone
@@ -321,5 +292,27 @@ mod tests {
         let script = format!("echo well; sleep 3600 & echo $! >>{}; exit 0", path.display());
         assert_eq!(run(&script, "").await, Outcome::passed("exit status 0: well"));
         assert_gone(&written_down(&path, 1).await).await;
+    }
+
+    /// Through the whole of it: the weight becomes news, and a reload without the server ends what runs.
+    #[tokio::test]
+    async fn a_weight_becomes_news_and_a_reload_ends_the_program() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pids");
+        let hangs = HANGS.replace("$PIDS", path.to_str().unwrap());
+        let script = format!(
+            "cd {}; if [ -e once ]; then {hangs}; fi; touch once; exit 12",
+            directory.path().display()
+        );
+        let keys = "dynamic_weight = true\ntimeout = \"1h\"\ninterval = \"10ms\"";
+        let target = Target { address: SERVER, check: shell(&script, keys) };
+        let (sender, mut receiver) = unbounded_channel();
+        let mut health = Health::new(sender, 512);
+        health.watch([target.clone()]);
+        assert_eq!(receiver.recv().await, Some(News::Weight(target, 10)));
+        let pids = written_down(&path, 2).await;
+        assert!(pids.iter().all(|pid| is_there(*pid)));
+        health.watch([]);
+        assert_gone(&pids).await;
     }
 }
