@@ -4,6 +4,7 @@
 //! reverse: workers first, so that nobody holds a queue or a packet; twins, and with them their addresses;
 //! ports; EAL. A failure on the way up takes down what is up.
 
+use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
 use dataplane::counters::WorkerCounters;
+use dataplane::engine::reset::reset;
 use dataplane::table::{HashKey, Table};
 use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Lcore, Mempool, Port, Queues, Settings, Started};
@@ -118,7 +120,6 @@ async fn with_eal(
     }
     let table = Arc::new(Table::new(config.table.connections as usize, random_key()));
     let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
-    let (pumps, ends) = slowpath::queues(counters.len())?;
     let parts = Parts {
         config: config.clone(),
         watcher,
@@ -128,6 +129,7 @@ async fn with_eal(
         checks_at_once: checks_at_once(raise_open_files()),
     };
     let (mut director, handle) = Director::new(parts)?;
+    let (pumps, ends) = slowpath::queues(counters.len(), resets(&director, &table))?;
 
     let workers = ends.into_iter().enumerate().map(|(index, slow_path)| Worker {
         index,
@@ -194,6 +196,12 @@ impl Drop for Task {
 async fn gone(pumps: impl Iterator<Item = impl Future<Output = ()>>) {
     let pumps: Vec<_> = pumps.map(Box::pin).collect();
     futures_util::future::select_all(pumps).await;
+}
+
+/// Control's view of what workers see when they hand over a connection to be reset.
+fn resets(director: &Director, table: &Arc<Table>) -> slowpath::Resets {
+    let (snapshots, table) = (RefCell::new(director.subscribe()), table.clone());
+    Box::new(move |packet| reset(&table, snapshots.borrow_mut().latest(), packet))
 }
 
 fn make_pool(config: &Config, eal: &Eal) -> Result<&'static Mempool> {

@@ -69,12 +69,40 @@ impl Backend for Fake {
         anyhow::bail!("the director is gone")
     }
 
-    async fn reload(&self) -> anyhow::Result<api::Reloaded> {
+    async fn reload(&self, dry_run: bool) -> anyhow::Result<api::Reloaded> {
         if self.connections == 0 {
             anyhow::bail!("rvs.toml:1:1: port: missing; expected at least one [[port]]");
         }
-        Ok(api::Reloaded { generation: 2, services: 1, servers: 3 })
+        let (changes, overruled) = (vec![change()], Vec::new());
+        Ok(api::Reloaded { generation: 2, services: 1, servers: 3, changes, overruled, dry_run })
     }
+
+    /// Says what it has understood.
+    async fn change(&self, order: Order) -> anyhow::Result<api::Changed> {
+        if self.connections == 0 {
+            anyhow::bail!("no service tcp/192.0.2.10:80");
+        }
+        Ok(api::Changed { generation: 3, changes: vec![change()], holds: format!("{order:?}") })
+    }
+
+    async fn diff(&self) -> anyhow::Result<Vec<api::Change>> {
+        Ok(vec![change()])
+    }
+
+    async fn save(&self) -> anyhow::Result<api::Saved> {
+        Ok(api::Saved { path: "/etc/rvs/rvs.toml".to_owned(), changes: vec![change()] })
+    }
+
+    async fn flush(&self, filter: api::Filter) -> anyhow::Result<Flush> {
+        anyhow::ensure!(filter != api::Filter::default(), "expected a service");
+        let connections = self.connections;
+        Ok(Box::new(move || connections))
+    }
+}
+
+fn change() -> api::Change {
+    let (service, server) = ("tcp/192.0.2.10:80".to_owned(), Some("10.0.0.11:8080".parse().unwrap()));
+    api::Change { sign: api::Sign::Changed, service, server, what: "weight 1 -> 3".to_owned() }
 }
 
 struct Router {
@@ -122,10 +150,47 @@ async fn answers_come_back_as_they_were_given() {
     let router = router(3).await;
     let services = router.client().services().await.unwrap();
     assert_eq!(services, router.backend.services().await.unwrap());
-    let reloaded = router.client().reload().await.unwrap();
-    assert_eq!(reloaded, api::Reloaded { generation: 2, services: 1, servers: 3 });
+    for dry_run in [false, true] {
+        let reloaded = router.client().reload(dry_run).await.unwrap();
+        assert_eq!(reloaded, router.backend.reload(dry_run).await.unwrap());
+    }
     let error = router.client().counters().await.unwrap_err();
     assert_eq!(error.to_string(), "the director is gone");
+}
+
+#[tokio::test]
+async fn orders_arrive_as_they_were_given() {
+    let router = router(3).await;
+    let client = router.client();
+    let service: ServiceKey = "udp/192.0.2.10:53".parse().unwrap();
+    let server: SocketAddrV4 = "10.0.0.11:8080".parse().unwrap();
+    let patch = api::ServerPatch { weight: Some(3), state: Some("drained".to_owned()), deadline: Some(60) };
+    let new = api::NewServer { address: server, weight: None };
+    let settings = serde_json::json!({ "address": "192.0.2.20:443", "mode": "nat" });
+    let (answers, orders) = (
+        [
+            client.patch(service, server, &patch).await,
+            client.add_server(service, &new).await,
+            client.remove_server(service, server).await,
+            client.add_service(&settings).await,
+            client.remove_service(service).await,
+        ],
+        [
+            Order::Patch { service, server, patch },
+            Order::AddServer { service, server: new },
+            Order::RemoveServer { service, server },
+            Order::AddService(settings),
+            Order::RemoveService(service),
+        ],
+    );
+    for (answer, order) in answers.into_iter().zip(orders) {
+        assert_eq!(answer.unwrap().holds, format!("{order:?}"));
+    }
+    assert_eq!(client.diff().await.unwrap(), [change()]);
+    assert_eq!(client.save().await.unwrap(), router.backend.save().await.unwrap());
+    let filter = api::Filter { service: Some("tcp/192.0.2.10:80".to_owned()), ..api::Filter::default() };
+    assert_eq!(client.flush(&filter).await.unwrap().connections, 3);
+    assert_eq!(client.flush(&api::Filter::default()).await.unwrap_err().to_string(), "expected a service");
 }
 
 #[tokio::test]
@@ -145,7 +210,7 @@ async fn every_connection_comes_once_and_in_order() {
 #[tokio::test]
 async fn a_refused_reload_says_why() {
     let router = router(0).await;
-    let error = router.client().reload().await.unwrap_err();
+    let error = router.client().reload(false).await.unwrap_err();
     assert_eq!(error.to_string(), "rvs.toml:1:1: port: missing; expected at least one [[port]]");
     let (status, body) = router.raw("POST /v1/reload HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert_eq!(status, "HTTP/1.1 422 Unprocessable Entity");
@@ -160,14 +225,42 @@ async fn wrong_requests_are_answered_in_json() {
             "GET /v2/services",
             "",
             "404 Not Found",
-            "no such path: /v2/services; expected /v1/services, /v1/connections, /v1/counters or /v1/reload",
+            "no such path: /v2/services; expected one of /v1/services, /v1/services/{protocol}/{service}, \
+             /v1/services/{protocol}/{service}/servers, /v1/services/{protocol}/{service}/servers/{server}, \
+             /v1/connections, /v1/counters, /v1/reload, /v1/diff, /v1/save",
         ),
-        ("GET /v1/reload", "", "405 Method Not Allowed", "/v1/reload does not answer to GET; expected POST"),
+        ("GET /v1/reload", "", "405 Method Not Allowed", "/v1/reload does not answer to GET"),
+        ("DELETE /v1/services", "", "405 Method Not Allowed", "/v1/services does not answer to DELETE"),
         (
-            "DELETE /v1/services",
+            "POST /v1/reload?dry_run=maybe",
             "",
-            "405 Method Not Allowed",
-            "/v1/services does not answer to DELETE; expected GET",
+            "400 Bad Request",
+            "Failed to deserialize query string: dry_run: provided string was not `true` or `false`",
+        ),
+        (
+            "DELETE /v1/services/sctp/192.0.2.10:80",
+            "",
+            "400 Bad Request",
+            "\"sctp/192.0.2.10:80\" is no service; expected PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.10:80",
+        ),
+        (
+            "DELETE /v1/services/tcp/192.0.2.10:80/servers/x",
+            "",
+            "400 Bad Request",
+            "\"x\" is no server; expected ADDRESS:PORT, e.g. 10.0.0.11:8080",
+        ),
+        (
+            "PATCH /v1/services/tcp/192.0.2.10:80/servers/10.0.0.11:80",
+            "{\"wait\": 3}",
+            "400 Bad Request",
+            "the body is not what is expected: unknown field `wait`, expected one of `weight`, `state`, \
+             `deadline` at line 1 column 7",
+        ),
+        (
+            "POST /v1/services",
+            "",
+            "400 Bad Request",
+            "the body is not what is expected: EOF while parsing a value at line 1 column 0",
         ),
         ("POST /v1/reload", "{}", "400 Bad Request", "the request has a body; expected none"),
         ("GET /v1/counters", "", "500 Internal Server Error", "the director is gone"),

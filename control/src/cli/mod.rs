@@ -1,5 +1,6 @@
 //! The command line of `rvs`: what can be typed, what it means, how it ends. A file a command.
 
+mod change;
 mod check;
 mod list;
 mod reload;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
+use crate::admin::api;
 use crate::admin::client::Client;
 use crate::config::{ConfigErrors, DEFAULT_SOCKET};
 use crate::cpu;
@@ -38,6 +40,10 @@ Examples:
   rvs check -c /etc/rvs/rvs.toml      does the file make sense, and on this machine?
   rvs run -c /etc/rvs/rvs.toml        balance, in the foreground, logging to stderr
   rvs reload                          apply the edited file (as SIGHUP does)
+  rvs reload --dry-run                what would that change?
+  rvs drain tcp/192.0.2.10:80 10.0.0.11:8080 --deadline 10m
+  rvs weight tcp/192.0.2.10:80 10.0.0.11:8080 3
+  rvs diff                            what is running and the file does not say
   rvs list                            services and real servers, as ipvsadm -Ln shows them
   rvs list --stats                    connections, packets and bytes since the start
   rvs list -c | head                  connections
@@ -65,6 +71,33 @@ enum Command {
     /// The new configuration is checked first. If it is refused, the old one stays in force.
     #[command(after_help = EXIT_CODES)]
     Reload(reload::Reload),
+    /// Give a server no new connections; it keeps those that it has
+    #[command(after_help = EXIT_CODES)]
+    Drain(change::Drain),
+    /// Give a drained or disabled server connections again
+    #[command(alias = "enable", after_help = EXIT_CODES)]
+    Undrain(change::Undrain),
+    /// Take a server out at once, with its connections
+    #[command(after_help = EXIT_CODES)]
+    Disable(change::Disable),
+    /// Change the weight of a server
+    #[command(after_help = EXIT_CODES)]
+    Weight(change::Weight),
+    /// Add a service or a server
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Add(change::Add),
+    /// Remove a service or a server
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Remove(change::Remove),
+    /// Forget connections
+    #[command(after_help = EXIT_CODES)]
+    Flush(change::Flush),
+    /// Show what is running and the file does not say
+    #[command(after_help = EXIT_CODES)]
+    Diff(change::Diff),
+    /// Write what is running into the file
+    #[command(after_help = EXIT_CODES)]
+    Save(change::Save),
     /// Show services, connections and counters of the running rvs
     #[command(after_help = EXIT_CODES)]
     List(list::List),
@@ -110,6 +143,15 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Check(command) => command.execute(),
         Command::Reload(command) => command.execute(),
         Command::List(command) => command.execute(),
+        Command::Drain(command) => command.execute(),
+        Command::Undrain(command) => command.execute(),
+        Command::Disable(command) => command.execute(),
+        Command::Weight(command) => command.execute(),
+        Command::Add(command) => command.execute(),
+        Command::Remove(command) => command.execute(),
+        Command::Flush(command) => command.execute(),
+        Command::Diff(command) => command.execute(),
+        Command::Save(command) => command.execute(),
     }
 }
 
@@ -147,6 +189,11 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
 fn pretty(out: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)
+}
+
+/// A diff, a line a change.
+fn changes(out: &mut impl Write, changes: &[api::Change]) -> io::Result<()> {
+    changes.iter().try_for_each(|change| writeln!(out, "{change}"))
 }
 
 fn counted(count: u64, what: &str) -> String {

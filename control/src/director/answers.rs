@@ -9,9 +9,10 @@ use dataplane::snapshot::Snapshot;
 use dataplane::table::Word;
 use dataplane::worker;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Director;
-use crate::admin::{self, api};
+use crate::admin::{self, Flush, Order, api};
 use crate::compile::targets;
 use crate::config::Service;
 use crate::ids::{ServerKey, ServiceKey};
@@ -24,7 +25,11 @@ pub(super) enum Request {
     Services(oneshot::Sender<Vec<api::Service>>),
     Counters(oneshot::Sender<api::Counters>),
     Connections(oneshot::Sender<admin::Connections>),
-    Reload(oneshot::Sender<Result<api::Reloaded>>),
+    Reload { dry_run: bool, reply: oneshot::Sender<Result<api::Reloaded>> },
+    Change { order: Order, reply: oneshot::Sender<Result<api::Changed>> },
+    Diff(oneshot::Sender<Result<Vec<api::Change>>>),
+    Save(oneshot::Sender<Result<api::Saved>>),
+    Flush { filter: api::Filter, reply: oneshot::Sender<Result<Flush>> },
 }
 
 /// A handle to ask the director; the admin API's backend.
@@ -36,7 +41,7 @@ impl Director {
     pub(super) async fn answer(&mut self, request: Request) {
         match request {
             Request::Services(reply) => {
-                let services = self.config.services.iter().map(|service| self.describe(service)).collect();
+                let services = self.services.listed().iter().map(|service| self.describe(service)).collect();
                 let _ = reply.send(services);
             }
             Request::Counters(reply) => {
@@ -45,24 +50,53 @@ impl Director {
             Request::Connections(reply) => {
                 let _ = reply.send(self.connections());
             }
-            Request::Reload(reply) => {
-                let _ = reply.send(self.reload().await);
+            Request::Reload { dry_run, reply } => {
+                let result = if dry_run { self.try_reload_dry() } else { self.reload().await };
+                let _ = reply.send(result);
+            }
+            Request::Change { order, reply } => {
+                let _ = reply.send(self.change(order).await);
+            }
+            Request::Diff(reply) => {
+                let _ = reply.send(self.diff_to_file());
+            }
+            Request::Save(reply) => {
+                let _ = reply.send(self.save());
+            }
+            Request::Flush { filter, reply } => {
+                let _ = reply.send(self.flush(filter));
             }
         }
     }
 
     fn describe(&self, service: &Service) -> api::Service {
-        let record = self.ids.service(&ServiceKey::of(service));
-        let servers = service.servers.iter().map(|server| {
-            let known = record.and_then(|record| record.servers.get(&ServerKey::of(service, server)));
-            let reason = targets(service, server).find_map(|target| self.health.reason(&target));
+        let key = ServiceKey::of(service);
+        let record = self.ids.service(&key);
+        let sorry = ServerKey::of_sorry(service).map(|server| (server, None));
+        let servers = service.servers.iter().map(|server| (ServerKey::of(service, server), Some(server)));
+        let servers = servers.chain(sorry).map(|(id, server)| {
+            let known = record.and_then(|record| record.servers.get(&id));
+            let reason =
+                server.and_then(|server| targets(service, server).find_map(|t| self.health.reason(&t)));
             let (active, inactive) = known.map_or((0, 0), |known| known.gauge.get());
+            let duty = self.effects.duty(key, id.address);
+            let until = self.services.deadline(key, id.address);
+            let state = match server {
+                None => "sorry",
+                Some(_) if self.services.is_leaving(key, id.address) => "leaving",
+                Some(server) => server.state.name(),
+            };
+            let held =
+                self.effects.held(key, id.address).map(|_| "held down: it went down too often".to_owned());
             api::Server {
-                address: server.address,
+                address: id.address,
                 mode: service.mode.name().to_owned(),
-                weight: server.weight,
-                up: reason.is_none(),
-                reason,
+                weight: server.map_or(1, |server| server.weight),
+                effective_weight: duty.weight.div_ceil(duty.scale),
+                state: state.to_owned(),
+                remaining: until.map(|until| until.saturating_duration_since(Instant::now()).as_secs()),
+                up: server.is_none() || self.effects.is_up(key, id.address),
+                reason: reason.or(held),
                 active: active.into(),
                 inactive: inactive.into(),
                 stats: stats(known.map(|known| known.traffic()).unwrap_or_default()),
@@ -90,7 +124,7 @@ impl Director {
         let workers = self.workers.iter().zip(&self.config.workers.cores).zip(0..);
         let workers = workers.map(|((counters, &core), index)| worker_counters(index, core, counters));
         let connections =
-            self.config.services.iter().filter_map(|service| self.ids.service(&ServiceKey::of(service)));
+            self.services.present().iter().filter_map(|service| self.ids.service(&ServiceKey::of(service)));
         let connections = connections.flat_map(|record| record.servers.values()).map(|server| {
             let (active, inactive) = server.gauge.get();
             u64::from(active) + u64::from(inactive)
@@ -189,7 +223,23 @@ impl admin::Backend for Handle {
         self.ask(Request::Counters).await
     }
 
-    async fn reload(&self) -> Result<api::Reloaded> {
-        self.ask(Request::Reload).await?
+    async fn reload(&self, dry_run: bool) -> Result<api::Reloaded> {
+        self.ask(|reply| Request::Reload { dry_run, reply }).await?
+    }
+
+    async fn change(&self, order: Order) -> Result<api::Changed> {
+        self.ask(|reply| Request::Change { order, reply }).await?
+    }
+
+    async fn diff(&self) -> Result<Vec<api::Change>> {
+        self.ask(Request::Diff).await?
+    }
+
+    async fn save(&self) -> Result<api::Saved> {
+        self.ask(Request::Save).await?
+    }
+
+    async fn flush(&self, filter: api::Filter) -> Result<Flush> {
+        self.ask(|reply| Request::Flush { filter, reply }).await?
     }
 }

@@ -89,7 +89,7 @@ impl Director {
             let index = self.config.ports.iter().position(|other| other.name == port.name)?;
             (!own).then_some((self.ports[index].ifindex, *service.address.ip()))
         };
-        self.config.services.iter().filter_map(place).collect()
+        self.services.present().iter().filter_map(place).collect()
     }
 
     /// Tells Linux that the next hops are in use, so that it keeps them fresh and notices a new MAC.

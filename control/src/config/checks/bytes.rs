@@ -1,18 +1,10 @@
-//! What is sent to a server and what is looked for in its reply: bytes, and patterns of bytes.
-
-use std::hash::{Hash, Hasher};
-
-use regex::bytes::{Regex, RegexBuilder};
+//! What is sent to a server: bytes.
 
 use crate::config::error::quoted;
-use crate::config::raw::Field;
 
 /// What [`bytes`] reads.
 pub(super) const BYTES: &str =
     r#"ASCII with \xNN, \r, \n, \t, \0 and \\ in single quotes, e.g. 'PING\r\n', or "hex:0011ff""#;
-
-/// What [`pattern`] reads.
-const PATTERN: &str = r#"a regular expression, e.g. "^OK""#;
 
 /// Text with escapes, or `hex:` and pairs of digits.
 ///
@@ -58,50 +50,6 @@ fn hex(digits: &str) -> Option<Vec<u8>> {
     }
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     digits.as_bytes().chunks(2).map(pair).collect()
-}
-
-/// A regular expression that is searched in bytes: `.` and `\xff` are a byte, `\d` and `\w` are ASCII.
-#[derive(Clone, Debug)]
-pub struct BytePattern(Regex);
-
-impl BytePattern {
-    /// Where the first match ends, if there is one.
-    pub fn find(&self, bytes: &[u8]) -> Option<usize> {
-        self.0.find(bytes).map(|found| found.end())
-    }
-
-    /// As it was typed.
-    pub fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
-}
-
-/// Compiled patterns are equal if what was typed is.
-impl PartialEq for BytePattern {
-    fn eq(&self, other: &BytePattern) -> bool {
-        self.as_str() == other.as_str()
-    }
-}
-
-impl Eq for BytePattern {}
-
-impl Hash for BytePattern {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_str().hash(state);
-    }
-}
-
-/// A pattern.
-pub(super) fn pattern(field: &Field<'_>) -> Option<BytePattern> {
-    field.parse(PATTERN, |typed| {
-        let regex = RegexBuilder::new(typed).unicode(false).build();
-        regex.map(BytePattern).map_err(|error| {
-            // The library draws the place over several lines; the last of them says what is wrong.
-            let message = error.to_string();
-            let wrong = message.lines().last().unwrap_or_default();
-            format!("{} is wrong: {}", quoted(typed), wrong.trim_start_matches("error: "))
-        })
-    })
 }
 
 #[cfg(test)]

@@ -9,10 +9,16 @@ mod command;
 mod dns;
 #[cfg(test)]
 mod fixture;
+mod grpc;
+mod http;
+mod pattern;
 mod ping;
 mod script;
 mod smtp;
+mod tls;
 mod udp;
+#[cfg(test)]
+mod web_tests;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -22,13 +28,16 @@ use super::check::{narrow, one_of};
 use super::raw::{Field, Section};
 use super::value;
 
-pub use bytes::BytePattern;
 pub use command::Command;
 pub use dns::{Dns, Transport, rcode_name};
+pub use grpc::Grpc;
+pub use http::{Http, Statuses};
+pub use pattern::Pattern;
 pub use ping::Ping;
 pub use script::{Script, Step};
 pub use smtp::Smtp;
 pub(crate) use smtp::is_helo;
+pub use tls::{Authorities, Tls, Trust};
 pub use udp::Udp;
 
 /// A health check.
@@ -80,6 +89,14 @@ pub enum CheckKind {
     Script(Arc<Script>),
     /// Runs a program.
     Command(Arc<Command>),
+    /// Asks for a page by HTTP.
+    Http(Arc<Http>),
+    /// Asks for a page by HTTP over TLS.
+    Https(Arc<Http>, Tls),
+    /// Makes a TLS handshake.
+    Tls(Tls),
+    /// Asks by gRPC's health protocol.
+    Grpc(Arc<Grpc>),
 }
 
 impl Check {
@@ -106,6 +123,10 @@ const KINDS: &[Kind] = &[
     Kind { name: "smtp", keys: smtp::KEYS, read: smtp::read },
     Kind { name: "script", keys: script::KEYS, read: script::read },
     Kind { name: "command", keys: command::KEYS, read: command::read },
+    Kind { name: "http", keys: &http::KEYS, read: http::read },
+    Kind { name: "https", keys: &http::KEYS_TLS, read: http::read_tls },
+    Kind { name: "tls", keys: &tls::KEYS, read: |section| tls::read(section, None).map(CheckKind::Tls) },
+    Kind { name: "grpc", keys: &grpc::KEYS, read: grpc::read },
 ];
 
 struct Kind {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::bytes::{BYTES, BytePattern, bytes, pattern};
+use super::bytes::{BYTES, bytes};
+use super::pattern::Pattern;
 use super::{CheckKind, Section};
 
 /// A dialogue.
@@ -18,7 +19,7 @@ pub enum Step {
     /// These bytes are sent.
     Send(Vec<u8>),
     /// What has come since the last such step must match.
-    Expect(BytePattern),
+    Expect(Pattern),
 }
 
 pub(super) const KEYS: &[&str] = &["steps"];
@@ -38,7 +39,7 @@ fn step(section: &Section<'_>) -> Option<Step> {
     section.known(&["send", "expect"]);
     match (section.get("send"), section.get("expect")) {
         (Some(send), None) => send.parse(BYTES, bytes).map(Step::Send),
-        (None, Some(expect)) => pattern(&expect).map(Step::Expect),
+        (None, Some(expect)) => Pattern::read_for_bytes(&expect).map(Step::Expect),
         (Some(_), Some(_)) => {
             section.error(format_args!("has two keys; expected {STEP}"));
             None
@@ -93,7 +94,7 @@ f:12:40: service[0].check.steps[1]: says nothing to do; expected { send = ... } 
             (
                 "kind = \"script\"\nsteps = [{ expect = \"[\" }]",
                 r#"
-f:12:21: service[0].check.steps[0].expect: "[" is wrong: unclosed character class; expected a regular expression, e.g. "^OK"
+f:12:21: service[0].check.steps[0].expect: "[" is wrong: unclosed character class; expected a regular expression, e.g. "status: (ok|fine)"
    12 | steps = [{ expect = "[" }]
       |                     ^^^"#,
             ),

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::bytes::{BYTES, BytePattern, bytes, pattern};
+use super::bytes::{BYTES, bytes};
+use super::pattern::Pattern;
 use super::{CheckKind, Section};
 
 /// What a UDP check sends and wants.
@@ -11,7 +12,7 @@ pub struct Udp {
     /// The datagram.
     pub payload: Vec<u8>,
     /// What the reply must match.
-    pub reply: Option<BytePattern>,
+    pub reply: Option<Pattern>,
     /// Whether silence is a failure. Without it, only a host that says that nobody listens is.
     pub require_reply: bool,
 }
@@ -33,7 +34,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<CheckKind> {
             payload => Ok(payload),
         })
     });
-    let reply = section.optional("reply", |field| pattern(&field));
+    let reply = section.optional("reply", |field| Pattern::read_for_bytes(&field));
     let wanted = section.get("reply").is_some();
     let require_reply = section.or("require_reply", wanted, |field| match field.boolean()? {
         false if wanted => {
@@ -83,7 +84,7 @@ f:12:11: service[0].check.payload: "\q" is not an escape; expected ASCII with \x
             (
                 "kind = \"udp\"\nreply = \"a(b\"",
                 r#"
-f:12:9: service[0].check.reply: "a(b" is wrong: unclosed group; expected a regular expression, e.g. "^OK"
+f:12:9: service[0].check.reply: "a(b" is wrong: unclosed group; expected a regular expression, e.g. "status: (ok|fine)"
    12 | reply = "a(b"
       |         ^^^^^"#,
             ),

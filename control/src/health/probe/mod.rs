@@ -9,11 +9,23 @@ mod datagram;
 mod dns;
 #[cfg(test)]
 mod fixture;
+mod grpc;
+#[cfg(test)]
+mod grpc_tests;
+mod http;
+#[cfg(test)]
+mod http_tests;
 mod ping;
 mod script;
 mod smtp;
+mod stream;
 mod tcp;
+#[cfg(test)]
+mod testing;
 mod text;
+mod tls;
+#[cfg(test)]
+mod tls_tests;
 mod udp;
 
 use std::borrow::Cow;
@@ -59,6 +71,10 @@ pub(super) fn ready(check: &Check) -> Box<dyn Probe> {
         CheckKind::Smtp(smtp) => Box::new(smtp::Smtp::new(smtp)),
         CheckKind::Script(script) => Box::new(script::Script::new(script)),
         CheckKind::Command(command) => Box::new(command::Command::new(command)),
+        CheckKind::Http(request) => Box::new(http::Http::new(request, None)),
+        CheckKind::Https(request, tls) => Box::new(http::Http::new(request, Some(tls))),
+        CheckKind::Tls(tls) => Box::new(tls::Tls::new(tls)),
+        CheckKind::Grpc(question) => Box::new(grpc::Grpc::new(question)),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::text::quoted;
 use super::{Outcome, Probe};
-use crate::config::checks::{self, BytePattern, Step};
+use crate::config::checks::{self, Pattern, Step};
 
 /// Goes through the steps.
 pub(super) struct Script {
@@ -50,7 +50,7 @@ impl Script {
 async fn expect(
     stream: &mut TcpStream,
     received: &mut Vec<u8>,
-    pattern: &BytePattern,
+    pattern: &Pattern,
 ) -> io::Result<Result<(), String>> {
     loop {
         if let Some(end) = pattern.find(received) {
