@@ -72,6 +72,34 @@ pub enum Kind {
         /// What the last of them said.
         reason: String,
     },
+    /// A server's checks pass, but it has gone down too often lately.
+    ServerHeld {
+        /// "tcp/192.0.2.10:80".
+        service: String,
+        /// The server's address and port.
+        server: SocketAddrV4,
+        /// How long it stays down.
+        seconds: u64,
+    },
+    /// Enough servers of a service are up again.
+    QuorumGained {
+        /// "tcp/192.0.2.10:80".
+        service: String,
+        /// The sum of their weights.
+        weight: u64,
+    },
+    /// Too few servers of a service are up.
+    QuorumLost {
+        /// "tcp/192.0.2.10:80".
+        service: String,
+        /// The sum of their weights.
+        weight: u64,
+    },
+    /// Something was changed without the file.
+    ChangedLive {
+        /// What, as a line of a diff.
+        change: String,
+    },
     /// A configuration has been read again and is in force.
     ReloadApplied {
         /// Of the snapshot with it.

@@ -300,7 +300,7 @@ pub fn shortened(text: &str) -> String {
 }
 
 /// What stands for a character that a terminal would obey instead of showing it.
-fn harmless(character: char) -> char {
+pub fn harmless(character: char) -> char {
     match character {
         '\t' => ' ',
         '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {

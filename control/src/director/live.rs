@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::Director;
 use crate::admin::{Flush, Order, api};
 use crate::config::{self, Server, ServerState, Service};
+use crate::events::Kind;
 use crate::ids::ServiceKey;
 use crate::services::diff::diff;
 use crate::services::live::{check_new_server, require_server, require_service, service_of};
@@ -48,6 +49,7 @@ impl Director {
         let changes = diff(&before, self.services.running());
         for change in &changes {
             tracing::info!(%change, "changed live");
+            self.events.publish(Kind::ChangedLive { change: change.to_string() });
         }
         self.expire();
         self.put_in_force().await;

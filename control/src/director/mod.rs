@@ -42,11 +42,13 @@ use crate::config::{self, Check, Config, Server, Service};
 use crate::effects::{self, Effects, Happening};
 use crate::events::{Events, Kind};
 use crate::health::{Health, News, Verdict};
+use crate::hooks::Hooks;
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::net::Watcher;
 use crate::rates;
 use crate::services::Services;
 use crate::services::diff::diff;
+use crate::services::live::service_of;
 
 /// Linux is told this often, in periods of the estimator, which neighbours are in use.
 const NEIGHBOUR_PERIODS: u64 = 5;
@@ -94,6 +96,7 @@ pub struct Director {
     publisher: Publisher,
     generation: u64,
     next_hops: BTreeSet<(PortIndex, Ipv4Addr)>,
+    hooks: Hooks,
     /// A round of asking Linux for neighbours, if one is under way.
     asking: JoinSet<()>,
     /// Virtual addresses that RVS has put on twins: (interface, address).
@@ -132,6 +135,7 @@ impl Director {
             publisher: Publisher::new(empty),
             generation: 0,
             next_hops: BTreeSet::new(),
+            hooks: Hooks::default(),
             asking: JoinSet::new(),
             placed: HashSet::new(),
             misplaced: false,
@@ -381,6 +385,7 @@ impl Director {
         let servers: HashSet<(ServiceKey, ServerKey)> = servers.collect();
         self.ids.retain(self.generation + 1, |service, server| servers.contains(&(*service, *server)));
         self.ids.retain_services(|service| services.contains(service));
+        self.hooks.retain(|service| services.contains(service));
     }
 
     fn watch_health(&mut self) {
@@ -448,20 +453,30 @@ impl Director {
         tracing::debug!(generation, "published");
     }
 
-    fn tell_happening(&self, happening: &Happening) {
-        match happening {
+    fn tell_happening(&mut self, happening: &Happening) {
+        let service = match happening {
             // Its checks have been heard already.
-            Happening::Server { .. } => {}
+            Happening::Server { service, .. } => service,
             Happening::Held { service, server, until } => {
                 let seconds = (*until - Instant::now()).as_secs();
                 tracing::warn!(%service, %server, seconds, "server has gone down too often and is held down");
+                let (service_name, server) = (service.to_string(), *server);
+                self.events.publish(Kind::ServerHeld { service: service_name, server, seconds });
+                service
             }
             Happening::Quorum { service, up: true, weight } => {
                 tracing::info!(%service, weight, "quorum gained");
+                self.events.publish(Kind::QuorumGained { service: service.to_string(), weight: *weight });
+                service
             }
             Happening::Quorum { service, up: false, weight } => {
                 tracing::warn!(%service, weight, "quorum lost");
+                self.events.publish(Kind::QuorumLost { service: service.to_string(), weight: *weight });
+                service
             }
+        };
+        if let Some(known) = service_of(self.services.present(), *service) {
+            self.hooks.run(&known.availability.hooks, happening);
         }
     }
 }

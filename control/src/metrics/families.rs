@@ -85,7 +85,8 @@ impl Families<'_> {
         self.gauges("server_up", help, samples(|server| u64::from(server.up)))?;
         let help = "The server's weight as configured, also while it is down";
         self.gauges("server_weight", help, samples(|server| u64::from(server.weight)))?;
-        let help = "The weight that the server has now: 0 while it is down or drained, less while it starts slowly";
+        let help =
+            "The weight that the server has now: 0 while it is down or drained, less while it starts slowly";
         self.gauges("server_effective_weight", help, samples(|server| u64::from(server.effective_weight)))?;
         let help = "Connections of the server in a state that counts as active";
         self.gauges("server_active_connections", help, samples(|server| server.active))?;

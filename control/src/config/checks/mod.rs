@@ -4,6 +4,22 @@
 //! pass, as with keepalived. What all kinds have in common is here; what a kind needs besides is a file of its own, with
 //! a structure, the keys of its table, and a reader.
 
+mod bytes;
+mod command;
+mod dns;
+#[cfg(test)]
+mod fixture;
+mod grpc;
+mod http;
+mod pattern;
+mod ping;
+mod script;
+mod smtp;
+mod tls;
+mod udp;
+#[cfg(test)]
+mod web_tests;
+
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,17 +28,17 @@ use super::check::{narrow, one_of};
 use super::raw::{Field, Section};
 use super::value;
 
-mod grpc;
-mod http;
-mod pattern;
-mod tls;
-#[cfg(test)]
-mod web_tests;
-
+pub use command::Command;
+pub use dns::{Dns, Transport, rcode_name};
 pub use grpc::Grpc;
 pub use http::{Http, Statuses};
 pub use pattern::Pattern;
+pub use ping::Ping;
+pub use script::{Script, Step};
+pub use smtp::Smtp;
+pub(crate) use smtp::is_helo;
 pub use tls::{Authorities, Tls, Trust};
+pub use udp::Udp;
 
 /// A health check.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +77,18 @@ pub enum Start {
 pub enum CheckKind {
     /// Opens a TCP connection and closes it.
     Tcp,
+    /// Sends a datagram, and may require a reply.
+    Udp(Arc<Udp>),
+    /// Asks a name server.
+    Dns(Arc<Dns>),
+    /// Sends an ICMP echo request.
+    Ping(Ping),
+    /// Greets a mail server.
+    Smtp(Arc<Smtp>),
+    /// Has a dialogue over TCP.
+    Script(Arc<Script>),
+    /// Runs a program.
+    Command(Arc<Command>),
     /// Asks for a page by HTTP.
     Http(Arc<Http>),
     /// Asks for a page by HTTP over TLS.
@@ -83,6 +111,12 @@ impl CheckKind {
     pub fn name(&self) -> &'static str {
         match self {
             CheckKind::Tcp => "tcp",
+            CheckKind::Udp(_) => "udp",
+            CheckKind::Dns(_) => "dns",
+            CheckKind::Ping(_) => "ping",
+            CheckKind::Smtp(_) => "smtp",
+            CheckKind::Script(_) => "script",
+            CheckKind::Command(_) => "command",
             CheckKind::Http(_) => "http",
             CheckKind::Https(..) => "https",
             CheckKind::Tls(_) => "tls",
@@ -100,8 +134,14 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The kinds by name: the keys of each besides the common ones, and how it is read.
-const KINDS: [Kind; 5] = [
+const KINDS: &[Kind] = &[
     Kind { name: "tcp", keys: &[], read: |_| Some(CheckKind::Tcp) },
+    Kind { name: "udp", keys: udp::KEYS, read: udp::read },
+    Kind { name: "dns", keys: dns::KEYS, read: dns::read },
+    Kind { name: "ping", keys: ping::KEYS, read: ping::read },
+    Kind { name: "smtp", keys: smtp::KEYS, read: smtp::read },
+    Kind { name: "script", keys: script::KEYS, read: script::read },
+    Kind { name: "command", keys: command::KEYS, read: command::read },
     Kind { name: "http", keys: &http::KEYS, read: http::read },
     Kind { name: "https", keys: &http::KEYS_TLS, read: http::read_tls },
     Kind { name: "tls", keys: &tls::KEYS, read: |section| tls::read(section, None).map(CheckKind::Tls) },

@@ -22,23 +22,44 @@ pub struct Pattern(Regex);
 impl Pattern {
     /// Reads one, and compiles it.
     pub(super) fn read(field: &Field<'_>) -> Option<Pattern> {
+        Self::parse(field, true)
+    }
+
+    /// Reads one for a protocol that is not text: `.` and `\xff` are a byte, `\d` and `\w` are ASCII.
+    pub(super) fn read_for_bytes(field: &Field<'_>) -> Option<Pattern> {
+        Self::parse(field, false)
+    }
+
+    fn parse(field: &Field<'_>, unicode: bool) -> Option<Pattern> {
         field.parse(PATTERN, |typed| match typed {
             "" => Err("\"\" matches whatever comes".to_owned()),
-            _ => Pattern::new(typed).map_err(|why| format!("{} is wrong: {why}", quoted(typed))),
+            _ => Pattern::new(typed, unicode).map_err(|why| format!("{} is wrong: {why}", quoted(typed))),
         })
     }
 
-    fn new(typed: &str) -> Result<Pattern, String> {
-        RegexBuilder::new(typed).size_limit(MAX_COMPILED).build().map(Pattern).map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => format!("needs more than {} KiB", MAX_COMPILED >> 10),
-            // The crate shows the pattern with a caret, as the configuration's errors do already; its last line says
-            // what is wrong.
-            other => {
-                let text = other.to_string();
-                let last = text.lines().last().unwrap_or(&text);
-                last.strip_prefix("error: ").unwrap_or(last).to_owned()
-            }
-        })
+    fn new(typed: &str, unicode: bool) -> Result<Pattern, String> {
+        RegexBuilder::new(typed).unicode(unicode).size_limit(MAX_COMPILED).build().map(Pattern).map_err(
+            |error| match error {
+                regex::Error::CompiledTooBig(_) => format!("needs more than {} KiB", MAX_COMPILED >> 10),
+                // The crate shows the pattern with a caret, as the configuration's errors do already; its last line says
+                // what is wrong.
+                other => {
+                    let text = other.to_string();
+                    let last = text.lines().last().unwrap_or(&text);
+                    last.strip_prefix("error: ").unwrap_or(last).to_owned()
+                }
+            },
+        )
+    }
+
+    /// Where its first occurrence ends, if there is one.
+    pub fn find(&self, answer: &[u8]) -> Option<usize> {
+        self.0.find(answer).map(|found| found.end())
+    }
+
+    /// As it was typed.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
     }
 
     /// Whether it occurs.

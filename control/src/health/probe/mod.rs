@@ -4,12 +4,20 @@
 //! asked. It needs no time limit of its own: a probe that has not ended after the check's timeout is dropped, and all
 //! that it holds must end with it.
 
+mod command;
+mod datagram;
+mod dns;
+#[cfg(test)]
+mod fixture;
 mod grpc;
 #[cfg(test)]
 mod grpc_tests;
 mod http;
 #[cfg(test)]
 mod http_tests;
+mod ping;
+mod script;
+mod smtp;
 mod stream;
 mod tcp;
 #[cfg(test)]
@@ -17,6 +25,7 @@ mod testing;
 mod tls;
 #[cfg(test)]
 mod tls_tests;
+mod udp;
 
 use std::borrow::Cow;
 use std::io;
@@ -25,7 +34,7 @@ use std::net::SocketAddrV4;
 use futures_util::future::BoxFuture;
 use nix::errno::Errno;
 
-use crate::config::CheckKind;
+use crate::config::{Check, CheckKind};
 
 /// What came of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,9 +61,15 @@ pub(super) trait Probe: Send + Sync {
 }
 
 /// Makes a kind of check ready.
-pub(super) fn ready(kind: &CheckKind) -> Box<dyn Probe> {
-    match kind {
+pub(super) fn ready(check: &Check) -> Box<dyn Probe> {
+    match &check.kind {
         CheckKind::Tcp => Box::new(tcp::Tcp),
+        CheckKind::Udp(udp) => Box::new(udp::Udp::new(udp, check.timeout)),
+        CheckKind::Dns(dns) => Box::new(dns::Dns::new(dns)),
+        CheckKind::Ping(ping) => Box::new(ping::Ping::new(ping)),
+        CheckKind::Smtp(smtp) => Box::new(smtp::Smtp::new(smtp)),
+        CheckKind::Script(script) => Box::new(script::Script::new(script)),
+        CheckKind::Command(command) => Box::new(command::Command::new(command)),
         CheckKind::Http(request) => Box::new(http::Http::new(request, None)),
         CheckKind::Https(request, tls) => Box::new(http::Http::new(request, Some(tls))),
         CheckKind::Tls(tls) => Box::new(tls::Tls::new(tls)),

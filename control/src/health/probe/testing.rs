@@ -16,19 +16,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::{Outcome, ready};
-use crate::config::{self, CheckKind};
+use crate::config::{self, Check};
 
 /// Longer than anything here takes.
 pub(super) const LONG: Duration = Duration::from_secs(30);
 
 /// What these keys of a `[service.check]` mean.
-pub(super) fn kind(keys: &str) -> CheckKind {
+pub(super) fn kind(keys: &str) -> Check {
     let text = format!(
         "[workers]\ncores = [1]\n[[port]]\nname = \"p\"\ndevice = \"net_null\"\n\
          [[service]]\naddress = \"192.0.2.10:80\"\nmode = \"nat\"\n[service.check]\n{keys}\n"
     );
     let config = config::parse(Path::new("f"), text.into()).unwrap();
-    config.services[0].checks[0].kind.clone()
+    config.services[0].checks[0].clone()
 }
 
 /// What comes of a check with these keys.

@@ -1,0 +1,141 @@
+//! The script check: a dialogue over TCP in which each step must come about, as with LVS' nanny.
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{Outcome, Probe};
+use crate::config::checks::{self, Pattern, Step};
+use crate::text::quoted;
+
+/// Goes through the steps.
+pub(super) struct Script {
+    check: Arc<checks::Script>,
+}
+
+/// What a server may say before a step is met. A server that talks for ever must not fill the memory.
+const MAX_RECEIVED: usize = 64 << 10;
+
+/// So much is read at a time: a pattern is searched anew after each.
+const READ: usize = 4 << 10;
+
+impl Script {
+    pub(super) fn new(check: &Arc<checks::Script>) -> Script {
+        Script { check: Arc::clone(check) }
+    }
+
+    async fn play(&self, server: SocketAddrV4) -> io::Result<Outcome> {
+        let mut stream = TcpStream::connect(server).await?;
+        let mut received = Vec::new();
+        for (index, step) in self.check.steps.iter().enumerate() {
+            match step {
+                Step::Send(bytes) => stream.write_all(bytes).await?,
+                Step::Expect(pattern) => {
+                    if let Err(wrong) = expect(&mut stream, &mut received, pattern).await? {
+                        return Ok(Outcome::failed(format!("step {}: {wrong}", index + 1)));
+                    }
+                }
+            }
+        }
+        Ok(Outcome::passed("dialogue complete"))
+    }
+}
+
+/// Reads until the pattern matches, and leaves what has come after the match; or what there is instead.
+async fn expect(
+    stream: &mut TcpStream,
+    received: &mut Vec<u8>,
+    pattern: &Pattern,
+) -> io::Result<Result<(), String>> {
+    loop {
+        if let Some(end) = pattern.find(received) {
+            received.drain(..end);
+            return Ok(Ok(()));
+        }
+        let wanted = format_args!("expected a match of {}", quoted(pattern.as_str().as_bytes())).to_string();
+        let room = MAX_RECEIVED - received.len();
+        if room == 0 {
+            return Ok(Err(format!("said more than {MAX_RECEIVED} bytes; {wanted}")));
+        }
+        received.reserve(READ.min(room));
+        if stream.take(room as u64).read_buf(received).await? == 0 {
+            let said = if received.is_empty() { "nothing".to_owned() } else { quoted(received) };
+            return Ok(Err(format!("said {said} and closed; {wanted}")));
+        }
+    }
+}
+
+impl Probe for Script {
+    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+        async move { self.play(address).await.unwrap_or_else(|error| Outcome::of_error(&error)) }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+
+    use super::super::fixture::{dialogue, kind, outcome};
+    use super::*;
+
+    const POP: &str = r#"
+kind = "script"
+steps = [{ expect = '^\+OK.*\r\n' }, { send = 'QUIT\r\n' }, { expect = '^\+OK bye\r\n' }]"#;
+
+    #[tokio::test]
+    async fn a_dialogue_to_its_end() {
+        let server =
+            dialogue([127, 84, 2, 1], &["+OK ", "ready\r\n", "<QUIT\r\n", "+OK bye\r\n"], false).await;
+        assert_eq!(outcome(&kind(POP), server).await, Outcome::passed("dialogue complete"));
+    }
+
+    /// What comes after a match is for the next step, what comes before it is over.
+    #[tokio::test]
+    async fn a_match_uses_up_what_it_matches() {
+        let check =
+            kind("kind = \"script\"\nsteps = [{ expect = 'a' }, { expect = '^b' }, { expect = 'a' }]");
+        let server = dialogue([127, 84, 2, 2], &["xab"], false).await;
+        let why = r#"step 3: said nothing and closed; expected a match of "a""#;
+        assert_eq!(outcome(&check, server).await, Outcome::failed(why));
+    }
+
+    #[tokio::test]
+    async fn a_dialogue_that_stops_halfway() {
+        let check = kind(&format!("timeout = \"300ms\"{POP}"));
+        let server = dialogue([127, 84, 2, 3], &["+OK ready\r\n", "<QUIT\r\n", "+OK b"], true).await;
+        assert_eq!(outcome(&check, server).await, Outcome::failed("timed out after 300ms"));
+        let server = dialogue([127, 84, 2, 4], &["+OK ready\r\n", "<QUIT\r\n", "-ERR no"], false).await;
+        let why = r#"step 3: said "-ERR no" and closed; expected a match of "^\\+OK bye\\r\\n""#;
+        assert_eq!(outcome(&kind(POP), server).await, Outcome::failed(why));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_talks_for_ever() {
+        let listener = TcpListener::bind((Ipv4Addr::new(127, 84, 2, 5), 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            while stream.write_all(&[b'a'; 10_000]).await.is_ok() {}
+        });
+        let server = SocketAddrV4::new([127, 84, 2, 5].into(), port);
+        let check = kind("kind = \"script\"\nsteps = [{ expect = 'b' }]");
+        let why = r#"step 1: said more than 65536 bytes; expected a match of "b""#;
+        assert_eq!(outcome(&check, server).await, Outcome::failed(why));
+    }
+
+    #[tokio::test]
+    async fn nobody_listens() {
+        let listener = TcpListener::bind((Ipv4Addr::new(127, 84, 2, 6), 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let server = SocketAddrV4::new([127, 84, 2, 6].into(), port);
+        assert_eq!(outcome(&kind(POP), server).await, Outcome::failed("connection refused"));
+    }
+}
