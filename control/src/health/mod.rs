@@ -150,7 +150,7 @@ impl Health {
         let standing = Arc::new(Mutex::new(standing));
         let kind = &target.check.kind;
         let counted = Counted {
-            probe: probe::ready(kind),
+            probe: probe::ready(&target.check),
             timeout: target.check.timeout,
             counts: Arc::clone(self.counts.entry(kind.name()).or_default()),
         };

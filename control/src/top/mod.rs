@@ -1,7 +1,7 @@
 //! `rvs top`: what a running router does, as it does it.
 //!
 //! It asks the admin API once a second and knows nothing that others could not ask as well. What is shown is a pure
-//! function of what was answered and which keys were pressed: [`model`] has both, [`rows`] makes tables of it, [`draw`]
+//! function of what was answered and which keys were pressed: `model` has both, `rows` makes tables of it, `draw`
 //! puts them on a screen, and none of them knows of a terminal or a clock. This file has the terminal and the clock.
 //!
 //! The terminal is given back whatever ends the program: `q`, a signal, an error, a panic. If rvs goes away, that is shown

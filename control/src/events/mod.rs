@@ -13,17 +13,14 @@
 //! from an earlier run, and gets everything.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::admin::api;
-use crate::config::Config;
-use crate::health::Verdict;
+mod kind;
+
+pub use kind::Kind;
 
 /// Events that are kept: some megabytes, and more than a night of ordinary trouble.
 pub const CAPACITY: usize = 10_000;
@@ -33,140 +30,6 @@ const BATCH: usize = 256;
 
 /// How long [`Events::stop`] waits for followers to hear it.
 const FAREWELL: Duration = Duration::from_millis(200);
-
-/// What can happen. As JSON: the kind under `event`, beside its fields.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Kind {
-    /// RVS balances.
-    Started {
-        /// Of the program.
-        version: &'static str,
-        /// How many services there are.
-        services: u64,
-        /// How many real servers, each counted once a service.
-        servers: u64,
-    },
-    /// RVS has been told to stop.
-    Stopping {
-        /// By which signal.
-        signal: &'static str,
-    },
-    /// A server has passed enough checks to be used again.
-    ServerUp {
-        /// "tcp/192.0.2.10:80".
-        service: String,
-        /// The server's address and port.
-        server: SocketAddrV4,
-        /// How many in a row it has passed.
-        checks: u32,
-    },
-    /// A server has failed enough checks to be used no longer.
-    ServerDown {
-        /// "tcp/192.0.2.10:80".
-        service: String,
-        /// The server's address and port.
-        server: SocketAddrV4,
-        /// How many in a row it has failed.
-        checks: u32,
-        /// What the last of them said.
-        reason: String,
-    },
-    /// A server's checks pass, but it has gone down too often lately.
-    ServerHeld {
-        /// "tcp/192.0.2.10:80".
-        service: String,
-        /// The server's address and port.
-        server: SocketAddrV4,
-        /// How long it stays down.
-        seconds: u64,
-    },
-    /// Enough servers of a service are up again.
-    QuorumGained {
-        /// "tcp/192.0.2.10:80".
-        service: String,
-        /// The sum of their weights.
-        weight: u64,
-    },
-    /// Too few servers of a service are up.
-    QuorumLost {
-        /// "tcp/192.0.2.10:80".
-        service: String,
-        /// The sum of their weights.
-        weight: u64,
-    },
-    /// Something was changed without the file.
-    ChangedLive {
-        /// What, as a line of a diff.
-        change: String,
-    },
-    /// A configuration has been read again and is in force.
-    ReloadApplied {
-        /// Of the snapshot with it.
-        generation: u64,
-        /// How many services there are.
-        services: u64,
-        /// How many real servers, each counted once a service.
-        servers: u64,
-    },
-    /// A configuration has been read again and found wanting; nothing has changed.
-    ReloadRefused {
-        /// Of the snapshot that stays in force.
-        generation: u64,
-        /// What is wrong; may have several lines.
-        error: String,
-    },
-    /// The connection table has little room left.
-    TableNearlyFull {
-        /// How many connections there are.
-        connections: u64,
-        /// How many it has room for.
-        slots: u64,
-    },
-    /// The connection table has room again.
-    TableRelieved {
-        /// How many connections there are.
-        connections: u64,
-        /// How many it has room for.
-        slots: u64,
-    },
-    /// Packets are dropped because something is full.
-    OverloadBegins {
-        /// The counter that moves: `table_full`, `tx_full` or `punt_full`.
-        reason: &'static str,
-        /// How many packets in the last two seconds.
-        packets: u64,
-    },
-    /// None have been for a while.
-    OverloadEnds {
-        /// The counter that moved.
-        reason: &'static str,
-        /// How many packets it took in all.
-        packets: u64,
-    },
-    /// Somebody has taken a virtual address from its twin.
-    AddressTaken {
-        /// Which one.
-        address: Ipv4Addr,
-    },
-    /// Linux refuses to put a virtual address on its twin, or to take it away.
-    AddressRefused {
-        /// Which one.
-        address: Ipv4Addr,
-        /// What Linux says.
-        error: String,
-    },
-    /// Linux' network configuration cannot be followed for the moment.
-    LinuxLost {
-        /// Why.
-        error: String,
-    },
-    /// The reader was so slow, or asked for what is so old, that events are gone.
-    Missed {
-        /// How many.
-        events: u64,
-    },
-}
 
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -327,98 +190,6 @@ impl Reader {
     }
 }
 
-impl Kind {
-    /// RVS balances by this configuration.
-    pub fn started(config: &Config) -> Kind {
-        let servers = config.services.iter().map(|service| service.servers.len() as u64).sum();
-        Kind::Started { version: env!("CARGO_PKG_VERSION"), services: config.services.len() as u64, servers }
-    }
-
-    /// What came of a reload; `generation` is what is in force after it.
-    pub fn of_reload(result: &anyhow::Result<api::Reloaded>, generation: u64) -> Kind {
-        match result {
-            Ok(api::Reloaded { generation, services, servers, .. }) => {
-                Kind::ReloadApplied { generation: *generation, services: *services, servers: *servers }
-            }
-            Err(error) => Kind::ReloadRefused { generation, error: format!("{error:#}") },
-        }
-    }
-
-    /// What a verdict means for a server of a service.
-    pub fn of_verdict(verdict: &Verdict, service: &str, server: SocketAddrV4) -> Kind {
-        let (service, checks) = (service.to_owned(), verdict.checks);
-        if verdict.up {
-            Kind::ServerUp { service, server, checks }
-        } else {
-            Kind::ServerDown { service, server, checks, reason: verdict.reason.clone() }
-        }
-    }
-
-    /// As it stands in JSON.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Kind::Started { .. } => "started",
-            Kind::Stopping { .. } => "stopping",
-            Kind::ServerUp { .. } => "server_up",
-            Kind::ServerDown { .. } => "server_down",
-            Kind::ReloadApplied { .. } => "reload_applied",
-            Kind::ReloadRefused { .. } => "reload_refused",
-            Kind::TableNearlyFull { .. } => "table_nearly_full",
-            Kind::TableRelieved { .. } => "table_relieved",
-            Kind::OverloadBegins { .. } => "overload_begins",
-            Kind::OverloadEnds { .. } => "overload_ends",
-            Kind::AddressTaken { .. } => "address_taken",
-            Kind::AddressRefused { .. } => "address_refused",
-            Kind::LinuxLost { .. } => "linux_lost",
-            Kind::Missed { .. } => "missed",
-        }
-    }
-}
-
-/// For a person, in one line unless an error has more.
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Kind::Started { version, services, servers } => {
-                write!(f, "RVS {version} has started: services {services}, real servers {servers}")
-            }
-            Kind::Stopping { signal } => write!(f, "RVS stops ({signal})"),
-            Kind::ServerUp { service, server, checks } => {
-                write!(f, "{service}: {server} is up (checks passed in a row: {checks})")
-            }
-            Kind::ServerDown { service, server, checks, reason } => {
-                write!(f, "{service}: {server} is down: {reason} (checks failed in a row: {checks})")
-            }
-            Kind::ReloadApplied { generation, services, servers } => {
-                write!(f, "reloaded: generation {generation}, services {services}, real servers {servers}")
-            }
-            Kind::ReloadRefused { error, .. } => write!(f, "reload refused, nothing has changed: {error}"),
-            Kind::TableNearlyFull { connections, slots } => {
-                write!(f, "the connection table is nearly full: {connections} of {slots} slots are taken")
-            }
-            Kind::TableRelieved { connections, slots } => {
-                write!(f, "the connection table has room again: {connections} of {slots} slots are taken")
-            }
-            Kind::OverloadBegins { reason, packets } => {
-                write!(f, "overload: packets dropped as {reason}: {packets} so far")
-            }
-            Kind::OverloadEnds { reason, packets } => {
-                write!(f, "no more overload: packets dropped as {reason}: {packets} in all")
-            }
-            Kind::AddressTaken { address } => {
-                write!(f, "somebody has taken {address} from its twin; a reload puts it back")
-            }
-            Kind::AddressRefused { address, error } => {
-                write!(f, "{address} is not on, or still on, its twin; trying again: {error}")
-            }
-            Kind::LinuxLost { error } => {
-                write!(f, "cannot follow Linux' network configuration; trying again: {error}")
-            }
-            Kind::Missed { events } => write!(f, "events that are no longer kept: {events}"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -505,20 +276,5 @@ mod tests {
         events.publish(Kind::ReloadRefused { generation: 3, error: "no luck".to_owned() });
         let counts: Vec<_> = events.tally().into_iter().map(|(kind, tally)| (kind, tally.count)).collect();
         assert_eq!(counts, [("reload_refused", 1), ("server_up", 7)]);
-    }
-
-    #[test]
-    fn names_are_those_of_json() {
-        let kinds = [
-            up(1),
-            Kind::Stopping { signal: "SIGTERM" },
-            Kind::ReloadRefused { generation: 1, error: String::new() },
-            Kind::TableNearlyFull { connections: 1, slots: 1 },
-            Kind::OverloadBegins { reason: "tx_full", packets: 1 },
-            Kind::Missed { events: 1 },
-        ];
-        for kind in kinds {
-            assert_eq!(serde_json::to_value(&kind).unwrap()["event"], kind.name());
-        }
     }
 }
