@@ -7,6 +7,7 @@ pub mod config;
 pub mod cpu;
 pub mod devices;
 pub mod director;
+pub mod explain;
 pub mod health;
 pub mod ids;
 pub mod list;

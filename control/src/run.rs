@@ -335,6 +335,7 @@ fn usable_mac(mac: [u8; 6], index: usize) -> [u8; 6] {
     if mac == [0; 6] { [2, 0, 0, 0, 0, index as u8 + 1] } else { mac }
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
+/// As people write a MAC.
+pub(crate) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rvs::admin::{self, Backend, Connections, api};
+use rvs::admin::{self, Backend, Connections, api, explain};
 
 /// More connections than fit into any pipe.
 const CONNECTIONS: u32 = 300_000;
@@ -52,6 +52,12 @@ impl Backend for Router {
     async fn counters(&self) -> anyhow::Result<api::Counters> {
         let table = api::Table { slots: 4096, connections: 52 };
         Ok(api::Counters { generation: 1, table, workers: Vec::new() })
+    }
+
+    async fn explain(&self, question: explain::Question) -> anyhow::Result<explain::Explanation> {
+        anyhow::ensure!(question.port.is_none(), "port: there is no \"x\"; expected wan");
+        let text = include_str!("explanation.json");
+        Ok(serde_json::from_str(text)?)
     }
 
     async fn reload(&self) -> anyhow::Result<api::Reloaded> {
@@ -139,6 +145,27 @@ fn a_reader_that_has_seen_enough() {
         let output = child.wait_with_output().unwrap();
         let complaints = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), complaints.as_str()), (Some(0), ""), "{words}");
+    }
+}
+
+#[test]
+fn explain() {
+    let words = "explain --src 198.51.100.7:40112 --dst 192.0.2.10:80";
+    let (code, text, complaints) = asked(words);
+    assert_eq!((code, complaints.as_str()), (0, ""));
+    assert_eq!(text, include_str!("explanation.txt"));
+    let (_, json, _) = asked(&format!("{words} --json"));
+    let explanation: explain::Explanation = serde_json::from_str(&json).unwrap();
+    assert_eq!(explanation.output.as_deref(), Some("lan"));
+    let (code, out, complaints) = asked(&format!("{words} --port x"));
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert_eq!(complaints, "rvs: port: there is no \"x\"; expected wan\n");
+    for wrong in [
+        "explain",
+        "explain --src 1.2.3.4 --dst 1.2.3.4:5",
+        "explain --src 1.2.3.4:5 --dst 1.2.3.4:5 --proto sctp",
+    ] {
+        assert_eq!(run(rvs(wrong)).0, 2, "{wrong}");
     }
 }
 

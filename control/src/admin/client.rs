@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::api;
+use super::{api, explain};
 
 /// How long rvs may take to begin its answer. A reload compiles the whole configuration first.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,6 +36,12 @@ impl Client {
     /// What the workers count.
     pub async fn counters(&self) -> anyhow::Result<api::Counters> {
         self.json(Method::GET, "/v1/counters").await
+    }
+
+    /// What would become of a packet.
+    pub async fn explain(&self, question: &explain::Question) -> anyhow::Result<explain::Explanation> {
+        let query = serde_urlencoded::to_string(question).context("cannot make the request")?;
+        self.json(Method::GET, &format!("/v1/explain?{query}")).await
     }
 
     /// Has the configuration file read again.

@@ -4,6 +4,7 @@
 //! GET  /v1/services       what `rvs list` shows
 //! GET  /v1/connections    the connection table, one JSON object a line, streamed
 //! GET  /v1/counters       what the workers count
+//! GET  /v1/explain        what would become of a packet: ?source=A:P&destination=V:P, see [`explain::Question`]
 //! POST /v1/reload         read the configuration file again; 422 if it is refused
 //! ```
 //!
@@ -17,6 +18,7 @@
 
 pub mod api;
 pub mod client;
+pub mod explain;
 mod socket;
 
 use std::future::Future;
@@ -42,6 +44,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// What the workers count.
     fn counters(&self) -> impl Future<Output = anyhow::Result<api::Counters>> + Send;
+
+    /// What would become of a packet.
+    fn explain(
+        &self,
+        question: explain::Question,
+    ) -> impl Future<Output = anyhow::Result<explain::Explanation>> + Send;
 
     /// Reads the configuration file again and applies it.
     fn reload(&self) -> impl Future<Output = anyhow::Result<api::Reloaded>> + Send;
@@ -73,6 +81,7 @@ fn router<B: Backend>(backend: B) -> Router {
         .route("/v1/services", get(services::<B>))
         .route("/v1/connections", get(connections::<B>))
         .route("/v1/counters", get(counters::<B>))
+        .route("/v1/explain", get(explain::answer::<B>))
         .route("/v1/reload", post(reload::<B>))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
@@ -132,7 +141,7 @@ async fn refuse_body(body: Body) -> Result<(), Failed> {
 }
 
 async fn no_such_path(uri: Uri) -> Failed {
-    let expected = "/v1/services, /v1/connections, /v1/counters or /v1/reload";
+    let expected = "/v1/services, /v1/connections, /v1/counters, /v1/explain or /v1/reload";
     Failed(StatusCode::NOT_FOUND, anyhow::anyhow!("no such path: {}; expected {expected}", uri.path()))
 }
 

@@ -1,6 +1,7 @@
 //! The command line of `rvs`: what can be typed, what it means, how it ends. A file a command.
 
 mod check;
+mod explain;
 mod list;
 mod reload;
 mod run;
@@ -42,6 +43,8 @@ Examples:
   rvs list --stats                    connections, packets and bytes since the start
   rvs list -c | head                  connections
   rvs list --counters                 where every packet went, by worker and reason
+  rvs explain --src 198.51.100.7:40112 --dst 192.0.2.10:80
+                                      which real server would this client get, and why?
 ";
 
 /// RVS balances TCP and UDP connections over real servers, in user space (DPDK).
@@ -68,6 +71,9 @@ enum Command {
     /// Show services, connections and counters of the running rvs
     #[command(after_help = EXIT_CODES)]
     List(list::List),
+    /// Say what would become of a packet now, and why; nothing is sent and nothing changes
+    #[command(after_help = EXIT_CODES)]
+    Explain(explain::Explain),
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +116,7 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Check(command) => command.execute(),
         Command::Reload(command) => command.execute(),
         Command::List(command) => command.execute(),
+        Command::Explain(command) => command.execute(),
     }
 }
 

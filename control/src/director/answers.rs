@@ -11,9 +11,10 @@ use dataplane::worker;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Director;
-use crate::admin::{self, api};
+use crate::admin::{self, api, explain};
 use crate::compile::targets;
-use crate::config::Service;
+use crate::config::{Server, Service};
+use crate::explain::Explainer;
 use crate::ids::{ServerKey, ServiceKey};
 
 /// Buckets that a listing reads at a time.
@@ -24,6 +25,7 @@ pub(super) enum Request {
     Services(oneshot::Sender<Vec<api::Service>>),
     Counters(oneshot::Sender<api::Counters>),
     Connections(oneshot::Sender<admin::Connections>),
+    Explain(explain::Question, oneshot::Sender<Result<explain::Explanation>>),
     Reload(oneshot::Sender<Result<api::Reloaded>>),
 }
 
@@ -45,10 +47,21 @@ impl Director {
             Request::Connections(reply) => {
                 let _ = reply.send(self.connections());
             }
+            Request::Explain(question, reply) => {
+                let _ = reply.send(self.explain(&question));
+            }
             Request::Reload(reply) => {
                 let _ = reply.send(self.reload().await);
             }
         }
+    }
+
+    fn explain(&self, question: &explain::Question) -> Result<explain::Explanation> {
+        let down = |service: &Service, server: &Server| {
+            targets(service, server).find_map(|target| self.health.reason(&target))
+        };
+        let (config, snapshot, table) = (&self.config, self.publisher.current(), &self.table);
+        Explainer { config, snapshot: &snapshot, table, now: worker::now(), down: &down }.explain(question)
     }
 
     fn describe(&self, service: &Service) -> api::Service {
@@ -187,6 +200,10 @@ impl admin::Backend for Handle {
 
     async fn counters(&self) -> Result<api::Counters> {
         self.ask(Request::Counters).await
+    }
+
+    async fn explain(&self, question: explain::Question) -> Result<explain::Explanation> {
+        self.ask(|reply| Request::Explain(question, reply)).await?
     }
 
     async fn reload(&self) -> Result<api::Reloaded> {

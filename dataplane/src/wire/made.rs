@@ -4,8 +4,8 @@ use std::net::SocketAddrV4;
 
 use super::checksum;
 use super::ethernet::{self, Mac};
+use super::ipv4;
 use super::transport::{TCP_CHECKSUM, UDP_CHECKSUM, header_length};
-use super::{ipv4, transport};
 use crate::service::Protocol;
 
 /// The shortest frame of Ethernet, without its checksum; shorter packets are padded.
@@ -72,24 +72,22 @@ impl Made {
     }
 }
 
-/// TCP flags by the letters that tcpdump has for them (`S`, `SA`, `FA`, `R`, `PA`, `.` for ACK too); `None` if one is unknown.
+/// TCP flags and their letters, from the lowest bit.
+const LETTERS: [char; 8] = ['F', 'S', 'R', 'P', 'A', 'U', 'E', 'C'];
+
+/// TCP flags by their letters, `S`, `SA`, `FPA`; `.` is ACK, too, and `W` CWR, as tcpdump writes them. `None` if a letter is none.
 pub fn flags(letters: &str) -> Option<u8> {
-    letters.chars().try_fold(0, |flags, letter| {
-        Some(
-            flags
-                | match letter.to_ascii_uppercase() {
-                    'F' => transport::FIN,
-                    'S' => transport::SYN,
-                    'R' => transport::RST,
-                    'P' => 0x08,
-                    'A' | '.' => transport::ACK,
-                    'U' => 0x20,
-                    'E' => 0x40,
-                    'C' | 'W' => 0x80,
-                    _ => return None,
-                },
-        )
-    })
+    let bit = |letter: char| match letter.to_ascii_uppercase() {
+        '.' => Some(4),
+        'W' => Some(7),
+        letter => LETTERS.iter().position(|&known| known == letter),
+    };
+    letters.chars().try_fold(0, |flags, letter| Some(flags | 1 << bit(letter)?))
+}
+
+/// The letters of TCP flags; SYN before ACK, as everybody says it.
+pub fn letters(flags: u8) -> String {
+    LETTERS.iter().zip(0..).filter(|&(_, bit)| flags >> bit & 1 != 0).map(|(letter, _)| letter).collect()
 }
 
 #[cfg(test)]
@@ -129,5 +127,7 @@ mod tests {
         assert_eq!(flags("sa"), flags("S."));
         assert_eq!(flags("FSRPAUEC"), Some(0xFF));
         assert_eq!((flags(""), flags("X")), (Some(0), None));
+        assert!((0..=u8::MAX).all(|all| flags(&letters(all)) == Some(all)));
+        assert_eq!(letters(super::super::transport::SYN | super::super::transport::ACK), "SA");
     }
 }
