@@ -1,6 +1,7 @@
 //! RVS, a Linux Virtual Server in user space: everything that is not the packet path.
 
 pub mod admin;
+pub mod capture;
 pub mod cli;
 pub mod compile;
 pub mod config;

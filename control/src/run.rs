@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
+use dataplane::capture::Switch;
 use dataplane::counters::WorkerCounters;
 use dataplane::table::{HashKey, Table};
 use dataplane::worker::{self, Worker};
@@ -119,6 +120,7 @@ async fn with_eal(
     let table = Arc::new(Table::new(config.table.connections as usize, random_key()));
     let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
     let (pumps, ends) = slowpath::queues(counters.len())?;
+    let capture: Arc<Switch> = Arc::default();
     let parts = Parts {
         config: config.clone(),
         watcher,
@@ -126,6 +128,7 @@ async fn with_eal(
         table: table.clone(),
         workers: counters.clone(),
         checks_at_once: checks_at_once(raise_open_files()),
+        capture: capture.clone(),
     };
     let (mut director, handle) = Director::new(parts)?;
 
@@ -137,6 +140,7 @@ async fn with_eal(
         snapshots: director.subscribe(),
         counters: counters[index].clone(),
         slow_path,
+        capture: capture.clone(),
         probe: (),
         idle: match config.workers.idle {
             Idle::Busy => worker::Idle::Busy,

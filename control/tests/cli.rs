@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rvs::admin::{self, Backend, Connections, api, explain};
+use rvs::admin::{self, Backend, Connections, api, capture, explain};
 
 /// More connections than fit into any pipe.
 const CONNECTIONS: u32 = 300_000;
@@ -52,6 +52,13 @@ impl Backend for Router {
     async fn counters(&self) -> anyhow::Result<api::Counters> {
         let table = api::Table { slots: 4096, connections: 52 };
         Ok(api::Counters { generation: 1, table, workers: Vec::new() })
+    }
+
+    async fn capture(&self, question: capture::Question) -> anyhow::Result<capture::Pieces> {
+        anyhow::ensure!(question.filter != "x", "filter: \"x\" is none; expected host A");
+        let rest =
+            format!("{} {:?} {:?} {:?}", question.filter, question.one_in, question.count, question.seconds);
+        Ok(Box::pin(futures_util::stream::iter([b"pieces: ".to_vec(), rest.into_bytes()])))
     }
 
     async fn explain(&self, question: explain::Question) -> anyhow::Result<explain::Explanation> {
@@ -165,6 +172,30 @@ fn explain() {
         "explain --src 1.2.3.4 --dst 1.2.3.4:5",
         "explain --src 1.2.3.4:5 --dst 1.2.3.4:5 --proto sctp",
     ] {
+        assert_eq!(run(rvs(wrong)).0, 2, "{wrong}");
+    }
+}
+
+#[test]
+fn capture() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, file) = (router(directory.path()), directory.path().join("x.pcapng"));
+    let capture = |words: &str| {
+        let mut command = rvs(words);
+        command.arg("-s").arg(&socket).arg("-w").arg(&file);
+        run(command)
+    };
+    let (code, out, complaints) = capture("capture x");
+    assert_eq!((code, out.as_str(), file.exists()), (1, "", false));
+    assert!(complaints.ends_with("filter: \"x\" is none; expected host A\n"), "{complaints}");
+    let (code, out, complaints) = capture("capture host 1.2.3.4 and tcp --rate 1/7 --seconds 3");
+    assert_eq!((code, out.as_str()), (0, ""));
+    assert!(complaints.ends_with("x.pcapng: 49 bytes\n"), "{complaints}");
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(written, "pieces: host 1.2.3.4 and tcp Some(7) None Some(3)");
+    let (code, out, _) = asked("capture -w -");
+    assert_eq!((code, out.as_str()), (0, "pieces:  None None None"));
+    for wrong in ["capture tcp", "capture -w x --rate 1/0", "capture -w x --rate often"] {
         assert_eq!(run(rvs(wrong)).0, 2, "{wrong}");
     }
 }

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::{api, explain};
+use super::{api, capture, explain};
 
 /// How long rvs may take to begin its answer. A reload compiles the whole configuration first.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,6 +42,22 @@ impl Client {
     pub async fn explain(&self, question: &explain::Question) -> anyhow::Result<explain::Explanation> {
         let query = serde_urlencoded::to_string(question).context("cannot make the request")?;
         self.json(Method::GET, &format!("/v1/explain?{query}")).await
+    }
+
+    /// Hands over each piece of a capture as it comes; an error of `each` ends it.
+    pub async fn capture(
+        &self,
+        question: &capture::Question,
+        mut each: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let query = serde_urlencoded::to_string(question).context("cannot make the request")?;
+        let mut body = self.request(Method::GET, &format!("/v1/capture?{query}")).await?.into_body();
+        while let Some(frame) = body.frame().await {
+            if let Some(data) = frame.context("rvs broke off its answer")?.data_ref() {
+                each(data)?;
+            }
+        }
+        Ok(())
     }
 
     /// Has the configuration file read again.

@@ -4,6 +4,7 @@
 //! GET  /v1/services       what `rvs list` shows
 //! GET  /v1/connections    the connection table, one JSON object a line, streamed
 //! GET  /v1/counters       what the workers count
+//! GET  /v1/capture        packets as they pass, in pcapng: ?filter=host+A&seconds=10, see [`capture::Question`]
 //! GET  /v1/explain        what would become of a packet: ?source=A:P&destination=V:P, see [`explain::Question`]
 //! POST /v1/reload         read the configuration file again; 422 if it is refused
 //! ```
@@ -17,6 +18,7 @@
 //! control thread nor a worker notices a listing.
 
 pub mod api;
+pub mod capture;
 pub mod client;
 pub mod explain;
 mod socket;
@@ -44,6 +46,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// What the workers count.
     fn counters(&self) -> impl Future<Output = anyhow::Result<api::Counters>> + Send;
+
+    /// Packets as they pass, until enough have or the stream is dropped.
+    fn capture(
+        &self,
+        question: capture::Question,
+    ) -> impl Future<Output = anyhow::Result<capture::Pieces>> + Send;
 
     /// What would become of a packet.
     fn explain(
@@ -81,6 +89,7 @@ fn router<B: Backend>(backend: B) -> Router {
         .route("/v1/services", get(services::<B>))
         .route("/v1/connections", get(connections::<B>))
         .route("/v1/counters", get(counters::<B>))
+        .route("/v1/capture", get(capture::answer::<B>))
         .route("/v1/explain", get(explain::answer::<B>))
         .route("/v1/reload", post(reload::<B>))
         .fallback(no_such_path)
@@ -141,7 +150,7 @@ async fn refuse_body(body: Body) -> Result<(), Failed> {
 }
 
 async fn no_such_path(uri: Uri) -> Failed {
-    let expected = "/v1/services, /v1/connections, /v1/counters, /v1/explain or /v1/reload";
+    let expected = "/v1/services, /v1/connections, /v1/counters, /v1/capture, /v1/explain or /v1/reload";
     Failed(StatusCode::NOT_FOUND, anyhow::anyhow!("no such path: {}; expected {expected}", uri.path()))
 }
 

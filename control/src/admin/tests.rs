@@ -69,6 +69,12 @@ impl Backend for Fake {
         anyhow::bail!("the director is gone")
     }
 
+    async fn capture(&self, question: capture::Question) -> anyhow::Result<capture::Pieces> {
+        anyhow::ensure!(question.filter != "x", "filter: \"x\" is none");
+        let pieces = vec![format!("{question:?}").into_bytes(), vec![7; 100_000]];
+        Ok(Box::pin(futures_util::stream::iter(pieces)))
+    }
+
     async fn explain(&self, question: explain::Question) -> anyhow::Result<explain::Explanation> {
         anyhow::ensure!(question.port.is_none(), "port: there is no {:?}; expected wan", question.port);
         let packet = explain::Packet {
@@ -217,6 +223,23 @@ async fn a_question_arrives_whole() {
 }
 
 #[tokio::test]
+async fn a_capture_comes_in_pieces() {
+    let router = router(1).await;
+    let filter = "host 198.51.100.7 and dropped".to_owned();
+    let mut question = capture::Question { filter, one_in: Some(10), ..capture::Question::default() };
+    let mut bytes = Vec::new();
+    let take = |piece: &[u8]| {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    };
+    router.client().capture(&question, take).await.unwrap();
+    assert_eq!(bytes, [format!("{question:?}").into_bytes(), vec![7; 100_000]].concat());
+    question.filter = "x".to_owned();
+    let error = router.client().capture(&question, |_| Ok(())).await.unwrap_err();
+    assert_eq!(error.to_string(), "filter: \"x\" is none");
+}
+
+#[tokio::test]
 async fn wrong_requests_are_answered_in_json() {
     let router = router(1).await;
     for (request, body, status, error) in [
@@ -224,7 +247,7 @@ async fn wrong_requests_are_answered_in_json() {
             "GET /v2/services",
             "",
             "404 Not Found",
-            "no such path: /v2/services; expected /v1/services, /v1/connections, /v1/counters, /v1/explain or /v1/reload",
+            "no such path: /v2/services; expected /v1/services, /v1/connections, /v1/counters, /v1/capture, /v1/explain or /v1/reload",
         ),
         ("GET /v1/reload", "", "405 Method Not Allowed", "/v1/reload does not answer to GET; expected POST"),
         (

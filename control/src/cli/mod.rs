@@ -1,5 +1,6 @@
 //! The command line of `rvs`: what can be typed, what it means, how it ends. A file a command.
 
+mod capture;
 mod check;
 mod explain;
 mod list;
@@ -45,6 +46,8 @@ Examples:
   rvs list --counters                 where every packet went, by worker and reason
   rvs explain --src 198.51.100.7:40112 --dst 192.0.2.10:80
                                       which real server would this client get, and why?
+  rvs capture host 198.51.100.7 -w x.pcapng
+                                      what comes from and goes to this client, and what was dropped of it?
 ";
 
 /// RVS balances TCP and UDP connections over real servers, in user space (DPDK).
@@ -74,6 +77,12 @@ enum Command {
     /// Say what would become of a packet now, and why; nothing is sent and nothing changes
     #[command(after_help = EXIT_CODES)]
     Explain(explain::Explain),
+    /// Write packets to a file as they come and as they go, with what became of them, for Wireshark or tcpdump
+    ///
+    /// A packet that is forwarded is there twice, before and after it was rewritten. Comments tell the verdict. Of
+    /// each 256 bytes are written at the most. One capture at a time.
+    #[command(after_help = EXIT_CODES)]
+    Capture(capture::Capture),
 }
 
 #[derive(Debug, Args)]
@@ -117,6 +126,7 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Reload(command) => command.execute(),
         Command::List(command) => command.execute(),
         Command::Explain(command) => command.execute(),
+        Command::Capture(command) => command.execute(),
     }
 }
 

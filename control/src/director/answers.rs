@@ -11,7 +11,8 @@ use dataplane::worker;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Director;
-use crate::admin::{self, api, explain};
+use crate::admin::{self, api, capture, explain};
+use crate::capture::Capture;
 use crate::compile::targets;
 use crate::config::{Server, Service};
 use crate::explain::Explainer;
@@ -25,6 +26,7 @@ pub(super) enum Request {
     Services(oneshot::Sender<Vec<api::Service>>),
     Counters(oneshot::Sender<api::Counters>),
     Connections(oneshot::Sender<admin::Connections>),
+    Capture(capture::Question, oneshot::Sender<Result<Capture>>),
     Explain(explain::Question, oneshot::Sender<Result<explain::Explanation>>),
     Reload(oneshot::Sender<Result<api::Reloaded>>),
 }
@@ -46,6 +48,10 @@ impl Director {
             }
             Request::Connections(reply) => {
                 let _ = reply.send(self.connections());
+            }
+            Request::Capture(question, reply) => {
+                let ports: Vec<String> = self.config.ports.iter().map(|port| port.name.clone()).collect();
+                let _ = reply.send(Capture::begin(&self.capture, &ports, &question));
             }
             Request::Explain(question, reply) => {
                 let _ = reply.send(self.explain(&question));
@@ -200,6 +206,14 @@ impl admin::Backend for Handle {
 
     async fn counters(&self) -> Result<api::Counters> {
         self.ask(Request::Counters).await
+    }
+
+    async fn capture(&self, question: capture::Question) -> Result<capture::Pieces> {
+        let capture = self.ask(|reply| Request::Capture(question, reply)).await??;
+        Ok(Box::pin(futures_util::stream::unfold(capture, |mut capture| async {
+            let piece = capture.next().await?;
+            Some((piece, capture))
+        })))
     }
 
     async fn explain(&self, question: explain::Question) -> Result<explain::Explanation> {
