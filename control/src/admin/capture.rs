@@ -22,7 +22,7 @@ pub struct Question {
     pub filter: String,
     /// One packet in so many of each worker is looked at; 1000 by default, with a filter every one.
     pub one_in: Option<u32>,
-    /// Packets after which it ends.
+    /// Packets after which it ends; a million by default.
     pub count: Option<u64>,
     /// Seconds after which it ends; 60 by default.
     pub seconds: Option<u32>,

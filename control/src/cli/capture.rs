@@ -19,7 +19,7 @@ pub(super) struct Capture {
     /// Where to, in pcapng; - is stdout
     #[arg(short, long, value_name = "FILE")]
     write: PathBuf,
-    /// End after so many packets
+    /// End after so many packets; a million if nothing is said
     #[arg(long, value_name = "N")]
     count: Option<u64>,
     /// Look at one packet in N of each worker; 1/1000 if neither this nor a filter is there, else 1/1

@@ -1,7 +1,7 @@
 //! `rvs explain`: a question in an operator's words, put to the data path, and its answer in theirs.
 //!
-//! What would happen is found by the data path itself ([`dataplane::engine::explain`]); here a packet is made of the
-//! question, and numbers of the snapshot get their names. The sentences are in [`words`].
+//! What would happen is found by the data path itself ([`dataplane::engine::explain()`]); here a packet is made of the
+//! question, and numbers of the snapshot get their names. The sentences are in `words.rs`.
 
 mod words;
 
