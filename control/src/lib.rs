@@ -1,6 +1,7 @@
 //! RVS, a Linux Virtual Server in user space: everything that is not the packet path.
 
 pub mod admin;
+pub mod capture;
 pub mod cli;
 pub mod compile;
 pub mod config;
@@ -9,6 +10,7 @@ pub mod devices;
 pub mod director;
 pub mod effects;
 pub mod events;
+pub mod explain;
 pub mod health;
 mod hooks;
 pub mod ids;

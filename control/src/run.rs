@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
+use dataplane::capture::Switch;
 use dataplane::counters::WorkerCounters;
 use dataplane::engine::reset::reset;
 use dataplane::table::{HashKey, Table};
@@ -124,6 +125,7 @@ async fn with_eal(
     let table = Arc::new(Table::new(config.table.connections as usize, random_key()));
     let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
     let events = Events::default();
+    let capture: Arc<Switch> = Arc::default();
     let parts = Parts {
         config: config.clone(),
         watcher,
@@ -132,6 +134,7 @@ async fn with_eal(
         workers: counters.clone(),
         checks_at_once: checks_at_once(raise_open_files()),
         events: events.clone(),
+        capture: capture.clone(),
     };
     let (mut director, handle) = Director::new(parts)?;
     let (pumps, ends) = slowpath::queues(counters.len(), resets(&director, &table))?;
@@ -144,6 +147,7 @@ async fn with_eal(
         snapshots: director.subscribe(),
         counters: counters[index].clone(),
         slow_path,
+        capture: capture.clone(),
         probe: (),
         idle: match config.workers.idle {
             Idle::Busy => worker::Idle::Busy,
@@ -349,6 +353,7 @@ fn usable_mac(mac: [u8; 6], index: usize) -> [u8; 6] {
     if mac == [0; 6] { [2, 0, 0, 0, 0, index as u8 + 1] } else { mac }
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
+/// As people write a MAC.
+pub(crate) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rvs::admin::{self, Backend, Connections, Order, api};
+use rvs::admin::{self, Backend, Connections, Order, api, capture, explain};
 use rvs::events::{Events, Kind};
 use rvs::metrics::Format;
 
@@ -61,6 +61,19 @@ impl Backend for Router {
 
     async fn metrics(&self, _: Format) -> anyhow::Result<String> {
         Ok("rvs_snapshot_generation 1\n".to_owned())
+    }
+
+    async fn capture(&self, question: capture::Question) -> anyhow::Result<capture::Pieces> {
+        anyhow::ensure!(question.filter != "x", "filter: \"x\" is none; expected host A");
+        let rest =
+            format!("{} {:?} {:?} {:?}", question.filter, question.one_in, question.count, question.seconds);
+        Ok(Box::pin(futures_util::stream::iter([b"pieces: ".to_vec(), rest.into_bytes()])))
+    }
+
+    async fn explain(&self, question: explain::Question) -> anyhow::Result<explain::Explanation> {
+        anyhow::ensure!(question.port.is_none(), "port: there is no \"x\"; expected wan");
+        let text = include_str!("explanation.json");
+        Ok(serde_json::from_str(text)?)
     }
 
     fn events(&self) -> &Events {
@@ -237,6 +250,51 @@ fn a_frame_of_top() {
     let refused = "rvs: stdout is no terminal; expected one, or --once for a single frame as text\n";
     assert_eq!(asked("top"), (1, String::new(), refused.to_owned()));
     assert_eq!(run(rvs("top --once -s /nowhere/rvs.sock")).0, 1);
+}
+
+#[test]
+fn explain() {
+    let words = "explain --src 198.51.100.7:40112 --dst 192.0.2.10:80";
+    let (code, text, complaints) = asked(words);
+    assert_eq!((code, complaints.as_str()), (0, ""));
+    assert_eq!(text, include_str!("explanation.txt"));
+    let (_, json, _) = asked(&format!("{words} --json"));
+    let explanation: explain::Explanation = serde_json::from_str(&json).unwrap();
+    assert_eq!(explanation.output.as_deref(), Some("lan"));
+    let (code, out, complaints) = asked(&format!("{words} --port x"));
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert_eq!(complaints, "rvs: port: there is no \"x\"; expected wan\n");
+    for wrong in [
+        "explain",
+        "explain --src 1.2.3.4 --dst 1.2.3.4:5",
+        "explain --src 1.2.3.4:5 --dst 1.2.3.4:5 --proto sctp",
+    ] {
+        assert_eq!(run(rvs(wrong)).0, 2, "{wrong}");
+    }
+}
+
+#[test]
+fn capture() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, file) = (router(directory.path()), directory.path().join("x.pcapng"));
+    let capture = |words: &str| {
+        let mut command = rvs(words);
+        command.arg("-s").arg(&socket).arg("-w").arg(&file);
+        run(command)
+    };
+    let (code, out, complaints) = capture("capture x");
+    assert_eq!((code, out.as_str(), file.exists()), (1, "", false));
+    assert!(complaints.ends_with("filter: \"x\" is none; expected host A\n"), "{complaints}");
+    let (code, out, complaints) = capture("capture host 1.2.3.4 and tcp --rate 1/7 --seconds 3");
+    assert_eq!((code, out.as_str()), (0, ""));
+    assert!(complaints.ends_with("x.pcapng: 49 bytes\n"), "{complaints}");
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(written, "pieces: host 1.2.3.4 and tcp Some(7) None Some(3)");
+    let (code, out, _) = asked("capture -w -");
+    assert_eq!((code, out.as_str()), (0, "pieces:  None None None"));
+    for wrong in ["capture tcp", "capture -w x --rate 1/0", "capture -w x --rate often"] {
+        assert_eq!(run(rvs(wrong)).0, 2, "{wrong}");
+    }
 }
 
 #[test]

@@ -194,6 +194,11 @@ impl Gauge {
         self.0.fetch_add(step, Ordering::Relaxed);
     }
 
+    /// Another gauge that shows the same now.
+    pub fn copy(&self) -> Gauge {
+        Gauge(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
+
     /// Active and inactive connections.
     #[inline]
     pub fn get(&self) -> (u32, u32) {

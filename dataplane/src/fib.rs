@@ -69,7 +69,7 @@ pub struct Route {
 }
 
 /// Routes and neighbours.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Fib {
     /// First addresses of disjoint ranges, ascending; the first is 0 unless there is none.
     starts: Box<[u32]>,

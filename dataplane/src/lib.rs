@@ -14,8 +14,10 @@
 //! | [`fib`] | routes and neighbours: from an address to an adjacency |
 //! | [`counters`] | what is counted, and by whom |
 //! | [`engine`] | a burst's way through parse, classify, resolve, rewrite |
+//! | [`capture`] | samples of packets for operators |
 //! | [`worker`] | the polling loop on a core: ports, punts, idling |
 
+pub mod capture;
 pub mod clock;
 pub mod counters;
 pub mod engine;

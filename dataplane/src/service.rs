@@ -4,12 +4,13 @@
 //! (which acts on them) share. Every enum knows its name as it is written in the configuration, so
 //! parsing, error messages and listings can never disagree.
 
-/// Defines an enum whose variants are known by the name that a configuration uses for them.
+/// Defines an enum whose variants are known by the name that a configuration uses for them. Their documentation is what
+/// operators are told, too.
 macro_rules! named {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[doc = $vdoc:literal])+ $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum $name { $($(#[$vdoc])* $variant),+ }
+        pub enum $name { $($(#[doc = $vdoc])+ $variant),+ }
 
         impl $name {
             /// Every value, in the order in which help texts list them.
@@ -18,6 +19,11 @@ macro_rules! named {
             /// The name used in configurations and listings.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
+            }
+
+            /// What it means, for operators: its documentation.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($vdoc),+).trim_ascii_start()),+ }
             }
 
             /// The value with this name.

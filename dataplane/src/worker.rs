@@ -21,6 +21,7 @@ use std::time::Duration;
 use crossbeam::queue::ArrayQueue;
 use dpdk::{Batch, Lcore, Mbuf, RxQueue, TxQueue, clock};
 
+use crate::capture::{Switch, Tap};
 use crate::clock::{TICKS_PER_SECOND, Tick};
 use crate::counters::{Drop, Punt, WorkerCounters};
 use crate::engine::{BURST, Engine, Frame, Probe, Stage, Verdict};
@@ -86,6 +87,8 @@ pub struct Worker<P = ()> {
     pub slow_path: SlowPath,
     /// What to do when idle.
     pub idle: Idle,
+    /// Whether somebody captures packets.
+    pub capture: Arc<Switch>,
     /// Whoever measures it; `()` in a router.
     pub probe: P,
 }
@@ -95,11 +98,21 @@ impl<P: Probe> Worker<P> {
     /// pinned to its core.
     #[inline(never)]
     pub fn run(self, lcore: &Lcore, stop: &AtomicBool) -> P {
-        let Worker { index, count, queues, table, mut snapshots, counters, slow_path, idle, mut probe } =
-            self;
+        let Worker {
+            index,
+            count,
+            queues,
+            table,
+            mut snapshots,
+            counters,
+            slow_path,
+            idle,
+            capture,
+            mut probe,
+        } = self;
         let engine = Engine::new(index, table.clone(), counters.clone());
         let (mut receivers, transmitters): (Vec<RxQueue>, Vec<TxQueue>) = queues.into_iter().unzip();
-        let mut output = Output::new(transmitters, counters.clone(), slow_path);
+        let mut output = Output::new(transmitters, counters.clone(), slow_path, Tap::new(capture));
         let mut sweeper = Sweeper::new(share(table.buckets(), index, count), clock::tsc(), clock::tsc_hz());
         let mut rest = Rest::new(idle);
         let ticks = Ticks::new(clock::tsc_hz());
@@ -155,7 +168,12 @@ fn forward(
         received += length;
         counters.bursts.add(1);
         counters.received.add(length as u64);
-        match engine.process(snapshot, now, port, burst.as_mut_slice(), &mut verdicts, probe) {
+        let is_tapped = output.tap.before(burst.as_slice());
+        let common = engine.process(snapshot, now, port, burst.as_mut_slice(), &mut verdicts, probe);
+        if is_tapped {
+            output.tap.after(port, burst.as_slice(), &verdicts, clock::tsc());
+        }
+        match common {
             Some(to) => output.send(lcore, to, &mut burst),
             None => output.distribute(lcore, port, &mut burst, &verdicts),
         }
@@ -165,19 +183,20 @@ fn forward(
     received
 }
 
-/// Where packets go: a batch and a queue for each port, Linux, and back to the pool.
+/// Where packets go: a batch and a queue for each port, Linux, back to the pool; and samples of them to who captures.
 struct Output {
     transmitters: Vec<TxQueue>,
     batches: Vec<Batch<BURST>>,
     dropped: Batch<BURST>,
     counters: Arc<WorkerCounters>,
     slow_path: SlowPath,
+    tap: Tap,
 }
 
 impl Output {
-    fn new(transmitters: Vec<TxQueue>, counters: Arc<WorkerCounters>, slow_path: SlowPath) -> Self {
+    fn new(transmitters: Vec<TxQueue>, counters: Arc<WorkerCounters>, slow_path: SlowPath, tap: Tap) -> Self {
         let batches = transmitters.iter().map(|_| Batch::new()).collect();
-        Output { transmitters, batches, dropped: Batch::new(), counters, slow_path }
+        Output { transmitters, batches, dropped: Batch::new(), counters, slow_path, tap }
     }
 
     /// Sends a whole burst out of one port, behind what waits for it already.

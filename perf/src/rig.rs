@@ -179,6 +179,7 @@ impl Rig {
             slow_path,
             idle: Idle::Busy,
             probe,
+            capture: Arc::default(),
         }
     }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::api;
+use super::{api, capture, explain};
 use crate::ids::ServiceKey;
 
 /// How long rvs may take to begin its answer. A reload compiles the whole configuration first.
@@ -96,12 +96,31 @@ impl Client {
 
     /// Has connections forgotten.
     pub async fn flush(&self, filter: &api::Filter) -> anyhow::Result<api::Flushed> {
-        let mut query = Vec::new();
-        query.extend(filter.service.as_ref().map(|service| format!("service={service}")));
-        query.extend(filter.server.map(|server| format!("server={server}")));
-        query.extend(filter.client.map(|client| format!("client={client}")));
-        query.extend(filter.all.then(|| "all=true".to_owned()));
-        self.json(Method::DELETE, &format!("/v1/connections?{}", query.join("&"))).await
+        let query = serde_urlencoded::to_string(filter).context("cannot make the request")?;
+        self.json(Method::DELETE, &format!("/v1/connections?{query}")).await
+    }
+
+    /// What would become of a packet.
+    pub async fn explain(&self, question: &explain::Question) -> anyhow::Result<explain::Explanation> {
+        let query = serde_urlencoded::to_string(question).context("cannot make the request")?;
+        self.json(Method::GET, &format!("/v1/explain?{query}")).await
+    }
+
+    /// Hands over each piece of a capture as it comes; an error of `each` ends it.
+    pub async fn capture(
+        &self,
+        question: &capture::Question,
+        mut each: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let query = serde_urlencoded::to_string(question).context("cannot make the request")?;
+        let mut body =
+            self.request(Method::GET, &format!("/v1/capture?{query}"), Bytes::new()).await?.into_body();
+        while let Some(frame) = body.frame().await {
+            if let Some(data) = frame.context("rvs broke off its answer")?.data_ref() {
+                each(data)?;
+            }
+        }
+        Ok(())
     }
 
     /// Hands over each entry of the connection table as it comes; an error of `each` ends it.

@@ -6,6 +6,8 @@
 //! GET    /v1/counters                            what the workers count
 //! GET    /v1/events?since=N&follow=true          what has happened, one JSON object a line
 //! GET    /metrics                                all of that for Prometheus
+//! GET    /v1/capture?filter=host+A&seconds=10    packets as they pass, in pcapng, see [`capture::Question`]
+//! GET    /v1/explain?source=A:P&destination=V:P  what would become of a packet, see [`explain::Question`]
 //! POST   /v1/reload?dry_run=true                 read the configuration file again; 422 if it is refused
 //! GET    /v1/diff                                what is running and the file does not say
 //! POST   /v1/save                                write what is running into the file
@@ -27,9 +29,11 @@
 //! control thread nor a worker notices a listing.
 
 pub mod api;
+pub mod capture;
 mod changes;
 pub mod client;
 mod events;
+pub mod explain;
 mod metrics;
 mod socket;
 
@@ -84,6 +88,17 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// What has happened.
     fn events(&self) -> &Events;
+    /// Packets as they pass, until enough have or the stream is dropped.
+    fn capture(
+        &self,
+        question: capture::Question,
+    ) -> impl Future<Output = anyhow::Result<capture::Pieces>> + Send;
+
+    /// What would become of a packet.
+    fn explain(
+        &self,
+        question: explain::Question,
+    ) -> impl Future<Output = anyhow::Result<explain::Explanation>> + Send;
 }
 
 /// The connection table, read as it is asked for.
@@ -162,6 +177,8 @@ fn routes<B: Backend>() -> Vec<(&'static str, MethodRouter<B>)> {
         ("/v1/connections", get(connections::<B>).delete(changes::flush::<B>)),
         ("/v1/counters", get(counters::<B>)),
         ("/v1/events", get(events::events::<B>)),
+        ("/v1/capture", get(capture::answer::<B>)),
+        ("/v1/explain", get(explain::answer::<B>)),
         ("/metrics", get(metrics::metrics::<B>)),
         ("/v1/reload", post(reload::<B>)),
         ("/v1/diff", get(diff::<B>)),

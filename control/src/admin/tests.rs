@@ -79,6 +79,44 @@ impl Backend for Fake {
         &self.events
     }
 
+    async fn capture(&self, question: capture::Question) -> anyhow::Result<capture::Pieces> {
+        anyhow::ensure!(question.filter != "x", "filter: \"x\" is none");
+        let pieces = vec![format!("{question:?}").into_bytes(), vec![7; 100_000]];
+        Ok(Box::pin(futures_util::stream::iter(pieces)))
+    }
+
+    async fn explain(&self, question: explain::Question) -> anyhow::Result<explain::Explanation> {
+        anyhow::ensure!(question.port.is_none(), "port: there is no {:?}; expected wan", question.port);
+        let packet = explain::Packet {
+            protocol: question.protocol.unwrap_or_default(),
+            source: question.source,
+            destination: question.destination,
+            flags: question.flags.unwrap_or_default(),
+            ttl: 64,
+            length: question.length.unwrap_or_default(),
+            source_mac: String::new(),
+            destination_mac: String::new(),
+        };
+        Ok(explain::Explanation {
+            generation: 1,
+            packet,
+            port: explain::Port { name: "wan".to_owned(), why: "as asked".to_owned() },
+            service: None,
+            endpoint: None,
+            unmatched: None,
+            direction: None,
+            connection: None,
+            decision: None,
+            afterwards: None,
+            rewritten: None,
+            next_hop: None,
+            verdict: "drop".to_owned(),
+            output: None,
+            reason: None,
+            meaning: None,
+        })
+    }
+
     async fn reload(&self, dry_run: bool) -> anyhow::Result<api::Reloaded> {
         if self.connections == 0 {
             anyhow::bail!("rvs.toml:1:1: port: missing; expected at least one [[port]]");
@@ -228,6 +266,55 @@ async fn a_refused_reload_says_why() {
     assert_eq!(body, r#"{"error":"rvs.toml:1:1: port: missing; expected at least one [[port]]"}"#);
 }
 
+/// What is asked arrives as it was asked, also a name that is no good in a URL.
+#[tokio::test]
+async fn a_question_arrives_whole() {
+    let router = router(1).await;
+    let mut question = explain::Question {
+        source: "198.51.100.7:40112".parse().unwrap(),
+        destination: "192.0.2.10:80".parse().unwrap(),
+        protocol: Some("tcp".to_owned()),
+        flags: Some("SA".to_owned()),
+        port: None,
+        length: Some(1500),
+    };
+    let explanation = router.client().explain(&question).await.unwrap();
+    let explain::Packet { source, destination, flags, length, .. } = explanation.packet;
+    assert_eq!((source, destination), (question.source, question.destination));
+    assert_eq!((flags.as_str(), length), ("SA", 1500));
+    question.port = Some("a&b=%20 c".to_owned());
+    let error = router.client().explain(&question).await.unwrap_err();
+    assert_eq!(error.to_string(), "port: there is no Some(\"a&b=%20 c\"); expected wan");
+    for query in [
+        "",
+        "?source=1.2.3.4:5",
+        "?source=1.2.3.4:5&destination=x",
+        "?source=1.2.3.4:5&destination=1.2.3.4:6&x=1",
+    ] {
+        let request = format!("GET /v1/explain{query} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let (status, body) = router.raw(&request).await;
+        assert_eq!(status, "HTTP/1.1 400 Bad Request", "{query}");
+        assert!(body.contains("; expected source=A:P and destination=V:P, "), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_capture_comes_in_pieces() {
+    let router = router(1).await;
+    let filter = "host 198.51.100.7 and dropped".to_owned();
+    let mut question = capture::Question { filter, one_in: Some(10), ..capture::Question::default() };
+    let mut bytes = Vec::new();
+    let take = |piece: &[u8]| {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    };
+    router.client().capture(&question, take).await.unwrap();
+    assert_eq!(bytes, [format!("{question:?}").into_bytes(), vec![7; 100_000]].concat());
+    question.filter = "x".to_owned();
+    let error = router.client().capture(&question, |_| Ok(())).await.unwrap_err();
+    assert_eq!(error.to_string(), "filter: \"x\" is none");
+}
+
 #[tokio::test]
 async fn wrong_requests_are_answered_in_json() {
     let router = router(1).await;
@@ -238,7 +325,7 @@ async fn wrong_requests_are_answered_in_json() {
             "404 Not Found",
             "no such path: /v2/services; expected one of /v1/services, /v1/services/{protocol}/{service}, \
              /v1/services/{protocol}/{service}/servers, /v1/services/{protocol}/{service}/servers/{server}, \
-             /v1/connections, /v1/counters, /v1/events, /metrics, /v1/reload, /v1/diff, /v1/save",
+             /v1/connections, /v1/counters, /v1/events, /v1/capture, /v1/explain, /metrics, /v1/reload, /v1/diff, /v1/save",
         ),
         ("GET /v1/reload", "", "405 Method Not Allowed", "/v1/reload does not answer to GET"),
         ("DELETE /v1/services", "", "405 Method Not Allowed", "/v1/services does not answer to DELETE"),

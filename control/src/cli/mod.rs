@@ -1,8 +1,10 @@
 //! The command line of `rvs`: what can be typed, what it means, how it ends. A file a command.
 
+mod capture;
 mod change;
 mod check;
 mod events;
+mod explain;
 mod list;
 mod reload;
 mod run;
@@ -52,6 +54,10 @@ Examples:
   rvs list --counters                 where every packet went, by worker and reason
   rvs events -f                       what happens: servers up and down, reloads, overload
   rvs top                             what passes, live: services, servers, workers, drops
+  rvs explain --src 198.51.100.7:40112 --dst 192.0.2.10:80
+                                      which real server would this client get, and why?
+  rvs capture host 198.51.100.7 -w x.pcapng
+                                      what comes from and goes to this client, and what was dropped of it?
 ";
 
 /// RVS balances TCP and UDP connections over real servers, in user space (DPDK).
@@ -111,6 +117,15 @@ enum Command {
     /// Watch services, real servers, workers and drops live
     #[command(after_help = EXIT_CODES)]
     Top(top::Top),
+    /// Say what would become of a packet now, and why; nothing is sent and nothing changes
+    #[command(after_help = EXIT_CODES)]
+    Explain(explain::Explain),
+    /// Write packets to a file as they come and as they go, with what became of them, for Wireshark or tcpdump
+    ///
+    /// A packet that is forwarded is there twice, before and after it was rewritten. Comments tell the verdict. Of
+    /// each 256 bytes are written at the most. One capture at a time.
+    #[command(after_help = EXIT_CODES)]
+    Capture(capture::Capture),
 }
 
 #[derive(Debug, Args)]
@@ -164,6 +179,8 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Save(command) => command.execute(),
         Command::Events(command) => command.execute(),
         Command::Top(command) => command.execute(),
+        Command::Explain(command) => command.execute(),
+        Command::Capture(command) => command.execute(),
     }
 }
 

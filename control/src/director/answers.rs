@@ -13,10 +13,12 @@ use tokio::time::Instant;
 
 use super::Director;
 use super::metrics::Gathered;
-use crate::admin::{self, Flush, Order, api};
+use crate::admin::{self, Flush, Order, api, capture, explain};
+use crate::capture::Capture;
 use crate::compile::targets;
-use crate::config::Service;
+use crate::config::{Server, Service};
 use crate::events::Events;
+use crate::explain::Explainer;
 use crate::ids::{ServerKey, ServiceKey};
 use crate::metrics::Format;
 
@@ -34,6 +36,8 @@ pub(super) enum Request {
     Diff(oneshot::Sender<Result<Vec<api::Change>>>),
     Save(oneshot::Sender<Result<api::Saved>>),
     Flush { filter: api::Filter, reply: oneshot::Sender<Result<Flush>> },
+    Capture(capture::Question, oneshot::Sender<Result<Capture>>),
+    Explain(explain::Question, oneshot::Sender<Result<explain::Explanation>>),
 }
 
 /// A handle to ask the director; the admin API's backend.
@@ -73,7 +77,24 @@ impl Director {
             Request::Flush { filter, reply } => {
                 let _ = reply.send(self.flush(filter));
             }
+            Request::Capture(question, reply) => {
+                let ports: Vec<String> = self.config.ports.iter().map(|port| port.name.clone()).collect();
+                let _ = reply.send(Capture::begin(&self.capture, &ports, &question));
+            }
+            Request::Explain(question, reply) => {
+                let _ = reply.send(self.explain(&question));
+            }
         }
+    }
+
+    fn explain(&self, question: &explain::Question) -> Result<explain::Explanation> {
+        let down = |service: &Service, server: &Server| {
+            targets(service, server).find_map(|target| self.health.reason(&target))
+        };
+        let (services, ports) = (self.services.present(), &self.config.ports[..]);
+        let (snapshot, table) = (self.publisher.current(), &self.table);
+        Explainer { services, ports, snapshot: &snapshot, table, now: worker::now(), down: &down }
+            .explain(question)
     }
 
     pub(super) fn describe(&self, service: &Service) -> api::Service {
@@ -256,5 +277,17 @@ impl admin::Backend for Handle {
 
     fn events(&self) -> &Events {
         &self.1
+    }
+
+    async fn capture(&self, question: capture::Question) -> Result<capture::Pieces> {
+        let capture = self.ask(|reply| Request::Capture(question, reply)).await??;
+        Ok(Box::pin(futures_util::stream::unfold(capture, |mut capture| async {
+            let piece = capture.next().await?;
+            Some((piece, capture))
+        })))
+    }
+
+    async fn explain(&self, question: explain::Question) -> Result<explain::Explanation> {
+        self.ask(|reply| Request::Explain(question, reply)).await?
     }
 }

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use dataplane::capture;
 use dataplane::counters::WorkerCounters;
 use dataplane::fib::PortIndex;
 use dataplane::snapshot::{Publisher, Snapshot};
@@ -75,6 +76,8 @@ pub struct Parts {
     pub checks_at_once: usize,
     /// Where it says what happens.
     pub events: Events,
+    /// Where the workers are told to capture.
+    pub capture: Arc<capture::Switch>,
 }
 
 /// The control thread's state.
@@ -89,6 +92,7 @@ pub struct Director {
     ports: Vec<PortLink>,
     table: Arc<Table>,
     workers: Vec<Arc<WorkerCounters>>,
+    capture: Arc<capture::Switch>,
     ids: Ids,
     health: Health,
     news: mpsc::UnboundedReceiver<News>,
@@ -115,7 +119,7 @@ pub struct Director {
 impl Director {
     /// Compiles the first snapshot.
     pub fn new(parts: Parts) -> Result<(Director, Handle)> {
-        let Parts { mut config, watcher, ports, table, workers, checks_at_once, events } = parts;
+        let Parts { mut config, watcher, ports, table, workers, checks_at_once, events, capture } = parts;
         let (sender, news) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
         let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
@@ -129,6 +133,7 @@ impl Director {
             ports,
             table,
             workers,
+            capture,
             health: Health::new(sender, checks_at_once),
             news,
             requests,

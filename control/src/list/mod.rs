@@ -6,10 +6,12 @@
 
 mod connections;
 mod counters;
+mod explain;
 mod services;
 
 pub use connections::{connection, connections_header};
 pub use counters::counters;
+pub use explain::explanation;
 pub use services::{Columns, Numbers, services};
 
 use crate::admin::api;

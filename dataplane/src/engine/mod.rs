@@ -5,6 +5,7 @@
 //! exactly one.
 
 mod classify;
+mod explain;
 mod express;
 mod look_up;
 mod packet;
@@ -19,6 +20,8 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use self::explain::{Connection, Explanation, explain};
+pub use self::packet::Side;
 use self::packet::Work;
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt, WorkerCounters};

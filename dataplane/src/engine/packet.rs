@@ -1,6 +1,7 @@
 //! What one stage tells the next about a packet.
 
 use super::BURST;
+use crate::scheduler::Flow;
 use crate::service::Protocol;
 use crate::snapshot::{EndpointIndex, ServiceIndex};
 use crate::table::{Client, Hash, Slot, Table, Word};
@@ -86,7 +87,7 @@ impl Default for Packet {
 
 /// What a packet hit in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub enum Side {
     /// A service.
     Service(ServiceIndex),
     /// An endpoint.
@@ -99,6 +100,12 @@ impl Packet {
     pub fn look_again(&mut self, table: &Table) {
         let word = table.at(self.slot);
         self.word = if word.client() == self.client { word } else { Word::EMPTY };
+    }
+
+    /// What a scheduler may look at.
+    #[inline(always)]
+    pub fn flow(&self) -> Flow {
+        Flow { source: self.source, source_port: self.source_port, destination: self.destination }
     }
 
     /// What it hit.

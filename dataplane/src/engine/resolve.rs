@@ -10,7 +10,6 @@ use super::{BURST, Engine, Frame, Verdict};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
-use crate::scheduler;
 use crate::service::{Mode, Protocol, State};
 use crate::snapshot::{Dest, EndpointIndex, ServiceIndex, Snapshot};
 use crate::table::{Client, DestId, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
@@ -215,12 +214,7 @@ impl<'a> Path<'a> {
 
     fn schedule(&self, index: ServiceIndex, packet: &Packet) -> Result<(&'a Dest, Word), Verdict> {
         let service = &self.snapshot.services[index as usize];
-        let flow = scheduler::Flow {
-            source: packet.source,
-            source_port: packet.source_port,
-            destination: packet.destination,
-        };
-        let picked: Option<DestId> = service.picker.pick(&flow);
+        let picked: Option<DestId> = service.picker.pick(&packet.flow());
         let (id, dest) =
             picked.and_then(|id| Some((id, self.snapshot.dest(id)?))).ok_or(Verdict::Drop(Drop::NoServer))?;
         let state = match packet.protocol {
@@ -259,15 +253,15 @@ fn leave(snapshot: &Snapshot, word: Word) {
 }
 
 /// Judges the words of the table by the snapshot and the time.
-struct Judgement<'a> {
-    snapshot: &'a Snapshot,
-    now: Tick,
-    side: Side,
-    client: Client,
+pub(super) struct Judgement<'a> {
+    pub snapshot: &'a Snapshot,
+    pub now: Tick,
+    pub side: Side,
+    pub client: Client,
     /// The endpoint of the connection that is to be inserted. The real server can tell connections of one
     /// client port apart by nothing else, so a connection of the same client with the same endpoint, through
     /// another service, is superseded.
-    taking: Option<EndpointIndex>,
+    pub taking: Option<EndpointIndex>,
 }
 
 impl Judge for Judgement<'_> {

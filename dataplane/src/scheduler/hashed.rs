@@ -7,13 +7,13 @@
 //! A server of weight 0 keeps its buckets. Without `sh-fallback` its clients are refused, which is what
 //! IPVS does and what its users expect of source *hashing*: other clients are not moved.
 
-use super::{Candidate, Flow};
+use super::{Candidate, Flow, Reason};
 use crate::table::DestId;
 
 const BUCKETS: usize = 256;
 
 /// A compiled hash table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Hashed {
     key: Key,
     fallback: bool,
@@ -45,11 +45,7 @@ impl Hashed {
 
     #[inline]
     pub(super) fn pick(&self, flow: &Flow) -> Option<DestId> {
-        let (address, port) = match self.key {
-            Key::Source => (flow.source, 0),
-            Key::SourceAndPort => (flow.source, flow.source_port),
-            Key::Destination => (flow.destination, 0),
-        };
+        let (address, port) = self.hashed(flow);
         let first = bucket(address, port, 0);
         let chosen = self.buckets[first]?;
         if chosen.usable {
@@ -64,6 +60,21 @@ impl Hashed {
             .filter_map(|offset| self.buckets[bucket(address, port, offset)])
             .find(|candidate| candidate.usable)
             .map(|candidate| candidate.dest)
+    }
+
+    #[inline(always)]
+    fn hashed(&self, flow: &Flow) -> (u32, u16) {
+        match self.key {
+            Key::Source => (flow.source, 0),
+            Key::SourceAndPort => (flow.source, flow.source_port),
+            Key::Destination => (flow.destination, 0),
+        }
+    }
+
+    pub(super) fn reason(&self, flow: &Flow) -> Option<Reason> {
+        let (address, port) = self.hashed(flow);
+        let row = bucket(address, port, 0);
+        Some(Reason::Row { row, rows: BUCKETS, owner: self.buckets[row]?.dest })
     }
 }
 

@@ -4,7 +4,10 @@
 //! `256 * active + all`. The first server in the list wins a tie. The gauges are read without stopping
 //! anybody, so two workers may pick the same server at the same moment; the next pick sees both.
 
-use super::Candidate;
+use std::sync::Arc;
+
+use super::{Candidate, Reason};
+use crate::counters::Gauge;
 use crate::table::DestId;
 
 /// What is to be the least.
@@ -35,12 +38,17 @@ impl Least {
 
     #[inline]
     pub(super) fn pick(&self) -> Option<DestId> {
-        let mut best: Option<(u64, u64, DestId)> = None;
+        self.choose().map(|server| server.dest)
+    }
+
+    #[inline(always)]
+    fn choose(&self) -> Option<&Candidate> {
+        let mut best: Option<(u64, u64, &Candidate)> = None;
         for server in &self.servers {
             let (active, inactive) = server.gauge.get();
             let (active, inactive) = (u64::from(active), u64::from(inactive));
             if self.measure == Measure::NeverQueue && active == 0 {
-                return Some(server.dest);
+                return Some(server);
             }
             let (load, weight) = match self.measure {
                 Measure::Connections => (257 * active + inactive, 1),
@@ -49,9 +57,29 @@ impl Least {
             };
             // load / weight < best, without dividing: 2^32 * 257 * 65535 fits in 64 bits.
             if best.is_none_or(|(least, of, _)| load * of < least * weight) {
-                best = Some((load, weight, server.dest));
+                best = Some((load, weight, server));
             }
         }
-        best.map(|(_, _, dest)| dest)
+        best.map(|(_, _, server)| server)
+    }
+
+    pub(super) fn reason(&self) -> Option<Reason> {
+        let server = self.choose()?;
+        let (active, inactive) = server.gauge.get();
+        Some(Reason::Load { active, inactive, weight: server.weight, of: self.servers.len() })
+    }
+
+    /// That of no server.
+    pub(super) fn nobody() -> Self {
+        Least { measure: Measure::Connections, servers: Box::default() }
+    }
+
+    /// A copy that looks at other gauges, where there are any.
+    pub(super) fn rehearsal(&self, gauge: impl Fn(DestId) -> Option<Arc<Gauge>>) -> Self {
+        let server = |server: &Candidate| Candidate {
+            gauge: gauge(server.dest).unwrap_or_else(|| Arc::new(server.gauge.copy())),
+            ..server.clone()
+        };
+        Least { measure: self.measure, servers: self.servers.iter().map(server).collect() }
     }
 }

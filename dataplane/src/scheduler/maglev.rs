@@ -10,7 +10,7 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-use super::{Candidate, Flow, gcd};
+use super::{Candidate, Flow, Reason, gcd};
 use crate::table::DestId;
 
 /// Rows of the table: the prime that Linux uses by default.
@@ -23,7 +23,7 @@ const FIRST_KEY: u64 = 2_654_435_761;
 const SECOND_KEY: u64 = 2_654_446_892;
 
 /// A compiled Maglev table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Maglev {
     port: bool,
     fallback: bool,
@@ -40,7 +40,7 @@ impl Maglev {
 
     #[inline]
     pub(super) fn pick(&self, flow: &Flow) -> Option<DestId> {
-        let port = if self.port { flow.source_port } else { 0 };
+        let port = self.hashed_port(flow);
         let first = row(flow.source, port, 0);
         let (dest, usable) = self.owner(first)?;
         if usable {
@@ -53,6 +53,17 @@ impl Maglev {
             .filter_map(|offset| self.owner(row(flow.source, port, offset.wrapping_add(first as u32))))
             .find(|(_, usable)| *usable)
             .map(|(dest, _)| dest)
+    }
+
+    #[inline(always)]
+    fn hashed_port(&self, flow: &Flow) -> u16 {
+        if self.port { flow.source_port } else { 0 }
+    }
+
+    pub(super) fn reason(&self, flow: &Flow) -> Option<Reason> {
+        let row = row(flow.source, self.hashed_port(flow), 0);
+        let (owner, _) = self.owner(row)?;
+        Some(Reason::Row { row, rows: ROWS, owner })
     }
 
     fn owner(&self, row: usize) -> Option<(DestId, bool)> {

@@ -11,6 +11,7 @@
 mod hashed;
 mod least;
 mod maglev;
+mod reason;
 mod round_robin;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use std::sync::atomic::AtomicU64;
 use self::hashed::Hashed;
 use self::least::Least;
 use self::maglev::Maglev;
+pub use self::reason::Reason;
 use self::round_robin::RoundRobin;
 use crate::counters::Gauge;
 use crate::service::{Scheduler, SchedulerFlag};

@@ -10,9 +10,10 @@
 //! each distinct weight, and a position in it is found by binary search. 1 000 servers with weights up to
 //! 65535 take a few megabytes at the very worst instead of 65 million steps.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Candidate, Cursor, gcd};
+use super::{Candidate, Cursor, Reason, gcd};
 use crate::table::DestId;
 
 /// A compiled round robin.
@@ -25,7 +26,7 @@ pub struct RoundRobin {
 }
 
 /// Equal passes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Level {
     /// Position in the period behind the level's last connection.
     end: u64,
@@ -83,5 +84,17 @@ impl RoundRobin {
         let position = self.cursor.fetch_add(1, Ordering::Relaxed) % self.period;
         let level = &self.levels[self.levels.partition_point(|level| level.end <= position)];
         Some(level.servers[((position - level.start) % level.servers.len() as u64) as usize])
+    }
+
+    pub(super) fn reason(&self) -> Option<Reason> {
+        let position = self.cursor.load(Ordering::Relaxed).checked_rem(self.period)?;
+        Some(Reason::Turn { position, period: self.period })
+    }
+
+    /// A copy that goes its own way from here on.
+    pub(super) fn rehearsal(&self) -> RoundRobin {
+        let position = self.cursor.load(Ordering::Relaxed);
+        let cursor = Arc::new(AtomicU64::new(position));
+        RoundRobin { levels: self.levels.clone(), period: self.period, cursor }
     }
 }

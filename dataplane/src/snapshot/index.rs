@@ -23,7 +23,7 @@ impl Key {
 }
 
 /// The map.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Index {
     slots: Box<[Slot]>,
     entries: usize,

@@ -10,6 +10,7 @@
 
 mod index;
 mod publish;
+mod rehearsal;
 mod transform;
 
 use std::collections::HashSet;
@@ -96,7 +97,7 @@ impl Service {
 }
 
 /// A real server in a service, compiled: everything that a packet of its connections needs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Dest {
     /// Its id.
     pub id: DestId,

@@ -147,6 +147,24 @@ impl Table {
         Table { buckets: Buckets::new(2 * pairs), pairs, key }
     }
 
+    /// An empty table for one flow of this one, to try a packet on; see [`Self::copy_flow`].
+    pub fn for_one_flow(&self) -> Self {
+        Table::new(1, self.key)
+    }
+
+    /// Fills a table [`Self::for_one_flow`] with what is in that flow's buckets. The smallest table has two pairs of
+    /// buckets, which are those of any flow, and with the same key a bucket is the same choice of it in both tables. So
+    /// packets of the flow meet there what they would meet here. Not copied is what is being inserted at this moment.
+    pub fn copy_flow(&self, hash: Hash, into: &Table) {
+        for (from, to) in self.candidates(hash).into_iter().zip(into.candidates(hash)) {
+            for (index, word) in self.load(from).into_iter().enumerate() {
+                if !is_tentative(word) {
+                    let _ = into.replace(Slot::new(to, index), Word::EMPTY, word);
+                }
+            }
+        }
+    }
+
     /// Number of slots, twice the connections that it is meant for.
     pub fn slots(&self) -> usize {
         self.buckets.len() * SLOTS

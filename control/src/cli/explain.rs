@@ -1,0 +1,52 @@
+//! `rvs explain`.
+
+use std::io::{self, BufWriter, Write};
+use std::net::SocketAddrV4;
+
+use clap::Args;
+
+use super::{Exit, SocketArg, block_on, pretty};
+use crate::admin::explain::Question;
+use crate::list;
+
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    #[command(flatten)]
+    socket: SocketArg,
+    /// From whom
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    src: SocketAddrV4,
+    /// To whom: a service, or for a reply the client
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    dst: SocketAddrV4,
+    /// The transport protocol
+    #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = ["tcp", "udp"])]
+    proto: String,
+    /// TCP flags by their letters, FSRPAUEC, e.g. S, SA, A, FA; S if nothing is said
+    #[arg(long, value_name = "FLAGS")]
+    flags: Option<String>,
+    /// The port that it comes in on; that which the source is reached through if nothing is said
+    #[arg(long, value_name = "NAME")]
+    port: Option<String>,
+    /// Length of the IP packet; as short as can be if nothing is said
+    #[arg(long, value_name = "BYTES")]
+    length: Option<u16>,
+    /// JSON, as the admin API has it
+    #[arg(long)]
+    json: bool,
+}
+
+impl Explain {
+    pub(super) fn execute(self) -> anyhow::Result<Exit> {
+        let Explain { socket, src, dst, proto, flags, port, length, json } = self;
+        let question = Question { source: src, destination: dst, protocol: Some(proto), flags, port, length };
+        let explanation = block_on(async { socket.client().explain(&question).await })?;
+        let mut out = BufWriter::new(io::stdout().lock());
+        match json {
+            true => pretty(&mut out, &explanation)?,
+            false => list::explanation(&mut out, &explanation)?,
+        }
+        out.flush()?;
+        Ok(Exit::Ok)
+    }
+}

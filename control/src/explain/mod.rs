@@ -1,0 +1,228 @@
+//! `rvs explain`: a question in an operator's words, put to the data path, and its answer in theirs.
+//!
+//! What would happen is found by the data path itself ([`dataplane::engine::explain()`]); here a packet is made of the
+//! question, and numbers of the snapshot get their names. The sentences are in `words.rs`.
+
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use anyhow::{Context, Result, bail, ensure};
+use dataplane::clock::{TICKS_PER_SECOND, Tick};
+use dataplane::counters::{Drop, Punt};
+use dataplane::engine::{self, Side, Verdict};
+use dataplane::fib::{NextHop, PortIndex};
+use dataplane::service::Protocol;
+use dataplane::snapshot::{Dest, Snapshot};
+use dataplane::table::{DestId, Table};
+use dataplane::wire::ethernet::{self, Ethernet, Mac};
+use dataplane::wire::ipv4::Ipv4;
+use dataplane::wire::made::{self, Made};
+use dataplane::wire::transport::{SYN, Transport};
+
+use crate::admin::explain as api;
+use crate::config::{Port, Server, Service};
+use crate::run::mac_text;
+
+/// TTL of the packet that is asked about, which is that of most hosts.
+const TTL: u8 = 64;
+
+/// All that an explanation is made of.
+pub struct Explainer<'a> {
+    /// The services that the snapshot was compiled from.
+    pub services: &'a [Service],
+    /// The ports.
+    pub ports: &'a [Port],
+    /// What the workers go by.
+    pub snapshot: &'a Snapshot,
+    /// The connections.
+    pub table: &'a Table,
+    /// The moment.
+    pub now: Tick,
+    /// Why a server is down, if it is.
+    pub down: &'a dyn Fn(&Service, &Server) -> Option<String>,
+}
+
+impl Explainer<'_> {
+    /// Explains; an error says what is wrong with the question.
+    pub fn explain(&self, question: &api::Question) -> Result<api::Explanation> {
+        let (made, port, why) = self.understand(question)?;
+        let frame =
+            made.frame(&self.mac_towards(*made.source.ip()), &self.snapshot.ports[usize::from(port)].mac);
+        let explained = engine::explain(self.snapshot, self.table, self.now, port, &frame);
+        let engine::Explanation { hit, connection, afterwards, reason, verdict, frame: after } = explained;
+
+        let dest = afterwards.or(connection).and_then(|connection| self.snapshot.dest(connection.dest));
+        let service = match hit {
+            Some(Side::Service(index)) => Some(index),
+            _ => dest.map(|dest| dest.service),
+        };
+        let service = service.and_then(|index| self.services.get(index as usize));
+        let inward = matches!(hit, Some(Side::Service(_)));
+        let is_rewritten = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved));
+        let chosen = afterwards.and_then(|connection| self.server(connection.dest));
+        let decision = service.zip(reason).map(|(service, reason)| api::Decision {
+            server: chosen,
+            why: words::why(service, &reason, chosen, |id| self.server(id)),
+            unusable: self.unusable(service),
+        });
+        let (verdict_name, reason, meaning) = match verdict {
+            Verdict::Forward(_) => ("forward", None, None),
+            Verdict::Punt(punt) => ("punt", Some(punt.name()), Some(punt.meaning())),
+            Verdict::Drop(drop) => ("drop", Some(drop.name()), Some(drop.meaning())),
+        };
+        Ok(api::Explanation {
+            generation: self.snapshot.generation,
+            packet: headers(&frame).context("the packet that was made is none")?,
+            port: api::Port { name: self.port_name(port), why },
+            service: service.map(describe),
+            endpoint: matches!(hit, Some(Side::Endpoint(_))).then_some(made.source),
+            unmatched: (verdict == Verdict::Punt(Punt::NoService))
+                .then(|| words::unmatched(self.services, &made)),
+            direction: hit.map(|_| if inward { "in" } else { "out" }.to_owned()),
+            connection: connection.and_then(|connection| self.connection(&connection)),
+            decision,
+            afterwards: afterwards.and_then(|connection| self.connection(&connection)),
+            rewritten: if is_rewritten { headers(&after) } else { None },
+            next_hop: dest.filter(|_| asks_for_way(verdict)).map(|dest| self.next_hop(dest, inward, &made)),
+            verdict: verdict_name.to_owned(),
+            output: if let Verdict::Forward(port) = verdict { Some(self.port_name(port)) } else { None },
+            reason: reason.map(str::to_owned),
+            meaning: meaning.map(str::to_owned),
+        })
+    }
+
+    /// The packet, the port that it comes in on, and why that one.
+    fn understand(&self, question: &api::Question) -> Result<(Made, PortIndex, String)> {
+        let &api::Question { source, destination, length, .. } = question;
+        let name = question.protocol.as_deref().unwrap_or(Protocol::Tcp.name());
+        let protocol = Protocol::from_name(name)
+            .with_context(|| format!("protocol: there is no {name:?} here; expected tcp or udp"))?;
+        let flags = match (protocol, question.flags.as_deref()) {
+            (Protocol::Tcp, None) => SYN,
+            (Protocol::Tcp, Some(letters)) => made::flags(letters).with_context(|| {
+                format!("flags: {letters:?} are none; expected some of FSRPAUEC, e.g. SA")
+            })?,
+            (Protocol::Udp, None) => 0,
+            (Protocol::Udp, Some(_)) => bail!("flags: a UDP packet has none; expected them with tcp only"),
+        };
+        let least = Made::least_length(protocol);
+        let length = length.unwrap_or(least);
+        ensure!(length >= least, "length: {length} bytes are no {name} packet; expected {least} at least");
+        let made = Made { protocol, source, destination, flags, ttl: TTL, length };
+        let (port, why) = self.incoming(question)?;
+        Ok((made, port, why))
+    }
+
+    fn incoming(&self, question: &api::Question) -> Result<(PortIndex, String)> {
+        let ports = self.ports;
+        if let Some(name) = &question.port {
+            let index = ports.iter().position(|port| port.name == *name).with_context(|| {
+                let names: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
+                format!("port: there is no {name:?}; expected {}", names.join(" or "))
+            })?;
+            return Ok((index as PortIndex, "as asked".to_owned()));
+        }
+        let source = question.source.ip();
+        Ok(match self.snapshot.fib.neighbour_of(u32::from(*source)) {
+            Some((port, _)) => (port, format!("{source} is reached through it")),
+            None => (0, format!("the first one; no route leads to {source}")),
+        })
+    }
+
+    fn port_name(&self, port: PortIndex) -> String {
+        self.ports.get(usize::from(port)).map_or_else(|| port.to_string(), |port| port.name.clone())
+    }
+
+    /// The MAC of the neighbour through which an address is reached; zeros if it is not known.
+    fn mac_towards(&self, address: Ipv4Addr) -> Mac {
+        match self.snapshot.fib.look_up(address.into()) {
+            NextHop::Ready(adjacency) => *adjacency.addresses.first_chunk().expect("six of twelve"),
+            NextHop::Unresolved(..) | NextHop::NoRoute => Mac::default(),
+        }
+    }
+
+    fn server(&self, id: DestId) -> Option<SocketAddrV4> {
+        self.snapshot.dest(id).map(|dest| SocketAddrV4::new(dest.address.into(), dest.port))
+    }
+
+    fn connection(&self, connection: &engine::Connection) -> Option<api::Connection> {
+        Some(api::Connection {
+            server: self.server(connection.dest)?,
+            state: connection.state.name().to_owned(),
+            idle: connection.age / TICKS_PER_SECOND,
+            expires: connection.expires,
+        })
+    }
+
+    /// The servers of a service that no scheduler may choose.
+    fn unusable(&self, service: &Service) -> Vec<api::Unusable> {
+        let why = |server: &Server| {
+            let address = *server.address.ip();
+            match ((self.down)(service, server), self.snapshot.fib.look_up(address.into())) {
+                (Some(reason), _) => Some(format!("down: {reason}")),
+                _ if server.weight == 0 => Some("weight 0".to_owned()),
+                (_, NextHop::Unresolved(_, neighbour)) => {
+                    Some(format!("the MAC of {} is not known", Ipv4Addr::from(neighbour)))
+                }
+                (_, NextHop::NoRoute) => Some("no route over a port leads to it".to_owned()),
+                (None, NextHop::Ready(_)) => None,
+            }
+        };
+        let unusable = |server: &Server| Some(api::Unusable { server: server.address, why: why(server)? });
+        service.servers.iter().filter_map(unusable).collect()
+    }
+
+    fn next_hop(&self, dest: &Dest, inward: bool, made: &Made) -> api::NextHop {
+        let towards = if inward { Ipv4Addr::from(dest.address) } else { *made.destination.ip() };
+        let neighbour = self.snapshot.fib.neighbour_of(towards.into());
+        let mac = self.mac_towards(towards);
+        api::NextHop {
+            address: neighbour.map(|(_, address)| address.into()),
+            port: neighbour.map(|(port, _)| self.port_name(port)),
+            mac: (mac != Mac::default()).then(|| mac_text(mac)),
+        }
+    }
+}
+
+/// Whether the path has got so far that it has looked for the way.
+fn asks_for_way(verdict: Verdict) -> bool {
+    matches!(
+        verdict,
+        Verdict::Forward(_)
+            | Verdict::Punt(Punt::Unresolved)
+            | Verdict::Drop(Drop::NoNeighbour | Drop::NoRoute | Drop::TooBig)
+    )
+}
+
+fn describe(service: &Service) -> api::Service {
+    api::Service {
+        protocol: service.protocol.name().to_owned(),
+        address: service.address,
+        mode: service.mode.name().to_owned(),
+        scheduler: service.scheduler.name().to_owned(),
+    }
+}
+
+/// What the headers of a frame say.
+fn headers(frame: &[u8]) -> Option<api::Packet> {
+    let ethernet = Ethernet::parse(frame)?;
+    let packet = &frame[ethernet::HEADER..];
+    let ip = Ipv4::parse(packet).ok()?;
+    let protocol = Protocol::from_number(ip.protocol)?;
+    let rest = usize::from(ip.total_length) - ip.header_length;
+    let transport = Transport::parse(protocol, &packet[ip.header_length..], rest)?;
+    Some(api::Packet {
+        protocol: protocol.name().to_owned(),
+        source: SocketAddrV4::new(ip.source.into(), transport.source),
+        destination: SocketAddrV4::new(ip.destination.into(), transport.destination),
+        flags: made::letters(transport.flags),
+        ttl: ip.ttl,
+        length: ip.total_length,
+        source_mac: mac_text(ethernet.source),
+        destination_mac: mac_text(ethernet.destination),
+    })
+}

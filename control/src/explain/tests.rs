@@ -1,0 +1,255 @@
+//! Questions to a router of one port and three services, and the answers.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use dataplane::counters::{Gauge, TrafficCounters};
+use dataplane::engine::{BURST, Engine};
+use dataplane::fib::{Adjacency, Fib, Route, Via};
+use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec};
+use dataplane::table::HashKey;
+
+use super::*;
+use crate::config::{self, Config};
+use crate::list;
+
+const CONFIG: &str = r#"
+[workers]
+cores = [1]
+[[port]]
+name = "wan"
+device = "net_null"
+[[port]]
+name = "lan"
+device = "net_null"
+[[service]]
+address = "192.0.2.10:80"
+protocol = "tcp"
+mode = "nat"
+scheduler = "wrr"
+[[service.server]]
+address = "10.0.0.1:8080"
+weight = 2
+[[service.server]]
+address = "10.0.0.2:8080"
+[[service.server]]
+address = "10.0.0.3:8080"
+weight = 0
+[[service.server]]
+address = "10.0.0.9:8080"
+[[service]]
+address = "192.0.2.10:53"
+protocol = "udp"
+mode = "nat"
+scheduler = "sh"
+[[service.server]]
+address = "10.0.0.1:53"
+weight = 0
+"#;
+
+struct Rig {
+    config: Config,
+    snapshot: Snapshot,
+    table: Arc<Table>,
+    now: Tick,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let config = config::parse(Path::new("x.toml"), CONFIG.as_bytes().to_vec()).unwrap();
+        let mut ids = 1..;
+        let specs: Vec<ServiceSpec> = config.services.iter().map(|service| spec(service, &mut ids)).collect();
+        let ports = vec![PortSpec { mac: [2, 0, 0, 0, 0, 1] }, PortSpec { mac: [2, 0, 0, 0, 0, 2] }];
+        let routes = [
+            Route { prefix: 0, length: 0, via: Via::Gateway(0, 0xC000_02FE) },
+            Route { prefix: 0x0A00_0000, length: 24, via: Via::OnLink(1) },
+        ];
+        let mac = |last| [2, 0, 0, 0, 2, last];
+        let servers =
+            (1..=3).map(|n| ((1, 0x0A00_0000 + n), Adjacency::new(1, 1500, mac(n as u8), ports[1].mac)));
+        let gateway = ((0, 0xC000_02FE), Adjacency::new(0, 1500, [2, 0, 0, 0, 9, 9], ports[0].mac));
+        let fib = Fib::new(routes, servers.chain([gateway]).collect::<Vec<_>>());
+        let snapshot = Snapshot::new(7, ports.clone(), &specs, [], fib);
+        let table = Arc::new(Table::new(64, HashKey { blind: 5, factor: 7 }));
+        Rig { config, snapshot, table, now: Tick(1000) }
+    }
+
+    fn ask(&self, words: &str) -> Result<api::Explanation> {
+        let mut words = words.split(' ');
+        let mut question = api::Question {
+            source: words.next().unwrap().parse()?,
+            destination: words.next().unwrap().parse()?,
+            protocol: None,
+            flags: None,
+            port: None,
+            length: None,
+        };
+        for word in words {
+            match word.split_once('=').unwrap() {
+                ("proto", value) => question.protocol = Some(value.to_owned()),
+                ("flags", value) => question.flags = Some(value.to_owned()),
+                ("port", value) => question.port = Some(value.to_owned()),
+                (_, value) => question.length = Some(value.parse()?),
+            }
+        }
+        let down = |_: &Service, server: &Server| {
+            (*server.address.ip() == Ipv4Addr::new(10, 0, 0, 2)).then(|| "connection refused".to_owned())
+        };
+        let Rig { config, snapshot, table, now } = self;
+        let (services, ports) = (&config.services[..], &config.ports[..]);
+        Explainer { services, ports, snapshot, table, now: *now, down: &down }.explain(&question)
+    }
+
+    fn text(&self, words: &str) -> String {
+        let mut out = Vec::new();
+        list::explanation(&mut out, &self.ask(words).unwrap()).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    /// Has the packet come in really.
+    fn push(&self, source: &str, destination: &str, port: PortIndex, flags: u8) {
+        let made = Made {
+            protocol: Protocol::Tcp,
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            flags,
+            ttl: 64,
+            length: 0,
+        };
+        let mut burst = [made.frame(&[2; 6], &self.snapshot.ports[usize::from(port)].mac)];
+        let engine = Engine::new(0, self.table.clone(), Arc::default());
+        let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
+        engine.process(&self.snapshot, self.now, port, &mut burst, &mut verdicts, &mut ());
+        assert!(matches!(verdicts[0], Verdict::Forward(_)));
+    }
+}
+
+fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
+    let dest = |server: &Server| DestSpec {
+        id: DestId::new(ids.next().unwrap()).unwrap(),
+        address: server.address,
+        weight: server.weight,
+        last_weight: server.weight.max(1),
+        up: *server.address.ip() != Ipv4Addr::new(10, 0, 0, 2),
+        reset: false,
+        traffic: Arc::new([TrafficCounters::default()]),
+        gauge: Arc::<Gauge>::default(),
+    };
+    ServiceSpec {
+        address: service.address,
+        protocol: service.protocol,
+        mode: service.mode,
+        scheduler: service.scheduler,
+        flags: service.flags.clone(),
+        cursor: Arc::default(),
+        timeouts: service.timeouts,
+        dests: service.servers.iter().map(dest).collect(),
+    }
+}
+
+const CLIENT: &str = "198.51.100.7:40112";
+const VIP: &str = "192.0.2.10:80";
+
+#[test]
+fn a_first_packet_and_then_its_connection() {
+    let mut rig = Rig::new();
+    let new = "
+packet       tcp 198.51.100.7:40112 -> 192.0.2.10:80 [S], 40 bytes
+comes in on  wan (198.51.100.7 is reached through it)
+service      tcp 192.0.2.10:80, nat, wrr
+direction    in, to a real server
+connection   none
+scheduler    10.0.0.1:8080; wrr: its turn, connection 1 of 1; all workers share the turns
+             not 10.0.0.2:8080: down: connection refused
+             not 10.0.0.3:8080: weight 0
+             not 10.0.0.9:8080: the MAC of 10.0.0.9 is not known
+afterwards   SYN_RECV with 10.0.0.1:8080, forgotten in 60 s
+source       198.51.100.7:40112
+destination  192.0.2.10:80 -> 10.0.0.1:8080
+ttl          64 -> 63
+source mac   02:00:00:00:09:09 -> 02:00:00:00:00:02
+dest. mac    02:00:00:00:00:01 -> 02:00:00:00:02:01
+next hop     10.0.0.1 on lan, 02:00:00:00:02:01
+verdict      forward, out of lan
+";
+    let question = format!("{CLIENT} {VIP}");
+    assert_eq!(rig.text(&question), new[1..]);
+    assert_eq!(rig.text(&question), new[1..], "asking changes nothing");
+
+    rig.push(CLIENT, VIP, 0, SYN);
+    rig.push(CLIENT, VIP, 0, 0x10);
+    rig.now.0 += 4 * 30;
+    let reply = "
+packet       tcp 10.0.0.1:8080 -> 198.51.100.7:40112 [FA], 40 bytes
+comes in on  lan (10.0.0.1 is reached through it)
+from server  tcp 10.0.0.1:8080
+service      tcp 192.0.2.10:80, nat, wrr
+direction    out, to a client
+connection   ESTABLISHED with 10.0.0.1:8080, forgotten in 870 s, silent for 30 s
+afterwards   FIN_WAIT with 10.0.0.1:8080, forgotten in 120 s
+source       10.0.0.1:8080 -> 192.0.2.10:80
+destination  198.51.100.7:40112
+ttl          64 -> 63
+source mac   02:00:00:00:02:01 -> 02:00:00:00:00:01
+dest. mac    02:00:00:00:00:02 -> 02:00:00:00:09:09
+next hop     192.0.2.254 on wan, 02:00:00:00:09:09
+verdict      forward, out of wan
+";
+    assert_eq!(rig.text(&format!("10.0.0.1:8080 {CLIENT} flags=FA")), reply[1..]);
+}
+
+/// Each way out has its name, its sentence, and what an operator would look for next.
+#[test]
+fn what_is_not_forwarded_is_told_why() {
+    let rig = Rig::new();
+    for (question, end) in [
+        (
+            "198.51.100.7:1 192.0.2.10:81 proto=tcp",
+            "service      there is no service tcp/192.0.2.10:81; those at 192.0.2.10 are tcp 80, udp 53; and \
+             198.51.100.7 is no real server's address\n\
+             verdict      punt to Linux, no_service: No service and no real server's reply.\n",
+        ),
+        (
+            "10.0.0.1:22 198.51.100.7:1 flags=SA",
+            "service      there is no service tcp/198.51.100.7:1, nor another one at 198.51.100.7; and the real server \
+             10.0.0.1 has tcp 8080, udp 53, not tcp 22\n\
+             verdict      punt to Linux, no_service: No service and no real server's reply.\n",
+        ),
+        (
+            "198.51.100.7:1 192.0.2.10:80 flags=A",
+            "connection   none\n\
+             verdict      punt to Linux, no_connection: To a service, but of no connection, and does not begin one.\n",
+        ),
+        (
+            "198.51.100.7:1 192.0.2.10:53 proto=udp",
+            "scheduler    nobody; sh: the client address hashes to row ROW of 256, that of 10.0.0.1:53, which takes no \
+             new connections; no fallback is set\n             not 10.0.0.1:53: weight 0\n\
+             verdict      drop, no_server: The service has no usable real server.\n",
+        ),
+        (
+            "198.51.100.7:1 192.0.2.10:80 length=2000",
+            "next hop     10.0.0.1 on lan, 02:00:00:00:02:01\n\
+             verdict      drop, too_big: Longer than the MTU of the output port.\n",
+        ),
+    ] {
+        let text = rig.text(question);
+        let row = text.split("to row ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
+        assert!(text.ends_with(&end.replace("ROW", row)), "{question}:\n{text}");
+    }
+}
+
+#[test]
+fn wrong_questions() {
+    let rig = Rig::new();
+    for (words, expected) in [
+        ("proto=sctp", "protocol: there is no \"sctp\" here; expected tcp or udp"),
+        ("flags=SX", "flags: \"SX\" are none; expected some of FSRPAUEC, e.g. SA"),
+        ("flags=S proto=udp", "flags: a UDP packet has none; expected them with tcp only"),
+        ("port=eth7", "port: there is no \"eth7\"; expected wan or lan"),
+        ("length=39", "length: 39 bytes are no tcp packet; expected 40 at least"),
+    ] {
+        let error = rig.ask(&format!("{CLIENT} {VIP} {words}")).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+    assert_eq!(rig.ask(&format!("{CLIENT} {VIP} port=lan")).unwrap().port.why, "as asked");
+}

@@ -1,0 +1,99 @@
+//! The sentences of an explanation.
+
+use std::net::SocketAddrV4;
+
+use dataplane::scheduler::Reason;
+use dataplane::service::{Mode, Scheduler, SchedulerFlag};
+use dataplane::table::DestId;
+use dataplane::wire::made::Made;
+
+use crate::config::Service;
+use crate::ids::ServiceKey;
+
+/// Names that a sentence lists at the most.
+const FEW: usize = 5;
+
+/// Why a scheduler chooses this server, or none.
+pub fn why(
+    service: &Service,
+    reason: &Reason,
+    chosen: Option<SocketAddrV4>,
+    server: impl Fn(DestId) -> Option<SocketAddrV4>,
+) -> String {
+    let scheduler = service.scheduler;
+    match *reason {
+        Reason::Nobody => "no real server takes new connections".to_owned(),
+        Reason::Turn { position, period } => {
+            format!(
+                "{scheduler}: its turn, connection {} of {period}; all workers share the turns",
+                position + 1
+            )
+        }
+        Reason::Load { active, inactive, weight, of } => {
+            let measure = match scheduler {
+                Scheduler::Lc => "the fewest connections",
+                Scheduler::Sed => "the shortest expected delay",
+                Scheduler::Nq if active == 0 => "the first idle one",
+                Scheduler::Nq => "nobody is idle, and it has the shortest expected delay",
+                _ => "the fewest connections for its weight",
+            };
+            format!("{scheduler}: {measure} of {of} ({active} active, {inactive} inactive, weight {weight})")
+        }
+        Reason::Row { row, rows, owner } => {
+            let has = |flag| service.flags.contains(&flag);
+            let hashed = match scheduler {
+                Scheduler::Dh => "virtual address",
+                _ if has(SchedulerFlag::ShPort) || has(SchedulerFlag::MhPort) => "client address and port",
+                _ => "client address",
+            };
+            let row = format!("{scheduler}: the {hashed} hashes to row {row} of {rows}");
+            match server(owner) {
+                owner if owner == chosen => row,
+                Some(owner) if chosen.is_some() => {
+                    format!("{row}, that of {owner}, which takes no new connections; the fallback hashes on")
+                }
+                Some(owner) => {
+                    format!("{row}, that of {owner}, which takes no new connections; no fallback is set")
+                }
+                None => row,
+            }
+        }
+    }
+}
+
+/// Why a packet is nobody's: what there is at its addresses instead.
+pub fn unmatched(services: &[Service], made: &Made) -> String {
+    let Made { protocol, source, destination, .. } = *made;
+    let at: Vec<String> = services
+        .iter()
+        .filter(|service| service.address.ip() == destination.ip())
+        .map(|service| format!("{} {}", service.protocol, service.address.port()))
+        .collect();
+    let servers = services.iter().filter(|service| service.mode == Mode::Nat);
+    let mut from: Vec<String> = servers
+        .flat_map(|service| service.servers.iter().map(move |server| (service.protocol, server.address)))
+        .filter(|(_, server)| server.ip() == source.ip())
+        .map(|(protocol, server)| format!("{protocol} {}", server.port()))
+        .collect();
+    from.sort();
+    from.dedup();
+    let wanted = ServiceKey { address: destination, protocol };
+    let to = match at.as_slice() {
+        [] => format!("there is no service {wanted}, nor another one at {}", destination.ip()),
+        at => format!("there is no service {wanted}; those at {} are {}", destination.ip(), few(at)),
+    };
+    match from.as_slice() {
+        [] => format!("{to}; and {} is no real server's address", source.ip()),
+        from => format!(
+            "{to}; and the real server {} has {}, not {protocol} {}",
+            source.ip(),
+            few(from),
+            source.port()
+        ),
+    }
+}
+
+fn few(names: &[String]) -> String {
+    let shown = names[..names.len().min(FEW)].join(", ");
+    if names.len() > FEW { format!("{shown} and {} more", names.len() - FEW) } else { shown }
+}

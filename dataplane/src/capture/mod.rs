@@ -1,0 +1,144 @@
+//! Samples of packets for operators, as they came and as the data path left them.
+//!
+//! ```text
+//!   worker: one packet in so many --> filter --> queue of a session --> control: a file
+//! ```
+//!
+//! Nobody captures nearly always, so that must cost nothing: a worker loads one flag a burst. While somebody does, it
+//! counts to the next packet of the sample, keeps its headers aside, and after the engine copies what is left of them: no
+//! allocation, no lock, and if control does not keep up a sample is missed and counted. A packet's payload is not
+//! changed on its way, so it is copied once.
+//!
+//! What happens after the verdict is not seen: a queue to Linux or of a device that is full.
+
+mod filter;
+mod tap;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use crossbeam::queue::ArrayQueue;
+
+pub use self::filter::Filter;
+pub use self::tap::Tap;
+use crate::engine::Verdict;
+use crate::fib::PortIndex;
+
+/// Bytes of a frame that are captured at the most.
+pub const SNAP: usize = 256;
+
+/// Bytes of a frame that the data path may change: Ethernet, IPv4 and TCP with all options of the first but none of
+/// the last, which it does not touch. 94, and a round number.
+const HEAD: usize = 96;
+
+/// Samples that wait for control.
+const WAITING: usize = 4096;
+
+/// Where control switches capturing on and off for all workers.
+#[derive(Debug, Default)]
+pub struct Switch {
+    on: AtomicBool,
+    session: ArcSwapOption<Session>,
+}
+
+impl Switch {
+    /// Begins a session, unless another one is under way.
+    ///
+    /// Whoever began it ends it, and keeps a reference until [`Session::is_in_use`] says no, so that its memory is
+    /// not given back by a worker.
+    pub fn begin(&self, session: Arc<Session>) -> bool {
+        if self.on.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        self.session.store(Some(session));
+        true
+    }
+
+    /// Ends the session.
+    pub fn end(&self) {
+        self.session.store(None);
+        self.on.store(false, Ordering::Relaxed);
+    }
+
+    /// Relaxed: a worker may learn of it a moment late, and finds the session, or none, behind an ordering of its own.
+    #[inline(always)]
+    fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed)
+    }
+}
+
+/// A capture: what is wanted, and what has been caught.
+#[derive(Debug)]
+pub struct Session {
+    one_in: u32,
+    filter: Filter,
+    samples: ArrayQueue<Sample>,
+    missed: AtomicU64,
+}
+
+impl Session {
+    /// Of one packet in so many of each worker, those that pass the filter.
+    pub fn new(one_in: u32, filter: Filter) -> Session {
+        Session {
+            one_in: one_in.max(1),
+            filter,
+            samples: ArrayQueue::new(WAITING),
+            missed: AtomicU64::new(0),
+        }
+    }
+
+    /// The next sample, if there is one.
+    pub fn pop(&self) -> Option<Sample> {
+        self.samples.pop()
+    }
+
+    /// How many were missed, since control did not take them fast enough.
+    pub fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
+    }
+
+    /// Whether anybody but the caller, who has a reference, holds on to it.
+    pub fn is_in_use(session: &Arc<Session>) -> bool {
+        Arc::strong_count(session) > 1
+    }
+
+    fn push(&self, sample: Sample) {
+        if self.samples.push(sample).is_err() {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A packet that was caught.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// When, by the time-stamp counter.
+    pub tsc: u64,
+    /// The port that it came in on.
+    pub port: PortIndex,
+    /// What the data path decided.
+    pub verdict: Verdict,
+    /// The frame's length, of which not all may be here.
+    pub length: u32,
+    captured: u16,
+    head: [u8; HEAD],
+    data: [u8; SNAP],
+}
+
+impl Sample {
+    /// The frame's beginning as it came.
+    pub fn before(&self) -> Vec<u8> {
+        let mut bytes = self.after().to_vec();
+        let changeable = bytes.len().min(HEAD);
+        bytes[..changeable].copy_from_slice(&self.head[..changeable]);
+        bytes
+    }
+
+    /// The frame's beginning as the data path left it.
+    pub fn after(&self) -> &[u8] {
+        &self.data[..usize::from(self.captured)]
+    }
+}

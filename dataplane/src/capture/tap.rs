@@ -1,0 +1,74 @@
+//! A worker's end.
+
+use std::sync::Arc;
+
+use super::filter::Headers;
+use super::{HEAD, SNAP, Sample, Switch};
+use crate::engine::{BURST, Frame, Verdict};
+use crate::fib::PortIndex;
+
+/// A worker's hand on the [`Switch`]: marks packets before the engine has them, and takes their samples afterwards.
+pub struct Tap {
+    switch: Arc<Switch>,
+    /// Packets to let pass before the next one of the sample.
+    to_pass: usize,
+    /// The burst's packets of the sample, with their headers as they came. Has room for a burst.
+    marks: Vec<(usize, [u8; HEAD])>,
+}
+
+impl Tap {
+    /// A worker's.
+    pub fn new(switch: Arc<Switch>) -> Tap {
+        Tap { switch, to_pass: 0, marks: Vec::with_capacity(BURST) }
+    }
+
+    /// Before the engine: whether [`Self::after`] has something to do.
+    #[inline(always)]
+    pub fn before<F: Frame>(&mut self, burst: &[F]) -> bool {
+        self.switch.is_on() && self.mark(burst)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn mark<F: Frame>(&mut self, burst: &[F]) -> bool {
+        self.marks.clear();
+        let session = self.switch.session.load();
+        let Some(session) = session.as_ref() else { return false };
+        let step = session.one_in as usize;
+        // What is left of an earlier session may be longer.
+        let mut at = self.to_pass.min(step - 1);
+        while let Some(frame) = burst.get(at)
+            && self.marks.len() < BURST
+        {
+            let mut head = [0; HEAD];
+            let bytes = frame.bytes();
+            let length = bytes.len().min(HEAD);
+            head[..length].copy_from_slice(&bytes[..length]);
+            self.marks.push((at, head));
+            at += step;
+        }
+        self.to_pass = at.saturating_sub(burst.len());
+        !self.marks.is_empty()
+    }
+
+    /// After the engine: the samples of the packets that came in on a port, with the verdicts on them.
+    #[cold]
+    #[inline(never)]
+    pub fn after<F: Frame>(&mut self, port: PortIndex, burst: &[F], verdicts: &[Verdict; BURST], tsc: u64) {
+        let session = self.switch.session.load();
+        let Some(session) = session.as_ref() else { return };
+        for &(index, head) in &self.marks {
+            let (Some(frame), Some(&verdict)) = (burst.get(index), verdicts.get(index)) else { continue };
+            let bytes = frame.bytes();
+            let captured = bytes.len().min(SNAP);
+            let before = Headers::of(&head[..captured.min(HEAD)]);
+            if !session.filter.matches(before, || Headers::of(bytes), verdict) {
+                continue;
+            }
+            let mut data = [0; SNAP];
+            data[..captured].copy_from_slice(&bytes[..captured]);
+            let (length, captured) = (frame.length() as u32, captured as u16);
+            session.push(Sample { tsc, port, verdict, length, captured, head, data });
+        }
+    }
+}

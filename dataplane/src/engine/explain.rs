@@ -1,0 +1,99 @@
+//! What the data path would do with a packet now, and why.
+//!
+//! No second implementation of the rules: the engine itself takes the packet, on a stage. The stage is a copy of all
+//! that it might change: the buckets of the packet's flow, and the snapshot with gauges and positions of its own. What
+//! cannot be seen from outside of the engine (whose packet it is, which connection's) is found by its own stages and by
+//! its own judgement. So this agrees with the data path as long as nothing changes meanwhile; `tests/explain.rs` compares
+//! a million packets.
+
+use std::sync::Arc;
+
+use super::packet::{Packet, Side, Work};
+use super::resolve::Judgement;
+use super::{BURST, Engine, Verdict, classify, parse};
+use crate::clock::Tick;
+use crate::counters::Drop;
+use crate::fib::PortIndex;
+use crate::scheduler::Reason;
+use crate::service::State;
+use crate::snapshot::Snapshot;
+use crate::table::{DestId, Table};
+
+/// What the data path would do with a packet, and why.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// The service or the endpoint that it is for or from; `None` if it leaves the path before, by its verdict.
+    pub hit: Option<Side>,
+    /// Its connection, as it is now.
+    pub connection: Option<Connection>,
+    /// Its connection, as it would be afterwards. Of another real server, if the packet begins a new one in the place of one that is
+    /// over.
+    pub afterwards: Option<Connection>,
+    /// If a scheduler would be asked: what decides. What it decides is in `afterwards`.
+    pub reason: Option<Reason>,
+    /// What happens to the packet.
+    pub verdict: Verdict,
+    /// The frame as the path leaves it: rewritten, if it is forwarded, or sent by Linux.
+    pub frame: Vec<u8>,
+}
+
+/// A connection of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Its real server.
+    pub dest: DestId,
+    /// Its state.
+    pub state: State,
+    /// Ticks since a packet was noted. That is not done for each packet, but once a second, under long timeouts once a minute.
+    pub age: u32,
+    /// Seconds until it is forgotten unless something passes.
+    pub expires: u32,
+}
+
+/// Explains what would happen to a frame that comes in on a port of the snapshot now. Changes nothing; takes as long as
+/// it takes to copy the list of real servers.
+pub fn explain(snapshot: &Snapshot, table: &Table, now: Tick, port: PortIndex, frame: &[u8]) -> Explanation {
+    let engine = Engine::new(0, Arc::new(table.for_one_flow()), Arc::default());
+    let mut burst = [frame.to_vec()];
+    let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
+
+    // Whose packet it is: the first two stages, which change nothing.
+    let mut work = Work::new();
+    let mac = &snapshot.ports[usize::from(port)].mac;
+    parse::parse_all(&engine, snapshot, mac, &burst, &mut work, &mut verdicts);
+    classify::classify_all(snapshot, false, &engine.table, &mut work, &mut verdicts);
+    let ([packet], [frame]) = (&work.packets[..work.count], &mut burst) else {
+        let (verdict, [frame]) = (verdicts[0], burst);
+        return Explanation { hit: None, connection: None, afterwards: None, reason: None, verdict, frame };
+    };
+
+    // The stage.
+    let hit = packet.side();
+    let service = match hit {
+        Side::Service(service) => Some(service),
+        Side::Endpoint(_) => None,
+    };
+    table.copy_flow(packet.hash, &engine.table);
+    let stage = snapshot.rehearsal(service);
+    let connection = connection(&engine, &stage, now, packet);
+    let reason = service.map(|service| stage.services[service as usize].picker.reason(&packet.flow()));
+
+    // The engine.
+    engine.process(&stage, now, port, std::slice::from_mut(frame), &mut verdicts, &mut ());
+    let verdict = verdicts[0];
+    let asked = engine.counters.traffic.connections.get() > 0 || verdict == Verdict::Drop(Drop::NoServer);
+    let afterwards = self::connection(&engine, &stage, now, packet);
+    let [frame] = burst;
+    Explanation { hit: Some(hit), connection, afterwards, reason: reason.filter(|_| asked), verdict, frame }
+}
+
+/// The packet's connection in the engine's table.
+fn connection(engine: &Engine, snapshot: &Snapshot, now: Tick, packet: &Packet) -> Option<Connection> {
+    let Packet { client, hash, .. } = *packet;
+    let judge = Judgement { snapshot, now, side: packet.side(), client, taking: None };
+    let (_, word) = engine.table.find(hash, client, &judge)?;
+    let dest = snapshot.dest_of(word)?;
+    let (state, age) = (word.state(), word.age(now));
+    let expires = snapshot.timeout(dest, state).remaining(age);
+    Some(Connection { dest: dest.id, state, age, expires })
+}

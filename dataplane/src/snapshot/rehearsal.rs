@@ -1,0 +1,44 @@
+//! A snapshot to try a packet on: the same configuration, nothing of which the workers would notice a change.
+
+use std::sync::Arc;
+
+use super::{Dest, Service, ServiceIndex, Snapshot};
+use crate::counters::TrafficCounters;
+use crate::scheduler::Picker;
+
+impl Snapshot {
+    /// A copy for one worker whose gauges, counters and round-robin positions are its own; gauges and positions begin
+    /// as they are now. A packet needs one scheduler at the most, so only that of one service is copied: Maglev tables of
+    /// a thousand services would be 16 MB.
+    pub fn rehearsal(&self, service: Option<ServiceIndex>) -> Snapshot {
+        let traffic: Arc<[TrafficCounters]> = Arc::new([TrafficCounters::default()]);
+        let dest = |dest: &Dest| Dest {
+            traffic: traffic.clone(),
+            gauge: Arc::new(dest.gauge.copy()),
+            ..dest.clone()
+        };
+        let mut copy = Snapshot {
+            generation: self.generation,
+            ports: self.ports.clone(),
+            services: Vec::with_capacity(self.services.len()),
+            fib: self.fib.clone(),
+            dests: self.dests.iter().map(|known| known.as_ref().map(dest)).collect(),
+            transforms: Vec::new(),
+            removed: self.removed.clone(),
+            by_virtual_address: self.by_virtual_address.clone(),
+            by_endpoint: self.by_endpoint.clone(),
+            addresses: self.addresses.clone(),
+        };
+        for (original, index) in self.services.iter().zip(0..) {
+            let picker = if service == Some(index) {
+                original.picker.rehearsal(|id| copy.dest(id).map(|dest| dest.gauge.clone()))
+            } else {
+                Picker::nobody()
+            };
+            let Service { protocol, mode, timeouts, .. } = *original;
+            copy.services.push(Service { protocol, mode, picker, timeouts });
+        }
+        copy.transforms = copy.transforms();
+        copy
+    }
+}
