@@ -4,6 +4,7 @@ mod check;
 mod list;
 mod reload;
 mod run;
+mod schema;
 
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
@@ -41,6 +42,7 @@ Examples:
   rvs list                            services and real servers, as ipvsadm -Ln shows them
   rvs list --stats                    connections, packets and bytes since the start
   rvs list -c | head                  connections
+  rvs schema                          what an editor needs to complete and check the file
   rvs list --counters                 where every packet went, by worker and reason
 ";
 
@@ -68,6 +70,12 @@ enum Command {
     /// Show services, connections and counters of the running rvs
     #[command(after_help = EXIT_CODES)]
     List(list::List),
+    /// Print a JSON Schema of the configuration, for editors
+    ///
+    /// Put it beside the configuration and name it in the first line of that, `#:schema rvs.schema.json`: editors that
+    /// know taplo (Even Better TOML in VS Code, and others) then complete, explain and check what is typed.
+    #[command(after_help = EXIT_CODES)]
+    Schema(schema::Schema),
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +118,7 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Check(command) => command.execute(),
         Command::Reload(command) => command.execute(),
         Command::List(command) => command.execute(),
+        Command::Schema(command) => command.execute(),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod checks;
 pub mod error;
 pub mod machine;
 pub mod raw;
+pub mod schema;
 pub mod value;
 
 use std::fmt;
@@ -43,6 +44,8 @@ pub struct Config {
     pub source: Source,
     /// `[eal]`: how DPDK is started.
     pub eal: Eal,
+    /// `[run]`: how the process runs.
+    pub run: Run,
     /// `[workers]`: who polls.
     pub workers: Workers,
     /// `[table]`: the connection table.
@@ -123,6 +126,7 @@ impl Config {
     pub fn needs_restart(&self, new: &Config) -> Option<String> {
         let same = [
             ("eal", self.eal == new.eal),
+            ("run", self.run == new.run),
             ("workers.cores", self.workers.cores == new.workers.cores),
             ("workers.idle", self.workers.idle == new.workers.idle),
             ("workers.control_cores", self.workers.control_cores == new.workers.control_cores),
@@ -158,6 +162,13 @@ pub struct Eal {
     pub file_prefix: Option<String>,
     /// Passed through untouched.
     pub args: Vec<String>,
+}
+
+/// How the process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Whether it gives up what it needed only to start; see [`crate::capabilities`].
+    pub drop_capabilities: bool,
 }
 
 /// What a worker does when its queues are empty.
