@@ -192,3 +192,23 @@ fn how_it_ends() {
         assert_eq!(run(rvs(words)).0, code, "{words}");
     }
 }
+
+#[test]
+fn a_schema_is_printed_and_a_file_formatted_from_stdin() {
+    use std::io::Write;
+    let output = rvs("schema").output().unwrap();
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+
+    let fmt = |words, input: &str| {
+        let mut child = rvs(words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let output = fmt("fmt -", "# why\n[workers]\ncores=[ 1 ]");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "# why\n[workers]\ncores = [1]\n");
+    assert_eq!(fmt("fmt --check", "a=1\n").status.code(), Some(1));
+    assert_eq!(fmt("fmt --check -", "a = 1\n").status.code(), Some(0));
+    assert_eq!(fmt("fmt -", "a = \n").status.code(), Some(2));
+}

@@ -1,6 +1,7 @@
 //! The command line of `rvs`: what can be typed, what it means, how it ends. A file a command.
 
 mod check;
+mod fmt;
 mod list;
 mod reload;
 mod run;
@@ -43,6 +44,7 @@ Examples:
   rvs list --stats                    connections, packets and bytes since the start
   rvs list -c | head                  connections
   rvs schema                          what an editor needs to complete and check the file
+  rvs fmt /etc/rvs/rvs.toml           tidy the file up; --check only asks whether it is tidy
   rvs list --counters                 where every packet went, by worker and reason
 ";
 
@@ -76,6 +78,9 @@ enum Command {
     /// know taplo (Even Better TOML in VS Code, and others) then complete, explain and check what is typed.
     #[command(after_help = EXIT_CODES)]
     Schema(schema::Schema),
+    /// Format configurations in place, as they are best read; comments and order stay
+    #[command(after_help = fmt::EXIT_CODES)]
+    Fmt(fmt::Fmt),
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +124,7 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Reload(command) => command.execute(),
         Command::List(command) => command.execute(),
         Command::Schema(command) => command.execute(),
+        Command::Fmt(command) => command.execute(),
     }
 }
 
