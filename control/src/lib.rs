@@ -1,6 +1,7 @@
 //! RVS, a Linux Virtual Server in user space: everything that is not the packet path.
 
 pub mod admin;
+pub mod capabilities;
 pub mod cli;
 pub mod compile;
 pub mod config;
@@ -15,3 +16,4 @@ pub mod net;
 pub mod rates;
 pub mod run;
 pub mod slowpath;
+pub mod systemd;

@@ -51,6 +51,22 @@ impl Director {
         }
     }
 
+    /// A line for `systemctl status`.
+    pub(super) fn status(&self) -> String {
+        let of_service = |service| {
+            let is_up = |server: &&_| targets(service, server).all(|target| self.health.is_up(&target));
+            (service.servers.len(), service.servers.iter().filter(is_up).count())
+        };
+        let (servers, up) = self
+            .config
+            .services
+            .iter()
+            .map(of_service)
+            .fold((0, 0), |sum, of_service| (sum.0 + of_service.0, sum.1 + of_service.1));
+        let services = self.config.services.len();
+        format!("services: {services}; real servers up: {up} of {servers}")
+    }
+
     fn describe(&self, service: &Service) -> api::Service {
         let record = self.ids.service(&ServiceKey::of(service));
         let servers = service.servers.iter().map(|server| {

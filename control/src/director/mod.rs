@@ -38,6 +38,7 @@ use crate::health::{Health, News, Verdict};
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::net::Watcher;
 use crate::rates;
+use crate::systemd;
 
 /// Linux is told this often, in periods of the estimator, which neighbours are in use.
 const NEIGHBOUR_PERIODS: u64 = 5;
@@ -59,6 +60,8 @@ pub struct Parts {
     pub workers: Vec<Arc<WorkerCounters>>,
     /// Health checks at one time.
     pub checks_at_once: usize,
+    /// Who has started RVS, and is told how it does.
+    pub manager: systemd::Manager,
 }
 
 /// The control thread's state.
@@ -83,12 +86,13 @@ pub struct Director {
     misplaced: bool,
     /// Whether it has been said that somebody else has taken one away.
     missed: bool,
+    manager: systemd::Manager,
 }
 
 impl Director {
     /// Compiles the first snapshot.
     pub fn new(parts: Parts) -> Result<(Director, Handle)> {
-        let Parts { config, watcher, ports, table, workers, checks_at_once } = parts;
+        let Parts { config, watcher, ports, table, workers, checks_at_once, manager } = parts;
         let (sender, news) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
         let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
@@ -109,6 +113,7 @@ impl Director {
             placed: HashSet::new(),
             misplaced: false,
             missed: false,
+            manager,
         };
         director.check_room(&director.config)?;
         director.publish();
@@ -171,6 +176,8 @@ impl Director {
         let mut period = tokio::time::interval(Duration::from_secs_f64(rates::PERIOD));
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut periods = 0u64;
+        self.manager.ready(&self.status());
+        let mut watchdog = self.manager.watchdog();
         loop {
             tokio::select! {
                 Some(()) = hangup.recv() => {
@@ -183,6 +190,7 @@ impl Director {
                     Err(error) => self.watch_anew(error).await?,
                 },
                 Some(request) = self.requests.recv() => self.answer(request).await,
+                () = watchdog.tick() => {}
                 _ = period.tick() => {
                     periods += 1;
                     self.every_period(periods).await;
@@ -201,6 +209,9 @@ impl Director {
             self.place_virtual_addresses().await;
         }
         self.miss_addresses();
+        if self.manager.listens() {
+            self.manager.status(&self.status());
+        }
         if periods.is_multiple_of(NEIGHBOUR_PERIODS) {
             self.refresh_neighbours();
         } else {
@@ -222,6 +233,7 @@ impl Director {
 
     /// Reads the file again and, if it is good, puts it in force; if not, nothing changes.
     async fn reload(&mut self) -> Result<api::Reloaded> {
+        self.manager.reloading();
         let result = self.try_reload().await;
         match &result {
             Ok(reloaded) => tracing::info!(
@@ -234,6 +246,7 @@ impl Director {
                 tracing::error!(error = format!("{error:#}"), "reload refused, nothing has changed")
             }
         }
+        self.manager.ready(&self.status());
         result
     }
 
