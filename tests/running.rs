@@ -152,3 +152,22 @@ fn a_service_manager_is_told_of_everything() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn systemd_understands_the_unit() -> Result<()> {
+    let analyze = std::path::Path::new("/usr/bin/systemd-analyze");
+    if !analyze.exists() || !harness::privileged()? {
+        return Ok(());
+    }
+    let state = harness::state::State::unique()?;
+    let unit = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/systemd/rvs.service");
+    let program = router::program()?.display().to_string();
+    let text = fs::read_to_string(unit)?.replace("/usr/local/sbin/rvs", &program);
+    ensure!(text.contains(&program));
+    let copy = state.file("rvs.service");
+    fs::write(&copy, text)?;
+    let verify =
+        harness::process::Command::new(&state, analyze).words("verify --man=no").arg(&copy).output()?;
+    ensure!(verify.status.success() && verify.stderr.is_empty(), "{verify:?}");
+    state.remove()
+}

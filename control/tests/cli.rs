@@ -212,3 +212,16 @@ fn a_schema_is_printed_and_a_file_formatted_from_stdin() {
     assert_eq!(fmt("fmt --check -", "a = 1\n").status.code(), Some(0));
     assert_eq!(fmt("fmt -", "a = \n").status.code(), Some(2));
 }
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = rvs(&format!("completions {shell}")).output().unwrap();
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            output.status.success() && script.contains("reload") && script.contains("counters"),
+            "{script}"
+        );
+    }
+    assert_eq!(rvs("completions dos").output().unwrap().status.code(), Some(2));
+}

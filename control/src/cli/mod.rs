@@ -1,8 +1,10 @@
 //! The command line of `rvs`: what can be typed, what it means, how it ends. A file a command.
 
 mod check;
+mod completions;
 mod fmt;
 mod list;
+mod man;
 mod reload;
 mod run;
 mod schema;
@@ -81,6 +83,15 @@ enum Command {
     /// Format configurations in place, as they are best read; comments and order stay
     #[command(after_help = fmt::EXIT_CODES)]
     Fmt(fmt::Fmt),
+    /// Write the manual pages
+    #[command(after_help = EXIT_CODES)]
+    Man(man::Man),
+    /// Print a script that completes commands and options
+    ///
+    /// For bash, put it into /usr/share/bash-completion/completions/rvs; for zsh, as _rvs into a directory of $fpath;
+    /// for fish, into ~/.config/fish/completions/rvs.fish.
+    #[command(after_help = EXIT_CODES)]
+    Completions(completions::Completions),
 }
 
 #[derive(Debug, Args)]
@@ -125,6 +136,8 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::List(command) => command.execute(),
         Command::Schema(command) => command.execute(),
         Command::Fmt(command) => command.execute(),
+        Command::Man(command) => command.execute(),
+        Command::Completions(command) => command.execute(),
     }
 }
 
