@@ -171,3 +171,24 @@ fn systemd_understands_the_unit() -> Result<()> {
     ensure!(verify.status.success() && verify.stderr.is_empty(), "{verify:?}");
     state.remove()
 }
+
+#[test]
+fn the_doctor_finds_who_answers_for_a_virtual_address() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let config = cluster.config().service(cluster.web());
+        let file = cluster.state().file("rvs.toml");
+        fs::write(&file, config.to_string())?;
+        let examine = || router::once(cluster, "doctor --probe --json -c")?.arg(&file).output();
+        let answering = |output: &harness::process::Output| -> Result<usize> {
+            let findings: Vec<serde_json::Value> = serde_json::from_str(&output.stdout).context("JSON")?;
+            let asked = |finding: &&serde_json::Value| finding["subject"] == "address 192.0.2.10";
+            Ok(findings.iter().filter(asked).count())
+        };
+        let alone = examine()?;
+        ensure!(answering(&alone)? == 0, "{alone:?}");
+        cluster.client.ip("address add 192.0.2.10/32 dev lo")?;
+        let rival = examine()?;
+        ensure!(answering(&rival)? == 1 && rival.code() == Some(1), "{rival:?}");
+        Ok(())
+    })
+}

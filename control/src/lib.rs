@@ -8,6 +8,7 @@ pub mod config;
 pub mod cpu;
 pub mod devices;
 pub mod director;
+pub mod doctor;
 pub mod health;
 pub mod ids;
 pub mod list;

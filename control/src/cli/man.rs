@@ -57,7 +57,8 @@ fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
 fn page(command: Command) -> io::Result<Vec<u8>> {
     let after = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
     let has_commands = command.has_subcommands();
-    let man = clap_mangen::Man::new(command).manual("RVS");
+    let source = concat!("rvs ", env!("CARGO_PKG_VERSION"));
+    let man = clap_mangen::Man::new(command).manual("RVS").source(source);
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;

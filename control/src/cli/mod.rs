@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod doctor;
 mod fmt;
 mod list;
 mod man;
@@ -40,6 +41,7 @@ Exit codes:
 const EXAMPLES: &str = "\
 Examples:
   rvs check -c /etc/rvs/rvs.toml      does the file make sense, and on this machine?
+  rvs doctor -c /etc/rvs/rvs.toml     is the machine as it should be for it?
   rvs run -c /etc/rvs/rvs.toml        balance, in the foreground, logging to stderr
   rvs reload                          apply the edited file (as SIGHUP does)
   rvs list                            services and real servers, as ipvsadm -Ln shows them
@@ -66,6 +68,9 @@ enum Command {
     /// Read and check a configuration without acting on it
     #[command(after_help = EXIT_CODES)]
     Check(check::Check),
+    /// Say what on this machine keeps rvs from starting or from being fast, and what to do about it
+    #[command(after_help = doctor::EXIT_CODES)]
+    Doctor(doctor::Doctor),
     /// Have the running rvs read its configuration again
     ///
     /// The new configuration is checked first. If it is refused, the old one stays in force.
@@ -132,6 +137,7 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Run(command) => command.execute(),
         Command::Check(command) => command.execute(),
+        Command::Doctor(command) => command.execute(),
         Command::Reload(command) => command.execute(),
         Command::List(command) => command.execute(),
         Command::Schema(command) => command.execute(),
