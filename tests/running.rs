@@ -14,8 +14,8 @@ use nix::sys::signal::Signal;
 
 const NET_ADMIN: u64 = 1 << 12;
 const SYS_ADMIN: u64 = 1 << 21;
-/// NET_ADMIN, NET_RAW; SETGID, SETUID, KILL.
-const KEPT: u64 = NET_ADMIN | 1 << 13 | 1 << 6 | 1 << 7 | 1 << 5;
+/// NET_ADMIN and NET_RAW.
+const KEPT: u64 = NET_ADMIN | 1 << 13;
 
 /// What Linux says of each thread of a process, by its name.
 fn threads(pid: i32) -> Result<Vec<BTreeMap<String, String>>> {

@@ -8,7 +8,6 @@
 //! |---|---|
 //! | `NET_ADMIN` | addresses of the twins, neighbours, and to close devices in order |
 //! | `NET_RAW` | packets that Linux sends for RVS, pings of health checks |
-//! | `SETUID`, `SETGID`, `KILL` | commands of health checks that run as another user, and their end |
 //! | `SYS_ADMIN`, `BPF` | with an AF_XDP port only: its driver unloads its program at the end |
 //!
 //! Programs that RVS starts get none of them, also when they run as root, and cannot regain any
@@ -30,7 +29,7 @@ use crate::config::Config;
 /// What goes on needing them, with these devices.
 pub fn needed(config: &Config) -> CapsHashSet {
     use Capability::*;
-    let mut needed = CapsHashSet::from([CAP_NET_ADMIN, CAP_NET_RAW, CAP_SETUID, CAP_SETGID, CAP_KILL]);
+    let mut needed = CapsHashSet::from([CAP_NET_ADMIN, CAP_NET_RAW]);
     let drivers = config.ports.iter().map(|port| port.device.as_str());
     if drivers.chain(config.eal.args.iter().map(String::as_str)).any(|text| text.contains("net_af_xdp")) {
         needed.extend([CAP_SYS_ADMIN, CAP_BPF]);
@@ -98,7 +97,7 @@ mod tests {
 
     #[test]
     fn what_is_needed_depends_on_the_driver() {
-        let plain = "cap_kill,cap_net_admin,cap_net_raw,cap_setgid,cap_setuid";
+        let plain = "cap_net_admin,cap_net_raw";
         assert_eq!(show(&needed(&config("0000:01:00.0"))), plain);
         let xdp = show(&needed(&config("net_af_xdp,iface=eth1")));
         assert!(xdp.contains("cap_sys_admin") && xdp.contains("cap_bpf"), "{xdp}");

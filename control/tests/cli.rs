@@ -175,7 +175,10 @@ fn check() {
     }
     let (code, _, complaints) = check("cores = 1", "check --no-machine");
     assert_eq!(code, 2);
-    assert!(complaints.contains("F:1:1: cores: unknown key; expected one of eal, workers, "), "{complaints}");
+    assert!(
+        complaints.contains("F:1:1: cores: unknown key; expected one of eal, run, workers, "),
+        "{complaints}"
+    );
 }
 
 #[test]

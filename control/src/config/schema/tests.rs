@@ -15,27 +15,43 @@ const REMEDY: &str = "see control/src/config/schema/schema.json";
 
 /// A table that a configuration can have: where it is, and what its schema says with all references followed.
 struct Table {
-    /// Keys from the root; `true` for an array of tables.
-    path: Vec<(String, bool)>,
+    /// The way from the root.
+    path: Vec<Step>,
     schema: Value,
 }
 
+/// A table on the way to another one.
+#[derive(Clone)]
+struct Step {
+    key: String,
+    /// Whether it is an array of tables.
+    array: bool,
+    /// What the schema says of it, in the form that has what is below.
+    form: Value,
+}
+
 impl Table {
+    fn keys(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.schema["properties"].as_object().into_iter().flatten()
+    }
+
+    fn dotted(&self) -> String {
+        self.path.iter().map(|step| step.key.as_str()).collect::<Vec<_>>().join(".")
+    }
+
     fn shown(&self) -> String {
-        let keys: Vec<&str> = self.path.iter().map(|(key, _)| key.as_str()).collect();
-        let kind = self.schema["properties"]["kind"]["const"].as_str();
-        keys.join(".") + &kind.map(|kind| format!(" ({kind})")).unwrap_or_default()
+        let kind = self.path.iter().find_map(|step| step.form["properties"]["kind"]["const"].as_str());
+        self.dotted() + &kind.map(|kind| format!(" ({kind})")).unwrap_or_default()
     }
 
     /// The smallest file with this table, in which the table is `contents`.
     fn document(&self, contents: Value) -> Value {
         let root = schema();
         let mut document = sample(&root, &root);
-        let (mut node, mut place) = (root.clone(), &mut document);
-        for (index, (key, array)) in self.path.iter().enumerate() {
-            let property = resolved(&root, &node["properties"][key]);
-            node = if *array { resolved(&root, &property["items"]) } else { property };
-            let value = if index + 1 == self.path.len() { contents.clone() } else { sample(&root, &node) };
+        let mut place = &mut document;
+        for (index, Step { key, array, form }) in self.path.iter().enumerate() {
+            let last = index + 1 == self.path.len();
+            let value = if last { contents.clone() } else { sample(&root, form) };
             place[key] = if *array { json!([value]) } else { value };
             place = if *array { &mut place[key][0] } else { &mut place[key] };
         }
@@ -111,6 +127,10 @@ fn sample(root: &Value, schema: &Value) -> Value {
     if schema["type"] == "array" {
         return json!([sample(root, &schema["items"])]);
     }
+    // What no example can be given for, such as the path of a file that must be there.
+    if schema["type"] == "string" {
+        return json!("");
+    }
     assert_eq!(schema["type"], "object", "an example or a default is missing in {schema}; {REMEDY}");
     let required = schema["required"].as_array().cloned().unwrap_or_default();
     let each = required.iter().map(|key| {
@@ -124,9 +144,9 @@ fn sample(root: &Value, schema: &Value) -> Value {
 fn tables() -> Vec<Table> {
     fn walk(root: &Value, table: Table, found: &mut Vec<Table>) {
         for (key, property) in table.schema["properties"].as_object().into_iter().flatten() {
-            let below = |array, schema| {
+            let below = |array, schema: Value| {
                 let mut path = table.path.clone();
-                path.push((key.clone(), array));
+                path.push(Step { key: key.clone(), array, form: schema.clone() });
                 Table { path, schema }
             };
             for form in alternatives(root, property) {
@@ -171,8 +191,8 @@ fn it_is_a_schema() {
 fn every_key_that_the_reader_knows_and_no_other() {
     let (mut of_reader, mut of_schema) = (BTreeSet::new(), BTreeSet::new());
     for table in tables() {
-        let path = table.path.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join(".");
-        for (key, property) in table.schema["properties"].as_object().unwrap() {
+        let path = table.dotted();
+        for (key, property) in table.keys() {
             of_schema.insert((table.shown(), key.clone()));
             // A document with this key, because one key may decide which others are known.
             let value = sample(&schema(), property);
@@ -191,7 +211,7 @@ fn every_key_that_the_reader_knows_and_no_other() {
 fn every_key_is_explained() {
     for table in tables() {
         assert!(table.schema["description"].is_string(), "{} is not described; {REMEDY}", table.shown());
-        for (key, property) in table.schema["properties"].as_object().unwrap() {
+        for (key, property) in table.keys() {
             let described = resolved(&schema(), property)["description"].is_string();
             assert!(described, "{}: {key} is not described; {REMEDY}", table.shown());
         }
@@ -231,7 +251,7 @@ fn reader_and_schema_agree_on_values() {
     let root = schema();
     let validator = jsonschema::draft202012::new(&root).unwrap();
     for table in tables() {
-        for (key, property) in table.schema["properties"].as_object().unwrap() {
+        for (key, property) in table.keys() {
             let property = resolved(&root, property);
             let (good, bad) = good_and_bad(&property);
             for value in good {
@@ -257,7 +277,7 @@ fn reader_and_schema_agree_on_values() {
 #[test]
 fn what_the_schema_calls_the_default_is_it() {
     for table in tables() {
-        for (key, property) in table.schema["properties"].as_object().unwrap() {
+        for (key, property) in table.keys() {
             let default = resolved(&schema(), property)["default"].clone();
             if default.is_null() {
                 continue;
