@@ -2,8 +2,10 @@
 
 .PHONY: help demo test unit loom e2e lint build release man bench gate clean install-packages
 
+# Where cargo builds.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 NEXTEST := cargo nextest run --config-file tests/nextest.toml
-LOOM := RUSTFLAGS="--cfg loom -Ctarget-cpu=x86-64-v3" cargo test -p dataplane --release --target-dir target/loom
+LOOM := RUSTFLAGS="--cfg loom -Ctarget-cpu=x86-64-v3" cargo test -p dataplane --release --target-dir $(TARGET)/loom
 
 help:
 	@echo "make demo        a cluster in network namespaces, shown in a minute (ARGS=--keep leaves it up)"
@@ -19,7 +21,7 @@ install-packages:
 
 demo: install-packages
 	cargo build --quiet -p rvs -p rvs-tests --bins
-	target/debug/rvs-demo $(ARGS)
+	$(TARGET)/debug/rvs-demo $(ARGS)
 
 build: install-packages
 	cargo build -p rvs
@@ -58,13 +60,13 @@ PERF := cargo build --quiet --release -p rvs -p rvs-perf --features rvs/static,r
 
 bench: install-packages
 	$(PERF)
-	target/release/rvs-perf bench $(ARGS)
+	$(TARGET)/release/rvs-perf bench $(ARGS)
 
 # The same on every machine; a deliberate change is recorded by
 # `target/release/rvs-perf instructions --record perf/instructions.toml`, in a commit that says why.
 gate: install-packages
 	$(PERF)
-	target/release/rvs-perf instructions --check perf/instructions.toml
+	$(TARGET)/release/rvs-perf instructions --check perf/instructions.toml
 
 clean:
 	cargo clean

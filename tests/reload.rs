@@ -202,7 +202,8 @@ fn services_come_and_go_with_their_virtual_addresses() -> Result<()> {
         };
         ensure!(has("192.0.2.10")? && !has("192.0.2.20")?, "{:?}", cluster.router.addresses("wan")?);
 
-        let more = config.clone().service(Service { address: second, ..cluster.web().scheduler("rr") });
+        let other = cluster.web().scheduler("rr").setting("on_remove = \"drop\"");
+        let more = config.clone().service(Service { address: second, ..other });
         router.apply(&more)?;
         ensure!(has("192.0.2.10")? && has("192.0.2.20")?, "{:?}", cluster.router.addresses("wan")?);
         ensure!(client::get(&cluster.client, second, 30)?.counts()? == [10, 10, 10]);
@@ -268,7 +269,9 @@ fn a_server_that_is_removed_gets_nothing_any_more() -> Result<()> {
         let removed = config.services[0].servers.remove(1);
         router.apply(&config)?;
         ensure!(client::get(&cluster.client, vip(80), 30)?.counts()? == [15, 0, 15]);
-        ensure!(router.service()?.servers.len() == 2);
+        let servers = router.service()?.servers;
+        let wanted = servers.iter().filter(|server| server.state == "enabled").count();
+        ensure!(wanted == 2 && servers.iter().all(|s| s.state == "enabled" || s.effective_weight == 0));
         config.services[0].servers.push(removed);
         router.apply(&config)?;
         ensure!(client::get(&cluster.client, vip(80), 30)?.counts()? == [10, 10, 10]);

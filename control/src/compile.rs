@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
-use dataplane::service::Protocol;
 use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
 
-use crate::config::{Config, Server, Service};
-use crate::health::{Health, Target};
+use crate::config::{Server, Service};
+use crate::effects::Effects;
+use crate::health::Target;
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::net::Mirror;
+use crate::services::Services;
 
 /// A port and its twin, as far as snapshots depend on them.
 #[derive(Clone, Debug)]
@@ -43,6 +44,12 @@ impl ServerKey {
     pub fn of(service: &Service, server: &Server) -> Self {
         ServerKey { address: server.address, mode: service.mode }
     }
+
+    /// The identity of the sorry server, if the service has one.
+    pub fn of_sorry(service: &Service) -> Option<Self> {
+        let address = service.availability.sorry_server?;
+        Some(ServerKey { address, mode: service.mode })
+    }
 }
 
 /// What is to be checked for this server.
@@ -55,16 +62,14 @@ pub fn targets(service: &Service, server: &Server) -> impl Iterator<Item = Targe
 /// Compiles a snapshot.
 pub fn compile(
     generation: u64,
-    config: &Config,
+    services: &Services,
+    effects: &Effects,
     ids: &mut Ids,
-    health: &Health,
     mirror: &Mirror,
     ports: &[PortLink],
 ) -> Compiled {
-    let mut specs = Vec::with_capacity(config.services.len());
-    for service in &config.services {
-        specs.push(describe(service, ids, health));
-    }
+    let specs: Vec<ServiceSpec> =
+        services.present().iter().map(|service| describe(service, services, effects, ids)).collect();
     let fib = fib(mirror, ports);
     let next_hops = next_hops(&specs, mirror, ports, &fib);
     let ports = ports.iter().map(PortLink::spec).collect();
@@ -72,21 +77,25 @@ pub fn compile(
     Compiled { snapshot, next_hops }
 }
 
-fn describe(service: &Service, ids: &mut Ids, health: &Health) -> ServiceSpec {
+fn describe(service: &Service, services: &Services, effects: &Effects, ids: &mut Ids) -> ServiceSpec {
     let key = ServiceKey::of(service);
-    let mut dests = Vec::with_capacity(service.servers.len());
-    for server in &service.servers {
-        let record = ids.enter_server(key, ServerKey::of(service, server), server.weight);
-        dests.push(DestSpec {
+    let mut dest = |server: ServerKey, weight: u32| {
+        let duty = effects.duty(key, server.address);
+        let record = ids.enter_server(key, server, weight);
+        DestSpec {
             id: record.id,
             address: server.address,
-            weight: server.weight,
-            last_weight: record.last_weight,
-            up: targets(service, server).all(|target| health.is_up(&target)),
+            weight: duty.weight,
+            last_weight: record.last_weight * duty.scale,
+            up: duty.up,
+            reset: services.is_resetting(key, server.address),
             traffic: record.counters.clone(),
             gauge: record.gauge.clone(),
-        });
-    }
+        }
+    };
+    let servers = service.servers.iter().map(|server| (ServerKey::of(service, server), server.weight));
+    let sorry = ServerKey::of_sorry(service).map(|server| (server, 1));
+    let dests = servers.chain(sorry).map(|(server, weight)| dest(server, weight)).collect();
     ServiceSpec {
         address: service.address,
         protocol: service.protocol,
@@ -142,11 +151,6 @@ fn next_hops(
         Some((port, Ipv4Addr::from(address)))
     });
     gateways.chain(servers).collect()
-}
-
-/// "tcp/192.0.2.10:80", for logs.
-pub fn service_name(protocol: Protocol, address: impl std::fmt::Display) -> String {
-    format!("{}/{address}", protocol.name())
 }
 
 impl PortLink {

@@ -7,7 +7,9 @@
 //! completes a whole sweep over its share of the table, which removes the old ones.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::net::SocketAddrV4;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use dataplane::counters::{Gauge, Traffic, TrafficCounters, WorkerCounters};
@@ -15,15 +17,36 @@ use dataplane::scheduler::Cursor;
 use dataplane::service::{Mode, Protocol};
 use dataplane::table::DestId;
 
+use crate::config::error::quoted;
 use crate::rates::Meter;
 
-/// What makes a service the same after a reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What makes a service the same after a reload. Shown, and typed, as `tcp/192.0.2.10:80`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceKey {
     /// Virtual address and port.
     pub address: SocketAddrV4,
     /// Protocol.
     pub protocol: Protocol,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.protocol, self.address)
+    }
+}
+
+impl FromStr for ServiceKey {
+    type Err = String;
+
+    /// Without a protocol it is TCP.
+    fn from_str(typed: &str) -> Result<Self, String> {
+        let expected = "expected PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.10:80";
+        let (protocol, address) = typed.split_once('/').unwrap_or(("tcp", typed));
+        let protocol = Protocol::from_name(protocol)
+            .ok_or_else(|| format!("{} is no service; {expected}", quoted(typed)))?;
+        let address = address.parse().map_err(|_| format!("{} is no service; {expected}", quoted(typed)))?;
+        Ok(ServiceKey { address, protocol })
+    }
 }
 
 /// What makes a real server the same within its service. Another mode makes it another one: its connections

@@ -4,6 +4,7 @@
 //! reverse: workers first, so that nobody holds a queue or a packet; twins, and with them their addresses;
 //! ports; EAL. A failure on the way up takes down what is up.
 
+use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
 use dataplane::counters::WorkerCounters;
+use dataplane::engine::reset::reset;
 use dataplane::table::{HashKey, Table};
 use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Lcore, Mempool, Port, Queues, Settings, Started};
@@ -27,6 +29,7 @@ use crate::compile::PortLink;
 use crate::config::{self, Config, Idle, Machine};
 use crate::devices::{self, Device};
 use crate::director::{Director, Parts};
+use crate::events::{Events, Kind};
 use crate::health::checks_at_once;
 use crate::net::{Twin, Watcher};
 use crate::slowpath;
@@ -68,12 +71,14 @@ impl StopSignals {
         Ok(StopSignals { terminate, interrupt })
     }
 
-    async fn received(&mut self) {
+    /// The signal's name.
+    async fn received(&mut self) -> &'static str {
         let name = tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         };
         tracing::info!(signal = name, "stopping");
+        name
     }
 }
 
@@ -129,10 +134,10 @@ async fn with_eal(
     }
     let table = Arc::new(Table::new(config.table.connections as usize, random_key()));
     let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
-    let (pumps, ends) = slowpath::queues(counters.len())?;
     if config.run.drop_capabilities {
         give_up_capabilities(&config, eal)?;
     }
+    let events = Events::default();
     let parts = Parts {
         config: config.clone(),
         watcher,
@@ -141,8 +146,10 @@ async fn with_eal(
         workers: counters.clone(),
         checks_at_once: checks_at_once(raise_open_files()),
         manager: manager.clone(),
+        events: events.clone(),
     };
     let (mut director, handle) = Director::new(parts)?;
+    let (pumps, ends) = slowpath::queues(counters.len(), resets(&director, &table))?;
 
     let workers = ends.into_iter().enumerate().map(|(index, slow_path)| Worker {
         index,
@@ -171,11 +178,12 @@ async fn with_eal(
                 services = config.services.len(),
                 "ready"
             );
+            events.publish(Kind::started(&config));
             director.run(hangup).await
         };
         let from_linux = (0..).zip(&twins).map(|(port, twin)| pumps.from_linux(port, twin, pool, &lcore));
         tokio::select! {
-            () = stop.received() => Ok(()),
+            () = async { events.stop(stop.received().await).await } => Ok(()),
             result = direct => result,
             () = pumps.to_linux(&twins) => unreachable!("it never ends"),
             () = gone(from_linux) => Err(anyhow!("somebody has removed a twin from Linux; RVS cannot go on without it")),
@@ -234,6 +242,12 @@ impl Drop for Task {
 async fn gone(pumps: impl Iterator<Item = impl Future<Output = ()>>) {
     let pumps: Vec<_> = pumps.map(Box::pin).collect();
     futures_util::future::select_all(pumps).await;
+}
+
+/// Control's view of what workers see when they hand over a connection to be reset.
+fn resets(director: &Director, table: &Arc<Table>) -> slowpath::Resets {
+    let (snapshots, table) = (RefCell::new(director.subscribe()), table.clone());
+    Box::new(move |packet| reset(&table, snapshots.borrow_mut().latest(), packet))
 }
 
 fn make_pool(config: &Config, eal: &Eal) -> Result<&'static Mempool> {

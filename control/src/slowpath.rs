@@ -9,6 +9,9 @@
 //! By then the neighbour is news on netlink, and the next packets take the fast path. (Dropping the first
 //! packet instead would cost each such client a second, the first retransmission of TCP.)
 //!
+//! Another kind starts two packets: of a connection whose server has been removed, and whose ends are to be told so by a
+//! RST ([`Resets`]). They leave by the raw socket, too.
+//!
 //! Control is one thread, and these pumps are tasks on it, each bounded in what it does before it lets the
 //! others run. What does not fit into the queue is dropped by the worker, under a name; the worker keeps room
 //! for ARP and for the answers to health checks.
@@ -21,6 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use crossbeam::queue::ArrayQueue;
 use dataplane::counters::Punt;
+use dataplane::engine::reset::Reset;
 use dataplane::fib::PortIndex;
 use dataplane::wire::ethernet;
 use dataplane::wire::ipv4::Ipv4;
@@ -43,16 +47,20 @@ const SLICE: usize = 64;
 /// twin fills meanwhile, and what it drops it counts on the interface.
 const BACKOFF: Duration = Duration::from_millis(1);
 
+/// What RSTs to send for a frame, without its Ethernet header, of a connection that is to be reset.
+pub type Resets = Box<dyn Fn(&[u8]) -> Vec<Reset>>;
+
 /// Control's ends of the queues.
 pub struct Pumps {
     bell: Arc<Notify>,
     punts: Arc<ArrayQueue<Punted>>,
     sender: Sender,
+    resets: Resets,
     injects: Vec<Arc<ArrayQueue<(PortIndex, Mbuf)>>>,
 }
 
 /// Makes the queues: control's ends, and those of each worker.
-pub fn queues(workers: usize) -> Result<(Pumps, Vec<SlowPath>)> {
+pub fn queues(workers: usize, resets: Resets) -> Result<(Pumps, Vec<SlowPath>)> {
     let bell = Arc::new(Notify::new());
     let punts = Arc::new(ArrayQueue::new(PUNTS));
     let injects: Vec<_> = (0..workers).map(|_| Arc::new(ArrayQueue::new(INJECTS))).collect();
@@ -66,7 +74,7 @@ pub fn queues(workers: usize) -> Result<(Pumps, Vec<SlowPath>)> {
         }
     });
     let ends = ends.collect();
-    Ok((Pumps { bell, punts, sender: Sender::open()?, injects }, ends))
+    Ok((Pumps { bell, punts, sender: Sender::open()?, resets, injects }, ends))
 }
 
 impl Pumps {
@@ -87,7 +95,8 @@ impl Pumps {
         for _ in 0..SLICE {
             let Some(Punted { port, reason, mbuf }) = self.punts.pop() else { return };
             let result = match (reason, twins.get(usize::from(port))) {
-                (Punt::Unresolved, _) => self.sender.send(&mbuf),
+                (Punt::Unresolved, _) => self.sender.send_frame(&frame(&mbuf)),
+                (Punt::Reset, _) => self.reset(&frame(&mbuf)),
                 (_, Some(twin)) => twin.try_send(&frame(&mbuf)).map(drop),
                 (_, None) => continue,
             };
@@ -95,6 +104,11 @@ impl Pumps {
                 tracing::debug!(port, reason = reason.name(), %error, "Linux did not take a packet");
             }
         }
+    }
+
+    fn reset(&self, frame: &[u8]) -> std::io::Result<()> {
+        let packet = frame.get(ethernet::HEADER..).unwrap_or_default();
+        (self.resets)(packet).iter().try_for_each(|reset| self.sender.send(reset))
     }
 
     /// Hands what Linux sends on a port's twin to a worker, until the twin is gone.
@@ -139,12 +153,15 @@ impl Sender {
         Ok(Sender(socket))
     }
 
-    fn send(&self, mbuf: &Mbuf) -> std::io::Result<()> {
-        let frame = frame(mbuf);
+    fn send_frame(&self, frame: &[u8]) -> std::io::Result<()> {
         // Without the padding of a short frame: Linux takes all that it is given for the packet.
         let Some(bytes) = frame.get(ethernet::HEADER..) else { return Ok(()) };
         let Ok(ip) = Ipv4::parse(bytes) else { return Ok(()) };
-        let packet = &bytes[..usize::from(ip.total_length)];
+        self.send(&bytes[..usize::from(ip.total_length)])
+    }
+
+    fn send(&self, packet: &[u8]) -> std::io::Result<()> {
+        let Ok(ip) = Ipv4::parse(packet) else { return Ok(()) };
         let [a, b, c, d] = ip.destination.to_be_bytes();
         let to = SockaddrIn::new(a, b, c, d, 0);
         sendto(self.0.as_raw_fd(), packet, &to, MsgFlags::empty())?;

@@ -4,13 +4,15 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rvs::admin::{self, Backend, Connections, api};
+use rvs::admin::{self, Backend, Connections, Order, api};
+use rvs::events::{Events, Kind};
+use rvs::metrics::Format;
 
 /// More connections than fit into any pipe.
 const CONNECTIONS: u32 = 300_000;
 
 #[derive(Clone)]
-struct Router;
+struct Router(Events);
 
 impl Backend for Router {
     async fn services(&self) -> anyhow::Result<Vec<api::Service>> {
@@ -18,6 +20,9 @@ impl Backend for Router {
             address: "10.0.0.1:80".parse()?,
             mode: "nat".to_owned(),
             weight: 3,
+            effective_weight: 3,
+            state: "enabled".to_owned(),
+            remaining: None,
             up: true,
             reason: None,
             active: 12,
@@ -54,9 +59,56 @@ impl Backend for Router {
         Ok(api::Counters { generation: 1, table, workers: Vec::new() })
     }
 
-    async fn reload(&self) -> anyhow::Result<api::Reloaded> {
-        Ok(api::Reloaded { generation: 2, services: 1, servers: 3 })
+    async fn metrics(&self, _: Format) -> anyhow::Result<String> {
+        Ok("rvs_snapshot_generation 1\n".to_owned())
     }
+
+    fn events(&self) -> &Events {
+        &self.0
+    }
+
+    async fn reload(&self, dry_run: bool) -> anyhow::Result<api::Reloaded> {
+        let overruled = vec!["server tcp/192.0.2.10:80 10.0.0.2:80".to_owned()];
+        Ok(api::Reloaded {
+            generation: 2,
+            services: 1,
+            servers: 3,
+            changes: vec![change()],
+            overruled,
+            dry_run,
+        })
+    }
+
+    async fn change(&self, order: Order) -> anyhow::Result<api::Changed> {
+        let changes = if matches!(order, Order::RemoveService(_)) { vec![] } else { vec![change()] };
+        Ok(api::Changed { generation: 3, changes, holds: format!("{order:?}") })
+    }
+
+    async fn diff(&self) -> anyhow::Result<Vec<api::Change>> {
+        Ok(vec![change()])
+    }
+
+    async fn save(&self) -> anyhow::Result<api::Saved> {
+        Ok(api::Saved { path: "/etc/rvs/rvs.toml".to_owned(), changes: vec![change()] })
+    }
+
+    async fn flush(&self, _: api::Filter) -> anyhow::Result<admin::Flush> {
+        Ok(Box::new(|| 1))
+    }
+}
+
+fn change() -> api::Change {
+    let (service, server) = ("tcp/192.0.2.10:80".to_owned(), Some("10.0.0.1:80".parse().unwrap()));
+    api::Change { sign: api::Sign::Changed, service, server, what: "weight 1 -> 3".to_owned() }
+}
+
+/// What has happened to it.
+fn events() -> Events {
+    let events = Events::default();
+    events.publish(Kind::Started { version: "1.2.3", services: 1, servers: 1 });
+    let server = "10.0.0.1:80".parse().unwrap();
+    events.publish(Kind::ServerUp { service: "tcp/192.0.2.10:80".to_owned(), server, checks: 2 });
+    events
 }
 
 /// The socket of a router that runs as long as the test.
@@ -69,7 +121,7 @@ fn router(directory: &Path) -> PathBuf {
         runtime.block_on(async {
             let socket = admin::bind(&socket).await.unwrap();
             bound.send(()).unwrap();
-            admin::serve(socket, Router).await;
+            admin::serve(socket, Router(events())).await;
         });
     });
     wait.recv().unwrap();
@@ -143,13 +195,88 @@ fn a_reader_that_has_seen_enough() {
 }
 
 #[test]
+fn what_has_happened() {
+    let (code, out, complaints) = asked("events");
+    assert_eq!((code, complaints.as_str()), (0, ""));
+
+    assert_eq!(out.lines().count(), 2);
+    assert!(
+        out.lines().next().unwrap().ends_with("  RVS 1.2.3 has started: services 1, real servers 1"),
+        "{out}"
+    );
+    let (_, out, _) = asked("events --json --since 1");
+    let event: api::Event = serde_json::from_str(&out).unwrap();
+    assert_eq!((event.sequence, event.event.as_str()), (2, "server_up"));
+    assert_eq!(event.text, "tcp/192.0.2.10:80: 10.0.0.1:80 is up (checks passed in a row: 2)");
+}
+
+/// `rvs events -f` shows each line at once, to whoever reads.
+#[test]
+fn what_happens() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = rvs("events -f");
+    command.arg("-s").arg(router(directory.path())).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("RVS 1.2.3 has started"));
+    assert!(lines.next().unwrap().unwrap().contains("10.0.0.1:80 is up"));
+    assert_eq!(child.try_wait().unwrap(), None, "it waits for more");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_frame_of_top() {
+    let (code, frame, complaints) = asked("top --once");
+    assert_eq!((code, complaints.as_str()), (0, ""));
+    for part in
+        ["connections 52 of 4096 slots (1.3 %)", "tcp/192.0.2.10:80", "10.0.0.1:80", "is up (checks passed"]
+    {
+        assert!(frame.contains(part), "{part}\n{frame}");
+    }
+    let refused = "rvs: stdout is no terminal; expected one, or --once for a single frame as text\n";
+    assert_eq!(asked("top"), (1, String::new(), refused.to_owned()));
+    assert_eq!(run(rvs("top --once -s /nowhere/rvs.sock")).0, 1);
+}
+
+#[test]
 fn reload() {
     let (code, out, complaints) = asked("reload");
     assert_eq!((code, complaints.as_str()), (0, ""));
-    assert_eq!(out, "reloaded: generation 2, 1 service, 3 real servers\n");
+    let diff = "~ server tcp/192.0.2.10:80 10.0.0.1:80 weight 1 -> 3\n\
+        ! server tcp/192.0.2.10:80 10.0.0.2:80: the file has been edited, what was changed live is gone\n";
+    assert_eq!(out, format!("{diff}reloaded: generation 2, 1 service, 3 real servers\n"));
+    assert_eq!(asked("reload --dry-run").1, format!("{diff}would change 1 thing\n"));
     let (code, out, complaints) = run(rvs("reload -s /nowhere/rvs.sock"));
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(complaints.starts_with("rvs: cannot reach rvs at /nowhere/rvs.sock"), "{complaints}");
+}
+
+#[test]
+fn live_changes() {
+    let diff = "~ server tcp/192.0.2.10:80 10.0.0.1:80 weight 1 -> 3\n";
+    for (words, order) in [
+        ("drain tcp/192.0.2.10:80 10.0.0.1:80 --deadline 1m", "state: Some(\"drained\"), deadline: Some(60)"),
+        ("undrain 192.0.2.10:80 10.0.0.1:80", "state: Some(\"enabled\"), deadline: None"),
+        ("disable udp/192.0.2.10:53 10.0.0.1:53", "protocol: Udp"),
+        ("weight tcp/192.0.2.10:80 10.0.0.1:80 3", "weight: Some(3), state: None"),
+        ("add server tcp/192.0.2.10:80 10.0.0.1:80 --weight 2", "AddServer"),
+        ("add service tcp/192.0.2.20:80 --mode nat --server 10.0.0.1:80", "\"server\": Array"),
+        ("remove server tcp/192.0.2.10:80 10.0.0.1:80", "RemoveServer"),
+    ] {
+        let (code, out, complaints) = asked(words);
+        assert_eq!((code, complaints.as_str()), (0, ""), "{words}");
+        assert!(out.starts_with(&format!("{diff}holds ")) && out.contains(order), "{words}: {out}");
+    }
+    assert_eq!(
+        asked("remove service tcp/192.0.2.10:80"),
+        (0, "it is so already\n".to_owned(), String::new())
+    );
+    assert_eq!(asked("diff"), (0, diff.to_owned(), String::new()));
+    assert_eq!(asked("save").1, format!("{diff}/etc/rvs/rvs.toml: 1 change written\n"));
+    assert_eq!(asked("flush --client 192.0.2.1").1, "forgot 1 connection\n");
+    assert_eq!(run(rvs("drain sctp/192.0.2.10:80 10.0.0.1:80")).0, 2);
+    assert_eq!(run(rvs("flush --all --client 192.0.2.1")).0, 2);
 }
 
 #[test]
@@ -179,6 +306,32 @@ fn check() {
         complaints.contains("F:1:1: cores: unknown key; expected one of eal, run, workers, "),
         "{complaints}"
     );
+}
+
+/// Whom a check by TLS trusts unless its file says so.
+#[test]
+fn certificates_of_the_system() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, system) = (directory.path().join("rvs.toml"), directory.path().join("system.pem"));
+    let text = "[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null\"\n\
+                [[service]]\naddress = \"192.0.2.10:443\"\nmode = \"nat\"\n[service.check]\nkind = \"https\"\n";
+    std::fs::write(&file, text).unwrap();
+    let check = |certificates: &str| {
+        std::fs::write(&system, certificates).unwrap();
+        let mut command = rvs("check --no-machine");
+        // Where OpenSSL and its likes look first.
+        command.arg("-c").arg(&file).env_remove("SSL_CERT_DIR").env("SSL_CERT_FILE", &system);
+        run(command)
+    };
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+    let (code, _, complaints) = check(&certificate);
+    assert_eq!((code, complaints.as_str()), (0, ""));
+    let (code, out, complaints) = check("");
+    assert_eq!((code, out.as_str()), (2, ""));
+    let expected = "service[0].check: this machine has no certificates of CAs; expected ca = \"FILE\", or \
+                    skip_verify = true";
+    assert!(complaints.contains(expected), "{complaints}");
 }
 
 #[test]

@@ -36,6 +36,8 @@ named! {
         ServerReply = "server_reply",
         /// Rewritten, but the next hop's MAC is not known yet: Linux finds it and sends the packet.
         Unresolved = "unresolved",
+        /// Of a connection whose server has been removed: both ends are told by a RST.
+        Reset = "reset",
     }
 }
 

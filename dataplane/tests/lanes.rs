@@ -153,6 +153,7 @@ fn service(index: usize) -> ServiceSpec {
         weight: 1,
         last_weight: 1,
         up: true,
+        reset: false,
         traffic: Arc::new([TrafficCounters::default()]),
         gauge: Arc::<Gauge>::default(),
     };

@@ -50,6 +50,8 @@ pub struct Service {
     pub flags: Vec<&'static str>,
     /// Overridden timeouts: key and value as in the file.
     pub timeouts: Vec<(&'static str, String)>,
+    /// Other settings: lines of TOML.
+    pub settings: Vec<String>,
     /// The health check's keys and values, if there is one.
     pub check: Option<String>,
     /// The real servers.
@@ -115,6 +117,7 @@ impl Service {
             scheduler: "wlc".to_owned(),
             flags: vec![],
             timeouts: vec![],
+            settings: vec![],
             check: None,
             servers: vec![],
         }
@@ -140,6 +143,12 @@ impl Service {
     /// With this timeout.
     pub fn timeout(mut self, state: &'static str, value: &str) -> Service {
         self.timeouts.push((state, value.to_owned()));
+        self
+    }
+
+    /// With this setting, a line of TOML.
+    pub fn setting(mut self, line: &str) -> Service {
+        self.settings.push(line.to_owned());
         self
     }
 
@@ -185,6 +194,7 @@ impl Display for Service {
                 self.timeouts.iter().map(|(state, value)| format!("{state} = {value:?}")).collect();
             writeln!(f, "timeouts = {{ {} }}", pairs.join(", "))?;
         }
+        self.settings.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         if let Some(check) = &self.check {
             writeln!(f, "check = {{ {check} }}")?;
         }

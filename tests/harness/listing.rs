@@ -26,6 +26,10 @@ pub struct Server {
     pub address: SocketAddrV4,
     /// Its weight.
     pub weight: u32,
+    /// What it has of that now.
+    pub effective_weight: u32,
+    /// `enabled`, `drained`, `disabled`, `leaving` or `sorry`.
+    pub state: String,
     /// Whether its check says that it is alive.
     pub up: bool,
     /// Why not.

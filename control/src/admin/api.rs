@@ -4,7 +4,8 @@
 //! version sends. Fields may be added; none is renamed.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,16 @@ pub struct Server {
     pub mode: String,
     /// As configured, also while it is down.
     pub weight: u32,
+    /// What it has now: 0 while it is down or drained, less while it starts slowly, or what its check asks for.
+    #[serde(default)]
+    pub effective_weight: u32,
+    /// `enabled`, `drained`, `disabled`; `leaving`: it is not configured any more, but has connections; `sorry`: it
+    /// serves while there is no quorum.
+    #[serde(default)]
+    pub state: String,
+    /// Seconds that it may keep its connections, if there is a limit.
+    #[serde(default)]
+    pub remaining: Option<u64>,
     /// Whether it takes new connections, as far as its health check goes.
     pub up: bool,
     /// Why it is down, or what changed last.
@@ -157,8 +168,67 @@ pub struct Worker {
     pub bytes_out: u64,
 }
 
-/// A reload that succeeded.
+/// A change of what is configured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What happened to it.
+    pub sign: Sign,
+    /// The service, e.g. `tcp/192.0.2.10:80`.
+    pub service: String,
+    /// The server; none if the service itself has changed.
+    pub server: Option<SocketAddrV4>,
+    /// What of it, e.g. `weight 1 -> 3`; may be empty.
+    pub what: String,
+}
+
+/// Something that has happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number: one more than that of the event before. Starts at 1 with the program.
+    pub sequence: u64,
+    /// When, in UTC as of RFC 3339: `2026-11-26T01:30:40.123Z`.
+    pub time: String,
+    /// What, e.g. `server_down`.
+    pub event: String,
+    /// The same for a person.
+    pub text: String,
+    /// What belongs to it: `service`, `server`, `reason`, ...
+    #[serde(flatten)]
+    pub details: BTreeMap<String, serde_json::Value>,
+}
+
+/// What happened to a service or a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sign {
+    /// It is new.
+    #[serde(rename = "+")]
+    Added,
+    /// It is gone.
+    #[serde(rename = "-")]
+    Removed,
+    /// It is another than before.
+    #[serde(rename = "~")]
+    Changed,
+}
+
+/// As a line of a diff.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = match self.sign {
+            Sign::Added => '+',
+            Sign::Removed => '-',
+            Sign::Changed => '~',
+        };
+        match &self.server {
+            None => write!(f, "{sign} service {}", self.service)?,
+            Some(server) => write!(f, "{sign} server {} {server}", self.service)?,
+        }
+        if self.what.is_empty() { Ok(()) } else { write!(f, " {}", self.what) }
+    }
+}
+
+/// A reload that succeeded, or would.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
     /// Of the snapshot now in force.
     pub generation: u64,
@@ -166,6 +236,83 @@ pub struct Reloaded {
     pub services: u64,
     /// How many real servers it has, each counted once a service.
     pub servers: u64,
+    /// What has changed, or would.
+    pub changes: Vec<Change>,
+    /// Live changes that the file has overruled, e.g. `server tcp/192.0.2.10:80 10.0.0.11:8080`.
+    pub overruled: Vec<String>,
+    /// Nothing has been put in force: it was asked what would change.
+    pub dry_run: bool,
+}
+
+/// What is to become of a server, without the file. What is left out stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerPatch {
+    /// Its weight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// `enabled`, `drained` or `disabled`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Seconds after which a drained server is disabled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<u64>,
+}
+
+/// A server that is added without the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewServer {
+    /// Address and port.
+    pub address: SocketAddrV4,
+    /// 1 if it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+}
+
+/// A live change that is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Of the snapshot now in force.
+    pub generation: u64,
+    /// What has changed; nothing if it was so before.
+    pub changes: Vec<Change>,
+    /// Until when that holds, for a person to read.
+    pub holds: String,
+}
+
+/// The running state is in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// The file.
+    pub path: String,
+    /// What was written into it.
+    pub changes: Vec<Change>,
+}
+
+/// Which connections; all conditions that are given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// Of this service, e.g. `tcp/192.0.2.10:80`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// With this real server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<SocketAddrV4>,
+    /// Of this client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<Ipv4Addr>,
+    /// Of all clients, servers and services; must be said when nothing else is.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// Connections have been forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flushed {
+    /// How many.
+    pub connections: u64,
 }
 
 /// What went wrong, with any status but 200.

@@ -1,10 +1,21 @@
 //! The admin API: HTTP and JSON over a Unix socket.
 //!
 //! ```text
-//! GET  /v1/services       what `rvs list` shows
-//! GET  /v1/connections    the connection table, one JSON object a line, streamed
-//! GET  /v1/counters       what the workers count
-//! POST /v1/reload         read the configuration file again; 422 if it is refused
+//! GET    /v1/services                            what `rvs list` shows
+//! GET    /v1/connections                         the connection table, one JSON object a line, streamed
+//! GET    /v1/counters                            what the workers count
+//! GET    /v1/events?since=N&follow=true          what has happened, one JSON object a line
+//! GET    /metrics                                all of that for Prometheus
+//! POST   /v1/reload?dry_run=true                 read the configuration file again; 422 if it is refused
+//! GET    /v1/diff                                what is running and the file does not say
+//! POST   /v1/save                                write what is running into the file
+//!
+//! POST   /v1/services                            add a service; its settings as in the file, as JSON
+//! DELETE /v1/services/tcp/A:P                    remove it
+//! POST   /v1/services/tcp/A:P/servers            add a server: {"address": "A:P", "weight": 1}
+//! PATCH  /v1/services/tcp/A:P/servers/A:P        {"weight": 3}, {"state": "drained", "deadline": 60}
+//! DELETE /v1/services/tcp/A:P/servers/A:P        remove it
+//! DELETE /v1/connections?client=A                forget connections; also service, server; all=true
 //! ```
 //!
 //! HTTP, because `curl --unix-socket` and every language speak it; a Unix socket, because the file's
@@ -16,21 +27,31 @@
 //! control thread nor a worker notices a listing.
 
 pub mod api;
+mod changes;
 pub mod client;
+mod events;
+mod metrics;
 mod socket;
 
 use std::future::Future;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Json, Router};
 use tokio::sync::mpsc;
 
+use crate::config::error::shortened;
+use crate::ids::ServiceKey;
 pub use socket::{Socket, bind};
+
+use crate::events::Events;
+use crate::metrics::Format;
 
 /// What the server asks: a handle of the director, so that the server does not depend on it.
 pub trait Backend: Clone + Send + Sync + 'static {
@@ -43,12 +64,65 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// What the workers count.
     fn counters(&self) -> impl Future<Output = anyhow::Result<api::Counters>> + Send;
 
-    /// Reads the configuration file again and applies it.
-    fn reload(&self) -> impl Future<Output = anyhow::Result<api::Reloaded>> + Send;
+    /// Reads the configuration file again and applies it, or says what that would do.
+    fn reload(&self, dry_run: bool) -> impl Future<Output = anyhow::Result<api::Reloaded>> + Send;
+
+    /// Changes something without the file.
+    fn change(&self, order: Order) -> impl Future<Output = anyhow::Result<api::Changed>> + Send;
+
+    /// What is running and the file does not say.
+    fn diff(&self) -> impl Future<Output = anyhow::Result<Vec<api::Change>>> + Send;
+
+    /// Writes what is running into the file.
+    fn save(&self) -> impl Future<Output = anyhow::Result<api::Saved>> + Send;
+
+    /// Forgets connections: a function that does it, may block, and says how many there were.
+    fn flush(&self, filter: api::Filter) -> impl Future<Output = anyhow::Result<Flush>> + Send;
+
+    /// All metrics, as text.
+    fn metrics(&self, format: Format) -> impl Future<Output = anyhow::Result<String>> + Send;
+
+    /// What has happened.
+    fn events(&self) -> &Events;
 }
 
 /// The connection table, read as it is asked for.
 pub type Connections = Box<dyn Iterator<Item = api::Connection> + Send>;
+
+/// Forgets connections.
+pub type Flush = Box<dyn FnOnce() -> u64 + Send>;
+
+/// A change without the file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Order {
+    /// Changes a server.
+    Patch {
+        /// Its service.
+        service: ServiceKey,
+        /// Its address.
+        server: SocketAddrV4,
+        /// What of it.
+        patch: api::ServerPatch,
+    },
+    /// Adds a server.
+    AddServer {
+        /// Its service.
+        service: ServiceKey,
+        /// The server.
+        server: api::NewServer,
+    },
+    /// Removes a server.
+    RemoveServer {
+        /// Its service.
+        service: ServiceKey,
+        /// Its address.
+        server: SocketAddrV4,
+    },
+    /// Adds a service, by its settings as in the file.
+    AddService(serde_json::Value),
+    /// Removes a service.
+    RemoveService(ServiceKey),
+}
 
 /// Bytes of JSON that are sent in one piece.
 const CHUNK: usize = 32 << 10;
@@ -69,14 +143,30 @@ pub async fn serve<B: Backend>(socket: Socket, backend: B) {
 }
 
 fn router<B: Backend>(backend: B) -> Router {
-    Router::new()
-        .route("/v1/services", get(services::<B>))
-        .route("/v1/connections", get(connections::<B>))
-        .route("/v1/counters", get(counters::<B>))
-        .route("/v1/reload", post(reload::<B>))
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(backend)
+    let mut router = Router::new();
+    for (path, methods) in routes::<B>() {
+        router = router.route(path, methods);
+    }
+    router.fallback(no_such_path::<B>).method_not_allowed_fallback(wrong_method).with_state(backend)
+}
+
+fn routes<B: Backend>() -> Vec<(&'static str, MethodRouter<B>)> {
+    vec![
+        ("/v1/services", get(services::<B>).post(changes::add_service::<B>)),
+        ("/v1/services/{protocol}/{service}", delete(changes::remove_service::<B>)),
+        ("/v1/services/{protocol}/{service}/servers", post(changes::add_server::<B>)),
+        (
+            "/v1/services/{protocol}/{service}/servers/{server}",
+            patch(changes::patch_server::<B>).delete(changes::remove_server::<B>),
+        ),
+        ("/v1/connections", get(connections::<B>).delete(changes::flush::<B>)),
+        ("/v1/counters", get(counters::<B>)),
+        ("/v1/events", get(events::events::<B>)),
+        ("/metrics", get(metrics::metrics::<B>)),
+        ("/v1/reload", post(reload::<B>)),
+        ("/v1/diff", get(diff::<B>)),
+        ("/v1/save", post(save::<B>)),
+    ]
 }
 
 async fn services<B: Backend>(State(backend): State<B>) -> Result<Json<Vec<api::Service>>, Failed> {
@@ -87,9 +177,30 @@ async fn counters<B: Backend>(State(backend): State<B>) -> Result<Json<api::Coun
     Ok(Json(backend.counters().await?))
 }
 
-async fn reload<B: Backend>(State(backend): State<B>, body: Body) -> Result<Json<api::Reloaded>, Failed> {
+async fn reload<B: Backend>(
+    State(backend): State<B>,
+    query: Result<Query<ReloadQuery>, QueryRejection>,
+    body: Body,
+) -> Result<Json<api::Reloaded>, Failed> {
+    let Query(ReloadQuery { dry_run }) = query.map_err(bad_query)?;
     refuse_body(body).await?;
-    backend.reload().await.map(Json).map_err(|error| Failed(StatusCode::UNPROCESSABLE_ENTITY, error))
+    backend.reload(dry_run).await.map(Json).map_err(unprocessable)
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+async fn diff<B: Backend>(State(backend): State<B>) -> Result<Json<Vec<api::Change>>, Failed> {
+    backend.diff().await.map(Json).map_err(unprocessable)
+}
+
+async fn save<B: Backend>(State(backend): State<B>, body: Body) -> Result<Json<api::Saved>, Failed> {
+    refuse_body(body).await?;
+    backend.save().await.map(Json).map_err(unprocessable)
 }
 
 async fn connections<B: Backend>(State(backend): State<B>) -> Result<Response, Failed> {
@@ -131,16 +242,26 @@ async fn refuse_body(body: Body) -> Result<(), Failed> {
     }
 }
 
-async fn no_such_path(uri: Uri) -> Failed {
-    let expected = "/v1/services, /v1/connections, /v1/counters or /v1/reload";
-    Failed(StatusCode::NOT_FOUND, anyhow::anyhow!("no such path: {}; expected {expected}", uri.path()))
+async fn no_such_path<B: Backend>(uri: Uri) -> Failed {
+    let paths: Vec<&str> = routes::<B>().into_iter().map(|(path, _)| path).collect();
+    let error =
+        anyhow::anyhow!("no such path: {}; expected one of {}", shortened(uri.path()), paths.join(", "));
+    Failed(StatusCode::NOT_FOUND, error)
 }
 
+/// The header `Allow` says which are expected.
 async fn wrong_method(method: Method, uri: Uri) -> Failed {
-    let path = uri.path();
-    let expected = if path == "/v1/reload" { "POST" } else { "GET" };
-    let error = anyhow::anyhow!("{path} does not answer to {method}; expected {expected}");
+    let error = anyhow::anyhow!("{} does not answer to {method}", shortened(uri.path()));
     Failed(StatusCode::METHOD_NOT_ALLOWED, error)
+}
+
+fn bad_query(rejection: QueryRejection) -> Failed {
+    Failed(StatusCode::BAD_REQUEST, anyhow::anyhow!("{}", rejection.body_text()))
+}
+
+/// What was asked for is understood, and cannot be done.
+fn unprocessable(error: anyhow::Error) -> Failed {
+    Failed(StatusCode::UNPROCESSABLE_ENTITY, error)
 }
 
 /// What a failed request answers.

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::client::Client;
 use super::*;
+use crate::events::Kind;
 
 /// A router with any number of connections, that counts how many have been read.
 #[derive(Clone)]
@@ -19,6 +20,7 @@ struct Fake {
     read: Arc<AtomicU64>,
     /// How many iterators there are.
     readers: Arc<AtomicU64>,
+    events: Events,
 }
 
 struct Reader(Arc<AtomicU64>);
@@ -69,12 +71,48 @@ impl Backend for Fake {
         anyhow::bail!("the director is gone")
     }
 
-    async fn reload(&self) -> anyhow::Result<api::Reloaded> {
+    async fn metrics(&self, format: Format) -> anyhow::Result<String> {
+        Ok(format!("{format:?}\n"))
+    }
+
+    fn events(&self) -> &Events {
+        &self.events
+    }
+
+    async fn reload(&self, dry_run: bool) -> anyhow::Result<api::Reloaded> {
         if self.connections == 0 {
             anyhow::bail!("rvs.toml:1:1: port: missing; expected at least one [[port]]");
         }
-        Ok(api::Reloaded { generation: 2, services: 1, servers: 3 })
+        let (changes, overruled) = (vec![change()], Vec::new());
+        Ok(api::Reloaded { generation: 2, services: 1, servers: 3, changes, overruled, dry_run })
     }
+
+    /// Says what it has understood.
+    async fn change(&self, order: Order) -> anyhow::Result<api::Changed> {
+        if self.connections == 0 {
+            anyhow::bail!("no service tcp/192.0.2.10:80");
+        }
+        Ok(api::Changed { generation: 3, changes: vec![change()], holds: format!("{order:?}") })
+    }
+
+    async fn diff(&self) -> anyhow::Result<Vec<api::Change>> {
+        Ok(vec![change()])
+    }
+
+    async fn save(&self) -> anyhow::Result<api::Saved> {
+        Ok(api::Saved { path: "/etc/rvs/rvs.toml".to_owned(), changes: vec![change()] })
+    }
+
+    async fn flush(&self, filter: api::Filter) -> anyhow::Result<Flush> {
+        anyhow::ensure!(filter != api::Filter::default(), "expected a service");
+        let connections = self.connections;
+        Ok(Box::new(move || connections))
+    }
+}
+
+fn change() -> api::Change {
+    let (service, server) = ("tcp/192.0.2.10:80".to_owned(), Some("10.0.0.11:8080".parse().unwrap()));
+    api::Change { sign: api::Sign::Changed, service, server, what: "weight 1 -> 3".to_owned() }
 }
 
 struct Router {
@@ -88,7 +126,8 @@ struct Router {
 async fn router(connections: u64) -> Router {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run/rvs.sock");
-    let backend = Fake { connections, read: Arc::default(), readers: Arc::default() };
+    let backend =
+        Fake { connections, read: Arc::default(), readers: Arc::default(), events: Events::with_capacity(4) };
     let socket = bind(&path).await.unwrap();
     let server = tokio::spawn(serve(socket, backend.clone()));
     Router { _directory: directory, path, backend, server }
@@ -122,10 +161,47 @@ async fn answers_come_back_as_they_were_given() {
     let router = router(3).await;
     let services = router.client().services().await.unwrap();
     assert_eq!(services, router.backend.services().await.unwrap());
-    let reloaded = router.client().reload().await.unwrap();
-    assert_eq!(reloaded, api::Reloaded { generation: 2, services: 1, servers: 3 });
+    for dry_run in [false, true] {
+        let reloaded = router.client().reload(dry_run).await.unwrap();
+        assert_eq!(reloaded, router.backend.reload(dry_run).await.unwrap());
+    }
     let error = router.client().counters().await.unwrap_err();
     assert_eq!(error.to_string(), "the director is gone");
+}
+
+#[tokio::test]
+async fn orders_arrive_as_they_were_given() {
+    let router = router(3).await;
+    let client = router.client();
+    let service: ServiceKey = "udp/192.0.2.10:53".parse().unwrap();
+    let server: SocketAddrV4 = "10.0.0.11:8080".parse().unwrap();
+    let patch = api::ServerPatch { weight: Some(3), state: Some("drained".to_owned()), deadline: Some(60) };
+    let new = api::NewServer { address: server, weight: None };
+    let settings = serde_json::json!({ "address": "192.0.2.20:443", "mode": "nat" });
+    let (answers, orders) = (
+        [
+            client.patch(service, server, &patch).await,
+            client.add_server(service, &new).await,
+            client.remove_server(service, server).await,
+            client.add_service(&settings).await,
+            client.remove_service(service).await,
+        ],
+        [
+            Order::Patch { service, server, patch },
+            Order::AddServer { service, server: new },
+            Order::RemoveServer { service, server },
+            Order::AddService(settings),
+            Order::RemoveService(service),
+        ],
+    );
+    for (answer, order) in answers.into_iter().zip(orders) {
+        assert_eq!(answer.unwrap().holds, format!("{order:?}"));
+    }
+    assert_eq!(client.diff().await.unwrap(), [change()]);
+    assert_eq!(client.save().await.unwrap(), router.backend.save().await.unwrap());
+    let filter = api::Filter { service: Some("tcp/192.0.2.10:80".to_owned()), ..api::Filter::default() };
+    assert_eq!(client.flush(&filter).await.unwrap().connections, 3);
+    assert_eq!(client.flush(&api::Filter::default()).await.unwrap_err().to_string(), "expected a service");
 }
 
 #[tokio::test]
@@ -145,7 +221,7 @@ async fn every_connection_comes_once_and_in_order() {
 #[tokio::test]
 async fn a_refused_reload_says_why() {
     let router = router(0).await;
-    let error = router.client().reload().await.unwrap_err();
+    let error = router.client().reload(false).await.unwrap_err();
     assert_eq!(error.to_string(), "rvs.toml:1:1: port: missing; expected at least one [[port]]");
     let (status, body) = router.raw("POST /v1/reload HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert_eq!(status, "HTTP/1.1 422 Unprocessable Entity");
@@ -160,14 +236,42 @@ async fn wrong_requests_are_answered_in_json() {
             "GET /v2/services",
             "",
             "404 Not Found",
-            "no such path: /v2/services; expected /v1/services, /v1/connections, /v1/counters or /v1/reload",
+            "no such path: /v2/services; expected one of /v1/services, /v1/services/{protocol}/{service}, \
+             /v1/services/{protocol}/{service}/servers, /v1/services/{protocol}/{service}/servers/{server}, \
+             /v1/connections, /v1/counters, /v1/events, /metrics, /v1/reload, /v1/diff, /v1/save",
         ),
-        ("GET /v1/reload", "", "405 Method Not Allowed", "/v1/reload does not answer to GET; expected POST"),
+        ("GET /v1/reload", "", "405 Method Not Allowed", "/v1/reload does not answer to GET"),
+        ("DELETE /v1/services", "", "405 Method Not Allowed", "/v1/services does not answer to DELETE"),
         (
-            "DELETE /v1/services",
+            "POST /v1/reload?dry_run=maybe",
             "",
-            "405 Method Not Allowed",
-            "/v1/services does not answer to DELETE; expected GET",
+            "400 Bad Request",
+            "Failed to deserialize query string: dry_run: provided string was not `true` or `false`",
+        ),
+        (
+            "DELETE /v1/services/sctp/192.0.2.10:80",
+            "",
+            "400 Bad Request",
+            "\"sctp/192.0.2.10:80\" is no service; expected PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.10:80",
+        ),
+        (
+            "DELETE /v1/services/tcp/192.0.2.10:80/servers/x",
+            "",
+            "400 Bad Request",
+            "\"x\" is no server; expected ADDRESS:PORT, e.g. 10.0.0.11:8080",
+        ),
+        (
+            "PATCH /v1/services/tcp/192.0.2.10:80/servers/10.0.0.11:80",
+            "{\"wait\": 3}",
+            "400 Bad Request",
+            "the body is not what is expected: unknown field `wait`, expected one of `weight`, `state`, \
+             `deadline` at line 1 column 7",
+        ),
+        (
+            "POST /v1/services",
+            "",
+            "400 Bad Request",
+            "the body is not what is expected: EOF while parsing a value at line 1 column 0",
         ),
         ("POST /v1/reload", "{}", "400 Bad Request", "the request has a body; expected none"),
         ("GET /v1/counters", "", "500 Internal Server Error", "the director is gone"),
@@ -275,4 +379,119 @@ async fn nobody_there() {
         "cannot reach rvs at /nowhere/rvs.sock (is it running? -s names another socket): \
          No such file or directory (os error 2)"
     );
+}
+
+#[tokio::test]
+async fn metrics_come_in_the_format_that_is_asked_for() {
+    let router = router(1).await;
+    for (accept, body) in
+        [("", "Text\n"), ("accept: application/openmetrics-text;version=1.0.0\r\n", "OpenMetrics\n")]
+    {
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{accept}\r\n");
+        assert_eq!(router.raw(&request).await, ("HTTP/1.1 200 OK".to_owned(), body.to_owned()));
+    }
+}
+
+fn down(n: u8) -> Kind {
+    Kind::ServerDown {
+        service: "tcp/192.0.2.10:80".to_owned(),
+        server: std::net::SocketAddrV4::new([10, 0, 0, n].into(), 80),
+        checks: 3,
+        reason: "connection refused".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn events_come_as_they_were_published() {
+    let router = router(1).await;
+    (1..=6).for_each(|n| router.backend.events.publish(down(n)));
+    let read = async |since| {
+        let mut seen = Vec::new();
+        let each = |event| {
+            seen.push(event);
+            Ok(())
+        };
+        router.client().events(since, false, each).await.unwrap();
+        seen
+    };
+    let seen = read(Some(5)).await;
+    assert_eq!(seen.len(), 1);
+    let expected = serde_json::json!({
+        "sequence": 6, "time": seen[0].time, "event": "server_down",
+        "text": "tcp/192.0.2.10:80: 10.0.0.6:80 is down: connection refused (checks failed in a row: 3)",
+        "service": "tcp/192.0.2.10:80", "server": "10.0.0.6:80", "checks": 3, "reason": "connection refused",
+    });
+    assert_eq!(serde_json::to_value(&seen[0]).unwrap(), expected);
+    let numbers = |seen: Vec<api::Event>| seen.iter().map(|event| event.sequence).collect::<Vec<_>>();
+    assert_eq!(numbers(read(None).await), [3, 4, 5, 6]);
+    // The first says that two are missing.
+    assert_eq!(numbers(read(Some(0)).await), [2, 3, 4, 5, 6]);
+}
+
+#[tokio::test]
+async fn a_follower_gets_each_event_when_it_happens_and_the_end() {
+    let router = router(1).await;
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let client = router.client();
+    let follower = tokio::spawn(async move {
+        let each =
+            |event: api::Event| sender.send(event.event).map_err(|_| std::io::ErrorKind::BrokenPipe.into());
+        client.events(None, true, each).await
+    });
+    for n in 1..=3 {
+        router.backend.events.publish(down(n));
+        assert_eq!(receiver.recv().await.unwrap(), "server_down");
+    }
+    router.backend.events.stop("SIGTERM").await;
+    assert_eq!(receiver.recv().await.unwrap(), "stopping");
+    follower.await.unwrap().unwrap();
+}
+
+/// Whoever does not read costs what fits into a socket, and hears what it has missed when it reads again.
+#[tokio::test]
+async fn a_follower_that_does_not_read_misses_events() {
+    let router = router(1).await;
+    router.backend.events.publish(down(0));
+    let mut stream = UnixStream::connect(&router.path).await.unwrap();
+    stream.write_all(b"GET /v1/events?follow=true HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    while !answer.contains("10.0.0.0:80") {
+        let mut bytes = [0; 4096];
+        let read = stream.read(&mut bytes).await.unwrap();
+        answer.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+    }
+    // More than the ring and all buffers together: the server has the chance to send each.
+    for _ in 0..20_000 {
+        router.backend.events.publish(down(1));
+        tokio::task::yield_now().await;
+    }
+    router.backend.events.stop("SIGTERM").await;
+    let mut rest = Vec::new();
+    let limit = Duration::from_secs(10);
+    tokio::time::timeout(limit, async {
+        let mut bytes = vec![0; 1 << 16];
+        while !String::from_utf8_lossy(&rest).ends_with("0\r\n\r\n") {
+            let read = stream.read(&mut bytes).await.unwrap();
+            rest.extend_from_slice(&bytes[..read]);
+        }
+    })
+    .await
+    .expect("the stream ends");
+    let text = String::from_utf8(rest).unwrap();
+    let missed = text.lines().filter_map(|line| serde_json::from_str::<api::Event>(line).ok());
+    let missed: u64 = missed.filter_map(|event| event.details.get("events")?.as_u64()).sum();
+    assert!(missed > 1_000, "missed {missed}");
+    assert!(text.contains("\"stopping\""));
+}
+
+#[tokio::test]
+async fn what_is_asked_of_events_is_checked() {
+    let router = router(1).await;
+    for query in ["since=-1", "since=soon", "follow=maybe", "sinse=3"] {
+        let request = format!("GET /v1/events?{query} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let (status, body) = router.raw(&request).await;
+        assert_eq!(status, "HTTP/1.1 400 Bad Request", "{query}");
+        let error = serde_json::from_str::<api::Failure>(&body).unwrap().error;
+        assert!(error.ends_with("; expected since=N, a number, and follow=true or false"), "{error}");
+    }
 }

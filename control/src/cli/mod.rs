@@ -1,14 +1,17 @@
 //! The command line of `rvs`: what can be typed, what it means, how it ends. A file a command.
 
+mod change;
 mod check;
 mod completions;
 mod doctor;
+mod events;
 mod fmt;
 mod list;
 mod man;
 mod reload;
 mod run;
 mod schema;
+mod top;
 
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
@@ -17,6 +20,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
+use crate::admin::api;
 use crate::admin::client::Client;
 use crate::config::{ConfigErrors, DEFAULT_SOCKET};
 use crate::cpu;
@@ -44,12 +48,18 @@ Examples:
   rvs doctor -c /etc/rvs/rvs.toml     is the machine as it should be for it?
   rvs run -c /etc/rvs/rvs.toml        balance, in the foreground, logging to stderr
   rvs reload                          apply the edited file (as SIGHUP does)
+  rvs reload --dry-run                what would that change?
+  rvs drain tcp/192.0.2.10:80 10.0.0.11:8080 --deadline 10m
+  rvs weight tcp/192.0.2.10:80 10.0.0.11:8080 3
+  rvs diff                            what is running and the file does not say
   rvs list                            services and real servers, as ipvsadm -Ln shows them
   rvs list --stats                    connections, packets and bytes since the start
   rvs list -c | head                  connections
   rvs schema                          what an editor needs to complete and check the file
   rvs fmt /etc/rvs/rvs.toml           tidy the file up; --check only asks whether it is tidy
   rvs list --counters                 where every packet went, by worker and reason
+  rvs events -f                       what happens: servers up and down, reloads, overload
+  rvs top                             what passes, live: services, servers, workers, drops
 ";
 
 /// RVS balances TCP and UDP connections over real servers, in user space (DPDK).
@@ -76,6 +86,33 @@ enum Command {
     /// The new configuration is checked first. If it is refused, the old one stays in force.
     #[command(after_help = EXIT_CODES)]
     Reload(reload::Reload),
+    /// Give a server no new connections; it keeps those that it has
+    #[command(after_help = EXIT_CODES)]
+    Drain(change::Drain),
+    /// Give a drained or disabled server connections again
+    #[command(alias = "enable", after_help = EXIT_CODES)]
+    Undrain(change::Undrain),
+    /// Take a server out at once, with its connections
+    #[command(after_help = EXIT_CODES)]
+    Disable(change::Disable),
+    /// Change the weight of a server
+    #[command(after_help = EXIT_CODES)]
+    Weight(change::Weight),
+    /// Add a service or a server
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Add(change::Add),
+    /// Remove a service or a server
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Remove(change::Remove),
+    /// Forget connections
+    #[command(after_help = EXIT_CODES)]
+    Flush(change::Flush),
+    /// Show what is running and the file does not say
+    #[command(after_help = EXIT_CODES)]
+    Diff(change::Diff),
+    /// Write what is running into the file
+    #[command(after_help = EXIT_CODES)]
+    Save(change::Save),
     /// Show services, connections and counters of the running rvs
     #[command(after_help = EXIT_CODES)]
     List(list::List),
@@ -97,6 +134,12 @@ enum Command {
     /// for fish, into ~/.config/fish/completions/rvs.fish.
     #[command(after_help = EXIT_CODES)]
     Completions(completions::Completions),
+    /// Show what has happened to the running rvs, and what happens
+    #[command(after_help = EXIT_CODES)]
+    Events(events::Events),
+    /// Watch services, real servers, workers and drops live
+    #[command(after_help = EXIT_CODES)]
+    Top(top::Top),
 }
 
 #[derive(Debug, Args)]
@@ -144,6 +187,17 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Fmt(command) => command.execute(),
         Command::Man(command) => command.execute(),
         Command::Completions(command) => command.execute(),
+        Command::Drain(command) => command.execute(),
+        Command::Undrain(command) => command.execute(),
+        Command::Disable(command) => command.execute(),
+        Command::Weight(command) => command.execute(),
+        Command::Add(command) => command.execute(),
+        Command::Remove(command) => command.execute(),
+        Command::Flush(command) => command.execute(),
+        Command::Diff(command) => command.execute(),
+        Command::Save(command) => command.execute(),
+        Command::Events(command) => command.execute(),
+        Command::Top(command) => command.execute(),
     }
 }
 
@@ -181,6 +235,11 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
 fn pretty(out: &mut impl Write, value: &impl serde::Serialize) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)
+}
+
+/// A diff, a line a change.
+fn changes(out: &mut impl Write, changes: &[api::Change]) -> io::Result<()> {
+    changes.iter().try_for_each(|change| writeln!(out, "{change}"))
 }
 
 fn counted(count: u64, what: &str) -> String {

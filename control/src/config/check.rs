@@ -18,7 +18,8 @@ use super::error::{ConfigErrors, Report, Source, quoted};
 use super::raw::{Document, Field, Section};
 use super::value::{self, DEVICE, ENDPOINT, MAC, PORT_NAME, PREFIX, SERVER};
 use super::{
-    Admin, Config, DEFAULT_SOCKET, Eal, Idle, Port, Run, Server, Service, TableSize, Workers, checks,
+    Admin, Config, DEFAULT_SOCKET, Eal, Idle, Port, Run, Server, ServerState, Service, TableSize, Workers,
+    availability, checks,
 };
 
 /// Cores that Linux can be built for on x86-64.
@@ -42,6 +43,21 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
 
 /// What a file is made of.
 pub(super) type Parts = (Eal, Run, Workers, TableSize, Admin, Vec<Port>, Vec<Service>);
+/// The services of a text that has nothing else. What refers to other parts of a configuration is not checked.
+pub fn services(source: Source) -> Result<Vec<Service>, ConfigErrors> {
+    let document = Document::parse(&source)?;
+    let report = Report::new(source.clone());
+    let services = {
+        let root = document.root(&report);
+        root.known(&["service"]);
+        let sections = root.sections("service");
+        let services: Vec<(Option<Service>, Vec<Section<'_>>)> = sections.iter().map(service).collect();
+        compare_services(&sections, &services, &[]);
+        services.into_iter().filter_map(|(service, _)| service).collect()
+    };
+    report.finish()?;
+    Ok(services)
+}
 
 /// Reads everything below the root.
 pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
@@ -230,19 +246,13 @@ fn compare_ports(sections: &[Section<'_>], ports: &[Option<Port>]) {
     }
 }
 
+/// The keys of `[[service]]` that are read here.
+const SERVICE_KEYS: [&str; 9] =
+    ["address", "protocol", "mode", "scheduler", "flags", "port", "timeouts", "check", "server"];
+
 /// A service, and the sections of its real servers.
 fn service<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'d>>) {
-    section.known(&[
-        "address",
-        "protocol",
-        "mode",
-        "scheduler",
-        "flags",
-        "port",
-        "timeouts",
-        "check",
-        "server",
-    ]);
+    section.known(&[&SERVICE_KEYS[..], &availability::KEYS[..]].concat());
     let address = section.require("address", ENDPOINT).and_then(|field| {
         field.parse(ENDPOINT, |typed| match value::endpoint(typed)? {
             (address, Some(port)) => Ok(SocketAddrV4::new(address, port)),
@@ -265,11 +275,20 @@ fn service<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'d>>) {
         section.or("timeouts", Timeouts::default(), |field| timeouts(&field.section()?, protocol?));
     let checks = section.or("check", Vec::new(), |field| checks::read(&field));
 
+    let direct = address.filter(|_| mode == Some(Mode::Dr)).map(|address| address.port());
+    let availability = availability::read(section, direct);
+
     let sections = section.sections("server");
     let checked = section.get("check").is_some();
     let context = ServerContext { address, mode, checked };
     let servers: Vec<Option<Server>> = sections.iter().map(|server| context.server(server)).collect();
     compare_servers(&sections, &servers);
+    let sorry = availability.as_ref().and_then(|availability| availability.sorry_server);
+    if let Some((sorry, field)) = sorry.zip(section.get("sorry_server"))
+        && servers.iter().flatten().any(|server| server.address == sorry)
+    {
+        field.error::<()>(format_args!("{sorry} is one of the service's real servers; expected another one"));
+    }
 
     let read = || {
         Some(Service {
@@ -281,6 +300,7 @@ fn service<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'d>>) {
             port: port?,
             timeouts: timeouts?,
             checks: checks?,
+            availability: availability?,
             servers: servers.into_iter().collect::<Option<_>>()?,
             at: section.place(),
         })
@@ -354,7 +374,7 @@ struct ServerContext {
 
 impl ServerContext {
     fn server(&self, section: &Section<'_>) -> Option<Server> {
-        section.known(&["address", "weight", "check"]);
+        section.known(&["address", "weight", "check", "state"]);
         let typed = section.require("address", SERVER);
         let endpoint = typed.as_ref().and_then(|field| field.parse(SERVER, value::endpoint));
         let weight = section.or("weight", 1, |field| narrow(field.integer(0..=u64::from(MAX_WEIGHT))));
@@ -363,6 +383,10 @@ impl ServerContext {
                 field.error("the service has no check; expected false, or a [service.check]")
             }
             check => Some(check),
+        });
+        let states = ServerState::ALL.map(ServerState::name);
+        let state = section.or("state", ServerState::Enabled, |field| {
+            one_of("state", &states, ServerState::from_name, &field)
         });
         let ((address, port), service) = (endpoint?, self.address?);
         // Direct routing leaves the packet as it is, so its port is what the real server must listen on.
@@ -373,7 +397,7 @@ impl ServerContext {
             ));
         }
         let address = SocketAddrV4::new(address, port.unwrap_or(service.port()));
-        Some(Server { address, weight: weight?, check: check?, at: section.place() })
+        Some(Server { address, weight: weight?, check: check?, state: state?, at: section.place() })
     }
 }
 
@@ -414,22 +438,23 @@ fn compare_services(
         }
         if let (Some(name), Some(field)) = (&service.port, section.get("port"))
             && !names.contains(name.as_str())
+            && !ports.is_empty()
             && ports.iter().all(Option::is_some)
         {
             let names: Vec<&str> = readable().map(|port| port.name.as_str()).collect();
             one_of::<()>("port", &names, |_| None, &field);
         }
         // The router would have to balance to itself, for ever or not at all.
-        for (section, server) in servers.iter().zip(&service.servers) {
-            let what = match server.address.ip() {
+        let sorry = service.availability.sorry_server.zip(section.get("sorry_server"));
+        let servers = servers.iter().zip(&service.servers);
+        let servers = servers.filter_map(|(section, server)| Some((server.address, section.get("address")?)));
+        for (address, field) in servers.chain(sorry) {
+            let what = match address.ip() {
                 ip if vips.contains(ip) => "a virtual address",
                 ip if twins.contains(ip) => "an address of this router",
                 _ => continue,
             };
-            if let Some(field) = section.get("address") {
-                field
-                    .error::<()>(format_args!("{} is {what}; expected another machine", server.address.ip()));
-            }
+            field.error::<()>(format_args!("{} is {what}; expected another machine", address.ip()));
         }
     }
 }

@@ -307,7 +307,8 @@ pub fn quoted(value: &str) -> String {
     format!("{:?}", shortened(value))
 }
 
-pub(super) fn shortened(text: &str) -> String {
+/// A text that is not longer than a message bears.
+pub fn shortened(text: &str) -> String {
     match text.char_indices().nth(MAX_QUOTED) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),

@@ -11,6 +11,7 @@
 //! ([`ConfigErrors`]). Errors that only show later, as a device with too few queues does, are raised in
 //! the same form through [`Config::error_at`].
 
+pub mod availability;
 pub mod check;
 pub mod checks;
 pub mod error;
@@ -28,7 +29,8 @@ use std::path::{Path, PathBuf};
 
 use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag, Timeouts};
 
-pub use checks::{Check, CheckKind, Start};
+pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
+pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Statuses, Tls, Trust};
 use error::Report;
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use machine::Machine;
@@ -101,6 +103,11 @@ pub fn text(path: &Path, bytes: Vec<u8>) -> Result<Source, ConfigErrors> {
         report.finish().expect_err("an error has been reported")
     })?;
     Ok(Source::new(path, text))
+}
+
+/// Checks a text of `[[service]]` and nothing else, for services that are added without the file.
+pub fn parse_services(text: &str) -> Result<Vec<Service>, ConfigErrors> {
+    check::services(Source::new(Path::new("service"), text.to_owned()))
 }
 
 impl Config {
@@ -288,6 +295,8 @@ pub struct Service {
     pub timeouts: Timeouts,
     /// How the real servers are checked; all of these must pass.
     pub checks: Vec<Check>,
+    /// What it does when its real servers come and go.
+    pub availability: Availability,
     /// The real servers, possibly none.
     pub servers: Vec<Server>,
     /// Its `[[service]]`.
@@ -303,8 +312,41 @@ pub struct Server {
     pub weight: u32,
     /// Whether the service's checks apply to it.
     pub check: bool,
+    /// What the operator wants of it.
+    pub state: ServerState,
     /// Its `[[service.server]]`.
     pub at: Place,
+}
+
+/// What the operator wants of a real server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerState {
+    /// It serves.
+    #[default]
+    Enabled,
+    /// It keeps its connections and gets no new ones.
+    Drained,
+    /// It is left out, as if it did not stand there.
+    Disabled,
+}
+
+impl ServerState {
+    /// All of them.
+    pub const ALL: [ServerState; 3] = [ServerState::Enabled, ServerState::Drained, ServerState::Disabled];
+
+    /// As it stands in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            ServerState::Enabled => "enabled",
+            ServerState::Drained => "drained",
+            ServerState::Disabled => "disabled",
+        }
+    }
+
+    /// The reverse of [`Self::name`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        ServerState::ALL.into_iter().find(|state| state.name() == name)
+    }
 }
 
 /// Where in the file something stands, for errors found later (e.g. a device with too few queues).

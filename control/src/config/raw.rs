@@ -268,6 +268,11 @@ impl<'d> Field<'d> {
         matches!(self.value.get_ref(), DeValue::Array(_))
     }
 
+    /// Whether it is an integer.
+    pub fn is_integer(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Integer(_))
+    }
+
     /// An array.
     pub fn elements(&self) -> Option<Vec<Field<'d>>> {
         let DeValue::Array(array) = self.value.get_ref() else { return self.mismatch("an array") };

@@ -9,12 +9,16 @@ use dataplane::snapshot::Snapshot;
 use dataplane::table::Word;
 use dataplane::worker;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Director;
-use crate::admin::{self, api};
+use super::metrics::Gathered;
+use crate::admin::{self, Flush, Order, api};
 use crate::compile::targets;
 use crate::config::Service;
+use crate::events::Events;
 use crate::ids::{ServerKey, ServiceKey};
+use crate::metrics::Format;
 
 /// Buckets that a listing reads at a time.
 const LISTING_CHUNK: usize = 4096;
@@ -23,62 +27,98 @@ const LISTING_CHUNK: usize = 4096;
 pub(super) enum Request {
     Services(oneshot::Sender<Vec<api::Service>>),
     Counters(oneshot::Sender<api::Counters>),
+    Metrics(oneshot::Sender<Gathered>),
     Connections(oneshot::Sender<admin::Connections>),
-    Reload(oneshot::Sender<Result<api::Reloaded>>),
+    Reload { dry_run: bool, reply: oneshot::Sender<Result<api::Reloaded>> },
+    Change { order: Order, reply: oneshot::Sender<Result<api::Changed>> },
+    Diff(oneshot::Sender<Result<Vec<api::Change>>>),
+    Save(oneshot::Sender<Result<api::Saved>>),
+    Flush { filter: api::Filter, reply: oneshot::Sender<Result<Flush>> },
 }
 
 /// A handle to ask the director; the admin API's backend.
 #[derive(Clone)]
-pub struct Handle(pub(super) mpsc::Sender<Request>);
+pub struct Handle(pub(super) mpsc::Sender<Request>, pub(super) Events);
 
 impl Director {
     /// Whoever asked may have gone meanwhile; then nobody takes the answer.
     pub(super) async fn answer(&mut self, request: Request) {
         match request {
             Request::Services(reply) => {
-                let services = self.config.services.iter().map(|service| self.describe(service)).collect();
+                let services = self.services.listed().iter().map(|service| self.describe(service)).collect();
                 let _ = reply.send(services);
             }
             Request::Counters(reply) => {
                 let _ = reply.send(self.counters());
             }
+            Request::Metrics(reply) => {
+                let _ = reply.send(self.gather());
+            }
             Request::Connections(reply) => {
                 let _ = reply.send(self.connections());
             }
-            Request::Reload(reply) => {
-                let _ = reply.send(self.reload().await);
+            Request::Reload { dry_run, reply } => {
+                let result = if dry_run { self.try_reload_dry() } else { self.reload().await };
+                let _ = reply.send(result);
+            }
+            Request::Change { order, reply } => {
+                let _ = reply.send(self.change(order).await);
+            }
+            Request::Diff(reply) => {
+                let _ = reply.send(self.diff_to_file());
+            }
+            Request::Save(reply) => {
+                let _ = reply.send(self.save());
+            }
+            Request::Flush { filter, reply } => {
+                let _ = reply.send(self.flush(filter));
             }
         }
     }
 
     /// A line for `systemctl status`.
     pub(super) fn status(&self) -> String {
-        let of_service = |service| {
+        let of_service = |service: &Service| {
             let is_up = |server: &&_| targets(service, server).all(|target| self.health.is_up(&target));
             (service.servers.len(), service.servers.iter().filter(is_up).count())
         };
-        let (servers, up) = self
-            .config
-            .services
+        let services = self.services.running();
+        let (servers, up) = services
             .iter()
             .map(of_service)
             .fold((0, 0), |sum, of_service| (sum.0 + of_service.0, sum.1 + of_service.1));
-        let services = self.config.services.len();
+        let services = services.len();
         format!("services: {services}; real servers up: {up} of {servers}")
     }
 
-    fn describe(&self, service: &Service) -> api::Service {
-        let record = self.ids.service(&ServiceKey::of(service));
-        let servers = service.servers.iter().map(|server| {
-            let known = record.and_then(|record| record.servers.get(&ServerKey::of(service, server)));
-            let reason = targets(service, server).find_map(|target| self.health.reason(&target));
+    pub(super) fn describe(&self, service: &Service) -> api::Service {
+        let key = ServiceKey::of(service);
+        let record = self.ids.service(&key);
+        let sorry = ServerKey::of_sorry(service).map(|server| (server, None));
+        let servers = service.servers.iter().map(|server| (ServerKey::of(service, server), Some(server)));
+        let servers = servers.chain(sorry).map(|(id, server)| {
+            let known = record.and_then(|record| record.servers.get(&id));
+            let reason =
+                server.and_then(|server| targets(service, server).find_map(|t| self.health.reason(&t)));
             let (active, inactive) = known.map_or((0, 0), |known| known.gauge.get());
+            let duty = self.effects.duty(key, id.address);
+            let until = self.services.deadline(key, id.address);
+            let state = match server {
+                None => "sorry",
+                Some(_) if self.services.is_leaving(key, id.address) => "leaving",
+                Some(server) => server.state.name(),
+            };
+            let held =
+                self.effects.held(key, id.address).map(|_| "held down: it went down too often".to_owned());
             api::Server {
-                address: server.address,
+                address: id.address,
                 mode: service.mode.name().to_owned(),
-                weight: server.weight,
-                up: reason.is_none(),
-                reason,
+                weight: server.map_or(1, |server| server.weight),
+                effective_weight: duty.weight.div_ceil(duty.scale),
+                state: state.to_owned(),
+                remaining: until.map(|until| until.saturating_duration_since(Instant::now()).as_secs()),
+                up: server.is_none() || self.effects.is_up(key, id.address),
+                reason: reason.or(held),
                 active: active.into(),
                 inactive: inactive.into(),
                 stats: stats(known.map(|known| known.traffic()).unwrap_or_default()),
@@ -102,11 +142,11 @@ impl Director {
         }
     }
 
-    fn counters(&self) -> api::Counters {
+    pub(super) fn counters(&self) -> api::Counters {
         let workers = self.workers.iter().zip(&self.config.workers.cores).zip(0..);
         let workers = workers.map(|((counters, &core), index)| worker_counters(index, core, counters));
         let connections =
-            self.config.services.iter().filter_map(|service| self.ids.service(&ServiceKey::of(service)));
+            self.services.present().iter().filter_map(|service| self.ids.service(&ServiceKey::of(service)));
         let connections = connections.flat_map(|record| record.servers.values()).map(|server| {
             let (active, inactive) = server.gauge.get();
             u64::from(active) + u64::from(inactive)
@@ -205,7 +245,31 @@ impl admin::Backend for Handle {
         self.ask(Request::Counters).await
     }
 
-    async fn reload(&self) -> Result<api::Reloaded> {
-        self.ask(Request::Reload).await?
+    async fn reload(&self, dry_run: bool) -> Result<api::Reloaded> {
+        self.ask(|reply| Request::Reload { dry_run, reply }).await?
+    }
+
+    async fn change(&self, order: Order) -> Result<api::Changed> {
+        self.ask(|reply| Request::Change { order, reply }).await?
+    }
+
+    async fn diff(&self) -> Result<Vec<api::Change>> {
+        self.ask(Request::Diff).await?
+    }
+
+    async fn save(&self) -> Result<api::Saved> {
+        self.ask(Request::Save).await?
+    }
+
+    async fn flush(&self, filter: api::Filter) -> Result<Flush> {
+        self.ask(|reply| Request::Flush { filter, reply }).await?
+    }
+
+    async fn metrics(&self, format: Format) -> Result<String> {
+        self.ask(Request::Metrics).await?.render(format).await
+    }
+
+    fn events(&self) -> &Events {
+        &self.1
     }
 }

@@ -8,6 +8,7 @@ use dataplane::fib::PortIndex;
 
 use super::Director;
 use crate::config::Service;
+use crate::events::Kind;
 use crate::net::Mirror;
 
 /// Neighbours that Linux is asked for.
@@ -57,6 +58,9 @@ impl Director {
                 Err(error) => self.misplace(*address, &error),
             }
         }
+        if !self.misplaced {
+            self.refused.clear();
+        }
     }
 
     /// Says when somebody has taken a virtual address away. It is not put back by itself: that may be how an
@@ -71,6 +75,7 @@ impl Director {
             && !self.missed
         {
             tracing::warn!(%address, "somebody has taken a virtual address from its twin; a reload puts it back");
+            self.events.publish(Kind::AddressTaken { address });
         }
         self.missed = missing.is_some();
     }
@@ -79,6 +84,10 @@ impl Director {
         self.misplaced = true;
         let error = format!("{error:#}");
         tracing::error!(%address, error, "a virtual address is not on, or still on, its twin; trying again");
+        // Tried every two seconds, and said once.
+        if self.refused.insert(address) {
+            self.events.publish(Kind::AddressRefused { address, error });
+        }
     }
 
     /// The virtual addresses, each with the interface that is to have it.
@@ -89,7 +98,7 @@ impl Director {
             let index = self.config.ports.iter().position(|other| other.name == port.name)?;
             (!own).then_some((self.ports[index].ifindex, *service.address.ip()))
         };
-        self.config.services.iter().filter_map(place).collect()
+        self.services.present().iter().filter_map(place).collect()
     }
 
     /// Tells Linux that the next hops are in use, so that it keeps them fresh and notices a new MAC.

@@ -13,6 +13,9 @@
 
 mod answers;
 mod linux;
+mod live;
+mod metrics;
+mod overload;
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
@@ -31,17 +34,26 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 pub use self::answers::Handle;
 use self::answers::Request;
+use self::metrics::Metrics;
+use self::overload::Overload;
 use crate::admin::api;
-use crate::compile::{self, Compiled, PortLink, service_name, targets};
-use crate::config::{self, Config};
+use crate::compile::{self, Compiled, PortLink, targets};
+use crate::config::{self, Check, Config, Server, Service};
+use crate::effects::{self, Effects, Happening};
+use crate::events::{Events, Kind};
 use crate::health::{Health, News, Verdict};
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::net::Watcher;
 use crate::rates;
+use crate::services::Services;
+use crate::services::diff::diff;
 use crate::systemd;
 
 /// Linux is told this often, in periods of the estimator, which neighbours are in use.
 const NEIGHBOUR_PERIODS: u64 = 5;
+
+/// News of health that one snapshot takes in.
+const NEWS_AT_ONCE: usize = 256;
 
 /// How long the first snapshot waits for Linux to find the next hops.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -62,11 +74,18 @@ pub struct Parts {
     pub checks_at_once: usize,
     /// Who has started RVS, and is told how it does.
     pub manager: systemd::Manager,
+    /// Where it says what happens.
+    pub events: Events,
 }
 
 /// The control thread's state.
 pub struct Director {
+    /// Without its services, which are in `services`.
     config: Config,
+    services: Services,
+    effects: Effects,
+    /// When effects are to be judged again.
+    wake: Option<Instant>,
     watcher: Watcher,
     ports: Vec<PortLink>,
     table: Arc<Table>,
@@ -87,17 +106,25 @@ pub struct Director {
     /// Whether it has been said that somebody else has taken one away.
     missed: bool,
     manager: systemd::Manager,
+    /// Those of which it has been said that Linux refuses to change them.
+    refused: HashSet<Ipv4Addr>,
+    events: Events,
+    metrics: Metrics,
+    overload: Overload,
 }
 
 impl Director {
     /// Compiles the first snapshot.
     pub fn new(parts: Parts) -> Result<(Director, Handle)> {
-        let Parts { config, watcher, ports, table, workers, checks_at_once, manager } = parts;
+        let Parts { mut config, watcher, ports, table, workers, checks_at_once, manager, events } = parts;
         let (sender, news) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
         let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
         let mut director = Director {
             ids: Ids::new(workers.len()),
+            services: Services::new(std::mem::take(&mut config.services)),
+            effects: Effects::default(),
+            wake: None,
             config,
             watcher,
             ports,
@@ -114,10 +141,14 @@ impl Director {
             misplaced: false,
             missed: false,
             manager,
+            refused: HashSet::new(),
+            events: events.clone(),
+            metrics: Metrics::default(),
+            overload: Overload::default(),
         };
-        director.check_room(&director.config)?;
+        director.check_room(director.services.running())?;
         director.publish();
-        Ok((director, Handle(requester)))
+        Ok((director, Handle(requester, events)))
     }
 
     /// Puts the router's addresses on the twins, begins to check health, and lets Linux find the next hops,
@@ -184,13 +215,24 @@ impl Director {
                     // The error has been logged; what was in force stays in force.
                     let _ = self.reload().await;
                 }
-                Some(news) = self.news.recv() => self.heed(&news),
+                Some(news) = self.news.recv() => {
+                    self.heed(&news);
+                    // Ten thousand servers that went down at once kept everybody who asked waiting for 35 s, with a
+                    // snapshot for each. So there is one for many, and then a turn for others.
+                    for _ in 1..NEWS_AT_ONCE {
+                        let Ok(news) = self.news.try_recv() else { break };
+                        self.heed(&news);
+                    }
+                    self.publish();
+                    tokio::task::yield_now().await;
+                }
                 change = self.watcher.changed() => match change {
                     Ok(_) => self.publish(),
                     Err(error) => self.watch_anew(error).await?,
                 },
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 () = watchdog.tick() => {}
+                () = until(self.wake) => self.publish(),
                 _ = period.tick() => {
                     periods += 1;
                     self.every_period(periods).await;
@@ -204,6 +246,7 @@ impl Director {
             service.sample();
         }
         self.ids.release(&self.workers);
+        self.let_go();
         self.publisher.reclaim();
         if self.misplaced {
             self.place_virtual_addresses().await;
@@ -212,6 +255,7 @@ impl Director {
         if self.manager.listens() {
             self.manager.status(&self.status());
         }
+        self.notice_overload();
         if periods.is_multiple_of(NEIGHBOUR_PERIODS) {
             self.refresh_neighbours();
         } else {
@@ -225,6 +269,7 @@ impl Director {
             error = format!("{error:#}"),
             "cannot follow Linux' network configuration; trying again"
         );
+        self.events.publish(Kind::LinuxLost { error: format!("{error:#}") });
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.watcher = Watcher::start().await?;
         self.publish();
@@ -235,6 +280,7 @@ impl Director {
     async fn reload(&mut self) -> Result<api::Reloaded> {
         self.manager.reloading();
         let result = self.try_reload().await;
+        self.events.publish(Kind::of_reload(&result, self.generation));
         match &result {
             Ok(reloaded) => tracing::info!(
                 generation = reloaded.generation,
@@ -251,15 +297,49 @@ impl Director {
     }
 
     async fn try_reload(&mut self) -> Result<api::Reloaded> {
-        let new = config::load(&self.config.path)?;
-        if let Some(key) = self.config.needs_restart(&new) {
-            return Err(new
-                .error(&key, "cannot change while RVS runs; restart it, or put the old value back")
-                .into());
-        }
-        self.check_room(&new)?;
+        let mut new = self.read_file()?;
+        let services = std::mem::take(&mut new.services);
+        let wanted = self.services.preview(&services);
+        self.check_room(&wanted)?;
+        let changes = diff(self.services.running(), &wanted);
         // From here on nothing can fail.
         self.config = new;
+        let overruled = self.services.replace_file(services, Instant::now());
+        self.expire();
+        self.put_in_force().await;
+        Ok(self.reloaded(changes, overruled, false))
+    }
+
+    /// What a reload would do.
+    fn try_reload_dry(&self) -> Result<api::Reloaded> {
+        let new = self.read_file()?;
+        let wanted = self.services.preview(&new.services);
+        self.check_room(&wanted)?;
+        let changes = diff(self.services.running(), &wanted);
+        Ok(self.reloaded(changes, Vec::new(), true))
+    }
+
+    /// The file as it is now, if it could be put in force.
+    fn read_file(&self) -> Result<Config> {
+        let new = config::load(&self.config.path)?;
+        match self.config.needs_restart(&new) {
+            None => Ok(new),
+            Some(key) => {
+                let message = "cannot change while RVS runs; restart it, or put the old value back";
+                Err(new.error(&key, message).into())
+            }
+        }
+    }
+
+    fn reloaded(&self, changes: Vec<api::Change>, overruled: Vec<String>, dry_run: bool) -> api::Reloaded {
+        let running = self.services.running();
+        let servers = running.iter().map(|service| service.servers.len() as u64).sum();
+        let services = running.len() as u64;
+        api::Reloaded { generation: self.generation, services, servers, changes, overruled, dry_run }
+    }
+
+    /// After the services have changed: everything that depends on them.
+    async fn put_in_force(&mut self) {
         self.watch_health();
         self.forget_unconfigured();
         self.publish();
@@ -268,16 +348,10 @@ impl Director {
         }
         self.place_virtual_addresses().await;
         self.ask_for_missing_neighbours();
-        let servers = self.config.services.iter().map(|service| service.servers.len() as u64).sum();
-        Ok(api::Reloaded {
-            generation: self.generation,
-            services: self.config.services.len() as u64,
-            servers,
-        })
     }
 
-    fn check_room(&self, config: &Config) -> Result<()> {
-        let servers: usize = config.services.iter().map(|service| service.servers.len()).sum();
+    fn check_room(&self, services: &[Service]) -> Result<()> {
+        let servers: usize = services.iter().map(|service| service.servers.len() + 1).sum();
         ensure!(
             servers <= self.ids.room(),
             "{servers} real servers are more than can be told apart now; try again in ten seconds"
@@ -285,49 +359,72 @@ impl Director {
         Ok(())
     }
 
-    /// From the next snapshot on, what the configuration does not name is gone.
-    fn forget_unconfigured(&mut self) {
-        let services: HashSet<ServiceKey> = self.config.services.iter().map(ServiceKey::of).collect();
-        let servers: HashSet<(ServiceKey, ServerKey)> = self
-            .config
-            .services
-            .iter()
-            .flat_map(|service| {
-                let key = ServiceKey::of(service);
-                service.servers.iter().map(move |server| (key, ServerKey::of(service, server)))
+    /// Lets go of servers that were leaving and have left, and of drained ones that are due.
+    fn let_go(&mut self) {
+        if self.expire() {
+            self.watch_health();
+            self.forget_unconfigured();
+            self.publish();
+            // A service may have been the last at its address.
+            self.misplaced = true;
+        }
+    }
+
+    /// Whether servers have left.
+    fn expire(&mut self) -> bool {
+        let ids = &self.ids;
+        let connections = |service, server| {
+            let known = ids.service(&service).and_then(|record| record.servers.get(&server));
+            known.map_or(0, |known| {
+                let (active, inactive) = known.gauge.get();
+                u64::from(active) + u64::from(inactive)
             })
-            .collect();
+        };
+        self.services.expire(Instant::now(), connections)
+    }
+
+    /// From the next snapshot on, what is not present any more is gone.
+    fn forget_unconfigured(&mut self) {
+        let present = self.services.present();
+        let services: HashSet<ServiceKey> = present.iter().map(ServiceKey::of).collect();
+        let servers = present.iter().flat_map(|service| {
+            let own = service.servers.iter().map(|server| ServerKey::of(service, server));
+            own.chain(ServerKey::of_sorry(service)).map(|server| (ServiceKey::of(service), server))
+        });
+        let servers: HashSet<(ServiceKey, ServerKey)> = servers.collect();
         self.ids.retain(self.generation + 1, |service, server| servers.contains(&(*service, *server)));
         self.ids.retain_services(|service| services.contains(service));
     }
 
     fn watch_health(&mut self) {
-        let targets = self
-            .config
-            .services
-            .iter()
-            .flat_map(|service| service.servers.iter().flat_map(move |server| targets(service, server)));
+        let services = self.services.present().iter();
+        let targets =
+            services.flat_map(|service| service.servers.iter().flat_map(|server| targets(service, server)));
         self.health.watch(targets.collect::<Vec<_>>());
     }
 
-    fn heed(&mut self, news: &News) {
+    fn heed(&self, news: &News) {
         match news {
             News::Verdict(verdict) => self.tell(verdict),
             News::Weight(target, weight) => {
                 tracing::info!(server = %target.address, weight, "server asks for a weight");
             }
         }
-        self.publish();
     }
 
     fn tell(&self, verdict: &Verdict) {
-        for service in &self.config.services {
+        for service in self.services.present() {
             for server in &service.servers {
-                if !targets(service, server).any(|target| target == verdict.target) {
+                // By address first: a target is made of copies, and there may be ten thousand of each.
+                let at = |check: &Check| check.target(server.address) == verdict.target.address;
+                if !service.checks.iter().any(at)
+                    || !targets(service, server).any(|target| target == verdict.target)
+                {
                     continue;
                 }
-                let (name, server) = (service_name(service.protocol, service.address), server.address);
+                let (name, server) = (ServiceKey::of(service).to_string(), server.address);
                 let Verdict { checks, reason, .. } = verdict;
+                self.events.publish(Kind::of_verdict(verdict, &name, server));
                 if verdict.up {
                     tracing::info!(service = name, %server, checks, "server up");
                 } else {
@@ -337,14 +434,24 @@ impl Director {
         }
     }
 
-    /// Compiles what is known now and makes it the workers'.
+    /// Judges and compiles what is known now, and makes it the workers'.
     fn publish(&mut self) {
+        let health = &self.health;
+        let of = |service: &Service, server: &Server| effects::Health {
+            up: targets(service, server).all(|target| health.is_up(&target)),
+            weight: targets(service, server).find_map(|target| health.weight(&target)),
+        };
+        let (happenings, wake) = self.effects.judge(self.services.present(), of, Instant::now());
+        self.wake = wake;
+        for happening in &happenings {
+            self.tell_happening(happening);
+        }
         let generation = self.generation + 1;
         let Compiled { snapshot, next_hops } = compile::compile(
             generation,
-            &self.config,
+            &self.services,
+            &self.effects,
             &mut self.ids,
-            &self.health,
             self.watcher.mirror(),
             &self.ports,
         );
@@ -352,5 +459,30 @@ impl Director {
         self.generation = generation;
         self.next_hops = next_hops;
         tracing::debug!(generation, "published");
+    }
+
+    fn tell_happening(&self, happening: &Happening) {
+        match happening {
+            // Its checks have been heard already.
+            Happening::Server { .. } => {}
+            Happening::Held { service, server, until } => {
+                let seconds = (*until - Instant::now()).as_secs();
+                tracing::warn!(%service, %server, seconds, "server has gone down too often and is held down");
+            }
+            Happening::Quorum { service, up: true, weight } => {
+                tracing::info!(%service, weight, "quorum gained");
+            }
+            Happening::Quorum { service, up: false, weight } => {
+                tracing::warn!(%service, weight, "quorum lost");
+            }
+        }
+    }
+}
+
+/// Waits until then; for ever if there is no then.
+async fn until(then: Option<Instant>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then).await,
+        None => std::future::pending().await,
     }
 }

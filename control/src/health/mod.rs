@@ -7,7 +7,7 @@
 //! What a check does is in [`probe`], a file a kind. Rise, fall, interval, timeout and the limit on sockets are here and
 //! the same for all.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::{Discriminant, discriminant};
 use std::net::SocketAddrV4;
@@ -21,11 +21,14 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::{Check, CheckKind};
 
+mod counted;
 mod probe;
 mod standing;
 #[cfg(test)]
 mod tests;
 
+pub use counted::{BOUNDS, Checks};
+use counted::{Counted, Counts};
 use probe::{Outcome, Probe};
 use standing::Standing;
 
@@ -75,6 +78,8 @@ pub struct Health {
     tasks: JoinSet<()>,
     news: UnboundedSender<News>,
     sockets: Arc<Semaphore>,
+    /// Kept when a kind is not used any more: counts never go back.
+    counts: BTreeMap<&'static str, Arc<Counts>>,
 }
 
 struct Prober {
@@ -91,6 +96,7 @@ impl Health {
             tasks: JoinSet::new(),
             news,
             sockets: Arc::new(Semaphore::new(at_once)),
+            counts: BTreeMap::new(),
         }
     }
 
@@ -135,14 +141,25 @@ impl Health {
         self.probers.get(target)?.standing().weight()
     }
 
+    /// What has come of the checks so far, by kind.
+    pub fn checks(&self) -> Vec<Checks> {
+        self.counts.iter().map(|(kind, counts)| counts.get(kind)).collect()
+    }
+
     fn start(&mut self, target: Target, standing: Standing) {
         let standing = Arc::new(Mutex::new(standing));
+        let kind = &target.check.kind;
+        let counted = Counted {
+            probe: probe::ready(kind),
+            timeout: target.check.timeout,
+            counts: Arc::clone(self.counts.entry(kind.name()).or_default()),
+        };
         let task = self.tasks.spawn(run(
             target.clone(),
             Arc::clone(&standing),
             self.news.clone(),
             Arc::clone(&self.sockets),
-            probe::ready(&target.check.kind),
+            Box::new(counted),
         ));
         self.probers.insert(target, Prober { standing, task });
     }

@@ -68,7 +68,7 @@ fn server_line(out: &mut impl Write, server: &Server, columns: Columns, numbers:
     let name = format!("  -> {:<28}", server.address.to_string());
     match columns {
         Columns::State => {
-            let weight = if server.up { server.weight } else { 0 };
+            let weight = server.effective_weight;
             let (forward, active, inactive) = (forward(&server.mode), server.active, server.inactive);
             writeln!(out, "{name} {forward:<7} {weight:<6} {active:<10} {inactive:<10}")
         }
@@ -149,6 +149,9 @@ mod tests {
             address: address.parse().unwrap(),
             mode: mode.to_owned(),
             weight,
+            effective_weight: weight,
+            state: "enabled".to_owned(),
+            remaining: None,
             up: true,
             reason: None,
             active,
@@ -193,7 +196,7 @@ mod tests {
     #[test]
     fn state() {
         let mut down = server("10.0.0.9:80", "nat", 7, 0, 3);
-        down.up = false;
+        (down.up, down.effective_weight) = (false, 0);
         let list = [
             service("udp", "192.0.2.10:53", "rr", &[], vec![server("10.0.0.3:53", "dr", 1, 0, 0)]),
             service("tcp", "192.0.2.10:443", "sh", &["sh-fallback", "sh-port"], vec![]),

@@ -9,6 +9,7 @@ mod express;
 mod look_up;
 mod packet;
 mod parse;
+pub mod reset;
 mod resolve;
 mod rewrite;
 #[cfg(test)]

@@ -150,6 +150,9 @@ impl<'a> Path<'a> {
             }
             return Ok(None);
         }
+        if dest.reset && packet.protocol == Protocol::Tcp && packet.flags & RST == 0 {
+            return Err(Verdict::Punt(Punt::Reset));
+        }
         let service = &self.snapshot.services[dest.service as usize];
         let mut flags = word.flags();
         let state = match packet.protocol {
@@ -239,9 +242,9 @@ fn may_begin(packet: &Packet) -> bool {
 }
 
 /// Whether a packet that may begin a connection does so in the place of this one: it has ended, or its server
-/// is dead.
+/// is dead or gone.
 fn is_over(state: State, dest: &Dest) -> bool {
-    matches!(state, State::TimeWait | State::Close) || !dest.up
+    matches!(state, State::TimeWait | State::Close) || !dest.up || dest.reset
 }
 
 fn has_expired(snapshot: &Snapshot, now: Tick, dest: &Dest, word: Word) -> bool {

@@ -46,6 +46,7 @@ impl Rig {
             weight,
             last_weight: weight,
             up: true,
+            reset: false,
             traffic: (0..1).map(|_| TrafficCounters::default()).collect(),
             gauge: Arc::<Gauge>::default(),
         });
@@ -293,6 +294,88 @@ fn a_removed_servers_connections_are_misses_and_are_swept() {
     assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoConnection));
     rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
     assert_eq!(rig.connections().len(), 0);
+}
+
+/// From, to, sequence number and flags of a RST whose checksums are right.
+fn shown(reset: &reset::Reset) -> (SocketAddrV4, SocketAddrV4, u32, u8) {
+    let (ip, tcp) = reset.split_at(20);
+    assert_eq!(checksum::sum(ip), 0xFFFF);
+    let pseudo = [&ip[12..20], &[0, 6, 0, 20], tcp].concat();
+    assert_eq!(checksum::sum(&pseudo), 0xFFFF);
+    let end = |address: &[u8], port: &[u8]| {
+        let address: [u8; 4] = address.try_into().unwrap();
+        SocketAddrV4::new(address.into(), u16::from_be_bytes(port.try_into().unwrap()))
+    };
+    let sequence = u32::from_be_bytes(tcp[4..8].try_into().unwrap());
+    (end(&ip[12..16], &tcp[..2]), end(&ip[16..20], &tcp[2..4]), sequence, tcp[13])
+}
+
+/// A router that is to reset a connection of its only server, and has established it.
+fn resetting(mode: Mode) -> Rig {
+    let mut rig = Rig::new(Protocol::Tcp, mode, &[1]);
+    rig.push(WAN, &mut from_client(SYN));
+    rig.push(WAN, &mut from_client(ACK));
+    (rig.spec.dests[0].reset, rig.spec.dests[0].weight) = (true, 0);
+    rig.publish();
+    rig
+}
+
+#[test]
+fn a_reset_tells_both_ends_what_they_expect() {
+    let (client, vip, server) = (socket(CLIENT), socket(VIP), socket("10.0.0.1:8080"));
+    // Each packet has the sequence number 1 and acknowledges 2.
+    for (port, mut frame, expected) in [
+        (WAN, from_client(ACK), [(vip, client, 2, RST), (client, server, 1, RST)]),
+        (LAN, from_server(1, ACK), [(client, server, 2, RST), (vip, client, 1, RST)]),
+    ] {
+        let rig = resetting(Mode::Nat);
+        assert_eq!(rig.push(port, &mut frame), Verdict::Punt(Punt::Reset));
+        let resets = reset::reset(&rig.engine.table, &rig.snapshot, &frame[14..]);
+        assert_eq!(resets.iter().map(shown).collect::<Vec<_>>(), expected);
+        assert_eq!((rig.connections().len(), rig.live(1)), (0, (0, 0)));
+        assert_eq!(reset::reset(&rig.engine.table, &rig.snapshot, &frame[14..]), [[0; 40]; 0], "once");
+    }
+}
+
+#[test]
+fn with_direct_routing_a_reset_tells_the_client() {
+    let rig = resetting(Mode::Dr);
+    let mut frame = from_client(ACK);
+    assert_eq!(rig.push(WAN, &mut frame), Verdict::Punt(Punt::Reset));
+    let resets = reset::reset(&rig.engine.table, &rig.snapshot, &frame[14..]);
+    assert_eq!(resets.iter().map(shown).collect::<Vec<_>>(), [(socket(VIP), socket(CLIENT), 2, RST)]);
+}
+
+#[test]
+fn a_connection_to_be_reset_may_end_or_begin_anew() {
+    let rig = resetting(Mode::Nat);
+    assert_eq!(rig.push(WAN, &mut from_client(RST)), Verdict::Forward(LAN));
+    let mut rig = resetting(Mode::Nat);
+    let other = DestSpec {
+        id: DestId::new(2).unwrap(),
+        address: socket("10.0.0.2:8080"),
+        weight: 1,
+        reset: false,
+        ..rig.spec.dests[0].clone()
+    };
+    rig.spec.dests.push(other);
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Forward(LAN));
+    assert_eq!(rig.connections(), [(socket(CLIENT), 2, State::SynRecv)]);
+}
+
+#[test]
+fn nothing_else_is_reset() {
+    let rig = resetting(Mode::Nat);
+    for frame in [
+        packet(Protocol::Tcp, WAN_MAC, "198.51.100.8:1", VIP, ACK),
+        packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0),
+        vec![0; 60],
+        from_client(ACK)[..40].to_vec(),
+    ] {
+        assert_eq!(reset::reset(&rig.engine.table, &rig.snapshot, &frame[14..]), [[0; 40]; 0]);
+    }
+    assert_eq!(rig.connections().len(), 1);
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub struct DestSpec {
     pub last_weight: u32,
     /// Whether it takes connections as far as its health goes.
     pub up: bool,
+    /// Whether its TCP connections are to be ended.
+    pub reset: bool,
     /// Its traffic, a counter set for each worker.
     pub traffic: Arc<[TrafficCounters]>,
     /// Its live connections.
@@ -116,6 +118,8 @@ pub struct Dest {
     pub transport_delta: Delta,
     /// Whether it takes connections as far as its health goes.
     pub up: bool,
+    /// Whether its TCP connections are to be ended.
+    pub reset: bool,
     /// The way to it.
     pub next_hop: NextHop,
     /// Its traffic, a counter set for each worker.
@@ -313,6 +317,7 @@ impl Snapshot {
             address_delta,
             transport_delta: address_delta.and(Delta::word(virtual_port, port)),
             up: dest.up,
+            reset: dest.reset,
             next_hop: self.fib.look_up(address),
             traffic: dest.traffic.clone(),
             gauge: dest.gauge.clone(),

@@ -102,10 +102,12 @@ impl Transform {
 const NOWHERE: Adjacency = Adjacency { addresses: [0; 12], port: 0, mtu: 0 };
 
 /// An established TCP connection, or a UDP exchange: to a reply, one whose replies have been seen already. Every
-/// datagram of a client may begin a connection anew, and does if the server is dead: none is undisturbed then.
+/// datagram of a client may begin a connection anew, and does if the server is dead: none is undisturbed then. Nor is
+/// any of a connection that is to be reset.
 fn undisturbed(service: &Service, dest: &Dest) -> u16 {
     let empty = Word::EMPTY;
     match (service.protocol, service.mode) {
+        (Protocol::Tcp, _) if dest.reset => empty.with_state(State::Established).with_flags(u8::MAX),
         (Protocol::Tcp, _) => empty.with_state(State::Established),
         (Protocol::Udp, _) if !dest.up => empty.with_state(State::Udp).with_flags(u8::MAX),
         (Protocol::Udp, Mode::Nat) => empty.with_state(State::Udp).with_flags(FLAG_REPLIED),

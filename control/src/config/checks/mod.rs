@@ -5,11 +5,24 @@
 //! a structure, the keys of its table, and a reader.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::{narrow, one_of};
 use super::raw::{Field, Section};
 use super::value;
+
+mod grpc;
+mod http;
+mod pattern;
+mod tls;
+#[cfg(test)]
+mod web_tests;
+
+pub use grpc::Grpc;
+pub use http::{Http, Statuses};
+pub use pattern::Pattern;
+pub use tls::{Authorities, Tls, Trust};
 
 /// A health check.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -48,12 +61,33 @@ pub enum Start {
 pub enum CheckKind {
     /// Opens a TCP connection and closes it.
     Tcp,
+    /// Asks for a page by HTTP.
+    Http(Arc<Http>),
+    /// Asks for a page by HTTP over TLS.
+    Https(Arc<Http>, Tls),
+    /// Makes a TLS handshake.
+    Tls(Tls),
+    /// Asks by gRPC's health protocol.
+    Grpc(Arc<Grpc>),
 }
 
 impl Check {
     /// Where a real server is checked.
     pub fn target(&self, server: SocketAddrV4) -> SocketAddrV4 {
         SocketAddrV4::new(self.address.unwrap_or(*server.ip()), self.port.unwrap_or(server.port()))
+    }
+}
+
+impl CheckKind {
+    /// Its name, as the configuration has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            CheckKind::Tcp => "tcp",
+            CheckKind::Http(_) => "http",
+            CheckKind::Https(..) => "https",
+            CheckKind::Tls(_) => "tls",
+            CheckKind::Grpc(_) => "grpc",
+        }
     }
 }
 
@@ -66,7 +100,13 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The kinds by name: the keys of each besides the common ones, and how it is read.
-const KINDS: [Kind; 1] = [Kind { name: "tcp", keys: &[], read: |_| Some(CheckKind::Tcp) }];
+const KINDS: [Kind; 5] = [
+    Kind { name: "tcp", keys: &[], read: |_| Some(CheckKind::Tcp) },
+    Kind { name: "http", keys: &http::KEYS, read: http::read },
+    Kind { name: "https", keys: &http::KEYS_TLS, read: http::read_tls },
+    Kind { name: "tls", keys: &tls::KEYS, read: |section| tls::read(section, None).map(CheckKind::Tls) },
+    Kind { name: "grpc", keys: &grpc::KEYS, read: grpc::read },
+];
 
 struct Kind {
     name: &'static str,

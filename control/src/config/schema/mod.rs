@@ -59,6 +59,9 @@ fn check(common: &Value, kind: &str, own: &Value) -> Value {
         required.push(json!("kind"));
     }
     merged["required"] = Value::Array(required);
+    if own["dependentRequired"].is_object() {
+        merged["dependentRequired"] = own["dependentRequired"].clone();
+    }
     merged
 }
 

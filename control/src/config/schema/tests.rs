@@ -62,6 +62,9 @@ impl Table {
         if document.pointer("/service/0/timeouts/udp").is_some() {
             document["service"][0]["protocol"] = json!("udp");
         }
+        if document.pointer("/service/0/hysteresis").is_some() {
+            document["service"][0]["quorum"] = json!(1_000_000_000);
+        }
         let flag = document.pointer("/service/0/flags/0").and_then(Value::as_str).unwrap_or_default();
         if let Some((scheduler, _)) = flag.split_once('-') {
             document["service"][0]["scheduler"] = json!(scheduler);
@@ -284,9 +287,11 @@ fn what_the_schema_calls_the_default_is_it() {
             }
             let with = table.with(key, default.clone());
             let mut without = table.with(key, Value::Null);
-            // `timeouts.udp` also took the protocol along.
-            if let Some(protocol) = with.pointer("/service/0/protocol") {
-                without["service"][0]["protocol"] = protocol.clone();
+            // `timeouts.udp` also took the protocol along, and `hysteresis` the quorum.
+            for key in ["protocol", "quorum"].into_iter().filter(|other| other != key) {
+                if let Some(decisive) = with["service"][0].get(key) {
+                    without["service"][0][key] = decisive.clone();
+                }
             }
             let place = format!("{}: {key} = {default}", table.shown());
             match (read(&with).0, read(&without).0) {

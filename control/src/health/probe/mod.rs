@@ -4,7 +4,19 @@
 //! asked. It needs no time limit of its own: a probe that has not ended after the check's timeout is dropped, and all
 //! that it holds must end with it.
 
+mod grpc;
+#[cfg(test)]
+mod grpc_tests;
+mod http;
+#[cfg(test)]
+mod http_tests;
+mod stream;
 mod tcp;
+#[cfg(test)]
+mod testing;
+mod tls;
+#[cfg(test)]
+mod tls_tests;
 
 use std::borrow::Cow;
 use std::io;
@@ -43,6 +55,10 @@ pub(super) trait Probe: Send + Sync {
 pub(super) fn ready(kind: &CheckKind) -> Box<dyn Probe> {
     match kind {
         CheckKind::Tcp => Box::new(tcp::Tcp),
+        CheckKind::Http(request) => Box::new(http::Http::new(request, None)),
+        CheckKind::Https(request, tls) => Box::new(http::Http::new(request, Some(tls))),
+        CheckKind::Tls(tls) => Box::new(tls::Tls::new(tls)),
+        CheckKind::Grpc(question) => Box::new(grpc::Grpc::new(question)),
     }
 }
 

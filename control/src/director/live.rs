@@ -1,0 +1,240 @@
+//! Changes without the file: drain, weigh, add and remove, flush, and writing them into the file.
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use dataplane::service::MAX_WEIGHT;
+use dataplane::snapshot::Snapshot;
+use dataplane::table::{Fate, Table, Word};
+use tokio::time::Instant;
+
+use super::Director;
+use crate::admin::{Flush, Order, api};
+use crate::config::{self, Server, ServerState, Service};
+use crate::ids::ServiceKey;
+use crate::services::diff::diff;
+use crate::services::live::{check_new_server, require_server, require_service, service_of};
+use crate::services::save;
+
+/// What is said of how long a live change holds.
+const HOLDS: &str =
+    "until it is taken back, the file's entry is edited and reloaded, or rvs ends; `rvs save` keeps it";
+
+/// Buckets that are flushed at a time.
+const CHUNK: usize = 4096;
+
+impl Director {
+    /// Carries out a live change, or changes nothing.
+    pub(super) async fn change(&mut self, order: Order) -> Result<api::Changed> {
+        let before = self.services.running().to_vec();
+        let now = Instant::now();
+        match order {
+            Order::Patch { service, server, patch } => self.patch(service, server, &patch, now)?,
+            Order::AddServer { service, server } => self.add_server(service, &server, now)?,
+            Order::RemoveServer { service, server } => {
+                require_server(&before, service, server)?;
+                self.services.set_server(service, server, None, None, now);
+            }
+            Order::AddService(settings) => self.add_service(&settings, now)?,
+            Order::RemoveService(service) => {
+                require_service(&before, service)?;
+                self.services.set_service(service, None, now);
+            }
+        }
+        let changes = diff(&before, self.services.running());
+        for change in &changes {
+            tracing::info!(%change, "changed live");
+        }
+        self.expire();
+        self.put_in_force().await;
+        Ok(api::Changed { generation: self.generation, changes, holds: HOLDS.to_owned() })
+    }
+
+    fn patch(
+        &mut self,
+        service: ServiceKey,
+        address: SocketAddrV4,
+        patch: &api::ServerPatch,
+        now: Instant,
+    ) -> Result<()> {
+        let mut server = require_server(self.services.running(), service, address)?.clone();
+        if let Some(weight) = patch.weight {
+            ensure!(weight <= MAX_WEIGHT, "weight {weight} is out of range; expected 0 to {MAX_WEIGHT}");
+            server.weight = weight;
+        }
+        if let Some(state) = &patch.state {
+            server.state = ServerState::from_name(state).with_context(|| {
+                let names = ServerState::ALL.map(ServerState::name).join(", ");
+                format!("unknown state {state:?}; expected one of {names}")
+            })?;
+        }
+        let deadline = patch.deadline.map(|seconds| now + Duration::from_secs(seconds.min(31 * 24 * 3600)));
+        ensure!(
+            deadline.is_none() || server.state == ServerState::Drained,
+            "a deadline is for a drained server; expected state \"drained\""
+        );
+        self.services.set_server(service, address, Some(server), deadline, now);
+        Ok(())
+    }
+
+    fn add_server(&mut self, service: ServiceKey, new: &api::NewServer, now: Instant) -> Result<()> {
+        let running = self.services.running();
+        let known = require_service(running, service)?;
+        let weight = new.weight.unwrap_or(1);
+        ensure!(weight <= MAX_WEIGHT, "weight {weight} is out of range; expected 0 to {MAX_WEIGHT}");
+        let port = new.address.port();
+        ensure!(
+            known.mode != dataplane::service::Mode::Dr || port == known.address.port(),
+            "direct routing cannot change the port; expected {}:{}",
+            new.address.ip(),
+            known.address.port()
+        );
+        let server = Server {
+            address: new.address,
+            weight,
+            check: !known.checks.is_empty(),
+            state: ServerState::Enabled,
+            at: known.at.clone(),
+        };
+        check_new_server(running, &self.own_addresses(), service, &server)?;
+        ensure!(self.ids.room() > 0, "no more real servers can be told apart now");
+        self.services.set_server(service, new.address, Some(server), None, now);
+        Ok(())
+    }
+
+    fn add_service(&mut self, settings: &serde_json::Value, now: Instant) -> Result<()> {
+        let text = save::text_of(settings)?;
+        let mut services = config::parse_services(&text)?;
+        let (Some(service), true) = (services.pop(), services.is_empty()) else {
+            bail!("expected the settings of one service")
+        };
+        let key = ServiceKey::of(&service);
+        let running = self.services.running();
+        ensure!(service_of(running, key).is_none(), "{key} is there already; expected another service");
+        if let Some(name) = &service.port {
+            let names: Vec<&str> = self.config.ports.iter().map(|port| port.name.as_str()).collect();
+            ensure!(names.contains(&name.as_str()), "no port {name:?}; expected one of {}", names.join(", "));
+        }
+        let mut own = self.own_addresses();
+        own.extend(running.iter().map(|service| *service.address.ip()));
+        own.push(*service.address.ip());
+        for server in &service.servers {
+            let ip = server.address.ip();
+            ensure!(!own.contains(ip), "{ip} is an address of this router; expected another machine");
+        }
+        let is_server =
+            |service: &Service| service.servers.iter().any(|s| s.address.ip() == key.address.ip());
+        if let Some(other) = running.iter().find(|service| is_server(service)) {
+            bail!(
+                "{} is a real server of {}; expected another address",
+                key.address.ip(),
+                ServiceKey::of(other)
+            );
+        }
+        let servers = service.servers.len() + 1;
+        ensure!(servers <= self.ids.room(), "{servers} real servers are more than can be told apart now");
+        self.services.set_service(key, Some((service, text)), now);
+        Ok(())
+    }
+
+    fn own_addresses(&self) -> Vec<Ipv4Addr> {
+        let ports = self.config.ports.iter();
+        ports.flat_map(|port| port.addresses.iter().map(|prefix| prefix.address)).collect()
+    }
+
+    /// What the file, as it is now, would have to change to become what is running.
+    pub(super) fn diff_to_file(&self) -> Result<Vec<api::Change>> {
+        Ok(diff(&self.read_file()?.services, self.services.running()))
+    }
+
+    /// Writes what is running into the file.
+    pub(super) fn save(&mut self) -> Result<api::Saved> {
+        let path = self.config.path.clone();
+        let shown = path.display();
+        let on_disk = self.read_file()?;
+        let edited = diff(self.services.file(), &on_disk.services);
+        ensure!(
+            edited.is_empty(),
+            "{shown} has been edited since it was read ({} and {} more); reload it first, or put it back",
+            edited[0],
+            edited.len() - 1
+        );
+        let running = self.services.running();
+        let changes = diff(&on_disk.services, running);
+        if changes.is_empty() {
+            return Ok(api::Saved { path: shown.to_string(), changes });
+        }
+        let texts = |key| self.services.text_of(key);
+        let text = save::save(on_disk.source.text(), &on_disk.services, running, texts)?;
+        let saved = config::parse(&path, text.clone().into_bytes())?;
+        let wrong = diff(&saved.services, running);
+        ensure!(wrong.is_empty(), "{shown} would not say what is running: {}", wrong[0]);
+        replace(&path, &text).with_context(|| format!("cannot write {shown}"))?;
+        self.services.saved(saved.services, Instant::now());
+        tracing::info!(file = %shown, changes = changes.len(), "saved");
+        Ok(api::Saved { path: shown.to_string(), changes })
+    }
+
+    /// Prepares to forget connections.
+    pub(super) fn flush(&self, filter: api::Filter) -> Result<Flush> {
+        let service = match &filter.service {
+            None => None,
+            Some(typed) => {
+                let key: ServiceKey = typed.parse().map_err(anyhow::Error::msg)?;
+                require_service(&self.services.listed(), key)?;
+                Some(key)
+            }
+        };
+        let chosen = service.is_some() || filter.server.is_some() || filter.client.is_some();
+        ensure!(
+            chosen != filter.all,
+            "expected a service, a server or a client whose connections are to be forgotten, or all"
+        );
+        let (table, snapshot) = (self.table.clone(), self.publisher.current());
+        Ok(Box::new(move || flush(&table, &snapshot, service, &filter)))
+    }
+}
+
+fn flush(table: &Table, snapshot: &Arc<Snapshot>, service: Option<ServiceKey>, filter: &api::Filter) -> u64 {
+    let matches = |word: Word| {
+        let Some(dest) = snapshot.dest_of(word) else { return false };
+        let address = SocketAddrV4::new(dest.address.into(), dest.port);
+        let of_service = service.is_none_or(|key| {
+            let virtual_ = SocketAddrV4::new(dest.virtual_address.into(), dest.virtual_port);
+            virtual_ == key.address && snapshot.services[dest.service as usize].protocol == key.protocol
+        });
+        of_service
+            && filter.server.is_none_or(|server| server == address)
+            && filter.client.is_none_or(|client| client == *word.client().socket().ip())
+    };
+    let decide = |word| if matches(word) { Fate::Remove } else { Fate::Keep };
+    let mut flushed = 0;
+    for start in (0..table.buckets()).step_by(CHUNK) {
+        table.sweep(start..(start + CHUNK).min(table.buckets()), decide, |word| {
+            flushed += 1;
+            if let Some(dest) = snapshot.dest_of(word) {
+                dest.gauge.leave(word.state().is_active());
+            }
+        });
+    }
+    flushed
+}
+
+/// Puts a text in the place of a file, all of it or nothing, with the file's mode.
+fn replace(path: &std::path::Path, text: &str) -> Result<()> {
+    // What a link leads to is the file.
+    let path = fs::canonicalize(path)?;
+    let mut name = path.file_name().context("it has no name")?.to_owned();
+    name.push(".rvs-save");
+    let new = path.with_file_name(name);
+    let mut file = fs::File::create(&new)?;
+    file.set_permissions(fs::metadata(&path)?.permissions())?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, &path)?;
+    Ok(())
+}

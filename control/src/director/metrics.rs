@@ -1,0 +1,63 @@
+//! What the director knows of what is scraped.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use dataplane::snapshot::Snapshot;
+use dataplane::table::Table;
+use dataplane::worker;
+use dpdk::Eal;
+
+use super::Director;
+use crate::metrics::states::{self, ByState, States};
+use crate::metrics::{Format, Scrape};
+
+/// What metrics need beside what is there anyway.
+pub(super) struct Metrics {
+    start: SystemTime,
+    states: Arc<States>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics { start: SystemTime::now(), states: Arc::default() }
+    }
+}
+
+/// All but the connections' states, and what those are read from.
+pub(super) struct Gathered {
+    scrape: Scrape,
+    table: Arc<Table>,
+    snapshot: Arc<Snapshot>,
+    states: Arc<States>,
+}
+
+impl Director {
+    pub(super) fn gather(&self) -> Gathered {
+        let scrape = Scrape {
+            dpdk: Eal::version().to_string(),
+            start: self.metrics.start,
+            counters: self.counters(),
+            services: self.services.listed().iter().map(|service| self.describe(service)).collect(),
+            checks: self.health.checks(),
+            events: self.events.tally(),
+            states: ByState::default(),
+        };
+        let snapshot = self.publisher.current();
+        Gathered { scrape, table: self.table.clone(), snapshot, states: self.metrics.states.clone() }
+    }
+}
+
+impl Gathered {
+    /// Reads the table, if it is time, and writes everything, in a thread that may block.
+    pub(super) async fn render(self, format: Format) -> Result<String> {
+        let Gathered { mut scrape, table, snapshot, states } = self;
+        let render = move || {
+            scrape.states = states.get(states::PERIOD, || states::count(&table, &snapshot, worker::now()));
+            scrape.render(format)
+        };
+        let written = tokio::task::spawn_blocking(render).await.context("RVS is stopping")?;
+        written.context("cannot write the metrics")
+    }
+}

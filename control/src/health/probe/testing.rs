@@ -1,0 +1,146 @@
+//! Servers on loopback, a CA of our own, and checks as a configuration describes them.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::{Outcome, ready};
+use crate::config::{self, CheckKind};
+
+/// Longer than anything here takes.
+pub(super) const LONG: Duration = Duration::from_secs(30);
+
+/// What these keys of a `[service.check]` mean.
+pub(super) fn kind(keys: &str) -> CheckKind {
+    let text = format!(
+        "[workers]\ncores = [1]\n[[port]]\nname = \"p\"\ndevice = \"net_null\"\n\
+         [[service]]\naddress = \"192.0.2.10:80\"\nmode = \"nat\"\n[service.check]\n{keys}\n"
+    );
+    let config = config::parse(Path::new("f"), text.into()).unwrap();
+    config.services[0].checks[0].kind.clone()
+}
+
+/// What comes of a check with these keys.
+pub(super) async fn check(keys: &str, server: SocketAddrV4) -> Outcome {
+    timeout(LONG, ready(&kind(keys)).probe(server)).await.expect("a check ends")
+}
+
+/// The check has not ended within its timeout, and is dropped.
+pub(super) async fn check_in_vain(keys: &str, server: SocketAddrV4) {
+    let probe = ready(&kind(keys));
+    let ended = timeout(Duration::from_millis(300), probe.probe(server)).await;
+    assert_eq!(ended.ok(), None, "{keys}");
+}
+
+/// A server that does this with every connection.
+pub(super) async fn serve<F, R>(each: F) -> SocketAddrV4
+where
+    F: Fn(TcpStream) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!() };
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(each(stream));
+        }
+    });
+    address
+}
+
+/// The head of a request, up to its empty line.
+pub(super) async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// A CA, with its certificate in a file.
+pub(super) struct Ca {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    directory: tempfile::TempDir,
+}
+
+impl Ca {
+    pub(super) fn new() -> Ca {
+        Ca::named("RVS test CA")
+    }
+
+    pub(super) fn named(name: &str) -> Ca {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let directory = tempfile::tempdir().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
+        Ca { certificate: certificate.der().clone(), issuer: Issuer::new(params, key), directory }
+    }
+
+    pub(super) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The key of a check that trusts it.
+    pub(super) fn key(&self) -> String {
+        format!("ca = {:?}", self.directory.path().join("ca.pem").display().to_string())
+    }
+
+    /// The settings of a server with a certificate for these names from the first of one year to that of another.
+    pub(super) fn server(&self, names: &[&str], (from, to): (i32, i32)) -> ServerConfig {
+        self.strict_server(names, (from, to), None)
+    }
+
+    /// ... which may ask its clients for certificates.
+    pub(super) fn strict_server(
+        &self,
+        names: &[&str],
+        (from, to): (i32, i32),
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> ServerConfig {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        configured(certificate.der().clone(), &key, clients)
+    }
+
+    /// ... of a server that presents the CA's own certificate.
+    pub(super) fn itself(&self) -> ServerConfig {
+        configured(self.certificate.clone(), self.issuer.key(), None)
+    }
+}
+
+fn configured(
+    certificate: CertificateDer<'static>,
+    key: &KeyPair,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> ServerConfig {
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients),
+        None => builder.with_no_client_auth(),
+    };
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    builder.with_single_cert(vec![certificate], key).unwrap()
+}
+
+/// Years in which we all are.
+pub(super) const NOW: (i32, i32) = (2000, 3000);

@@ -1,0 +1,176 @@
+//! What is different between two lists of services, as an operator would say it.
+//!
+//! ```text
+//! + service tcp/192.0.2.20:443 nat wlc
+//! ~ service tcp/192.0.2.10:80 scheduler wlc -> rr, check
+//! + server tcp/192.0.2.10:80 10.0.0.14:8080 weight 1
+//! ~ server tcp/192.0.2.10:80 10.0.0.11:8080 weight 1 -> 3
+//! - server tcp/192.0.2.10:80 10.0.0.12:8080
+//! ```
+
+use std::collections::HashMap;
+use std::net::SocketAddrV4;
+
+use itertools::Itertools;
+
+use crate::admin::api::{Change, Sign};
+use crate::config::{Server, Service};
+use crate::ids::ServiceKey;
+
+/// What has to change for `old` to become `new`: in the order of `new`, then what is gone in the order of `old`.
+pub fn diff(old: &[Service], new: &[Service]) -> Vec<Change> {
+    let before: HashMap<ServiceKey, &Service> = by_key(old);
+    let after: HashMap<ServiceKey, &Service> = by_key(new);
+    let mut changes = Vec::new();
+    for service in new {
+        let key = ServiceKey::of(service);
+        match before.get(&key) {
+            None => {
+                changes.push(change(Sign::Added, key, None, summary(service)));
+                changes.extend(service.servers.iter().map(|server| added(key, server)));
+            }
+            Some(was) => {
+                let what = settings(was, service);
+                if !what.is_empty() {
+                    changes.push(change(Sign::Changed, key, None, what.join(", ")));
+                }
+                servers(key, &was.servers, &service.servers, &mut changes);
+            }
+        }
+    }
+    for service in old {
+        let key = ServiceKey::of(service);
+        if !after.contains_key(&key) {
+            changes.push(change(Sign::Removed, key, None, String::new()));
+        }
+    }
+    changes
+}
+
+fn by_key(services: &[Service]) -> HashMap<ServiceKey, &Service> {
+    services.iter().map(|service| (ServiceKey::of(service), service)).collect()
+}
+
+fn servers(key: ServiceKey, old: &[Server], new: &[Server], changes: &mut Vec<Change>) {
+    // The order of servers matters to some schedulers, but nobody calls it a change.
+    let before: HashMap<SocketAddrV4, &Server> = old.iter().map(|server| (server.address, server)).collect();
+    let after: HashMap<SocketAddrV4, &Server> = new.iter().map(|server| (server.address, server)).collect();
+    for server in new {
+        match before.get(&server.address) {
+            None => changes.push(added(key, server)),
+            Some(was) => {
+                let what = [
+                    differs("weight", was.weight, server.weight),
+                    differs("state", was.state.name(), server.state.name()),
+                    differs("check", was.check, server.check),
+                ];
+                let what = what.into_iter().flatten().join(", ");
+                if !what.is_empty() {
+                    changes.push(change(Sign::Changed, key, Some(server.address), what));
+                }
+            }
+        }
+    }
+    let gone = old.iter().filter(|server| !after.contains_key(&server.address));
+    changes.extend(gone.map(|server| change(Sign::Removed, key, Some(server.address), String::new())));
+}
+
+/// The settings of a service that differ, with both values where they are short.
+fn settings(old: &Service, new: &Service) -> Vec<String> {
+    let names = |service: &Service| service.flags.iter().map(|flag| flag.name()).join("+");
+    let port = |service: &Service| service.port.clone().unwrap_or_else(|| "any".to_owned());
+    let (was, is) = (&old.availability, &new.availability);
+    let without_values = [
+        ("check", old.checks != new.checks),
+        ("timeouts", old.timeouts != new.timeouts),
+        ("on_down", was.on_down != is.on_down),
+        ("on_remove", was.on_remove != is.on_remove),
+        ("drain", was.drain != is.drain),
+        ("slow_start", was.slow_start != is.slow_start),
+        ("damping", was.damping != is.damping),
+        ("sorry_server", was.sorry_server != is.sorry_server),
+        ("hooks", was.hooks != is.hooks),
+    ];
+    let with_values = [
+        differs("mode", old.mode, new.mode),
+        differs("scheduler", old.scheduler, new.scheduler),
+        differs("flags", names(old), names(new)),
+        differs("port", port(old), port(new)),
+        differs("quorum", was.quorum, is.quorum),
+        differs("hysteresis", was.hysteresis, is.hysteresis),
+    ];
+    let without_values = without_values.into_iter().filter(|(_, differs)| *differs);
+    with_values.into_iter().flatten().chain(without_values.map(|(name, _)| name.to_owned())).collect()
+}
+
+fn differs<T: PartialEq + std::fmt::Display>(name: &str, old: T, new: T) -> Option<String> {
+    (old != new).then(|| format!("{name} {old} -> {new}"))
+}
+
+fn summary(service: &Service) -> String {
+    format!("{} {}", service.mode, service.scheduler)
+}
+
+fn added(key: ServiceKey, server: &Server) -> Change {
+    change(Sign::Added, key, Some(server.address), format!("weight {}", server.weight))
+}
+
+fn change(sign: Sign, key: ServiceKey, server: Option<SocketAddrV4>, what: String) -> Change {
+    Change { sign, service: key.to_string(), server, what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::tests::services;
+
+    fn shown(old: &str, new: &str) -> Vec<String> {
+        diff(&services(old), &services(new)).iter().map(Change::to_string).collect()
+    }
+
+    const WEB: &str = "[[service]]\naddress = '192.0.2.10:80'\nmode = 'nat'\n\
+        [[service.server]]\naddress = '10.0.0.11:8080'\n\
+        [[service.server]]\naddress = '10.0.0.12:8080'\n";
+
+    #[test]
+    fn nothing() {
+        assert_eq!(shown(WEB, &format!("\n\n{WEB}")), [""; 0]);
+    }
+
+    #[test]
+    fn a_service_comes_and_goes() {
+        assert_eq!(
+            shown("", WEB),
+            [
+                "+ service tcp/192.0.2.10:80 nat wlc",
+                "+ server tcp/192.0.2.10:80 10.0.0.11:8080 weight 1",
+                "+ server tcp/192.0.2.10:80 10.0.0.12:8080 weight 1",
+            ]
+        );
+        assert_eq!(shown(WEB, ""), ["- service tcp/192.0.2.10:80"]);
+    }
+
+    #[test]
+    fn a_server_comes_changes_and_goes() {
+        let new = WEB.replace("10.0.0.11:8080'", "10.0.0.11:8080'\nweight = 3\nstate = 'drained'");
+        let new = new.replace("10.0.0.12", "10.0.0.13");
+        assert_eq!(
+            shown(WEB, &new),
+            [
+                "~ server tcp/192.0.2.10:80 10.0.0.11:8080 weight 1 -> 3, state enabled -> drained",
+                "+ server tcp/192.0.2.10:80 10.0.0.13:8080 weight 1",
+                "- server tcp/192.0.2.10:80 10.0.0.12:8080",
+            ]
+        );
+    }
+
+    #[test]
+    fn settings_of_a_service() {
+        let new =
+            WEB.replace("mode", "scheduler = 'rr'\nquorum = 2\ntimeouts = { established = '1m' }\nmode");
+        assert_eq!(
+            shown(WEB, &new),
+            ["~ service tcp/192.0.2.10:80 scheduler wlc -> rr, quorum 1 -> 2, timeouts"]
+        );
+    }
+}

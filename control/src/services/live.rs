@@ -1,0 +1,183 @@
+//! Changes that are made without editing the file: what they are, and how long they hold.
+//!
+//! A change names a service or a server, and remembers what the file said of it at the time. It holds until somebody
+//! takes it back, until a reload finds another entry in the file (whoever edits the entry has the last word), or
+//! until RVS ends; `rvs save` writes it into the file.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+
+use anyhow::{Context, Result, bail, ensure};
+use itertools::Itertools;
+
+use crate::config::{Server, Service};
+use crate::ids::ServiceKey;
+
+/// All live changes.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    services: BTreeMap<ServiceKey, ServiceChange>,
+    servers: BTreeMap<(ServiceKey, SocketAddrV4), ServerChange>,
+}
+
+#[derive(Clone, Debug)]
+struct ServiceChange {
+    was: Option<Service>,
+    now: Option<Service>,
+}
+
+#[derive(Clone, Debug)]
+struct ServerChange {
+    was: Option<Server>,
+    now: Option<Server>,
+}
+
+impl Live {
+    /// The services with all changes made to them.
+    pub fn apply(&self, file: &[Service]) -> Vec<Service> {
+        let stays = |service: &&Service| {
+            self.services.get(&ServiceKey::of(service)).is_none_or(|change| change.now.is_some())
+        };
+        let added = self.services.values().filter(|change| change.was.is_none());
+        let added = added.filter_map(|change| change.now.as_ref());
+        let mut services: Vec<Service> = file.iter().filter(stays).chain(added).cloned().collect();
+        if self.servers.is_empty() {
+            return services;
+        }
+        for service in &mut services {
+            let key = ServiceKey::of(service);
+            let own = || self.servers.range((key, FIRST)..=(key, LAST));
+            let changed = |server: &Server| self.servers.get(&(key, server.address));
+            service.servers.retain_mut(|server| match changed(server).map(|change| &change.now) {
+                Some(None) => false,
+                Some(Some(now)) => {
+                    server.clone_from(now);
+                    true
+                }
+                None => true,
+            });
+            let added = own().filter(|(_, change)| change.was.is_none());
+            service.servers.extend(added.filter_map(|(_, change)| change.now.clone()));
+        }
+        services
+    }
+
+    /// Puts a server in the place of what the file has under its address, or takes it away.
+    pub fn set_server(
+        &mut self,
+        file: &[Service],
+        service: ServiceKey,
+        address: SocketAddrV4,
+        now: Option<Server>,
+    ) {
+        let was = match self.servers.remove(&(service, address)) {
+            Some(change) => change.was,
+            None => self.find(file, service).and_then(|known| server_of(&known, address).cloned()),
+        };
+        if was != now {
+            self.servers.insert((service, address), ServerChange { was, now });
+        }
+    }
+
+    /// Adds a service that the file does not have, or takes one away.
+    pub fn set_service(&mut self, file: &[Service], key: ServiceKey, now: Option<Service>) {
+        // Changes of its servers were made to another service than the one that comes after.
+        self.servers.retain(|(service, _), _| *service != key);
+        let was = match self.services.remove(&key) {
+            Some(change) => change.was,
+            None => service_of(file, key).cloned(),
+        };
+        if was != now {
+            self.services.insert(key, ServiceChange { was, now });
+        }
+    }
+
+    /// Drops the changes whose entries are others in the new file; which these were.
+    pub fn outlive(&mut self, new: &[Service]) -> Vec<String> {
+        let mut dropped = Vec::new();
+        self.services.retain(|key, change| {
+            let stays = service_of(new, *key) == change.was.as_ref();
+            if !stays {
+                dropped.push(format!("service {key}"));
+            }
+            stays
+        });
+        let services = &self.services;
+        self.servers.retain(|(key, address), change| {
+            let by_hand = services.get(key).and_then(|change| change.now.as_ref());
+            let known = by_hand.or_else(|| service_of(new, *key));
+            let stays = known.is_some_and(|service| server_of(service, *address) == change.was.as_ref());
+            if !stays {
+                dropped.push(format!("server {key} {address}"));
+            }
+            stays
+        });
+        dropped
+    }
+
+    /// Forgets all changes: the file says the same now.
+    pub fn clear(&mut self) {
+        *self = Live::default();
+    }
+
+    /// The service as far as the file and changes of services go, without changes of servers.
+    fn find(&self, file: &[Service], key: ServiceKey) -> Option<Service> {
+        match self.services.get(&key) {
+            Some(change) => change.now.clone(),
+            None => service_of(file, key).cloned(),
+        }
+    }
+}
+
+const FIRST: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0);
+const LAST: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::BROADCAST, u16::MAX);
+
+/// The service of this key.
+pub fn service_of(services: &[Service], key: ServiceKey) -> Option<&Service> {
+    services.iter().find(|service| ServiceKey::of(service) == key)
+}
+
+/// The server of this address.
+pub fn server_of(service: &Service, address: SocketAddrV4) -> Option<&Server> {
+    service.servers.iter().find(|server| server.address == address)
+}
+
+/// The service of this key, or an error that names those that there are.
+pub fn require_service(services: &[Service], key: ServiceKey) -> Result<&Service> {
+    const SHOWN: usize = 10;
+    service_of(services, key).with_context(|| {
+        let known = services.iter().take(SHOWN).map(|service| ServiceKey::of(service).to_string()).join(", ");
+        let more = if services.len() > SHOWN { ", ..." } else { "" };
+        format!("no service {key}; expected one of {known}{more}")
+    })
+}
+
+/// The server of this address in this service, or an error that names those that there are.
+pub fn require_server(services: &[Service], key: ServiceKey, address: SocketAddrV4) -> Result<&Server> {
+    const SHOWN: usize = 10;
+    let service = require_service(services, key)?;
+    server_of(service, address).with_context(|| {
+        let known = service.servers.iter().take(SHOWN).map(|server| server.address.to_string()).join(", ");
+        let more = if service.servers.len() > SHOWN { ", ..." } else { "" };
+        format!("no server {address} in {key}; expected one of {known}{more}")
+    })
+}
+
+/// Refuses a server that is there already, or that this router is itself.
+pub fn check_new_server(
+    services: &[Service],
+    own: &[std::net::Ipv4Addr],
+    key: ServiceKey,
+    server: &Server,
+) -> Result<()> {
+    let service = require_service(services, key)?;
+    let address = server.address;
+    ensure!(
+        server_of(service, address).is_none(),
+        "{key} has a server {address}; expected another one, or `rvs weight` to change it"
+    );
+    if own.contains(address.ip()) || services.iter().any(|service| service.address.ip() == address.ip()) {
+        bail!("{} is an address of this router; expected another machine", address.ip());
+    }
+    Ok(())
+}
