@@ -1,6 +1,6 @@
 # `make demo` shows RVS, `make test` proves it. Both install what they need, on Debian as root.
 
-.PHONY: help demo test unit loom e2e lint build release bench gate clean install-packages
+.PHONY: help demo test unit loom e2e lint build release man bench gate clean install-packages
 
 # Where cargo builds.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -11,6 +11,7 @@ help:
 	@echo "make demo        a cluster in network namespaces, shown in a minute (ARGS=--keep leaves it up)"
 	@echo "make test        everything: unit, property, loom and end-to-end tests"
 	@echo "make release     the fastest build: target/release/rvs, DPDK linked statically"
+	@echo "make man         manual pages and completions: target/man"
 	@echo "make bench       every promise of perf/PROMISES.md that one machine can keep, in a few minutes"
 	@echo "make gate        instructions per packet, against the record"
 	@echo "make lint        fmt, clippy, docs, licences"
@@ -27,6 +28,11 @@ build: install-packages
 
 release: install-packages
 	cargo build --release -p rvs --features static
+
+# What a package puts into share/man/man1 and into the shells' directories for completions.
+man: build
+	target/debug/rvs man target/man/man1
+	for shell in bash zsh fish; do target/debug/rvs completions $$shell > target/man/rvs.$$shell; done
 
 test: unit loom e2e
 

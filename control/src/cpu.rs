@@ -17,7 +17,8 @@ pub fn lacks() -> Vec<&'static str> {
     fs::read_to_string("/proc/cpuinfo").map(|cpuinfo| lacking(&cpuinfo)).unwrap_or_default()
 }
 
-fn lacking(cpuinfo: &str) -> Vec<&'static str> {
+/// What the CPU of this `/proc/cpuinfo` lacks.
+pub(crate) fn lacking(cpuinfo: &str) -> Vec<&'static str> {
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).and_then(|line| line.split_once(':'));
     let Some((_, flags)) = flags else { return Vec::new() };
     let lacks = |needed: &&&str| !flags.split_ascii_whitespace().any(|flag| flag == **needed);

@@ -1,6 +1,7 @@
 //! RVS, a Linux Virtual Server in user space: everything that is not the packet path.
 
 pub mod admin;
+pub mod capabilities;
 pub mod capture;
 pub mod cli;
 pub mod compile;
@@ -8,6 +9,7 @@ pub mod config;
 pub mod cpu;
 pub mod devices;
 pub mod director;
+pub mod doctor;
 pub mod effects;
 pub mod events;
 pub mod explain;
@@ -23,5 +25,6 @@ pub mod rates;
 pub mod run;
 pub mod services;
 pub mod slowpath;
+pub mod systemd;
 mod text;
 pub mod top;

@@ -25,14 +25,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::admin;
+use crate::capabilities;
 use crate::compile::PortLink;
-use crate::config::{Config, Idle, Machine};
+use crate::config::{self, Config, Idle, Machine};
 use crate::devices::{self, Device};
 use crate::director::{Director, Parts};
 use crate::events::{Events, Kind};
 use crate::health::checks_at_once;
 use crate::net::{Twin, Watcher};
 use crate::slowpath;
+use crate::systemd;
 
 /// Packets in each core's cache of the pool; at least four bursts.
 const POOL_CACHE: u32 = 512;
@@ -43,10 +45,17 @@ pub fn run(config: Config) -> Result<()> {
     config.check_machine(&machine)?;
     let control_cores = control_cores(&config, &machine);
     pin(&control_cores)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the control thread's runtime")?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    if config.run.drop_capabilities {
+        // Threads for blocking calls may be older than the moment when the control thread gives up.
+        let needed = capabilities::needed(&config);
+        runtime.on_thread_start(move || {
+            if let Err(error) = capabilities::keep(&needed) {
+                tracing::warn!(error = format!("{error:#}"), "a thread keeps its capabilities");
+            }
+        });
+    }
+    let runtime = runtime.enable_all().build().context("cannot start the control thread's runtime")?;
     LocalSet::new().block_on(&runtime, start(config, &control_cores))
 }
 
@@ -77,12 +86,13 @@ impl StopSignals {
 async fn start(config: Config, control_cores: &[usize]) -> Result<()> {
     // From here on signals wait until there is somebody to heed them.
     let stop = StopSignals::listen()?;
+    let manager = systemd::Manager::from_environment();
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     // First of all, since it tells whether another RVS runs here.
     let socket = admin::bind(&config.admin.socket).await?;
     let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
     let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores))?;
-    let result = with_eal(config, &eal, &devices, socket, stop, hangup).await;
+    let result = with_eal(config, &eal, &devices, socket, stop, hangup, manager).await;
     if let Err(error) = eal.cleanup() {
         tracing::warn!(%error, "EAL was not taken down cleanly");
     }
@@ -96,6 +106,7 @@ async fn with_eal(
     socket: admin::Socket,
     mut stop: StopSignals,
     hangup: Signal,
+    manager: systemd::Manager,
 ) -> Result<()> {
     let lcore = Rc::new(eal.main_lcore()?);
     let pool = make_pool(&config, eal)?;
@@ -124,6 +135,9 @@ async fn with_eal(
     }
     let table = Arc::new(Table::new(config.table.connections as usize, random_key()));
     let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
+    if config.run.drop_capabilities {
+        give_up_capabilities(&config, eal)?;
+    }
     let events = Events::default();
     let capture: Arc<Switch> = Arc::default();
     let parts = Parts {
@@ -133,6 +147,7 @@ async fn with_eal(
         table: table.clone(),
         workers: counters.clone(),
         checks_at_once: checks_at_once(raise_open_files()),
+        manager: manager.clone(),
         events: events.clone(),
         capture: capture.clone(),
     };
@@ -154,7 +169,7 @@ async fn with_eal(
             Idle::Adaptive => worker::Idle::Adaptive,
         },
     });
-    let crew = Crew::start(workers.collect(), &config.workers.cores)?;
+    let crew = Crew::start(workers.collect(), &config.workers.cores, config.run.drop_capabilities)?;
 
     let result = {
         let direct = async {
@@ -181,6 +196,7 @@ async fn with_eal(
     };
 
     // Down.
+    manager.stopping();
     drop(crew);
     drop((pumps, director, twins, queues));
     for port in ports {
@@ -191,6 +207,30 @@ async fn with_eal(
     drop(lcore);
     tracing::info!("stopped");
     result
+}
+
+/// Everything is open: what only the start needed is given up, by this thread and EAL's.
+fn give_up_capabilities(config: &Config, eal: &Eal) -> Result<()> {
+    let needed = capabilities::needed(config);
+    let kept = capabilities::keep(&needed)?;
+    // It handles interrupts of devices that are open already.
+    eal.on_interrupt_thread(|| capabilities::keep(&Default::default()))??;
+    for thread in capabilities::keepers(&kept)? {
+        tracing::warn!(thread, "a thread of a driver keeps its capabilities");
+    }
+    tracing::info!(
+        kept = capabilities::show(&kept),
+        "capabilities dropped; programs that are started get none"
+    );
+    // A file that only CAP_DAC_OVERRIDE could read: better heard now than at the next reload.
+    if let Err(error) = config::read(&config.path) {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "the configuration cannot be read any more, so that a reload will be refused; \
+             give it to the user that rvs runs as, or set run.drop_capabilities = false"
+        );
+    }
+    Ok(())
 }
 
 /// A task that ends with its owner.
@@ -267,12 +307,16 @@ struct Crew {
 }
 
 impl Crew {
-    fn start(workers: Vec<Worker>, cores: &[usize]) -> Result<Crew> {
+    fn start(workers: Vec<Worker>, cores: &[usize], drop_capabilities: bool) -> Result<Crew> {
         let mut crew = Crew { stop: Arc::default(), threads: Vec::new() };
         for (worker, &core) in workers.into_iter().zip(cores) {
             let stop = crew.stop.clone();
             let run = move || -> Result<()> {
                 pin(&[core])?;
+                if drop_capabilities {
+                    // A worker opens nothing.
+                    capabilities::keep(&Default::default())?;
+                }
                 let lcore = Lcore::register()?;
                 worker.run(&lcore, &stop);
                 Ok(())

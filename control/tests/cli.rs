@@ -360,7 +360,10 @@ fn check() {
     }
     let (code, _, complaints) = check("cores = 1", "check --no-machine");
     assert_eq!(code, 2);
-    assert!(complaints.contains("F:1:1: cores: unknown key; expected one of eal, workers, "), "{complaints}");
+    assert!(
+        complaints.contains("F:1:1: cores: unknown key; expected one of eal, run, workers, "),
+        "{complaints}"
+    );
 }
 
 /// Whom a check by TLS trusts unless its file says so.
@@ -402,4 +405,37 @@ fn how_it_ends() {
     ] {
         assert_eq!(run(rvs(words)).0, code, "{words}");
     }
+}
+
+#[test]
+fn a_schema_is_printed_and_a_file_formatted_from_stdin() {
+    use std::io::Write;
+    let output = rvs("schema").output().unwrap();
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+
+    let fmt = |words, input: &str| {
+        let mut child = rvs(words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let output = fmt("fmt -", "# why\n[workers]\ncores=[ 1 ]");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "# why\n[workers]\ncores = [1]\n");
+    assert_eq!(fmt("fmt --check", "a=1\n").status.code(), Some(1));
+    assert_eq!(fmt("fmt --check -", "a = 1\n").status.code(), Some(0));
+    assert_eq!(fmt("fmt -", "a = \n").status.code(), Some(2));
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = rvs(&format!("completions {shell}")).output().unwrap();
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            output.status.success() && script.contains("reload") && script.contains("counters"),
+            "{script}"
+        );
+    }
+    assert_eq!(rvs("completions dos").output().unwrap().status.code(), Some(2));
 }

@@ -13,7 +13,7 @@ mod probe;
 use probe::{Dpdk, Problem};
 
 /// Everything that RVS calls. Never `per_lcore_.*`: bindgen takes thread-locals for plain statics.
-const FUNCTIONS: &str = "rvs_.*|rte_eal_init|rte_eal_cleanup|rte_strerror|rte_version|rte_dev_probe\
+const FUNCTIONS: &str = "rvs_.*|rte_eal_init|rte_eal_cleanup|rte_strerror|rte_version|rte_dev_probe|rte_eal_alarm_set\
     |rte_thread_register|rte_thread_unregister|rte_get_main_lcore|rte_get_tsc_hz|rte_socket_id\
     |rte_pktmbuf_pool_create|rte_pktmbuf_free_bulk|rte_mempool_avail_count|rte_mempool_in_use_count\
     |rte_eth_dev_(get_port_by_name|get_name_by_port|info_get|configure|adjust_nb_rx_tx_desc|start|stop|close\

@@ -75,7 +75,7 @@ pub(super) struct AddService {
     /// A real server, may be repeated
     #[arg(long = "server", value_name = "SERVER")]
     servers: Vec<String>,
-    /// More settings: a TOML file with the keys of a [[service]]
+    /// More settings: a TOML file with the keys of a service
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
     #[command(flatten)]

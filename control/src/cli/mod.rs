@@ -3,11 +3,16 @@
 mod capture;
 mod change;
 mod check;
+mod completions;
+mod doctor;
 mod events;
 mod explain;
+mod fmt;
 mod list;
+mod man;
 mod reload;
 mod run;
+mod schema;
 mod top;
 
 use std::io::{self, ErrorKind, Write};
@@ -42,6 +47,7 @@ Exit codes:
 const EXAMPLES: &str = "\
 Examples:
   rvs check -c /etc/rvs/rvs.toml      does the file make sense, and on this machine?
+  rvs doctor -c /etc/rvs/rvs.toml     is the machine as it should be for it?
   rvs run -c /etc/rvs/rvs.toml        balance, in the foreground, logging to stderr
   rvs reload                          apply the edited file (as SIGHUP does)
   rvs reload --dry-run                what would that change?
@@ -51,6 +57,8 @@ Examples:
   rvs list                            services and real servers, as ipvsadm -Ln shows them
   rvs list --stats                    connections, packets and bytes since the start
   rvs list -c | head                  connections
+  rvs schema                          what an editor needs to complete and check the file
+  rvs fmt /etc/rvs/rvs.toml           tidy the file up; --check only asks whether it is tidy
   rvs list --counters                 where every packet went, by worker and reason
   rvs events -f                       what happens: servers up and down, reloads, overload
   rvs top                             what passes, live: services, servers, workers, drops
@@ -76,6 +84,9 @@ enum Command {
     /// Read and check a configuration without acting on it
     #[command(after_help = EXIT_CODES)]
     Check(check::Check),
+    /// Say what on this machine keeps rvs from starting or from being fast, and what to do about it
+    #[command(after_help = doctor::EXIT_CODES)]
+    Doctor(doctor::Doctor),
     /// Have the running rvs read its configuration again
     ///
     /// The new configuration is checked first. If it is refused, the old one stays in force.
@@ -111,6 +122,24 @@ enum Command {
     /// Show services, connections and counters of the running rvs
     #[command(after_help = EXIT_CODES)]
     List(list::List),
+    /// Print a JSON Schema of the configuration, for editors
+    ///
+    /// Put it beside the configuration and name it in the first line of that, `#:schema rvs.schema.json`: editors that
+    /// know taplo (Even Better TOML in VS Code, and others) then complete, explain and check what is typed.
+    #[command(after_help = EXIT_CODES)]
+    Schema(schema::Schema),
+    /// Format configurations in place, as they are best read; comments and order stay
+    #[command(after_help = fmt::EXIT_CODES)]
+    Fmt(fmt::Fmt),
+    /// Write the manual pages
+    #[command(after_help = EXIT_CODES)]
+    Man(man::Man),
+    /// Print a script that completes commands and options
+    ///
+    /// For bash, put it into /usr/share/bash-completion/completions/rvs; for zsh, as _rvs into a directory of $fpath;
+    /// for fish, into ~/.config/fish/completions/rvs.fish.
+    #[command(after_help = EXIT_CODES)]
+    Completions(completions::Completions),
     /// Show what has happened to the running rvs, and what happens
     #[command(after_help = EXIT_CODES)]
     Events(events::Events),
@@ -166,8 +195,13 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Run(command) => command.execute(),
         Command::Check(command) => command.execute(),
+        Command::Doctor(command) => command.execute(),
         Command::Reload(command) => command.execute(),
         Command::List(command) => command.execute(),
+        Command::Schema(command) => command.execute(),
+        Command::Fmt(command) => command.execute(),
+        Command::Man(command) => command.execute(),
+        Command::Completions(command) => command.execute(),
         Command::Drain(command) => command.execute(),
         Command::Undrain(command) => command.execute(),
         Command::Disable(command) => command.execute(),

@@ -18,7 +18,7 @@ use super::error::{ConfigErrors, Report, Source, quoted};
 use super::raw::{Document, Field, Section};
 use super::value::{self, DEVICE, ENDPOINT, MAC, PORT_NAME, PREFIX, SERVER};
 use super::{
-    Admin, Config, DEFAULT_SOCKET, Eal, Idle, Port, Server, ServerState, Service, TableSize, Workers,
+    Admin, Config, DEFAULT_SOCKET, Eal, Idle, Port, Run, Server, ServerState, Service, TableSize, Workers,
     availability, checks,
 };
 
@@ -36,10 +36,13 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
     let report = Report::new(source.clone());
     let parts = parts(&document.root(&report));
     report.finish()?;
-    let (eal, workers, table, admin, ports, services) = parts.expect("what is missing has been reported");
-    Ok(Config { path, source: source.clone(), eal, workers, table, admin, ports, services })
+    let (eal, run, workers, table, admin, ports, services) =
+        parts.expect("what is missing has been reported");
+    Ok(Config { path, source: source.clone(), eal, run, workers, table, admin, ports, services })
 }
 
+/// What a file is made of.
+pub(super) type Parts = (Eal, Run, Workers, TableSize, Admin, Vec<Port>, Vec<Service>);
 /// The services of a text that has nothing else. What refers to other parts of a configuration is not checked.
 pub fn services(source: Source) -> Result<Vec<Service>, ConfigErrors> {
     let document = Document::parse(&source)?;
@@ -56,11 +59,11 @@ pub fn services(source: Source) -> Result<Vec<Service>, ConfigErrors> {
     Ok(services)
 }
 
-type Parts = (Eal, Workers, TableSize, Admin, Vec<Port>, Vec<Service>);
-
-fn parts(root: &Section<'_>) -> Option<Parts> {
-    root.known(&["eal", "workers", "table", "admin", "port", "service"]);
+/// Reads everything below the root.
+pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
+    root.known(&["eal", "run", "workers", "table", "admin", "port", "service"]);
     let eal = root.optional("eal", |field| eal(&field.section()?));
+    let run = root.optional("run", |field| run(&field.section()?));
     let workers =
         root.require("workers", "a table [workers] with cores = [...]").and_then(|f| workers(&f.section()?));
     let table = root.optional("table", |field| table(&field.section()?));
@@ -76,6 +79,7 @@ fn parts(root: &Section<'_>) -> Option<Parts> {
 
     Some((
         eal?.unwrap_or(Eal { hugepages: true, memory_mb: None, file_prefix: None, args: Vec::new() }),
+        run?.unwrap_or(Run { drop_capabilities: true }),
         workers?,
         table?.unwrap_or(TableSize { connections: 1_000_000 }),
         admin?.unwrap_or_else(|| Admin { socket: PathBuf::from(DEFAULT_SOCKET) }),
@@ -111,6 +115,12 @@ fn eal(section: &Section<'_>) -> Option<Eal> {
         })
     });
     Some(Eal { hugepages: hugepages?, memory_mb: memory_mb?, file_prefix: file_prefix?, args: args? })
+}
+
+fn run(section: &Section<'_>) -> Option<Run> {
+    section.known(&["drop_capabilities"]);
+    let drop_capabilities = section.or("drop_capabilities", true, |field| field.boolean())?;
+    Some(Run { drop_capabilities })
 }
 
 fn workers(section: &Section<'_>) -> Option<Workers> {
@@ -496,12 +506,12 @@ pub(super) fn one_of<T>(
     field.parse(&expected, |typed| named(typed).ok_or_else(|| format!("unknown {what} {}", quoted(typed))))
 }
 
-fn names<T: Named>(values: &[T]) -> Vec<&'static str> {
+pub(super) fn names<T: Named>(values: &[T]) -> Vec<&'static str> {
     values.iter().map(|value| value.name()).collect()
 }
 
 /// What the enums of [`dataplane::service`] have in common.
-trait Named: Copy {
+pub(super) trait Named: Copy {
     fn name(self) -> &'static str;
 }
 

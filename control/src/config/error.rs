@@ -244,6 +244,9 @@ pub struct Report {
     source: Source,
     found: RefCell<Vec<Found>>,
     count: std::cell::Cell<usize>,
+    /// Which keys the reader has said that it knows, by the path of their table.
+    #[cfg(test)]
+    pub(super) known: RefCell<std::collections::BTreeMap<String, std::collections::BTreeSet<String>>>,
 }
 
 struct Found {
@@ -255,7 +258,20 @@ struct Found {
 impl Report {
     /// Nothing found yet.
     pub fn new(source: Source) -> Report {
-        Report { source, found: RefCell::default(), count: Default::default() }
+        Report {
+            source,
+            found: RefCell::default(),
+            count: Default::default(),
+            #[cfg(test)]
+            known: RefCell::default(),
+        }
+    }
+
+    /// For the test that holds the schema against the reader.
+    #[cfg(test)]
+    pub(super) fn note_known(&self, path: String, keys: &[&str]) {
+        let mut known = self.known.borrow_mut();
+        known.entry(path).or_default().extend(keys.iter().map(|key| (*key).to_owned()));
     }
 
     /// The file.

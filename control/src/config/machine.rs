@@ -109,7 +109,7 @@ fn most_connections(memory: u64) -> u64 {
 }
 
 /// Linux's list format: `0-3,8,10-11`.
-fn core_list(text: &str) -> Option<BTreeSet<usize>> {
+pub(crate) fn core_list(text: &str) -> Option<BTreeSet<usize>> {
     let mut cores = BTreeSet::new();
     for range in text.trim().split(',').filter(|range| !range.is_empty()) {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -119,7 +119,7 @@ fn core_list(text: &str) -> Option<BTreeSet<usize>> {
 }
 
 /// The reverse of [`core_list`].
-fn show_cores(cores: &BTreeSet<usize>) -> String {
+pub(crate) fn show_cores(cores: &BTreeSet<usize>) -> String {
     let mut ranges: Vec<(usize, usize)> = Vec::new();
     for &core in cores {
         match ranges.last_mut() {

@@ -15,8 +15,10 @@ pub mod availability;
 pub mod check;
 pub mod checks;
 pub mod error;
+pub mod format;
 pub mod machine;
 pub mod raw;
+pub mod schema;
 pub mod value;
 
 use std::fmt;
@@ -45,6 +47,8 @@ pub struct Config {
     pub source: Source,
     /// `[eal]`: how DPDK is started.
     pub eal: Eal,
+    /// `[run]`: how the process runs.
+    pub run: Run,
     /// `[workers]`: who polls.
     pub workers: Workers,
     /// `[table]`: the connection table.
@@ -62,6 +66,11 @@ const MAX_FILE: u64 = 64 << 20;
 
 /// Reads and checks a file. What the machine lacks is not asked here, but in [`Config::check_machine`].
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    parse(path, read(path)?)
+}
+
+/// Reads a file that can be a configuration.
+pub fn read(path: &Path) -> Result<Vec<u8>, ConfigErrors> {
     let of_file = |message: &dyn fmt::Display| ConfigErrors::of_file(path, message);
     let file = std::fs::File::open(path)
         .map_err(|error| of_file(&format_args!("cannot be opened: {error}; expected a TOML file")))?;
@@ -75,11 +84,16 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     if bytes.len() as u64 > MAX_FILE {
         return Err(of_file(&format_args!("is larger than {} MB; expected a TOML file", MAX_FILE >> 20)));
     }
-    parse(path, bytes)
+    Ok(bytes)
 }
 
 /// Checks the contents of a file.
 pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Config, ConfigErrors> {
+    check::check(path.to_owned(), text(path, bytes)?)
+}
+
+/// The contents of a file as text.
+pub fn text(path: &Path, bytes: Vec<u8>) -> Result<Source, ConfigErrors> {
     let text = String::from_utf8(bytes).map_err(|error| {
         // What precedes the first wrong byte is text, and enough to find the line and to show it.
         let valid = error.utf8_error().valid_up_to();
@@ -88,7 +102,7 @@ pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Config, ConfigErrors> {
         report.error(valid..valid + 1, "encoding", "is not UTF-8; expected a TOML file");
         report.finish().expect_err("an error has been reported")
     })?;
-    check::check(path.to_owned(), Source::new(path, text))
+    Ok(Source::new(path, text))
 }
 
 /// Checks a text of `[[service]]` and nothing else, for services that are added without the file.
@@ -130,6 +144,7 @@ impl Config {
     pub fn needs_restart(&self, new: &Config) -> Option<String> {
         let same = [
             ("eal", self.eal == new.eal),
+            ("run", self.run == new.run),
             ("workers.cores", self.workers.cores == new.workers.cores),
             ("workers.idle", self.workers.idle == new.workers.idle),
             ("workers.control_cores", self.workers.control_cores == new.workers.control_cores),
@@ -165,6 +180,13 @@ pub struct Eal {
     pub file_prefix: Option<String>,
     /// Passed through untouched.
     pub args: Vec<String>,
+}
+
+/// How the process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Whether it gives up what it needed only to start; see [`crate::capabilities`].
+    pub drop_capabilities: bool,
 }
 
 /// What a worker does when its queues are empty.

@@ -104,6 +104,8 @@ pub struct Section<'d> {
 impl<'d> Section<'d> {
     /// Reports every key that is not one of these.
     pub fn known(&self, keys: &[&str]) {
+        #[cfg(test)]
+        self.report.note_known(without_indices(&self.path), keys);
         for key in self.table.keys().filter(|key| !keys.contains(&key.get_ref().as_ref())) {
             let typed = key.get_ref().as_ref();
             let guess =

@@ -97,6 +97,21 @@ impl Director {
             .explain(question)
     }
 
+    /// A line for `systemctl status`.
+    pub(super) fn status(&self) -> String {
+        let of_service = |service: &Service| {
+            let is_up = |server: &&_| targets(service, server).all(|target| self.health.is_up(&target));
+            (service.servers.len(), service.servers.iter().filter(is_up).count())
+        };
+        let services = self.services.running();
+        let (servers, up) = services
+            .iter()
+            .map(of_service)
+            .fold((0, 0), |sum, of_service| (sum.0 + of_service.0, sum.1 + of_service.1));
+        let services = services.len();
+        format!("services: {services}; real servers up: {up} of {servers}")
+    }
+
     pub(super) fn describe(&self, service: &Service) -> api::Service {
         let key = ServiceKey::of(service);
         let record = self.ids.service(&key);

@@ -50,6 +50,7 @@ use crate::rates;
 use crate::services::Services;
 use crate::services::diff::diff;
 use crate::services::live::service_of;
+use crate::systemd;
 
 /// Linux is told this often, in periods of the estimator, which neighbours are in use.
 const NEIGHBOUR_PERIODS: u64 = 5;
@@ -74,6 +75,8 @@ pub struct Parts {
     pub workers: Vec<Arc<WorkerCounters>>,
     /// Health checks at one time.
     pub checks_at_once: usize,
+    /// Who has started RVS, and is told how it does.
+    pub manager: systemd::Manager,
     /// Where it says what happens.
     pub events: Events,
     /// Where the workers are told to capture.
@@ -109,6 +112,7 @@ pub struct Director {
     misplaced: bool,
     /// Whether it has been said that somebody else has taken one away.
     missed: bool,
+    manager: systemd::Manager,
     /// Those of which it has been said that Linux refuses to change them.
     refused: HashSet<Ipv4Addr>,
     events: Events,
@@ -119,7 +123,8 @@ pub struct Director {
 impl Director {
     /// Compiles the first snapshot.
     pub fn new(parts: Parts) -> Result<(Director, Handle)> {
-        let Parts { mut config, watcher, ports, table, workers, checks_at_once, events, capture } = parts;
+        let Parts { mut config, watcher, ports, table, workers, checks_at_once, manager, events, capture } =
+            parts;
         let (sender, news) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
         let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
@@ -145,6 +150,7 @@ impl Director {
             placed: HashSet::new(),
             misplaced: false,
             missed: false,
+            manager,
             refused: HashSet::new(),
             events: events.clone(),
             metrics: Metrics::default(),
@@ -211,6 +217,8 @@ impl Director {
         let mut period = tokio::time::interval(Duration::from_secs_f64(rates::PERIOD));
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut periods = 0u64;
+        self.manager.ready(&self.status());
+        let mut watchdog = self.manager.watchdog();
         loop {
             tokio::select! {
                 Some(()) = hangup.recv() => {
@@ -233,6 +241,7 @@ impl Director {
                     Err(error) => self.watch_anew(error).await?,
                 },
                 Some(request) = self.requests.recv() => self.answer(request).await,
+                () = watchdog.tick() => {}
                 () = until(self.wake) => self.publish(),
                 _ = period.tick() => {
                     periods += 1;
@@ -253,6 +262,9 @@ impl Director {
             self.place_virtual_addresses().await;
         }
         self.miss_addresses();
+        if self.manager.listens() {
+            self.manager.status(&self.status());
+        }
         self.notice_overload();
         if periods.is_multiple_of(NEIGHBOUR_PERIODS) {
             self.refresh_neighbours();
@@ -276,6 +288,7 @@ impl Director {
 
     /// Reads the file again and, if it is good, puts it in force; if not, nothing changes.
     async fn reload(&mut self) -> Result<api::Reloaded> {
+        self.manager.reloading();
         let result = self.try_reload().await;
         self.events.publish(Kind::of_reload(&result, self.generation));
         match &result {
@@ -289,6 +302,7 @@ impl Director {
                 tracing::error!(error = format!("{error:#}"), "reload refused, nothing has changed")
             }
         }
+        self.manager.ready(&self.status());
         result
     }
 

@@ -4,7 +4,7 @@
 //! with keepalived: a director that starts serves at once and does not wait for its first checks. Checks are
 //! ordinary sockets of the Linux host, so they go out through the twins, by Linux' routes and neighbours.
 //!
-//! What a check does is in [`probe`], a file a kind. Rise, fall, interval, timeout and the limit on sockets are here and
+//! What a check does is in `probe`, a file a kind. Rise, fall, interval, timeout and the limit on sockets are here and
 //! the same for all.
 
 use std::collections::{BTreeMap, HashMap, HashSet};

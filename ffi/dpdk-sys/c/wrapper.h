@@ -2,6 +2,7 @@
 #ifndef RVS_WRAPPER_H
 #define RVS_WRAPPER_H
 
+#include <rte_alarm.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
 #include <rte_errno.h>

@@ -1,9 +1,11 @@
 //! EAL, DPDK's ground floor: memory, devices and the threads it knows.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::error::{Errno, Error};
 use crate::lcore::Lcore;
@@ -113,6 +115,31 @@ impl Eal {
         std::iter::successors(next(0), |&port| next(port + 1)).collect()
     }
 
+    /// Has EAL's interrupt thread call a function, and waits for what it returns: what a thread has of its
+    /// own, such as its capabilities, can be changed by nobody else.
+    ///
+    /// The thread is busy at most with an interrupt of a device. If it does not come round to it in five
+    /// seconds, that is an error, though it may yet call the function.
+    pub fn on_interrupt_thread<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (sender, returned) = mpsc::sync_channel(1);
+        let task: Task = Box::new(move || {
+            // Whoever asked may have given up.
+            let _ = sender.send(call());
+        });
+        let argument = Box::into_raw(Box::new(task)).cast::<c_void>();
+        // SAFETY: `run_task` gets the argument once, and takes it back into a box of the same type.
+        let set = unsafe { dpdk_sys::rte_eal_alarm_set(1, Some(run_task), argument) };
+        if let Err(errno) = Errno::check(set) {
+            // SAFETY: the alarm was refused, so nobody else has the pointer.
+            drop(unsafe { Box::from_raw(argument.cast::<Task>()) });
+            return Err(Error::Interrupt(errno));
+        }
+        returned.recv_timeout(Duration::from_secs(5)).map_err(|_| Error::Interrupt(Errno(libc::ETIMEDOUT)))
+    }
+
     /// DPDK's name and version.
     pub fn version() -> String {
         // SAFETY: returns a terminated string that is never changed.
@@ -145,6 +172,15 @@ impl Eal {
             Err(errno) => Err(Error::InUse(errno.to_string())),
         }
     }
+}
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// What EAL's interrupt thread calls. A panic in it ends the process, as it must at C's border.
+extern "C" fn run_task(argument: *mut c_void) {
+    // SAFETY: `on_interrupt_thread` made this pointer of a box of this type, for one call of this function.
+    let task = unsafe { Box::from_raw(argument.cast::<Task>()) };
+    task();
 }
 
 /// A word for C.

@@ -29,6 +29,9 @@ pub enum Error {
     /// EAL was not started, or was cleaned up
     #[error("EAL is not running")]
     NotRunning,
+    /// EAL's interrupt thread does not do what it is asked to
+    #[error("EAL's interrupt thread does not answer: {0}")]
+    Interrupt(Errno),
     /// this thread is not EAL's main lcore
     #[error("this thread is not EAL's main lcore")]
     NotMain,

@@ -439,3 +439,11 @@ fn what_a_device_cannot_have_is_refused_by_name() {
             .starts_with("port \"net_null3\": cannot change its MAC: ")
     );
 }
+
+#[test]
+fn the_interrupt_thread_calls_a_function_and_answers() {
+    let own = thread::current().id();
+    let first = eal().on_interrupt_thread(|| thread::current().id()).expect("it answers");
+    let second = eal().on_interrupt_thread(|| thread::current().id()).expect("it answers again");
+    assert!(first == second && first != own);
+}

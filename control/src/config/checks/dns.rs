@@ -16,7 +16,7 @@ pub struct Dns {
     pub name: Name,
     /// The type of record in question.
     pub record: RecordType,
-    /// One of these must be among the answers, each in the form of [`canonical`]; if there are none, any answer will do,
+    /// One of these must be among the answers, each in the form of `canonical`; if there are none, any answer will do,
     /// also an empty one.
     pub expect: Vec<String>,
     /// The code that the answer must have.

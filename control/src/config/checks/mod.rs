@@ -154,6 +154,11 @@ struct Kind {
     read: fn(&Section<'_>) -> Option<CheckKind>,
 }
 
+/// The names of the kinds, the default first.
+pub(super) fn kinds() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|kind| kind.name)
+}
+
 /// One table, or an array of them.
 pub(super) fn read(field: &Field<'_>) -> Option<Vec<Check>> {
     if field.is_array() {

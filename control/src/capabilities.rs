@@ -1,0 +1,138 @@
+//! What RVS may do, given up as soon as it has done it.
+//!
+//! The start takes a good part of root: devices, hugepages, interfaces. Going on takes little, and what is
+//! not there cannot be abused by whoever finds a hole in a parser. So when everything is open, RVS
+//! keeps, of the capabilities that it was started with (capabilities(7)):
+//!
+//! | capability | for |
+//! |---|---|
+//! | `NET_ADMIN` | addresses of the twins, neighbours, and to close devices in order |
+//! | `NET_RAW` | packets that Linux sends for RVS, pings of health checks |
+//! | `SYS_ADMIN`, `BPF` | with an AF_XDP port only: its driver unloads its program at the end |
+//!
+//! Programs that RVS starts get none of them, also when they run as root, and cannot regain any
+//! (`no_new_privs`): the bounding, ambient and inheritable sets are empty. Workers have none either.
+//!
+//! Capabilities belong to a thread and are inherited by those that it starts. The control thread gives its own up
+//! before it starts the workers; EAL's interrupt thread exists by then and is asked to do it; threads for
+//! blocking calls do it as they start. [`keepers`] finds threads that a driver has started and that nobody can ask.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context, Result};
+use caps::errors::CapsError;
+use caps::{CapSet, Capability, CapsHashSet};
+
+use crate::config::Config;
+
+/// What goes on needing them, with these devices.
+pub fn needed(config: &Config) -> CapsHashSet {
+    use Capability::*;
+    let mut needed = CapsHashSet::from([CAP_NET_ADMIN, CAP_NET_RAW]);
+    let drivers = config.ports.iter().map(|port| port.device.as_str());
+    if drivers.chain(config.eal.args.iter().map(String::as_str)).any(|text| text.contains("net_af_xdp")) {
+        needed.extend([CAP_SYS_ADMIN, CAP_BPF]);
+    }
+    needed
+}
+
+/// Leaves the calling thread only these, of those that it has; what it starts gets none.
+pub fn keep(needed: &CapsHashSet) -> Result<CapsHashSet> {
+    let failed = |what| move |error: CapsError| anyhow::anyhow!("cannot {what}: {error}");
+    nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")?;
+    let has = caps::read(None, CapSet::Permitted).map_err(failed("read the capabilities"))?;
+    caps::clear(None, CapSet::Ambient).map_err(failed("clear the ambient set"))?;
+    // Without this capability nothing can be taken out of the bounding set. Then a program that runs as
+    // root gets what that set has, which whoever started RVS has chosen.
+    if has.contains(&Capability::CAP_SETPCAP) {
+        caps::raise(None, CapSet::Effective, Capability::CAP_SETPCAP).map_err(failed("use CAP_SETPCAP"))?;
+        for capability in caps::runtime::thread_all_supported() {
+            caps::drop(None, CapSet::Bounding, capability).map_err(failed("empty the bounding set"))?;
+        }
+    }
+    let kept: CapsHashSet = has.intersection(needed).copied().collect();
+    caps::clear(None, CapSet::Inheritable).map_err(failed("clear the inheritable set"))?;
+    // The effective set must at no time have what the permitted one lacks.
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &kept).map_err(failed("give capabilities up"))?;
+    }
+    Ok(kept)
+}
+
+/// The threads of this process, by name, that have more than these.
+pub fn keepers(kept: &CapsHashSet) -> Result<Vec<String>> {
+    let allowed = kept.iter().fold(0, |mask, capability| mask | capability.bitmask());
+    let threads = fs::read_dir("/proc/self/task").context("cannot list the threads")?;
+    // A thread that ends meanwhile has none.
+    let statuses = threads.flatten().filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
+    Ok(statuses.filter_map(|status| keeper(&status, allowed)).collect())
+}
+
+fn keeper(status: &str, allowed: u64) -> Option<String> {
+    let fields: BTreeMap<&str, &str> = status.lines().filter_map(|line| line.split_once(":\t")).collect();
+    let has = u64::from_str_radix(fields.get("CapPrm")?.trim(), 16).ok()?;
+    (has & !allowed != 0).then(|| (*fields.get("Name").unwrap_or(&"?")).to_owned())
+}
+
+/// For the log: `cap_net_admin,cap_net_raw`.
+pub fn show(capabilities: &CapsHashSet) -> String {
+    let mut names: Vec<String> =
+        capabilities.iter().map(|capability| capability.to_string().to_lowercase()).collect();
+    names.sort();
+    names.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::*;
+
+    fn config(device: &str) -> Config {
+        let text = format!("[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"{device}\"\n");
+        crate::config::parse(Path::new("f"), text.into()).unwrap()
+    }
+
+    #[test]
+    fn what_is_needed_depends_on_the_driver() {
+        let plain = "cap_net_admin,cap_net_raw";
+        assert_eq!(show(&needed(&config("0000:01:00.0"))), plain);
+        let xdp = show(&needed(&config("net_af_xdp,iface=eth1")));
+        assert!(xdp.contains("cap_sys_admin") && xdp.contains("cap_bpf"), "{xdp}");
+    }
+
+    /// In a thread of its own, which is all that it changes.
+    #[test]
+    fn a_thread_gives_up_and_its_children_have_nothing() {
+        let needed = needed(&config("net_null"));
+        let (kept, status) = std::thread::spawn(move || {
+            let kept = keep(&needed).unwrap();
+            // Once more changes nothing.
+            assert_eq!(keep(&needed).unwrap(), kept);
+            assert!(kept.is_subset(&needed));
+            assert_eq!(caps::read(None, CapSet::Effective).unwrap(), kept);
+            (kept, Command::new("cat").arg("/proc/self/status").output().unwrap())
+        })
+        .join()
+        .unwrap();
+        let status = String::from_utf8(status.stdout).unwrap();
+        // Whoever runs the tests without CAP_SETPCAP keeps the bounding set.
+        if caps::has_cap(None, CapSet::Permitted, Capability::CAP_SETPCAP).unwrap() {
+            for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+                assert!(status.contains(&format!("{set}:\t0000000000000000")), "{status}");
+            }
+            // This thread has kept all, and is found out.
+            assert!(!keepers(&kept).unwrap().is_empty());
+        }
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    }
+
+    #[test]
+    fn who_keeps_too_much() {
+        let status = "Name:\tmlx5-thread\nCapPrm:\t0000000000003000\n";
+        assert_eq!(keeper(status, 0x3000), None);
+        assert_eq!(keeper(status, 0x1000).as_deref(), Some("mlx5-thread"));
+    }
+}
