@@ -89,7 +89,7 @@ async fn start(config: Config, control_cores: &[usize]) -> Result<()> {
     let manager = systemd::Manager::from_environment();
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     // First of all, since it tells whether another RVS runs here.
-    let socket = admin::bind(&config.admin.socket).await?;
+    let socket = admin::bind(&config.admin.socket, config.admin.group.as_deref()).await?;
     let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
     let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores))?;
     let result = with_eal(config, &eal, &devices, socket, stop, hangup, manager).await;

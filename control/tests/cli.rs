@@ -132,7 +132,7 @@ fn router(directory: &Path) -> PathBuf {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let socket = admin::bind(&socket).await.unwrap();
+            let socket = admin::bind(&socket, None).await.unwrap();
             bound.send(()).unwrap();
             admin::serve(socket, Router(events())).await;
         });

@@ -2,10 +2,11 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use nix::unistd::Group;
 use tokio::net::{UnixListener, UnixStream};
 
 /// Owner and group may ask and reload; connecting takes permission to write.
@@ -18,8 +19,11 @@ pub struct Socket {
 }
 
 /// Binds the admin socket. What a dead `rvs` has left is replaced; a live one is left alone.
-pub async fn bind(path: &Path) -> anyhow::Result<Socket> {
+///
+/// Members of `group`, which is the process' own if there is none, may ask.
+pub async fn bind(path: &Path, group: Option<&str>) -> anyhow::Result<Socket> {
     let shown = path.display();
+    let group = group.map(find_group).transpose()?;
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     }
@@ -33,9 +37,20 @@ pub async fn bind(path: &Path) -> anyhow::Result<Socket> {
     };
     let listener = listener.with_context(|| format!("cannot bind the admin socket {shown}"))?;
     let file = SocketFile::new(path).with_context(|| format!("cannot find the admin socket {shown}"))?;
+    if let Some(group) = group {
+        chown(path, None, Some(group)).with_context(|| format!("cannot give {shown} to its group"))?;
+    }
     fs::set_permissions(path, Permissions::from_mode(MODE))
         .with_context(|| format!("cannot set the mode of {shown}"))?;
     Ok(Socket { listener, _file: file })
+}
+
+fn find_group(name: &str) -> anyhow::Result<u32> {
+    let found = Group::from_name(name).with_context(|| format!("cannot look for the group {name:?}"))?;
+    let found = found.with_context(|| {
+        format!("admin.group: this machine has no group {name:?}; expected one that `getent group` lists")
+    })?;
+    Ok(found.gid.as_raw())
 }
 
 async fn refuse_unless_stale(path: &Path) -> anyhow::Result<()> {

@@ -166,7 +166,7 @@ async fn router(connections: u64) -> Router {
     let path = directory.path().join("run/rvs.sock");
     let backend =
         Fake { connections, read: Arc::default(), readers: Arc::default(), events: Events::with_capacity(4) };
-    let socket = bind(&path).await.unwrap();
+    let socket = bind(&path, None).await.unwrap();
     let server = tokio::spawn(serve(socket, backend.clone()));
     Router { _directory: directory, path, backend, server }
 }
@@ -188,7 +188,7 @@ impl Router {
 }
 
 async fn refused(path: &Path) -> String {
-    match bind(path).await {
+    match bind(path, None).await {
         Ok(_) => panic!("{} was bound", path.display()),
         Err(error) => format!("{error:#}").replace(&path.display().to_string(), "PATH"),
     }
@@ -413,6 +413,25 @@ async fn the_socket_is_private_and_goes_with_the_server() {
 }
 
 #[tokio::test]
+async fn the_socket_belongs_to_a_group() {
+    use std::os::unix::fs::MetadataExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rvs.sock");
+    let Err(error) = bind(&path, Some("no-such-group")).await else { panic!("bound") };
+    let expected =
+        "admin.group: this machine has no group \"no-such-group\"; expected one that `getent group` lists";
+    assert_eq!(error.to_string(), expected);
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root gives a socket to another group");
+        return;
+    }
+    let _socket = bind(&path, Some("daemon")).await.unwrap();
+    let metadata = std::fs::metadata(&path).unwrap();
+    let group = nix::unistd::Group::from_name("daemon").unwrap().unwrap();
+    assert_eq!((metadata.gid(), metadata.mode() & 0o777), (group.gid.as_raw(), 0o660));
+}
+
+#[tokio::test]
 async fn a_live_socket_is_left_alone() {
     let router = router(1).await;
     assert_eq!(
@@ -428,7 +447,7 @@ async fn a_stale_socket_is_replaced() {
     let path = directory.path().join("rvs.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    let socket = bind(&path).await.unwrap();
+    let socket = bind(&path, None).await.unwrap();
     drop(socket);
     assert!(!path.exists());
 }
@@ -449,9 +468,9 @@ async fn what_is_no_socket_is_left_alone() {
 async fn a_successor_keeps_its_socket() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("rvs.sock");
-    let first = bind(&path).await.unwrap();
+    let first = bind(&path, None).await.unwrap();
     std::fs::remove_file(&path).unwrap();
-    let second = bind(&path).await.unwrap();
+    let second = bind(&path, None).await.unwrap();
     drop(first);
     assert!(path.exists());
     drop(second);

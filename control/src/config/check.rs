@@ -82,7 +82,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         run?.unwrap_or(Run { drop_capabilities: true }),
         workers?,
         table?.unwrap_or(TableSize { connections: 1_000_000 }),
-        admin?.unwrap_or_else(|| Admin { socket: PathBuf::from(DEFAULT_SOCKET) }),
+        admin?.unwrap_or_else(|| Admin { socket: PathBuf::from(DEFAULT_SOCKET), group: None }),
         ports.into_iter().collect::<Option<_>>()?,
         services.into_iter().map(|(service, _)| service).collect::<Option<_>>()?,
     ))
@@ -180,7 +180,7 @@ fn table(section: &Section<'_>) -> Option<TableSize> {
 }
 
 fn admin(section: &Section<'_>) -> Option<Admin> {
-    section.known(&["socket"]);
+    section.known(&["socket", "group"]);
     let socket = section.or("socket", PathBuf::from(DEFAULT_SOCKET), |field| {
         let expected = format!("an absolute path of at most {MAX_SOCKET_PATH} bytes");
         field.parse(&expected, |typed| match typed {
@@ -191,8 +191,15 @@ fn admin(section: &Section<'_>) -> Option<Admin> {
             }
             _ => Ok(PathBuf::from(typed)),
         })
-    })?;
-    Some(Admin { socket })
+    });
+    let group = section.optional("group", |field| {
+        field.parse("the name of a group, e.g. \"adm\"", |typed| match typed {
+            "" => Err("is empty".to_owned()),
+            _ if typed.contains('\0') => Err(format!("{} contains a NUL", quoted(typed))),
+            _ => Ok(typed.to_owned()),
+        })
+    });
+    Some(Admin { socket: socket?, group: group? })
 }
 
 fn port(section: &Section<'_>) -> Option<Port> {

@@ -149,7 +149,8 @@ impl Config {
             ("workers.idle", self.workers.idle == new.workers.idle),
             ("workers.control_cores", self.workers.control_cores == new.workers.control_cores),
             ("table.connections", self.table == new.table),
-            ("admin.socket", self.admin == new.admin),
+            ("admin.socket", self.admin.socket == new.admin.socket),
+            ("admin.group", self.admin.group == new.admin.group),
             ("port", self.ports.len() == new.ports.len()),
         ];
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
@@ -228,6 +229,8 @@ impl TableSize {
 pub struct Admin {
     /// Path of the Unix socket.
     pub socket: PathBuf,
+    /// The group whose members may ask, besides the owner; that of the process if there is none.
+    pub group: Option<String>,
 }
 
 /// A DPDK port and its twin in Linux.

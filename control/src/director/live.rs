@@ -74,7 +74,10 @@ impl Director {
                 format!("unknown state {state:?}; expected one of {names}")
             })?;
         }
-        let deadline = patch.deadline.map(|seconds| now + Duration::from_secs(seconds.min(31 * 24 * 3600)));
+        let given = patch.deadline.map(|seconds| now + Duration::from_secs(seconds.min(31 * 24 * 3600)));
+        // Who only weighs a drained server does not take its deadline away.
+        let kept = patch.state.is_none().then(|| self.services.deadline(service, address)).flatten();
+        let deadline = given.or(kept);
         ensure!(
             deadline.is_none() || server.state == ServerState::Drained,
             "a deadline is for a drained server; expected state \"drained\""
