@@ -56,6 +56,26 @@ fn a_killed_router_is_followed_by_one_that_works() -> Result<()> {
 }
 
 #[test]
+fn a_second_router_on_the_same_interface_is_refused_and_the_first_goes_on() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let config = cluster.config().service(cluster.web().scheduler("rr"));
+        let router = cluster.start_router(&config)?;
+        let mut other = config.clone();
+        other.socket += ".other";
+        other.ports.iter_mut().for_each(|port| port.name = if port.name == "wan" { "wan9" } else { "lan9" });
+        let file = cluster.state().file("other.toml");
+        std::fs::write(&file, other.to_string())?;
+        let second = router::once(cluster, &format!("run -c {}", file.display()))?.output()?;
+        ensure!(second.code() == Some(2), "{second:?}");
+        let expected = "port[0].device: another rvs has interface wan0; stop it first";
+        ensure!(second.stderr.contains(expected), "{}", second.stderr);
+        ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
+        router.finish()
+    })
+}
+
+#[test]
 fn a_second_router_on_the_same_socket_is_refused_and_the_first_goes_on() -> Result<()> {
     with_cluster(Layout::TwoArmed, |cluster| {
         let _nginx = cluster.start_web()?;

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod capabilities;
 pub mod capture;
+mod claim;
 pub mod cli;
 pub mod compile;
 pub mod config;

@@ -26,7 +26,9 @@ use tokio::task::LocalSet;
 
 use crate::admin;
 use crate::capabilities;
+use crate::claim::Claim;
 use crate::compile::PortLink;
+use crate::config::value::identity;
 use crate::config::{self, Config, Idle, Machine};
 use crate::devices::{self, Device};
 use crate::director::{Director, Parts};
@@ -90,6 +92,7 @@ async fn start(config: Config, control_cores: &[usize]) -> Result<()> {
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     // First of all, since it tells whether another RVS runs here.
     let socket = admin::bind(&config.admin.socket, config.admin.group.as_deref()).await?;
+    let _claims = claims(&config)?;
     let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
     let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores))?;
     let result = with_eal(config, &eal, &devices, socket, stop, hangup, manager).await;
@@ -97,6 +100,22 @@ async fn start(config: Config, control_cores: &[usize]) -> Result<()> {
         tracing::warn!(%error, "EAL was not taken down cleanly");
     }
     result
+}
+
+/// Takes the devices for this process, or says which another RVS has.
+fn claims(config: &Config) -> Result<Vec<Claim>> {
+    let mut claims = Vec::new();
+    for (index, port) in config.ports.iter().enumerate() {
+        let Some(identity) = identity(&port.device) else { continue };
+        match Claim::take(&identity).with_context(|| format!("cannot claim {identity}"))? {
+            Some(claim) => claims.push(claim),
+            None => {
+                let message = format!("another rvs has {identity}; stop it first, or give this one another device");
+                return Err(config.error(&format!("port[{index}].device"), message).into());
+            }
+        }
+    }
+    Ok(claims)
 }
 
 async fn with_eal(

@@ -234,8 +234,7 @@ fn compare_ports(sections: &[Section<'_>], ports: &[Option<Port>]) {
             names.add(port.name.clone(), &field, || format!("name {:?}", port.name), "another name");
         }
         if let Some(field) = section.get("device") {
-            let identity = value::pci_address(&port.device)
-                .or_else(|| value::interface(&port.device).map(|interface| format!("interface {interface}")));
+            let identity = value::identity(&port.device);
             if let Some(identity) = identity {
                 devices.add(identity.clone(), &field, || format!("device {identity}"), "another device");
             }

@@ -110,6 +110,11 @@ pub fn pci_address(device: &str) -> Option<String> {
     valid.then(|| format!("{domain}:{bus}:{slot}.{function}").to_lowercase())
 }
 
+/// What a device string takes for itself on this machine, if that can be told from it.
+pub fn identity(device: &str) -> Option<String> {
+    pci_address(device).or_else(|| interface(device).map(|interface| format!("interface {interface}")))
+}
+
 /// The Linux interface that a device string takes over (`iface=`), if it does.
 pub fn interface(device: &str) -> Option<&str> {
     let driver = device.split(',').next().unwrap_or_default();
