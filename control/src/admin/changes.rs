@@ -13,7 +13,7 @@ use super::{BODY_TIMEOUT, Backend, Failed, Order, api, bad_query, refuse_body, u
 use crate::ids::ServiceKey;
 
 /// A longer body is none of ours: a service with ten thousand servers takes half of it.
-const MAX_BODY: usize = 2 << 20;
+pub(super) const MAX_BODY: usize = 2 << 20;
 
 type Answer = Result<Json<api::Changed>, Failed>;
 

@@ -11,6 +11,7 @@
 //! POST   /v1/reload?dry_run=true                 read the configuration file again; 422 if it is refused
 //! GET    /v1/diff                                what is running and the file does not say
 //! POST   /v1/save                                write what is running into the file
+//! GET    /v1/openapi.json                        all of this for programs, as OpenAPI 3.1, see [`openapi`]
 //!
 //! POST   /v1/services                            add a service; its settings as in the file, as JSON
 //! DELETE /v1/services/tcp/A:P                    remove it
@@ -35,6 +36,7 @@ pub mod client;
 mod events;
 pub mod explain;
 mod metrics;
+mod openapi;
 mod socket;
 
 use std::future::Future;
@@ -183,6 +185,7 @@ fn routes<B: Backend>() -> Vec<(&'static str, MethodRouter<B>)> {
         ("/v1/reload", post(reload::<B>)),
         ("/v1/diff", get(diff::<B>)),
         ("/v1/save", post(save::<B>)),
+        ("/v1/openapi.json", get(openapi::answer)),
     ]
 }
 

@@ -1,0 +1,246 @@
+//! A router that gives every kind of answer.
+
+use std::collections::BTreeMap;
+
+use crate::admin::{Backend, Connections, Flush, Order, api, capture, explain};
+use crate::config;
+use crate::events::{Events, Kind};
+use crate::ids::ServiceKey;
+use crate::metrics::Format;
+use crate::services::save;
+
+/// How much it says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Answers {
+    /// Everything that can be there is.
+    Full,
+    /// Everything that can be missing is.
+    Sparse,
+    /// The director is gone.
+    None,
+}
+
+#[derive(Clone)]
+pub struct Example {
+    answers: Answers,
+    events: Events,
+}
+
+impl Example {
+    pub fn new(answers: Answers) -> Example {
+        let events = Events::with_capacity(100);
+        kinds().into_iter().for_each(|kind| events.publish(kind));
+        Example { answers, events }
+    }
+
+    fn there(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.answers != Answers::None, "the director is gone");
+        Ok(())
+    }
+
+    fn maybe<T>(&self, value: T) -> Option<T> {
+        (self.answers == Answers::Full).then_some(value)
+    }
+
+    fn list<T>(&self, value: T) -> Vec<T> {
+        self.maybe(value).into_iter().collect()
+    }
+
+    fn changes(&self) -> Vec<api::Change> {
+        let signs = [api::Sign::Added, api::Sign::Removed, api::Sign::Changed];
+        let change = |sign| api::Change {
+            sign,
+            service: "tcp/192.0.2.10:80".to_owned(),
+            server: self.maybe("10.0.0.11:8080".parse().unwrap()),
+            what: String::new(),
+        };
+        signs.map(change).into()
+    }
+
+    fn server(&self) -> api::Server {
+        api::Server {
+            address: "10.0.0.11:8080".parse().unwrap(),
+            mode: "nat".to_owned(),
+            weight: 3,
+            effective_weight: 0,
+            state: "drained".to_owned(),
+            remaining: self.maybe(60),
+            up: false,
+            reason: self.maybe("connection refused".to_owned()),
+            active: 1,
+            inactive: 2,
+            stats: api::Stats::default(),
+            rates: api::Rates::default(),
+        }
+    }
+
+    fn worker(&self) -> api::Worker {
+        let counted = |name: &str| self.list((name.to_owned(), 1)).into_iter().collect::<BTreeMap<_, _>>();
+        api::Worker { punted: counted("local"), dropped: counted("table_full"), ..api::Worker::default() }
+    }
+}
+
+impl Backend for Example {
+    async fn services(&self) -> anyhow::Result<Vec<api::Service>> {
+        self.there()?;
+        Ok(vec![api::Service {
+            protocol: "tcp".to_owned(),
+            address: "192.0.2.10:80".parse()?,
+            scheduler: "sh".to_owned(),
+            flags: self.list("sh-port".to_owned()),
+            mode: "nat".to_owned(),
+            stats: api::Stats { bytes_in: u64::MAX, ..api::Stats::default() },
+            rates: api::Rates::default(),
+            servers: vec![self.server()],
+        }])
+    }
+
+    async fn connections(&self) -> anyhow::Result<Connections> {
+        self.there()?;
+        let connection = api::Connection {
+            protocol: "tcp".to_owned(),
+            client: "198.51.100.7:40112".parse()?,
+            virtual_: "192.0.2.10:80".parse()?,
+            server: "10.0.0.11:8080".parse()?,
+            state: "ESTABLISHED".to_owned(),
+            expires: 900,
+        };
+        Ok(Box::new(vec![connection; 2].into_iter()))
+    }
+
+    async fn counters(&self) -> anyhow::Result<api::Counters> {
+        self.there()?;
+        Ok(api::Counters { generation: 1, table: api::Table::default(), workers: vec![self.worker()] })
+    }
+
+    async fn reload(&self, dry_run: bool) -> anyhow::Result<api::Reloaded> {
+        self.there()?;
+        let overruled = self.list("server tcp/192.0.2.10:80 10.0.0.11:8080".to_owned());
+        Ok(api::Reloaded {
+            generation: 2,
+            services: 1,
+            servers: 3,
+            changes: self.changes(),
+            overruled,
+            dry_run,
+        })
+    }
+
+    /// Reads the settings of a service as the director does.
+    async fn change(&self, order: Order) -> anyhow::Result<api::Changed> {
+        self.there()?;
+        if let Order::AddService(settings) = order {
+            config::parse_services(&save::text_of(&settings)?)?;
+        }
+        Ok(api::Changed { generation: 3, changes: self.changes(), holds: "until then".to_owned() })
+    }
+
+    async fn diff(&self) -> anyhow::Result<Vec<api::Change>> {
+        self.there()?;
+        Ok(self.changes())
+    }
+
+    async fn save(&self) -> anyhow::Result<api::Saved> {
+        self.there()?;
+        Ok(api::Saved { path: "/etc/rvs/rvs.toml".to_owned(), changes: self.changes() })
+    }
+
+    /// Reads a service's name as the director does.
+    async fn flush(&self, filter: api::Filter) -> anyhow::Result<Flush> {
+        self.there()?;
+        let service = filter.service.map(|service| service.parse::<ServiceKey>());
+        service.transpose().map_err(anyhow::Error::msg)?;
+        Ok(Box::new(|| 3))
+    }
+
+    async fn metrics(&self, format: Format) -> anyhow::Result<String> {
+        self.there()?;
+        Ok(format!("{format:?}\n"))
+    }
+
+    fn events(&self) -> &Events {
+        &self.events
+    }
+
+    async fn capture(&self, _: capture::Question) -> anyhow::Result<capture::Pieces> {
+        self.there()?;
+        Ok(Box::pin(futures_util::stream::iter([vec![10, 13, 13, 10]])))
+    }
+
+    async fn explain(&self, question: explain::Question) -> anyhow::Result<explain::Explanation> {
+        self.there()?;
+        let packet = explain::Packet {
+            protocol: "tcp".to_owned(),
+            source: question.source,
+            destination: question.destination,
+            flags: "S".to_owned(),
+            ttl: u8::MAX,
+            length: u16::MAX,
+            source_mac: "02:00:00:00:00:01".to_owned(),
+            destination_mac: "02:00:00:00:00:02".to_owned(),
+        };
+        let server = "10.0.0.11:8080".parse()?;
+        let connection =
+            explain::Connection { server, state: "ESTABLISHED".to_owned(), idle: 1, expires: 900 };
+        Ok(explain::Explanation {
+            generation: 1,
+            packet: packet.clone(),
+            port: explain::Port { name: "wan".to_owned(), why: "as asked".to_owned() },
+            service: self.maybe(explain::Service {
+                protocol: "tcp".to_owned(),
+                address: "192.0.2.10:80".parse()?,
+                mode: "nat".to_owned(),
+                scheduler: "wlc".to_owned(),
+            }),
+            endpoint: self.maybe(server),
+            unmatched: self.maybe("no service".to_owned()),
+            direction: self.maybe("in".to_owned()),
+            connection: self.maybe(connection.clone()),
+            // A decision can be there and be for nobody.
+            decision: Some(explain::Decision {
+                server: self.maybe(server),
+                why: "least connections".to_owned(),
+                unusable: self.list(explain::Unusable { server, why: "down".to_owned() }),
+            }),
+            afterwards: self.maybe(connection),
+            rewritten: self.maybe(packet),
+            next_hop: Some(explain::NextHop {
+                address: self.maybe("10.0.0.11".parse()?),
+                port: self.maybe("lan".to_owned()),
+                mac: self.maybe("02:00:00:00:00:03".to_owned()),
+            }),
+            verdict: "forward".to_owned(),
+            output: self.maybe("lan".to_owned()),
+            reason: self.maybe("no_service".to_owned()),
+            meaning: self.maybe("there is none".to_owned()),
+        })
+    }
+}
+
+/// One event of every kind.
+pub fn kinds() -> Vec<Kind> {
+    let service = || "tcp/192.0.2.10:80".to_owned();
+    let server = "10.0.0.11:8080".parse().unwrap();
+    let address = "192.0.2.10".parse().unwrap();
+    let error = || "no such device".to_owned();
+    vec![
+        Kind::Started { version: "0.1.0", services: 1, servers: 1 },
+        Kind::Stopping { signal: "SIGTERM" },
+        Kind::ServerUp { service: service(), server, checks: 2 },
+        Kind::ServerDown { service: service(), server, checks: 3, reason: error() },
+        Kind::ServerHeld { service: service(), server, seconds: 60 },
+        Kind::QuorumGained { service: service(), weight: 2 },
+        Kind::QuorumLost { service: service(), weight: 1 },
+        Kind::ChangedLive { change: "~ server".to_owned() },
+        Kind::ReloadApplied { generation: 2, services: 1, servers: 1 },
+        Kind::ReloadRefused { generation: 2, error: error() },
+        Kind::TableNearlyFull { connections: 9, slots: 10 },
+        Kind::TableRelieved { connections: 1, slots: 10 },
+        Kind::OverloadBegins { reason: "tx_full", packets: 1 },
+        Kind::OverloadEnds { reason: "tx_full", packets: 9 },
+        Kind::AddressTaken { address },
+        Kind::AddressRefused { address, error: error() },
+        Kind::LinuxLost { error: error() },
+        Kind::Missed { events: 7 },
+    ]
+}
