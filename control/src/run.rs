@@ -110,7 +110,8 @@ fn claims(config: &Config) -> Result<Vec<Claim>> {
         match Claim::take(&identity).with_context(|| format!("cannot claim {identity}"))? {
             Some(claim) => claims.push(claim),
             None => {
-                let message = format!("another rvs has {identity}; stop it first, or give this one another device");
+                let message =
+                    format!("another rvs has {identity}; stop it first, or give this one another device");
                 return Err(config.error(&format!("port[{index}].device"), message).into());
             }
         }
