@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Check, CheckKind};
-use crate::config::{ConfigErrors, parse};
+use crate::config::{Config, ConfigErrors, parse};
 
 const FILE: &str = r#"[workers]
 cores = [1]
@@ -17,15 +17,21 @@ server = [{ address = "10.0.0.11" }]
 [service.check]
 "#;
 
-fn read(check: &str) -> Result<Check, ConfigErrors> {
-    let config = parse(Path::new("f"), format!("{FILE}{check}\n").into_bytes())?;
-    Ok(config.services[0].checks[0].clone())
+/// A file with a service that has a check with these keys.
+pub(crate) fn read(check: &str) -> Result<Config, ConfigErrors> {
+    parse(Path::new("f"), format!("{FILE}{check}\n").into_bytes())
+}
+
+/// The check with these keys.
+#[track_caller]
+pub(crate) fn check(keys: &str) -> Check {
+    read(keys).unwrap_or_else(|errors| panic!("{errors}")).services[0].checks[0].clone()
 }
 
 /// What these keys mean.
 #[track_caller]
-pub(super) fn kind(check: &str) -> CheckKind {
-    read(check).unwrap_or_else(|errors| panic!("{errors}")).kind
+pub(super) fn kind(keys: &str) -> CheckKind {
+    check(keys).kind
 }
 
 /// Each check with the whole message that it earns.

@@ -8,7 +8,7 @@ mod bytes;
 mod command;
 mod dns;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod grpc;
 mod http;
 mod pattern;

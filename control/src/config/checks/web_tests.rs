@@ -1,32 +1,10 @@
 //! Every way we know to get a check by HTTP, TLS or gRPC wrong, with the whole message that it earns.
 
-use std::path::Path;
-
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 
-use crate::config::{self, CheckKind, Config, ConfigErrors, Trust};
-
-/// The check's table begins in line 10.
-const BEFORE: &str = r#"[workers]
-cores = [1]
-[[port]]
-name = "p"
-device = "net_null"
-[[service]]
-address = "192.0.2.10:80"
-mode = "nat"
-[service.check]
-"#;
-
-fn read(check: &str) -> Result<Config, ConfigErrors> {
-    config::parse(Path::new("f"), format!("{BEFORE}{check}\n").into_bytes())
-}
-
-fn kind(check: &str) -> CheckKind {
-    let config = read(check).unwrap_or_else(|errors| panic!("{check}\n{errors}"));
-    config.services[0].checks[0].kind.clone()
-}
+use super::fixture::{kind, read};
+use crate::config::{CheckKind, Trust};
 
 /// One line without its place, as all of these stand in `service[0].check`: the key and the message.
 #[track_caller]
@@ -282,7 +260,7 @@ fn files_of_certificates() {
     }
     let missing = directory.path().join("missing.pem").display().to_string();
     let pipe = directory.path().join("pipe").display().to_string();
-    nix::unistd::mkfifo(Path::new(&pipe), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    nix::unistd::mkfifo(std::path::Path::new(&pipe), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let here = directory.path().display().to_string();
     for (path, message) in [
         (missing.as_str(), "cannot be read: No such file or directory (os error 2)"),

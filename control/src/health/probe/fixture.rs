@@ -1,7 +1,6 @@
 //! For the tests of the kinds: checks as an operator writes them, and one round of them.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,24 +10,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::Outcome;
-use crate::config::{Check, parse};
-
-const FILE: &str = r#"[workers]
-cores = [1]
-[[port]]
-name = "p"
-device = "net_null"
-[[service]]
-address = "192.0.2.10:80"
-mode = "nat"
-[service.check]
-"#;
+use crate::config::Check;
+use crate::config::checks::fixture::check;
 
 /// The check with these keys, and ten seconds of time unless they say otherwise.
 pub(super) fn kind(keys: &str) -> Check {
     let time = if keys.contains("timeout") { "" } else { "timeout = \"10s\"\n" };
-    let config = parse(Path::new("f"), format!("{FILE}{time}{keys}\n").into_bytes());
-    config.unwrap_or_else(|errors| panic!("{errors}")).services[0].checks[0].clone()
+    check(&format!("{time}{keys}"))
 }
 
 /// What comes of it within its time.
