@@ -21,11 +21,11 @@ fn assert_message(check: &str, expected: &str) {
 fn an_error_has_its_place() {
     let errors = read("kind = \"http\"\nstatus = [200, 600]\nbody = \"(ab\"").unwrap_err().to_string();
     let expected = r#"
-f:11:16: service[0].check.status[1]: 600 is out of range; expected an integer from 100 to 599
-   11 | status = [200, 600]
+f:12:16: service[0].check.status[1]: 600 is out of range; expected an integer from 100 to 599
+   12 | status = [200, 600]
       |                ^^^
-f:12:8: service[0].check.body: "(ab" is wrong: unclosed group; expected a regular expression, e.g. "status: (ok|fine)"
-   12 | body = "(ab"
+f:13:8: service[0].check.body: "(ab" is wrong: unclosed group; expected a regular expression, e.g. "status: (ok|fine)"
+   13 | body = "(ab"
       |        ^^^^^"#;
     assert_eq!(errors, expected.trim_start());
 }
