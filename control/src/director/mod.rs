@@ -309,12 +309,12 @@ impl Director {
     async fn try_reload(&mut self) -> Result<api::Reloaded> {
         let mut new = self.read_file()?;
         let services = std::mem::take(&mut new.services);
-        let wanted = self.services.preview(&services);
-        self.check_room(&wanted)?;
-        let changes = diff(self.services.running(), &wanted);
+        let plan = self.services.plan(services);
+        self.check_room(plan.running())?;
+        let changes = diff(self.services.running(), plan.running());
         // From here on nothing can fail.
         self.config = new;
-        let overruled = self.services.replace_file(services, Instant::now());
+        let overruled = self.services.carry_out(plan, Instant::now());
         self.expire();
         self.put_in_force().await;
         Ok(self.reloaded(changes, overruled, false))
@@ -323,9 +323,9 @@ impl Director {
     /// What a reload would do.
     fn try_reload_dry(&self) -> Result<api::Reloaded> {
         let new = self.read_file()?;
-        let wanted = self.services.preview(&new.services);
-        self.check_room(&wanted)?;
-        let changes = diff(self.services.running(), &wanted);
+        let plan = self.services.plan(new.services);
+        self.check_room(plan.running())?;
+        let changes = diff(self.services.running(), plan.running());
         Ok(self.reloaded(changes, Vec::new(), true))
     }
 
@@ -448,9 +448,12 @@ impl Director {
     /// Judges and compiles what is known now, and makes it the workers'.
     fn publish(&mut self) {
         let health = &self.health;
-        let of = |service: &Service, server: &Server| effects::Health {
-            up: targets(service, server).all(|target| health.is_up(&target)),
-            weight: targets(service, server).find_map(|target| health.weight(&target)),
+        let of = |service: &Service, server: &Server| {
+            let begin = effects::Health { up: true, weight: None };
+            targets(service, server).fold(begin, |so_far, target| effects::Health {
+                up: so_far.up && health.is_up(&target),
+                weight: so_far.weight.or_else(|| health.weight(&target)),
+            })
         };
         let (happenings, wake) = self.effects.judge(self.services.present(), of, Instant::now());
         self.wake = wake;

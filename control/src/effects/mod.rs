@@ -133,11 +133,6 @@ impl Effects {
     pub fn held(&self, service: ServiceKey, server: SocketAddrV4) -> Option<Instant> {
         self.services.get(&service)?.servers.get(&server)?.flaps.held()
     }
-
-    /// Whether a service has its quorum.
-    pub fn has_quorum(&self, service: ServiceKey) -> bool {
-        self.services.get(&service).is_none_or(|effects| effects.quorum != Some(false))
-    }
 }
 
 impl ServiceEffects {

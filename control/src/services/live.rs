@@ -35,11 +35,8 @@ struct ServerChange {
 impl Live {
     /// The services with all changes made to them.
     pub fn apply(&self, file: &[Service]) -> Vec<Service> {
-        let stays = |service: &&Service| {
-            self.services.get(&ServiceKey::of(service)).is_none_or(|change| change.now.is_some())
-        };
-        let added = self.services.values().filter(|change| change.was.is_none());
-        let added = added.filter_map(|change| change.now.as_ref());
+        let stays = |service: &&Service| !self.services.contains_key(&ServiceKey::of(service));
+        let added = self.services.values().filter_map(|change| change.now.as_ref());
         let mut services: Vec<Service> = file.iter().filter(stays).chain(added).cloned().collect();
         if self.servers.is_empty() {
             return services;
@@ -113,6 +110,11 @@ impl Live {
             stays
         });
         dropped
+    }
+
+    /// Whether a service was added or removed.
+    pub fn names(&self, service: &ServiceKey) -> bool {
+        self.services.contains_key(service)
     }
 
     /// Forgets all changes: the file says the same now.

@@ -38,6 +38,22 @@ pub struct Services {
     texts: BTreeMap<ServiceKey, String>,
 }
 
+/// What a file would make of the services; nothing has changed yet.
+#[derive(Debug)]
+pub struct Plan {
+    file: Vec<Service>,
+    live: Live,
+    running: Vec<Service>,
+    overruled: Vec<String>,
+}
+
+impl Plan {
+    /// The services that would be wanted.
+    pub fn running(&self) -> &[Service] {
+        &self.running
+    }
+}
+
 /// A server that is no longer wanted and still has connections.
 #[derive(Clone, Debug)]
 struct Leaving {
@@ -91,18 +107,21 @@ impl Services {
         self.deadlines.get(&key).copied().or_else(|| self.leaving.get(&key).map(|leaving| leaving.until))
     }
 
-    /// What would be wanted if the file were this.
-    pub fn preview(&self, file: &[Service]) -> Vec<Service> {
+    /// What would come of it if the file were this.
+    pub fn plan(&self, file: Vec<Service>) -> Plan {
         let mut live = self.live.clone();
-        live.outlive(file);
-        live.apply(file)
+        let overruled = live.outlive(&file);
+        let running = live.apply(&file);
+        Plan { file, live, running, overruled }
     }
 
-    /// Takes what the file says now; which live changes it has overruled.
-    pub fn replace_file(&mut self, file: Vec<Service>, now: Instant) -> Vec<String> {
-        let overruled = self.live.outlive(&file);
-        self.file = file;
-        self.rebuild(now);
+    /// Puts a plan in force; which live changes the file has overruled.
+    pub fn carry_out(&mut self, plan: Plan, now: Instant) -> Vec<String> {
+        let Plan { file, live, running, overruled } = plan;
+        (self.file, self.live) = (file, live);
+        let live = &self.live;
+        self.texts.retain(|key, _| live.names(key));
+        self.adopt(running, now);
         overruled
     }
 
@@ -171,7 +190,10 @@ impl Services {
     }
 
     fn rebuild(&mut self, now: Instant) {
-        let running = self.live.apply(&self.file);
+        self.adopt(self.live.apply(&self.file), now);
+    }
+
+    fn adopt(&mut self, running: Vec<Service>, now: Instant) {
         self.let_go(&running, now);
         self.running = running;
         let running = &self.running;

@@ -22,6 +22,8 @@ pub fn save(
     // The tables stand in the order of `file`, which was read from this text. Backwards, so that indices hold.
     for (index, was) in file.iter().enumerate().rev() {
         match service_of(running, ServiceKey::of(was)) {
+            // One with a text has been removed and added again, with other settings perhaps.
+            Some(_) if texts(ServiceKey::of(was)).is_some() => drop(tables.remove(index)),
             None => drop(tables.remove(index)),
             Some(now) => {
                 let table = tables.get_mut(index).context("the file has fewer services than it had")?;
@@ -29,8 +31,11 @@ pub fn save(
             }
         }
     }
-    for service in running.iter().filter(|service| service_of(file, ServiceKey::of(service)).is_none()) {
-        let key = ServiceKey::of(service);
+    let is_added = |key| service_of(file, key).is_none() || texts(key).is_some();
+    for (key, service) in running.iter().map(|service| (ServiceKey::of(service), service)) {
+        if !is_added(key) {
+            continue;
+        }
         let text = texts(key).with_context(|| format!("{key} has no text to be saved by"))?;
         let mut added = DocumentMut::from_str(&text).context("the text of an added service")?;
         for table in self::tables(added.as_table_mut(), "service").iter() {
@@ -159,7 +164,7 @@ server = [{ address = "10.0.0.11:53" }]
         let file = services(FILE);
         let mut running = file.clone();
         change(&mut running);
-        let texts = |_| Some(NEW.to_owned());
+        let texts = |key: ServiceKey| (key.address.port() == 443).then(|| NEW.to_owned());
         let text = save(FILE, &file, &running, texts).unwrap();
         assert_eq!(services(&text), running, "{text}");
         text

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use dataplane::service::Scheduler;
+
 use super::*;
 use crate::config;
 
@@ -33,6 +35,11 @@ fn weigh(services: &mut Services, last: u8, weight: u32) {
     services.set_server(key(), address(last), Some(server), None, Instant::now());
 }
 
+fn reload(all: &mut Services, file: Vec<Service>, now: Instant) -> Vec<String> {
+    let plan = all.plan(file);
+    all.carry_out(plan, now)
+}
+
 fn busy(_: ServiceKey, _: ServerKey) -> u64 {
     1
 }
@@ -46,13 +53,13 @@ fn a_live_weight_outlives_reloads_that_leave_the_server_alone() {
     let mut all = Services::new(services(WEB));
     weigh(&mut all, 11, 7);
     let now = Instant::now();
-    assert_eq!(all.replace_file(services(&WEB.replace("nat", "nat'\nscheduler = 'rr")), now), [""; 0]);
+    assert_eq!(reload(&mut all, services(&WEB.replace("nat", "nat'\nscheduler = 'rr")), now), [""; 0]);
     assert_eq!(server(all.running(), 11).unwrap().weight, 7);
     assert_eq!(server(all.file(), 11).unwrap().weight, 1);
 
     // Whoever edits the entry has the last word.
     let edited = WEB.replace("10.0.0.11:8080'", "10.0.0.11:8080'\nweight = 2");
-    assert_eq!(all.replace_file(services(&edited), now), ["server tcp/192.0.2.10:80 10.0.0.11:8080"]);
+    assert_eq!(reload(&mut all, services(&edited), now), ["server tcp/192.0.2.10:80 10.0.0.11:8080"]);
     assert_eq!(server(all.running(), 11).unwrap().weight, 2);
 }
 
@@ -63,7 +70,7 @@ fn taken_back_it_is_no_change() {
     weigh(&mut all, 11, 1);
     assert_eq!(all.running(), all.file());
     let edited = WEB.replace("10.0.0.11:8080'", "10.0.0.11:8080'\nweight = 2");
-    assert_eq!(all.replace_file(services(&edited), Instant::now()), [""; 0]);
+    assert_eq!(reload(&mut all, services(&edited), Instant::now()), [""; 0]);
 }
 
 #[test]
@@ -71,8 +78,9 @@ fn a_preview_changes_nothing() {
     let mut all = Services::new(services(WEB));
     weigh(&mut all, 11, 7);
     let edited = services(&WEB.replace("10.0.0.12:8080'", "10.0.0.12:8080'\nweight = 2"));
-    let preview = all.preview(&edited);
-    assert_eq!((server(&preview, 11).unwrap().weight, server(&preview, 12).unwrap().weight), (7, 2));
+    let plan = all.plan(edited);
+    let preview = plan.running();
+    assert_eq!((server(preview, 11).unwrap().weight, server(preview, 12).unwrap().weight), (7, 2));
     assert_eq!(server(all.running(), 12).unwrap().weight, 1);
 }
 
@@ -86,11 +94,11 @@ fn servers_and_services_come_and_go_live() {
     assert!(server(all.running(), 13).is_some() && server(all.running(), 12).is_none());
     assert_eq!(all.running()[0].servers.len(), 2);
     // Of the same file nothing is new.
-    assert_eq!(all.replace_file(services(WEB), now), [""; 0]);
+    assert_eq!(reload(&mut all, services(WEB), now), [""; 0]);
     assert!(server(all.running(), 13).is_some() && server(all.running(), 12).is_none());
     // The file has the server itself now.
     let both = format!("{WEB}[[service.server]]\naddress = '10.0.0.13:8080'\nweight = 5\n");
-    assert_eq!(all.replace_file(services(&both), now).len(), 1);
+    assert_eq!(reload(&mut all, services(&both), now).len(), 1);
     assert_eq!(server(all.running(), 13).unwrap().weight, 5);
 
     let dns = services("[[service]]\naddress = '192.0.2.10:53'\nprotocol = 'udp'\nmode = 'nat'\n").remove(0);
@@ -106,6 +114,26 @@ fn servers_and_services_come_and_go_live() {
 }
 
 #[test]
+fn a_service_that_was_removed_and_added_again_is_the_new_one() {
+    let mut all = Services::new(services(WEB));
+    let now = Instant::now();
+    let text = WEB.replace("mode", "scheduler = 'rr'\nmode");
+    all.set_service(key(), None, now);
+    all.set_service(key(), Some((services(&text).remove(0), text.clone())), now);
+    assert_eq!(all.running(), services(&text));
+    weigh(&mut all, 11, 7);
+    let saved = save::save(WEB, all.file(), all.running(), |key| all.text_of(key)).unwrap();
+    assert_eq!(services(&saved), all.running(), "{saved}");
+    assert_eq!(reload(&mut all, services(WEB), now), [""; 0], "the file says what it said");
+    assert_eq!(server(all.running(), 11).unwrap().weight, 7);
+    // Overruled by the file, its text is of no use any more.
+    reload(&mut all, services(&WEB.replace("mode", "quorum = 2\nmode")), now);
+    assert_eq!((all.running()[0].scheduler, all.running()[0].availability.quorum), (Scheduler::Wlc, 2));
+    assert_eq!(all.text_of(key()), None);
+    assert_eq!(server(all.running(), 11).unwrap().weight, 7, "of the server the file says what it said");
+}
+
+#[test]
 fn a_removed_server_drains_until_it_is_idle_or_late() {
     for (later, connections, stays) in [
         (Duration::from_secs(10), busy as fn(_, _) -> _, true),
@@ -115,7 +143,7 @@ fn a_removed_server_drains_until_it_is_idle_or_late() {
         let mut all = Services::new(services(WEB));
         let now = Instant::now();
         let one = &WEB[..WEB.rfind("[[").unwrap()];
-        all.replace_file(services(one), now);
+        reload(&mut all, services(one), now);
         assert!(server(all.running(), 12).is_none());
         let leaving = server(all.present(), 12).unwrap();
         assert_eq!((leaving.weight, leaving.check), (0, false));
@@ -128,10 +156,10 @@ fn a_removed_server_drains_until_it_is_idle_or_late() {
 fn one_that_comes_back_is_itself_again() {
     let mut all = Services::new(services(WEB));
     let now = Instant::now();
-    all.replace_file(services(""), now);
+    reload(&mut all, services(""), now);
     assert!(all.running().is_empty());
     assert_eq!(all.present()[0].servers.len(), 2, "a removed service drains, too");
-    all.replace_file(services(WEB), now);
+    reload(&mut all, services(WEB), now);
     assert_eq!(all.present(), all.running());
     assert!(!all.expire(now + Duration::from_secs(3600), idle));
 }
@@ -146,7 +174,7 @@ fn what_is_dropped_or_moves_on_by_itself_does_not_stay() {
         (WEB.to_owned(), Some(false)),
     ] {
         let mut all = Services::new(services(&text));
-        all.replace_file(services(""), now);
+        reload(&mut all, services(""), now);
         let first =
             all.present().first().map(|service| all.is_resetting(ServiceKey::of(service), address(11)));
         assert_eq!(first, resets, "{text}");
@@ -154,7 +182,7 @@ fn what_is_dropped_or_moves_on_by_itself_does_not_stay() {
     // Another mode is another server; it cannot serve the old one's connections.
     let mut all = Services::new(services(WEB));
     let direct = WEB.replace("nat", "dr").replace(":8080", "");
-    all.replace_file(services(&direct), now);
+    reload(&mut all, services(&direct), now);
     assert_eq!(all.present(), all.running());
 }
 

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,20 +15,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::{Outcome, ready};
-use crate::config::{self, Check};
+pub(super) use crate::config::checks::fixture::check as kind;
 
 /// Longer than anything here takes.
 pub(super) const LONG: Duration = Duration::from_secs(30);
-
-/// What these keys of a `[service.check]` mean.
-pub(super) fn kind(keys: &str) -> Check {
-    let text = format!(
-        "[workers]\ncores = [1]\n[[port]]\nname = \"p\"\ndevice = \"net_null\"\n\
-         [[service]]\naddress = \"192.0.2.10:80\"\nmode = \"nat\"\n[service.check]\n{keys}\n"
-    );
-    let config = config::parse(Path::new("f"), text.into()).unwrap();
-    config.services[0].checks[0].clone()
-}
 
 /// What comes of a check with these keys.
 pub(super) async fn check(keys: &str, server: SocketAddrV4) -> Outcome {
