@@ -28,10 +28,9 @@ impl Environment {
     pub fn start() -> Result<Environment> {
         let reserved = Hugepages::reserve(MEMORY / 2 + 16);
         let hugepages = Hugepages::free() >= MEMORY / 2;
-        let prefix = format!("--file-prefix=rvs-perf-{}", std::process::id());
         let memory = if hugepages { MEMORY.to_string() } else { "256".into() };
-        let mut arguments: Vec<&str> =
-            vec!["--no-pci", "--no-telemetry", "--log-level=error", &prefix, "-m", &memory];
+        let mut arguments: Vec<&str> = vec!["--no-pci", "--no-telemetry", "--log-level=error", "-m", &memory];
+        // No files in either case, so there is no prefix to tell them apart by; DPDK would leave a directory a run.
         arguments.extend(if hugepages { &["--in-memory"][..] } else { &["--no-huge", "--no-shconf"] });
         // The workers are threads of their own; EAL wants a core, and the first is there always.
         arguments.extend(["-l", "0"]);
