@@ -143,10 +143,12 @@ pub fn measure(
 
 const FCS: u16 = 4;
 
-/// A run in which every packet was forwarded: else it measured something else.
+/// A run in which every packet was forwarded, but for the one flow in millions that has no room in the table: else it
+/// measured something else.
 pub fn checked<P>(run: &Run<P>) -> Result<&Run<P>> {
     ensure!(run.packets > 0, "no packet came in");
-    ensure!(run.forwarded == run.packets, "only {} of {} packets were forwarded", run.forwarded, run.packets);
+    let lost = run.packets.saturating_sub(run.forwarded);
+    ensure!(lost <= run.packets / 1_000_000, "only {} of {} packets were forwarded", run.forwarded, run.packets);
     Ok(run)
 }
 

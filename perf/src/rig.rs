@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use crossbeam::queue::ArrayQueue;
 use dataplane::clock::Tick;
-use dataplane::counters::{TrafficCounters, WorkerCounters};
+use dataplane::counters::{Drop, TrafficCounters, WorkerCounters};
 use dataplane::engine::Probe;
 use dataplane::engine::{BURST, Engine, Verdict};
 use dataplane::fib::{Adjacency, Fib, Route, Via};
@@ -220,23 +220,35 @@ fn run_one<P: Probe>(worker: Worker<P>, core: usize, stop: &AtomicBool) -> Resul
 }
 
 /// Opens the connections: a SYN and an ACK each (or one datagram), and a reply where replies are seen.
+///
+/// At half load one flow in millions may find all of its sixteen slots taken: that is how the table is, and what is
+/// measured is not changed by it.
 fn open(engine: &Engine, snapshot: &Snapshot, setting: &Setting) -> Result<()> {
     let [syn, ack] = [Flags::Syn, Flags::Ack].map(|flags| frames(setting, flags, SHORTEST));
     let time = now();
-    let send = |frames: &Frames, way: Way, number: u32| -> Result<()> {
+    let send = |frames: &Frames, way: Way, number: u32| {
         let mut frame = [frames.frame(way, frames.flow(number))];
         let mut verdicts = [Verdict::Forward(0); BURST];
         engine.process(snapshot, time, 0, &mut frame, &mut verdicts, &mut ());
-        ensure!(verdicts[0] == Verdict::Forward(0), "flow {number} was not forwarded: {:?}", verdicts[0]);
+        verdicts[0]
+    };
+    let forwarded = |number: u32, verdict: Verdict| {
+        ensure!(verdict == Verdict::Forward(0), "flow {number} was not forwarded: {verdict:?}");
         Ok(())
     };
+    let mut homeless = 0;
     for number in 0..setting.flows {
-        send(&syn, Way::In, number)?;
+        let verdict = send(&syn, Way::In, number);
+        if verdict == Verdict::Drop(Drop::TableFull) && homeless < setting.flows / 1_000_000 {
+            homeless += 1;
+            continue;
+        }
+        forwarded(number, verdict)?;
         if setting.protocol == Protocol::Tcp {
-            send(&ack, Way::In, number)?;
+            forwarded(number, send(&ack, Way::In, number))?;
         }
         if setting.mode == Mode::Nat {
-            send(&ack, Way::Out, number)?;
+            forwarded(number, send(&ack, Way::Out, number))?;
         }
     }
     Ok(())
