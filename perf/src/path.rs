@@ -148,7 +148,12 @@ const FCS: u16 = 4;
 pub fn checked<P>(run: &Run<P>) -> Result<&Run<P>> {
     ensure!(run.packets > 0, "no packet came in");
     let lost = run.packets.saturating_sub(run.forwarded);
-    ensure!(lost <= run.packets / 1_000_000, "only {} of {} packets were forwarded", run.forwarded, run.packets);
+    ensure!(
+        lost <= run.packets / 1_000_000,
+        "only {} of {} packets were forwarded",
+        run.forwarded,
+        run.packets
+    );
     Ok(run)
 }
 

@@ -1,11 +1,11 @@
 //! Stage 3: where a packet's connection is.
 
 use super::BURST;
-use super::packet::{Packet, Work};
+use super::packet::{Packet, Search, Work};
+use crate::service::Protocol;
 use crate::snapshot::Snapshot;
 use crate::table::{Table, Word};
 use crate::wire::prefetch;
-use crate::wire::transport::SYN;
 
 /// The order in which the packets are to be worked on. Those whose connection was found come first, so that the
 /// others' buckets are there when it is their turn; packets of one flow keep their order.
@@ -45,19 +45,35 @@ pub(super) fn look_up_all(snapshot: &Snapshot, table: &Table, work: &mut Work) -
     Order { turns, hits }
 }
 
-/// Looks into the other buckets of those that were not found.
+/// Looks into the other buckets of those that were not found. What may begin a connection waits for its turn, and for
+/// [`search`]: most of it has no connection, and what is found out now would have to be found out again.
 #[inline(never)]
 pub(super) fn look_further(snapshot: &Snapshot, table: &Table, order: &Order, work: &mut Work) {
     for turn in order.hits..work.count {
         let packet: &mut Packet = &mut work.packets[order.turn(turn)];
         packet.word = Word::EMPTY;
-        if packet.flags & SYN != 0 {
-            continue; // begins a connection, and looks for a vacancy itself
+        if packet.may_begin() {
+            packet.search = Search::Due;
+            continue;
         }
         if let Some(slot) = table.glance_at_rest(packet.hash, packet.client) {
             packet.slot = slot;
             packet.look_again(table);
             prefetch(snapshot.transform_of(packet.word));
         }
+    }
+}
+
+/// Looks for a vacancy, or for the connection if the client has one.
+#[inline(never)]
+pub(super) fn search(table: &Table, packet: &mut Packet) {
+    packet.search = Search::Done;
+    if let Some(slot) = table.vacancy(packet.hash, packet.client) {
+        (packet.slot, packet.search) = (slot, Search::Vacancy);
+    } else if packet.protocol == Protocol::Udp
+        && let Some(slot) = table.glance_at_rest(packet.hash, packet.client)
+    {
+        packet.slot = slot;
+        packet.look_again(table);
     }
 }

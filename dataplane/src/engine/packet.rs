@@ -5,6 +5,10 @@ use crate::scheduler::Flow;
 use crate::service::Protocol;
 use crate::snapshot::{EndpointIndex, ServiceIndex};
 use crate::table::{Client, Hash, Slot, Table, Word};
+use crate::wire::transport::{RST, SYN};
+
+/// Source port of active FTP data connections, which IPVS never schedules.
+const FTP_DATA: u16 = 20;
 
 /// The packets of a burst that have no verdict yet, from the front.
 pub(super) struct Work {
@@ -38,19 +42,32 @@ pub(super) struct Packet {
     pub plain: bool,
     /// Its place in the burst.
     pub index: u8,
+    /// What is known of its connection beside `word`.
+    pub search: Search,
     /// Which way it goes; found by stage 2, like the next three.
     pub direction: Direction,
     /// The service or endpoint that it hit.
     pub owner: u32,
     pub client: Client,
     pub hash: Hash,
-    /// Where stage 3 saw its connection, or anything if there is none.
+    /// Where its connection was seen, or where one may be put, or anything.
     pub slot: Slot,
     /// What stage 3 saw there; empty if it was nothing of this client.
     pub word: Word,
 }
 
 const _: () = assert!(size_of::<Packet>() == 64);
+
+/// How far the search for a packet's connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Search {
+    /// What there is to be seen without judging words has been seen.
+    Done,
+    /// Only its home bucket has been looked at.
+    Due,
+    /// Nothing of its client was found, and `slot` was empty.
+    Vacancy,
+}
 
 /// Which way a packet goes. The numbers are those by which [`crate::snapshot::Transform`] has two of everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +92,7 @@ impl Default for Packet {
             flags: 0,
             plain: false,
             index: 0,
+            search: Search::Done,
             direction: Direction::In,
             owner: 0,
             client: Client::new(0, 0),
@@ -100,6 +118,16 @@ impl Packet {
     pub fn look_again(&mut self, table: &Table) {
         let word = table.at(self.slot);
         self.word = if word.client() == self.client { word } else { Word::EMPTY };
+    }
+
+    /// Whether it begins a connection if it belongs to none.
+    #[inline]
+    pub fn may_begin(&self) -> bool {
+        self.direction == Direction::In
+            && match self.protocol {
+                Protocol::Udp => true,
+                Protocol::Tcp => self.flags & (SYN | RST) == SYN && self.source_port != FTP_DATA,
+            }
     }
 
     /// What a scheduler may look at.

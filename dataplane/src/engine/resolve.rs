@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::express::{self, Tally};
 use super::look_up::{self, Order};
-use super::packet::{Direction, Packet, Side, Work};
+use super::packet::{Direction, Packet, Search, Side, Work};
 use super::rewrite::rewrite;
 use super::{BURST, Engine, Frame, Verdict};
 use crate::clock::Tick;
@@ -14,10 +14,7 @@ use crate::service::{Mode, Protocol, State};
 use crate::snapshot::{Dest, EndpointIndex, ServiceIndex, Snapshot};
 use crate::table::{Client, DestId, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
 use crate::tcp;
-use crate::wire::transport::{RST, SYN};
-
-/// Source port of active FTP data connections, which IPVS never schedules.
-const FTP_DATA: u16 = 20;
+use crate::wire::transport::RST;
 
 /// What has come of a burst so far.
 #[derive(Default)]
@@ -90,7 +87,13 @@ impl<'a> Path<'a> {
 
     /// Stages 4 and 5 for any packet.
     #[inline(never)]
-    fn long_way(&self, packet: &Packet, frame: &mut impl Frame, tally: &mut Tally) -> Verdict {
+    fn long_way(&self, packet: &mut Packet, frame: &mut impl Frame, tally: &mut Tally) -> Verdict {
+        if packet.search == Search::Due {
+            look_up::search(&self.engine.table, packet);
+            if let Some(port) = express::pass(self, packet, frame, tally) {
+                return Verdict::Forward(port);
+            }
+        }
         let dest = match self.resolve(packet) {
             Ok(dest) => dest,
             Err(verdict) => return verdict,
@@ -110,10 +113,8 @@ impl<'a> Path<'a> {
         let side = packet.side();
         let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, taking: None };
         let table = &self.engine.table;
-        let begins = packet.direction == Direction::In && may_begin(packet);
-        if begins
-            && let Some(slot) = table.vacancy(hash, client)
-            && let Some(dest) = self.begin(packet, Some(slot))?
+        if packet.search == Search::Vacancy
+            && let Some(dest) = self.begin(packet, Some(packet.slot))?
         {
             return Ok(dest);
         }
@@ -141,7 +142,7 @@ impl<'a> Path<'a> {
         let Some(dest) = self.snapshot.dest_of(word) else { return Ok(None) };
         let inward = packet.direction == Direction::In;
         let old = word.state();
-        if inward && may_begin(packet) && is_over(old, dest) {
+        if packet.may_begin() && is_over(old, dest) {
             // The client opens again on a port whose connection is over: make room for the new one at once.
             // (Linux had users wait a second here for years, see kubernetes#90854.)
             if self.engine.table.replace(slot, word, Word::EMPTY).is_ok() {
@@ -191,7 +192,7 @@ impl<'a> Path<'a> {
         let Side::Service(service) = side else {
             return Err(Verdict::Punt(Punt::ServerReply));
         };
-        if !may_begin(packet) {
+        if !packet.may_begin() {
             return Err(Verdict::Punt(Punt::NoConnection));
         }
         if self.snapshot.is_virtual(packet.source) {
@@ -224,14 +225,6 @@ impl<'a> Path<'a> {
         let coarse = service.timeout(state).is_coarse();
         let word = Word::new(packet.client, id).with_state(state).seen(self.now, coarse);
         Ok((dest, word))
-    }
-}
-
-/// Whether a packet may begin a connection.
-fn may_begin(packet: &Packet) -> bool {
-    match packet.protocol {
-        Protocol::Udp => true,
-        Protocol::Tcp => packet.flags & (SYN | RST) == SYN && packet.source_port != FTP_DATA,
     }
 }
 
