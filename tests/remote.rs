@@ -191,6 +191,7 @@ fn a_reload_brings_another_certificate_and_refuses_one_that_does_not_fit() -> Re
         let remote = Remote::new(cluster)?;
         let router = start(cluster, &remote)?;
         let follower = remote.rvs("events -f", "read.token")?.spawn("follower")?;
+        wait::until_true("the follower is there", PATIENCE, || follower.log().contains("has started"))?;
         let old = fs::read(remote.file("admin.crt"))?;
         let old_key = fs::read(remote.file("admin.key"))?;
         remote.certify()?;

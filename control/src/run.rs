@@ -163,6 +163,7 @@ async fn with_eal(
     let capture: Arc<Switch> = Arc::default();
     let settings = config.admin.tcp.clone().map(admin::tcp::Settings::new);
     let remote = remote.zip(settings.as_ref().map(admin::tcp::Settings::subscribe));
+    let farewell = admin::tcp::Farewell::default();
     let parts = Parts {
         config: config.clone(),
         remote: settings,
@@ -199,7 +200,8 @@ async fn with_eal(
         let direct = async {
             director.settle().await?;
             let _remote = remote.map(|(listener, settings)| {
-                Task(tokio::task::spawn_local(admin::tcp::serve(listener, settings, handle.clone())))
+                let serve = admin::tcp::serve(listener, settings, farewell.subscribe(), handle.clone());
+                Task(tokio::task::spawn_local(serve))
             });
             let _admin = Task(tokio::task::spawn_local(admin::serve(socket, handle)));
             tracing::info!(
@@ -214,7 +216,10 @@ async fn with_eal(
         };
         let from_linux = (0..).zip(&twins).map(|(port, twin)| pumps.from_linux(port, twin, pool, &lcore));
         tokio::select! {
-            () = async { events.stop(stop.received().await).await } => Ok(()),
+            () = async {
+                events.stop(stop.received().await).await;
+                farewell.say().await;
+            } => Ok(()),
             result = direct => result,
             () = pumps.to_linux(&twins) => unreachable!("it never ends"),
             () = gone(from_linux) => Err(anyhow!("somebody has removed a twin from Linux; RVS cannot go on without it")),

@@ -39,6 +39,9 @@ const IDLE: Duration = Duration::from_secs(75);
 /// After which it is asked whether a peer that says nothing is still there, and how often.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 
+/// How long [`Farewell::say`] waits.
+const FAREWELL: Duration = Duration::from_millis(300);
+
 /// A listener that nobody serves yet; who connects waits.
 #[derive(Debug)]
 pub struct Listener(TcpListener);
@@ -140,13 +143,49 @@ fn warn(tcp: &AdminTcp) {
     }
 }
 
-/// Answers requests until it is dropped.
-pub async fn serve<B: Backend>(listener: Listener, settings: watch::Receiver<AdminTcp>, backend: B) {
+/// Takes leave of those who are connected.
+///
+/// What they are sent at the end, that RVS stops for one, has to get through the twins and the workers, which therefore
+/// must not go before it has; whoever follows has it when it hangs up.
+#[derive(Debug)]
+pub struct Farewell(watch::Sender<bool>);
+
+impl Default for Farewell {
+    fn default() -> Self {
+        Farewell(watch::Sender::new(false))
+    }
+}
+
+impl Farewell {
+    /// For [`serve`].
+    pub fn subscribe(&self) -> watch::Receiver<bool> {
+        self.0.subscribe()
+    }
+
+    /// Nobody is let in any more. Waits until all have gone, though not long: whoever stays connected without a reason is
+    /// hung up on when the program ends.
+    pub async fn say(&self) {
+        self.0.send_replace(true);
+        let _ = tokio::time::timeout(FAREWELL, self.0.closed()).await;
+    }
+}
+
+/// Answers requests until it is dropped, or the farewell is said.
+pub async fn serve<B: Backend>(
+    listener: Listener,
+    settings: watch::Receiver<AdminTcp>,
+    mut farewell: watch::Receiver<bool>,
+    backend: B,
+) {
     let guard = from_fn_with_state(settings.clone(), token::guard);
     let answers = TowerToHyperService::new(router(backend).layer(guard));
     let places = Places::default();
     loop {
-        let (stream, client) = match listener.0.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.0.accept() => accepted,
+            _ = farewell.changed() => return,
+        };
+        let (stream, client) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // No descriptors are left, for one. One that is gone before it was accepted is nothing to wait for.
@@ -162,8 +201,10 @@ pub async fn serve<B: Backend>(listener: Listener, settings: watch::Receiver<Adm
             continue;
         };
         let (visitor, acceptor) = (Arc::new(visitor), TlsAcceptor::from(settings.borrow().identity.server()));
-        let (connection, answers) = (visitor.clone(), answers.clone());
+        let (connection, answers, farewell) = (visitor.clone(), answers.clone(), farewell.clone());
         tokio::spawn(async move {
+            // Until the connection ends.
+            let _farewell = farewell;
             let overdue = async {
                 if tokio::time::timeout(PATIENCE, visitor.admission()).await.is_ok() {
                     std::future::pending::<()>().await;

@@ -10,9 +10,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::client::Client;
+use super::client::{Client, Heard, Place};
 use super::remote::Remote;
-use super::tcp::{Listener, Settings, bind, serve};
+use super::tcp::{Farewell, Listener, Settings, bind, serve};
 use super::tests::Fake;
 use super::visitor::{NEWCOMERS_OF_ONE, PATIENCE};
 use super::{Backend, api};
@@ -26,6 +26,7 @@ const LONG: Duration = Duration::from_secs(30);
 struct Router {
     files: Files,
     settings: Settings,
+    farewell: Farewell,
     backend: Fake,
     listen: String,
 }
@@ -49,9 +50,9 @@ async fn router() -> Router {
 
 fn serving(files: Files, listen: String, listener: Listener) -> Router {
     let settings = Settings::new(config(&files, &listen).admin.tcp.unwrap());
-    let backend = Fake::new(3);
-    tokio::spawn(serve(listener, settings.subscribe(), backend.clone()));
-    Router { files, settings, backend, listen }
+    let (farewell, backend) = (Farewell::default(), Fake::new(3));
+    tokio::spawn(serve(listener, settings.subscribe(), farewell.subscribe(), backend.clone()));
+    Router { files, settings, farewell, backend, listen }
 }
 
 impl Router {
@@ -344,6 +345,36 @@ async fn a_reload_renews_certificate_and_tokens() {
     assert_ne!(shown().await, first);
     router.client().services().await.unwrap();
     assert!(ask().await.starts_with("HTTP/1.1 401 Unauthorized"), "the old token counts no longer");
+}
+
+/// The farewell is over when the last follower has hung up, or after a while.
+#[tokio::test]
+async fn followers_hear_the_end_and_the_stuck_do_not_delay_it() {
+    let router = router().await;
+    let mut place = Place::default();
+    let client = router.client();
+    let (sender, begun) = tokio::sync::oneshot::channel();
+    let mut sender = Some(sender);
+    let follower = tokio::spawn(async move {
+        let mut heard = Vec::new();
+        let each = |one| {
+            match one {
+                Heard::Begin { .. } => drop(sender.take().map(|sender| sender.send(()))),
+                Heard::Event(event) => heard.push(event.event),
+            }
+            Ok(())
+        };
+        client.events(&mut place, true, each).await.map(|()| heard)
+    });
+    begun.await.unwrap();
+    router.backend.events().stop("SIGTERM").await;
+    router.farewell.say().await;
+    assert_eq!(follower.await.unwrap().unwrap(), ["stopping"]);
+    assert!(TcpStream::connect(&router.listen).await.is_err(), "nobody is let in any more");
+
+    let another = self::router().await;
+    let _stuck = another.tls().await;
+    timeout(LONG, another.farewell.say()).await.unwrap();
 }
 
 #[tokio::test]
