@@ -24,9 +24,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::visitor::{PATIENCE, Places, Visitor};
+use super::visitor::{PATIENCE, Pace, Places, Visitor};
 use super::{Backend, api, router, token};
 use crate::config::{AdminTcp, Config, ConfigErrors};
 
@@ -166,7 +167,7 @@ impl Farewell {
     /// hung up on when the program ends.
     pub async fn say(&self) {
         self.0.send_replace(true);
-        let _ = tokio::time::timeout(FAREWELL, self.0.closed()).await;
+        let _ = timeout(FAREWELL, self.0.closed()).await;
     }
 }
 
@@ -179,7 +180,7 @@ pub async fn serve<B: Backend>(
 ) {
     let guard = from_fn_with_state(settings.clone(), token::guard);
     let answers = TowerToHyperService::new(router(backend).layer(guard));
-    let places = Places::default();
+    let (places, mut pace) = (Places::default(), Pace::new(Instant::now()));
     loop {
         let accepted = tokio::select! {
             accepted = listener.0.accept() => accepted,
@@ -191,7 +192,7 @@ pub async fn serve<B: Backend>(
                 // No descriptors are left, for one. One that is gone before it was accepted is nothing to wait for.
                 if error.kind() != io::ErrorKind::ConnectionAborted {
                     tracing::warn!(%error, "the admin API cannot accept a connection; trying again");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    sleep(Duration::from_secs(1)).await;
                 }
                 continue;
             }
@@ -200,16 +201,18 @@ pub async fn serve<B: Backend>(
             tracing::debug!(%client, "too many connections to the admin API that show no token");
             continue;
         };
+        let turn = pace.turn(Instant::now());
         let (visitor, acceptor) = (Arc::new(visitor), TlsAcceptor::from(settings.borrow().identity.server()));
         let (connection, answers, farewell) = (visitor.clone(), answers.clone(), farewell.clone());
         tokio::spawn(async move {
             // Until the connection ends.
             let _farewell = farewell;
             let overdue = async {
-                if tokio::time::timeout(PATIENCE, visitor.admission()).await.is_ok() {
+                if timeout(PATIENCE, visitor.admission()).await.is_ok() {
                     std::future::pending::<()>().await;
                 }
             };
+            sleep_until(turn).await;
             tokio::select! {
                 result = attend(stream, acceptor, answers, connection) => if let Err(error) = result {
                     tracing::debug!(%client, %error, "a connection to the admin API has failed");

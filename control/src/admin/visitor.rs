@@ -4,6 +4,10 @@
 //! with a token, whatever it does meanwhile, and there are few places for newcomers, of which one address gets a quarter:
 //! a machine that opens connections and says nothing (slow loris) keeps itself out. With a token it changes to a place
 //! among those who are known, of which there are enough for every `rvs events -f` of a team.
+//!
+//! A handshake takes the control thread up to a millisecond (a signature of RSA), so they also have a pace. Whoever makes
+//! connections as fast as it can does not delay what RVS does besides, and others that connect only by as many turns as
+//! there are places: less than a second.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Newcomers at one time.
 pub(super) const NEWCOMERS: usize = 64;
@@ -23,6 +28,29 @@ pub(super) const KNOWN: usize = 256;
 
 /// How long a newcomer may take for the TLS handshake and a request with a token.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// From one handshake to the next, if there are many.
+const STEP: Duration = Duration::from_millis(10);
+
+/// What has not been used of that, and can be made up for.
+const SAVED: Duration = Duration::from_secs(1);
+
+/// Turns to make a handshake, one after the other.
+pub(super) struct Pace(Instant);
+
+impl Pace {
+    /// The first turn is at once.
+    pub(super) fn new(now: Instant) -> Pace {
+        Pace(now)
+    }
+
+    /// When it is the turn of whoever has come now.
+    pub(super) fn turn(&mut self, now: Instant) -> Instant {
+        let turn = self.0.max(now);
+        self.0 = self.0.max(now.checked_sub(SAVED).unwrap_or(now)) + STEP;
+        turn
+    }
+}
 
 /// The places; copies share them.
 #[derive(Clone, Default)]
@@ -143,6 +171,20 @@ mod tests {
         drop(silent);
         assert_eq!(enter(&places, "192.0.2.7", 1_000).len(), NEWCOMERS_OF_ONE);
         assert!(places.taken().newcomers.is_empty());
+    }
+
+    #[test]
+    fn a_hundred_a_second_and_a_hundred_at_once() {
+        let start = Instant::now() + Duration::from_secs(1_000);
+        let mut pace = Pace::new(start - Duration::from_secs(500));
+        let turns: Vec<Instant> = (0..300).map(|_| pace.turn(start)).collect();
+        assert!(turns.is_sorted());
+        let before = |end| turns.iter().filter(|turn| **turn <= start + end).count();
+        assert!((99..=101).contains(&before(Duration::ZERO)), "{}", before(Duration::ZERO));
+        assert!((199..=201).contains(&before(SAVED)), "{}", before(SAVED));
+        // Who comes a while later need not wait.
+        let later = start + SAVED * 3;
+        assert_eq!(pace.turn(later), later);
     }
 
     #[test]
