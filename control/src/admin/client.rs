@@ -171,7 +171,7 @@ impl Client {
         let mut body =
             self.request(Method::GET, &format!("/v1/capture?{query}"), Bytes::new()).await?.into_body();
         while let Some(frame) = body.frame().await {
-            if let Some(data) = frame.context("rvs broke off its answer")?.data_ref() {
+            if let Some(data) = frame.map_err(broke_off)?.data_ref() {
                 each(data)?;
             }
         }
@@ -236,7 +236,7 @@ impl Client {
         body: Bytes,
     ) -> anyhow::Result<T> {
         let response = self.request(method, path, body).await?;
-        let body = response.into_body().collect().await.context("rvs broke off its answer")?.to_bytes();
+        let body = response.into_body().collect().await.map_err(broke_off)?.to_bytes();
         serde_json::from_slice(&body).with_context(|| format!("rvs sent an unexpected answer to {path}"))
     }
 
@@ -268,7 +268,7 @@ impl Client {
             return Ok(response);
         }
         let status = response.status();
-        let body = response.into_body().collect().await.context("rvs broke off its answer")?.to_bytes();
+        let body = response.into_body().collect().await.map_err(broke_off)?.to_bytes();
         let error = match serde_json::from_slice(&body) {
             Ok(api::Failure { error }) => error,
             Err(_) => format!("rvs at {shown} answered {status}"),
@@ -293,6 +293,18 @@ async fn begin(
     Ok(sender)
 }
 
+/// The answer is not whole. That it just ends has no cause worth telling.
+fn broke_off(error: hyper::Error) -> anyhow::Error {
+    let ends = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+    };
+    let mut causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+    match error.is_incomplete_message() || causes.any(ends) {
+        true => anyhow::anyhow!("rvs broke off its answer"),
+        false => anyhow::Error::new(error).context("rvs broke off its answer"),
+    }
+}
+
 /// What is sent as one JSON object a line.
 async fn lines<T: DeserializeOwned>(
     response: Response<Incoming>,
@@ -302,7 +314,7 @@ async fn lines<T: DeserializeOwned>(
     let mut body = response.into_body();
     let mut rest = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.context("rvs broke off its answer")?;
+        let frame = frame.map_err(broke_off)?;
         let Some(data) = frame.data_ref() else { continue };
         rest.extend_from_slice(data);
         let mut lines = rest.split_inclusive(|byte| *byte == b'\n').peekable();
