@@ -1,6 +1,6 @@
 //! `rvs run`: builds everything up in order, runs until told to stop, and takes everything down again.
 //!
-//! Up: admin socket, EAL, pool, ports, twins, table, director with the first snapshot, workers. Down, in
+//! Up: admin socket and port, EAL, pool, ports, twins, table, director with the first snapshot, workers. Down, in
 //! reverse: workers first, so that nobody holds a queue or a packet; twins, and with them their addresses;
 //! ports; EAL. A failure on the way up takes down what is up.
 
@@ -92,10 +92,11 @@ async fn start(config: Config, control_cores: &[usize]) -> Result<()> {
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     // First of all, since it tells whether another RVS runs here.
     let socket = admin::bind(&config.admin.socket, config.admin.group.as_deref()).await?;
+    let remote = admin::tcp::bind(&config)?;
     let _claims = claims(&config)?;
     let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
     let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores))?;
-    let result = with_eal(config, &eal, &devices, socket, stop, hangup, manager).await;
+    let result = with_eal(config, &eal, &devices, (socket, remote), stop, hangup, manager).await;
     if let Err(error) = eal.cleanup() {
         tracing::warn!(%error, "EAL was not taken down cleanly");
     }
@@ -123,7 +124,7 @@ async fn with_eal(
     config: Config,
     eal: &Eal,
     devices: &[Device],
-    socket: admin::Socket,
+    (socket, remote): (admin::Socket, Option<admin::tcp::Listener>),
     mut stop: StopSignals,
     hangup: Signal,
     manager: systemd::Manager,
@@ -160,8 +161,12 @@ async fn with_eal(
     }
     let events = Events::default();
     let capture: Arc<Switch> = Arc::default();
+    let settings = config.admin.tcp.clone().map(admin::tcp::Settings::new);
+    let remote = remote.zip(settings.as_ref().map(admin::tcp::Settings::subscribe));
+    let farewell = admin::tcp::Farewell::default();
     let parts = Parts {
         config: config.clone(),
+        remote: settings,
         watcher,
         ports: links,
         table: table.clone(),
@@ -194,6 +199,10 @@ async fn with_eal(
     let result = {
         let direct = async {
             director.settle().await?;
+            let _remote = remote.map(|(listener, settings)| {
+                let serve = admin::tcp::serve(listener, settings, farewell.subscribe(), handle.clone());
+                Task(tokio::task::spawn_local(serve))
+            });
             let _admin = Task(tokio::task::spawn_local(admin::serve(socket, handle)));
             tracing::info!(
                 version = env!("CARGO_PKG_VERSION"),
@@ -207,7 +216,10 @@ async fn with_eal(
         };
         let from_linux = (0..).zip(&twins).map(|(port, twin)| pumps.from_linux(port, twin, pool, &lcore));
         tokio::select! {
-            () = async { events.stop(stop.received().await).await } => Ok(()),
+            () = async {
+                events.stop(stop.received().await).await;
+                farewell.say().await;
+            } => Ok(()),
             result = direct => result,
             () = pumps.to_linux(&twins) => unreachable!("it never ends"),
             () = gone(from_linux) => Err(anyhow!("somebody has removed a twin from Linux; RVS cannot go on without it")),
@@ -242,12 +254,12 @@ fn give_up_capabilities(config: &Config, eal: &Eal) -> Result<()> {
         kept = capabilities::show(&kept),
         "capabilities dropped; programs that are started get none"
     );
-    // A file that only CAP_DAC_OVERRIDE could read: better heard now than at the next reload.
-    if let Err(error) = config::read(&config.path) {
+    // A file that only CAP_DAC_OVERRIDE could read, or a key that it names: better heard now than at the next reload.
+    if let Err(error) = config::load(&config.path) {
         tracing::warn!(
             error = format!("{error:#}"),
             "the configuration cannot be read any more, so that a reload will be refused; \
-             give it to the user that rvs runs as, or set run.drop_capabilities = false"
+             give it, and the files that it names, to the user that rvs runs as, or set run.drop_capabilities = false"
         );
     }
     Ok(())

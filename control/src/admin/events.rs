@@ -6,18 +6,23 @@
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::{Backend, Failed, api};
 use crate::events::Event;
 
+/// The header of an answer that names the run whose events it has.
+pub(super) const RUN: HeaderName = HeaderName::from_static("rvs-run");
+
 /// What is asked for.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     since: Option<u64>,
+    /// The run that `since` is a number of; that of another one counts for nothing.
+    run: Option<String>,
     #[serde(default)]
     follow: bool,
 }
@@ -26,11 +31,14 @@ pub(super) async fn events<B: Backend>(
     State(backend): State<B>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, Failed> {
-    let Query(Wanted { since, follow }) = wanted.map_err(|error| {
-        let error = anyhow::anyhow!("{error}; expected since=N, a number, and follow=true or false");
+    let Query(Wanted { since, run, follow }) = wanted.map_err(|error| {
+        let error = anyhow::anyhow!("{error}; expected since=N, a number, run=R, and follow=true or false");
         Failed(StatusCode::BAD_REQUEST, error)
     })?;
-    let reader = backend.events().read(since, follow);
+    let events = backend.events();
+    let another = run.is_some_and(|run| run != events.run());
+    let reader = events.read(if another { Some(0) } else { since }, follow);
+    let run = events.run().to_owned();
     let lines = futures_util::stream::unfold(reader, |mut reader| async {
         let batch = reader.batch().await?;
         let mut lines = Vec::new();
@@ -42,7 +50,8 @@ pub(super) async fn events<B: Backend>(
         }
         Some((Ok::<_, std::convert::Infallible>(Bytes::from(lines)), reader))
     });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+    let headers = [(header::CONTENT_TYPE, "application/x-ndjson".to_owned()), (RUN, run)];
+    Ok((headers, Body::from_stream(lines)).into_response())
 }
 
 fn describe(event: &Event) -> api::Event {

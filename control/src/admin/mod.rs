@@ -1,10 +1,10 @@
-//! The admin API: HTTP and JSON over a Unix socket.
+//! The admin API: HTTP and JSON over a Unix socket, and over TCP with TLS and a token if the file says so (`tcp`).
 //!
 //! ```text
 //! GET    /v1/services                            what `rvs list` shows
 //! GET    /v1/connections                         the connection table, one JSON object a line, streamed
 //! GET    /v1/counters                            what the workers count
-//! GET    /v1/events?since=N&follow=true          what has happened, one JSON object a line
+//! GET    /v1/events?since=N&run=R&follow=true    what has happened, one JSON object a line
 //! GET    /metrics                                all of that for Prometheus
 //! GET    /v1/capture?filter=host+A&seconds=10    packets as they pass, in pcapng, see [`capture::Question`]
 //! GET    /v1/explain?source=A:P&destination=V:P  what would become of a packet, see [`explain::Question`]
@@ -35,9 +35,14 @@ mod changes;
 pub mod client;
 mod events;
 pub mod explain;
+pub mod follow;
 mod metrics;
 mod openapi;
+pub mod remote;
 mod socket;
+pub mod tcp;
+mod token;
+mod visitor;
 
 use std::future::Future;
 use std::net::SocketAddrV4;
@@ -300,5 +305,9 @@ impl IntoResponse for Failed {
     }
 }
 
+#[cfg(test)]
+mod follow_tests;
+#[cfg(test)]
+mod tcp_tests;
 #[cfg(test)]
 mod tests;

@@ -9,18 +9,24 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-use super::client::Client;
+use super::client::{Client, Heard, Place};
 use super::*;
 use crate::events::Kind;
 
 /// A router with any number of connections, that counts how many have been read.
 #[derive(Clone)]
-struct Fake {
+pub(super) struct Fake {
     connections: u64,
     read: Arc<AtomicU64>,
     /// How many iterators there are.
     readers: Arc<AtomicU64>,
     events: Events,
+}
+
+impl Fake {
+    pub(super) fn new(connections: u64) -> Fake {
+        Fake { connections, read: Arc::default(), readers: Arc::default(), events: Events::with_capacity(4) }
+    }
 }
 
 struct Reader(Arc<AtomicU64>);
@@ -164,8 +170,7 @@ struct Router {
 async fn router(connections: u64) -> Router {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run/rvs.sock");
-    let backend =
-        Fake { connections, read: Arc::default(), readers: Arc::default(), events: Events::with_capacity(4) };
+    let backend = Fake::new(connections);
     let socket = bind(&path, None).await.unwrap();
     let server = tokio::spawn(serve(socket, backend.clone()));
     Router { _directory: directory, path, backend, server }
@@ -499,7 +504,7 @@ async fn metrics_come_in_the_format_that_is_asked_for() {
     }
 }
 
-fn down(n: u8) -> Kind {
+pub(super) fn down(n: u8) -> Kind {
     Kind::ServerDown {
         service: "tcp/192.0.2.10:80".to_owned(),
         server: std::net::SocketAddrV4::new([10, 0, 0, n].into(), 80),
@@ -514,11 +519,13 @@ async fn events_come_as_they_were_published() {
     (1..=6).for_each(|n| router.backend.events.publish(down(n)));
     let read = async |since| {
         let mut seen = Vec::new();
-        let each = |event| {
-            seen.push(event);
+        let each = |heard| {
+            if let Heard::Event(event) = heard {
+                seen.push(event);
+            }
             Ok(())
         };
-        router.client().events(since, false, each).await.unwrap();
+        router.client().events(&mut Place::after(since), false, each).await.unwrap();
         seen
     };
     let seen = read(Some(5)).await;
@@ -541,9 +548,13 @@ async fn a_follower_gets_each_event_when_it_happens_and_the_end() {
     let (sender, mut receiver) = mpsc::unbounded_channel();
     let client = router.client();
     let follower = tokio::spawn(async move {
-        let each =
-            |event: api::Event| sender.send(event.event).map_err(|_| std::io::ErrorKind::BrokenPipe.into());
-        client.events(None, true, each).await
+        let each = |heard| match heard {
+            Heard::Begin { .. } => Ok(()),
+            Heard::Event(event) => {
+                sender.send(event.event).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+            }
+        };
+        client.events(&mut Place::default(), true, each).await
     });
     for n in 1..=3 {
         router.backend.events.publish(down(n));
@@ -599,6 +610,6 @@ async fn what_is_asked_of_events_is_checked() {
         let (status, body) = router.raw(&request).await;
         assert_eq!(status, "HTTP/1.1 400 Bad Request", "{query}");
         let error = serde_json::from_str::<api::Failure>(&body).unwrap().error;
-        assert!(error.ends_with("; expected since=N, a number, and follow=true or false"), "{error}");
+        assert!(error.ends_with("; expected since=N, a number, run=R, and follow=true or false"), "{error}");
     }
 }

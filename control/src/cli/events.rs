@@ -4,16 +4,24 @@ use std::io::{self, Write};
 
 use clap::Args;
 
-use super::{Exit, SocketArg, block_on};
+use super::{Exit, SocketArg, block_on, complain};
 use crate::admin::api::Event;
+use crate::admin::client::{Heard, Place};
+use crate::admin::follow::{Until, follow};
 
 #[derive(Debug, Args)]
 pub(super) struct Events {
     #[command(flatten)]
     socket: SocketArg,
-    /// Wait for more until rvs ends
+    /// Wait for more until rvs stops; if the connection breaks, connect again, without repeating or hiding an event
     #[arg(short, long)]
     follow: bool,
+    /// With -f: when rvs stops, wait for it to come back
+    #[arg(long, requires = "follow")]
+    reconnect: bool,
+    /// With -f: end when the connection breaks
+    #[arg(long, requires = "follow", conflicts_with = "reconnect")]
+    no_reconnect: bool,
     /// Only what came after the event with this number
     #[arg(long, value_name = "N")]
     since: Option<u64>,
@@ -25,7 +33,7 @@ pub(super) struct Events {
 impl Events {
     pub(super) fn execute(self) -> anyhow::Result<Exit> {
         let mut out = io::stdout().lock();
-        let each = |event| {
+        let mut each = |event| {
             match self.json {
                 true => {
                     serde_json::to_writer(&mut out, &event)?;
@@ -36,7 +44,23 @@ impl Events {
             // Whoever follows wants each when it happens.
             out.flush()
         };
-        block_on(self.socket.client().events(self.since, self.follow, each))?;
+        let (client, mut place) = (self.socket.client(), Place::after(self.since));
+        let until = match (self.reconnect, self.no_reconnect) {
+            (true, _) => Until::Interrupted,
+            (_, true) => Until::Broken,
+            _ => Until::Stopped,
+        };
+        block_on(async {
+            if self.follow {
+                let note = |note: &str| complain(format_args!("rvs: {note}"));
+                return follow(&client, place, until, each, note).await;
+            }
+            let each = |heard| match heard {
+                Heard::Begin { .. } => Ok(()),
+                Heard::Event(event) => each(event),
+            };
+            client.events(&mut place, false, each).await
+        })?;
         Ok(Exit::Ok)
     }
 }

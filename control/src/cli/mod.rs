@@ -15,8 +15,9 @@ mod run;
 mod schema;
 mod top;
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -24,6 +25,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::admin::api;
 use crate::admin::client::Client;
+use crate::admin::remote::{self, Remote};
 use crate::config::{ConfigErrors, DEFAULT_SOCKET};
 use crate::cpu;
 
@@ -61,6 +63,8 @@ Examples:
   rvs fmt /etc/rvs/rvs.toml           tidy the file up; --check only asks whether it is tidy
   rvs list --counters                 where every packet went, by worker and reason
   rvs events -f                       what happens: servers up and down, reloads, overload
+  rvs list --url https://lb1:9443 --ca ca.pem --token-file lb1.token
+                                      the same, and every command that asks, from another machine
   rvs top                             what passes, live: services, servers, workers, drops
   rvs explain --src 198.51.100.7:40112 --dst 192.0.2.10:80
                                       which real server would this client get, and why?
@@ -157,16 +161,44 @@ enum Command {
     Capture(capture::Capture),
 }
 
+/// Which running rvs is asked. What is typed counts more than the environment.
 #[derive(Debug, Args)]
 struct SocketArg {
-    /// The admin socket of the running rvs
-    #[arg(short, long, value_name = "SOCKET", default_value = DEFAULT_SOCKET)]
-    socket: PathBuf,
+    /// The admin socket of the running rvs; without this and --url that of RVS_URL, or else /run/rvs/rvs.sock
+    #[arg(short, long, value_name = "SOCKET", conflicts_with_all = ["url", "ca", "token_file"])]
+    socket: Option<PathBuf>,
+    /// An rvs on another machine, by its admin.tcp.listen: https://HOST:PORT
+    #[arg(long, value_name = "URL", value_parser = remote::check_url, help_heading = REMOTE)]
+    url: Option<String>,
+    /// The certificate of the CA that has signed that of --url, in PEM; without this RVS_CA, or else all that this machine trusts
+    #[arg(long, value_name = "FILE", help_heading = REMOTE)]
+    ca: Option<PathBuf>,
+    /// A file with a token that --url knows; without this RVS_TOKEN_FILE
+    #[arg(long, value_name = "FILE", help_heading = REMOTE)]
+    token_file: Option<PathBuf>,
 }
+
+const REMOTE: &str = "On another machine";
 
 impl SocketArg {
     fn client(&self) -> Client {
-        Client::new(&self.socket)
+        self.client_with(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
+    }
+
+    fn client_with(&self, environment: impl Fn(&str) -> Option<OsString>) -> Client {
+        let of =
+            |typed: &Option<PathBuf>, name| typed.clone().or_else(|| environment(name).map(PathBuf::from));
+        let url =
+            || self.url.clone().or_else(|| Some(environment("RVS_URL")?.to_string_lossy().into_owned()));
+        match (&self.socket, url()) {
+            (None, Some(url)) => Client::remote(Remote {
+                url,
+                ca: of(&self.ca, "RVS_CA"),
+                token_file: of(&self.token_file, "RVS_TOKEN_FILE"),
+            }),
+            (Some(socket), _) => Client::new(socket),
+            (None, None) => Client::new(Path::new(DEFAULT_SOCKET)),
+        }
     }
 }
 
@@ -302,6 +334,34 @@ mod tests {
         for line in ["list -nc", "list -n --stats --exact", "list --json -c", "list -s /tmp/s --rate -n"] {
             let words = ["rvs"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn which_rvs_is_asked() {
+        #[derive(Debug, Parser)]
+        struct Only {
+            #[command(flatten)]
+            socket: SocketArg,
+        }
+        let typed = |line: &str| Only::try_parse_from(["rvs"].into_iter().chain(line.split_whitespace()));
+        let shown = |line: &str, url: Option<&str>| {
+            let environment = |name: &str| url.filter(|_| name == "RVS_URL").map(OsString::from);
+            typed(line).map(|only| only.socket.client_with(environment).shown())
+        };
+        for (line, url, expected) in [
+            ("", None, DEFAULT_SOCKET),
+            ("-s /tmp/s", None, "/tmp/s"),
+            ("--url https://a:1", None, "https://a:1"),
+            ("", Some("https://b:2"), "https://b:2"),
+            ("--url https://a:1", Some("https://b:2"), "https://a:1"),
+            ("-s /tmp/s", Some("https://b:2"), "/tmp/s"),
+            ("--ca x --token-file y", Some("https://b:2"), "https://b:2"),
+        ] {
+            assert_eq!(shown(line, url).unwrap(), expected, "{line} {url:?}");
+        }
+        for line in ["-s /tmp/s --url https://a:1", "-s /tmp/s --ca x", "--url http://a:1", "--url a"] {
+            assert!(typed(line).is_err(), "{line}");
         }
     }
 

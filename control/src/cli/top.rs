@@ -18,7 +18,8 @@ pub(super) struct Top {
 
 impl Top {
     pub(super) fn execute(self) -> anyhow::Result<Exit> {
-        let (client, socket) = (self.socket.client(), self.socket.socket.display().to_string());
+        let client = self.socket.client();
+        let socket = client.shown();
         if self.once {
             let frame = block_on(top::once(client, &socket))?;
             io::stdout().write_all(frame.as_bytes())?;

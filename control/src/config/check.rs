@@ -19,7 +19,7 @@ use super::raw::{Document, Field, Section};
 use super::value::{self, DEVICE, ENDPOINT, MAC, PORT_NAME, PREFIX, SERVER};
 use super::{
     Admin, Config, DEFAULT_SOCKET, Eal, Idle, Port, Run, Server, ServerState, Service, TableSize, Workers,
-    availability, checks,
+    availability, checks, tcp,
 };
 
 /// Cores that Linux can be built for on x86-64.
@@ -76,13 +76,17 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
     let service_sections = root.sections("service");
     let services: Vec<(Option<Service>, Vec<Section<'_>>)> = service_sections.iter().map(service).collect();
     compare_services(&service_sections, &services, &ports);
+    let remote = admin.as_ref().and_then(|admin| admin.as_ref()?.tcp.as_ref());
+    if let Some((tcp, section)) = remote.zip(root.section("admin").and_then(|admin| admin.section("tcp"))) {
+        tcp::compare(tcp, &section, services.iter().filter_map(|(service, _)| service.as_ref()));
+    }
 
     Some((
         eal?.unwrap_or(Eal { hugepages: true, memory_mb: None, file_prefix: None, args: Vec::new() }),
         run?.unwrap_or(Run { drop_capabilities: true }),
         workers?,
         table?.unwrap_or(TableSize { connections: 1_000_000 }),
-        admin?.unwrap_or_else(|| Admin { socket: PathBuf::from(DEFAULT_SOCKET), group: None }),
+        admin?.unwrap_or_else(|| Admin { socket: PathBuf::from(DEFAULT_SOCKET), group: None, tcp: None }),
         ports.into_iter().collect::<Option<_>>()?,
         services.into_iter().map(|(service, _)| service).collect::<Option<_>>()?,
     ))
@@ -180,7 +184,7 @@ fn table(section: &Section<'_>) -> Option<TableSize> {
 }
 
 fn admin(section: &Section<'_>) -> Option<Admin> {
-    section.known(&["socket", "group"]);
+    section.known(&["socket", "group", "tcp"]);
     let socket = section.or("socket", PathBuf::from(DEFAULT_SOCKET), |field| {
         let expected = format!("an absolute path of at most {MAX_SOCKET_PATH} bytes");
         field.parse(&expected, |typed| match typed {
@@ -199,7 +203,8 @@ fn admin(section: &Section<'_>) -> Option<Admin> {
             _ => Ok(typed.to_owned()),
         })
     });
-    Some(Admin { socket: socket?, group: group? })
+    let tcp = section.optional("tcp", |field| tcp::read(&field.section()?));
+    Some(Admin { socket: socket?, group: group?, tcp: tcp? })
 }
 
 fn port(section: &Section<'_>) -> Option<Port> {

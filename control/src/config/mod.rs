@@ -15,10 +15,12 @@ pub mod availability;
 pub mod check;
 pub mod checks;
 pub mod error;
+pub mod file;
 pub mod format;
 pub mod machine;
 pub mod raw;
 pub mod schema;
+pub mod tcp;
 pub mod value;
 
 use std::fmt;
@@ -34,6 +36,7 @@ pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Stat
 use error::Report;
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use machine::Machine;
+pub use tcp::AdminTcp;
 
 /// Where the admin socket is unless the file or the command line says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/rvs/rvs.sock";
@@ -53,7 +56,7 @@ pub struct Config {
     pub workers: Workers,
     /// `[table]`: the connection table.
     pub table: TableSize,
-    /// `[admin]`: the admin socket.
+    /// `[admin]`: the admin API.
     pub admin: Admin,
     /// `[[port]]`: at least one.
     pub ports: Vec<Port>,
@@ -142,6 +145,7 @@ impl Config {
 
     /// The key of the first difference that cannot come into force while RVS runs; see [`Config::error`].
     pub fn needs_restart(&self, new: &Config) -> Option<String> {
+        let listens = |config: &Config| config.admin.tcp.as_ref().map(|tcp| tcp.listen);
         let same = [
             ("eal", self.eal == new.eal),
             ("run", self.run == new.run),
@@ -151,6 +155,8 @@ impl Config {
             ("table.connections", self.table == new.table),
             ("admin.socket", self.admin.socket == new.admin.socket),
             ("admin.group", self.admin.group == new.admin.group),
+            ("admin.tcp", self.admin.tcp.is_some() == new.admin.tcp.is_some()),
+            ("admin.tcp.listen", listens(self) == listens(new)),
             ("port", self.ports.len() == new.ports.len()),
         ];
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
@@ -224,13 +230,15 @@ impl TableSize {
     }
 }
 
-/// The admin socket.
+/// Where the admin API is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Path of the Unix socket.
     pub socket: PathBuf,
     /// The group whose members may ask, besides the owner; that of the process if there is none.
     pub group: Option<String>,
+    /// `[admin.tcp]`: where other machines may ask, if they may.
+    pub tcp: Option<AdminTcp>,
 }
 
 /// A DPDK port and its twin in Linux.

@@ -37,7 +37,7 @@ pub use self::answers::Handle;
 use self::answers::Request;
 use self::metrics::Metrics;
 use self::overload::Overload;
-use crate::admin::api;
+use crate::admin::{api, tcp};
 use crate::compile::{self, Compiled, PortLink, targets};
 use crate::config::{self, Check, Config, Server, Service};
 use crate::effects::{self, Effects, Happening};
@@ -65,6 +65,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 pub struct Parts {
     /// The configuration in force.
     pub config: Config,
+    /// What a reload renews of the admin API on TCP, if it is there.
+    pub remote: Option<tcp::Settings>,
     /// Linux' state.
     pub watcher: Watcher,
     /// What the snapshots say of the ports.
@@ -87,6 +89,7 @@ pub struct Parts {
 pub struct Director {
     /// Without its services, which are in `services`.
     config: Config,
+    remote: Option<tcp::Settings>,
     services: Services,
     effects: Effects,
     /// When effects are to be judged again.
@@ -123,8 +126,18 @@ pub struct Director {
 impl Director {
     /// Compiles the first snapshot.
     pub fn new(parts: Parts) -> Result<(Director, Handle)> {
-        let Parts { mut config, watcher, ports, table, workers, checks_at_once, manager, events, capture } =
-            parts;
+        let Parts {
+            mut config,
+            remote,
+            watcher,
+            ports,
+            table,
+            workers,
+            checks_at_once,
+            manager,
+            events,
+            capture,
+        } = parts;
         let (sender, news) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
         let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
@@ -134,6 +147,7 @@ impl Director {
             effects: Effects::default(),
             wake: None,
             config,
+            remote,
             watcher,
             ports,
             table,
@@ -313,6 +327,9 @@ impl Director {
         self.check_room(plan.running())?;
         let changes = diff(self.services.running(), plan.running());
         // From here on nothing can fail.
+        if let Some((remote, tcp)) = self.remote.as_ref().zip(new.admin.tcp.as_ref()) {
+            remote.renew(tcp);
+        }
         self.config = new;
         let overruled = self.services.carry_out(plan, Instant::now());
         self.expire();

@@ -5,6 +5,7 @@
 //! from that, by the configuration. What cannot be read is not judged: a container, a virtual machine or an
 //! old kernel lacks one thing or the other, and silence is no fault.
 
+mod admin;
 pub mod arp;
 mod clock;
 mod cores;
@@ -83,6 +84,7 @@ pub fn examine(root: &Path, config: Option<&Config>) -> Vec<Finding> {
         findings.extend(devices::judge(&devices::Facts::collect(&root, config), config));
         findings.extend(cores::judge(&cores::Facts::collect(&root, config), config));
         findings.extend(network::judge(&network::Facts::collect(&root, config), config));
+        findings.extend(admin::judge(config, admin::AHEAD));
     }
     findings.sort_by_key(|finding| finding.severity);
     findings

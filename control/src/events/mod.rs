@@ -10,9 +10,11 @@
 //! out what matters.
 //!
 //! Numbers start at 1 with the program. Who asks for what came after a number that has not been given yet has that number
-//! from an earlier run, and gets everything.
+//! from an earlier run, and gets everything. A number that has been given may also be from an earlier run, so each run has
+//! a name, which whoever wants to go on where it stopped shows beside its number.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -48,6 +50,7 @@ pub struct Events(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    run: String,
     ring: Mutex<Ring>,
     /// The newest number, so that followers wake.
     newest: watch::Sender<u64>,
@@ -81,7 +84,14 @@ impl Events {
     /// Keeps so many.
     pub fn with_capacity(capacity: usize) -> Events {
         let ring = Ring { capacity, events: VecDeque::new(), count: 0, tally: BTreeMap::new() };
-        Events(Arc::new(Shared { ring: Mutex::new(ring), newest: watch::Sender::new(0) }))
+        // The standard library's hasher is seeded by the kernel.
+        let run = format!("{:016x}", RandomState::new().build_hasher().finish());
+        Events(Arc::new(Shared { run, ring: Mutex::new(ring), newest: watch::Sender::new(0) }))
+    }
+
+    /// The name of this run, which no other has.
+    pub fn run(&self) -> &str {
+        &self.0.run
     }
 
     /// Something has happened. Never waits for a reader.

@@ -29,6 +29,7 @@ mod tests;
 
 pub use counted::{BOUNDS, Checks};
 use counted::{Counted, Counts};
+pub(crate) use probe::tls;
 use probe::{Outcome, Probe};
 use standing::Standing;
 

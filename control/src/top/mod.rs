@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use self::model::{Flow, Key, Model, Sample};
-use crate::admin::client::Client;
+use crate::admin::client::{Client, Heard, Place};
 
 /// From one look to the next.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -79,10 +79,11 @@ pub async fn watch(client: Client, socket: &str) -> Result<()> {
 /// One frame as text, after a period's worth of rates.
 pub async fn once(client: Client, socket: &str) -> Result<String> {
     let mut model = Model::new(socket);
+    let mut place = Place::default();
     let start = Instant::now();
     for at in [start, start + PERIOD] {
         tokio::time::sleep_until(at).await;
-        model.take(sample(&client, start, model.newest_event()).await?);
+        model.take(sample(&client, start, &mut place).await?);
     }
     let (width, height) = match std::io::stdout().is_terminal() {
         true => crossterm::terminal::size().unwrap_or(PAGE),
@@ -105,34 +106,33 @@ async fn ask(client: Client, sender: mpsc::Sender<Result<Sample>>) {
     let start = Instant::now();
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut newest = None;
+    let mut place = Place::default();
     loop {
         ticks.tick().await;
-        let answer = match timeout(PATIENCE, sample(&client, start, newest)).await {
+        let answer = match timeout(PATIENCE, sample(&client, start, &mut place)).await {
             Ok(answer) => answer,
             Err(_) => Err(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs())),
         };
-        newest = answer
-            .as_ref()
-            .ok()
-            .and_then(|sample| sample.events.last())
-            .map(|event| event.sequence)
-            .or(newest);
         if sender.send(answer).await.is_err() {
             return;
         }
     }
 }
 
-async fn sample(client: &Client, start: Instant, since: Option<u64>) -> Result<Sample> {
+/// Events are those after `place`, which goes along once they are all here.
+async fn sample(client: &Client, start: Instant, place: &mut Place) -> Result<Sample> {
     let (services, counters) = (client.services().await?, client.counters().await?);
     let seconds = start.elapsed().as_secs_f64();
-    let mut events = Vec::new();
-    let each = |event| {
-        events.push(event);
+    let (mut events, mut reached) = (Vec::new(), place.clone());
+    let each = |heard| {
+        // Of another router the events begin anew; that it has started is one of them.
+        if let Heard::Event(event) = heard {
+            events.push(event);
+        }
         Ok(())
     };
-    client.events(since, false, each).await?;
+    client.events(&mut reached, false, each).await?;
+    *place = reached;
     Ok(Sample { seconds, services, counters, events })
 }
 

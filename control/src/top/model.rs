@@ -133,11 +133,6 @@ impl Model {
         self.trouble = Some(error);
     }
 
-    /// The number of the last event that is known.
-    pub(super) fn newest_event(&self) -> Option<u64> {
-        self.events.back().map(|event| event.sequence)
-    }
-
     /// Somebody has pressed a key.
     pub(super) fn press(&mut self, key: Key) -> Flow {
         match key {

@@ -4,18 +4,16 @@
 //! error of the file that names it, and a reload after a renewal brings the new ones into force.
 
 use std::fmt;
-use std::fs;
 use std::hash::{Hash, Hasher};
-use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use hyper::http::uri::Authority;
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 
 use crate::config::error::quoted;
+use crate::config::file;
 use crate::config::raw::Section;
 
 /// With whom a check speaks TLS.
@@ -51,9 +49,6 @@ pub(super) const KEYS: [&str; 3] = ["sni", "ca", "skip_verify"];
 const NAME: &str = "a name or an address, e.g. \"www.example.com\"";
 const CA: &str = "the absolute path of a PEM file with certificates of CAs";
 
-/// A larger file is none: that of a whole system has a quarter of a megabyte.
-const MAX_FILE: u64 = 4 << 20;
-
 /// `host`: whom the request is for, and so the name to ask for unless another is given.
 pub(super) fn read(section: &Section<'_>, host: Option<&Authority>) -> Option<Tls> {
     let name = section.optional("sni", |field| {
@@ -79,7 +74,7 @@ fn trust(section: &Section<'_>) -> Option<Trust> {
         true => Some(Trust::Anyone),
         false => match ca? {
             Some(ca) => Some(Trust::Authorities(ca)),
-            None => system().map(Trust::Authorities).or_else(|| {
+            None => Authorities::of_system().map(Trust::Authorities).or_else(|| {
                 section.error(
                     "this machine has no certificates of CAs; expected ca = \"FILE\", or skip_verify = true",
                 );
@@ -87,20 +82,6 @@ fn trust(section: &Section<'_>) -> Option<Trust> {
             }),
         },
     }
-}
-
-/// The CAs that this machine trusts. They are read once, at the first check that needs them, as there may be thousands
-/// of such checks and some hundred certificates; what the system updates comes into force with a restart.
-fn system() -> Option<Authorities> {
-    static SYSTEM: OnceLock<Authorities> = OnceLock::new();
-    if let Some(known) = SYSTEM.get() {
-        return Some(known.clone());
-    }
-    let given = rustls_native_certs::load_native_certs().certs;
-    let mut roots = RootCertStore::empty();
-    // A system's collection may have one that cannot be used; the others can.
-    let (usable, _) = roots.add_parsable_certificates(given.iter().cloned());
-    (usable > 0).then(|| SYSTEM.get_or_init(|| Authorities::new(given, roots)).clone())
 }
 
 impl Authorities {
@@ -113,41 +94,34 @@ impl Authorities {
         Arc::clone(&self.0.roots)
     }
 
-    /// All certificates of a PEM file, or what is wrong with it.
-    fn load(path: &Path) -> Result<Authorities, String> {
-        let shown = quoted(&path.display().to_string());
-        if !path.is_absolute() {
-            return Err(format!("{shown} is not an absolute path"));
+    /// The CAs that this machine trusts, if it knows any. They are read once, at the first check that needs them, as there
+    /// may be thousands of such checks and some hundred certificates; what the system updates comes into force with a
+    /// restart.
+    pub fn of_system() -> Option<Authorities> {
+        static SYSTEM: OnceLock<Authorities> = OnceLock::new();
+        if let Some(known) = SYSTEM.get() {
+            return Some(known.clone());
         }
-        let pem = contents(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+        let given = rustls_native_certs::load_native_certs().certs;
+        let mut roots = RootCertStore::empty();
+        // A system's collection may have one that cannot be used; the others can.
+        let (usable, _) = roots.add_parsable_certificates(given.iter().cloned());
+        (usable > 0).then(|| SYSTEM.get_or_init(|| Authorities::new(given, roots)).clone())
+    }
+
+    /// All certificates of a PEM file, or what is wrong with it.
+    pub fn load(path: &Path) -> Result<Authorities, String> {
+        let shown = quoted(&path.display().to_string());
         let mut given = Vec::new();
         let mut roots = RootCertStore::empty();
-        for (number, certificate) in (1..).zip(CertificateDer::pem_slice_iter(&pem)) {
-            let certificate =
-                certificate.map_err(|_| format!("{shown} is garbled at its certificate {number}"))?;
+        for (number, certificate) in (1..).zip(file::certificates(path)?) {
             roots
                 .add(certificate.clone())
                 .map_err(|_| format!("{shown} has a certificate {number} that cannot be read"))?;
             given.push(certificate);
         }
-        if given.is_empty() {
-            return Err(format!("{shown} has no certificate"));
-        }
         Ok(Authorities::new(given, roots))
     }
-}
-
-/// A regular file's: whoever opens a pipe may wait for ever.
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut contents = Vec::new();
-    fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut contents)?;
-    if contents.len() as u64 > MAX_FILE {
-        return Err(io::Error::other(format!("it is larger than {} MB", MAX_FILE >> 20)));
-    }
-    Ok(contents)
 }
 
 impl PartialEq for Authorities {

@@ -10,6 +10,12 @@ use super::schema;
 use crate::config::check::{self, Parts};
 use crate::config::error::{ConfigErrors, Report, Source};
 use crate::config::raw::Document;
+use crate::config::tcp::fixture::Files;
+
+thread_local! {
+    /// What an `[admin.tcp]` names; gone with the test's thread.
+    static FILES: Files = Files::new();
+}
 
 const REMEDY: &str = "see control/src/config/schema/schema.json";
 
@@ -68,6 +74,13 @@ impl Table {
         let flag = document.pointer("/service/0/flags/0").and_then(Value::as_str).unwrap_or_default();
         if let Some((scheduler, _)) = flag.split_once('-') {
             document["service"][0]["scheduler"] = json!(scheduler);
+        }
+        for (key, name) in [("certificate", "admin.crt"), ("key", "admin.key"), ("token_file", "admin.token")]
+        {
+            if let Some(path) = document.pointer_mut(&format!("/admin/tcp/{key}")).filter(|path| **path == "")
+            {
+                *path = json!(FILES.with(|files| files.path(name)));
+            }
         }
         without_null(document)
     }

@@ -22,7 +22,7 @@ mod stream;
 mod tcp;
 #[cfg(test)]
 mod testing;
-mod tls;
+pub(crate) mod tls;
 #[cfg(test)]
 mod tls_tests;
 mod udp;

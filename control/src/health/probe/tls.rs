@@ -62,15 +62,7 @@ pub(super) struct Connector {
 impl Connector {
     /// `protocols`: what is to be spoken over it (ALPN), the best first.
     pub(super) fn new(settings: &config::Tls, protocols: &[&str]) -> Connector {
-        let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .expect("ring has ciphers for TLS 1.2 and 1.3");
-        let builder = match &settings.trust {
-            Trust::Authorities(authorities) => builder.with_root_certificates(authorities.roots()),
-            Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))),
-        };
-        let mut config = builder.with_no_client_auth();
+        let mut config = client_config(&settings.trust);
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         config.resumption = Resumption::disabled();
         Connector { tls: TlsConnector::from(Arc::new(config)), name: settings.name.clone() }
@@ -93,13 +85,26 @@ impl Connector {
     }
 }
 
+/// How a client trusts those, and shows no certificate of its own.
+pub(crate) fn client_config(trust: &Trust) -> ClientConfig {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("ring has ciphers for TLS 1.2 and 1.3");
+    let builder = match trust {
+        Trust::Authorities(authorities) => builder.with_root_certificates(authorities.roots()),
+        Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))),
+    };
+    builder.with_no_client_auth()
+}
+
 /// The error of TLS in an error of its stream, if it is one.
-pub(super) fn cause(error: &io::Error) -> Option<&rustls::Error> {
+pub(crate) fn cause(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
 /// What an error of TLS says of the server.
-pub(super) fn reason(error: &rustls::Error) -> String {
+pub(crate) fn reason(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(wrong) => wrong_certificate(wrong),
         rustls::Error::NoCertificatesPresented => "no certificate".to_owned(),

@@ -12,14 +12,17 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::to_bytes;
 use axum::extract::Request as HttpRequest;
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::document;
-use crate::admin::client::Client;
+use crate::admin::client::{Client, Place};
+use crate::admin::tcp::Settings;
+use crate::admin::token::guard;
 use crate::admin::{api, bind, capture, explain, router, routes};
+use crate::config::tcp::fixture::{Files, READ_TOKEN, TOKEN};
 use description::{Operation, Request, misfit, operation, operations, resolved};
 use example::{Answers, Example, kinds};
 use requests::{request, requests};
@@ -54,12 +57,16 @@ impl Answer {
     }
 }
 
-/// HTTP/1.0, because its answers are not chunked.
 async fn ask(socket: &Path, request: &Request, accept: &str) -> Answer {
+    ask_with(socket, request, &format!("accept: {accept}\r\n")).await
+}
+
+/// HTTP/1.0, because its answers are not chunked.
+async fn ask_with(socket: &Path, request: &Request, headers: &str) -> Answer {
     let Request { method, target, body } = request;
     let length = body.len();
     let mut stream = UnixStream::connect(socket).await.unwrap();
-    let head = format!("{method} {target} HTTP/1.0\r\naccept: {accept}\r\ncontent-length: {length}\r\n\r\n");
+    let head = format!("{method} {target} HTTP/1.0\r\n{headers}content-length: {length}\r\n\r\n");
     stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
@@ -99,6 +106,11 @@ async fn what_is_described_is_answered_and_nothing_else() {
     let (_full, full) = serve(router(Example::new(Answers::Full))).await;
     let (_sparse, sparse) = serve(router(Example::new(Answers::Sparse))).await;
     let (_gone, gone) = serve(router(Example::new(Answers::None))).await;
+    // As over TCP, but for TCP.
+    let files = Files::new();
+    let settings = Settings::new(files.read(&files.table("127.0.0.1:9443")).unwrap().admin.tcp.unwrap());
+    let guard = from_fn_with_state(settings.subscribe(), guard);
+    let (_guarded, guarded) = serve(router(Example::new(Answers::Full)).layer(guard)).await;
     let mut disagree = Vec::new();
     for operation in operations() {
         let mut seen = BTreeSet::new();
@@ -124,6 +136,13 @@ async fn what_is_described_is_answered_and_nothing_else() {
             for socket in [&full, &sparse, &gone] {
                 check(&smallest, &ask(socket, &smallest, accept).await);
             }
+        }
+        let is_open = operation.method == "GET" && operation.path != "/v1/capture";
+        for (token, status) in [("x", 401), (READ_TOKEN, if is_open { 200 } else { 403 }), (TOKEN, 200)] {
+            let answer = ask_with(&guarded, &smallest, &format!("authorization: Bearer {token}\r\n")).await;
+            assert_eq!(answer.status, status, "{}: {token}", operation.name());
+            assert_eq!(answer.headers.contains_key("www-authenticate"), status != 200);
+            check(&smallest, &answer);
         }
         let described = operation
             .statuses()
@@ -267,8 +286,9 @@ async fn what_our_client_asks_is_described() {
         client.capture(&question, |_| Ok(())).await.unwrap();
     }
     client.connections(|_| Ok(())).await.unwrap();
-    client.events(None, false, |_| Ok(())).await.unwrap();
-    client.events(Some(3), false, |_| Ok(())).await.unwrap();
+    let mut place = Place::default();
+    client.events(&mut place, false, |_| Ok(())).await.unwrap();
+    client.events(&mut place, false, |_| Ok(())).await.unwrap();
 
     let asked = asked.lock().unwrap();
     let mut operations_asked = BTreeSet::new();
@@ -346,6 +366,11 @@ fn references_lead_somewhere_and_everything_is_referred_to() {
         match value {
             Value::Object(map) => {
                 found.extend(map.get("$ref").map(|to| to.as_str().unwrap().to_owned()));
+                // Schemes of security are referred to by their names.
+                for scheme in map.get("security").and_then(Value::as_array).into_iter().flatten() {
+                    let names = scheme.as_object().unwrap().keys();
+                    found.extend(names.map(|name| format!("#/components/securitySchemes/{name}")));
+                }
                 map.values().for_each(|value| collect(value, found));
             }
             Value::Array(values) => values.iter().for_each(|value| collect(value, found)),
