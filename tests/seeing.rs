@@ -12,7 +12,6 @@ use harness::{
     cluster::{Cluster, Layout, vip},
     config::Server,
     process::{Command, Daemon},
-    router::Router,
     wait::{self, PATIENCE},
     with_cluster,
 };
@@ -31,13 +30,6 @@ fn value(metrics: &str, series: &str) -> Result<f64> {
     let values: Vec<f64> = values.collect::<Result<_>>()?;
     ensure!(!values.is_empty(), "no series {series}\n{metrics}");
     Ok(values.iter().sum())
-}
-
-/// What has happened, without time and number.
-fn events(router: &Router) -> Result<Vec<String>> {
-    let text = router.rvs("events").run()?;
-    let line = |line: &str| Some(line.trim().split_once("  ")?.1.split_once("  ")?.1.to_owned());
-    Ok(text.lines().filter_map(line).collect())
 }
 
 #[test]
@@ -81,7 +73,7 @@ fn events_and_metrics_say_what_happened() -> Result<()> {
         let promtool = Command::new(cluster.state(), "promtool").words("check metrics").input(metrics);
         promtool.run()?;
 
-        let events = events(&router)?;
+        let events = router.events()?;
         ensure!(events.len() == 4, "{events:#?}");
         let server = cluster.endpoint(1, Layout::TwoArmed.http_port());
         for (event, expected) in events.iter().zip([
@@ -115,7 +107,7 @@ fn a_table_that_fills_up_is_an_event() -> Result<()> {
         let router = cluster.start_router(&config)?;
         client::get_parallel(&cluster.client, vip(80), 3_000, 20)?;
         wait::until("the table is nearly full", PATIENCE, || {
-            let events = events(&router)?;
+            let events = router.events()?;
             ensure!(
                 events.iter().any(|event| event.starts_with("the connection table is nearly full")),
                 "{events:#?}"

@@ -115,7 +115,7 @@ fn fib(mirror: &Mirror, ports: &[PortLink]) -> Fib {
     let own = mirror.addresses.iter().map(|&(_, address, _)| Route {
         prefix: address.into(),
         length: 32,
-        via: Via::Nowhere,
+        via: Via::Own,
     });
     // In order of the metric within a prefix.
     let routes = mirror.routes.iter().map(|route| Route {

@@ -16,9 +16,11 @@ use std::time::Duration;
 
 use tokio::process::Command;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
 
 use crate::effects::Happening;
+use crate::events::{Events, Kind};
 use crate::ids::ServiceKey;
 use crate::process::{Running, describe};
 
@@ -26,23 +28,30 @@ use crate::process::{Running, describe};
 const WAITING: usize = 64;
 
 /// Runs commands. Dropping it kills those that run.
-#[derive(Default)]
 pub struct Hooks {
+    events: Events,
     queues: HashMap<ServiceKey, mpsc::Sender<Hook>>,
     tasks: JoinSet<()>,
 }
 
 /// A command to be run.
 struct Hook {
+    service: ServiceKey,
+    occasion: &'static str,
     words: Vec<String>,
     environment: Vec<(&'static str, String)>,
     timeout: Duration,
 }
 
 impl Hooks {
+    /// Those that fail are told there.
+    pub fn new(events: Events) -> Hooks {
+        Hooks { events, queues: HashMap::new(), tasks: JoinSet::new() }
+    }
+
     /// Has the command run that belongs to what has happened to this service, if there is one.
     pub fn run(&mut self, hooks: &crate::config::Hooks, happening: &Happening) {
-        let (key, event, words) = match happening {
+        let (service, occasion, words) = match happening {
             Happening::Server { service, up: true, .. } => (*service, "up", &hooks.up),
             Happening::Server { service, up: false, .. } => (*service, "down", &hooks.down),
             Happening::Quorum { service, up: true, .. } => (*service, "quorum_up", &hooks.quorum_up),
@@ -52,26 +61,29 @@ impl Hooks {
         if words.is_empty() {
             return;
         }
-        let mut environment = vec![("RVS_EVENT", event.to_owned()), ("RVS_SERVICE", key.to_string())];
+        let mut environment = vec![("RVS_EVENT", occasion.to_owned()), ("RVS_SERVICE", service.to_string())];
         match happening {
             Happening::Server { server, .. } => environment.push(("RVS_SERVER", server.to_string())),
             Happening::Quorum { weight, .. } => environment.push(("RVS_WEIGHT", weight.to_string())),
             Happening::Held { .. } => {}
         }
-        let hook = Hook { words: words.clone(), environment, timeout: hooks.timeout };
+        let hook = Hook { service, occasion, words: words.clone(), environment, timeout: hooks.timeout };
         while self.tasks.try_join_next().is_some() {}
-        let tasks = &mut self.tasks;
-        let queue = self.queues.entry(key).or_insert_with(|| {
+        let (tasks, events) = (&mut self.tasks, &self.events);
+        let queue = self.queues.entry(service).or_insert_with(|| {
             let (sender, mut waiting) = mpsc::channel::<Hook>(WAITING);
+            let events = events.clone();
             tasks.spawn(async move {
                 while let Some(hook) = waiting.recv().await {
-                    hook.run().await;
+                    if let Err(failed) = hook.run().await {
+                        events.publish(failed);
+                    }
                 }
             });
             sender
         });
-        if queue.try_send(hook).is_err() {
-            tracing::error!(service = %key, event, "a hook is not run: {WAITING} are waiting already");
+        if let Err(TrySendError::Full(hook) | TrySendError::Closed(hook)) = queue.try_send(hook) {
+            events.publish(hook.failed(format!("it is not run: {WAITING} are waiting already")));
         }
     }
 
@@ -82,28 +94,38 @@ impl Hooks {
 }
 
 impl Hook {
-    async fn run(self) {
-        let shown = self.words.first().cloned().unwrap_or_default();
-        let timeout = self.timeout;
-        match tokio::time::timeout(timeout, self.end()).await {
+    /// Runs it to its end, or says how it has failed.
+    async fn run(self) -> Result<(), Kind> {
+        let reason = match tokio::time::timeout(self.timeout, self.end()).await {
             Ok(Ok((status, output))) if status.success() => {
-                tracing::debug!(hook = shown, "{}", describe(status, &output));
+                tracing::debug!(hook = self.program(), "{}", describe(status, &output));
+                return Ok(());
             }
-            Ok(Ok((status, output))) => {
-                tracing::error!(hook = shown, "a hook has failed: {}", describe(status, &output));
-            }
-            Ok(Err(error)) => tracing::error!(hook = shown, %error, "a hook cannot be run"),
+            Ok(Ok((status, output))) => describe(status, &output),
+            Ok(Err(error)) => error.to_string(),
             Err(_) => {
-                let time = humantime::format_duration(timeout);
-                tracing::error!(hook = shown, "a hook was killed: it had not ended after {time}");
+                let time = humantime::format_duration(self.timeout);
+                format!("it had not ended after {time} and was killed")
             }
-        }
+        };
+        Err(self.failed(reason))
     }
 
-    async fn end(self) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+    /// The event for it, which is logged, too.
+    fn failed(&self, reason: String) -> Kind {
+        let (service, hook, occasion) = (self.service.to_string(), self.program().to_owned(), self.occasion);
+        tracing::error!(service, hook, occasion, reason, "a hook has failed");
+        Kind::HookFailed { service, hook, occasion, reason }
+    }
+
+    fn program(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    async fn end(&self) -> std::io::Result<(ExitStatus, Vec<u8>)> {
         let (program, arguments) = self.words.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
-        command.args(arguments).envs(self.environment);
+        command.args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
         let started = tokio::task::spawn_blocking(move || Running::start(command)).await;
         started.map_err(std::io::Error::other)??.end().await
     }
@@ -158,7 +180,7 @@ mod tests {
             file.display()
         );
         let hooks = shell(&script, Duration::from_secs(20));
-        let mut running = Hooks::default();
+        let mut running = Hooks::new(Events::default());
         running.run(&hooks, &server(false));
         running.run(&hooks, &Happening::Quorum { service: key(), up: false, weight: 2 });
         running.run(&hooks, &server(true));
@@ -180,7 +202,7 @@ mod tests {
         let file = directory.path().join("log");
         let script = format!("echo $RVS_EVENT >> {}; [ $RVS_EVENT = up ] || sleep 1000", file.display());
         let hooks = shell(&script, Duration::from_millis(300));
-        let mut running = Hooks::default();
+        let mut running = Hooks::new(Events::default());
         running.run(&hooks, &server(false));
         let missing = crate::config::Hooks { up: vec!["/nonexistent".to_owned()], ..hooks.clone() };
         running.run(&missing, &server(true));
@@ -190,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn where_there_is_none_nothing_runs() {
-        let mut running = Hooks::default();
+        let mut running = Hooks::new(Events::default());
         running.run(&crate::config::Hooks::default(), &server(true));
         assert!(running.queues.is_empty());
     }

@@ -53,7 +53,9 @@ pub enum Via {
     Gateway(PortIndex, u32),
     /// The addresses are neighbours on a port.
     OnLink(PortIndex),
-    /// Nowhere that concerns the data path (the router itself, or an interface that is no port).
+    /// The address is the router's own.
+    Own,
+    /// Nowhere that concerns the data path: an interface that is no port.
     Nowhere,
 }
 
@@ -90,6 +92,7 @@ const FEW: usize = 8;
 enum Leg {
     Gateway(PortIndex, u32, NextHop),
     OnLink(PortIndex),
+    Own,
     Nowhere,
 }
 
@@ -114,6 +117,7 @@ impl Fib {
         let leg = |via| match via {
             Via::Gateway(port, gateway) => Leg::Gateway(port, gateway, resolve(&neighbours, port, gateway)),
             Via::OnLink(port) => Leg::OnLink(port),
+            Via::Own => Leg::Own,
             Via::Nowhere => Leg::Nowhere,
         };
         let ranges = flatten(routes.into_iter().collect());
@@ -129,7 +133,7 @@ impl Fib {
         match self.leg(address) {
             Some(&Leg::Gateway(_, _, next_hop)) => next_hop,
             Some(&Leg::OnLink(port)) => resolve(&self.neighbours, port, address),
-            Some(Leg::Nowhere) | None => NextHop::NoRoute,
+            Some(Leg::Own | Leg::Nowhere) | None => NextHop::NoRoute,
         }
     }
 
@@ -139,7 +143,7 @@ impl Fib {
         match self.leg(address)? {
             Leg::Gateway(_, _, NextHop::Ready(adjacency)) => Some(adjacency),
             Leg::OnLink(port) => self.neighbours.get(&neighbour_key(*port, address)),
-            Leg::Gateway(..) | Leg::Nowhere => None,
+            Leg::Gateway(..) | Leg::Own | Leg::Nowhere => None,
         }
     }
 
@@ -149,8 +153,13 @@ impl Fib {
         match *self.leg(address)? {
             Leg::Gateway(port, gateway, _) => Some((port, gateway)),
             Leg::OnLink(port) => Some((port, address)),
-            Leg::Nowhere => None,
+            Leg::Own | Leg::Nowhere => None,
         }
+    }
+
+    /// Whether an address is the router's own.
+    pub fn is_own(&self, address: u32) -> bool {
+        matches!(self.leg(address), Some(Leg::Own))
     }
 
     #[inline]

@@ -72,6 +72,10 @@ pub struct Server {
 /// A health check that finds a server dead, or alive again, within a second.
 pub const QUICK_CHECK: &str = "kind = \"tcp\", interval = \"150ms\", timeout = \"300ms\", rise = 2, fall = 3";
 
+/// The pace of checks of other kinds: quick, but for their timeout, since a busy machine is no broken server.
+const PACE: [(&str, &str); 5] =
+    [("interval", "\"100ms\""), ("timeout", "\"3s\""), ("rise", "2"), ("fall", "2"), ("jitter", "\"50ms\"")];
+
 impl Config {
     /// The configuration that fits a cluster of this layout: its ports, and no services yet.
     pub fn for_layout(layout: Layout, socket: String) -> Config {
@@ -155,6 +159,18 @@ impl Service {
     /// With a quick health check ([`QUICK_CHECK`]).
     pub fn checked(mut self) -> Service {
         self.check = Some(QUICK_CHECK.to_owned());
+        self
+    }
+
+    /// With this health check, by the keys of its kind; how often and how long is added unless they say so.
+    pub fn check(mut self, keys: &str) -> Service {
+        let mut check = keys.to_owned();
+        for (key, value) in PACE {
+            if !keys.contains(&format!("{key} =")) {
+                check += &format!(", {key} = {value}");
+            }
+        }
+        self.check = Some(check);
         self
     }
 

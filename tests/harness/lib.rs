@@ -9,8 +9,9 @@
 //! | [`netns`] | one machine: commands, threads and sockets inside it |
 //! | [`process`], [`state`] | programs with deadlines; what a dead run leaves is removed by the next |
 //! | [`config`] | a router's configuration under construction |
-//! | [`router`], [`listing`] | the program under test, and what it says about itself |
-//! | [`nginx`], [`servers`] | real servers |
+//! | [`router`], [`listing`], `verdicts` | the program under test, and what it says about itself |
+//! | [`nginx`], [`names`], [`python`], [`servers`] | real servers |
+//! | [`authority`], [`flags`] | certificates, and files that say how a server is to behave |
 //! | [`client`] | users |
 //! | [`capture`], [`packet`], [`raw`] | the wire: what passed, what it means, and sending what nobody should |
 //! | [`tally`] | an independent count at both ends |
@@ -23,20 +24,25 @@ use std::{
 
 use anyhow::Result;
 
+pub mod authority;
 pub mod capture;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod flags;
 pub mod listing;
+pub mod names;
 pub mod netns;
 pub mod nginx;
 pub mod packet;
 pub mod process;
+pub mod python;
 pub mod raw;
 pub mod router;
 pub mod servers;
 pub mod state;
 pub mod tally;
+mod verdicts;
 pub mod wait;
 
 static FAILING: AtomicBool = AtomicBool::new(false);

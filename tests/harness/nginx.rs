@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -18,33 +18,56 @@ use crate::{
 /// Length of the file that `/big` serves.
 pub const BIG: usize = 8 << 20;
 
-/// A running nginx on a real server.
-///
-/// `/` answers with the server's name, `/big?rate=1m` with [`BIG`] bytes at a limited rate.  It listens on 80 and
-/// 8080.  One process, no master: what is killed is all there is.
+/// A running nginx on a real server.  One process, no master: what is killed is all there is.
 #[derive(Debug)]
 pub struct Nginx {
     name: String,
     namespace: Namespace,
     directory: PathBuf,
+    /// Where it answers when it is ready.
+    port: u16,
     daemon: Option<Daemon>,
 }
 
 impl Nginx {
-    /// Starts it on the `index`th real server, and waits until it answers there.
+    /// Starts the usual one on the `index`th real server, and waits until it answers there.
+    ///
+    /// `/` answers with the server's name, `/big?rate=1m` with [`BIG`] bytes at a limited rate.  It listens on 80 and
+    /// 8080.
     pub fn start(cluster: &Cluster, index: usize) -> Result<Nginx> {
         let name = format!("rs{}", index + 1);
-        let directory = cluster.state().file(&name);
-        fs::create_dir_all(directory.join("tmp"))?;
         let big = cluster.state().file("big");
         if !big.exists() {
             fs::write(&big, big_file())?;
         }
-        fs::write(directory.join("nginx.conf"), configuration(&name, &directory, &big))?;
-        let namespace = cluster.real_servers[index].clone();
-        let mut nginx = Nginx { name, namespace, directory, daemon: None };
+        let site = usual_site(&name, &big);
+        Nginx::start_with(cluster, index, &name, 8080, &site)
+    }
+
+    /// Starts one with these `server` blocks, which listen on `port` among others, and a name of its own.
+    ///
+    /// Their files they have in [`Nginx::directory_of`] this name.
+    pub fn start_with(
+        cluster: &Cluster,
+        index: usize,
+        name: &str,
+        port: u16,
+        servers: &str,
+    ) -> Result<Nginx> {
+        let directory = Nginx::directory_of(cluster, name)?;
+        fs::create_dir_all(directory.join("tmp"))?;
+        fs::write(directory.join("nginx.conf"), configuration(&directory, servers))?;
+        let (name, namespace) = (name.to_owned(), cluster.real_servers[index].clone());
+        let mut nginx = Nginx { name, namespace, directory, port, daemon: None };
         nginx.start_again()?;
         Ok(nginx)
+    }
+
+    /// The directory of the nginx of this name, also before it is started.
+    pub fn directory_of(cluster: &Cluster, name: &str) -> Result<PathBuf> {
+        let directory = cluster.state().file(name);
+        fs::create_dir_all(&directory)?;
+        Ok(directory)
     }
 
     /// Starts it after it was killed.
@@ -58,7 +81,7 @@ impl Nginx {
             .spawn(&format!("nginx-{}", self.name))?;
         wait::until("nginx answers", PATIENCE, || {
             daemon.check_running()?;
-            self.namespace.enter(|| Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, 8080)).map(drop)?))
+            self.namespace.enter(|| Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).map(drop)?))
         })?;
         self.daemon = Some(daemon);
         Ok(())
@@ -100,8 +123,8 @@ pub fn big_file() -> Vec<u8> {
     (0..BIG as u32 / 4).flat_map(|word| word.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect()
 }
 
-fn configuration(name: &str, directory: &std::path::Path, big: &std::path::Path) -> String {
-    let (directory, big) = (directory.display(), big.display());
+fn configuration(directory: &Path, servers: &str) -> String {
+    let directory = directory.display();
     format!(
         r#"
 daemon off;
@@ -122,13 +145,20 @@ http {{
     default_type text/plain;
     # Every request is a connection of its own, which is what the tests count.
     keepalive_timeout 0;
-    server {{
+{servers}
+}}
+"#
+    )
+}
+
+fn usual_site(name: &str, big: &Path) -> String {
+    let big = big.display();
+    format!(
+        r#"    server {{
         listen 80 backlog=4096;
         listen 8080 backlog=4096;
         location / {{ return 200 "{name}\n"; }}
         location = /big {{ alias {big}; limit_rate $arg_rate; }}
-    }}
-}}
-"#
+    }}"#
     )
 }

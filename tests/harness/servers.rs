@@ -53,7 +53,10 @@ impl Server {
         })
     }
 
-    fn tcp(
+    /// Does this with every TCP connection, in a thread of its own.
+    ///
+    /// A read that brings nothing for a minute fails, so that no thread stays for ever.
+    pub fn tcp(
         namespace: &Namespace,
         address: SocketAddrV4,
         serve: impl Fn(TcpStream) + Clone + Send + 'static,
@@ -82,6 +85,12 @@ impl Server {
     /// Sends every UDP datagram back.
     pub fn udp_echo(namespace: &Namespace, address: SocketAddrV4) -> Result<Server> {
         Server::udp(namespace, address, |request| Some(request.to_vec()))
+    }
+
+    /// Answers every UDP datagram with `name`.
+    pub fn udp_name(namespace: &Namespace, address: SocketAddrV4, name: &str) -> Result<Server> {
+        let name = name.as_bytes().to_vec();
+        Server::udp(namespace, address, move |_| Some(name.clone()))
     }
 
     /// Answers every DNS question with one TXT record that says `name`.

@@ -159,7 +159,7 @@ impl Director {
             publisher: Publisher::new(empty),
             generation: 0,
             next_hops: BTreeSet::new(),
-            hooks: Hooks::default(),
+            hooks: Hooks::new(events.clone()),
             asking: JoinSet::new(),
             placed: HashSet::new(),
             misplaced: false,
@@ -497,7 +497,8 @@ impl Director {
             // Its checks have been heard already.
             Happening::Server { service, .. } => service,
             Happening::Held { service, server, until } => {
-                let seconds = (*until - Instant::now()).as_secs();
+                // To the nearest: a moment of them has passed already.
+                let seconds = (*until - Instant::now()).as_secs_f64().round() as u64;
                 tracing::warn!(%service, %server, seconds, "server has gone down too often and is held down");
                 let (service_name, server) = (service.to_string(), *server);
                 self.events.publish(Kind::ServerHeld { service: service_name, server, seconds });

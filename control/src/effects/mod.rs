@@ -17,6 +17,8 @@ use std::net::SocketAddrV4;
 
 use tokio::time::Instant;
 
+use dataplane::service::Scheduler;
+
 use crate::config::{OnDown, Server, ServerState, Service};
 use crate::ids::ServiceKey;
 use damping::Flaps;
@@ -169,10 +171,11 @@ impl ServiceEffects {
                 }
             }
             let comes = effects.up && (!was || new) && !begins;
-            if comes && !rules.slow_start.is_zero() {
+            let slowly = !rules.slow_start.is_zero() && grows(service.scheduler);
+            if comes && slowly {
                 effects.ramp = Some(Ramp::new(now, rules.slow_start));
             }
-            effects.ramp = effects.ramp.filter(|ramp| effects.up && !ramp.is_over(now));
+            effects.ramp = effects.ramp.filter(|ramp| effects.up && slowly && !ramp.is_over(now));
             let weight = said.weight.unwrap_or(server.weight);
             weights.push(if server.state == ServerState::Enabled { weight } else { 0 });
             self.servers.insert(server.address, effects);
@@ -207,6 +210,12 @@ impl ServiceEffects {
         }
         next
     }
+}
+
+/// Whether a server's weight can grow with this scheduler. With sh and dh every change of a weight deals the clients of all
+/// servers anew, so with them who comes up gets its clients back at once.
+fn grows(scheduler: Scheduler) -> bool {
+    !matches!(scheduler, Scheduler::Sh | Scheduler::Dh)
 }
 
 impl ServerEffects {

@@ -110,16 +110,28 @@ fn slow_start_after_a_failure_and_for_the_new_but_not_at_the_start() {
     assert_eq!(rig.weights(), [1, 2, 0]);
     rig.set(&[]);
     rig.at(10);
-    assert_eq!(rig.weights(), [64, 128, 1], "the others' shares stay");
+    assert_eq!(rig.weights(), [22, 44, 1], "the others' shares stay");
     rig.at(15);
-    assert_eq!(rig.weights(), [64, 128, 96]);
+    assert_eq!(rig.weights(), [22, 44, 33]);
     rig.at(20);
     assert_eq!(rig.weights(), [1, 2, 3]);
     let newcomer = Server { address: address(14), weight: 1, ..rig.service.servers[0].clone() };
     rig.service.servers.push(newcomer);
     rig.at(30);
     assert_eq!(rig.effects.duty(ServiceKey::of(&rig.service), address(14)).weight, 1);
-    assert_eq!(rig.weights(), [64, 128, 192]);
+    assert_eq!(rig.weights(), [22, 44, 66]);
+}
+
+#[test]
+fn where_every_change_of_a_weight_moves_clients_it_does_not_grow() {
+    for scheduler in ["sh", "dh"] {
+        let mut rig = Rig::new(&format!("slow_start = '10s'\nscheduler = '{scheduler}'"));
+        rig.set(&[13]);
+        rig.at(1);
+        rig.set(&[]);
+        rig.at(10);
+        assert_eq!(rig.weights(), [1, 2, 3]);
+    }
 }
 
 #[test]

@@ -70,6 +70,17 @@ pub enum Kind {
         /// The sum of their weights.
         weight: u64,
     },
+    /// A hook could not be run, ended with an error, or was killed because it did not end.
+    HookFailed {
+        /// "tcp/192.0.2.10:80".
+        service: String,
+        /// The program.
+        hook: String,
+        /// What it was run for: `up`, `down`, `quorum_up` or `quorum_down`.
+        occasion: &'static str,
+        /// "exit status 3: no such pager".
+        reason: String,
+    },
     /// Something was changed without the file.
     ChangedLive {
         /// What, as a line of a diff.
@@ -180,6 +191,7 @@ impl Kind {
             Kind::ServerHeld { .. } => "server_held",
             Kind::QuorumGained { .. } => "quorum_gained",
             Kind::QuorumLost { .. } => "quorum_lost",
+            Kind::HookFailed { .. } => "hook_failed",
             Kind::ChangedLive { .. } => "changed_live",
             Kind::ReloadApplied { .. } => "reload_applied",
             Kind::ReloadRefused { .. } => "reload_refused",
@@ -217,6 +229,9 @@ impl fmt::Display for Kind {
             }
             Kind::QuorumLost { service, weight } => {
                 write!(f, "{service}: quorum lost (weight of the servers that are up: {weight})")
+            }
+            Kind::HookFailed { service, hook, occasion, reason } => {
+                write!(f, "{service}: hook {hook} ({occasion}) has failed: {reason}")
             }
             Kind::ChangedLive { change } => write!(f, "changed without the file: {change}"),
             Kind::ReloadApplied { generation, services, servers } => {

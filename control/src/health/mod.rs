@@ -29,8 +29,12 @@ mod tests;
 
 pub use counted::{BOUNDS, Checks};
 use counted::{Counted, Counts};
+<<<<<<< HEAD
 pub(crate) use probe::tls;
 use probe::{Outcome, Probe};
+=======
+use probe::{Outcome, Probe, Stage};
+>>>>>>> parts
 use standing::Standing;
 
 /// Checks at one time, and so sockets, for a process that may have so many files open: half of them. A check
@@ -67,7 +71,7 @@ pub struct Verdict {
     pub target: Target,
     /// Whether it is up now.
     pub up: bool,
-    /// What the last check said: "connected", "connection refused", "timed out after 1s".
+    /// What the last check said: "connected", "connection refused", "timed out after 1s while waiting for an answer".
     pub reason: String,
     /// How many checks in a row said so: `fall` or `rise`.
     pub checks: u32,
@@ -211,10 +215,9 @@ async fn run(
             });
         }
         let Ok(permit) = sockets.acquire().await else { return };
-        let outcome = match tokio::time::timeout(timeout, probe.probe(target.address)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Outcome::failed(format!("timed out after {}", humantime::format_duration(timeout))),
-        };
+        let stage = Stage::default();
+        let outcome = tokio::time::timeout(timeout, stage.of(probe.probe(target.address))).await;
+        let outcome = outcome.unwrap_or_else(|_| stage.late(timeout));
         drop(permit);
         let (up, reason, weight) = match outcome {
             Outcome::Passed { what, weight } => (true, what, weight),

@@ -105,7 +105,7 @@ fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Result<Packet, V
     let protocol = match ip.protocol {
         TCP => Protocol::Tcp,
         UDP => Protocol::Udp,
-        ICMP if concerns_endpoint(&packet[ip.header_length..], snapshot) => {
+        ICMP if concerns_a_client(ip.destination, &packet[ip.header_length..], snapshot) => {
             return Err(Verdict::Drop(Drop::IcmpError));
         }
         ICMP => return Err(Verdict::Punt(Punt::Icmp)),
@@ -134,10 +134,14 @@ fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Result<Packet, V
     })
 }
 
-/// Whether an ICMP message is an error about a packet to an endpoint: one that this router has rewritten. Linux
-/// would route it to the client, who must not see it: it names the real server.
+/// Whether an ICMP message is an error about a packet to an endpoint that this router has rewritten. Linux would route it
+/// to the client, who must not see it: it names the real server. One for the router itself is about a packet of its own:
+/// a health check waits for it ("port unreachable" is all that one by UDP may have to go by).
 #[cold]
-fn concerns_endpoint(message: &[u8], snapshot: &Snapshot) -> bool {
+fn concerns_a_client(destination: u32, message: &[u8], snapshot: &Snapshot) -> bool {
+    if snapshot.fib.is_own(destination) {
+        return false;
+    }
     let Some(quote) = icmp::quoted(message) else { return false };
     let Some(protocol) = Protocol::from_number(quote.protocol) else { return false };
     snapshot.endpoint_at(quote.destination, quote.destination_port, protocol).is_some()

@@ -18,6 +18,7 @@ const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 const CLIENT: &str = "198.51.100.7:40112";
+const ROUTER: &str = "10.0.0.254:40112";
 const VIP: &str = "192.0.2.10:80";
 
 /// A router with one service, and the means to push packets through it.
@@ -113,6 +114,7 @@ fn compile(generation: u64, specs: &[ServiceSpec], removed: impl IntoIterator<It
     let routes = [
         Route { prefix: 0, length: 0, via: Via::Gateway(WAN, gateway) },
         Route { prefix: 0x0A00_0000, length: 24, via: Via::OnLink(LAN) },
+        Route { prefix: 0x0A00_00FE, length: 32, via: Via::Own },
     ];
     let mut neighbours = vec![((WAN, gateway), Adjacency::new(WAN, 1500, CLIENT_MAC, WAN_MAC))];
     for n in 1..=9 {
@@ -495,8 +497,8 @@ fn an_icmp_error_that_names_a_real_server_goes_nowhere() {
     let rig = Rig::new(Protocol::Udp, Mode::Nat, &[1]);
     let mut query = packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0);
     rig.push(WAN, &mut query);
-    let error = |quote: &[u8]| {
-        let mut frame = packet(Protocol::Udp, LAN_MAC, "10.0.0.1:1", CLIENT, 0)[..34].to_vec();
+    let error = |to: &str, quote: &[u8]| {
+        let mut frame = packet(Protocol::Udp, LAN_MAC, "10.0.0.1:1", to, 0)[..34].to_vec();
         frame.extend([3, 3, 0, 0, 0, 0, 0, 0]);
         frame.extend(&quote[14..42]);
         frame[17] = 56;
@@ -506,9 +508,13 @@ fn an_icmp_error_that_names_a_real_server_goes_nowhere() {
         frame[24..26].copy_from_slice(&(!sum).to_be_bytes());
         frame
     };
-    assert_eq!(rig.push(LAN, &mut error(&query)), Verdict::Drop(Drop::IcmpError));
+    assert_eq!(rig.push(LAN, &mut error(CLIENT, &query)), Verdict::Drop(Drop::IcmpError));
     let other = packet(Protocol::Udp, WAN_MAC, CLIENT, "10.0.0.1:9", 0);
-    assert_eq!(rig.push(LAN, &mut error(&other)), Verdict::Punt(Punt::Icmp), "about something else");
+    let verdict = rig.push(LAN, &mut error(CLIENT, &other));
+    assert_eq!(verdict, Verdict::Punt(Punt::Icmp), "about something else");
+    let check = packet(Protocol::Udp, WAN_MAC, ROUTER, "10.0.0.1:8080", 0);
+    let verdict = rig.push(LAN, &mut error(ROUTER, &check));
+    assert_eq!(verdict, Verdict::Punt(Punt::Icmp), "about a packet of the router's own");
 }
 
 /// Cuts, lengths, checksums, options, TTL: each has its name, and none a panic.

@@ -4,6 +4,8 @@
 //! another router goes to the same server; and when a server goes, few flows of the others move.
 //! A server that was quiesced keeps its rows, so that its return moves nobody; its clients are refused
 //! meanwhile, or with `mh-fallback` go elsewhere.
+//! A server whose weight grows (slow start) gets the rows that it will have one after the other. The table is that
+//! without it meanwhile, so that no flow moves but to it.
 //! ("Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4.)
 
 use std::hash::Hasher;
@@ -33,7 +35,7 @@ pub struct Maglev {
 
 impl Maglev {
     pub(super) fn new(servers: &[Candidate], port: bool, fallback: bool) -> Self {
-        let rows = fill(servers);
+        let rows = rows(servers);
         let servers = servers.iter().map(|server| (server.dest, server.weight > 0)).collect();
         Maglev { port, fallback, rows, servers }
     }
@@ -81,8 +83,26 @@ fn hash(key: u64, address: u32, port: u16, offset: u32) -> u32 {
     hasher.finish() as u32
 }
 
-/// Servers take their preferred rows in turn, as many a turn as their weight says.
-fn fill(servers: &[Candidate]) -> Box<[u32]> {
+/// Who owns each row, by index.
+fn rows(servers: &[Candidate]) -> Box<[u32]> {
+    let grows = |server: &Candidate| (1..server.last_weight).contains(&server.weight);
+    let everybody = fill(servers, |_| true);
+    // Whoever grows alone has nobody to leave rows to.
+    if !servers.iter().any(grows) || !servers.iter().any(|server| server.weight > 0 && !grows(server)) {
+        return everybody;
+    }
+    let mut rows = fill(servers, |server| !grows(server));
+    for (server, index) in servers.iter().zip(0..).filter(|(server, _)| grows(server)) {
+        let owned = everybody.iter().filter(|owner| **owner == index).count() as u64;
+        let used = (owned * u64::from(server.weight)).div_ceil(u64::from(server.last_weight));
+        let its = rows.iter_mut().zip(&everybody).filter(|(_, owner)| **owner == index);
+        its.take(used as usize).for_each(|(row, _)| *row = index);
+    }
+    rows
+}
+
+/// The servers that take part take their preferred rows in turn, as many a turn as their weight says.
+fn fill(servers: &[Candidate], takes_part: impl Fn(&Candidate) -> bool) -> Box<[u32]> {
     struct Preference {
         server: u32,
         next: usize,
@@ -90,13 +110,13 @@ fn fill(servers: &[Candidate]) -> Box<[u32]> {
         turns: u32,
     }
 
-    let divisor = servers.iter().fold(0, |divisor, server| gcd(divisor, server.last_weight)).max(1);
-    let greatest = servers.iter().map(|server| server.last_weight / divisor).max().unwrap_or(0);
+    let taking_part =
+        || servers.iter().zip(0..).filter(|(server, _)| server.last_weight > 0 && takes_part(server));
+    let weights = || taking_part().map(|(server, _)| server.last_weight);
+    let divisor = weights().fold(0, gcd).max(1);
+    let greatest = weights().map(|weight| weight / divisor).max().unwrap_or(0);
     let shift = (u32::BITS - greatest.leading_zeros()).saturating_sub(SHIFT_BITS);
-    let mut preferences: Vec<Preference> = servers
-        .iter()
-        .zip(0..)
-        .filter(|(server, _)| server.last_weight > 0)
+    let mut preferences: Vec<Preference> = taking_part()
         .map(|(server, index)| Preference {
             server: index,
             next: hash(FIRST_KEY, server.address, server.port, 0) as usize % ROWS,

@@ -37,7 +37,7 @@ pub struct Candidate {
     pub port: u16,
     /// Its weight; 0 takes no new connections.
     pub weight: u32,
-    /// Its weight before it became 0, else its weight: `mh` keeps the rows of a quiesced server.
+    /// Its weight before it became 0 or began to grow, else its weight: `mh` keeps the rows of a quiesced server.
     pub last_weight: u32,
     /// Its live connections.
     pub gauge: Arc<Gauge>,

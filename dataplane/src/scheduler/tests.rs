@@ -233,6 +233,34 @@ fn mh_shares_are_even_and_a_lost_server_moves_few_rows() {
 }
 
 #[test]
+fn mh_rows_of_a_server_that_grows_come_into_use_one_after_the_other() {
+    let pick = |servers: &[Candidate]| -> Vec<Option<usize>> {
+        let mh = picker(Scheduler::Mh, &[SchedulerFlag::MhPort], servers);
+        (0..3000).map(|port| mh.pick(&flow("198.51.100.7", port)).map(|dest| dest.index())).collect()
+    };
+    let list = servers(&[8, 8, 8]);
+    let (mut before, all) = (pick(&list[..2]), pick(&list));
+    let mut shares = Vec::new();
+    for weight in 1..=7 {
+        let mut growing = list.clone();
+        growing[2].weight = weight;
+        let now = pick(&growing);
+        let moved = before.iter().zip(&now).zip(&all).filter(|((before, now), _)| before != now);
+        assert!(moved.clone().all(|((_, now), at_last)| *now == Some(3) && *at_last == Some(3)));
+        shares.push(now.iter().filter(|met| **met == Some(3)).count() / 100);
+        before = now;
+    }
+    assert_eq!(shares, [1, 2, 3, 4, 6, 7, 8]);
+    // When it has grown up there are the few that always move.
+    let moved = before.iter().zip(&all).filter(|(before, all)| before != all && **all != Some(3)).count();
+    assert!(moved <= 5, "{moved}");
+    // Where all grow there is nobody to leave rows to.
+    let mut growing = list.clone();
+    growing.iter_mut().for_each(|server| server.weight = 2);
+    assert!(pick(&growing) == all);
+}
+
+#[test]
 fn mh_quiesced_server_and_fallback() {
     let list = servers(&[0, 1]);
     let nobody = picker(Scheduler::Mh, &[], &servers(&[0, 0]));

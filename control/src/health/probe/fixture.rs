@@ -9,7 +9,7 @@ use nix::unistd::Uid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::Outcome;
+use super::{Outcome, Stage};
 use crate::config::Check;
 use crate::config::checks::fixture::check;
 
@@ -22,8 +22,9 @@ pub(super) fn kind(keys: &str) -> Check {
 /// What comes of it within its time.
 pub(super) async fn outcome(check: &Check, server: SocketAddrV4) -> Outcome {
     let probe = super::ready(check);
-    let late = || Outcome::failed(format!("timed out after {}", humantime::format_duration(check.timeout)));
-    tokio::time::timeout(check.timeout, probe.probe(server)).await.unwrap_or_else(|_| late())
+    let stage = Stage::default();
+    let checked = tokio::time::timeout(check.timeout, stage.of(probe.probe(server))).await;
+    checked.unwrap_or_else(|_| stage.late(check.timeout))
 }
 
 /// A server for one connection of a dialogue: it waits for each of these, and says each of those. At the end it closes,

@@ -24,6 +24,7 @@ use hyper::http::uri::{Authority, Scheme};
 use hyper::{Method, Request, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::stage::note;
 use super::stream::{CUT, broken, connect, drive};
 use super::tls::Connector;
 use super::{Outcome, Probe};
@@ -86,6 +87,7 @@ impl Grpc {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
+        note("waiting for an answer");
         let mut builder = Builder::new();
         builder.enable_push(false).max_header_list_size(MAX_HEADERS);
         let (sender, connection) = builder.handshake(stream).await.map_err(failure)?;

@@ -22,6 +22,7 @@ use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::stage::note;
 use super::stream::{CUT, broken, connect, drive};
 use super::tls::Connector;
 use super::{Outcome, Probe};
@@ -66,12 +67,14 @@ impl Http {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        note("waiting for an answer");
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_HEAD);
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(failure)?;
         let exchange = async {
             let answer = sender.send_request(self.request(address)).await.map_err(failure)?;
             self.check_status(&answer)?;
+            note("reading the answer");
             let status = answer.status().as_u16();
             let (body, whole) = first_part(answer.into_body()).await.map_err(failure)?;
             self.check_body(body, whole).await?;

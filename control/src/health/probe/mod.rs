@@ -18,6 +18,7 @@ mod http_tests;
 mod ping;
 mod script;
 mod smtp;
+mod stage;
 mod stream;
 mod tcp;
 #[cfg(test)]
@@ -35,6 +36,8 @@ use futures_util::future::BoxFuture;
 use nix::errno::Errno;
 
 use crate::config::{Check, CheckKind};
+
+pub(super) use stage::Stage;
 
 /// What came of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]

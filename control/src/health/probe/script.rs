@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::stage::note;
 use super::{Outcome, Probe};
 use crate::config::checks::{self, Pattern, Step};
 use crate::text::quoted;
@@ -30,14 +31,16 @@ impl Script {
     }
 
     async fn play(&self, server: SocketAddrV4) -> io::Result<Outcome> {
+        note("connecting");
         let mut stream = TcpStream::connect(server).await?;
         let mut received = Vec::new();
-        for (index, step) in self.check.steps.iter().enumerate() {
+        for (number, step) in (1..).zip(&self.check.steps) {
+            note(format!("at step {number}"));
             match step {
                 Step::Send(bytes) => stream.write_all(bytes).await?,
                 Step::Expect(pattern) => {
-                    if let Err(wrong) = expect(&mut stream, &mut received, pattern).await? {
-                        return Ok(Outcome::failed(format!("step {}: {wrong}", index + 1)));
+                    if let Err(wrong) = expect(&mut stream, &mut received, pattern, number).await? {
+                        return Ok(Outcome::failed(format!("step {number}: {wrong}")));
                     }
                 }
             }
@@ -51,6 +54,7 @@ async fn expect(
     stream: &mut TcpStream,
     received: &mut Vec<u8>,
     pattern: &Pattern,
+    step: usize,
 ) -> io::Result<Result<(), String>> {
     loop {
         if let Some(end) = pattern.find(received) {
@@ -67,6 +71,8 @@ async fn expect(
             let said = if received.is_empty() { "nothing".to_owned() } else { quoted(received) };
             return Ok(Err(format!("said {said} and closed; {wanted}")));
         }
+        // It may say no more, and what it has said may well be the reason.
+        note(format!("at step {step}: said {}; {wanted}", quoted(received)));
     }
 }
 
@@ -110,7 +116,9 @@ steps = [{ expect = '^\+OK.*\r\n' }, { send = 'QUIT\r\n' }, { expect = '^\+OK by
     async fn a_dialogue_that_stops_halfway() {
         let check = kind(&format!("timeout = \"300ms\"{POP}"));
         let server = dialogue([127, 84, 2, 3], &["+OK ready\r\n", "<QUIT\r\n", "+OK b"], true).await;
-        assert_eq!(outcome(&check, server).await, Outcome::failed("timed out after 300ms"));
+        let late =
+            r#"timed out after 300ms while at step 3: said "+OK b"; expected a match of "^\\+OK bye\\r\\n""#;
+        assert_eq!(outcome(&check, server).await, Outcome::failed(late));
         let server = dialogue([127, 84, 2, 4], &["+OK ready\r\n", "<QUIT\r\n", "-ERR no"], false).await;
         let why = r#"step 3: said "-ERR no" and closed; expected a match of "^\\+OK bye\\r\\n""#;
         assert_eq!(outcome(&kind(POP), server).await, Outcome::failed(why));

@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
+use super::stage::note;
 use super::{Outcome, Probe};
 use crate::config::checks::{self, is_helo};
 use crate::text::first_line;
@@ -31,18 +32,26 @@ impl Smtp {
     }
 
     async fn greet(&self, server: SocketAddrV4) -> Result<(), Outcome> {
+        note("connecting");
         let stream = TcpStream::connect(server).await.map_err(|error| Outcome::of_error(&error))?;
         let mut dialogue = Dialogue(BufReader::new(stream));
+        note("waiting for the greeting");
         dialogue.answer(220).await?.right()?;
+        note("waiting for an answer to EHLO");
         let extended = dialogue.ask(&format!("EHLO {}\r\n", self.helo), 250).await?;
         // A server from before 2001, or one that is hidden behind something older.
         match extended.code {
-            500..=599 => dialogue.ask(&format!("HELO {}\r\n", self.helo), 250).await?.right()?,
+            500..=599 => {
+                note("waiting for an answer to HELO");
+                dialogue.ask(&format!("HELO {}\r\n", self.helo), 250).await?.right()?;
+            }
             _ => extended.right()?,
         }
         if let Some(from) = &self.from {
+            note("waiting for an answer to MAIL FROM");
             dialogue.ask(&format!("MAIL FROM:<{from}>\r\n"), 250).await?.right()?;
         }
+        note("waiting for an answer to QUIT");
         dialogue.quit().await;
         Ok(())
     }
@@ -208,7 +217,10 @@ mod tests {
     async fn a_dialogue_that_stops_halfway() {
         let check = kind(&format!("{CHECK}\ntimeout = \"300ms\""));
         let server = dialogue([127, 84, 3, 11], &["220-mx\r\n"], true).await;
-        assert_eq!(outcome(&check, server).await, Outcome::failed("timed out after 300ms"));
+        assert_eq!(
+            outcome(&check, server).await,
+            Outcome::failed("timed out after 300ms while waiting for the greeting")
+        );
     }
 
     #[test]

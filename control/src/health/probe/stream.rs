@@ -8,10 +8,12 @@ use std::pin::pin;
 use futures_util::future::{Either, select};
 use tokio::net::TcpStream;
 
+use super::stage::note;
 use super::{Outcome, tls};
 
 /// Opens a connection.
 pub(super) async fn connect(address: SocketAddrV4) -> Result<TcpStream, Outcome> {
+    note("connecting");
     let stream = TcpStream::connect(address).await.map_err(|error| Outcome::of_error(&error))?;
     // TLS and HTTP/2 end a handshake and begin a request in two writes. The second one would wait for the first one's
     // acknowledgement, which a server may delay by 40 ms.

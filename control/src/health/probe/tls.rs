@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::stage::note;
 use super::stream::connect;
 use super::{Outcome, Probe};
 use crate::config::{self, Trust};
@@ -74,6 +75,7 @@ impl Connector {
         address: SocketAddrV4,
         stream: TcpStream,
     ) -> Result<TlsStream<TcpStream>, Outcome> {
+        note("negotiating TLS");
         let name = self.name.clone().unwrap_or_else(|| ServerName::from(IpAddr::V4(*address.ip())));
         self.tls.connect(name, stream).await.map_err(|error| match cause(&error) {
             Some(cause) => Outcome::failed(reason(cause)),

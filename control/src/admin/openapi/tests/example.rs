@@ -231,6 +231,12 @@ pub fn kinds() -> Vec<Kind> {
         Kind::ServerHeld { service: service(), server, seconds: 60 },
         Kind::QuorumGained { service: service(), weight: 2 },
         Kind::QuorumLost { service: service(), weight: 1 },
+        Kind::HookFailed {
+            service: service(),
+            hook: "/usr/lib/rvs/page".to_owned(),
+            occasion: "down",
+            reason: error(),
+        },
         Kind::ChangedLive { change: "~ server".to_owned() },
         Kind::ReloadApplied { generation: 2, services: 1, servers: 1 },
         Kind::ReloadRefused { generation: 2, error: error() },
