@@ -14,11 +14,13 @@
 pub mod availability;
 pub mod check;
 pub mod checks;
+mod compare;
 pub mod error;
 pub mod format;
 pub mod machine;
 pub mod raw;
 pub mod schema;
+mod service;
 pub mod value;
 
 use std::fmt;

@@ -20,8 +20,6 @@ mod script;
 mod smtp;
 mod stream;
 mod tcp;
-#[cfg(test)]
-mod testing;
 mod tls;
 #[cfg(test)]
 mod tls_tests;
