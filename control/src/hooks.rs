@@ -18,6 +18,7 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::config::User;
 use crate::effects::Happening;
 use crate::ids::ServiceKey;
 use crate::process::{Running, describe};
@@ -37,6 +38,7 @@ struct Hook {
     words: Vec<String>,
     environment: Vec<(&'static str, String)>,
     timeout: Duration,
+    user: Option<User>,
 }
 
 impl Hooks {
@@ -58,7 +60,8 @@ impl Hooks {
             Happening::Quorum { weight, .. } => environment.push(("RVS_WEIGHT", weight.to_string())),
             Happening::Held { .. } => {}
         }
-        let hook = Hook { words: words.clone(), environment, timeout: hooks.timeout };
+        let hook =
+            Hook { words: words.clone(), environment, timeout: hooks.timeout, user: hooks.user.clone() };
         while self.tasks.try_join_next().is_some() {}
         let tasks = &mut self.tasks;
         let queue = self.queues.entry(key).or_insert_with(|| {
@@ -104,7 +107,7 @@ impl Hook {
         let (program, arguments) = self.words.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
         command.args(arguments).envs(self.environment);
-        let started = tokio::task::spawn_blocking(move || Running::start(command)).await;
+        let started = tokio::task::spawn_blocking(move || Running::start(command, self.user.as_ref())).await;
         started.map_err(std::io::Error::other)??.end().await
     }
 }
@@ -133,6 +136,7 @@ mod tests {
             quorum_up: words.clone(),
             quorum_down: words,
             timeout,
+            user: None,
         }
     }
 

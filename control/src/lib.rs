@@ -1,6 +1,7 @@
 //! RVS, a Linux Virtual Server in user space: everything that is not the packet path.
 
 pub mod admin;
+mod as_user;
 pub mod capabilities;
 pub mod capture;
 mod claim;
