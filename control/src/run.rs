@@ -136,12 +136,19 @@ async fn with_eal(
         let (port, pairs) = ports::open(&config, index, device, eal, pool)?;
         let (name, mac) = (&config.ports[index].name, ports::usable_mac(port.mac()?, index));
         let twin = Rc::new(Twin::create(&linux, name, mac, config.ports[index].mtu).await?);
-        links.push(PortLink { ifindex: twin.ifindex(), mac, mtu: config.ports[index].mtu });
+        let (mtu, hashed) = (config.ports[index].mtu, port.hashed());
+        links.push(PortLink { ifindex: twin.ifindex(), mac, mtu, hashed });
+        let spread_by = match hashed {
+            Some(hashed) => hashed.to_string(),
+            None if pairs.len() == 1 => "one queue".to_owned(),
+            None => "the device's own way".to_owned(),
+        };
         tracing::info!(
             port = name,
             device = device.port_name(),
             mac = ports::mac_text(mac),
             queues = pairs.len(),
+            spread_by,
             "port up"
         );
         twins.push(twin);
