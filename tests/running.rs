@@ -218,6 +218,12 @@ fn systemd_understands_the_unit() -> Result<()> {
     let verify =
         harness::process::Command::new(&state, analyze).words("verify --man=no").arg(&copy).output()?;
     ensure!(verify.status.success() && verify.stderr.is_empty(), "{verify:?}");
+    // What it leaves open, as systemd judges it, from 0 (nothing) to 100: whoever opens more has to say so here.
+    let security = harness::process::Command::new(&state, analyze)
+        .words("security --offline=true --no-pager --threshold=50")
+        .arg(&copy)
+        .output()?;
+    ensure!(security.status.success(), "{}", security.stdout);
     state.remove()
 }
 
