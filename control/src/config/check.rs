@@ -2,9 +2,9 @@
 //!
 //! A reader returns `None` after it has reported an error, and its caller goes on with the rest, so that a
 //! file shows all its errors at once. Nothing is judged twice: what fails by itself takes no part in the
-//! comparisons between parts ([`compare`]).
+//! comparisons between parts (`compare`).
 //!
-//! Here is what a router has once; [`service`] and [`checks`](super::checks) are what it has often.
+//! Here is what a router has once; `service` and [`checks`](super::checks) are what it has often.
 
 use std::path::PathBuf;
 
