@@ -1,5 +1,7 @@
 //! `rvs capture` while a client talks to a service: each packet as it came and as it went, and none of others.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use anyhow::{Context, Result, ensure};
 use harness::{
     client,
@@ -32,6 +34,10 @@ fn capture_shows_packets_before_and_after() -> Result<()> {
         client::close(stream)?;
         ensure!(capturing.wait(wait::PATIENCE)?.success(), "{}", capturing.log());
 
+        let times = cluster.router.command("tcpdump").args(["-tt", "-n", "-r"]).arg(&file).run()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        let first: f64 = times.split_ascii_whitespace().next().context("a first time")?.parse()?;
+        ensure!((now - 120.0..=now).contains(&first), "{first} is not just now, {now}");
         let text = cluster.router.command("tcpdump").args(["-n", "-r"]).arg(&file).run()?;
         let lines: Vec<&str> = text.lines().collect();
         ensure!(lines.len() == 12, "six packets, each before and after:\n{text}");

@@ -83,6 +83,55 @@ fn capabilities_are_kept_when_the_file_says_so() -> Result<()> {
     })
 }
 
+/// Whoever hangs under this name.
+fn hanging(marker: &str) -> Result<usize> {
+    let processes = fs::read_dir("/proc")?.flatten();
+    let commands = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    Ok(commands.filter(|words| words.split(|&byte| byte == 0).any(|word| word == marker.as_bytes())).count())
+}
+
+#[test]
+fn checks_and_hooks_run_as_the_user_that_the_file_names() -> Result<()> {
+    const KILL: u64 = 1 << 5;
+    const LENT: u64 = 1 << 6 | 1 << 7;
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let marker = format!("hangs-{}", cluster.state().file("x").display());
+        let who =
+            "$(id -u) $(id -g) $(id -G) $(grep -E 'Cap(Prm|Eff|Inh|Amb)' /proc/self/status | cut -f2 | uniq)";
+        let stuck = *cluster.endpoint(1, 8080).ip();
+        let mut web = cluster.web().setting(&format!(
+            r#"hooks = {{ down = ["/bin/sh", "-c", """echo hook {who}; exit 1"""], user = "nobody" }}"#
+        ));
+        web.check = Some(format!(
+            "kind = \"command\", user = \"nobody\", interval = \"150ms\", timeout = \"1s\", \
+             command = [\"/bin/sh\", \"-c\", \"\"\"[ $RVS_ADDRESS = {stuck} ] && sleep 3600; echo {who}; exit 1\"\"\", {marker:?}]"
+        ));
+        let router = cluster.start_router(&cluster.config().service(web))?;
+        let nobody = nix::unistd::User::from_name("nobody")?.context("nobody is there")?;
+        let (uid, gid) = (nobody.uid, nobody.gid);
+        let expected = format!("exit status 1: {uid} {gid} {gid} 0000000000000000");
+        router.wait_up(0, false)?;
+        ensure!(router.server(0)?.reason.as_deref() == Some(&expected), "{:?}", router.server(0)?);
+        wait::until("the hook has run", PATIENCE, || {
+            ensure!(router.log().contains(&expected.replace(": ", ": hook ")), "{}", router.log());
+            Ok(())
+        })?;
+        router.wait_up(1, false)?;
+        ensure!(router.server(1)?.reason.is_some_and(|reason| reason.contains("timed out")));
+        for thread in &threads(router.pid())? {
+            let allowed = if thread["Name"].starts_with("rvs-worker") { 0 } else { KEPT | KILL | LENT };
+            ensure!(mask(thread, "CapPrm")? & !allowed == 0, "{thread:#?}");
+            ensure!(mask(thread, "CapBnd")? & !LENT == 0, "{thread:#?}");
+        }
+        router.finish()?;
+        // Killing another user's program takes CAP_KILL.
+        wait::until("nobody hangs", PATIENCE, || {
+            ensure!(hanging(&marker)? == 0);
+            Ok(())
+        })
+    })
+}
+
 /// The next message but signs of life, which are counted.
 fn hear(manager: &UnixDatagram, alive: &mut u32) -> Result<String> {
     let mut buffer = [0; 4096];
@@ -169,6 +218,12 @@ fn systemd_understands_the_unit() -> Result<()> {
     let verify =
         harness::process::Command::new(&state, analyze).words("verify --man=no").arg(&copy).output()?;
     ensure!(verify.status.success() && verify.stderr.is_empty(), "{verify:?}");
+    // What it leaves open, as systemd judges it, from 0 (nothing) to 100: whoever opens more has to say so here.
+    let security = harness::process::Command::new(&state, analyze)
+        .words("security --offline=true --no-pager --threshold=50")
+        .arg(&copy)
+        .output()?;
+    ensure!(security.status.success(), "{}", security.stdout);
     state.remove()
 }
 

@@ -9,9 +9,11 @@
 //! | `NET_ADMIN` | addresses of the twins, neighbours, and to close devices in order |
 //! | `NET_RAW` | packets that Linux sends for RVS, pings of health checks |
 //! | `SYS_ADMIN`, `BPF` | with an AF_XDP port only: its driver unloads its program at the end |
+//! | `SETUID`, `SETGID`, `KILL` | with a `user` of a check or a hook only: to start its program, and to end it |
 //!
-//! Programs that RVS starts get none of them, also when they run as root, and cannot regain any
-//! (`no_new_privs`): the bounding, ambient and inheritable sets are empty. Workers have none either.
+//! Programs that RVS starts get none of them, also when they run as root (`SECBIT_NOROOT`), and cannot regain any
+//! (`no_new_privs`): the ambient and inheritable sets are empty, and the bounding set but for what is [lent](lending) to
+//! a program on its way to another user. Workers have none either.
 //!
 //! Capabilities belong to a thread and are inherited by those that it starts. The control thread gives its own up
 //! before it starts the workers; EAL's interrupt thread exists by then and is asked to do it; threads for
@@ -20,11 +22,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
+use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits};
 
 use crate::config::Config;
+
+/// What it takes to become another user.
+const LENT: [Capability; 2] = [Capability::CAP_SETUID, Capability::CAP_SETGID];
 
 /// What goes on needing them, with these devices.
 pub fn needed(config: &Config) -> CapsHashSet {
@@ -33,6 +39,11 @@ pub fn needed(config: &Config) -> CapsHashSet {
     let drivers = config.ports.iter().map(|port| port.device.as_str());
     if drivers.chain(config.eal.args.iter().map(String::as_str)).any(|text| text.contains("net_af_xdp")) {
         needed.extend([CAP_SYS_ADMIN, CAP_BPF]);
+    }
+    if config.users().next().is_some() {
+        needed.extend(LENT);
+        // A check that is out of time.
+        needed.insert(CAP_KILL);
     }
     needed
 }
@@ -43,13 +54,18 @@ pub fn keep(needed: &CapsHashSet) -> Result<CapsHashSet> {
     nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")?;
     let has = caps::read(None, CapSet::Permitted).map_err(failed("read the capabilities"))?;
     caps::clear(None, CapSet::Ambient).map_err(failed("clear the ambient set"))?;
-    // Without this capability nothing can be taken out of the bounding set. Then a program that runs as
+    // Without this capability nothing can be taken out of the bounding set, nor from root. Then a program that runs as
     // root gets what that set has, which whoever started RVS has chosen.
     if has.contains(&Capability::CAP_SETPCAP) {
         caps::raise(None, CapSet::Effective, Capability::CAP_SETPCAP).map_err(failed("use CAP_SETPCAP"))?;
         for capability in caps::runtime::thread_all_supported() {
-            caps::drop(None, CapSet::Bounding, capability).map_err(failed("empty the bounding set"))?;
+            if !(LENT.contains(&capability) && needed.contains(&capability)) {
+                caps::drop(None, CapSet::Bounding, capability).map_err(failed("empty the bounding set"))?;
+            }
         }
+        let bits = capabilities_secure_bits().context("cannot read the secure bits")?;
+        let no_root = CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED;
+        set_capabilities_secure_bits(bits | no_root).context("cannot set SECBIT_NOROOT")?;
     }
     let kept: CapsHashSet = has.intersection(needed).copied().collect();
     caps::clear(None, CapSet::Inheritable).map_err(failed("clear the inheritable set"))?;
@@ -58,6 +74,38 @@ pub fn keep(needed: &CapsHashSet) -> Result<CapsHashSet> {
         caps::set(None, set, &kept).map_err(failed("give capabilities up"))?;
     }
     Ok(kept)
+}
+
+/// What is started meanwhile, by this thread, gets what it takes to become another user.
+pub fn lending<T>(start: impl FnOnce() -> T) -> Result<T> {
+    let has = caps::read(None, CapSet::Permitted).context("cannot read the capabilities")?;
+    let lent = CapsHashSet::from(LENT);
+    ensure!(
+        has.is_superset(&lent),
+        "rvs lacks {}, which it keeps if its file names a user at the start; expected a restart",
+        show(&lent)
+    );
+    let loan = Loan;
+    caps::set(None, CapSet::Inheritable, &lent).context("cannot make capabilities inheritable")?;
+    for capability in lent {
+        caps::raise(None, CapSet::Ambient, capability)
+            .with_context(|| format!("cannot lend {capability}"))?;
+    }
+    let started = start();
+    drop(loan);
+    Ok(started)
+}
+
+/// Ends with what it lasts for, also if that panics.
+struct Loan;
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        // What is not inheritable is not ambient either.
+        if let Err(error) = caps::clear(None, CapSet::Inheritable) {
+            tracing::error!(%error, "a thread goes on lending its capabilities");
+        }
+    }
 }
 
 /// The threads of this process, by name, that have more than these.
@@ -127,6 +175,60 @@ mod tests {
             assert!(!keepers(&kept).unwrap().is_empty());
         }
         assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    }
+
+    /// What Linux says of the capabilities of a program that this thread starts.
+    fn of_a_program() -> BTreeMap<String, u64> {
+        let status = Command::new("cat").arg("/proc/self/status").output().unwrap().stdout;
+        let status = String::from_utf8(status).unwrap();
+        let sets = status.lines().filter_map(|line| line.strip_prefix("Cap")?.split_once(":\t"));
+        sets.map(|(set, mask)| (set.to_owned(), u64::from_str_radix(mask, 16).unwrap())).collect()
+    }
+
+    #[test]
+    fn what_is_lent_is_lent_to_one_program_only() {
+        let lent = LENT.iter().fold(0, |mask, capability| mask | capability.bitmask());
+        let mut needed = needed(&config("net_null"));
+        let stingy = needed.clone();
+        needed.extend(LENT);
+        let has = caps::read(None, CapSet::Permitted).unwrap();
+        if !has.is_superset(&needed) || !has.contains(&Capability::CAP_SETPCAP) {
+            eprintln!("SKIPPED: only root can lend");
+            return;
+        }
+        std::thread::spawn(move || {
+            keep(&needed).unwrap();
+            let program = lending(of_a_program).unwrap();
+            assert_eq!(["Prm", "Eff", "Amb", "Inh", "Bnd"].map(|set| program[set]), [lent; 5]);
+            // Also if it runs as root, as here.
+            let other = of_a_program();
+            assert_eq!(["Prm", "Eff", "Amb", "Inh"].map(|set| other[set]), [0; 4]);
+            // In vain, once it has been given up.
+            keep(&stingy).unwrap();
+            let error = lending(of_a_program).unwrap_err().to_string();
+            assert!(error.starts_with("rvs lacks cap_setgid,cap_setuid, "), "{error}");
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_user_in_the_file_takes_more() {
+        let text = "[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null\"\n[[service]]\n\
+                    address = \"192.0.2.10:80\"\nmode = \"nat\"\n";
+        for (keys, more) in [
+            ("hooks = { user = \"root\" }", true),
+            ("check = { kind = \"command\", command = [\"/bin/true\"], user = \"root\" }", true),
+            ("check = { kind = \"command\", command = [\"/bin/true\"] }", false),
+        ] {
+            let config = crate::config::parse(Path::new("f"), format!("{text}{keys}\n").into()).unwrap();
+            let expected = if more {
+                "cap_kill,cap_net_admin,cap_net_raw,cap_setgid,cap_setuid"
+            } else {
+                "cap_net_admin,cap_net_raw"
+            };
+            assert_eq!(show(&needed(&config)), expected, "{keys}");
+        }
     }
 
     #[test]

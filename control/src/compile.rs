@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
 use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
+use dpdk::Hashed;
 
 use crate::config::{Server, Service};
 use crate::effects::Effects;
@@ -22,6 +23,8 @@ pub struct PortLink {
     pub mac: [u8; 6],
     /// The longest IP packet.
     pub mtu: u16,
+    /// By what the device spreads packets over its queues, if it does.
+    pub hashed: Option<Hashed>,
 }
 
 /// A compiled snapshot and what has to be done for it.

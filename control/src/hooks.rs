@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
 
+use crate::config::User;
 use crate::effects::Happening;
 use crate::events::{Events, Kind};
 use crate::ids::ServiceKey;
@@ -41,6 +42,7 @@ struct Hook {
     words: Vec<String>,
     environment: Vec<(&'static str, String)>,
     timeout: Duration,
+    user: Option<User>,
 }
 
 impl Hooks {
@@ -67,7 +69,8 @@ impl Hooks {
             Happening::Quorum { weight, .. } => environment.push(("RVS_WEIGHT", weight.to_string())),
             Happening::Held { .. } => {}
         }
-        let hook = Hook { service, occasion, words: words.clone(), environment, timeout: hooks.timeout };
+        let (words, timeout, user) = (words.clone(), hooks.timeout, hooks.user.clone());
+        let hook = Hook { service, occasion, words, environment, timeout, user };
         while self.tasks.try_join_next().is_some() {}
         let (tasks, events) = (&mut self.tasks, &self.events);
         let queue = self.queues.entry(service).or_insert_with(|| {
@@ -126,7 +129,8 @@ impl Hook {
         let (program, arguments) = self.words.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
         command.args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let started = tokio::task::spawn_blocking(move || Running::start(command)).await;
+        let user = self.user.clone();
+        let started = tokio::task::spawn_blocking(move || Running::start(command, user.as_ref())).await;
         started.map_err(std::io::Error::other)??.end().await
     }
 }
@@ -155,6 +159,7 @@ mod tests {
             quorum_up: words.clone(),
             quorum_down: words,
             timeout,
+            user: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! RVS, a Linux Virtual Server in user space: everything that is not the packet path.
 
 pub mod admin;
+mod as_user;
 pub mod capabilities;
 pub mod capture;
 mod claim;
@@ -8,6 +9,7 @@ pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod cpu;
+mod crew;
 pub mod devices;
 pub mod director;
 pub mod doctor;
@@ -21,6 +23,7 @@ pub mod list;
 pub mod log;
 pub mod metrics;
 pub mod net;
+mod ports;
 mod process;
 pub mod rates;
 pub mod run;

@@ -10,7 +10,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
+use crate::config::User;
 use crate::text::first_line;
+use crate::{as_user, capabilities};
 
 /// What is kept of a program's output, to find its first line.
 const MAX_KEPT: usize = 1024;
@@ -38,8 +40,20 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts it, in a process group of its own. Blocks while Linux reads the program from its disk.
-    pub(crate) fn start(mut command: Command) -> io::Result<Running> {
+    /// Starts it, in a process group of its own, as a user or else as whom RVS runs as. Blocks while Linux reads the
+    /// program from its disk.
+    pub(crate) fn start(command: Command, user: Option<&User>) -> io::Result<Running> {
+        match user {
+            None => Self::start_as_it_is(command),
+            Some(user) => {
+                let command = as_user::wrapped(&command, user);
+                let lent = capabilities::lending(|| Self::start_as_it_is(command));
+                lent.map_err(|error| io::Error::other(format!("as user {}: {error:#}", user.name)))?
+            }
+        }
+    }
+
+    fn start_as_it_is(mut command: Command) -> io::Result<Running> {
         // One pipe for both, so that what was printed first comes first.
         let (reader, writer) = io::pipe()?;
         command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0);

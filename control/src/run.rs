@@ -8,19 +8,15 @@ use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use dataplane::capture::Switch;
 use dataplane::counters::WorkerCounters;
 use dataplane::engine::reset::reset;
 use dataplane::table::{HashKey, Table};
 use dataplane::worker::{self, Worker};
-use dpdk::{Eal, Lcore, Mempool, Port, Queues, Settings, Started};
-use nix::sched::{CpuSet, sched_setaffinity};
+use dpdk::{Eal, Queues};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
@@ -30,16 +26,15 @@ use crate::claim::Claim;
 use crate::compile::PortLink;
 use crate::config::value::identity;
 use crate::config::{self, Config, Idle, Machine};
+use crate::crew::{Crew, control_cores, pin};
 use crate::devices::{self, Device};
 use crate::director::{Director, Parts};
 use crate::events::{Events, Kind};
 use crate::health::checks_at_once;
 use crate::net::{Twin, Watcher};
+use crate::ports;
 use crate::slowpath;
 use crate::systemd;
-
-/// Packets in each core's cache of the pool; at least four bursts.
-const POOL_CACHE: u32 = 512;
 
 /// Runs RVS with this configuration until SIGTERM or SIGINT.
 pub fn run(config: Config) -> Result<()> {
@@ -130,7 +125,7 @@ async fn with_eal(
     manager: systemd::Manager,
 ) -> Result<()> {
     let lcore = Rc::new(eal.main_lcore()?);
-    let pool = make_pool(&config, eal)?;
+    let pool = ports::pool(&config, eal)?;
     let watcher = Watcher::start().await?;
     let linux = watcher.handle();
 
@@ -139,15 +134,22 @@ async fn with_eal(
     let mut links = Vec::new();
     let mut queues: Vec<Queues> = Vec::new();
     for (index, device) in devices.iter().enumerate() {
-        let (port, pairs) = open_port(&config, index, device, eal, pool)?;
-        let (name, mac) = (&config.ports[index].name, usable_mac(port.mac()?, index));
+        let (port, pairs) = ports::open(&config, index, device, eal, pool)?;
+        let (name, mac) = (&config.ports[index].name, ports::usable_mac(port.mac()?, index));
         let twin = Rc::new(Twin::create(&linux, name, mac, config.ports[index].mtu).await?);
-        links.push(PortLink { ifindex: twin.ifindex(), mac, mtu: config.ports[index].mtu });
+        let (mtu, hashed) = (config.ports[index].mtu, port.hashed());
+        links.push(PortLink { ifindex: twin.ifindex(), mac, mtu, hashed });
+        let spread_by = match hashed {
+            Some(hashed) => hashed.to_string(),
+            None if pairs.len() == 1 => "one queue".to_owned(),
+            None => "the device's own way".to_owned(),
+        };
         tracing::info!(
             port = name,
             device = device.port_name(),
-            mac = mac_text(mac),
+            mac = ports::mac_text(mac),
             queues = pairs.len(),
+            spread_by,
             "port up"
         );
         twins.push(twin);
@@ -286,129 +288,6 @@ fn resets(director: &Director, table: &Arc<Table>) -> slowpath::Resets {
     Box::new(move |packet| reset(&table, snapshots.borrow_mut().latest(), packet))
 }
 
-fn make_pool(config: &Config, eal: &Eal) -> Result<&'static Mempool> {
-    let workers = config.workers.cores.len() as u32;
-    let in_queues: u32 = config.ports.iter().map(|port| 2 * u32::from(port.descriptors) * workers).sum();
-    let in_slow_path = (slowpath::PUNTS + slowpath::INJECTS * config.workers.cores.len()) as u32;
-    // In caches, and in workers' hands.
-    let with_threads = 2 * POOL_CACHE * (workers + 1);
-    let wanted = in_queues + in_slow_path + with_threads;
-    // DPDK's rings are best at one less than a power of two.
-    let packets = wanted.next_power_of_two() - 1;
-    let mtu = config.ports.iter().map(|port| port.mtu).max().unwrap_or(1500);
-    Mempool::new(eal, "rvs-packets", packets, POOL_CACHE, dpdk::data_room(mtu)).with_context(|| {
-        format!("no memory for {packets} packets: reserve more hugepages, or raise eal.memory")
-    })
-}
-
-fn open_port(
-    config: &Config,
-    index: usize,
-    device: &Device,
-    eal: &Eal,
-    pool: &'static Mempool,
-) -> Result<(Port<Started>, Queues)> {
-    let port = &config.ports[index];
-    let failed = |error: dpdk::Error| {
-        let remedy = match error {
-            dpdk::Error::TooManyQueues { .. } => "expected one for each of workers.cores",
-            _ => "expected a device that DPDK can open; what its driver says is above",
-        };
-        config.error(&format!("port[{index}].device"), format_args!("{error}; {remedy}"))
-    };
-    if let Device::Virtual { devargs, .. } = device {
-        eal.probe(devargs).map_err(failed)?;
-    }
-    let stopped = Port::by_name(eal, device.port_name()).map_err(failed)?;
-    let settings = Settings {
-        queues: config.workers.cores.len() as u16,
-        descriptors: port.descriptors,
-        mtu: port.mtu,
-        rss: true,
-        pool,
-        mac: port.mac,
-        promiscuous: true,
-    };
-    Ok(stopped.configure(settings).map_err(failed)?)
-}
-
-/// The worker threads.
-struct Crew {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Result<()>>>,
-}
-
-impl Crew {
-    fn start(workers: Vec<Worker>, cores: &[usize], drop_capabilities: bool) -> Result<Crew> {
-        let mut crew = Crew { stop: Arc::default(), threads: Vec::new() };
-        for (worker, &core) in workers.into_iter().zip(cores) {
-            let stop = crew.stop.clone();
-            let run = move || -> Result<()> {
-                pin(&[core])?;
-                if drop_capabilities {
-                    // A worker opens nothing.
-                    capabilities::keep(&Default::default())?;
-                }
-                let lcore = Lcore::register()?;
-                worker.run(&lcore, &stop);
-                Ok(())
-            };
-            let name = format!("rvs-worker-{}", crew.threads.len());
-            let thread = std::thread::Builder::new().name(name).spawn(run);
-            crew.threads.push(thread.context("cannot start a worker's thread")?);
-        }
-        Ok(crew)
-    }
-
-    /// Returns when a worker has ended by itself, which none should.
-    async fn lost_worker(&self) -> Result<()> {
-        let mut look = tokio::time::interval(std::time::Duration::from_millis(500));
-        loop {
-            look.tick().await;
-            if self.threads.iter().any(JoinHandle::is_finished) {
-                bail!("a worker has ended; see the log above");
-            }
-        }
-    }
-}
-
-/// Stops the workers and waits for them.
-impl Drop for Crew {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            match thread.join() {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(error = format!("{error:#}"), "a worker could not run"),
-                Err(_) => tracing::error!("a worker panicked"),
-            }
-        }
-    }
-}
-
-/// The cores of everything that does not poll.
-fn control_cores(config: &Config, machine: &Machine) -> Vec<usize> {
-    if let Some(cores) = &config.workers.control_cores {
-        return cores.clone();
-    }
-    let online = machine.online_cores.iter().copied();
-    let free: Vec<usize> = online.clone().filter(|core| !config.workers.cores.contains(core)).collect();
-    if free.is_empty() {
-        tracing::warn!("every core is a worker's: control shares one with a worker");
-        return online.collect();
-    }
-    free
-}
-
-/// Binds the calling thread, and those that it will start, to some cores.
-fn pin(cores: &[usize]) -> Result<()> {
-    let mut set = CpuSet::new();
-    for &core in cores {
-        set.set(core).with_context(|| format!("core {core} is more than Linux can number"))?;
-    }
-    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot run on cores {cores:?}"))
-}
-
 /// Lets this process have as many files open as it may allow itself, for health checks; how many that is.
 fn raise_open_files() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
@@ -422,14 +301,4 @@ fn raise_open_files() -> u64 {
 fn random_key() -> HashKey {
     let random = || RandomState::new().build_hasher().finish();
     HashKey { blind: random(), factor: random() }
-}
-
-/// The device's MAC; one of our own (locally administered) for a device that has none, as rings have.
-fn usable_mac(mac: [u8; 6], index: usize) -> [u8; 6] {
-    if mac == [0; 6] { [2, 0, 0, 0, 0, index as u8 + 1] } else { mac }
-}
-
-/// As people write a MAC.
-pub(crate) fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

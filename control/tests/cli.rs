@@ -56,7 +56,7 @@ impl Backend for Router {
 
     async fn counters(&self) -> anyhow::Result<api::Counters> {
         let table = api::Table { slots: 4096, connections: 52 };
-        Ok(api::Counters { generation: 1, table, workers: Vec::new() })
+        Ok(api::Counters { generation: 1, table, workers: Vec::new(), ports: Vec::new() })
     }
 
     async fn metrics(&self, _: Format) -> anyhow::Result<String> {

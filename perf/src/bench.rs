@@ -52,6 +52,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let services = if smoke { "10" } else { "10,10000" };
     let services = format!("--modes nat --ways in --flows 100000 --services {services}");
     add("services", against_the_first(path::measure(&environment, &options(arguments, &services))?.0));
+    let captures =
+        path::measure(&environment, &options(arguments, "--flows 1000 --ways in --capture 1000"))?.0;
+    add("capture", captures.into_iter().filter(|figure| figure.unit == "%").collect());
     let room = if smoke { "--room 10000" } else { "" };
     add("connect", connect::measure(&environment, &options(arguments, &format!("--protocols tcp {room}")))?);
     let flows = if smoke { "--flows 1000" } else { "" };

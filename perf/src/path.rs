@@ -1,11 +1,14 @@
 //! `rvs-perf path`: cycles a packet of the worker loop, over mode, direction, protocol, flows, order and size.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use comfy_table::Table;
+use dataplane::capture::{Filter, Session, Switch};
 use dataplane::engine::{BURST, Probe, Stage};
 use dataplane::service::{Mode, Protocol};
 use itertools::iproduct;
@@ -46,6 +49,9 @@ pub struct Arguments {
     /// Also show where the cycles go.
     #[arg(long)]
     stages: bool,
+    /// Also while one packet in so many is captured, as `rvs capture --one-in` does it; and how much more that is.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    capture: Option<u32>,
     #[command(flatten)]
     common: Common,
 }
@@ -85,6 +91,8 @@ struct Case {
     way: Way,
     order: Order,
     size: u16,
+    /// Of how many packets one is captured, if any is.
+    capture: Option<u32>,
 }
 
 /// What is measured.
@@ -126,8 +134,16 @@ pub fn measure(
                 let cycles = ceiling::cycles(environment.pool, common.core, source(0), touch, duration)?;
                 figures[index].samples.push(cycles);
             } else {
-                let runs = rig.run(environment.pool, &cores, source, |_| (), common.a_while())?;
+                let capture = case.capture.map(|one_in| Capture::begin(&rig.capture, one_in));
+                let meanwhile = |_: &AtomicBool| match &capture {
+                    None => std::thread::sleep(common.duration()),
+                    Some(capture) => capture.take(common.duration()),
+                };
+                let runs = rig.run(environment.pool, &cores, source, |_| (), meanwhile)?;
                 figures[index].samples.push(checked(&runs[0])?.cycles());
+                if let Some(capture) = capture {
+                    capture.end(runs[0].packets)?;
+                }
                 if arguments.stages {
                     let probe = |_: &_| Stages::default();
                     let runs = rig.run(environment.pool, &cores, source, probe, common.a_while())?;
@@ -138,10 +154,61 @@ pub fn measure(
         }
     }
     bar.finish_and_clear();
+    figures.extend(costs_of_captures(&cases, &figures));
     Ok((figures, stages))
 }
 
 const FCS: u16 = 4;
+
+/// How often control takes samples.
+const TAKE: Duration = Duration::from_millis(10);
+
+/// A capture whose samples somebody takes, as control does.
+struct Capture {
+    switch: Arc<Switch>,
+    session: Arc<Session>,
+    one_in: u32,
+    taken: Cell<u64>,
+}
+
+impl Capture {
+    fn begin(switch: &Arc<Switch>, one_in: u32) -> Capture {
+        let session = Arc::new(Session::new(one_in, Filter::default()));
+        switch.begin(session.clone());
+        Capture { switch: switch.clone(), session, one_in, taken: Cell::new(0) }
+    }
+
+    /// Takes samples for so long.
+    fn take(&self, duration: Duration) {
+        let began = Instant::now();
+        while began.elapsed() < duration {
+            self.take_what_is_there();
+            std::thread::sleep(TAKE);
+        }
+    }
+
+    fn take_what_is_there(&self) {
+        while let Some(sample) = self.session.pop() {
+            std::hint::black_box(&sample);
+            self.taken.set(self.taken.get() + 1);
+        }
+    }
+
+    /// Fails unless it has seen of so many packets what it should.
+    fn end(self, packets: u64) -> Result<()> {
+        self.take_what_is_there();
+        self.switch.end();
+        let (seen, expected) = (self.taken.get() + self.session.missed(), packets / u64::from(self.one_in));
+        ensure!(seen.abs_diff(expected) <= 1, "{seen} packets were captured; expected {expected}");
+        // What is missed costs less.
+        let missed = self.session.missed();
+        ensure!(
+            missed * 100 <= seen,
+            "{missed} of {seen} packets were caught in vain: nobody took them in time"
+        );
+        Ok(())
+    }
+}
 
 /// A run in which every packet was forwarded, but for the one flow in millions that has no room in the table: else it
 /// measured something else.
@@ -172,16 +239,18 @@ fn cases(arguments: &Arguments) -> Result<(Vec<Rig>, Vec<Case>, Vec<Figure>)> {
                     way: Way::In,
                     order: Order::Random,
                     size: sizes[0],
+                    capture: None,
                 });
                 let labels = vec![("path", name.to_owned()), ("flows", flows.to_string())];
                 figures.push(Figure::new("cycles/packet", labels));
             }
         }
-        for (&way, &order, &size) in iproduct!(ways, orders, sizes) {
+        let captures = [None].into_iter().chain(arguments.capture.map(Some));
+        for (&way, &order, &size, capture) in iproduct!(ways, orders, sizes, captures) {
             if mode == Mode::Dr && way == Way::Out {
                 continue;
             }
-            cases.push(Case { rig, kind: Kind::Router, way, order, size });
+            cases.push(Case { rig, kind: Kind::Router, way, order, size, capture });
             let mut labels = vec![("path", format!("{mode} {}", name(way))), ("flows", flows.to_string())];
             // What is the same for all needs no column.
             let mut label = |name, value: String, choices: usize| {
@@ -193,14 +262,41 @@ fn cases(arguments: &Arguments) -> Result<(Vec<Rig>, Vec<Case>, Vec<Figure>)> {
             label("order", name(order), orders.len());
             label("size", size.to_string(), sizes.len());
             label("services", services.to_string(), arguments.services.len());
+            if let Some(one_in) = capture {
+                label("capture", format!("1/{one_in}"), usize::MAX);
+            }
             let mut figure = Figure::new("cycles/packet", labels);
-            if size == 64 && services == 1 {
+            if size == 64 && services == 1 && capture.is_none() {
                 (figure.promise, figure.peer) = (promise(mode, flows), peer(mode, flows));
             }
             figures.push(figure);
         }
     }
     Ok((rigs, cases, figures))
+}
+
+/// How much more each capture takes than the same without, which stands before it; in percent, round by round.
+fn costs_of_captures(cases: &[Case], figures: &[Figure]) -> Vec<Figure> {
+    let pairs = cases.iter().zip(figures).zip(figures.iter().skip(1)).zip(cases.iter().skip(1));
+    let captured = pairs.filter_map(|(((_, plain), with), case)| Some((plain, with, case.capture?)));
+    let cost = |(plain, with, one_in): (&Figure, &Figure, u32)| {
+        let mut labels = with.labels.clone();
+        for (name, value) in &mut labels {
+            if *name == "capture" {
+                *value = format!("1/{one_in}, costs");
+            }
+        }
+        let mut cost = Figure::new("%", labels);
+        cost.samples = with
+            .samples
+            .iter()
+            .zip(&plain.samples)
+            .map(|(with, plain)| (with / plain - 1.0) * 100.0)
+            .collect();
+        cost.promise = (one_in >= 1000).then_some(Promise::AtMost(1.0));
+        cost
+    };
+    captured.map(cost).collect()
 }
 
 fn promise(mode: Mode, flows: u32) -> Option<Promise> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use crossbeam::queue::ArrayQueue;
+use dataplane::capture::Switch;
 use dataplane::clock::Tick;
 use dataplane::counters::{Drop, TrafficCounters, WorkerCounters};
 use dataplane::engine::Probe;
@@ -73,6 +74,8 @@ pub struct Rig {
     publisher: RefCell<Publisher>,
     /// One set a worker.
     pub counters: Vec<Arc<WorkerCounters>>,
+    /// Where a capture of their packets is switched on and off.
+    pub capture: Arc<Switch>,
     specs: Vec<ServiceSpec>,
 }
 
@@ -90,7 +93,7 @@ impl Rig {
         }
         let publisher = RefCell::new(Publisher::new(snapshot(2, &specs)));
         let counters = (0..setting.workers).map(|_| Arc::default()).collect();
-        Ok(Rig { setting: setting.clone(), table, publisher, counters, specs })
+        Ok(Rig { setting: setting.clone(), table, publisher, counters, capture: Arc::default(), specs })
     }
 
     /// A source of packets of the rig's connections.
@@ -179,7 +182,7 @@ impl Rig {
             slow_path,
             idle: Idle::Busy,
             probe,
-            capture: Arc::default(),
+            capture: self.capture.clone(),
         }
     }
 }

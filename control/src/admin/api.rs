@@ -120,6 +120,31 @@ pub struct Counters {
     pub table: Table,
     /// Each worker's own counters.
     pub workers: Vec<Worker>,
+    /// The ports, each with a queue for each worker.
+    #[serde(default)]
+    pub ports: Vec<Port>,
+}
+
+/// How a port spreads packets over the workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Its name, e.g. `wan`.
+    pub name: String,
+    /// How many queues it has.
+    pub queues: u32,
+    /// What decides about a packet's queue; null with one queue, or if that is the device's own business.
+    pub hashed: Option<Hashed>,
+}
+
+/// What a device hashes of an IPv4 packet to choose its queue (RSS).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hashed {
+    /// The addresses.
+    pub addresses: bool,
+    /// The ports too, if it is TCP.
+    pub tcp_ports: bool,
+    /// The ports too, if it is UDP.
+    pub udp_ports: bool,
 }
 
 /// The connection table as a whole.

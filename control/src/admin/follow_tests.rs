@@ -11,7 +11,8 @@ use tokio::time::timeout;
 use super::client::{Client, Place};
 use super::events::RUN;
 use super::follow::{Until, follow};
-use super::tests::{Fake, down};
+use super::tests::Fake;
+use super::tests::events::down;
 use super::{Backend, bind, serve};
 use crate::events::Events;
 

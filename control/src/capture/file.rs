@@ -15,13 +15,15 @@ use pcap_file::DataLink;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::{
-    InterfaceDescriptionBlock, InterfaceDescriptionOption, InterfaceTsResolution,
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
-use pcap_file::pcapng::blocks::opt_common::CommonOption;
 
 /// Of a packet's flags: which way it went.
 const INBOUND: u32 = 1;
 const OUTBOUND: u32 = 2;
+
+/// The unit of time, as a negative power of ten: the crate writes nanoseconds, whatever is declared.
+const RESOLUTION: u8 = 9;
 
 /// A file that is being written, in memory, as far as nobody has taken it.
 pub struct File {
@@ -38,11 +40,14 @@ impl File {
     pub fn begin(ports: &[String], now: SystemTime, tsc: u64, tsc_hz: u64) -> Result<File> {
         let mut writer = PcapNgWriter::new(Vec::new()).context("cannot begin the capture")?;
         for name in ports {
-            let mut interface = InterfaceDescriptionBlock::new(DataLink::ETHERNET, SNAP as u32);
-            interface.options = vec![
-                InterfaceDescriptionOption::IfName(Cow::Borrowed(name)),
-                InterfaceDescriptionOption::IfTsResol(InterfaceTsResolution::NANO),
-            ];
+            let interface = InterfaceDescriptionBlock {
+                linktype: DataLink::ETHERNET,
+                snaplen: SNAP as u32,
+                options: vec![
+                    InterfaceDescriptionOption::IfName(Cow::Borrowed(name)),
+                    InterfaceDescriptionOption::IfTsResol(RESOLUTION),
+                ],
+            };
             writer.write_pcapng_block(interface).context("cannot write an interface of the capture")?;
         }
         let (ports, began) = (ports.to_vec(), (now, tsc));
@@ -111,7 +116,7 @@ impl File {
 }
 
 fn comment(text: String) -> EnhancedPacketOption<'static> {
-    EnhancedPacketOption::Common(CommonOption::Comment(Cow::Owned(text)))
+    EnhancedPacketOption::Comment(Cow::Owned(text))
 }
 
 #[cfg(test)]
@@ -151,8 +156,8 @@ mod tests {
         let mut names = Vec::new();
         let mut packets = Vec::new();
         while let Some(block) = reader.next_block() {
-            match block.unwrap().0 {
-                Block::InterfaceDescription(interface) => names.push(format!("{:?}", interface.options[0])),
+            match block.unwrap() {
+                Block::InterfaceDescription(interface) => names.push(format!("{:?}", interface.options)),
                 Block::EnhancedPacket(packet) => {
                     assert_eq!(packet.timestamp, Duration::from_millis(100_500));
                     let options = format!("{:?}", packet.options);
@@ -161,9 +166,9 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(names, [r#"IfName("wan")"#, r#"IfName("lan")"#]);
+        assert_eq!(names, [r#"[IfName("wan"), IfTsResol(9)]"#, r#"[IfName("lan"), IfTsResol(9)]"#]);
         let changed = [&[9][..], &[1; 59]].concat();
-        let says = |flags, text, rest| format!("[Flags({flags}), Common(Comment({text:?})){rest}]");
+        let says = |flags, text, rest| format!("[Flags({flags}), Comment({text:?}){rest}]");
         let no_service = "punt to Linux, no_service: No service and no real server's reply.";
         let no_server = "drop, no_server: The service has no usable real server.";
         let expected = [

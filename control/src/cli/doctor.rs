@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Exit, counted, pretty};
+use super::{Exit, block_on, counted, pretty};
+use crate::admin::client::Client;
 use crate::config;
 use crate::doctor::{self, Severity};
 
@@ -34,8 +35,14 @@ impl Doctor {
         let mut findings = doctor::examine(Path::new("/"), config.as_ref());
         if let Some(config) = config.as_ref().filter(|_| self.probe) {
             findings.extend(doctor::arp::probe(config)?);
-            findings.sort_by_key(|finding| finding.severity);
         }
+        // Nobody there is no finding: it is examined before it starts.
+        if let Some(config) = &config
+            && let Ok(counters) = block_on(Client::new(&config.admin.socket).counters())
+        {
+            findings.extend(doctor::spread::judge(config, &counters.ports));
+        }
+        findings.sort_by_key(|finding| finding.severity);
         let mut out = io::stdout().lock();
         if self.json {
             pretty(&mut out, &findings)?;

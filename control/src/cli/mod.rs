@@ -26,6 +26,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::admin::api;
 use crate::admin::client::Client;
 use crate::admin::remote::{self, Remote};
+use crate::as_user;
 use crate::config::{ConfigErrors, DEFAULT_SOCKET};
 use crate::cpu;
 
@@ -204,6 +205,10 @@ impl SocketArg {
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
+    // The running rvs has started it, on this CPU.
+    if let Some(failed) = as_user::main(std::env::args_os().skip(1)) {
+        return failed;
+    }
     let lacks = cpu::lacks();
     if !lacks.is_empty() {
         let lacks = lacks.join(", ");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::check::{narrow, one_of};
 use super::raw::{Field, Section};
+use super::user::{self, User};
 use super::value::{self, ENDPOINT};
 
 /// What a service does when its real servers come and go.
@@ -75,6 +76,8 @@ pub struct Hooks {
     pub quorum_down: Vec<String>,
     /// After which a command is killed.
     pub timeout: Duration,
+    /// Who runs them; `None`: whoever runs RVS.
+    pub user: Option<User>,
 }
 
 /// The keys of `[[service]]` that are read here.
@@ -117,7 +120,14 @@ impl Default for Availability {
 impl Default for Hooks {
     fn default() -> Self {
         let none = Vec::new;
-        Hooks { up: none(), down: none(), quorum_up: none(), quorum_down: none(), timeout: 10 * SECOND }
+        Hooks {
+            up: none(),
+            down: none(),
+            quorum_up: none(),
+            quorum_down: none(),
+            timeout: 10 * SECOND,
+            user: None,
+        }
     }
 }
 
@@ -187,12 +197,20 @@ fn damping(section: &Section<'_>) -> Option<Damping> {
 }
 
 fn hooks(section: &Section<'_>) -> Option<Hooks> {
-    section.known(&["up", "down", "quorum_up", "quorum_down", "timeout"]);
+    section.known(&["up", "down", "quorum_up", "quorum_down", "timeout", "user"]);
     let hook = |key| section.or(key, Vec::new(), |field| command(&field));
     let (up, down, quorum_up, quorum_down) =
         (hook("up"), hook("down"), hook("quorum_up"), hook("quorum_down"));
     let timeout = section.or("timeout", 10 * SECOND, |field| field.duration(SECOND..=HOUR));
-    Some(Hooks { up: up?, down: down?, quorum_up: quorum_up?, quorum_down: quorum_down?, timeout: timeout? })
+    let user = user::read(section);
+    Some(Hooks {
+        up: up?,
+        down: down?,
+        quorum_up: quorum_up?,
+        quorum_down: quorum_down?,
+        timeout: timeout?,
+        user: user?,
+    })
 }
 
 /// A program and its arguments.

@@ -2,33 +2,25 @@
 //!
 //! A reader returns `None` after it has reported an error, and its caller goes on with the rest, so that a
 //! file shows all its errors at once. Nothing is judged twice: what fails by itself takes no part in the
-//! comparisons between parts.
+//! comparisons between parts (`compare`).
+//!
+//! Here is what a router has once; `service` and [`checks`](super::checks) are what it has often.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use dataplane::service::{
-    MAX_TIMEOUT_SECONDS, MAX_WEIGHT, Mode, Protocol, Scheduler, SchedulerFlag, State, Timeouts,
-};
+use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
 
+use super::compare::{self, repeated};
 use super::error::{ConfigErrors, Report, Source, quoted};
 use super::raw::{Document, Field, Section};
-use super::value::{self, DEVICE, ENDPOINT, MAC, PORT_NAME, PREFIX, SERVER};
-use super::{
-    Admin, Config, DEFAULT_SOCKET, Eal, Idle, Port, Run, Server, ServerState, Service, TableSize, Workers,
-    availability, checks, tcp,
-};
+use super::value::{self, DEVICE, MAC, PORT_NAME, PREFIX};
+use super::{Admin, Config, DEFAULT_SOCKET, Eal, Idle, Port, Run, Service, TableSize, Workers, service, tcp};
 
 /// Cores that Linux can be built for on x86-64.
 const MAX_CORE: u64 = 8191;
 
 /// The path of a Unix socket has 108 bytes with the closing NUL (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// The meaning of a text, or all that is wrong with it.
 pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
@@ -43,6 +35,7 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
 
 /// What a file is made of.
 pub(super) type Parts = (Eal, Run, Workers, TableSize, Admin, Vec<Port>, Vec<Service>);
+
 /// The services of a text that has nothing else. What refers to other parts of a configuration is not checked.
 pub fn services(source: Source) -> Result<Vec<Service>, ConfigErrors> {
     let document = Document::parse(&source)?;
@@ -51,8 +44,8 @@ pub fn services(source: Source) -> Result<Vec<Service>, ConfigErrors> {
         let root = document.root(&report);
         root.known(&["service"]);
         let sections = root.sections("service");
-        let services: Vec<(Option<Service>, Vec<Section<'_>>)> = sections.iter().map(service).collect();
-        compare_services(&sections, &services, &[]);
+        let services: Vec<(Option<Service>, Vec<Section<'_>>)> = sections.iter().map(service::read).collect();
+        compare::services(&sections, &services, &[]);
         services.into_iter().filter_map(|(service, _)| service).collect()
     };
     report.finish()?;
@@ -71,11 +64,12 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
 
     let port_sections = root.require("port", "at least one [[port]]").map(|_| root.sections("port"))?;
     let ports: Vec<Option<Port>> = port_sections.iter().map(port).collect();
-    compare_ports(&port_sections, &ports);
+    compare::ports(&port_sections, &ports);
 
     let service_sections = root.sections("service");
-    let services: Vec<(Option<Service>, Vec<Section<'_>>)> = service_sections.iter().map(service).collect();
-    compare_services(&service_sections, &services, &ports);
+    let services: Vec<(Option<Service>, Vec<Section<'_>>)> =
+        service_sections.iter().map(service::read).collect();
+    compare::services(&service_sections, &services, &ports);
     let remote = admin.as_ref().and_then(|admin| admin.as_ref()?.tcp.as_ref());
     if let Some((tcp, section)) = remote.zip(root.section("admin").and_then(|admin| admin.section("tcp"))) {
         tcp::compare(tcp, &section, services.iter().filter_map(|(service, _)| service.as_ref()));
@@ -225,282 +219,6 @@ fn port(section: &Section<'_>) -> Option<Port> {
         mac: mac?,
         at: section.place(),
     })
-}
-
-/// What one port must not share with another.
-fn compare_ports(sections: &[Section<'_>], ports: &[Option<Port>]) {
-    if sections.is_empty() {
-        return;
-    }
-    let (mut names, mut devices, mut addresses) = (Firsts::default(), Firsts::default(), Firsts::default());
-    for (section, port) in sections.iter().zip(ports) {
-        let Some(port) = port else { continue };
-        if let Some(field) = section.get("name") {
-            names.add(port.name.clone(), &field, || format!("name {:?}", port.name), "another name");
-        }
-        if let Some(field) = section.get("device") {
-            let identity = value::identity(&port.device);
-            if let Some(identity) = identity {
-                devices.add(identity.clone(), &field, || format!("device {identity}"), "another device");
-            }
-            if value::interface(&port.device) == Some(&port.name) {
-                field.error::<()>(format_args!(
-                    "interface {} has the name of the port's twin; expected another interface, or another name",
-                    port.name
-                ));
-            }
-        }
-        let fields = section.get("addresses").and_then(|field| field.elements()).unwrap_or_default();
-        for (field, prefix) in fields.iter().zip(&port.addresses) {
-            addresses.add(prefix.address, field, || format!("address {}", prefix.address), "another address");
-        }
-    }
-}
-
-/// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 9] =
-    ["address", "protocol", "mode", "scheduler", "flags", "port", "timeouts", "check", "server"];
-
-/// A service, and the sections of its real servers.
-fn service<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'d>>) {
-    section.known(&[&SERVICE_KEYS[..], &availability::KEYS[..]].concat());
-    let address = section.require("address", ENDPOINT).and_then(|field| {
-        field.parse(ENDPOINT, |typed| match value::endpoint(typed)? {
-            (address, Some(port)) => Ok(SocketAddrV4::new(address, port)),
-            (_, None) => Err(format!("{} has no port", quoted(typed))),
-        })
-    });
-    let protocol = section.or("protocol", Protocol::Tcp, |field| {
-        one_of("protocol", &names(Protocol::ALL), Protocol::from_name, &field)
-    });
-    let modes = names(Mode::ALL);
-    let mode = section
-        .require("mode", modes.join(" or "))
-        .and_then(|field| one_of("mode", &modes, Mode::from_name, &field));
-    let scheduler = section.or("scheduler", Scheduler::Wlc, |field| {
-        one_of("scheduler", &names(Scheduler::ALL), Scheduler::from_name, &field)
-    });
-    let flags = section.or("flags", Vec::new(), |field| flags(&field, scheduler));
-    let port = section.optional("port", |field| field.string("the name of a port").map(str::to_owned));
-    let timeouts =
-        section.or("timeouts", Timeouts::default(), |field| timeouts(&field.section()?, protocol?));
-    let checks = section.or("check", Vec::new(), |field| checks::read(&field));
-
-    let direct = address.filter(|_| mode == Some(Mode::Dr)).map(|address| address.port());
-    let availability = availability::read(section, direct);
-
-    let sections = section.sections("server");
-    let checked = section.get("check").is_some();
-    let context = ServerContext { address, mode, checked };
-    let servers: Vec<Option<Server>> = sections.iter().map(|server| context.server(server)).collect();
-    compare_servers(&sections, &servers);
-    let sorry = availability.as_ref().and_then(|availability| availability.sorry_server);
-    if let Some((sorry, field)) = sorry.zip(section.get("sorry_server"))
-        && servers.iter().flatten().any(|server| server.address == sorry)
-    {
-        field.error::<()>(format_args!("{sorry} is one of the service's real servers; expected another one"));
-    }
-
-    let read = || {
-        Some(Service {
-            address: address?,
-            protocol: protocol?,
-            mode: mode?,
-            scheduler: scheduler?,
-            flags: flags?,
-            port: port?,
-            timeouts: timeouts?,
-            checks: checks?,
-            availability: availability?,
-            servers: servers.into_iter().collect::<Option<_>>()?,
-            at: section.place(),
-        })
-    };
-    (read(), sections)
-}
-
-fn flags(field: &Field<'_>, scheduler: Option<Scheduler>) -> Option<Vec<SchedulerFlag>> {
-    let expected = |scheduler| {
-        let of = |flag: &&SchedulerFlag| flag.scheduler() == scheduler;
-        let flags: Vec<SchedulerFlag> = SchedulerFlag::ALL.iter().filter(of).copied().collect();
-        if flags.is_empty() {
-            format!("none for {scheduler}")
-        } else {
-            format!("one of {}", names(&flags).join(", "))
-        }
-    };
-    let flags = field.all(|element| {
-        let flag = one_of("flag", &names(SchedulerFlag::ALL), SchedulerFlag::from_name, &element)?;
-        match scheduler {
-            Some(scheduler) if flag.scheduler() != scheduler => element.error(format_args!(
-                "flag {flag} belongs to {}; expected {}",
-                flag.scheduler(),
-                expected(scheduler)
-            )),
-            _ => Some(flag),
-        }
-    })?;
-    for (index, _) in repeated(&flags) {
-        let element = field.elements()?.into_iter().nth(index)?;
-        element.error::<()>(format_args!("flag {} stands there twice; expected it once", flags[index]));
-    }
-    Some(flags)
-}
-
-fn timeouts(section: &Section<'_>, protocol: Protocol) -> Option<Timeouts> {
-    let belongs = |state: &State| (*state == State::Udp) == (protocol == Protocol::Udp);
-    let keys: Vec<String> =
-        State::ALL.iter().filter(|state| belongs(state)).map(|s| s.timeout_key()).collect();
-    section.known(&keys.iter().map(String::as_str).collect::<Vec<_>>());
-    let mut timeouts = Timeouts::default();
-    let mut good = true;
-    for &state in State::ALL.iter().filter(|state| belongs(state)) {
-        let longest = Duration::from_secs(MAX_TIMEOUT_SECONDS.into());
-        let seconds = section.optional(&state.timeout_key(), |field| {
-            let time = field.duration(SECOND..=longest)?;
-            match time.subsec_nanos() {
-                0 => u32::try_from(time.as_secs()).ok(),
-                _ => field.error(format_args!(
-                    "{} is not a whole number of seconds; expected e.g. \"{}s\"",
-                    humantime::format_duration(time),
-                    time.as_secs().max(1)
-                )),
-            }
-        });
-        match seconds {
-            Some(Some(seconds)) => timeouts.0[state as usize] = seconds,
-            Some(None) => {}
-            None => good = false,
-        }
-    }
-    good.then_some(timeouts)
-}
-
-/// What a real server takes from its service.
-struct ServerContext {
-    address: Option<SocketAddrV4>,
-    mode: Option<Mode>,
-    checked: bool,
-}
-
-impl ServerContext {
-    fn server(&self, section: &Section<'_>) -> Option<Server> {
-        section.known(&["address", "weight", "check", "state"]);
-        let typed = section.require("address", SERVER);
-        let endpoint = typed.as_ref().and_then(|field| field.parse(SERVER, value::endpoint));
-        let weight = section.or("weight", 1, |field| narrow(field.integer(0..=u64::from(MAX_WEIGHT))));
-        let check = section.or("check", self.checked, |field| match field.boolean()? {
-            true if !self.checked => {
-                field.error("the service has no check; expected false, or a [service.check]")
-            }
-            check => Some(check),
-        });
-        let states = ServerState::ALL.map(ServerState::name);
-        let state = section.or("state", ServerState::Enabled, |field| {
-            one_of("state", &states, ServerState::from_name, &field)
-        });
-        let ((address, port), service) = (endpoint?, self.address?);
-        // Direct routing leaves the packet as it is, so its port is what the real server must listen on.
-        if self.mode == Some(Mode::Dr) && port.is_some_and(|port| port != service.port()) {
-            return typed?.error(format_args!(
-                "direct routing cannot change the port; expected \"{address}:{}\" or \"{address}\"",
-                service.port()
-            ));
-        }
-        let address = SocketAddrV4::new(address, port.unwrap_or(service.port()));
-        Some(Server { address, weight: weight?, check: check?, state: state?, at: section.place() })
-    }
-}
-
-fn compare_servers(sections: &[Section<'_>], servers: &[Option<Server>]) {
-    let mut addresses = Firsts::default();
-    for (section, server) in sections.iter().zip(servers) {
-        if let (Some(server), Some(field)) = (server, section.get("address")) {
-            addresses.add(
-                server.address,
-                &field,
-                || format!("real server {}", server.address),
-                "each real server once in a service",
-            );
-        }
-    }
-}
-
-/// What services must not share, and what they must not balance to.
-fn compare_services(
-    sections: &[Section<'_>],
-    services: &[(Option<Service>, Vec<Section<'_>>)],
-    ports: &[Option<Port>],
-) {
-    let known = || services.iter().filter_map(|(service, _)| service.as_ref());
-    let vips: HashSet<Ipv4Addr> = known().map(|service| *service.address.ip()).collect();
-    let readable = || ports.iter().flatten();
-    let twins: HashSet<Ipv4Addr> =
-        readable().flat_map(|port| port.addresses.iter().map(|p| p.address)).collect();
-    let names: HashSet<&str> = readable().map(|port| port.name.as_str()).collect();
-
-    let mut firsts = Firsts::default();
-    for (section, (service, servers)) in sections.iter().zip(services) {
-        let Some(service) = service else { continue };
-        if let Some(field) = section.get("address") {
-            let (protocol, address) = (service.protocol, service.address);
-            let what = || format!("service {protocol} {address}");
-            firsts.add((protocol, address), &field, what, "each address and protocol once");
-        }
-        if let (Some(name), Some(field)) = (&service.port, section.get("port"))
-            && !names.contains(name.as_str())
-            && !ports.is_empty()
-            && ports.iter().all(Option::is_some)
-        {
-            let names: Vec<&str> = readable().map(|port| port.name.as_str()).collect();
-            one_of::<()>("port", &names, |_| None, &field);
-        }
-        // The router would have to balance to itself, for ever or not at all.
-        let sorry = service.availability.sorry_server.zip(section.get("sorry_server"));
-        let servers = servers.iter().zip(&service.servers);
-        let servers = servers.filter_map(|(section, server)| Some((server.address, section.get("address")?)));
-        for (address, field) in servers.chain(sorry) {
-            let what = match address.ip() {
-                ip if vips.contains(ip) => "a virtual address",
-                ip if twins.contains(ip) => "an address of this router",
-                _ => continue,
-            };
-            field.error::<()>(format_args!("{} is {what}; expected another machine", address.ip()));
-        }
-    }
-}
-
-/// Remembers where each thing stood first.
-struct Firsts<K>(HashMap<K, usize>);
-
-impl<K> Default for Firsts<K> {
-    fn default() -> Self {
-        Firsts(HashMap::new())
-    }
-}
-
-impl<K: Hash + Eq> Firsts<K> {
-    /// Reports the thing at this field if it stood somewhere before.
-    fn add(&mut self, key: K, field: &Field<'_>, what: impl FnOnce() -> String, expected: &str) {
-        match self.0.get(&key) {
-            Some(line) => {
-                field.error::<()>(format_args!(
-                    "{} stands in line {line} already; expected {expected}",
-                    what()
-                ));
-            }
-            None => {
-                self.0.insert(key, field.line());
-            }
-        }
-    }
-}
-
-/// The indices of what stands in a list before, each with the index of the first.
-fn repeated<T: Eq + Hash>(list: &[T]) -> Vec<(usize, usize)> {
-    let mut firsts = HashMap::new();
-    let first = |(index, value)| Some((index, *firsts.entry(value).or_insert(index)));
-    list.iter().enumerate().filter_map(first).filter(|(index, first)| index != first).collect()
 }
 
 /// The value with the name that was typed.

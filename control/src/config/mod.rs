@@ -14,13 +14,16 @@
 pub mod availability;
 pub mod check;
 pub mod checks;
+mod compare;
 pub mod error;
 pub mod file;
 pub mod format;
 pub mod machine;
 pub mod raw;
 pub mod schema;
+mod service;
 pub mod tcp;
+mod user;
 pub mod value;
 
 use std::fmt;
@@ -37,6 +40,7 @@ use error::Report;
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use machine::Machine;
 pub use tcp::AdminTcp;
+pub use user::User;
 
 /// Where the admin socket is unless the file or the command line says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/rvs/rvs.sock";
@@ -143,6 +147,18 @@ impl Config {
         .unwrap_or(&self.ports[0])
     }
 
+    /// The users as whom programs of the operator's are to run, each with its key.
+    pub fn users(&self) -> impl Iterator<Item = (String, &User)> {
+        self.services.iter().enumerate().flat_map(|(index, service)| {
+            let of_checks = service.checks.iter().enumerate().filter_map(move |(number, check)| {
+                let CheckKind::Command(command) = &check.kind else { return None };
+                Some((format!("service[{index}].check[{number}].user"), command.user.as_ref()?))
+            });
+            let of_hooks = service.availability.hooks.user.as_ref();
+            of_checks.chain(of_hooks.map(|user| (format!("service[{index}].hooks.user"), user)))
+        })
+    }
+
     /// The key of the first difference that cannot come into force while RVS runs; see [`Config::error`].
     pub fn needs_restart(&self, new: &Config) -> Option<String> {
         let listens = |config: &Config| config.admin.tcp.as_ref().map(|tcp| tcp.listen);
@@ -161,6 +177,13 @@ impl Config {
         ];
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
             return Some((*key).to_owned());
+        }
+        // What it takes to become another user has been given up, unless the file asked for it at the start.
+        if self.run.drop_capabilities
+            && self.users().next().is_none()
+            && let Some((key, _)) = new.users().next()
+        {
+            return Some(key);
         }
         self.ports.iter().zip(&new.ports).enumerate().find_map(|(index, (old, new))| {
             let same = [

@@ -492,6 +492,22 @@ fn what_needs_a_restart() {
 }
 
 #[test]
+fn the_first_user_needs_a_restart() {
+    let hooks = |user: &str| {
+        altered("port = \"wan\"\n", &format!("port = \"wan\"\nhooks = {{ timeout = \"1s\"{user} }}\n"))
+    };
+    let [without, with] = ["", ", user = \"root\""].map(|user| read(&hooks(user)).unwrap());
+    assert_eq!(without.needs_restart(&with).as_deref(), Some("service[0].hooks.user"));
+    assert_eq!(with.needs_restart(&with), None);
+    assert_eq!(with.needs_restart(&without), None);
+    let free = |mut config: crate::config::Config| {
+        config.run.drop_capabilities = false;
+        config
+    };
+    assert_eq!(free(without).needs_restart(&free(with)), None);
+}
+
+#[test]
 fn a_service_that_only_moved_is_the_same() {
     assert_eq!(read(GOOD).unwrap().services, read(&format!("\n\n{GOOD}")).unwrap().services);
 }

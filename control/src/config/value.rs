@@ -39,8 +39,9 @@ pub fn prefix(typed: &str) -> Result<Prefix, String> {
     let (address, length) =
         typed.split_once('/').ok_or_else(|| format!("{} has no prefix length", quoted(typed)))?;
     let address = host(address)?;
+    let digits = length.bytes().all(|byte| byte.is_ascii_digit());
     let length = match length.parse::<u8>() {
-        Ok(length @ 1..=32) => length,
+        Ok(length @ 1..=32) if digits => length,
         _ => return Err(format!("{} is not a prefix length", quoted(length))),
     };
     let prefix = Prefix { address, length };
@@ -186,6 +187,7 @@ mod tests {
             ("192.0.2.1", "\"192.0.2.1\" has no prefix length"),
             ("192.0.2.1/0", "\"0\" is not a prefix length"),
             ("192.0.2.1/33", "\"33\" is not a prefix length"),
+            ("192.0.2.1/+24", "\"+24\" is not a prefix length"),
             ("192.0.2.0/24", "192.0.2.0/24 is the address of the network itself"),
             ("192.0.2.255/24", "192.0.2.255/24 is the broadcast address of its network"),
             ("192.0.2/24", "\"192.0.2\" is not an IPv4 address"),

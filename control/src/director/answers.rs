@@ -172,10 +172,21 @@ impl Director {
             let (active, inactive) = server.gauge.get();
             u64::from(active) + u64::from(inactive)
         });
+        let queues = self.workers.len() as u32;
+        let ports = self.config.ports.iter().zip(&self.ports).map(|(port, link)| api::Port {
+            name: port.name.clone(),
+            queues,
+            hashed: link.hashed.map(|dpdk::Hashed { addresses, tcp_ports, udp_ports }| api::Hashed {
+                addresses,
+                tcp_ports,
+                udp_ports,
+            }),
+        });
         api::Counters {
             generation: self.generation,
             table: api::Table { slots: self.table.slots() as u64, connections: connections.sum() },
             workers: workers.collect(),
+            ports: ports.collect(),
         }
     }
 

@@ -12,6 +12,7 @@ mod cores;
 mod devices;
 mod memory;
 mod network;
+pub mod spread;
 
 use std::fmt;
 use std::fs;

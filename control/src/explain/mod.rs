@@ -25,7 +25,7 @@ use dataplane::wire::transport::{SYN, Transport};
 
 use crate::admin::explain as api;
 use crate::config::{Port, Server, Service};
-use crate::run::mac_text;
+use crate::ports::mac_text;
 
 /// TTL of the packet that is asked about, which is that of most hosts.
 const TTL: u8 = 64;

@@ -29,12 +29,8 @@ mod tests;
 
 pub use counted::{BOUNDS, Checks};
 use counted::{Counted, Counts};
-<<<<<<< HEAD
 pub(crate) use probe::tls;
-use probe::{Outcome, Probe};
-=======
 use probe::{Outcome, Probe, Stage};
->>>>>>> parts
 use standing::Standing;
 
 /// Checks at one time, and so sockets, for a process that may have so many files open: half of them. A check

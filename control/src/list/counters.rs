@@ -104,6 +104,7 @@ mod tests {
             generation: 3,
             table: Table { slots: 4096, connections: 12 },
             workers: vec![one, two],
+            ports: Vec::new(),
         };
         let mut out = Vec::new();
         counters(&mut out, &given).unwrap();

@@ -69,6 +69,7 @@ fn scrape(servers: u32) -> Scrape {
             generation: 12,
             table: api::Table { slots: 2_048, connections: 77 },
             workers: vec![worker(0), worker(1)],
+            ports: Vec::new(),
         },
         services: vec![
             service("tcp", "192.0.2.10:80", (1..=servers).map(server).collect()),

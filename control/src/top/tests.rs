@@ -79,6 +79,7 @@ fn at(seconds: u64) -> Sample {
             generation: 12,
             table: Table { slots: 20_971_520, connections: 1_234_567 },
             workers: vec![worker(0, 750), worker(1, 12)],
+            ports: Vec::new(),
         },
         events: vec![api_event(seconds)],
     }

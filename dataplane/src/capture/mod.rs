@@ -17,7 +17,7 @@ mod tap;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use crossbeam::queue::ArrayQueue;
@@ -40,7 +40,10 @@ const WAITING: usize = 4096;
 /// Where control switches capturing on and off for all workers.
 #[derive(Debug, Default)]
 pub struct Switch {
-    on: AtomicBool,
+    /// The number of the session that is under way, or 0.
+    on: AtomicU64,
+    /// How many sessions have begun.
+    begun: AtomicU64,
     session: ArcSwapOption<Session>,
 }
 
@@ -50,22 +53,25 @@ impl Switch {
     /// Whoever began it ends it, and keeps a reference until [`Session::is_in_use`] says no, so that its memory is
     /// not given back by a worker.
     pub fn begin(&self, session: Arc<Session>) -> bool {
-        if self.on.swap(true, Ordering::Relaxed) {
-            return false;
+        let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
+        let began = self.on.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if began {
+            self.session.store(Some(session));
         }
-        self.session.store(Some(session));
-        true
+        began
     }
 
     /// Ends the session.
     pub fn end(&self) {
         self.session.store(None);
-        self.on.store(false, Ordering::Relaxed);
+        self.on.store(0, Ordering::Relaxed);
     }
 
+    /// The number of the session, or 0.
+    ///
     /// Relaxed: a worker may learn of it a moment late, and finds the session, or none, behind an ordering of its own.
     #[inline(always)]
-    fn is_on(&self) -> bool {
+    fn number(&self) -> u64 {
         self.on.load(Ordering::Relaxed)
     }
 }

@@ -10,6 +10,8 @@ use crate::fib::PortIndex;
 /// A worker's hand on the [`Switch`]: marks packets before the engine has them, and takes their samples afterwards.
 pub struct Tap {
     switch: Arc<Switch>,
+    /// The session that is counted for.
+    number: u64,
     /// Packets to let pass before the next one of the sample.
     to_pass: usize,
     /// The burst's packets of the sample, with their headers as they came. Has room for a burst.
@@ -19,13 +21,29 @@ pub struct Tap {
 impl Tap {
     /// A worker's.
     pub fn new(switch: Arc<Switch>) -> Tap {
-        Tap { switch, to_pass: 0, marks: Vec::with_capacity(BURST) }
+        Tap { switch, number: 0, to_pass: 0, marks: Vec::with_capacity(BURST) }
     }
 
     /// Before the engine: whether [`Self::after`] has something to do.
     #[inline(always)]
     pub fn before<F: Frame>(&mut self, burst: &[F]) -> bool {
-        self.switch.is_on() && self.mark(burst)
+        let number = self.switch.number();
+        number != 0 && self.is_due(number, burst.len()) && self.mark(burst)
+    }
+
+    /// Whether one of so many packets is of the sample; or else they have passed. To load the session costs more than all
+    /// of this, and most bursts have none.
+    #[cold]
+    #[inline(never)]
+    fn is_due(&mut self, number: u64, length: usize) -> bool {
+        if self.number != number {
+            (self.number, self.to_pass) = (number, 0);
+        }
+        let is_due = self.to_pass < length;
+        if !is_due {
+            self.to_pass -= length;
+        }
+        is_due
     }
 
     #[cold]
@@ -35,8 +53,7 @@ impl Tap {
         let session = self.switch.session.load();
         let Some(session) = session.as_ref() else { return false };
         let step = session.one_in as usize;
-        // What is left of an earlier session may be longer.
-        let mut at = self.to_pass.min(step - 1);
+        let mut at = self.to_pass;
         while let Some(frame) = burst.get(at)
             && self.marks.len() < BURST
         {

@@ -49,6 +49,24 @@ fn captured(one_in: u32, filter: &str, bursts: usize) -> Vec<Sample> {
 }
 
 #[test]
+fn a_new_session_counts_anew() {
+    let switch = Arc::<Switch>::default();
+    let mut tap = Tap::new(switch.clone());
+    let burst: Vec<Vec<u8>> = (0..BURST).map(|_| frame(Protocol::Tcp, CLIENT, VIP, 40)).collect();
+    for (one_in, expected) in [(1_000_000, 1), (BURST as u32, 3), (1, 3 * BURST)] {
+        let session = Arc::new(Session::new(one_in, Filter::default()));
+        assert!(switch.begin(session.clone()));
+        for _ in 0..3 {
+            if tap.before(&burst) {
+                tap.after(0, &burst, &[Verdict::Forward(0); BURST], 7);
+            }
+        }
+        switch.end();
+        assert_eq!(std::iter::from_fn(|| session.pop()).count(), expected, "one in {one_in}");
+    }
+}
+
+#[test]
 fn one_in_so_many_as_it_came_and_as_it_went() {
     for (one_in, expected) in [(1, 640), (3, 214), (64, 10), (100, 7), (1000, 1)] {
         let samples = captured(one_in, "", 10);

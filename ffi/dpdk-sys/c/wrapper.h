@@ -19,6 +19,10 @@
  * as constants with a type they arrive as they are meant.
  */
 static const uint64_t RVS_RSS_IP = RTE_ETH_RSS_IP;
+static const uint64_t RVS_RSS_IPV4 =
+	RTE_ETH_RSS_IPV4 | RTE_ETH_RSS_FRAG_IPV4 | RTE_ETH_RSS_NONFRAG_IPV4_OTHER;
+static const uint64_t RVS_RSS_IPV4_TCP = RTE_ETH_RSS_NONFRAG_IPV4_TCP;
+static const uint64_t RVS_RSS_IPV4_UDP = RTE_ETH_RSS_NONFRAG_IPV4_UDP;
 static const uint64_t RVS_RSS_TCP = RTE_ETH_RSS_TCP;
 static const uint64_t RVS_RSS_UDP = RTE_ETH_RSS_UDP;
 static const uint64_t RVS_MBUF_RX_VLAN = RTE_MBUF_F_RX_VLAN;

@@ -52,6 +52,7 @@ mod mbuf;
 mod pool;
 mod port;
 mod queue;
+mod rss;
 pub mod synthetic;
 
 pub use batch::{Batch, Drain};
@@ -62,6 +63,7 @@ pub use mbuf::Mbuf;
 pub use pool::Mempool;
 pub use port::{Link, Port, PortInfo, PortStats, Queues, Settings, Started, Stopped};
 pub use queue::{RxQueue, TxQueue};
+pub use rss::Hashed;
 
 /// The longest frame that a port with a given MTU may receive: Ethernet header, one VLAN tag and FCS.
 pub const FRAME_OVERHEAD: u16 = 14 + 4 + 4;

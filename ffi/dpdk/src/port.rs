@@ -6,12 +6,13 @@ use std::mem;
 use std::ptr;
 use std::sync::Arc;
 
-use dpdk_sys::{rte_eth_conf, rte_eth_dev_info, rte_eth_stats, rte_ether_addr};
+use dpdk_sys::{rte_eth_conf, rte_eth_dev_info, rte_eth_rss_conf, rte_eth_stats, rte_ether_addr};
 
 use crate::eal::{Eal, Tenants, c_string, tenants};
 use crate::error::{Errno, Error};
 use crate::pool::Mempool;
 use crate::queue::{RxQueue, TxQueue, pair};
+use crate::rss::Hashed;
 use crate::{FRAME_OVERHEAD, HEADROOM};
 
 /// A network device: [`Stopped`], until [`configure`](Port::configure) makes queues of it, then
@@ -31,7 +32,7 @@ pub struct Stopped {
 /// A port that receives and sends.
 pub struct Started {
     claim: Arc<Claim>,
-    rss: bool,
+    hashed: Option<Hashed>,
 }
 
 /// The queues of a started port, in order: number 0 first.
@@ -209,9 +210,10 @@ impl Port<Stopped> {
                 claim.ask("make it promiscuous", returned)?;
             }
         }
+        let hashed = rss.then(|| claim.hashed(hash));
         // SAFETY: the port is started with these queues, and a claim is configured once.
         let queues = (0..settings.queues).map(|queue| unsafe { pair(&claim, queue) }).collect();
-        Ok((Port { state: Started { claim, rss } }, queues))
+        Ok((Port { state: Started { claim, hashed } }, queues))
     }
 
     /// Takes the device away from DPDK.
@@ -235,9 +237,9 @@ impl Port<Started> {
         self.stop()?.close()
     }
 
-    /// Whether the device spreads packets over its queues by a hash of addresses and ports.
-    pub fn rss(&self) -> bool {
-        self.state.rss
+    /// By what the device spreads packets over its queues, if it does.
+    pub fn hashed(&self) -> Option<Hashed> {
+        self.state.hashed
     }
 }
 
@@ -377,6 +379,16 @@ impl Claim {
             tx_offloads: raw.tx_offload_capa,
             rss: raw.flow_type_rss_offloads,
         })
+    }
+
+    /// What decides about a packet's queue, of a device that was asked to hash this.
+    fn hashed(&self, asked: u64) -> Hashed {
+        // Without a place for the key, which nobody wants.
+        let mut in_force = rte_eth_rss_conf::default();
+        // SAFETY: a valid port, and a place for the answer.
+        let returned = unsafe { dpdk_sys::rte_eth_dev_rss_hash_conf_get(self.id, &mut in_force) };
+        // A driver that cannot say it has taken what it was asked.
+        Hashed::of(if returned == 0 { in_force.rss_hf } else { asked })
     }
 
     fn mac(&self) -> Result<[u8; 6], Error> {

@@ -311,13 +311,30 @@ fn null_makes_and_swallows_packets() {
 }
 
 #[test]
+fn a_device_says_what_it_spreads_packets_by() {
+    let pool = pool("spread");
+    // It claims to hash whatever there is.
+    let (port, queues) = start("net_null1", pool, 2);
+    let all = dpdk::Hashed { addresses: true, tcp_ports: true, udp_ports: true };
+    assert_eq!(dpdk::Hashed::of(port.info().expect("it tells").rss), all);
+    assert_eq!(port.hashed(), Some(all));
+    drop(queues);
+    port.close().expect("no queue is left");
+    // There is nothing to spread over.
+    let (port, queues) = start("net_null2", pool, 1);
+    assert_eq!(port.hashed(), None);
+    drop(queues);
+    port.close().expect("no queue is left");
+}
+
+#[test]
 fn a_ring_gives_back_what_it_took_and_drops_what_it_cannot() {
     let pool = pool("ring");
     let (port, mut queues) = start("net_ring0", pool, 1);
     let info = port.info().expect("it tells");
     assert_eq!((info.driver.as_str(), info.rss), ("net_ring", 0));
     assert_eq!(port.mac().expect("it has one"), info.mac);
-    assert!(!port.rss());
+    assert_eq!(port.hashed(), None);
     let link = port.link().expect("it has one");
     assert!(link.up, "{link:?}");
 

@@ -82,7 +82,7 @@ pub fn linked(program: &Path) -> Result<&'static str> {
     Ok(if shared { "shared" } else { "static" })
 }
 
-/// Packets in RVS's pool for one worker and one port with so many descriptors (`make_pool` in `control/src/run.rs`).
+/// Packets in RVS's pool for one worker and one port with so many descriptors (`pool` in `control/src/ports.rs`).
 pub fn pool(descriptors: u16) -> u32 {
     (2 * u32::from(descriptors) + 5 * 1024 + 4 * 512).next_power_of_two() - 1
 }

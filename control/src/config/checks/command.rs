@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{CheckKind, Section};
 use crate::config::error::quoted;
+use crate::config::user::{self, User};
 
 /// What is run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -14,9 +15,11 @@ pub struct Command {
     pub arguments: Vec<String>,
     /// Whether an exit status from 2 to 255 is a success that asks for a weight of 2 less.
     pub dynamic_weight: bool,
+    /// Who runs it; `None`: whoever runs RVS.
+    pub user: Option<User>,
 }
 
-pub(super) const KEYS: &[&str] = &["command", "dynamic_weight"];
+pub(super) const KEYS: &[&str] = &["command", "dynamic_weight", "user"];
 
 const COMMAND: &str = "an absolute path and arguments, e.g. [\"/usr/lib/rvs/check\", \"{address}\"]";
 const PROGRAM: &str = "an absolute path, e.g. \"/usr/lib/rvs/check\"";
@@ -36,8 +39,10 @@ pub(super) fn read(section: &Section<'_>) -> Option<CheckKind> {
         Some((program?, arguments.into_iter().collect::<Option<Vec<_>>>()?))
     });
     let dynamic_weight = section.or("dynamic_weight", false, |field| field.boolean());
+    let user = user::read(section);
     let (program, arguments) = words?;
-    Some(CheckKind::Command(Arc::new(Command { program, arguments, dynamic_weight: dynamic_weight? })))
+    let command = Command { program, arguments, dynamic_weight: dynamic_weight?, user: user? };
+    Some(CheckKind::Command(Arc::new(command)))
 }
 
 /// No system call would take it.
@@ -59,11 +64,13 @@ mod tests {
             program: "/bin/check".to_owned(),
             arguments: vec!["{address}".to_owned(), "-v".to_owned()],
             dynamic_weight: true,
+            user: Some(User { name: "root".to_owned(), uid: 0, gid: 0 }),
         };
         let typed = r#"
 kind = "command"
 command = ["/bin/check", "{address}", "-v"]
-dynamic_weight = true"#;
+dynamic_weight = true
+user = "root""#;
         assert_eq!(kind(typed), CheckKind::Command(Arc::new(expected)));
     }
 
@@ -110,6 +117,13 @@ f:12:24: service[0].check.command[2]: "a\0" contains a NUL; expected a string wi
 f:13:18: service[0].check.dynamic_weight: is an integer; expected true or false
    13 | dynamic_weight = 1
       |                  ^"#,
+            ),
+            (
+                "kind = \"command\"\ncommand = [\"/bin/true\"]\nuser = \"no-such-user\"",
+                r#"
+f:13:8: service[0].check.user: this machine has no user "no-such-user"; expected a user that `getent passwd` lists
+   13 | user = "no-such-user"
+      |        ^^^^^^^^^^^^^^"#,
             ),
         ]);
     }

@@ -6,12 +6,15 @@
 //! against the reader by this module's tests, key by key and value by value: whoever adds a key to a
 //! `known(&[...])`, or a kind to `checks`, is told what the schema lacks.
 //!
-//! A schema cannot say everything: what contradicts something elsewhere in the file is found by
-//! `rvs check` alone.
+//! A schema cannot say everything: what contradicts something elsewhere in the file, and a time that is out of range
+//! when it is a string, is found by `rvs check` alone.
 
-use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag, State};
+mod patterns;
+
+use dataplane::service::{MAX_TIMEOUT_SECONDS, Mode, Protocol, Scheduler, SchedulerFlag, State};
 use serde_json::{Map, Value, json};
 
+use self::patterns::patterns;
 use super::check::names;
 use super::checks;
 
@@ -24,6 +27,9 @@ pub fn schema() -> Value {
     service["mode"]["enum"] = json!(names(Mode::ALL));
     service["scheduler"]["enum"] = json!(names(Scheduler::ALL));
     service["flags"]["items"]["enum"] = json!(names(SchedulerFlag::ALL));
+    for (name, pattern) in patterns() {
+        definitions[name]["pattern"] = json!(pattern);
+    }
     definitions["timeouts"]["properties"] =
         State::ALL.iter().map(|&state| (state.timeout_key(), timeout(state))).collect();
     let common = definitions["check"].take();
@@ -39,6 +45,8 @@ fn timeout(state: State) -> Value {
     json!({
         "description": format!("{state}, {} s by default.", state.default_timeout()),
         "$ref": "#/$defs/time",
+        "minimum": 1,
+        "maximum": MAX_TIMEOUT_SECONDS,
         "default": format!("{}s", state.default_timeout()),
     })
 }

@@ -1,11 +1,17 @@
 //! The schema against the reader. Documents are made from the schema itself: for every table the smallest
 //! file that has it, and then that file with each key at each value of which the schema says something.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
+use super::patterns::patterns;
 use super::schema;
 use crate::config::check::{self, Parts};
 use crate::config::error::{ConfigErrors, Report, Source};
@@ -20,6 +26,7 @@ thread_local! {
 const REMEDY: &str = "see control/src/config/schema/schema.json";
 
 /// A table that a configuration can have: where it is, and what its schema says with all references followed.
+#[derive(Clone)]
 struct Table {
     /// The way from the root.
     path: Vec<Step>,
@@ -244,7 +251,7 @@ fn good_and_bad(property: &Value) -> (Vec<Value>, Vec<Value>) {
     if !property["enum"].is_null() || !property["pattern"].is_null() {
         bad.push(json!("! no such"));
     }
-    if property["type"] == "integer" {
+    if property["type"] == "integer" || property["type"] == json!(["string", "integer"]) {
         for (name, step) in [("minimum", -1), ("maximum", 1)] {
             if let Some(limit) = property[name].as_i64() {
                 good.push(json!(limit));
@@ -287,6 +294,130 @@ fn reader_and_schema_agree_on_values() {
                 );
             }
         }
+    }
+}
+
+/// What can be typed where the schema expects one of these: mostly nearly right.
+fn typed(definition: &str) -> BoxedStrategy<Value> {
+    let pieces = |words: &'static [&'static str], most| {
+        vec(select(words), 1..=most).prop_map(|words| json!(words.concat())).boxed()
+    };
+    let mostly = |good: &'static [&'static str], odd: &'static [&'static str]| prop_oneof![6 => select(good), 1 => select(odd)];
+    // None that the smallest files have already.
+    let first = mostly(
+        &["1", "99", "126", "128", "172", "200", "223", "240", "255"],
+        &["0", "127", "224", "239", "256", "01", "x", ""],
+    );
+    let next = mostly(&["0", "9", "10", "99", "100", "199", "200", "249", "255"], &["256", "00", "-1", ""]);
+    let count = prop_oneof![8 => Just(3), 1 => Just(2), 1 => Just(4)];
+    let host = (first, count.prop_flat_map(move |count| vec(next.clone(), count)))
+        .prop_map(|(first, next)| format!("{first}.{}", next.join(".")));
+    let host = prop_oneof![9 => host, 1 => Just("255.255.255.255".to_owned())];
+    let port = mostly(
+        &["", "", "", ":1", ":80", ":00080", ":9999", ":10000", ":65535"],
+        &[":", ":0", ":+80", ":65536", ":70000", ":80:80", "/24"],
+    );
+    let length = mostly(&["/1", "/08", "/19", "/31", "/32"], &["/0", "/33", "/+24", "/x", "/", ""]);
+    match definition {
+        "time" => prop_oneof![
+            pieces(
+                &["0", "1", "90", "5", "s", "ms", "m", "min", "h", "d", "weeks", "M", "µs", " ", "  ", "\t"],
+                6
+            ),
+            pieces(
+                &[
+                    "1s", "2 m", "30sec ", "1.5h", ".5s", "0.25min", "7", "!", "-1s", "1e3s", "S", "1,5s",
+                    "\u{660}s"
+                ],
+                3
+            ),
+            any::<i32>().prop_map(|seconds| json!(seconds)),
+            (-1_i64..4).prop_map(|seconds| json!(seconds)),
+        ]
+        .boxed(),
+        "prefix" => (host, length).prop_map(|(host, length)| json!(host + length)).boxed(),
+        "address" | "endpoint" | "server_address" => {
+            (host, port).prop_map(|(host, port)| json!(host + port)).boxed()
+        }
+        "integer" => prop_oneof![
+            any::<i64>().prop_map(|number| json!(number)),
+            (0_u32..63, -1_i64..=1).prop_map(|(bit, more)| json!((1_i64 << bit) + more)),
+            select(&[0_i64, 10, 100, 1000, 65_535, 8191, 9000, 599, 500_000_000][..])
+                .prop_map(|number| json!(number)),
+        ]
+        .boxed(),
+        other => panic!("nobody knows what is typed for {other}"),
+    }
+}
+
+/// A key whose value, or whose elements if it is an array, have a pattern or a range; and which.
+struct Bounded {
+    table: Table,
+    key: String,
+    array: bool,
+    definition: String,
+}
+
+fn bounded() -> Vec<Bounded> {
+    let definition = |property: &Value| {
+        let reference = property["$ref"].as_str().and_then(|reference| reference.strip_prefix("#/$defs/"));
+        let known = reference.filter(|name| patterns().iter().any(|(known, _)| known == name));
+        known.or((property["type"] == "integer").then_some("integer")).map(str::to_owned)
+    };
+    let mut found = Vec::new();
+    for table in tables() {
+        for (key, property) in table.keys() {
+            for (array, property) in [(false, property), (true, &property["items"])] {
+                if let Some(definition) = definition(property) {
+                    found.push(Bounded { table: table.clone(), key: key.clone(), array, definition });
+                }
+            }
+        }
+    }
+    found
+}
+
+/// What no pattern can say: a sum of times, and what a prefix makes of an address.
+fn is_beyond_a_schema(definition: &str, value: &Value, errors: &ConfigErrors) -> bool {
+    let errors = errors.to_string();
+    match definition {
+        "time" => value.is_string() && (errors.contains("out of range") || errors.contains("whole number")),
+        "prefix" => errors.contains("of the network itself") || errors.contains("broadcast address of its"),
+        _ => false,
+    }
+}
+
+#[test]
+fn reader_and_schema_agree_on_whatever_is_typed() {
+    let validator = jsonschema::draft202012::new(&schema()).unwrap();
+    let bounded = bounded();
+    for definition in ["time", "prefix", "address", "endpoint", "server_address", "integer"] {
+        let of_it: Vec<_> = bounded.iter().filter(|bounded| bounded.definition == definition).collect();
+        let (taken, refused) = (Cell::new(0), Cell::new(0));
+        let mut runner = TestRunner::new(ProptestConfig {
+            cases: 400,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        });
+        let values = (any::<Index>(), typed(definition));
+        let result = runner.run(&values, |(index, value)| {
+            let Bounded { table, key, array, .. } = index.get(&of_it);
+            let typed = if *array { json!([value]) } else { value.clone() };
+            let document = table.with(key, typed);
+            let place = format!("{}: {key} = {value}", table.shown());
+            match (validator.is_valid(&document), read(&document).0) {
+                (true, Ok(_)) => taken.set(taken.get() + 1),
+                (false, Err(_)) => refused.set(refused.get() + 1),
+                (true, Err(errors)) if is_beyond_a_schema(definition, &value, &errors) => {}
+                (true, Err(errors)) => {
+                    panic!("the schema takes {place}, the reader does not: {errors}; {REMEDY}")
+                }
+                (false, Ok(_)) => panic!("the reader takes {place}, the schema does not; {REMEDY}"),
+            }
+            Ok(())
+        });
+        result.unwrap_or_else(|error| panic!("{error}"));
+        assert!(taken.get() > 10 && refused.get() > 10, "{definition}: {taken:?} taken, {refused:?} refused");
     }
 }
 

@@ -7,10 +7,7 @@
 //! It sees `RVS_ADDRESS`, `RVS_PORT` and `RVS_SERVER` (both) in its environment, and `{address}` and `{port}` in its
 //! arguments are replaced. Of what it prints the first line goes into the reason, the rest is read and forgotten.
 //!
-//! It runs as the user that RVS runs as. A key for another one would be easy to have, but with it the standard library
-//! forks instead of sharing its memory with the child until that has become the program (posix_spawn), and a fork makes
-//! every private page of this process copy on write: the workers would fault on each they touch, every few seconds. Who
-//! wants another user has `setpriv` run the program, which costs the workers nothing.
+//! It runs as the user that RVS runs as, or as the check's (`as_user.rs`).
 
 use std::net::SocketAddrV4;
 use std::process::ExitStatus;
@@ -37,10 +34,18 @@ impl Command {
         let command = self.command(server);
         // Linux reads the program from its disk while the caller waits. If this future is dropped meanwhile, so is what
         // comes of it.
-        let started = tokio::task::spawn_blocking(move || Running::start(command)).await;
+        let check = Arc::clone(&self.check);
+        let started = tokio::task::spawn_blocking(move || Running::start(command, check.user.as_ref())).await;
         let started = started.map_err(|error| Outcome::Unknown(error.to_string().into()))?;
         let running = started.map_err(|error| match Outcome::of_error(&error) {
-            Outcome::Failed(why) => Outcome::failed(format!("cannot run {}: {why}", self.check.program)),
+            Outcome::Failed(why) => {
+                let why = format!("cannot run {}: {why}", self.check.program);
+                // Not Linux has refused it, but RVS, which cannot become the user.
+                match error.raw_os_error() {
+                    Some(_) => Outcome::failed(why),
+                    None => Outcome::Unknown(why.into()),
+                }
+            }
             other => other,
         })?;
         let (status, output) = running.end().await.map_err(|error| Outcome::of_error(&error))?;

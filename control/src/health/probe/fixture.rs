@@ -1,22 +1,32 @@
-//! For the tests of the kinds: checks as an operator writes them, and one round of them.
+//! For the tests of the kinds: checks as an operator writes them, servers on loopback, a CA of our own.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{Outcome, Stage};
 use crate::config::Check;
-use crate::config::checks::fixture::check;
+use crate::config::checks::fixture::check as as_typed;
 
-/// The check with these keys, and ten seconds of time unless they say otherwise.
+/// Longer than anything here takes.
+pub(super) const LONG: Duration = Duration::from_secs(30);
+
+/// The check with these keys, and so much time unless they say otherwise.
 pub(super) fn kind(keys: &str) -> Check {
-    let time = if keys.contains("timeout") { "" } else { "timeout = \"10s\"\n" };
-    check(&format!("{time}{keys}"))
+    let time = if keys.contains("timeout") { "" } else { "timeout = \"30s\"\n" };
+    as_typed(&format!("{time}{keys}"))
 }
 
 /// What comes of it within its time.
@@ -27,28 +37,15 @@ pub(super) async fn outcome(check: &Check, server: SocketAddrV4) -> Outcome {
     checked.unwrap_or_else(|_| stage.late(check.timeout))
 }
 
-/// A server for one connection of a dialogue: it waits for each of these, and says each of those. At the end it closes,
-/// or is silent if the dialogue is to be left hanging. A line that starts with `<` is what it waits for.
-pub(super) async fn dialogue(host: [u8; 4], turns: &'static [&'static str], hang: bool) -> SocketAddrV4 {
-    let listener = TcpListener::bind((Ipv4Addr::from(host), 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        for turn in turns {
-            match turn.strip_prefix('<') {
-                Some(expected) => {
-                    let mut got = vec![0; expected.len()];
-                    stream.read_exact(&mut got).await.unwrap();
-                    assert_eq!(String::from_utf8_lossy(&got), expected);
-                }
-                None => stream.write_all(turn.as_bytes()).await.unwrap(),
-            }
-        }
-        if hang {
-            tokio::time::sleep(Duration::from_secs(3600)).await;
-        }
-    });
-    SocketAddrV4::new(host.into(), port)
+/// What comes of a check with these keys.
+pub(super) async fn check(keys: &str, server: SocketAddrV4) -> Outcome {
+    outcome(&kind(keys), server).await
+}
+
+/// The check has not ended within its timeout, and is dropped.
+pub(super) async fn check_in_vain(keys: &str, server: SocketAddrV4) {
+    let outcome = check(&format!("timeout = \"300ms\"\n{keys}"), server).await;
+    assert_eq!(outcome, Outcome::failed("timed out after 300ms"), "{keys}");
 }
 
 /// What comes of a check in a network namespace of its own, which a script of the shell has furnished; nothing if this
@@ -68,3 +65,126 @@ pub(super) fn outcome_in_namespace(furnish: &str, check: &Check, server: SocketA
     };
     Some(std::thread::scope(|scope| scope.spawn(within).join().unwrap()))
 }
+
+/// A server that does this with every connection.
+pub(super) async fn serve<F, R>(each: F) -> SocketAddrV4
+where
+    F: Fn(TcpStream) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!() };
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(each(stream));
+        }
+    });
+    address
+}
+
+/// A server of a dialogue: it waits for each of these, and says each of those. At the end it closes, or is silent if the
+/// dialogue is to be left hanging. A line that starts with `<` is what it waits for.
+pub(super) async fn dialogue(turns: &'static [&'static str], hang: bool) -> SocketAddrV4 {
+    let each = move |mut stream: TcpStream| async move {
+        for turn in turns {
+            match turn.strip_prefix('<') {
+                Some(expected) => {
+                    let mut got = vec![0; expected.len()];
+                    stream.read_exact(&mut got).await.unwrap();
+                    assert_eq!(String::from_utf8_lossy(&got), expected);
+                }
+                None => stream.write_all(turn.as_bytes()).await.unwrap(),
+            }
+        }
+        if hang {
+            std::future::pending().await
+        }
+    };
+    serve(each).await
+}
+
+/// The head of a request, up to its empty line.
+pub(super) async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// A CA, with its certificate in a file.
+pub(super) struct Ca {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    directory: tempfile::TempDir,
+}
+
+impl Ca {
+    pub(super) fn new() -> Ca {
+        Ca::named("RVS test CA")
+    }
+
+    pub(super) fn named(name: &str) -> Ca {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let directory = tempfile::tempdir().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
+        Ca { certificate: certificate.der().clone(), issuer: Issuer::new(params, key), directory }
+    }
+
+    pub(super) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The key of a check that trusts it.
+    pub(super) fn key(&self) -> String {
+        format!("ca = {:?}", self.directory.path().join("ca.pem").display().to_string())
+    }
+
+    /// The settings of a server with a certificate for these names from the first of one year to that of another.
+    pub(super) fn server(&self, names: &[&str], (from, to): (i32, i32)) -> ServerConfig {
+        self.strict_server(names, (from, to), None)
+    }
+
+    /// ... which may ask its clients for certificates.
+    pub(super) fn strict_server(
+        &self,
+        names: &[&str],
+        (from, to): (i32, i32),
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> ServerConfig {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        configured(certificate.der().clone(), &key, clients)
+    }
+
+    /// ... of a server that presents the CA's own certificate.
+    pub(super) fn itself(&self) -> ServerConfig {
+        configured(self.certificate.clone(), self.issuer.key(), None)
+    }
+}
+
+fn configured(
+    certificate: CertificateDer<'static>,
+    key: &KeyPair,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> ServerConfig {
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients),
+        None => builder.with_no_client_auth(),
+    };
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    builder.with_single_cert(vec![certificate], key).unwrap()
+}
+
+/// Years in which we all are.
+pub(super) const NOW: (i32, i32) = (2000, 3000);

@@ -22,10 +22,9 @@ use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::uri::{Authority, Scheme};
 use hyper::{Method, Request, StatusCode, Uri};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::stage::note;
-use super::stream::{CUT, broken, connect, drive};
+use super::stream::{CUT, broken, drive, open};
 use super::tls::Connector;
 use super::{Outcome, Probe};
 use crate::config;
@@ -76,17 +75,7 @@ impl Grpc {
     }
 
     async fn check(&self, address: SocketAddrV4) -> Result<Outcome, Outcome> {
-        let stream = connect(address).await?;
-        match &self.tls {
-            None => self.ask(address, stream).await,
-            Some(tls) => self.ask(address, tls.connect(address, stream).await?).await,
-        }
-    }
-
-    async fn ask<S>(&self, address: SocketAddrV4, stream: S) -> Result<Outcome, Outcome>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin,
-    {
+        let stream = open(address, self.tls.as_ref()).await?;
         note("waiting for an answer");
         let mut builder = Builder::new();
         builder.enable_push(false).max_header_list_size(MAX_HEADERS);

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::Outcome;
-use super::testing::{Ca, LONG, NOW, check, check_in_vain, serve};
+use super::fixture::{Ca, LONG, NOW, check, check_in_vain, serve};
 
 /// What a server answers.
 #[derive(Clone)]

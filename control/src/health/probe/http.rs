@@ -20,10 +20,9 @@ use hyper::client::conn::http1;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::stage::note;
-use super::stream::{CUT, broken, connect, drive};
+use super::stream::{CUT, broken, drive, open};
 use super::tls::Connector;
 use super::{Outcome, Probe};
 use crate::config;
@@ -56,17 +55,7 @@ impl Http {
     }
 
     async fn check(&self, address: SocketAddrV4) -> Result<Outcome, Outcome> {
-        let stream = connect(address).await?;
-        match &self.tls {
-            None => self.ask(address, stream).await,
-            Some(tls) => self.ask(address, tls.connect(address, stream).await?).await,
-        }
-    }
-
-    async fn ask<S>(&self, address: SocketAddrV4, stream: S) -> Result<Outcome, Outcome>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
+        let stream = open(address, self.tls.as_ref()).await?;
         note("waiting for an answer");
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_HEAD);

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Duration, sleep, timeout};
 
 use super::Outcome;
-use super::testing::{LONG, check, check_in_vain, head, serve};
+use super::fixture::{LONG, check, check_in_vain, head, serve};
 
 fn passed(what: &str) -> Outcome {
     Outcome::passed(what.to_owned())

@@ -21,8 +21,6 @@ mod smtp;
 mod stage;
 mod stream;
 mod tcp;
-#[cfg(test)]
-mod testing;
 pub(crate) mod tls;
 #[cfg(test)]
 mod tls_tests;

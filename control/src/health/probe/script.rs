@@ -97,8 +97,7 @@ steps = [{ expect = '^\+OK.*\r\n' }, { send = 'QUIT\r\n' }, { expect = '^\+OK by
 
     #[tokio::test]
     async fn a_dialogue_to_its_end() {
-        let server =
-            dialogue([127, 84, 2, 1], &["+OK ", "ready\r\n", "<QUIT\r\n", "+OK bye\r\n"], false).await;
+        let server = dialogue(&["+OK ", "ready\r\n", "<QUIT\r\n", "+OK bye\r\n"], false).await;
         assert_eq!(outcome(&kind(POP), server).await, Outcome::passed("dialogue complete"));
     }
 
@@ -107,7 +106,7 @@ steps = [{ expect = '^\+OK.*\r\n' }, { send = 'QUIT\r\n' }, { expect = '^\+OK by
     async fn a_match_uses_up_what_it_matches() {
         let check =
             kind("kind = \"script\"\nsteps = [{ expect = 'a' }, { expect = '^b' }, { expect = 'a' }]");
-        let server = dialogue([127, 84, 2, 2], &["xab"], false).await;
+        let server = dialogue(&["xab"], false).await;
         let why = r#"step 3: said nothing and closed; expected a match of "a""#;
         assert_eq!(outcome(&check, server).await, Outcome::failed(why));
     }
@@ -115,11 +114,11 @@ steps = [{ expect = '^\+OK.*\r\n' }, { send = 'QUIT\r\n' }, { expect = '^\+OK by
     #[tokio::test]
     async fn a_dialogue_that_stops_halfway() {
         let check = kind(&format!("timeout = \"300ms\"{POP}"));
-        let server = dialogue([127, 84, 2, 3], &["+OK ready\r\n", "<QUIT\r\n", "+OK b"], true).await;
+        let server = dialogue(&["+OK ready\r\n", "<QUIT\r\n", "+OK b"], true).await;
         let late =
             r#"timed out after 300ms while at step 3: said "+OK b"; expected a match of "^\\+OK bye\\r\\n""#;
         assert_eq!(outcome(&check, server).await, Outcome::failed(late));
-        let server = dialogue([127, 84, 2, 4], &["+OK ready\r\n", "<QUIT\r\n", "-ERR no"], false).await;
+        let server = dialogue(&["+OK ready\r\n", "<QUIT\r\n", "-ERR no"], false).await;
         let why = r#"step 3: said "-ERR no" and closed; expected a match of "^\\+OK bye\\r\\n""#;
         assert_eq!(outcome(&kind(POP), server).await, Outcome::failed(why));
     }

@@ -6,9 +6,11 @@ use std::net::SocketAddrV4;
 use std::pin::pin;
 
 use futures_util::future::{Either, select};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::stage::note;
+use super::tls::Connector;
 use super::{Outcome, tls};
 
 /// Opens a connection.
@@ -19,6 +21,20 @@ pub(super) async fn connect(address: SocketAddrV4) -> Result<TcpStream, Outcome>
     // acknowledgement, which a server may delay by 40 ms.
     stream.set_nodelay(true).map_err(|error| Outcome::of_error(&error))?;
     Ok(stream)
+}
+
+/// A connection of whichever kind.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// Opens a connection, over TLS if there is something to make it with.
+pub(super) async fn open(address: SocketAddrV4, tls: Option<&Connector>) -> Result<Box<dyn Stream>, Outcome> {
+    let stream = connect(address).await?;
+    Ok(match tls {
+        None => Box::new(stream),
+        Some(tls) => Box::new(tls.connect(address, stream).await?),
+    })
 }
 
 /// Drives a connection for as long as an exchange over it takes.

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::Outcome;
-use super::testing::{Ca, LONG, NOW, check, check_in_vain, head, serve};
+use super::fixture::{Ca, LONG, NOW, check, check_in_vain, head, serve};
 
 /// What a server has seen of a connection.
 #[derive(Debug, PartialEq)]
@@ -122,7 +122,7 @@ async fn each_check_is_a_whole_handshake_with_the_right_names_and_a_leave() {
         ),
     ] {
         // The same probe twice: the second time it could resume.
-        let probe = super::ready(&super::testing::kind(&format!("{keys}\n{key}")));
+        let probe = super::ready(&super::fixture::kind(&format!("{keys}\n{key}")));
         for _ in 0..2 {
             let outcome = timeout(LONG, probe.probe(server)).await.unwrap();
             assert!(matches!(outcome, Outcome::Passed { .. }), "{keys}: {outcome:?}");

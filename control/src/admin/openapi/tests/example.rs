@@ -110,7 +110,10 @@ impl Backend for Example {
 
     async fn counters(&self) -> anyhow::Result<api::Counters> {
         self.there()?;
-        Ok(api::Counters { generation: 1, table: api::Table::default(), workers: vec![self.worker()] })
+        let hashed = api::Hashed { addresses: true, tcp_ports: true, udp_ports: false };
+        let port = api::Port { name: "wan".to_owned(), queues: 2, hashed: self.maybe(hashed) };
+        let table = api::Table::default();
+        Ok(api::Counters { generation: 1, table, workers: vec![self.worker()], ports: vec![port] })
     }
 
     async fn reload(&self, dry_run: bool) -> anyhow::Result<api::Reloaded> {

@@ -1,0 +1,133 @@
+//! What one table must not share with another: names, devices, addresses.
+//!
+//! What has failed by itself takes no part.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::net::Ipv4Addr;
+
+use super::check::one_of;
+use super::raw::{Field, Section};
+use super::{Port, Server, Service, value};
+
+/// What one port must not share with another.
+pub(super) fn ports(sections: &[Section<'_>], ports: &[Option<Port>]) {
+    if sections.is_empty() {
+        return;
+    }
+    let (mut names, mut devices, mut addresses) = (Firsts::default(), Firsts::default(), Firsts::default());
+    for (section, port) in sections.iter().zip(ports) {
+        let Some(port) = port else { continue };
+        if let Some(field) = section.get("name") {
+            names.add(port.name.clone(), &field, || format!("name {:?}", port.name), "another name");
+        }
+        if let Some(field) = section.get("device") {
+            let identity = value::identity(&port.device);
+            if let Some(identity) = identity {
+                devices.add(identity.clone(), &field, || format!("device {identity}"), "another device");
+            }
+            if value::interface(&port.device) == Some(&port.name) {
+                field.error::<()>(format_args!(
+                    "interface {} has the name of the port's twin; expected another interface, or another name",
+                    port.name
+                ));
+            }
+        }
+        let fields = section.get("addresses").and_then(|field| field.elements()).unwrap_or_default();
+        for (field, prefix) in fields.iter().zip(&port.addresses) {
+            addresses.add(prefix.address, field, || format!("address {}", prefix.address), "another address");
+        }
+    }
+}
+
+/// Each real server once in a service.
+pub(super) fn servers(sections: &[Section<'_>], servers: &[Option<Server>]) {
+    let mut addresses = Firsts::default();
+    for (section, server) in sections.iter().zip(servers) {
+        if let (Some(server), Some(field)) = (server, section.get("address")) {
+            addresses.add(
+                server.address,
+                &field,
+                || format!("real server {}", server.address),
+                "each real server once in a service",
+            );
+        }
+    }
+}
+
+/// What services must not share, and what they must not balance to.
+pub(super) fn services(
+    sections: &[Section<'_>],
+    services: &[(Option<Service>, Vec<Section<'_>>)],
+    ports: &[Option<Port>],
+) {
+    let known = || services.iter().filter_map(|(service, _)| service.as_ref());
+    let vips: HashSet<Ipv4Addr> = known().map(|service| *service.address.ip()).collect();
+    let readable = || ports.iter().flatten();
+    let twins: HashSet<Ipv4Addr> =
+        readable().flat_map(|port| port.addresses.iter().map(|p| p.address)).collect();
+    let names: HashSet<&str> = readable().map(|port| port.name.as_str()).collect();
+
+    let mut firsts = Firsts::default();
+    for (section, (service, servers)) in sections.iter().zip(services) {
+        let Some(service) = service else { continue };
+        if let Some(field) = section.get("address") {
+            let (protocol, address) = (service.protocol, service.address);
+            let what = || format!("service {protocol} {address}");
+            firsts.add((protocol, address), &field, what, "each address and protocol once");
+        }
+        if let (Some(name), Some(field)) = (&service.port, section.get("port"))
+            && !names.contains(name.as_str())
+            && !ports.is_empty()
+            && ports.iter().all(Option::is_some)
+        {
+            let names: Vec<&str> = readable().map(|port| port.name.as_str()).collect();
+            one_of::<()>("port", &names, |_| None, &field);
+        }
+        // The router would have to balance to itself, for ever or not at all.
+        let sorry = service.availability.sorry_server.zip(section.get("sorry_server"));
+        let servers = servers.iter().zip(&service.servers);
+        let servers = servers.filter_map(|(section, server)| Some((server.address, section.get("address")?)));
+        for (address, field) in servers.chain(sorry) {
+            let what = match address.ip() {
+                ip if vips.contains(ip) => "a virtual address",
+                ip if twins.contains(ip) => "an address of this router",
+                _ => continue,
+            };
+            field.error::<()>(format_args!("{} is {what}; expected another machine", address.ip()));
+        }
+    }
+}
+
+/// Remembers where each thing stood first.
+struct Firsts<K>(HashMap<K, usize>);
+
+impl<K> Default for Firsts<K> {
+    fn default() -> Self {
+        Firsts(HashMap::new())
+    }
+}
+
+impl<K: Hash + Eq> Firsts<K> {
+    /// Reports the thing at this field if it stood somewhere before.
+    fn add(&mut self, key: K, field: &Field<'_>, what: impl FnOnce() -> String, expected: &str) {
+        match self.0.get(&key) {
+            Some(line) => {
+                field.error::<()>(format_args!(
+                    "{} stands in line {line} already; expected {expected}",
+                    what()
+                ));
+            }
+            None => {
+                self.0.insert(key, field.line());
+            }
+        }
+    }
+}
+
+/// The indices of what stands in a list before, each with the index of the first.
+pub(super) fn repeated<T: Eq + Hash>(list: &[T]) -> Vec<(usize, usize)> {
+    let mut firsts = HashMap::new();
+    let first = |(index, value)| Some((index, *firsts.entry(value).or_insert(index)));
+    list.iter().enumerate().filter_map(first).filter(|(index, first)| index != first).collect()
+}

@@ -1,0 +1,30 @@
+//! What the readers of [`value`](crate::config::value) and of times take, as patterns of ECMA-262.
+//!
+//! An editor shows a pattern when it does not match, so each is put together from named parts but written as one. What
+//! no pattern can say stays with the reader: that `"90m"` is more than an hour, that `192.0.2.0/24` is a network.
+
+/// The first number of an address that a single host can have: not 0, 127, nor 224 to 239.
+const FIRST: &str =
+    "(?:[1-9]|[1-9][0-9]|1[01][0-9]|12[0-689]|1[3-9][0-9]|2[01][0-9]|22[0-3]|24[0-9]|25[0-5])";
+/// Another one.
+const NEXT: &str = "(?:[0-9]|[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5])";
+/// 1 to 65535.
+const PORT: &str =
+    "0*(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
+/// 1 to 32.
+const LENGTH: &str = "0*(?:[1-9]|[12][0-9]|3[0-2])";
+/// Units of time, as the crate humantime has them.
+const UNIT: &str = "(?:nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds|second|secs|sec|s|minutes|minute|mins|min|m|\
+                    hours|hour|hrs|hr|h|days|day|d|weeks|week|wks|wk|w|months|month|M|years|year|yrs|yr|y)";
+
+/// The definitions of the schema that have a pattern, by name.
+pub(super) fn patterns() -> [(&'static str, String); 5] {
+    let host = format!("(?!255\\.255\\.255\\.255(?![0-9])){FIRST}(?:\\.{NEXT}){{3}}");
+    [
+        ("address", format!("^{host}$")),
+        ("endpoint", format!("^{host}:{PORT}$")),
+        ("server_address", format!("^{host}(?::{PORT})?$")),
+        ("prefix", format!("^{host}/{LENGTH}$")),
+        ("time", format!("^(?:0|\\s*(?:[0-9][0-9\\s]*(?:\\.\\s*[0-9][0-9\\s]*)?{UNIT}\\s*)+)$")),
+    ]
+}

@@ -1,0 +1,172 @@
+//! `[[service]]` and its real servers.
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use dataplane::service::{
+    MAX_TIMEOUT_SECONDS, MAX_WEIGHT, Mode, Protocol, Scheduler, SchedulerFlag, State, Timeouts,
+};
+
+use super::check::{names, narrow, one_of};
+use super::compare::{self, repeated};
+use super::error::quoted;
+use super::raw::{Field, Section};
+use super::value::{self, ENDPOINT, SERVER};
+use super::{Server, ServerState, Service, availability, checks};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The keys of `[[service]]` that are read here.
+const SERVICE_KEYS: [&str; 9] =
+    ["address", "protocol", "mode", "scheduler", "flags", "port", "timeouts", "check", "server"];
+
+/// A service, and the sections of its real servers.
+pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'d>>) {
+    section.known(&[&SERVICE_KEYS[..], &availability::KEYS[..]].concat());
+    let address = section.require("address", ENDPOINT).and_then(|field| {
+        field.parse(ENDPOINT, |typed| match value::endpoint(typed)? {
+            (address, Some(port)) => Ok(SocketAddrV4::new(address, port)),
+            (_, None) => Err(format!("{} has no port", quoted(typed))),
+        })
+    });
+    let protocol = section.or("protocol", Protocol::Tcp, |field| {
+        one_of("protocol", &names(Protocol::ALL), Protocol::from_name, &field)
+    });
+    let modes = names(Mode::ALL);
+    let mode = section
+        .require("mode", modes.join(" or "))
+        .and_then(|field| one_of("mode", &modes, Mode::from_name, &field));
+    let scheduler = section.or("scheduler", Scheduler::Wlc, |field| {
+        one_of("scheduler", &names(Scheduler::ALL), Scheduler::from_name, &field)
+    });
+    let flags = section.or("flags", Vec::new(), |field| flags(&field, scheduler));
+    let port = section.optional("port", |field| field.string("the name of a port").map(str::to_owned));
+    let timeouts =
+        section.or("timeouts", Timeouts::default(), |field| timeouts(&field.section()?, protocol?));
+    let checks = section.or("check", Vec::new(), |field| checks::read(&field));
+
+    let direct = address.filter(|_| mode == Some(Mode::Dr)).map(|address| address.port());
+    let availability = availability::read(section, direct);
+
+    let sections = section.sections("server");
+    let checked = section.get("check").is_some();
+    let context = ServerContext { address, mode, checked };
+    let servers: Vec<Option<Server>> = sections.iter().map(|server| context.server(server)).collect();
+    compare::servers(&sections, &servers);
+    let sorry = availability.as_ref().and_then(|availability| availability.sorry_server);
+    if let Some((sorry, field)) = sorry.zip(section.get("sorry_server"))
+        && servers.iter().flatten().any(|server| server.address == sorry)
+    {
+        field.error::<()>(format_args!("{sorry} is one of the service's real servers; expected another one"));
+    }
+
+    let read = || {
+        Some(Service {
+            address: address?,
+            protocol: protocol?,
+            mode: mode?,
+            scheduler: scheduler?,
+            flags: flags?,
+            port: port?,
+            timeouts: timeouts?,
+            checks: checks?,
+            availability: availability?,
+            servers: servers.into_iter().collect::<Option<_>>()?,
+            at: section.place(),
+        })
+    };
+    (read(), sections)
+}
+
+fn flags(field: &Field<'_>, scheduler: Option<Scheduler>) -> Option<Vec<SchedulerFlag>> {
+    let expected = |scheduler| {
+        let of = |flag: &&SchedulerFlag| flag.scheduler() == scheduler;
+        let flags: Vec<SchedulerFlag> = SchedulerFlag::ALL.iter().filter(of).copied().collect();
+        if flags.is_empty() {
+            format!("none for {scheduler}")
+        } else {
+            format!("one of {}", names(&flags).join(", "))
+        }
+    };
+    let flags = field.all(|element| {
+        let flag = one_of("flag", &names(SchedulerFlag::ALL), SchedulerFlag::from_name, &element)?;
+        match scheduler {
+            Some(scheduler) if flag.scheduler() != scheduler => element.error(format_args!(
+                "flag {flag} belongs to {}; expected {}",
+                flag.scheduler(),
+                expected(scheduler)
+            )),
+            _ => Some(flag),
+        }
+    })?;
+    for (index, _) in repeated(&flags) {
+        let element = field.elements()?.into_iter().nth(index)?;
+        element.error::<()>(format_args!("flag {} stands there twice; expected it once", flags[index]));
+    }
+    Some(flags)
+}
+
+fn timeouts(section: &Section<'_>, protocol: Protocol) -> Option<Timeouts> {
+    let belongs = |state: &State| (*state == State::Udp) == (protocol == Protocol::Udp);
+    let keys: Vec<String> =
+        State::ALL.iter().filter(|state| belongs(state)).map(|s| s.timeout_key()).collect();
+    section.known(&keys.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut timeouts = Timeouts::default();
+    let mut good = true;
+    for &state in State::ALL.iter().filter(|state| belongs(state)) {
+        let longest = Duration::from_secs(MAX_TIMEOUT_SECONDS.into());
+        let seconds = section.optional(&state.timeout_key(), |field| {
+            let time = field.duration(SECOND..=longest)?;
+            match time.subsec_nanos() {
+                0 => u32::try_from(time.as_secs()).ok(),
+                _ => field.error(format_args!(
+                    "{} is not a whole number of seconds; expected e.g. \"{}s\"",
+                    humantime::format_duration(time),
+                    time.as_secs().max(1)
+                )),
+            }
+        });
+        match seconds {
+            Some(Some(seconds)) => timeouts.0[state as usize] = seconds,
+            Some(None) => {}
+            None => good = false,
+        }
+    }
+    good.then_some(timeouts)
+}
+
+/// What a real server takes from its service.
+struct ServerContext {
+    address: Option<SocketAddrV4>,
+    mode: Option<Mode>,
+    checked: bool,
+}
+
+impl ServerContext {
+    fn server(&self, section: &Section<'_>) -> Option<Server> {
+        section.known(&["address", "weight", "check", "state"]);
+        let typed = section.require("address", SERVER);
+        let endpoint = typed.as_ref().and_then(|field| field.parse(SERVER, value::endpoint));
+        let weight = section.or("weight", 1, |field| narrow(field.integer(0..=u64::from(MAX_WEIGHT))));
+        let check = section.or("check", self.checked, |field| match field.boolean()? {
+            true if !self.checked => {
+                field.error("the service has no check; expected false, or a [service.check]")
+            }
+            check => Some(check),
+        });
+        let states = ServerState::ALL.map(ServerState::name);
+        let state = section.or("state", ServerState::Enabled, |field| {
+            one_of("state", &states, ServerState::from_name, &field)
+        });
+        let ((address, port), service) = (endpoint?, self.address?);
+        // Direct routing leaves the packet as it is, so its port is what the real server must listen on.
+        if self.mode == Some(Mode::Dr) && port.is_some_and(|port| port != service.port()) {
+            return typed?.error(format_args!(
+                "direct routing cannot change the port; expected \"{address}:{}\" or \"{address}\"",
+                service.port()
+            ));
+        }
+        let address = SocketAddrV4::new(address, port.unwrap_or(service.port()));
+        Some(Server { address, weight: weight?, check: check?, state: state?, at: section.place() })
+    }
+}
