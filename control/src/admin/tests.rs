@@ -167,7 +167,7 @@ async fn router(connections: u64) -> Router {
     let backend =
         Fake { connections, read: Arc::default(), readers: Arc::default(), events: Events::with_capacity(4) };
     let socket = bind(&path, None).await.unwrap();
-    let server = tokio::spawn(serve(socket, backend.clone()));
+    let server = tokio::spawn(serve(socket, backend.clone(), |connection| drop(tokio::spawn(connection))));
     Router { _directory: directory, path, backend, server }
 }
 
