@@ -27,14 +27,6 @@ pub struct PortLink {
     pub hashed: Option<Hashed>,
 }
 
-/// A compiled snapshot and what has to be done for it.
-pub struct Compiled {
-    /// The snapshot.
-    pub snapshot: Snapshot,
-    /// Neighbours that real servers and gateways are reached through.
-    pub next_hops: BTreeSet<(PortIndex, Ipv4Addr)>,
-}
-
 impl ServiceKey {
     /// The identity of a configured service.
     pub fn of(service: &Service) -> Self {
@@ -68,23 +60,21 @@ pub fn compile(
     services: &Services,
     effects: &Effects,
     ids: &mut Ids,
-    mirror: &Mirror,
     ports: &[PortLink],
-) -> Compiled {
+    fib: Fib,
+) -> Snapshot {
     let specs: Vec<ServiceSpec> =
         services.present().iter().map(|service| describe(service, services, effects, ids)).collect();
-    let fib = fib(mirror, ports);
-    let next_hops = next_hops(&specs, mirror, ports, &fib);
     let ports = ports.iter().map(PortLink::spec).collect();
-    let snapshot = Snapshot::new(generation, ports, &specs, ids.removed(), fib);
-    Compiled { snapshot, next_hops }
+    Snapshot::new(generation, ports, &specs, ids.removed(), fib)
 }
 
 fn describe(service: &Service, services: &Services, effects: &Effects, ids: &mut Ids) -> ServiceSpec {
     let key = ServiceKey::of(service);
+    let (duties, mut entered) = (effects.duties(key), ids.enter(key));
     let mut dest = |server: ServerKey, weight: u32| {
-        let duty = effects.duty(key, server.address);
-        let record = ids.enter_server(key, server, weight);
+        let duty = duties.of(server.address);
+        let record = entered.server(server, weight);
         DestSpec {
             id: record.id,
             address: server.address,
@@ -105,14 +95,14 @@ fn describe(service: &Service, services: &Services, effects: &Effects, ids: &mut
         mode: service.mode,
         scheduler: service.scheduler,
         flags: service.flags.clone(),
-        cursor: ids.enter_service(key).cursor.clone(),
+        cursor: entered.cursor().clone(),
         timeouts: service.timeouts,
         dests,
     }
 }
 
 /// Linux' routes and neighbours, as far as they lead over ports.
-fn fib(mirror: &Mirror, ports: &[PortLink]) -> Fib {
+pub fn fib(mirror: &Mirror, ports: &[PortLink]) -> Fib {
     let port_of = |ifindex| (0..).zip(ports).find(|(_, port)| port.ifindex == ifindex);
     // The router's own addresses first: of two routes with an equal prefix the first counts.
     let own = mirror.addresses.iter().map(|&(_, address, _)| Route {
@@ -139,8 +129,8 @@ fn fib(mirror: &Mirror, ports: &[PortLink]) -> Fib {
 
 /// The neighbours that servers and gateways are reached through, known or not. Linux does not see the data
 /// path's packets, so it has to be told that these are in use.
-fn next_hops(
-    specs: &[ServiceSpec],
+pub fn next_hops(
+    services: &[Service],
     mirror: &Mirror,
     ports: &[PortLink],
     fib: &Fib,
@@ -149,8 +139,12 @@ fn next_hops(
         let port = ports.iter().position(|port| port.ifindex == route.ifindex)?;
         Some((port as PortIndex, route.gateway?))
     });
-    let servers = specs.iter().flat_map(|spec| &spec.dests).filter_map(|dest| {
-        let (port, address) = fib.neighbour_of(u32::from(*dest.address.ip()))?;
+    let servers = services.iter().flat_map(|service| {
+        let own = service.servers.iter().map(|server| server.address);
+        own.chain(service.availability.sorry_server)
+    });
+    let servers = servers.filter_map(|server| {
+        let (port, address) = fib.neighbour_of(u32::from(*server.ip()))?;
         Some((port, Ipv4Addr::from(address)))
     });
     gateways.chain(servers).collect()

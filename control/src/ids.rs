@@ -6,7 +6,7 @@
 //! two steps: every worker uses a snapshot without the server, so no new words are made; then every worker
 //! completes a whole sweep over its share of the table, which removes the old ones.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddrV4;
 use std::str::FromStr;
@@ -16,6 +16,7 @@ use dataplane::counters::{Gauge, Traffic, TrafficCounters, WorkerCounters};
 use dataplane::scheduler::Cursor;
 use dataplane::service::{Mode, Protocol};
 use dataplane::table::DestId;
+use foldhash::{HashMap, HashSet};
 
 use crate::config::error::quoted;
 use crate::rates::Meter;
@@ -120,9 +121,55 @@ impl ServerRecord {
 pub struct Ids {
     services: HashMap<ServiceKey, ServiceRecord>,
     workers: usize,
+    numbers: Numbers,
+    quarantine: VecDeque<Quarantined>,
+}
+
+/// Ids that nobody has.
+#[derive(Debug)]
+struct Numbers {
     next: u32,
     free: Vec<DestId>,
-    quarantine: VecDeque<Quarantined>,
+}
+
+impl Numbers {
+    fn allocate(&mut self) -> Option<DestId> {
+        self.free.pop().or_else(|| {
+            let id = DestId::new(self.next)?;
+            self.next += 1;
+            Some(id)
+        })
+    }
+}
+
+/// A service's record, to enter its servers.
+pub struct Entered<'a> {
+    record: &'a mut ServiceRecord,
+    workers: usize,
+    numbers: &'a mut Numbers,
+}
+
+impl Entered<'_> {
+    /// The service's round-robin position.
+    pub fn cursor(&self) -> &Cursor {
+        &self.record.cursor
+    }
+
+    /// The server's record, made if there is none.
+    pub fn server(&mut self, server: ServerKey, weight: u32) -> &mut ServerRecord {
+        let Entered { record, workers, numbers } = self;
+        let record = record.servers.entry(server).or_insert_with(|| ServerRecord {
+            id: numbers.allocate().expect("`room` has been asked before servers are entered"),
+            counters: (0..*workers).map(|_| TrafficCounters::default()).collect(),
+            gauge: Arc::default(),
+            last_weight: weight,
+            meter: Meter::default(),
+        });
+        if weight > 0 {
+            record.last_weight = weight;
+        }
+        record
+    }
 }
 
 #[derive(Debug)]
@@ -137,7 +184,8 @@ struct Quarantined {
 impl Ids {
     /// For so many workers.
     pub fn new(workers: usize) -> Self {
-        Ids { services: HashMap::new(), workers, next: 1, free: Vec::new(), quarantine: VecDeque::new() }
+        let numbers = Numbers { next: 1, free: Vec::new() };
+        Ids { services: HashMap::default(), workers, numbers, quarantine: VecDeque::new() }
     }
 
     /// The record of a service.
@@ -151,26 +199,9 @@ impl Ids {
     }
 
     /// The service's record, made if there is none.
-    pub fn enter_service(&mut self, key: ServiceKey) -> &mut ServiceRecord {
-        self.services.entry(key).or_default()
-    }
-
-    /// The server's record, made if there is none.
-    pub fn enter_server(&mut self, service: ServiceKey, server: ServerKey, weight: u32) -> &mut ServerRecord {
-        let known = self.services.get(&service).is_some_and(|record| record.servers.contains_key(&server));
-        let id = if known { None } else { self.allocate() };
-        let servers = &mut self.services.entry(service).or_default().servers;
-        let record = servers.entry(server).or_insert_with(|| ServerRecord {
-            id: id.expect("`room` has been asked before servers are entered"),
-            counters: (0..self.workers).map(|_| TrafficCounters::default()).collect(),
-            gauge: Arc::default(),
-            last_weight: weight,
-            meter: Meter::default(),
-        });
-        if weight > 0 {
-            record.last_weight = weight;
-        }
-        record
+    pub fn enter(&mut self, key: ServiceKey) -> Entered<'_> {
+        let Ids { services, workers, numbers, .. } = self;
+        Entered { record: services.entry(key).or_default(), workers: *workers, numbers }
     }
 
     /// Servers that have been removed and that connections may still name.
@@ -180,34 +211,31 @@ impl Ids {
 
     /// How many more servers can be entered now.
     pub fn room(&self) -> usize {
-        (DestId::MAX + 1 - self.next) as usize + self.free.len()
+        (DestId::MAX + 1 - self.numbers.next) as usize + self.numbers.free.len()
     }
 
-    /// Forgets what a new configuration does not name; `generation` is its first snapshot's.
-    pub fn retain(&mut self, generation: u64, keep: impl Fn(&ServiceKey, &ServerKey) -> bool) {
+    /// Forgets what a new configuration does not name: `named` has the servers of a service, if it is there at all.
+    /// `generation` is its first snapshot's.
+    pub fn retain(&mut self, generation: u64, named: impl Fn(&ServiceKey) -> Option<Vec<ServerKey>>) {
         let quarantine = &mut self.quarantine;
-        for (service, record) in &mut self.services {
-            let mut retired = Traffic::default();
-            record.servers.retain(|server, record| {
-                let stays = keep(service, server);
-                if !stays {
-                    retired += record.traffic();
-                    quarantine.push_back(Quarantined { id: record.id, generation, sweeps: None });
+        self.services.retain(|key, record| {
+            let named = named(key);
+            let servers = named.as_deref().unwrap_or_default();
+            let known = servers.iter().filter(|server| record.servers.contains_key(server)).count();
+            if known < record.servers.len() {
+                let stays: HashSet<&ServerKey> = servers.iter().collect();
+                for (_, gone) in record.servers.extract_if(|server, _| !stays.contains(server)) {
+                    record.retired += gone.traffic();
+                    quarantine.push_back(Quarantined { id: gone.id, generation, sweeps: None });
                 }
-                stays
-            });
-            record.retired += retired;
-        }
-    }
-
-    /// Forgets services that a new configuration does not name.
-    pub fn retain_services(&mut self, keep: impl Fn(&ServiceKey) -> bool) {
-        self.services.retain(|key, _| keep(key));
+            }
+            named.is_some()
+        });
     }
 
     /// Frees the ids that no connection can name any more.
     pub fn release(&mut self, workers: &[Arc<WorkerCounters>]) {
-        let free = &mut self.free;
+        let free = &mut self.numbers.free;
         self.quarantine.retain_mut(|held| match &held.sweeps {
             None => {
                 if workers.iter().all(|worker| worker.generation.get() >= held.generation) {
@@ -224,14 +252,6 @@ impl Ids {
                 !swept
             }
         });
-    }
-
-    fn allocate(&mut self) -> Option<DestId> {
-        self.free.pop().or_else(|| {
-            let id = DestId::new(self.next)?;
-            self.next += 1;
-            Some(id)
-        })
     }
 }
 
@@ -251,21 +271,21 @@ mod tests {
     #[test]
     fn ids_and_counters_stay_with_their_servers() {
         let mut ids = Ids::new(1);
-        let first = ids.enter_server(WEB, server(1), 1).id;
-        let second = ids.enter_server(WEB, server(2), 1).id;
+        let first = ids.enter(WEB).server(server(1), 1).id;
+        let second = ids.enter(WEB).server(server(2), 1).id;
         assert_ne!(first, second);
-        ids.enter_server(WEB, server(1), 1).counters[0].add(0, 1, 7);
-        assert_eq!(ids.enter_server(WEB, server(1), 9).id, first);
+        ids.enter(WEB).server(server(1), 1).counters[0].add(0, 1, 7);
+        assert_eq!(ids.enter(WEB).server(server(1), 9).id, first);
         assert_eq!(ids.service(&WEB).unwrap().traffic().bytes_in, 7);
         let other_mode = ServerKey { mode: Mode::Dr, ..server(1) };
-        assert_ne!(ids.enter_server(WEB, other_mode, 1).id, first);
+        assert_ne!(ids.enter(WEB).server(other_mode, 1).id, first);
     }
 
     #[test]
     fn a_services_counts_survive_its_servers() {
         let mut ids = Ids::new(1);
-        ids.enter_server(WEB, server(1), 1).counters[0].add(0, 1, 7);
-        ids.retain(2, |_, _| false);
+        ids.enter(WEB).server(server(1), 1).counters[0].add(0, 1, 7);
+        ids.retain(2, |_| Some(Vec::new()));
         assert_eq!(ids.service(&WEB).unwrap().traffic().bytes_in, 7);
     }
 
@@ -273,7 +293,7 @@ mod tests {
     fn the_last_weight_is_the_last_that_was_not_zero() {
         let mut ids = Ids::new(1);
         for (weight, last) in [(0, 0), (3, 3), (0, 3), (5, 5)] {
-            assert_eq!(ids.enter_server(WEB, server(1), weight).last_weight, last);
+            assert_eq!(ids.enter(WEB).server(server(1), weight).last_weight, last);
         }
     }
 
@@ -281,11 +301,11 @@ mod tests {
     fn a_removed_servers_id_waits_for_two_sweeps_of_every_worker() {
         let workers: Vec<Arc<WorkerCounters>> = (0..2).map(|_| Arc::default()).collect();
         let mut ids = Ids::new(2);
-        let id = ids.enter_server(WEB, server(1), 1).id;
-        ids.retain(5, |_, _| false);
+        let id = ids.enter(WEB).server(server(1), 1).id;
+        ids.retain(5, |_| None);
         let reused = |ids: &mut Ids| {
             ids.release(&workers);
-            ids.free.contains(&id)
+            ids.numbers.free.contains(&id)
         };
         assert!(!reused(&mut ids));
         workers[0].generation.set(5);
@@ -299,6 +319,6 @@ mod tests {
         assert!(!reused(&mut ids), "the second worker has not finished");
         workers[1].sweeps.add(1);
         assert!(reused(&mut ids));
-        assert_eq!(ids.enter_server(WEB, server(9), 1).id, id);
+        assert_eq!(ids.enter(WEB).server(server(9), 1).id, id);
     }
 }

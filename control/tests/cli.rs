@@ -134,7 +134,7 @@ fn router(directory: &Path) -> PathBuf {
         runtime.block_on(async {
             let socket = admin::bind(&socket, None).await.unwrap();
             bound.send(()).unwrap();
-            admin::serve(socket, Router(events())).await;
+            admin::serve(socket, Router(events()), |connection| drop(tokio::spawn(connection))).await;
         });
     });
     wait.recv().unwrap();

@@ -4,6 +4,7 @@ mod bench;
 mod ceiling;
 mod compare;
 mod connect;
+mod control;
 mod cpu;
 mod device;
 mod eal;
@@ -47,6 +48,8 @@ enum Command {
     Reload(reload::Arguments),
     /// The built program as a whole: its memory, and a reload end to end
     Program(program::Arguments),
+    /// The control thread while ten thousand servers answer, go down and come back together
+    Control(control::Arguments),
     /// Instructions a packet, and whether they are no more than recorded
     Instructions(instructions::Arguments),
     /// Two commits or builds, in turn
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Scale(arguments) => scale::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Program(arguments) => program::run(&arguments),
+        Command::Control(arguments) => control::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Device(arguments) => device::run(&arguments),

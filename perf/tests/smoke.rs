@@ -63,7 +63,16 @@ fn program_is_weighed_and_reloaded() {
     let Some(command) = rvs_perf() else { return };
     let figures = figures(command, "program --rounds 1 --connections 1000000 --services 10");
     figures.iter().for_each(assert_measured);
-    assert_eq!(figures.len(), 3);
+    assert_eq!(figures.len(), 4);
+}
+
+#[test]
+fn control_answers_while_servers_go_down_and_come_back() {
+    let Some(command) = rvs_perf() else { return };
+    let line = "control --rounds 1 --services 5 --servers 4 --interval 0.2 --time 0.2";
+    let figures = figures(command, line);
+    figures.iter().for_each(assert_measured);
+    assert_eq!(figures.len(), 5 + 4 * 7, "situations, figures");
 }
 
 #[test]

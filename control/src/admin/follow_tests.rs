@@ -29,7 +29,9 @@ struct Router {
 /// Clients reach the router over wires that can be cut: `path` is passed on to the router's own socket.
 async fn router(path: &Path, backend: Fake) -> Router {
     let own = path.with_extension("own");
-    let server = tokio::spawn(serve(bind(&own, None).await.unwrap(), backend.clone()));
+    let server = tokio::spawn(serve(bind(&own, None).await.unwrap(), backend.clone(), |connection| {
+        drop(tokio::spawn(connection));
+    }));
     let listener = UnixListener::bind(path).unwrap();
     let wires = tokio::spawn(async move {
         let mut wires = JoinSet::new();

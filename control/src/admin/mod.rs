@@ -55,6 +55,12 @@ use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Json, Router};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::config::error::shortened;
@@ -155,12 +161,34 @@ const CHUNKS: usize = 4;
 /// How long a client may take to send what none of our requests has.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers requests until it is dropped.
-pub async fn serve<B: Backend>(socket: Socket, backend: B) {
+/// A connection that is being served, until it ends.
+pub type Connection = BoxFuture<'static, ()>;
+
+/// How long no connection is accepted after one could not be.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Answers requests until it is dropped. `run` has each connection run beside.
+///
+/// One would expect `axum::serve`, which makes each connection a task of the runtime. That put every answer four times
+/// behind thousands of health checks that had become ready together: a fifth of a second.
+pub async fn serve<B: Backend>(socket: Socket, backend: B, run: impl Fn(Connection)) {
     // The socket's file goes with `socket`, that is, when this future is dropped.
     let Socket { listener, _file } = socket;
-    if let Err(error) = axum::serve(listener, router(backend)).await {
-        tracing::error!(%error, "the admin socket is closed");
+    let service = TowerToHyperService::new(router(backend));
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let connection =
+                    http1::Builder::new().serve_connection(TokioIo::new(stream), service.clone());
+                // It fails when its client hangs up, which is the client's affair.
+                run(connection.map(drop).boxed());
+            }
+            // No descriptor, most likely: it may get better.
+            Err(error) => {
+                tracing::error!(%error, "cannot accept on the admin socket; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 }
 
@@ -194,8 +222,15 @@ fn routes<B: Backend>() -> Vec<(&'static str, MethodRouter<B>)> {
     ]
 }
 
-async fn services<B: Backend>(State(backend): State<B>) -> Result<Json<Vec<api::Service>>, Failed> {
-    Ok(Json(backend.services().await?))
+async fn services<B: Backend>(State(backend): State<B>) -> Result<Response, Failed> {
+    large(backend.services().await?).await
+}
+
+/// An answer that may have megabytes: written by a thread that may take its time.
+async fn large<T: Serialize + Send + 'static>(answer: T) -> Result<Response, Failed> {
+    let written = tokio::task::spawn_blocking(move || serde_json::to_vec(&answer)).await;
+    let json = written.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 async fn counters<B: Backend>(State(backend): State<B>) -> Result<Json<api::Counters>, Failed> {
@@ -206,10 +241,10 @@ async fn reload<B: Backend>(
     State(backend): State<B>,
     query: Result<Query<ReloadQuery>, QueryRejection>,
     body: Body,
-) -> Result<Json<api::Reloaded>, Failed> {
+) -> Result<Response, Failed> {
     let Query(ReloadQuery { dry_run }) = query.map_err(bad_query)?;
     refuse_body(body).await?;
-    backend.reload(dry_run).await.map(Json).map_err(unprocessable)
+    large(backend.reload(dry_run).await.map_err(unprocessable)?).await
 }
 
 #[derive(serde::Deserialize)]
@@ -219,13 +254,13 @@ struct ReloadQuery {
     dry_run: bool,
 }
 
-async fn diff<B: Backend>(State(backend): State<B>) -> Result<Json<Vec<api::Change>>, Failed> {
-    backend.diff().await.map(Json).map_err(unprocessable)
+async fn diff<B: Backend>(State(backend): State<B>) -> Result<Response, Failed> {
+    large(backend.diff().await.map_err(unprocessable)?).await
 }
 
-async fn save<B: Backend>(State(backend): State<B>, body: Body) -> Result<Json<api::Saved>, Failed> {
+async fn save<B: Backend>(State(backend): State<B>, body: Body) -> Result<Response, Failed> {
     refuse_body(body).await?;
-    backend.save().await.map(Json).map_err(unprocessable)
+    large(backend.save().await.map_err(unprocessable)?).await
 }
 
 async fn connections<B: Backend>(State(backend): State<B>) -> Result<Response, Failed> {

@@ -217,7 +217,6 @@ fn port(section: &Section<'_>) -> Option<Port> {
         descriptors: descriptors?,
         addresses: addresses?,
         mac: mac?,
-        at: section.place(),
     })
 }
 

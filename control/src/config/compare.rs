@@ -2,9 +2,11 @@
 //!
 //! What has failed by itself takes no part.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::net::Ipv4Addr;
+
+use foldhash::{HashMap, HashSet};
 
 use super::check::one_of;
 use super::raw::{Field, Section};
@@ -19,12 +21,17 @@ pub(super) fn ports(sections: &[Section<'_>], ports: &[Option<Port>]) {
     for (section, port) in sections.iter().zip(ports) {
         let Some(port) = port else { continue };
         if let Some(field) = section.get("name") {
-            names.add(port.name.clone(), &field, || format!("name {:?}", port.name), "another name");
+            names.add(port.name.clone(), field, || format!("name {:?}", port.name), "another name");
         }
         if let Some(field) = section.get("device") {
             let identity = value::identity(&port.device);
             if let Some(identity) = identity {
-                devices.add(identity.clone(), &field, || format!("device {identity}"), "another device");
+                devices.add(
+                    identity.clone(),
+                    field.clone(),
+                    || format!("device {identity}"),
+                    "another device",
+                );
             }
             if value::interface(&port.device) == Some(&port.name) {
                 field.error::<()>(format_args!(
@@ -34,7 +41,7 @@ pub(super) fn ports(sections: &[Section<'_>], ports: &[Option<Port>]) {
             }
         }
         let fields = section.get("addresses").and_then(|field| field.elements()).unwrap_or_default();
-        for (field, prefix) in fields.iter().zip(&port.addresses) {
+        for (field, prefix) in fields.into_iter().zip(&port.addresses) {
             addresses.add(prefix.address, field, || format!("address {}", prefix.address), "another address");
         }
     }
@@ -47,7 +54,7 @@ pub(super) fn servers(sections: &[Section<'_>], servers: &[Option<Server>]) {
         if let (Some(server), Some(field)) = (server, section.get("address")) {
             addresses.add(
                 server.address,
-                &field,
+                field,
                 || format!("real server {}", server.address),
                 "each real server once in a service",
             );
@@ -74,7 +81,7 @@ pub(super) fn services(
         if let Some(field) = section.get("address") {
             let (protocol, address) = (service.protocol, service.address);
             let what = || format!("service {protocol} {address}");
-            firsts.add((protocol, address), &field, what, "each address and protocol once");
+            firsts.add((protocol, address), field, what, "each address and protocol once");
         }
         if let (Some(name), Some(field)) = (&service.port, section.get("port"))
             && !names.contains(name.as_str())
@@ -100,26 +107,27 @@ pub(super) fn services(
 }
 
 /// Remembers where each thing stood first.
-struct Firsts<K>(HashMap<K, usize>);
+struct Firsts<'d, K>(HashMap<K, Field<'d>>);
 
-impl<K> Default for Firsts<K> {
+impl<K> Default for Firsts<'_, K> {
     fn default() -> Self {
-        Firsts(HashMap::new())
+        Firsts(HashMap::default())
     }
 }
 
-impl<K: Hash + Eq> Firsts<K> {
+impl<'d, K: Hash + Eq> Firsts<'d, K> {
     /// Reports the thing at this field if it stood somewhere before.
-    fn add(&mut self, key: K, field: &Field<'_>, what: impl FnOnce() -> String, expected: &str) {
-        match self.0.get(&key) {
-            Some(line) => {
+    fn add(&mut self, key: K, field: Field<'d>, what: impl FnOnce() -> String, expected: &str) {
+        match self.0.entry(key) {
+            Entry::Occupied(first) => {
+                let line = first.get().line();
                 field.error::<()>(format_args!(
                     "{} stands in line {line} already; expected {expected}",
                     what()
                 ));
             }
-            None => {
-                self.0.insert(key, field.line());
+            Entry::Vacant(free) => {
+                free.insert(field);
             }
         }
     }
@@ -127,7 +135,7 @@ impl<K: Hash + Eq> Firsts<K> {
 
 /// The indices of what stands in a list before, each with the index of the first.
 pub(super) fn repeated<T: Eq + Hash>(list: &[T]) -> Vec<(usize, usize)> {
-    let mut firsts = HashMap::new();
+    let mut firsts = HashMap::default();
     let first = |(index, value)| Some((index, *firsts.entry(value).or_insert(index)));
     list.iter().enumerate().filter_map(first).filter(|(index, first)| index != first).collect()
 }

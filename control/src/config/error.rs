@@ -14,9 +14,7 @@ use std::cell::RefCell;
 use std::fmt::{self, Display};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
-
-use super::Place;
+use std::sync::{Arc, OnceLock};
 
 /// How many errors of a file are shown.
 pub const MAX_SHOWN: usize = 20;
@@ -132,26 +130,35 @@ pub struct Source(Arc<Inner>);
 struct Inner {
     file: String,
     text: String,
+    /// Made for the first error: most files have none.
+    index: OnceLock<Index>,
+}
+
+struct Index {
     /// Where each line starts.
     lines: Vec<usize>,
     /// How many characters precede each [`STRIDE`] of bytes.
     characters: Vec<usize>,
 }
 
-/// Bytes between two entries of [`Inner::characters`]: bounds what a column costs in a line of megabytes.
+/// Bytes between two entries of [`Index::characters`]: bounds what a column costs in a line of megabytes.
 const STRIDE: usize = 4096;
 
 impl Source {
-    /// Indexes a text.
+    /// A text from this file.
     pub fn new(path: &Path, text: String) -> Source {
-        let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
-        let lines = std::iter::once(0).chain(newlines.map(|(offset, _)| offset + 1)).collect();
-        let characters = text
-            .as_bytes()
-            .chunks(STRIDE)
-            .scan(0, |sum, chunk| Some(std::mem::replace(sum, *sum + count_characters(chunk))))
-            .collect();
-        Source(Arc::new(Inner { file: file_name(path), text, lines, characters }))
+        Source(Arc::new(Inner { file: file_name(path), text, index: OnceLock::new() }))
+    }
+
+    fn index(&self) -> &Index {
+        self.0.index.get_or_init(|| {
+            let newlines = self.text().bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+            let lines = std::iter::once(0).chain(newlines.map(|(offset, _)| offset + 1)).collect();
+            let chunks = self.text().as_bytes().chunks(STRIDE);
+            let characters =
+                chunks.scan(0, |sum, chunk| Some(std::mem::replace(sum, *sum + count_characters(chunk))));
+            Index { lines, characters: characters.collect() }
+        })
     }
 
     /// The text.
@@ -159,45 +166,33 @@ impl Source {
         &self.0.text
     }
 
-    /// The place of an offset into the text.
-    pub fn place(&self, offset: usize, key: impl Display) -> Place {
+    /// Line and column of an offset into the text, both counted from 1, the column in characters.
+    pub fn position(&self, offset: usize) -> (usize, usize) {
         let line = self.line(offset);
-        let start = self.0.lines.get(line).copied().unwrap_or(0);
-        // A reload asks for the places of thousands of tables, most of them at the start of a line.
-        let column = match self.0.text.as_bytes().get(start..offset) {
-            Some(before) if before.len() < STRIDE => count_characters(before),
-            _ => self.characters_before(offset).saturating_sub(self.characters_before(start)),
-        };
-        Place { line: line + 1, column: column + 1, key: key.to_string() }
-    }
-
-    /// The offset of a place.
-    pub(super) fn offset(&self, place: &Place) -> usize {
-        let start = self.0.lines.get(place.line.saturating_sub(1)).copied().unwrap_or(0);
-        let line = self.text().get(start..).unwrap_or_default();
-        let skipped = line.char_indices().nth(place.column.saturating_sub(1));
-        start + skipped.map_or(line.len(), |(offset, _)| offset)
+        let start = self.index().lines.get(line).copied().unwrap_or(0);
+        let column = self.characters_before(offset).saturating_sub(self.characters_before(start));
+        (line + 1, column + 1)
     }
 
     /// The index of the line of an offset.
     fn line(&self, offset: usize) -> usize {
-        self.0.lines.partition_point(|start| *start <= offset).saturating_sub(1)
+        self.index().lines.partition_point(|start| *start <= offset).saturating_sub(1)
     }
 
     fn characters_before(&self, offset: usize) -> usize {
         let offset = offset.min(self.text().len());
         let block = offset / STRIDE;
-        let counted = self.0.characters.get(block).copied().unwrap_or(0);
+        let counted = self.index().characters.get(block).copied().unwrap_or(0);
         counted + self.0.text.as_bytes().get(block * STRIDE..offset).map_or(0, count_characters)
     }
 
     fn error(&self, span: Range<usize>, key: String, message: String) -> ConfigError {
-        let place = self.place(span.start, key);
+        let (line, column) = self.position(span.start);
         ConfigError {
             file: self.0.file.clone(),
-            line: place.line,
-            column: place.column,
-            key: place.key,
+            line,
+            column,
+            key,
             message,
             excerpt: Some(self.excerpt(span)),
         }
@@ -205,8 +200,8 @@ impl Source {
 
     fn excerpt(&self, span: Range<usize>) -> Excerpt {
         let line = self.line(span.start);
-        let start = self.0.lines.get(line).copied().unwrap_or(0);
-        let end = self.0.lines.get(line + 1).copied().unwrap_or(self.text().len());
+        let start = self.index().lines.get(line).copied().unwrap_or(0);
+        let end = self.index().lines.get(line + 1).copied().unwrap_or(self.text().len());
         let before = self.text().get(start..span.start).unwrap_or_default();
         let after = self.text().get(span.start..end).unwrap_or_default().trim_end_matches(['\r', '\n']);
         let marked = self.text().get(span.start..span.end.min(end)).unwrap_or_default().trim_end();
@@ -395,11 +390,13 @@ mod tests {
     }
 
     #[test]
-    fn a_place_finds_its_offset_again() {
+    fn a_position_is_counted_in_characters() {
         let text = "eins\nzwö = 1\n\u{10348}x".repeat(1000);
         let source = Source::new(Path::new("f"), text.clone());
-        for (offset, _) in text.char_indices() {
-            assert_eq!(source.offset(&source.place(offset, "")), offset);
+        let (mut line, mut column) = (1, 1);
+        for (offset, character) in text.char_indices() {
+            assert_eq!(source.position(offset), (line, column));
+            (line, column) = if character == '\n' { (line + 1, 1) } else { (line, column + 1) };
         }
     }
 }

@@ -9,7 +9,7 @@
 //! An operator repairs a file in an editor, so an error names file, line, column, key, what is wrong and
 //! what is expected, shows the line, and comes together with the other errors of the file
 //! ([`ConfigErrors`]). Errors that only show later, as a device with too few queues does, are raised in
-//! the same form through [`Config::error_at`].
+//! the same form through [`Config::error`], which finds the key's place again.
 
 pub mod availability;
 pub mod check;
@@ -27,7 +27,6 @@ mod user;
 pub mod value;
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
@@ -118,19 +117,9 @@ pub fn parse_services(text: &str) -> Result<Vec<Service>, ConfigErrors> {
 }
 
 impl Config {
-    /// An error at a place of this configuration that was found after it had been checked.
-    pub fn error_at(&self, place: &Place, message: impl fmt::Display) -> ConfigErrors {
-        let offset = self.source.offset(place);
-        self.error_in(offset..offset, &place.key, message)
-    }
-
     /// An error in the value of a key, e.g. `port[0].device`, that was found after the check.
     pub fn error(&self, key: &str, message: impl fmt::Display) -> ConfigErrors {
         let span = raw::Document::parse(&self.source).map_or(0..0, |document| document.find(key));
-        self.error_in(span, key, message)
-    }
-
-    fn error_in(&self, span: std::ops::Range<usize>, key: &str, message: impl fmt::Display) -> ConfigErrors {
         let report = Report::new(self.source.clone());
         report.error(span, key, message);
         report.finish().expect_err("an error has been reported")
@@ -279,8 +268,6 @@ pub struct Port {
     pub addresses: Vec<Prefix>,
     /// Instead of the device's own MAC address.
     pub mac: Option<[u8; 6]>,
-    /// Its `[[port]]`.
-    pub at: Place,
 }
 
 /// An address with the length of its network's prefix.
@@ -333,12 +320,10 @@ pub struct Service {
     pub availability: Availability,
     /// The real servers, possibly none.
     pub servers: Vec<Server>,
-    /// Its `[[service]]`.
-    pub at: Place,
 }
 
-/// A real server of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A real server of a service. Small and without memory of its own, since lists of a hundred thousand are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Address and port; the port is the service's in direct routing.
     pub address: SocketAddrV4,
@@ -348,8 +333,6 @@ pub struct Server {
     pub check: bool,
     /// What the operator wants of it.
     pub state: ServerState,
-    /// Its `[[service.server]]`.
-    pub at: Place,
 }
 
 /// What the operator wants of a real server.
@@ -381,32 +364,6 @@ impl ServerState {
     pub fn from_name(name: &str) -> Option<Self> {
         ServerState::ALL.into_iter().find(|state| state.name() == name)
     }
-}
-
-/// Where in the file something stands, for errors found later (e.g. a device with too few queues).
-///
-/// A place is not part of what stands there: all places are equal, so that a service that only moved
-/// to another line compares equal to itself.
-#[derive(Clone, Debug, Default)]
-pub struct Place {
-    /// Counted from 1.
-    pub line: usize,
-    /// In characters, counted from 1.
-    pub column: usize,
-    /// Path of the key, e.g. `port[0].device`.
-    pub key: String,
-}
-
-impl PartialEq for Place {
-    fn eq(&self, _: &Place) -> bool {
-        true
-    }
-}
-
-impl Eq for Place {}
-
-impl Hash for Place {
-    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@
 //! the struct: a [`Section`] is a table and a [`Field`] a value in it, and whatever is wrong with them goes
 //! to the [`Report`] while reading goes on.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::ops::{Range, RangeInclusive};
+use std::rc::Rc;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -39,7 +40,7 @@ impl<'a> Document<'a> {
 
     /// The table of the whole file.
     pub fn root<'d>(&'d self, report: &'d Report) -> Section<'d> {
-        Section { table: self.root.get_ref(), span: 0..0, path: String::new(), report }
+        Section { table: self.root.get_ref(), span: 0..0, path: Path::default(), report }
     }
 
     /// Where the value with this path stands, or else the innermost table around it.
@@ -97,15 +98,49 @@ fn key_before(text: &str, offset: usize) -> Option<&str> {
 pub struct Section<'d> {
     table: &'d DeTable<'d>,
     span: Range<usize>,
-    path: String,
+    path: Path<'d>,
     report: &'d Report,
+}
+
+/// The keys that lead to a table. Written out for an error only: to do so for each value took as long as parsing.
+#[derive(Clone, Default)]
+struct Path<'d>(Option<Rc<Step<'d>>>);
+
+/// The path of a value.
+#[derive(Clone)]
+struct Step<'d> {
+    parent: Path<'d>,
+    name: Name<'d>,
+}
+
+#[derive(Clone, Copy)]
+enum Name<'d> {
+    Key(&'d str),
+    Index(usize),
+}
+
+impl Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |step| step.fmt(f))
+    }
+}
+
+impl Display for Step<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parent.fmt(f)?;
+        match self.name {
+            Name::Key(key) if self.parent.0.is_none() => f.write_str(key),
+            Name::Key(key) => write!(f, ".{key}"),
+            Name::Index(index) => write!(f, "[{index}]"),
+        }
+    }
 }
 
 impl<'d> Section<'d> {
     /// Reports every key that is not one of these.
     pub fn known(&self, keys: &[&str]) {
         #[cfg(test)]
-        self.report.note_known(without_indices(&self.path), keys);
+        self.report.note_known(without_indices(&self.path.to_string()), keys);
         for key in self.table.keys().filter(|key| !keys.contains(&key.get_ref().as_ref())) {
             let typed = key.get_ref().as_ref();
             let guess =
@@ -117,8 +152,8 @@ impl<'d> Section<'d> {
 
     /// The value of a key, if the key is there.
     pub fn get(&self, key: &str) -> Option<Field<'d>> {
-        let value = self.table.get(key)?;
-        Some(Field { value, path: self.path_of(key), report: self.report })
+        let (key, value) = self.table.get_key_value(key)?;
+        Some(self.field(key.get_ref(), value))
     }
 
     /// The value of a key, which must be there.
@@ -155,17 +190,22 @@ impl<'d> Section<'d> {
         if let DeValue::Array(_) = field.value.get_ref() {
             field.elements().into_iter().flatten().filter_map(|element| element.section()).collect()
         } else {
-            field.mismatch::<()>(format_args!("tables that begin with [[{}]]", without_indices(&field.path)));
+            field.mismatch::<()>(format_args!(
+                "tables that begin with [[{}]]",
+                without_indices(&field.path.to_string())
+            ));
             Vec::new()
         }
     }
 
     /// The keys with their values.
     pub fn fields(&self) -> impl Iterator<Item = (&'d str, Field<'d>)> + '_ {
-        self.table.iter().map(|(key, value)| {
-            let key = key.get_ref().as_ref();
-            (key, Field { value, path: self.path_of(key), report: self.report })
-        })
+        self.table.iter().map(|(key, value)| (key.get_ref().as_ref(), self.field(key.get_ref(), value)))
+    }
+
+    fn field(&self, key: &'d str, value: &'d Spanned<DeValue<'d>>) -> Field<'d> {
+        let path = Step { parent: self.path.clone(), name: Name::Key(key) };
+        Field { value, path, report: self.report }
     }
 
     /// Reports an error of the table as a whole.
@@ -173,13 +213,8 @@ impl<'d> Section<'d> {
         self.report.error(self.span.clone(), &self.path, message);
     }
 
-    /// Where the table begins.
-    pub fn place(&self) -> super::Place {
-        self.report.source().place(self.span.start, &self.path)
-    }
-
     fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        Step { parent: self.path.clone(), name: Name::Key(key) }.to_string()
     }
 }
 
@@ -187,7 +222,7 @@ impl<'d> Section<'d> {
 #[derive(Clone)]
 pub struct Field<'d> {
     value: &'d Spanned<DeValue<'d>>,
-    path: String,
+    path: Step<'d>,
     report: &'d Report,
 }
 
@@ -200,7 +235,7 @@ impl<'d> Field<'d> {
 
     /// The line it stands in.
     pub fn line(&self) -> usize {
-        self.report.source().place(self.value.span().start, "").line
+        self.report.source().position(self.value.span().start).0
     }
 
     /// A string.
@@ -229,8 +264,8 @@ impl<'d> Field<'d> {
 
     /// An integer within a range.
     pub fn integer(&self, range: RangeInclusive<u64>) -> Option<u64> {
-        let expected = format!("an integer from {} to {}", range.start(), range.end());
-        let DeValue::Integer(typed) = self.value.get_ref() else { return self.mismatch(expected) };
+        let expected = || format!("an integer from {} to {}", range.start(), range.end());
+        let DeValue::Integer(typed) = self.value.get_ref() else { return self.mismatch(expected()) };
         match i128::from_str_radix(typed.as_str(), typed.radix())
             .ok()
             .and_then(|value| u64::try_from(value).ok())
@@ -238,7 +273,7 @@ impl<'d> Field<'d> {
             Some(value) if range.contains(&value) => Some(value),
             _ => {
                 let typed = self.report.source().text().get(self.value.span()).unwrap_or_default();
-                self.error(format_args!("{} is out of range; expected {expected}", shortened(typed)))
+                self.error(format_args!("{} is out of range; expected {}", shortened(typed), expected()))
             }
         }
     }
@@ -276,8 +311,11 @@ impl<'d> Field<'d> {
     /// An array.
     pub fn elements(&self) -> Option<Vec<Field<'d>>> {
         let DeValue::Array(array) = self.value.get_ref() else { return self.mismatch("an array") };
-        let field =
-            |(index, value)| Field { value, path: format!("{}[{index}]", self.path), report: self.report };
+        let parent = self.path();
+        let field = |(index, value)| {
+            let path = Step { parent: parent.clone(), name: Name::Index(index) };
+            Field { value, path, report: self.report }
+        };
         Some(array.iter().enumerate().map(field).collect())
     }
 
@@ -291,11 +329,15 @@ impl<'d> Field<'d> {
     pub fn section(&self) -> Option<Section<'d>> {
         match self.value.get_ref() {
             DeValue::Table(table) => {
-                let path = self.path.clone();
-                Some(Section { table, span: self.value.span(), path, report: self.report })
+                Some(Section { table, span: self.value.span(), path: self.path(), report: self.report })
             }
-            _ => self.mismatch(format_args!("a table [{}]", without_indices(&self.path))),
+            _ => self.mismatch(format_args!("a table [{}]", without_indices(&self.path.to_string()))),
         }
+    }
+
+    /// The path of what is in it.
+    fn path(&self) -> Path<'d> {
+        Path(Some(Rc::new(self.path.clone())))
     }
 
     /// Reports a value of the wrong type.

@@ -72,7 +72,6 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             checks: checks?,
             availability: availability?,
             servers: servers.into_iter().collect::<Option<_>>()?,
-            at: section.place(),
         })
     };
     (read(), sections)
@@ -167,6 +166,6 @@ impl ServerContext {
             ));
         }
         let address = SocketAddrV4::new(address, port.unwrap_or(service.port()));
-        Some(Server { address, weight: weight?, check: check?, state: state?, at: section.place() })
+        Some(Server { address, weight: weight?, check: check?, state: state? })
     }
 }

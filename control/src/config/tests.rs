@@ -385,7 +385,6 @@ fn a_good_file_means_what_it_says() {
     assert_eq!(dns.servers[0].address.to_string(), "10.0.0.11:53");
     assert!(!dns.servers[0].check);
     assert_eq!(config.port_of(dns).name, "wan");
-    assert_eq!((dns.at.line, dns.at.column, dns.at.key.as_str()), (46, 1, "service[1]"));
 }
 
 #[test]
@@ -462,11 +461,11 @@ rvs.toml:25:10: port[1].device: has 1 queue; expected 2, one for each worker
    25 | device = "0000:01:00.0"
       |          ^^^^^^^^^^^^^^"#;
     assert_eq!(errors.to_string(), expected.trim_start());
-    let errors = config.error_at(&config.services[1].servers[0].at, "wrong; expected right");
+    let errors = config.error("service[1].server[0]", "wrong; expected right");
     let expected = "
 rvs.toml:50:1: service[1].server[0]: wrong; expected right
    50 | [[service.server]]
-      | ^";
+      | ^^^^^^^^^^^^^^^^^^";
     assert_eq!(errors.to_string(), expected.trim_start());
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Director;
+use super::errands::Errand;
 use super::metrics::Gathered;
 use crate::admin::{self, Flush, Order, api, capture, explain};
 use crate::capture::Capture;
@@ -61,19 +62,12 @@ impl Director {
             Request::Connections(reply) => {
                 let _ = reply.send(self.connections());
             }
-            Request::Reload { dry_run, reply } => {
-                let result = if dry_run { self.try_reload_dry() } else { self.reload().await };
-                let _ = reply.send(result);
-            }
+            Request::Reload { dry_run, reply } => self.begin(Errand::Reload { dry_run, reply: Some(reply) }),
             Request::Change { order, reply } => {
                 let _ = reply.send(self.change(order).await);
             }
-            Request::Diff(reply) => {
-                let _ = reply.send(self.diff_to_file());
-            }
-            Request::Save(reply) => {
-                let _ = reply.send(self.save());
-            }
+            Request::Diff(reply) => self.begin(Errand::Diff(reply)),
+            Request::Save(reply) => self.begin(Errand::Save(reply)),
             Request::Flush { filter, reply } => {
                 let _ = reply.send(self.flush(filter));
             }
@@ -91,7 +85,8 @@ impl Director {
         let down = |service: &Service, server: &Server| {
             targets(service, server).find_map(|target| self.health.reason(&target))
         };
-        let (services, ports) = (self.services.present(), &self.config.ports[..]);
+        // Of the snapshot: a reload that gives way between its steps may have changed what is present.
+        let (services, ports) = (&self.published[..], &self.config.ports[..]);
         let (snapshot, table) = (self.publisher.current(), &self.table);
         Explainer { services, ports, snapshot: &snapshot, table, now: worker::now(), down: &down }
             .explain(question)

@@ -68,7 +68,7 @@ impl Director {
     pub(super) fn miss_addresses(&mut self) {
         let held = &self.watcher.mirror().addresses;
         let is_held = |&(ifindex, address): &(u32, Ipv4Addr)| {
-            held.iter().any(|&(on, other, _)| (on, other) == (ifindex, address))
+            held.range((ifindex, address, 0)..=(ifindex, address, u8::MAX)).next().is_some()
         };
         let missing = self.virtual_addresses().into_iter().find(|place| !is_held(place));
         if let Some((_, address)) = missing
@@ -121,7 +121,7 @@ impl Director {
         let key = |&(port, address): &(PortIndex, Ipv4Addr)| (self.ifindex(port), address);
         let is_wanted =
             |key: &_| !fixed.contains(key) && (which == Which::All || !neighbours.contains_key(key));
-        let wanted: Vec<(u32, Ipv4Addr)> = self.next_hops.iter().map(key).filter(is_wanted).collect();
+        let wanted: Vec<(u32, Ipv4Addr)> = self.next_hops().iter().map(key).filter(is_wanted).collect();
         let linux = self.watcher.handle();
         self.asking.spawn(async move {
             for (ifindex, address) in wanted {

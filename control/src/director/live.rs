@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::Director;
 use crate::admin::{Flush, Order, api};
-use crate::config::{self, Server, ServerState, Service};
+use crate::config::{self, Config, Server, ServerState, Service};
 use crate::events::Kind;
 use crate::ids::ServiceKey;
 use crate::services::diff::diff;
@@ -63,7 +63,7 @@ impl Director {
         patch: &api::ServerPatch,
         now: Instant,
     ) -> Result<()> {
-        let mut server = require_server(self.services.running(), service, address)?.clone();
+        let mut server = *require_server(self.services.running(), service, address)?;
         if let Some(weight) = patch.weight {
             ensure!(weight <= MAX_WEIGHT, "weight {weight} is out of range; expected 0 to {MAX_WEIGHT}");
             server.weight = weight;
@@ -103,7 +103,6 @@ impl Director {
             weight,
             check: !known.checks.is_empty(),
             state: ServerState::Enabled,
-            at: known.at.clone(),
         };
         check_new_server(running, &self.own_addresses(), service, &server)?;
         ensure!(self.ids.room() > 0, "no more real servers can be told apart now");
@@ -151,16 +150,10 @@ impl Director {
         ports.flat_map(|port| port.addresses.iter().map(|prefix| prefix.address)).collect()
     }
 
-    /// What the file, as it is now, would have to change to become what is running.
-    pub(super) fn diff_to_file(&self) -> Result<Vec<api::Change>> {
-        Ok(diff(&self.read_file()?.services, self.services.running()))
-    }
-
     /// Writes what is running into the file.
-    pub(super) fn save(&mut self) -> Result<api::Saved> {
+    pub(super) fn save(&mut self, on_disk: &Config) -> Result<api::Saved> {
         let path = self.config.path.clone();
         let shown = path.display();
-        let on_disk = self.read_file()?;
         let edited = diff(self.services.file(), &on_disk.services);
         ensure!(
             edited.is_empty(),

@@ -2,22 +2,28 @@
 //! at a time.
 //!
 //! ```text
-//!   SIGHUP, POST /v1/reload --> reload --+
-//!   health verdicts ---------------------+--> compile --> publish --> workers
-//!   links, addresses, routes, neighbours +
+//!   SIGHUP, POST /v1/reload --> the file is read --+
+//!   health verdicts -------------------------------+--> compile --> publish --> workers
+//!   links, addresses, routes, neighbours ----------+
 //!   every two seconds: rates, freed ids, neighbours in use
 //!   admin requests: answered from here
 //! ```
 //!
-//! What it has Linux do (addresses, neighbours) is in `linux`, what it tells the admin API in `answers`.
+//! What it has Linux do (addresses, neighbours) is in `linux`, what it tells the admin API in `answers`, what takes the
+//! configuration file in `errands`, and how often it publishes in `pace`.
+//!
+//! Nothing here may take long, since everybody else waits meanwhile: with ten thousand servers that go down together
+//! an answer takes some milliseconds, and a reload of as many services reads its file in another thread.
 
 mod answers;
+mod errands;
 mod linux;
 mod live;
 mod metrics;
 mod overload;
+mod pace;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +31,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use dataplane::capture;
 use dataplane::counters::WorkerCounters;
-use dataplane::fib::PortIndex;
+use dataplane::fib::{Fib, PortIndex};
 use dataplane::snapshot::{Publisher, Snapshot};
 use dataplane::table::Table;
 use tokio::signal::unix::Signal;
@@ -35,11 +41,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 pub use self::answers::Handle;
 use self::answers::Request;
+use self::errands::{Errand, Errands};
 use self::metrics::Metrics;
 use self::overload::Overload;
-use crate::admin::{api, tcp};
-use crate::compile::{self, Compiled, PortLink, targets};
-use crate::config::{self, Check, Config, Server, Service};
+use self::pace::Pace;
+use crate::admin::tcp;
+use crate::compile::{self, PortLink, targets};
+use crate::config::{Config, Server, Service};
 use crate::effects::{self, Effects, Happening};
 use crate::events::{Events, Kind};
 use crate::health::{Health, News, Verdict};
@@ -47,16 +55,15 @@ use crate::hooks::Hooks;
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::net::Watcher;
 use crate::rates;
-use crate::services::Services;
-use crate::services::diff::diff;
 use crate::services::live::service_of;
+use crate::services::{List, Services};
 use crate::systemd;
 
 /// Linux is told this often, in periods of the estimator, which neighbours are in use.
 const NEIGHBOUR_PERIODS: u64 = 5;
 
-/// News of health that one snapshot takes in.
-const NEWS_AT_ONCE: usize = 256;
+/// How long news of health are told, one after the other, before others have a turn: each is a line in the log.
+const NEWS_AT_ONCE: Duration = Duration::from_millis(2);
 
 /// How long the first snapshot waits for Linux to find the next hops.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -94,6 +101,7 @@ pub struct Director {
     effects: Effects,
     /// When effects are to be judged again.
     wake: Option<Instant>,
+    pace: Pace,
     watcher: Watcher,
     ports: Vec<PortLink>,
     table: Arc<Table>,
@@ -103,9 +111,13 @@ pub struct Director {
     health: Health,
     news: mpsc::UnboundedReceiver<News>,
     requests: mpsc::Receiver<Request>,
+    errands: Errands,
     publisher: Publisher,
     generation: u64,
-    next_hops: BTreeSet<(PortIndex, Ipv4Addr)>,
+    /// The services that the current snapshot was compiled from.
+    published: List,
+    /// Linux' routes and neighbours, compiled, unless they have changed since.
+    fib: Option<Fib>,
     hooks: Hooks,
     /// A round of asking Linux for neighbours, if one is under way.
     asking: JoinSet<()>,
@@ -146,6 +158,7 @@ impl Director {
             services: Services::new(std::mem::take(&mut config.services)),
             effects: Effects::default(),
             wake: None,
+            pace: Pace::default(),
             config,
             remote,
             watcher,
@@ -156,9 +169,11 @@ impl Director {
             health: Health::new(sender, checks_at_once),
             news,
             requests,
+            errands: Errands::default(),
             publisher: Publisher::new(empty),
             generation: 0,
-            next_hops: BTreeSet::new(),
+            published: List::default(),
+            fib: None,
             hooks: Hooks::new(events.clone()),
             asking: JoinSet::new(),
             placed: HashSet::new(),
@@ -188,6 +203,7 @@ impl Director {
             match tokio::time::timeout_at(deadline, self.watcher.changed()).await {
                 Ok(change) => {
                     change.context("cannot follow Linux' network configuration")?;
+                    self.fib = None;
                     self.publish();
                     self.ask_for_missing_neighbours();
                 }
@@ -197,6 +213,7 @@ impl Director {
                 }
             }
         }
+        self.fib = None;
         self.publish();
         self.place_virtual_addresses().await;
         Ok(())
@@ -208,9 +225,15 @@ impl Director {
         let routed = self.watcher.mirror().routes.iter().any(|route| self.is_twin(route.ifindex));
         routed
             && self
-                .next_hops
+                .next_hops()
                 .iter()
                 .all(|&(port, address)| known.contains_key(&(self.ifindex(port), address)))
+    }
+
+    /// The neighbours that servers and gateways are reached through.
+    fn next_hops(&self) -> BTreeSet<(PortIndex, Ipv4Addr)> {
+        let fib = &self.publisher.current().fib;
+        compile::next_hops(self.services.present(), self.watcher.mirror(), &self.ports, fib)
     }
 
     fn is_twin(&self, ifindex: u32) -> bool {
@@ -235,28 +258,30 @@ impl Director {
         let mut watchdog = self.manager.watchdog();
         loop {
             tokio::select! {
-                Some(()) = hangup.recv() => {
-                    // The error has been logged; what was in force stays in force.
-                    let _ = self.reload().await;
-                }
+                Some(()) = hangup.recv() => self.begin(Errand::Reload { dry_run: false, reply: None }),
                 Some(news) = self.news.recv() => {
-                    self.heed(&news);
-                    // Ten thousand servers that went down at once kept everybody who asked waiting for 35 s, with a
-                    // snapshot for each. So there is one for many, and then a turn for others.
-                    for _ in 1..NEWS_AT_ONCE {
-                        let Ok(news) = self.news.try_recv() else { break };
-                        self.heed(&news);
+                    self.heed(news);
+                    // Whoever asks comes in between, also when there are news without end.
+                    if let Ok(request) = self.requests.try_recv() {
+                        self.answer(request).await;
                     }
-                    self.publish();
                     tokio::task::yield_now().await;
                 }
                 change = self.watcher.changed() => match change {
-                    Ok(_) => self.publish(),
+                    Ok(_) => {
+                        self.fib = None;
+                        self.pace.ask(Instant::now());
+                    }
                     Err(error) => self.watch_anew(error).await?,
                 },
                 Some(request) = self.requests.recv() => self.answer(request).await,
+                (errand, file) = self.errands.read() => self.finish(errand, file).await,
                 () = watchdog.tick() => {}
-                () = until(self.wake) => self.publish(),
+                () = until(self.wake) => {
+                    self.wake = None;
+                    self.pace.ask(Instant::now());
+                }
+                () = until(self.pace.due()) => self.publish(),
                 _ = period.tick() => {
                     periods += 1;
                     self.every_period(periods).await;
@@ -296,85 +321,42 @@ impl Director {
         self.events.publish(Kind::LinuxLost { error: format!("{error:#}") });
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.watcher = Watcher::start().await?;
+        self.fib = None;
         self.publish();
         Ok(())
     }
 
-    /// Reads the file again and, if it is good, puts it in force; if not, nothing changes.
-    async fn reload(&mut self) -> Result<api::Reloaded> {
-        self.manager.reloading();
-        let result = self.try_reload().await;
-        self.events.publish(Kind::of_reload(&result, self.generation));
-        match &result {
-            Ok(reloaded) => tracing::info!(
-                generation = reloaded.generation,
-                services = reloaded.services,
-                servers = reloaded.servers,
-                "reloaded"
-            ),
-            Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "reload refused, nothing has changed")
-            }
-        }
-        self.manager.ready(&self.status());
-        result
-    }
-
-    async fn try_reload(&mut self) -> Result<api::Reloaded> {
-        let mut new = self.read_file()?;
-        let services = std::mem::take(&mut new.services);
-        let plan = self.services.plan(services);
-        self.check_room(plan.running())?;
-        let changes = diff(self.services.running(), plan.running());
-        // From here on nothing can fail.
-        if let Some((remote, tcp)) = self.remote.as_ref().zip(new.admin.tcp.as_ref()) {
-            remote.renew(tcp);
-        }
-        self.config = new;
-        let overruled = self.services.carry_out(plan, Instant::now());
-        self.expire();
-        self.put_in_force().await;
-        Ok(self.reloaded(changes, overruled, false))
-    }
-
-    /// What a reload would do.
-    fn try_reload_dry(&self) -> Result<api::Reloaded> {
-        let new = self.read_file()?;
-        let plan = self.services.plan(new.services);
-        self.check_room(plan.running())?;
-        let changes = diff(self.services.running(), plan.running());
-        Ok(self.reloaded(changes, Vec::new(), true))
-    }
-
-    /// The file as it is now, if it could be put in force.
-    fn read_file(&self) -> Result<Config> {
-        let new = config::load(&self.config.path)?;
-        match self.config.needs_restart(&new) {
-            None => Ok(new),
-            Some(key) => {
-                let message = "cannot change while RVS runs; restart it, or put the old value back";
-                Err(new.error(&key, message).into())
-            }
-        }
-    }
-
-    fn reloaded(&self, changes: Vec<api::Change>, overruled: Vec<String>, dry_run: bool) -> api::Reloaded {
-        let running = self.services.running();
-        let servers = running.iter().map(|service| service.servers.len() as u64).sum();
-        let services = running.len() as u64;
-        api::Reloaded { generation: self.generation, services, servers, changes, overruled, dry_run }
-    }
-
     /// After the services have changed: everything that depends on them.
     async fn put_in_force(&mut self) {
+        self.prepare();
+        self.publish();
+        self.place().await;
+    }
+
+    /// What comes before a snapshot with other services.
+    fn prepare(&mut self) {
         self.watch_health();
         self.forget_unconfigured();
-        self.publish();
+    }
+
+    /// What Linux has to do for them.
+    async fn place(&mut self) {
         if let Err(error) = self.place_router_addresses().await {
             tracing::error!(error = format!("{error:#}"), "an address is not on its twin");
         }
         self.place_virtual_addresses().await;
         self.ask_for_missing_neighbours();
+    }
+
+    /// Answers whoever has asked, in the middle of something long.
+    async fn give_way(&mut self) {
+        // To be accepted, to be read and to be asked is a turn each.
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+            while let Ok(request) = self.requests.try_recv() {
+                self.answer(request).await;
+            }
+        }
     }
 
     fn check_room(&self, services: &[Service]) -> Result<()> {
@@ -412,64 +394,65 @@ impl Director {
 
     /// From the next snapshot on, what is not present any more is gone.
     fn forget_unconfigured(&mut self) {
-        let present = self.services.present();
-        let services: HashSet<ServiceKey> = present.iter().map(ServiceKey::of).collect();
-        let servers = present.iter().flat_map(|service| {
+        let present = self.services.present().iter();
+        let present: HashMap<ServiceKey, &Service> =
+            present.map(|service| (ServiceKey::of(service), service)).collect();
+        self.ids.retain(self.generation + 1, |key| {
+            let service = present.get(key)?;
             let own = service.servers.iter().map(|server| ServerKey::of(service, server));
-            own.chain(ServerKey::of_sorry(service)).map(|server| (ServiceKey::of(service), server))
+            Some(own.chain(ServerKey::of_sorry(service)).collect())
         });
-        let servers: HashSet<(ServiceKey, ServerKey)> = servers.collect();
-        self.ids.retain(self.generation + 1, |service, server| servers.contains(&(*service, *server)));
-        self.ids.retain_services(|service| services.contains(service));
-        self.hooks.retain(|service| services.contains(service));
+        self.hooks.retain(|service| present.contains_key(service));
     }
 
     fn watch_health(&mut self) {
-        let services = self.services.present().iter();
-        let targets =
-            services.flat_map(|service| service.servers.iter().flat_map(|server| targets(service, server)));
-        self.health.watch(targets.collect::<Vec<_>>());
+        let targets = self.services.present().iter().flat_map(|service| {
+            let key = ServiceKey::of(service);
+            service.servers.iter().flat_map(move |server| {
+                targets(service, server).map(move |target| (target, (key, server.address)))
+            })
+        });
+        self.health.watch(targets);
     }
 
-    fn heed(&self, news: &News) {
-        match news {
-            News::Verdict(verdict) => self.tell(verdict),
-            News::Weight(target, weight) => {
-                tracing::info!(server = %target.address, weight, "server asks for a weight");
+    /// Tells what the checks say, this and what else has come, for a while. In force it is with the next snapshot.
+    fn heed(&mut self, first: News) {
+        let began = Instant::now();
+        let mut next = Some(first);
+        while let Some(news) = next {
+            match news {
+                News::Verdict(verdict) => self.tell(&verdict),
+                News::Weight(target, weight) => {
+                    tracing::info!(server = %target.address, weight, "server asks for a weight");
+                }
             }
+            next = if began.elapsed() < NEWS_AT_ONCE { self.news.try_recv().ok() } else { None };
         }
+        self.pace.ask(Instant::now());
     }
 
     fn tell(&self, verdict: &Verdict) {
-        for service in self.services.present() {
-            for server in &service.servers {
-                // By address first: a target is made of copies, and there may be ten thousand of each.
-                let at = |check: &Check| check.target(server.address) == verdict.target.address;
-                if !service.checks.iter().any(at)
-                    || !targets(service, server).any(|target| target == verdict.target)
-                {
-                    continue;
-                }
-                let (name, server) = (ServiceKey::of(service).to_string(), server.address);
-                let Verdict { checks, reason, .. } = verdict;
-                self.events.publish(Kind::of_verdict(verdict, &name, server));
-                if verdict.up {
-                    tracing::info!(service = name, %server, checks, "server up");
-                } else {
-                    tracing::warn!(service = name, %server, checks, reason, "server down");
-                }
+        let Verdict { target, up, checks, reason } = verdict;
+        for (service, server) in self.health.users(target) {
+            let name = service.to_string();
+            self.events.publish(Kind::of_verdict(verdict, &name, *server));
+            if *up {
+                tracing::info!(service = name, %server, checks, "server up");
+            } else {
+                tracing::warn!(service = name, %server, checks, reason, "server down");
             }
         }
     }
 
     /// Judges and compiles what is known now, and makes it the workers'.
     fn publish(&mut self) {
+        let began = Instant::now();
         let health = &self.health;
         let of = |service: &Service, server: &Server| {
             let begin = effects::Health { up: true, weight: None };
-            targets(service, server).fold(begin, |so_far, target| effects::Health {
-                up: so_far.up && health.is_up(&target),
-                weight: so_far.weight.or_else(|| health.weight(&target)),
+            targets(service, server).fold(begin, |so_far, target| {
+                let (up, weight) = health.says(&target);
+                effects::Health { up: so_far.up && up, weight: so_far.weight.or(weight) }
             })
         };
         let (happenings, wake) = self.effects.judge(self.services.present(), of, Instant::now());
@@ -478,18 +461,14 @@ impl Director {
             self.tell_happening(happening);
         }
         let generation = self.generation + 1;
-        let Compiled { snapshot, next_hops } = compile::compile(
-            generation,
-            &self.services,
-            &self.effects,
-            &mut self.ids,
-            self.watcher.mirror(),
-            &self.ports,
-        );
+        let (mirror, ports) = (self.watcher.mirror(), &self.ports);
+        let fib = self.fib.get_or_insert_with(|| compile::fib(mirror, ports)).clone();
+        let snapshot = compile::compile(generation, &self.services, &self.effects, &mut self.ids, ports, fib);
         self.publisher.publish(snapshot);
         self.generation = generation;
-        self.next_hops = next_hops;
-        tracing::debug!(generation, "published");
+        self.published = self.services.present().clone();
+        self.pace.made(began, Instant::now());
+        tracing::debug!(generation, took = ?began.elapsed(), "published");
     }
 
     fn tell_happening(&mut self, happening: &Happening) {

@@ -12,9 +12,10 @@ mod slow_start;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddrV4;
 
+use foldhash::{HashMap, HashSet};
 use tokio::time::Instant;
 
 use dataplane::service::Scheduler;
@@ -119,10 +120,14 @@ impl Effects {
         (happenings, next)
     }
 
-    /// What a server is to do. One that nobody has judged does nothing.
+    /// What a server is to do.
     pub fn duty(&self, service: ServiceKey, server: SocketAddrV4) -> Duty {
-        let known = self.services.get(&service).and_then(|effects| effects.servers.get(&server));
-        known.map_or(Duty { weight: 0, scale: 1, up: false }, |known| known.duty)
+        self.duties(service).of(server)
+    }
+
+    /// What the servers of a service are to do.
+    pub fn duties(&self, service: ServiceKey) -> Duties<'_> {
+        Duties(self.services.get(&service))
     }
 
     /// Whether a server takes part, as far as its checks and damping go.
@@ -134,6 +139,18 @@ impl Effects {
     /// Until when a server is held down for having gone down too often.
     pub fn held(&self, service: ServiceKey, server: SocketAddrV4) -> Option<Instant> {
         self.services.get(&service)?.servers.get(&server)?.flaps.held()
+    }
+}
+
+/// What the servers of a service are to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Duties<'a>(Option<&'a ServiceEffects>);
+
+impl Duties<'_> {
+    /// One that nobody has judged does nothing.
+    pub fn of(&self, server: SocketAddrV4) -> Duty {
+        let known = self.0.and_then(|effects| effects.servers.get(&server));
+        known.map_or(Duty { weight: 0, scale: 1, up: false }, |known| known.duty)
     }
 }
 
@@ -151,12 +168,15 @@ impl ServiceEffects {
         let mut wake = |at: Option<Instant>| next = next.into_iter().chain(at).min();
         // A service that is new begins with all its servers at once.
         let begins = self.quorum.is_none();
-        let mut known = std::mem::take(&mut self.servers);
         let mut weights = Vec::with_capacity(service.servers.len());
+        let mut live = 0;
+        let mut ramps = false;
         for server in &service.servers {
             let said = health(service, server);
-            let new = !known.contains_key(&server.address);
-            let mut effects = known.remove(&server.address).unwrap_or_else(|| ServerEffects::new(said.up));
+            let (effects, new) = match self.servers.entry(server.address) {
+                Entry::Occupied(known) => (known.into_mut(), false),
+                Entry::Vacant(free) => (free.insert(ServerEffects::new(said.up)), true),
+            };
             let was = effects.up;
             let held_before = effects.flaps.held();
             effects.up = effects.flaps.judge(said.up, was, rules.damping.as_ref(), now);
@@ -177,12 +197,11 @@ impl ServiceEffects {
             }
             effects.ramp = effects.ramp.filter(|ramp| effects.up && slowly && !ramp.is_over(now));
             let weight = said.weight.unwrap_or(server.weight);
-            weights.push(if server.state == ServerState::Enabled { weight } else { 0 });
-            self.servers.insert(server.address, effects);
+            let weight = if server.state == ServerState::Enabled { weight } else { 0 };
+            live += if effects.up { u64::from(weight) } else { 0 };
+            ramps |= effects.ramp.is_some();
+            weights.push(weight);
         }
-        let live = quorum::live(service.servers.iter().zip(&weights).map(|(server, weight)| {
-            (self.servers.get(&server.address).is_some_and(|effects| effects.up), *weight)
-        }));
         let has = quorum::judge(self.quorum, live, rules.quorum, rules.hysteresis);
         if self.quorum.is_some_and(|had| had != has) {
             happenings.push(Happening::Quorum { service: key, up: has, weight: live });
@@ -190,7 +209,6 @@ impl ServiceEffects {
         self.quorum = Some(has);
         // Without a server to be sorry, those that are left do what they can.
         let sorry = !has && rules.sorry_server.is_some();
-        let ramps = self.servers.values().any(|effects| effects.ramp.is_some());
         let scale = if ramps { slow_start::scale(&weights) } else { 1 };
         for (server, weight) in service.servers.iter().zip(weights) {
             let Some(effects) = self.servers.get_mut(&server.address) else { continue };
@@ -207,6 +225,11 @@ impl ServiceEffects {
             let mut effects = ServerEffects::new(true);
             effects.duty.weight = u32::from(sorry);
             self.servers.insert(address, effects);
+        }
+        if self.servers.len() > service.servers.len() + usize::from(rules.sorry_server.is_some()) {
+            let servers = service.servers.iter().map(|server| server.address);
+            let present: HashSet<SocketAddrV4> = servers.chain(rules.sorry_server).collect();
+            self.servers.retain(|address, _| present.contains(address));
         }
         next
     }

@@ -1,11 +1,6 @@
 //! Whether enough servers are up, with hysteresis as keepalived has it.
 
-/// The sum of the weights of the servers that are up.
-pub(super) fn live(servers: impl Iterator<Item = (bool, u32)>) -> u64 {
-    servers.filter(|(up, _)| *up).map(|(_, weight)| u64::from(weight)).sum()
-}
-
-/// Gained at `quorum + hysteresis`, lost below `quorum - hysteresis` or with nobody left. A service that begins needs
+/// `live` is the sum of the weights of the servers that are up. Gained at `quorum + hysteresis`, lost below `quorum - hysteresis` or with nobody left. A service that begins needs
 /// the quorum as it is.
 pub(super) fn judge(had: Option<bool>, live: u64, quorum: u32, hysteresis: u32) -> bool {
     let (quorum, hysteresis) = (u64::from(quorum), u64::from(hysteresis));

@@ -115,7 +115,7 @@ fn slow_start_after_a_failure_and_for_the_new_but_not_at_the_start() {
     assert_eq!(rig.weights(), [22, 44, 33]);
     rig.at(20);
     assert_eq!(rig.weights(), [1, 2, 3]);
-    let newcomer = Server { address: address(14), weight: 1, ..rig.service.servers[0].clone() };
+    let newcomer = Server { address: address(14), weight: 1, ..rig.service.servers[0] };
     rig.service.servers.push(newcomer);
     rig.at(30);
     assert_eq!(rig.effects.duty(ServiceKey::of(&rig.service), address(14)).weight, 1);

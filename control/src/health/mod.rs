@@ -7,19 +7,21 @@
 //! What a check does is in `probe`, a file a kind. Rise, fall, interval, timeout and the limit on sockets are here and
 //! the same for all.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::{Discriminant, discriminant};
 use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
+use foldhash::HashMap;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::{Check, CheckKind};
+use crate::ids::ServiceKey;
 
 mod counted;
 mod probe;
@@ -50,6 +52,9 @@ pub struct Target {
     /// How it is checked, and when it counts as down and up.
     pub check: Check,
 }
+
+/// Who has a target checked: a server of a service.
+pub type User = (ServiceKey, SocketAddrV4);
 
 /// What a target's checks have to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +91,8 @@ pub struct Health {
 struct Prober {
     standing: Arc<Mutex<Standing>>,
     task: AbortHandle,
+    /// So that a verdict finds whom it concerns without a look at all servers: ten thousand may come at once.
+    users: Vec<User>,
 }
 
 impl Health {
@@ -93,7 +100,7 @@ impl Health {
     /// dropped its target may still arrive after.
     pub fn new(news: UnboundedSender<News>, at_once: usize) -> Health {
         Health {
-            probers: HashMap::new(),
+            probers: HashMap::default(),
             tasks: JoinSet::new(),
             news,
             sockets: Arc::new(Semaphore::new(at_once)),
@@ -105,25 +112,36 @@ impl Health {
     ///
     /// A target whose check is of the same kind as before starts as what it was, up or down, without a verdict: a
     /// reload that makes the interval longer, or asks for another page, must not send clients to a dead server.
-    pub fn watch(&mut self, targets: impl IntoIterator<Item = Target>) {
-        let wanted: HashSet<Target> = targets.into_iter().collect();
-        let gone: Vec<Target> = self.probers.keys().filter(|t| !wanted.contains(t)).cloned().collect();
-        let mut inherited: HashMap<Identity, Standing> = HashMap::new();
-        for target in gone {
-            if let Some(prober) = self.probers.remove(&target) {
-                prober.task.abort();
-                inherited.insert(target.identity(), prober.standing().heir());
+    pub fn watch(&mut self, targets: impl IntoIterator<Item = (Target, User)>) {
+        let mut wanted: HashMap<Target, Vec<User>> = HashMap::default();
+        for (target, user) in targets {
+            let users = wanted.entry(target).or_default();
+            // Of two equal checks of a server one is made.
+            if users.last() != Some(&user) {
+                users.push(user);
             }
         }
-        for target in wanted {
-            if !self.probers.contains_key(&target) {
-                let standing = inherited.get(&target.identity()).cloned();
-                let standing = standing.unwrap_or_else(|| Standing::new(target.check.start));
-                self.start(target, standing);
+        let mut inherited: HashMap<Identity, Standing> = HashMap::default();
+        for (target, prober) in self.probers.extract_if(|target, _| !wanted.contains_key(target)) {
+            prober.task.abort();
+            inherited.insert(target.identity(), prober.standing().heir());
+        }
+        for (target, users) in wanted {
+            if let Some(prober) = self.probers.get_mut(&target) {
+                prober.users = users;
+                continue;
             }
+            let standing = inherited.get(&target.identity()).cloned();
+            let standing = standing.unwrap_or_else(|| Standing::new(target.check.start));
+            self.start(target, standing, users);
         }
         // Reap what has ended, so that the set does not grow with every reload.
         while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// Who has this target checked, in the order in which [`Self::watch`] was told; nobody any more if it is gone.
+    pub fn users(&self, target: &Target) -> &[User] {
+        self.probers.get(target).map_or(&[], |prober| &prober.users)
     }
 
     /// Whether servers of this target may have new connections. One that is not watched has never failed.
@@ -137,9 +155,12 @@ impl Health {
         (!standing.is_up()).then(|| standing.reason().to_owned())
     }
 
-    /// The weight that the target's checks ask for, if any does.
-    pub fn weight(&self, target: &Target) -> Option<u32> {
-        self.probers.get(target)?.standing().weight()
+    /// Whether servers of this target may have new connections, and the weight that its checks ask for, if they do.
+    pub fn says(&self, target: &Target) -> (bool, Option<u32>) {
+        self.probers.get(target).map_or((true, None), |prober| {
+            let standing = prober.standing();
+            (standing.is_up(), standing.weight())
+        })
     }
 
     /// What has come of the checks so far, by kind.
@@ -147,7 +168,7 @@ impl Health {
         self.counts.iter().map(|(kind, counts)| counts.get(kind)).collect()
     }
 
-    fn start(&mut self, target: Target, standing: Standing) {
+    fn start(&mut self, target: Target, standing: Standing, users: Vec<User>) {
         let standing = Arc::new(Mutex::new(standing));
         let kind = &target.check.kind;
         let counted = Counted {
@@ -162,7 +183,7 @@ impl Health {
             Arc::clone(&self.sockets),
             Box::new(counted),
         ));
-        self.probers.insert(target, Prober { standing, task });
+        self.probers.insert(target, Prober { standing, task, users });
     }
 }
 

@@ -1,6 +1,6 @@
 //! The prober against a scripted server on a clock of our own, and the whole against real listeners.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -36,6 +36,19 @@ fn target(address: SocketAddrV4, check: Check) -> Target {
 fn server() -> Target {
     target(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 11), 80), DEFAULTS)
 }
+
+/// Each target for a server of its own address.
+fn watch(health: &mut Health, targets: impl IntoIterator<Item = Target>) {
+    health.watch(targets.into_iter().map(|target| {
+        let user = (SERVICE, target.address);
+        (target, user)
+    }));
+}
+
+const SERVICE: ServiceKey = ServiceKey {
+    address: SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 10), 80),
+    protocol: dataplane::service::Protocol::Tcp,
+};
 
 // On a clock of our own ---------------------------------------------------------------------------------------------
 
@@ -199,7 +212,7 @@ async fn a_server_dies_and_comes_back() {
     let (sender, mut receiver) = unbounded_channel();
     let mut health = Health::new(sender, 512);
     let server = target(address, FAST);
-    health.watch([server.clone()]);
+    watch(&mut health, [server.clone()]);
     assert!(health.is_up(&server));
     assert_silent(&mut receiver).await;
 
@@ -224,23 +237,42 @@ async fn equal_targets_are_checked_once_and_a_gone_one_no_more() {
     let (sender, _receiver) = unbounded_channel();
     let mut health = Health::new(sender, 512);
     let slow = Check { interval: Duration::from_secs(3600), ..FAST };
-    health.watch([target(address, slow.clone()), target(address, slow.clone())]);
+    watch(&mut health, [target(address, slow.clone()), target(address, slow.clone())]);
     listener.accept().await.unwrap();
     assert!(timeout(Duration::from_millis(400), listener.accept()).await.is_err(), "checked twice");
     // What stays is not checked anew either.
-    health.watch([target(address, slow.clone())]);
+    watch(&mut health, [target(address, slow.clone())]);
     assert!(timeout(Duration::from_millis(400), listener.accept()).await.is_err(), "checked anew");
 
-    health.watch([target(address, FAST)]);
+    watch(&mut health, [target(address, FAST)]);
     for _ in 0..3 {
         listener.accept().await.unwrap();
     }
-    health.watch([]);
+    watch(&mut health, []);
     while timeout(Duration::from_millis(100), listener.accept()).await.is_ok() {}
     assert!(timeout(Duration::from_millis(100), listener.accept()).await.is_err());
     assert!(health.is_up(&target(address, FAST)));
-    health.watch([]);
+    watch(&mut health, []);
     assert_eq!(health.tasks.len(), 0, "ended tasks are reaped");
+}
+
+#[tokio::test]
+async fn a_target_knows_whom_it_concerns() {
+    let address = |last| SocketAddrV4::new(Ipv4Addr::new(127, 82, 0, last), 9);
+    let (sender, _receiver) = unbounded_channel();
+    let mut health = Health::new(sender, 512);
+    let shared = target(address(6), DEFAULTS);
+    let other = target(address(7), DEFAULTS);
+    // Two services share a server; the first has it checked twice in the same way.
+    let second = ServiceKey { protocol: dataplane::service::Protocol::Udp, ..SERVICE };
+    let users = [(SERVICE, address(6)), (SERVICE, address(6)), (second, address(6))];
+    health.watch(users.map(|user| (shared.clone(), user)));
+    assert_eq!(health.users(&shared), [users[0], users[2]]);
+    assert_eq!(health.users(&other), []);
+    health.watch([(shared.clone(), users[2])]);
+    assert_eq!(health.users(&shared), [users[2]], "what stays has the users of the last time");
+    health.watch([]);
+    assert_eq!(health.users(&shared), []);
 }
 
 /// The check closes as a client does: the server reads an end, not a reset.
@@ -249,7 +281,7 @@ async fn the_connection_ends_with_a_fin() {
     let (listener, address) = listen(Ipv4Addr::new(127, 82, 0, 3)).await;
     let (sender, _receiver) = unbounded_channel();
     let mut health = Health::new(sender, 512);
-    health.watch([target(address, FAST)]);
+    watch(&mut health, [target(address, FAST)]);
     let (mut stream, _) = listener.accept().await.unwrap();
     assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0);
 }
@@ -261,13 +293,13 @@ async fn a_reload_keeps_what_stays_and_a_dead_server_dead() {
     drop(closed);
     let (sender, mut receiver) = unbounded_channel();
     let mut health = Health::new(sender, 512);
-    health.watch([target(alive, FAST), target(dead, FAST)]);
+    watch(&mut health, [target(alive, FAST), target(dead, FAST)]);
     assert!(!verdict(&mut receiver).await.up);
 
-    health.watch([target(dead, FAST)]);
+    watch(&mut health, [target(dead, FAST)]);
     assert!(!health.is_up(&target(dead, FAST)), "what stays keeps its state");
     let longer = Check { interval: Duration::from_millis(40), ..FAST };
-    health.watch([target(alive, longer.clone()), target(dead, longer.clone())]);
+    watch(&mut health, [target(alive, longer.clone()), target(dead, longer.clone())]);
     assert!(!health.is_up(&target(dead, longer.clone())), "other figures, same server");
     assert!(health.is_up(&target(alive, longer.clone())));
     assert_silent(&mut receiver).await;
@@ -305,7 +337,7 @@ async fn a_thousand_servers() {
     let targets: Vec<Target> = (1..=1000u32)
         .map(|host| target(SocketAddrV4::new(Ipv4Addr::from(0x7f53_0000 + host), port), check.clone()))
         .collect();
-    health.watch(targets.clone());
+    watch(&mut health, targets.clone());
     let silent = timeout(Duration::from_millis(1200), receiver.recv()).await;
     assert!(silent.is_err(), "{silent:?}");
 

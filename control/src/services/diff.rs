@@ -8,9 +8,9 @@
 //! - server tcp/192.0.2.10:80 10.0.0.12:8080
 //! ```
 
-use std::collections::HashMap;
 use std::net::SocketAddrV4;
 
+use foldhash::HashMap;
 use itertools::Itertools;
 
 use crate::admin::api::{Change, Sign};
@@ -24,24 +24,25 @@ pub fn diff(old: &[Service], new: &[Service]) -> Vec<Change> {
     let mut changes = Vec::new();
     for service in new {
         let key = ServiceKey::of(service);
+        let name = key.to_string();
         match before.get(&key) {
             None => {
-                changes.push(change(Sign::Added, key, None, summary(service)));
-                changes.extend(service.servers.iter().map(|server| added(key, server)));
+                changes.push(change(Sign::Added, &name, None, summary(service)));
+                changes.extend(service.servers.iter().map(|server| added(&name, server)));
             }
             Some(was) => {
                 let what = settings(was, service);
                 if !what.is_empty() {
-                    changes.push(change(Sign::Changed, key, None, what.join(", ")));
+                    changes.push(change(Sign::Changed, &name, None, what.join(", ")));
                 }
-                servers(key, &was.servers, &service.servers, &mut changes);
+                servers(&name, &was.servers, &service.servers, &mut changes);
             }
         }
     }
     for service in old {
         let key = ServiceKey::of(service);
         if !after.contains_key(&key) {
-            changes.push(change(Sign::Removed, key, None, String::new()));
+            changes.push(change(Sign::Removed, &key.to_string(), None, String::new()));
         }
     }
     changes
@@ -51,28 +52,37 @@ fn by_key(services: &[Service]) -> HashMap<ServiceKey, &Service> {
     services.iter().map(|service| (ServiceKey::of(service), service)).collect()
 }
 
-fn servers(key: ServiceKey, old: &[Server], new: &[Server], changes: &mut Vec<Change>) {
+fn servers(service: &str, old: &[Server], new: &[Server], changes: &mut Vec<Change>) {
+    // The usual case: another weight, or nothing at all.
+    if old.iter().map(|server| server.address).eq(new.iter().map(|server| server.address)) {
+        changes.extend(old.iter().zip(new).filter_map(|(was, is)| changed(service, was, is)));
+        return;
+    }
     // The order of servers matters to some schedulers, but nobody calls it a change.
     let before: HashMap<SocketAddrV4, &Server> = old.iter().map(|server| (server.address, server)).collect();
     let after: HashMap<SocketAddrV4, &Server> = new.iter().map(|server| (server.address, server)).collect();
     for server in new {
         match before.get(&server.address) {
-            None => changes.push(added(key, server)),
-            Some(was) => {
-                let what = [
-                    differs("weight", was.weight, server.weight),
-                    differs("state", was.state.name(), server.state.name()),
-                    differs("check", was.check, server.check),
-                ];
-                let what = what.into_iter().flatten().join(", ");
-                if !what.is_empty() {
-                    changes.push(change(Sign::Changed, key, Some(server.address), what));
-                }
-            }
+            None => changes.push(added(service, server)),
+            Some(was) => changes.extend(changed(service, was, server)),
         }
     }
     let gone = old.iter().filter(|server| !after.contains_key(&server.address));
-    changes.extend(gone.map(|server| change(Sign::Removed, key, Some(server.address), String::new())));
+    changes.extend(gone.map(|server| change(Sign::Removed, service, Some(server.address), String::new())));
+}
+
+fn changed(service: &str, was: &Server, is: &Server) -> Option<Change> {
+    if was == is {
+        return None;
+    }
+    let what = [
+        differs("weight", was.weight, is.weight),
+        differs("state", was.state.name(), is.state.name()),
+        differs("check", was.check, is.check),
+    ];
+    let mut what = what.into_iter().flatten();
+    let first = what.next()?;
+    Some(change(Sign::Changed, service, Some(is.address), what.fold(first, |all, one| all + ", " + &one)))
 }
 
 /// The settings of a service that differ, with both values where they are short.
@@ -111,12 +121,12 @@ fn summary(service: &Service) -> String {
     format!("{} {}", service.mode, service.scheduler)
 }
 
-fn added(key: ServiceKey, server: &Server) -> Change {
-    change(Sign::Added, key, Some(server.address), format!("weight {}", server.weight))
+fn added(service: &str, server: &Server) -> Change {
+    change(Sign::Added, service, Some(server.address), format!("weight {}", server.weight))
 }
 
-fn change(sign: Sign, key: ServiceKey, server: Option<SocketAddrV4>, what: String) -> Change {
-    Change { sign, service: key.to_string(), server, what }
+fn change(sign: Sign, service: &str, server: Option<SocketAddrV4>, what: String) -> Change {
+    Change { sign, service: service.to_owned(), server, what }
 }
 
 #[cfg(test)]

@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use itertools::Itertools;
 
+use super::List;
 use crate::config::{Server, Service};
 use crate::ids::ServiceKey;
 
@@ -34,13 +36,13 @@ struct ServerChange {
 
 impl Live {
     /// The services with all changes made to them.
-    pub fn apply(&self, file: &[Service]) -> Vec<Service> {
+    pub fn apply(&self, file: &List) -> List {
+        if self.services.is_empty() && self.servers.is_empty() {
+            return file.clone();
+        }
         let stays = |service: &&Service| !self.services.contains_key(&ServiceKey::of(service));
         let added = self.services.values().filter_map(|change| change.now.as_ref());
         let mut services: Vec<Service> = file.iter().filter(stays).chain(added).cloned().collect();
-        if self.servers.is_empty() {
-            return services;
-        }
         for service in &mut services {
             let key = ServiceKey::of(service);
             let own = || self.servers.range((key, FIRST)..=(key, LAST));
@@ -48,15 +50,15 @@ impl Live {
             service.servers.retain_mut(|server| match changed(server).map(|change| &change.now) {
                 Some(None) => false,
                 Some(Some(now)) => {
-                    server.clone_from(now);
+                    *server = *now;
                     true
                 }
                 None => true,
             });
             let added = own().filter(|(_, change)| change.was.is_none());
-            service.servers.extend(added.filter_map(|(_, change)| change.now.clone()));
+            service.servers.extend(added.filter_map(|(_, change)| change.now));
         }
-        services
+        Arc::new(services)
     }
 
     /// Puts a server in the place of what the file has under its address, or takes it away.
@@ -69,7 +71,7 @@ impl Live {
     ) {
         let was = match self.servers.remove(&(service, address)) {
             Some(change) => change.was,
-            None => self.find(file, service).and_then(|known| server_of(&known, address).cloned()),
+            None => self.find(file, service).and_then(|known| server_of(&known, address).copied()),
         };
         if was != now {
             self.servers.insert((service, address), ServerChange { was, now });

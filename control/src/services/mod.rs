@@ -14,26 +14,32 @@ pub mod save;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
+use std::sync::Arc;
 
 use dataplane::service::{Mode, Protocol};
+use foldhash::HashMap;
 use tokio::time::Instant;
 
 use crate::config::{OnRemove, Server, ServerState, Service};
 use crate::ids::{ServerKey, ServiceKey};
 use live::{Live, server_of, service_of};
 
+/// Services that are not changed any more. Mostly the file's are those that are running and present, and then all three
+/// are one list: a hundred thousand servers are not copied without need.
+pub type List = Arc<Vec<Service>>;
+
 /// The services of the running program.
 #[derive(Debug, Default)]
 pub struct Services {
-    file: Vec<Service>,
+    file: List,
     live: Live,
-    running: Vec<Service>,
+    running: List,
     leaving: BTreeMap<(ServiceKey, SocketAddrV4), Leaving>,
     /// When drained servers are to be disabled.
     deadlines: BTreeMap<(ServiceKey, SocketAddrV4), Instant>,
-    present: Vec<Service>,
+    present: List,
     /// What live services were added with.
     texts: BTreeMap<ServiceKey, String>,
 }
@@ -41,16 +47,45 @@ pub struct Services {
 /// What a file would make of the services; nothing has changed yet.
 #[derive(Debug)]
 pub struct Plan {
-    file: Vec<Service>,
+    file: List,
     live: Live,
-    running: Vec<Service>,
+    running: List,
     overruled: Vec<String>,
+    /// What is running as it was when this was planned.
+    basis: List,
+}
+
+/// What a plan depends on besides the file, for another thread to make it.
+#[derive(Clone, Debug)]
+pub struct Basis {
+    live: Live,
+    running: List,
+}
+
+impl Basis {
+    /// What would come of it if the file were this.
+    pub fn plan(self, file: List) -> Plan {
+        let Basis { mut live, running: basis } = self;
+        let overruled = live.outlive(&file);
+        let running = live.apply(&file);
+        Plan { file, live, running, overruled, basis }
+    }
 }
 
 impl Plan {
     /// The services that would be wanted.
     pub fn running(&self) -> &[Service] {
         &self.running
+    }
+
+    /// Those that were wanted when this was planned.
+    pub fn before(&self) -> &[Service] {
+        &self.basis
+    }
+
+    /// The file's, for another plan.
+    pub fn into_file(self) -> List {
+        self.file
     }
 }
 
@@ -67,7 +102,10 @@ struct Leaving {
 impl Services {
     /// Those of a file.
     pub fn new(file: Vec<Service>) -> Services {
-        Services { running: file.clone(), present: file.clone(), file, ..Services::default() }
+        let mut services = Services { file: Arc::new(file), ..Services::default() };
+        services.running = services.file.clone();
+        services.present = without_disabled(&services.running);
+        services
     }
 
     /// As the file had them when it was read.
@@ -82,12 +120,12 @@ impl Services {
 
     /// All that packets have to be forwarded for: those that are wanted, but for disabled servers, and those that are
     /// leaving, which have the weight 0.
-    pub fn present(&self) -> &[Service] {
+    pub fn present(&self) -> &List {
         &self.present
     }
 
     /// All that an operator may ask about: those that are wanted, and those that are leaving.
-    pub fn listed(&self) -> Vec<Service> {
+    pub fn listed(&self) -> List {
         self.with_leaving(self.running.clone())
     }
 
@@ -107,17 +145,19 @@ impl Services {
         self.deadlines.get(&key).copied().or_else(|| self.leaving.get(&key).map(|leaving| leaving.until))
     }
 
-    /// What would come of it if the file were this.
-    pub fn plan(&self, file: Vec<Service>) -> Plan {
-        let mut live = self.live.clone();
-        let overruled = live.outlive(&file);
-        let running = live.apply(&file);
-        Plan { file, live, running, overruled }
+    /// What a plan depends on now.
+    pub fn basis(&self) -> Basis {
+        Basis { live: self.live.clone(), running: self.running.clone() }
+    }
+
+    /// Whether nothing has changed since this was planned.
+    pub fn fits(&self, plan: &Plan) -> bool {
+        Arc::ptr_eq(&plan.basis, &self.running)
     }
 
     /// Puts a plan in force; which live changes the file has overruled.
     pub fn carry_out(&mut self, plan: Plan, now: Instant) -> Vec<String> {
-        let Plan { file, live, running, overruled } = plan;
+        let Plan { file, live, running, overruled, .. } = plan;
         (self.file, self.live) = (file, live);
         let live = &self.live;
         self.texts.retain(|key, _| live.names(key));
@@ -134,7 +174,7 @@ impl Services {
     pub fn saved(&mut self, file: Vec<Service>, now: Instant) {
         self.live.clear();
         self.texts.clear();
-        self.file = file;
+        self.file = Arc::new(file);
         self.rebuild(now);
     }
 
@@ -178,7 +218,7 @@ impl Services {
             self.deadlines.remove(&(service, address));
             let running = service_of(&self.running, service).and_then(|known| server_of(known, address));
             if let Some(server) = running.filter(|server| server.state == ServerState::Drained) {
-                let server = Server { state: ServerState::Disabled, ..server.clone() };
+                let server = Server { state: ServerState::Disabled, ..*server };
                 self.live.set_server(&self.file, service, address, Some(server));
             }
         }
@@ -193,7 +233,7 @@ impl Services {
         self.adopt(self.live.apply(&self.file), now);
     }
 
-    fn adopt(&mut self, running: Vec<Service>, now: Instant) {
+    fn adopt(&mut self, running: List, now: Instant) {
         self.let_go(&running, now);
         self.running = running;
         let running = &self.running;
@@ -201,46 +241,37 @@ impl Services {
             let known = service_of(running, *service).and_then(|known| server_of(known, *address));
             known.is_some_and(|server| server.state == ServerState::Drained)
         });
-        let mut present = self.running.clone();
-        for service in &mut present {
-            service.servers.retain(|server| server.state != ServerState::Disabled);
-        }
-        self.present = self.with_leaving(present);
+        self.present = self.with_leaving(without_disabled(&self.running));
     }
 
-    fn with_leaving(&self, mut services: Vec<Service>) -> Vec<Service> {
+    fn with_leaving(&self, mut list: List) -> List {
+        if self.leaving.is_empty() {
+            return list;
+        }
+        let services = Arc::make_mut(&mut list);
+        let mut places: HashMap<ServiceKey, usize> = services.iter().map(ServiceKey::of).zip(0..).collect();
         for ((key, _), leaving) in &self.leaving {
-            let at = match services.iter().position(|service| ServiceKey::of(service) == *key) {
-                Some(at) => at,
-                None => {
-                    services.push(leaving.service.clone());
-                    services.len() - 1
-                }
-            };
+            let at = *places.entry(*key).or_insert_with(|| {
+                services.push(leaving.service.clone());
+                services.len() - 1
+            });
             // One that is disabled and has connections to be reset stands there already, in a listing.
             if server_of(&services[at], leaving.server.address).is_none() {
-                services[at].servers.push(leaving.server.clone());
+                services[at].servers.push(leaving.server);
             }
         }
-        services
+        list
     }
 
     /// Servers that were wanted and are not any more leave as their service would have it; those that come back stay,
     /// and those that are disabled do not drain.
     fn let_go(&mut self, wanted: &[Service], now: Instant) {
-        let modes: HashMap<ServiceKey, Mode> =
-            wanted.iter().map(|service| (ServiceKey::of(service), service.mode)).collect();
-        let named = |service: &Service| {
-            let key = ServiceKey::of(service);
-            let name = |server: &Server| ((key, server.address), server.state);
-            service.servers.iter().map(name).collect::<Vec<_>>()
-        };
-        let states: HashMap<(ServiceKey, SocketAddrV4), ServerState> =
-            wanted.iter().flat_map(named).collect();
-        let may_leave = |key: (ServiceKey, SocketAddrV4), mode: Mode, how: OnRemove| {
+        let wanted: HashMap<ServiceKey, &Service> =
+            wanted.iter().map(|service| (ServiceKey::of(service), service)).collect();
+        let may_leave = |service: Option<&Wanted>, server: SocketAddrV4, mode: Mode, how: OnRemove| {
             // Under another mode its connections are of no use.
-            let replaced = modes.get(&key.0).is_some_and(|wanted| *wanted != mode);
-            match states.get(&key) {
+            let replaced = service.is_some_and(|wanted| wanted.mode != mode);
+            match service.and_then(|wanted| wanted.states.get(&server)) {
                 _ if replaced => false,
                 // Who disables a server, or has drained it until a deadline, wants it to end now.
                 Some(ServerState::Disabled) => how == OnRemove::Reset,
@@ -248,19 +279,32 @@ impl Services {
                 None => how != OnRemove::Drop,
             }
         };
-        self.leaving.retain(|key, leaving| may_leave(*key, leaving.service.mode, leaving.how));
+        let leaving: BTreeSet<ServiceKey> = self.leaving.keys().map(|(service, _)| *service).collect();
+        let known = leaving.into_iter().filter_map(|key| Some((key, Wanted::of(wanted.get(&key)?))));
+        let known: HashMap<ServiceKey, Wanted> = known.collect();
+        self.leaving.retain(|(service, server), leaving| {
+            may_leave(known.get(service), *server, leaving.service.mode, leaving.how)
+        });
         // UDP flows move on by their next packet.
         for service in self.running.iter().filter(|service| service.protocol == Protocol::Tcp) {
             let (key, how) = (ServiceKey::of(service), service.availability.on_remove);
+            let wanted = wanted.get(&key);
+            // The usual case: who is there stays.
+            if wanted.is_some_and(|wanted| stays(service, wanted)) {
+                continue;
+            }
+            let wanted = wanted.map(|wanted| Wanted::of(wanted));
             let served = |server: &&Server| server.state != ServerState::Disabled;
             for server in service.servers.iter().filter(served) {
                 let key = (key, server.address);
-                if self.leaving.contains_key(&key) || !may_leave(key, service.mode, how) {
+                if self.leaving.contains_key(&key)
+                    || !may_leave(wanted.as_ref(), server.address, service.mode, how)
+                {
                     continue;
                 }
                 let leaving = Leaving {
                     service: Service { servers: Vec::new(), ..service.clone() },
-                    server: Server { weight: 0, check: false, ..server.clone() },
+                    server: Server { weight: 0, check: false, ..*server },
                     until: now + service.availability.drain,
                     how,
                 };
@@ -268,4 +312,40 @@ impl Services {
             }
         }
     }
+}
+
+fn without_disabled(running: &List) -> List {
+    let is_disabled = |server: &Server| server.state == ServerState::Disabled;
+    if !running.iter().any(|service| service.servers.iter().any(is_disabled)) {
+        return running.clone();
+    }
+    let mut present = Vec::clone(running);
+    for service in &mut present {
+        service.servers.retain(|server| !is_disabled(server));
+    }
+    Arc::new(present)
+}
+
+/// What is wanted of a service, as far as it says which servers leave.
+struct Wanted {
+    mode: Mode,
+    states: HashMap<SocketAddrV4, ServerState>,
+}
+
+impl Wanted {
+    fn of(service: &Service) -> Wanted {
+        let states = service.servers.iter().map(|server| (server.address, server.state)).collect();
+        Wanted { mode: service.mode, states }
+    }
+}
+
+/// Whether a service keeps all its servers as they are, but for their weights.
+fn stays(old: &Service, new: &Service) -> bool {
+    old.mode == new.mode
+        && old.servers.len() == new.servers.len()
+        && old
+            .servers
+            .iter()
+            .zip(&new.servers)
+            .all(|(was, is)| was.address == is.address && was.state == is.state)
 }

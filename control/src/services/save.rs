@@ -185,11 +185,8 @@ server = [{ address = "10.0.0.11:53" }]
     fn states_servers_and_services() {
         let text = saved(|services| {
             services[0].servers[1].state = ServerState::Drained;
-            let new = Server {
-                address: "10.0.0.13:8080".parse().unwrap(),
-                weight: 4,
-                ..services[0].servers[1].clone()
-            };
+            let new =
+                Server { address: "10.0.0.13:8080".parse().unwrap(), weight: 4, ..services[0].servers[1] };
             services[0].servers.push(Server { state: ServerState::Enabled, ..new });
             services[0].servers.remove(0);
         });
@@ -200,7 +197,7 @@ server = [{ address = "10.0.0.11:53" }]
         assert!(text.contains("# My router.") && !text.contains("192.0.2.10:80"));
         let text = saved(|services| {
             let mut new = crate::config::parse_services(NEW).unwrap();
-            let added = Server { weight: 7, ..services[0].servers[0].clone() };
+            let added = Server { weight: 7, ..services[0].servers[0] };
             new[0].servers.push(Server { address: "10.0.0.11:443".parse().unwrap(), check: false, ..added });
             services.append(&mut new);
         });

@@ -27,7 +27,7 @@ fn address(last: u8) -> SocketAddrV4 {
 }
 
 fn server(services: &[Service], last: u8) -> Option<Server> {
-    server_of(service_of(services, key())?, address(last)).cloned()
+    server_of(service_of(services, key())?, address(last)).copied()
 }
 
 fn weigh(services: &mut Services, last: u8, weight: u32) {
@@ -36,7 +36,8 @@ fn weigh(services: &mut Services, last: u8, weight: u32) {
 }
 
 fn reload(all: &mut Services, file: Vec<Service>, now: Instant) -> Vec<String> {
-    let plan = all.plan(file);
+    let plan = all.basis().plan(Arc::new(file));
+    assert!(all.fits(&plan));
     all.carry_out(plan, now)
 }
 
@@ -78,10 +79,31 @@ fn a_preview_changes_nothing() {
     let mut all = Services::new(services(WEB));
     weigh(&mut all, 11, 7);
     let edited = services(&WEB.replace("10.0.0.12:8080'", "10.0.0.12:8080'\nweight = 2"));
-    let plan = all.plan(edited);
+    let plan = all.basis().plan(Arc::new(edited));
     let preview = plan.running();
     assert_eq!((server(preview, 11).unwrap().weight, server(preview, 12).unwrap().weight), (7, 2));
     assert_eq!(server(all.running(), 12).unwrap().weight, 1);
+    // It is made while others go on; what they change makes it worthless.
+    assert!(all.fits(&plan));
+    weigh(&mut all, 12, 5);
+    assert!(!all.fits(&plan));
+    let plan = all.basis().plan(plan.into_file());
+    assert_eq!(server(plan.before(), 12).unwrap().weight, 5);
+    assert_eq!(server(plan.running(), 12).unwrap().weight, 2, "the file's entry has been edited");
+}
+
+#[test]
+fn services_are_copied_only_when_they_differ() {
+    let mut all = Services::new(services(WEB));
+    let shared = |all: &Services| {
+        all.running().as_ptr() == all.file().as_ptr() && all.present().as_ptr() == all.file().as_ptr()
+    };
+    assert!(shared(&all));
+    reload(&mut all, services(WEB), Instant::now());
+    assert!(shared(&all));
+    weigh(&mut all, 11, 7);
+    assert!(!shared(&all));
+    assert_eq!((server(all.file(), 11).unwrap().weight, server(all.present(), 11).unwrap().weight), (1, 7));
 }
 
 #[test]
@@ -160,7 +182,7 @@ fn one_that_comes_back_is_itself_again() {
     assert!(all.running().is_empty());
     assert_eq!(all.present()[0].servers.len(), 2, "a removed service drains, too");
     reload(&mut all, services(WEB), now);
-    assert_eq!(all.present(), all.running());
+    assert_eq!(all.present().as_slice(), all.running());
     assert!(!all.expire(now + Duration::from_secs(3600), idle));
 }
 
@@ -183,7 +205,7 @@ fn what_is_dropped_or_moves_on_by_itself_does_not_stay() {
     let mut all = Services::new(services(WEB));
     let direct = WEB.replace("nat", "dr").replace(":8080", "");
     reload(&mut all, services(&direct), now);
-    assert_eq!(all.present(), all.running());
+    assert_eq!(all.present().as_slice(), all.running());
 }
 
 #[test]

@@ -3,15 +3,19 @@
 //! ```text
 //!   bench     a namespace, a state directory, two cores, hugepages       (removed afterwards, or by the next run)
 //!     rvs       the built program, as it is released
+//!     crowd     the same with many services and servers
 //!     testpmd   DPDK's own forwarding program, the peer
 //!       thread    CPU time of the one thread that polls
+//!     asking    somebody who asks the program all the time
 //! ```
 //!
 //! Namespaces and processes are those of the end-to-end tests (`tests/harness`), used as a library: they are
 //! written down with their start time before they do anything, so that what a killed run leaves is ended by the
 //! next one, and nothing else ever is. A copy of that would be the part of this program that is hardest to get right.
 
+pub mod asking;
 pub mod bench;
+pub mod crowd;
 pub mod rvs;
 pub mod testpmd;
 pub mod thread;

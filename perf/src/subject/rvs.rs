@@ -135,18 +135,24 @@ impl Subject for Rvs {
     }
 }
 
-/// By the admin socket and not by `rvs list`: starting a program takes longer than the answer.
+/// The workers' counters.
 pub fn ask(socket: &Path) -> Result<Counters> {
+    let body = get(socket, "/v1/counters")?;
+    serde_json::from_str(&body).with_context(|| format!("{} answers {body}", socket.display()))
+}
+
+/// By the admin socket and not by `rvs list`: starting a program takes longer than the answer.
+pub fn get(socket: &Path, path: &str) -> Result<String> {
     let shown = socket.display();
     let mut stream = UnixStream::connect(socket).with_context(|| format!("cannot ask {shown}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     // HTTP/1.0: one answer, in one piece, and the end.
-    stream.write_all(b"GET /v1/counters HTTP/1.0\r\nHost: rvs\r\n\r\n")?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: rvs\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).with_context(|| format!("{shown} does not answer"))?;
     match answer.split_once("\r\n\r\n") {
         Some((head, body)) if head.lines().next().is_some_and(|status| status.contains(" 200 ")) => {
-            serde_json::from_str(body).with_context(|| format!("{shown} answers {body}"))
+            Ok(body.to_owned())
         }
         _ => bail!("{shown} answers {answer}"),
     }

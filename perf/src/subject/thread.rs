@@ -9,6 +9,7 @@
 use std::fs::{self, File};
 use std::ops::Sub;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -46,9 +47,17 @@ impl Thread {
         let mut workers = tasks
             .map(|task| task.path())
             .filter(|path| fs::read_to_string(path.join("comm")).is_ok_and(|name| is_worker(&name)));
-        let path = workers.next().context("there is none yet")?;
+        Thread::at(pid, &workers.next().context("there is none yet")?)
+    }
+
+    /// The first thread of a process: RVS's control thread.
+    pub fn main(pid: i32) -> Result<Thread> {
+        Thread::at(pid, Path::new(&format!("/proc/{pid}/task/{pid}")))
+    }
+
+    fn at(process: i32, path: &Path) -> Result<Thread> {
         Ok(Thread {
-            process: pid,
+            process,
             schedstat: File::open(path.join("schedstat"))?,
             status: File::open(path.join("status"))?,
         })

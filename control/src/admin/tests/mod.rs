@@ -174,7 +174,7 @@ async fn router(connections: u64) -> Router {
     let path = directory.path().join("run/rvs.sock");
     let backend = Fake::new(connections);
     let socket = bind(&path, None).await.unwrap();
-    let server = tokio::spawn(serve(socket, backend.clone()));
+    let server = tokio::spawn(serve(socket, backend.clone(), |connection| drop(tokio::spawn(connection))));
     Router { _directory: directory, path, backend, server }
 }
 

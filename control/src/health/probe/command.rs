@@ -229,7 +229,8 @@ mod tests {
         let target = Target { address: SERVER, check: shell(&script, keys) };
         let (sender, mut receiver) = unbounded_channel();
         let mut health = Health::new(sender, 512);
-        health.watch([target.clone()]);
+        let user = ("tcp/192.0.2.10:80".parse().unwrap(), SERVER);
+        health.watch([(target.clone(), user)]);
         assert_eq!(receiver.recv().await, Some(News::Weight(target, 10)));
         let pids = written_down(&path, 2).await;
         assert!(pids.iter().all(|pid| is_there(*pid)));
