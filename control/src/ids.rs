@@ -233,12 +233,14 @@ impl Ids {
         });
     }
 
-    /// Frees the ids that no connection can name any more.
-    pub fn release(&mut self, workers: &[Arc<WorkerCounters>]) {
+    /// Frees the ids that no connection can name any more. `others` is the oldest generation that somebody uses, beside
+    /// the workers, to make connections.
+    pub fn release(&mut self, workers: &[Arc<WorkerCounters>], others: u64) {
         let free = &mut self.numbers.free;
         self.quarantine.retain_mut(|held| match &held.sweeps {
             None => {
-                if workers.iter().all(|worker| worker.generation.get() >= held.generation) {
+                let all_use = workers.iter().all(|worker| worker.generation.get() >= held.generation);
+                if all_use && others >= held.generation {
                     held.sweeps = Some(workers.iter().map(|worker| worker.sweeps.get()).collect());
                 }
                 true
@@ -303,22 +305,23 @@ mod tests {
         let mut ids = Ids::new(2);
         let id = ids.enter(WEB).server(server(1), 1).id;
         ids.retain(5, |_| None);
-        let reused = |ids: &mut Ids| {
-            ids.release(&workers);
+        let reused = |ids: &mut Ids, others: u64| {
+            ids.release(&workers, others);
             ids.numbers.free.contains(&id)
         };
-        assert!(!reused(&mut ids));
+        assert!(!reused(&mut ids, 5));
         workers[0].generation.set(5);
         workers.iter().for_each(|worker| worker.sweeps.add(10));
-        assert!(!reused(&mut ids), "the second worker still uses an old snapshot");
+        assert!(!reused(&mut ids, 5), "the second worker still uses an old snapshot");
         workers[1].generation.set(6);
-        assert!(!reused(&mut ids), "counting of sweeps begins");
+        assert!(!reused(&mut ids, 4), "somebody else does");
+        assert!(!reused(&mut ids, 5), "counting of sweeps begins");
         workers.iter().for_each(|worker| worker.sweeps.add(1));
-        assert!(!reused(&mut ids), "that sweep may have begun before");
+        assert!(!reused(&mut ids, 5), "that sweep may have begun before");
         workers[0].sweeps.add(1);
-        assert!(!reused(&mut ids), "the second worker has not finished");
+        assert!(!reused(&mut ids, 5), "the second worker has not finished");
         workers[1].sweeps.add(1);
-        assert!(reused(&mut ids));
+        assert!(reused(&mut ids, 5));
         assert_eq!(ids.enter(WEB).server(server(9), 1).id, id);
     }
 }

@@ -29,6 +29,7 @@ pub mod rates;
 pub mod run;
 pub mod services;
 pub mod slowpath;
+pub mod sync;
 pub mod systemd;
 mod text;
 pub mod top;

@@ -6,11 +6,13 @@
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::UdpSocket;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use dataplane::capture::Switch;
+use dataplane::changes::Changes;
 use dataplane::counters::WorkerCounters;
 use dataplane::engine::reset::reset;
 use dataplane::table::{HashKey, Table};
@@ -34,6 +36,7 @@ use crate::health::checks_at_once;
 use crate::net::{Twin, Watcher};
 use crate::ports;
 use crate::slowpath;
+use crate::sync::{self, Synchroniser};
 use crate::systemd;
 
 /// Steps of health checks before the director, the admin socket and the pumps have a turn, and Linux is asked what is
@@ -94,13 +97,25 @@ async fn start(config: Config, control_cores: &[usize]) -> Result<()> {
     let socket = admin::bind(&config.admin.socket, config.admin.group.as_deref()).await?;
     let remote = admin::tcp::bind(&config)?;
     let _claims = claims(&config)?;
+    let speaker = config.sync.as_ref().map(|sync| sync::bind(sync.listen)).transpose()?;
     let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
     let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores))?;
-    let result = with_eal(config, &eal, &devices, (socket, remote), stop, hangup, manager).await;
+    let doors = Doors { socket, remote, speaker };
+    let result = with_eal(config, &eal, &devices, doors, stop, hangup, manager).await;
     if let Err(error) = eal.cleanup() {
         tracing::warn!(%error, "EAL was not taken down cleanly");
     }
     result
+}
+
+/// Where others reach this router.
+struct Doors {
+    /// Whoever is on this machine.
+    socket: admin::Socket,
+    /// Whoever has a token.
+    remote: Option<admin::tcp::Listener>,
+    /// Peer routers.
+    speaker: Option<UdpSocket>,
 }
 
 /// Takes the devices for this process, or says which another RVS has.
@@ -124,7 +139,7 @@ async fn with_eal(
     config: Config,
     eal: &Eal,
     devices: &[Device],
-    (socket, remote): (admin::Socket, Option<admin::tcp::Listener>),
+    Doors { socket, remote, speaker }: Doors,
     mut stop: StopSignals,
     hangup: Signal,
     manager: systemd::Manager,
@@ -171,6 +186,9 @@ async fn with_eal(
     let settings = config.admin.tcp.clone().map(admin::tcp::Settings::new);
     let remote = remote.zip(settings.as_ref().map(admin::tcp::Settings::subscribe));
     let farewell = admin::tcp::Farewell::default();
+    let peers: Option<Arc<sync::Shared>> = speaker.as_ref().map(|_| Arc::default());
+    let changes = |_: &_| Arc::new(if peers.is_some() { Changes::new() } else { Changes::default() });
+    let changes: Vec<Arc<Changes>> = counters.iter().map(changes).collect();
     let parts = Parts {
         config: config.clone(),
         remote: settings,
@@ -182,6 +200,7 @@ async fn with_eal(
         manager: manager.clone(),
         events: events.clone(),
         capture: capture.clone(),
+        peers: peers.clone(),
     };
     let (mut director, handle) = Director::new(parts)?;
     let (pumps, ends) = slowpath::queues(counters.len(), resets(&director, &table))?;
@@ -195,6 +214,7 @@ async fn with_eal(
         counters: counters[index].clone(),
         slow_path,
         capture: capture.clone(),
+        changes: changes[index].clone(),
         probe: (),
         idle: match config.workers.idle {
             Idle::Busy => worker::Idle::Busy,
@@ -202,6 +222,14 @@ async fn with_eal(
         },
     });
     let crew = Crew::start(workers.collect(), &config.workers.cores, config.run.drop_capabilities)?;
+
+    let _synchroniser = match (&config.sync, speaker, peers) {
+        (Some(sync), Some(socket), Some(shared)) => {
+            let (table, snapshots) = (table.clone(), director.subscribe());
+            Some(Synchroniser::start(sync, socket, shared, table, snapshots, changes)?)
+        }
+        _ => None,
+    };
 
     let result = {
         let direct = async {

@@ -101,6 +101,10 @@ impl Backend for Router {
         Ok(vec![change()])
     }
 
+    async fn sync(&self) -> anyhow::Result<api::Sync> {
+        Ok(api::Sync { ready: true, ..api::Sync::default() })
+    }
+
     async fn save(&self) -> anyhow::Result<api::Saved> {
         Ok(api::Saved { path: "/etc/rvs/rvs.toml".to_owned(), changes: vec![change()] })
     }

@@ -14,10 +14,12 @@
 //! | [`fib`] | routes and neighbours: from an address to an adjacency |
 //! | [`counters`] | what is counted, and by whom |
 //! | [`engine`] | a burst's way through parse, classify, resolve, rewrite |
+//! | [`changes`] | connections that peer routers should hear of |
 //! | [`capture`] | samples of packets for operators |
 //! | [`worker`] | the polling loop on a core: ports, punts, idling |
 
 pub mod capture;
+pub mod changes;
 pub mod clock;
 pub mod counters;
 pub mod engine;

@@ -22,6 +22,7 @@ use crossbeam::queue::ArrayQueue;
 use dpdk::{Batch, Lcore, Mbuf, RxQueue, TxQueue, clock};
 
 use crate::capture::{Switch, Tap};
+use crate::changes::Changes;
 use crate::clock::{TICKS_PER_SECOND, Tick};
 use crate::counters::{Drop, Punt, WorkerCounters};
 use crate::engine::{BURST, Engine, Frame, Probe, Stage, Verdict};
@@ -89,6 +90,8 @@ pub struct Worker<P = ()> {
     pub idle: Idle,
     /// Whether somebody captures packets.
     pub capture: Arc<Switch>,
+    /// Where it notes connections that change.
+    pub changes: Arc<Changes>,
     /// Whoever measures it; `()` in a router.
     pub probe: P,
 }
@@ -108,9 +111,10 @@ impl<P: Probe> Worker<P> {
             slow_path,
             idle,
             capture,
+            changes,
             mut probe,
         } = self;
-        let engine = Engine::new(index, table.clone(), counters.clone());
+        let engine = Engine::new(index, table.clone(), counters.clone()).noting(changes);
         let (mut receivers, transmitters): (Vec<RxQueue>, Vec<TxQueue>) = queues.into_iter().unzip();
         let mut output = Output::new(transmitters, counters.clone(), slow_path, Tap::new(capture));
         let mut sweeper = Sweeper::new(share(table.buckets(), index, count), clock::tsc(), clock::tsc_hz());

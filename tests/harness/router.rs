@@ -51,11 +51,16 @@ impl Router {
 
     /// As [`Router::start`], with another text for the file; socket and ports are those of `config`.
     pub fn start_text(cluster: &Cluster, text: &str, config: &Config) -> Result<Router> {
-        let file = cluster.state().file("rvs.toml");
+        Router::start_in(&cluster.router, "rvs", text, config)
+    }
+
+    /// As [`Router::start_text`], in another namespace and under another name than "rvs".
+    pub fn start_in(namespace: &Namespace, name: &str, text: &str, config: &Config) -> Result<Router> {
+        let file = namespace.state().file(&format!("{name}.toml"));
         fs::write(&file, text)?;
-        let daemon = cluster.router.command(program()?).arg("run").arg("-c").arg(&file).spawn("rvs")?;
+        let daemon = namespace.command(program()?).arg("run").arg("-c").arg(&file).spawn(name)?;
         let twins = config.ports.iter().map(|port| port.name).collect();
-        let namespace = cluster.router.clone();
+        let namespace = namespace.clone();
         let mut router = Router { namespace, daemon, file, socket: config.socket.clone(), twins };
         wait::until("rvs answers or ends", PATIENCE, || match router.daemon.status()? {
             Some(_) => Ok(()),

@@ -111,6 +111,67 @@ pub struct Connection {
     pub expires: u32,
 }
 
+/// How things stand with peer routers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sync {
+    /// Whether this router knows what its peers know, as far as they can be reached: it may take virtual addresses.
+    pub ready: bool,
+    /// Each peer.
+    pub peers: Vec<Peer>,
+    /// What has become of the connections that they told of.
+    pub adopted: Adopted,
+    /// Changes for which there was no room, so that everything was sent again.
+    pub overflows: u64,
+}
+
+/// A peer router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Where it is reached.
+    pub address: SocketAddrV4,
+    /// `away`, `joining` (it is telling of its connections) or `together`.
+    pub standing: String,
+    /// Connections that are still to be sent.
+    pub waiting: u64,
+    /// Microseconds since the oldest datagram that it has not acknowledged was sent.
+    pub lag_us: u64,
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Connections sent.
+    pub connections_sent: u64,
+    /// Datagrams received.
+    pub received: u64,
+    /// Connections received.
+    pub connections_received: u64,
+    /// Datagrams that were lost on the way to it.
+    pub lost: u64,
+    /// Datagrams from its address that it has not made.
+    pub forged: u64,
+    /// Datagrams from its address that have come before.
+    pub replayed: u64,
+    /// Datagrams from its address that are of another version, or nothing.
+    pub not_understood: u64,
+    /// Times that all connections were sent.
+    pub bulks: u64,
+}
+
+/// What has become of connections that peers told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// They were not known.
+    pub new: u64,
+    /// They were known otherwise.
+    pub changed: u64,
+    /// They were known as well or better.
+    pub known: u64,
+    /// They had expired, or their service or server is not here.
+    pub stale: u64,
+    /// The table had no room.
+    pub no_room: u64,
+}
+
 /// What the workers count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {

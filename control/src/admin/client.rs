@@ -106,6 +106,11 @@ impl Client {
         self.json(Method::GET, "/v1/diff").await
     }
 
+    /// Asks how things stand with peer routers.
+    pub async fn sync(&self) -> anyhow::Result<api::Sync> {
+        self.json(Method::GET, "/v1/sync").await
+    }
+
     /// Has what is running written into the file.
     pub async fn save(&self) -> anyhow::Result<api::Saved> {
         self.json(Method::POST, "/v1/save").await

@@ -11,6 +11,7 @@
 //! POST   /v1/reload?dry_run=true                 read the configuration file again; 422 if it is refused
 //! GET    /v1/diff                                what is running and the file does not say
 //! POST   /v1/save                                write what is running into the file
+//! GET    /v1/sync                                how things stand with peer routers
 //! GET    /v1/openapi.json                        all of this for programs, as OpenAPI 3.1, see [`openapi`]
 //!
 //! POST   /v1/services                            add a service; its settings as in the file, as JSON
@@ -98,6 +99,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// All metrics, as text.
     fn metrics(&self, format: Format) -> impl Future<Output = anyhow::Result<String>> + Send;
+
+    /// How things stand with peer routers.
+    fn sync(&self) -> impl Future<Output = anyhow::Result<api::Sync>> + Send;
 
     /// What has happened.
     fn events(&self) -> &Events;
@@ -218,6 +222,7 @@ fn routes<B: Backend>() -> Vec<(&'static str, MethodRouter<B>)> {
         ("/v1/reload", post(reload::<B>)),
         ("/v1/diff", get(diff::<B>)),
         ("/v1/save", post(save::<B>)),
+        ("/v1/sync", get(sync::<B>)),
         ("/v1/openapi.json", get(openapi::answer)),
     ]
 }
@@ -256,6 +261,10 @@ struct ReloadQuery {
 
 async fn diff<B: Backend>(State(backend): State<B>) -> Result<Response, Failed> {
     large(backend.diff().await.map_err(unprocessable)?).await
+}
+
+async fn sync<B: Backend>(State(backend): State<B>) -> Result<Json<api::Sync>, Failed> {
+    Ok(Json(backend.sync().await?))
 }
 
 async fn save<B: Backend>(State(backend): State<B>, body: Body) -> Result<Response, Failed> {

@@ -13,6 +13,7 @@ mod man;
 mod reload;
 mod run;
 mod schema;
+mod sync;
 mod top;
 
 use std::ffi::OsString;
@@ -66,6 +67,7 @@ Examples:
   rvs events -f                       what happens: servers up and down, reloads, overload
   rvs list --url https://lb1:9443 --ca ca.pem --token-file lb1.token
                                       the same, and every command that asks, from another machine
+  rvs sync                            peer routers: do they know our connections?
   rvs top                             what passes, live: services, servers, workers, drops
   rvs explain --src 198.51.100.7:40112 --dst 192.0.2.10:80
                                       which real server would this client get, and why?
@@ -145,6 +147,9 @@ enum Command {
     /// for fish, into ~/.config/fish/completions/rvs.fish.
     #[command(after_help = EXIT_CODES)]
     Completions(completions::Completions),
+    /// Show how things stand with peer routers, which are told of connections
+    #[command(after_help = EXIT_CODES)]
+    Sync(sync::Sync),
     /// Show what has happened to the running rvs, and what happens
     #[command(after_help = EXIT_CODES)]
     Events(events::Events),
@@ -248,6 +253,7 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Flush(command) => command.execute(),
         Command::Diff(command) => command.execute(),
         Command::Save(command) => command.execute(),
+        Command::Sync(command) => command.execute(),
         Command::Events(command) => command.execute(),
         Command::Top(command) => command.execute(),
         Command::Explain(command) => command.execute(),

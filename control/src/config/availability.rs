@@ -166,12 +166,14 @@ pub(super) fn read(section: &Section<'_>, direct: Option<u16>) -> Option<Availab
         ));
     }
     let sorry_server = section.optional("sorry_server", |field| {
-        field.parse(ENDPOINT, |typed| match value::endpoint(typed)? {
-            (_, Some(port)) if direct.is_some_and(|direct| direct != port) => {
-                Err(format!("port {port} is not the service's, which direct routing cannot change"))
+        field.parse(ENDPOINT, |typed| {
+            let address = value::socket(typed)?;
+            match address.port() {
+                port if direct.is_some_and(|direct| direct != port) => {
+                    Err(format!("port {port} is not the service's, which direct routing cannot change"))
+                }
+                _ => Ok(address),
             }
-            (address, Some(port)) => Ok(SocketAddrV4::new(address, port)),
-            (_, None) => Err(format!("{typed:?} has no port")),
         })
     });
     let hooks = section.or("hooks", Hooks::default(), |field| hooks(&field.section()?));

@@ -22,6 +22,7 @@ pub mod machine;
 pub mod raw;
 pub mod schema;
 mod service;
+pub mod sync;
 pub mod tcp;
 mod user;
 pub mod value;
@@ -38,6 +39,7 @@ pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Stat
 use error::Report;
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use machine::Machine;
+pub use sync::Sync;
 pub use tcp::AdminTcp;
 pub use user::User;
 
@@ -61,6 +63,8 @@ pub struct Config {
     pub table: TableSize,
     /// `[admin]`: the admin API.
     pub admin: Admin,
+    /// `[sync]`: peer routers, if there are any.
+    pub sync: Option<Sync>,
     /// `[[port]]`: at least one.
     pub ports: Vec<Port>,
     /// `[[service]]`: possibly none.
@@ -162,6 +166,7 @@ impl Config {
             ("admin.group", self.admin.group == new.admin.group),
             ("admin.tcp", self.admin.tcp.is_some() == new.admin.tcp.is_some()),
             ("admin.tcp.listen", listens(self) == listens(new)),
+            ("sync", self.sync == new.sync),
             ("port", self.ports.len() == new.ports.len()),
         ];
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {

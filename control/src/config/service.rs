@@ -9,7 +9,6 @@ use dataplane::service::{
 
 use super::check::{names, narrow, one_of};
 use super::compare::{self, repeated};
-use super::error::quoted;
 use super::raw::{Field, Section};
 use super::value::{self, ENDPOINT, SERVER};
 use super::{Server, ServerState, Service, availability, checks};
@@ -23,12 +22,8 @@ const SERVICE_KEYS: [&str; 9] =
 /// A service, and the sections of its real servers.
 pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'d>>) {
     section.known(&[&SERVICE_KEYS[..], &availability::KEYS[..]].concat());
-    let address = section.require("address", ENDPOINT).and_then(|field| {
-        field.parse(ENDPOINT, |typed| match value::endpoint(typed)? {
-            (address, Some(port)) => Ok(SocketAddrV4::new(address, port)),
-            (_, None) => Err(format!("{} has no port", quoted(typed))),
-        })
-    });
+    let address =
+        section.require("address", ENDPOINT).and_then(|field| field.parse(ENDPOINT, value::socket));
     let protocol = section.or("protocol", Protocol::Tcp, |field| {
         one_of("protocol", &names(Protocol::ALL), Protocol::from_name, &field)
     });

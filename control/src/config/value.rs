@@ -3,7 +3,7 @@
 //! Each reader gets what was typed and returns its meaning, or what is wrong with it; what would have been
 //! expected stands in the constant beside it, and the caller joins the two.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::Prefix;
 use super::error::quoted;
@@ -32,6 +32,14 @@ pub fn endpoint(typed: &str) -> Result<(Ipv4Addr, Option<u16>), String> {
         None => (typed, None),
     };
     Ok((host(address)?, port))
+}
+
+/// `ADDRESS:PORT`.
+pub fn socket(typed: &str) -> Result<SocketAddrV4, String> {
+    match endpoint(typed)? {
+        (address, Some(port)) => Ok(SocketAddrV4::new(address, port)),
+        (_, None) => Err(format!("{} has no port", quoted(typed))),
+    }
 }
 
 /// `ADDRESS/LENGTH`.

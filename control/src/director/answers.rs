@@ -30,6 +30,7 @@ const LISTING_CHUNK: usize = 4096;
 pub(super) enum Request {
     Services(oneshot::Sender<Vec<api::Service>>),
     Counters(oneshot::Sender<api::Counters>),
+    Sync(oneshot::Sender<api::Sync>),
     Metrics(oneshot::Sender<Gathered>),
     Connections(oneshot::Sender<admin::Connections>),
     Reload { dry_run: bool, reply: oneshot::Sender<Result<api::Reloaded>> },
@@ -55,6 +56,9 @@ impl Director {
             }
             Request::Counters(reply) => {
                 let _ = reply.send(self.counters());
+            }
+            Request::Sync(reply) => {
+                let _ = reply.send(self.peers.describe());
             }
             Request::Metrics(reply) => {
                 let _ = reply.send(self.gather());
@@ -282,6 +286,10 @@ impl admin::Backend for Handle {
 
     async fn diff(&self) -> Result<Vec<api::Change>> {
         self.ask(Request::Diff).await?
+    }
+
+    async fn sync(&self) -> Result<api::Sync> {
+        self.ask(Request::Sync).await
     }
 
     async fn save(&self) -> Result<api::Saved> {

@@ -22,6 +22,7 @@ mod live;
 mod metrics;
 mod overload;
 mod pace;
+mod peers;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -45,6 +46,7 @@ use self::errands::{Errand, Errands};
 use self::metrics::Metrics;
 use self::overload::Overload;
 use self::pace::Pace;
+use self::peers::Peers;
 use crate::admin::tcp;
 use crate::compile::{self, PortLink, targets};
 use crate::config::{Config, Server, Service};
@@ -57,6 +59,7 @@ use crate::net::Watcher;
 use crate::rates;
 use crate::services::live::service_of;
 use crate::services::{List, Services};
+use crate::sync;
 use crate::systemd;
 
 /// Linux is told this often, in periods of the estimator, which neighbours are in use.
@@ -90,6 +93,8 @@ pub struct Parts {
     pub events: Events,
     /// Where the workers are told to capture.
     pub capture: Arc<capture::Switch>,
+    /// How it stands with peers, if there are any.
+    pub peers: Option<Arc<sync::Shared>>,
 }
 
 /// The control thread's state.
@@ -107,6 +112,7 @@ pub struct Director {
     table: Arc<Table>,
     workers: Vec<Arc<WorkerCounters>>,
     capture: Arc<capture::Switch>,
+    peers: Peers,
     ids: Ids,
     health: Health,
     news: mpsc::UnboundedReceiver<News>,
@@ -149,6 +155,7 @@ impl Director {
             manager,
             events,
             capture,
+            peers,
         } = parts;
         let (sender, news) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
@@ -166,6 +173,7 @@ impl Director {
             table,
             workers,
             capture,
+            peers: Peers::new(peers),
             health: Health::new(sender, checks_at_once),
             news,
             requests,
@@ -294,7 +302,8 @@ impl Director {
         for service in self.ids.services_mut() {
             service.sample();
         }
-        self.ids.release(&self.workers);
+        self.ids.release(&self.workers, self.peers.generation());
+        self.peers.notice(&self.events);
         self.let_go();
         self.publisher.reclaim();
         if self.misplaced {

@@ -142,6 +142,16 @@ pub enum Kind {
         /// What Linux says.
         error: String,
     },
+    /// A peer router and this one know the same connections.
+    PeerJoined {
+        /// Where it is reached.
+        peer: SocketAddrV4,
+    },
+    /// A peer router is not heard any more.
+    PeerAway {
+        /// Where it was reached.
+        peer: SocketAddrV4,
+    },
     /// Linux' network configuration cannot be followed for the moment.
     LinuxLost {
         /// Why.
@@ -201,6 +211,8 @@ impl Kind {
             Kind::OverloadEnds { .. } => "overload_ends",
             Kind::AddressTaken { .. } => "address_taken",
             Kind::AddressRefused { .. } => "address_refused",
+            Kind::PeerJoined { .. } => "peer_joined",
+            Kind::PeerAway { .. } => "peer_away",
             Kind::LinuxLost { .. } => "linux_lost",
             Kind::Missed { .. } => "missed",
         }
@@ -255,6 +267,10 @@ impl fmt::Display for Kind {
             }
             Kind::AddressRefused { address, error } => {
                 write!(f, "{address} is not on, or still on, its twin; trying again: {error}")
+            }
+            Kind::PeerJoined { peer } => write!(f, "peer {peer} knows our connections, and we know its"),
+            Kind::PeerAway { peer } => {
+                write!(f, "peer {peer} is not heard any more; connections that change now die with this router")
             }
             Kind::LinuxLost { error } => {
                 write!(f, "cannot follow Linux' network configuration; trying again: {error}")

@@ -4,6 +4,7 @@
 //! others are worked on. A packet leaves the path as soon as its verdict is known; every packet gets
 //! exactly one.
 
+mod adopt;
 mod classify;
 mod explain;
 mod express;
@@ -20,9 +21,11 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use self::adopt::{Adopted, adopt};
 pub use self::explain::{Connection, Explanation, explain};
 pub use self::packet::Side;
 use self::packet::Work;
+use crate::changes::Changes;
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt, WorkerCounters};
 use crate::fib::PortIndex;
@@ -111,12 +114,19 @@ pub struct Engine {
     worker: usize,
     table: Arc<Table>,
     counters: Arc<WorkerCounters>,
+    changes: Arc<Changes>,
 }
 
 impl Engine {
     /// The data path of the worker with this number.
     pub fn new(worker: usize, table: Arc<Table>, counters: Arc<WorkerCounters>) -> Self {
-        Engine { express: true, fresh: Cell::new((0, 0)), worker, table, counters }
+        let changes = Arc::default();
+        Engine { express: true, fresh: Cell::new((0, 0)), worker, table, counters, changes }
+    }
+
+    /// The same data path, which notes the connections that it changes.
+    pub fn noting(self, changes: Arc<Changes>) -> Self {
+        Engine { changes, ..self }
     }
 
     /// The same data path without the short way for packets of undisturbed connections. For tests, and to

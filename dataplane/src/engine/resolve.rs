@@ -182,6 +182,9 @@ impl<'a> Path<'a> {
         if state.is_active() != old.is_active() {
             dest.gauge.change(state.is_active());
         }
+        if state != old || flags != word.flags() {
+            self.engine.changes.note(slot, new);
+        }
         Ok(Some(dest))
     }
 
@@ -239,7 +242,7 @@ fn has_expired(snapshot: &Snapshot, now: Tick, dest: &Dest, word: Word) -> bool 
 }
 
 /// A connection has left the table.
-fn leave(snapshot: &Snapshot, word: Word) {
+pub(super) fn leave(snapshot: &Snapshot, word: Word) {
     if let Some(dest) = snapshot.dest_of(word) {
         dest.gauge.leave(word.state().is_active());
     }

@@ -1,5 +1,7 @@
 //! The data path on bytes: what goes in, what comes out, and which counter moves.
 
+mod adopt;
+
 use std::net::SocketAddrV4;
 
 use super::*;

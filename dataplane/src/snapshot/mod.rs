@@ -255,6 +255,11 @@ impl Snapshot {
         self.dests.get(id.index())?.as_ref()
     }
 
+    /// All dests.
+    pub fn dests(&self) -> impl Iterator<Item = &Dest> {
+        self.dests.iter().flatten()
+    }
+
     /// How long a connection of this dest in this state may be silent.
     #[inline]
     pub fn timeout(&self, dest: &Dest, state: State) -> Timeout {

@@ -86,13 +86,23 @@ pub enum Worth {
 }
 
 /// Where a word stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(u32);
 
 impl Slot {
     #[inline(always)]
     const fn new(bucket: usize, index: usize) -> Self {
         Slot((bucket * SLOTS + index) as u32)
+    }
+
+    /// Its number, from 0 to [`Table::slots`].
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The slot with this number.
+    pub const fn from_number(number: u32) -> Self {
+        Slot(number)
     }
 }
 
@@ -215,6 +225,11 @@ impl Table {
     #[inline]
     pub fn at(&self, slot: Slot) -> Word {
         Word(self.word(slot).load(Ordering::Acquire))
+    }
+
+    /// The connection in a slot, if there is one now.
+    pub fn connection(&self, slot: Slot) -> Option<Word> {
+        Some(self.at(slot)).filter(|word| !word.is_empty() && !is_tentative(*word))
     }
 
     /// Starts to load the other buckets of a hash.
@@ -340,10 +355,15 @@ impl Table {
 
     /// The connections in some buckets, for listings. Each is read atomically, the whole is not.
     pub fn words(&self, buckets: Range<usize>) -> impl Iterator<Item = Word> + '_ {
-        self.buckets[buckets]
-            .iter()
-            .flat_map(|bucket| bucket.0.iter().map(|word| Word(word.load(Ordering::Relaxed))))
-            .filter(|word| !word.is_empty() && !is_tentative(*word))
+        self.entries(buckets).map(|(_, word)| word)
+    }
+
+    /// The same, and where they are.
+    pub fn entries(&self, buckets: Range<usize>) -> impl Iterator<Item = (Slot, Word)> + '_ {
+        buckets
+            .flat_map(|bucket| (0..SLOTS).map(move |index| Slot::new(bucket, index)))
+            .map(|slot| (slot, Word(self.word(slot).load(Ordering::Relaxed))))
+            .filter(|(_, word)| !word.is_empty() && !is_tentative(*word))
     }
 
     /// Looks for the flow's connection and for a slot, over all candidates. Expired connections of the

@@ -82,10 +82,13 @@ impl Table {
         if let Some((scheduler, _)) = flag.split_once('-') {
             document["service"][0]["scheduler"] = json!(scheduler);
         }
-        for (key, name) in [("certificate", "admin.crt"), ("key", "admin.key"), ("token_file", "admin.token")]
-        {
-            if let Some(path) = document.pointer_mut(&format!("/admin/tcp/{key}")).filter(|path| **path == "")
-            {
+        for (key, name) in [
+            ("/admin/tcp/certificate", "admin.crt"),
+            ("/admin/tcp/key", "admin.key"),
+            ("/admin/tcp/token_file", "admin.token"),
+            ("/sync/key_file", "sync.key"),
+        ] {
+            if let Some(path) = document.pointer_mut(key).filter(|path| **path == "") {
                 *path = json!(FILES.with(|files| files.path(name)));
             }
         }

@@ -34,6 +34,7 @@ impl Files {
         files.write("ca.pem", &ca.pem(), 0o644);
         files.write("admin.token", &format!("# everything\n{TOKEN}\n"), 0o640);
         files.write("read.token", READ_TOKEN, 0o600);
+        files.write("sync.key", &"0123456789abcdef".repeat(4), 0o600);
         files.renew(2000, 3000);
         files
     }

@@ -143,6 +143,27 @@ impl Backend for Example {
         Ok(self.changes())
     }
 
+    async fn sync(&self) -> anyhow::Result<api::Sync> {
+        self.there()?;
+        let peer = api::Peer {
+            address: "10.9.0.2:8848".parse().unwrap(),
+            standing: "together".into(),
+            waiting: 0,
+            lag_us: 0,
+            sent: 3,
+            sent_bytes: 300,
+            connections_sent: 2,
+            received: 3,
+            connections_received: 1,
+            lost: 0,
+            forged: 0,
+            replayed: 0,
+            not_understood: 0,
+            bulks: 1,
+        };
+        Ok(api::Sync { ready: true, peers: vec![peer], ..api::Sync::default() })
+    }
+
     async fn save(&self) -> anyhow::Result<api::Saved> {
         self.there()?;
         Ok(api::Saved { path: "/etc/rvs/rvs.toml".to_owned(), changes: self.changes() })

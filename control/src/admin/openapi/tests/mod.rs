@@ -237,6 +237,7 @@ async fn what_our_client_asks_is_described() {
     client.reload(false).await.unwrap();
     client.reload(true).await.unwrap();
     client.diff().await.unwrap();
+    client.sync().await.unwrap();
     client.save().await.unwrap();
     for patch in [
         api::ServerPatch::default(),

@@ -1,0 +1,77 @@
+//! `[sync]`: peer routers, which are told of connections.
+
+use std::net::SocketAddrV4;
+use std::path::Path;
+
+use super::error::quoted;
+use super::file;
+use super::raw::{Field, Section};
+use super::value::{self, ENDPOINT};
+use crate::sync::session::Key;
+
+/// Peer routers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sync {
+    /// Where peers reach this router.
+    pub listen: SocketAddrV4,
+    /// Where the peers are reached.
+    pub peers: Vec<SocketAddrV4>,
+    /// What all of them know and nobody else.
+    pub key: Key,
+}
+
+const KEY: &str = "the absolute path of a file with 64 hexadecimal digits, e.g. from `openssl rand -hex 32`, the same \
+     on all routers";
+
+pub(super) fn sync(section: &Section<'_>) -> Option<Sync> {
+    section.known(&["listen", "peers", "key_file"]);
+    let address = |field: Field<'_>| field.parse(ENDPOINT, value::socket);
+    let listen = section.require("listen", "an address of this machine, ADDRESS:PORT").and_then(address);
+    let list = section.require("peers", "the other routers' sync.listen, e.g. [\"10.9.0.2:8848\"]");
+    let peers = list.clone().and_then(|field| field.all(address));
+    let key = section.require("key_file", KEY).and_then(|field| {
+        field.parse(KEY, |typed| read_key(Path::new(typed)))
+    });
+    let (listen, peers, key) = (listen?, peers?, key?);
+    if peers.is_empty() || peers.contains(&listen) {
+        return list?.error("names this router or none; expected the sync.listen of all others");
+    }
+    Some(Sync { listen, peers, key })
+}
+
+fn read_key(path: &Path) -> Result<Key, String> {
+    let contents = file::secret(path)?;
+    let no_key = || format!("{} has no key", quoted(&path.display().to_string()));
+    let digits: &[u8; 64] = contents.trim_ascii().try_into().map_err(|_| no_key())?;
+    let mut key = [0; 32];
+    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |at: usize| char::from(pair[at]).to_digit(16).ok_or_else(no_key);
+        *byte = (digit(0)? << 4 | digit(1)?) as u8;
+    }
+    Ok(Key(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_64_digits_that_not_everybody_can_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        let read = |contents: &str, mode| {
+            fs::write(&path, contents).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            read_key(&path)
+        };
+        let digits = "00FFa5".to_owned() + &"0".repeat(58);
+        assert_eq!(read(&format!("{digits}\n"), 0o600).unwrap().0[..4], [0, 0xFF, 0xA5, 0]);
+        assert!(read(&digits, 0o604).unwrap_err().contains("is open to everybody"));
+        for wrong in ["", &digits[1..], &format!("{digits}00"), &digits.replace('F', "g")] {
+            assert!(read(wrong, 0o600).unwrap_err().ends_with("has no key"), "{wrong}");
+        }
+    }
+}

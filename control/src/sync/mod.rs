@@ -1,0 +1,21 @@
+//! Connections that outlive their router: peers tell each other of what is established.
+//!
+//! ```text
+//!   workers -- slots that have changed (dataplane::changes) --> thread --+--> peer --> session --> UDP
+//!   table <----- adopt (dataplane::engine) ------------------- store <---+
+//! ```
+//!
+//! [`peer`] is the protocol, without clock and socket; [`session`] is who may speak; [`flight`] is what has come;
+//! [`wire`] is how it is written.
+
+mod flight;
+mod peer;
+pub mod session;
+mod status;
+mod store;
+mod thread;
+mod wire;
+
+pub use self::peer::Standing;
+pub use self::status::{PeerStatus, Shared, Status};
+pub use self::thread::{Synchroniser, bind};

@@ -1,0 +1,359 @@
+//! Two routers on a bad wire.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddrV4;
+
+use dataplane::service::{Mode, Protocol, State};
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::{ServerKey, ServiceKey};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn identity(n: u8) -> Identity {
+    let service = ServiceKey { address: SocketAddrV4::new([192, 0, 2, 10].into(), 80), protocol: Protocol::Tcp };
+    let address = SocketAddrV4::new([10, 0, 0, n].into(), 8080);
+    Identity { service, server: ServerKey { address, mode: Mode::Nat } }
+}
+
+fn client(n: u16) -> SocketAddrV4 {
+    SocketAddrV4::new([198, 51, 100, 7].into(), n)
+}
+
+/// A table: a slot a connection. Dest `n` is numbered `n + offset`, so that both routers number differently.
+struct Router {
+    offset: u32,
+    slots: Vec<Option<Record>>,
+}
+
+impl Router {
+    fn new(offset: u32) -> Router {
+        Router { offset, slots: vec![None; 64] }
+    }
+
+    fn set(&mut self, slot: usize, dest: u32, state: State) {
+        let dest = dest + self.offset;
+        self.slots[slot] = Some(Record { dest, client: client(slot as u16), state, replied: false, age: 0 });
+    }
+
+    fn known(&self) -> BTreeMap<SocketAddrV4, (u32, State)> {
+        let known = self.slots.iter().flatten();
+        known.map(|record| (record.client, (record.dest - self.offset, record.state))).collect()
+    }
+}
+
+impl Store for Router {
+    fn record(&self, slot: Slot) -> Option<Record> {
+        self.slots[slot.number() as usize]
+    }
+
+    fn identity(&self, dest: u32) -> Option<Identity> {
+        Some(identity((dest - self.offset) as u8))
+    }
+
+    fn buckets(&self) -> usize {
+        self.slots.len() / 4
+    }
+
+    fn slots(&self, bucket: usize) -> Vec<Slot> {
+        let slots = (4 * bucket..4 * bucket + 4).filter(|&slot| self.slots[slot].is_some());
+        slots.map(|slot| Slot::from_number(slot as u32)).collect()
+    }
+
+    fn adopt(&mut self, of: &Identity, record: &Record, _: bool) {
+        let n = u32::from(of.server.address.ip().octets()[3]);
+        assert_eq!(*of, identity(n as u8), "an identity that nobody has");
+        // What was sent later is in a later state here; the real table goes by age.
+        let slot = &mut self.slots[usize::from(record.client.port())];
+        if slot.is_none_or(|ours| (ours.state as u8) < record.state as u8) {
+            *slot = Some(Record { dest: n + self.offset, ..*record });
+        }
+    }
+}
+
+/// Two routers, and what is under way between them.
+struct Wire {
+    now: Duration,
+    routers: [Router; 2],
+    peers: [Peer; 2],
+    /// To the first, to the second.
+    under_way: [VecDeque<Vec<u8>>; 2],
+    /// All that was ever sent to each.
+    recorded: [Vec<Vec<u8>>; 2],
+}
+
+impl Wire {
+    fn new() -> Wire {
+        let key = Key([9; 32]);
+        let peers = [Peer::new(key.clone(), true, 100), Peer::new(key, false, 200)];
+        Wire {
+            now: Duration::from_secs(1),
+            routers: [Router::new(1), Router::new(1000)],
+            peers,
+            under_way: Default::default(),
+            recorded: Default::default(),
+        }
+    }
+
+    fn change(&mut self, router: usize, slot: usize, dest: u32, state: State) {
+        self.routers[router].set(slot, dest, state);
+        self.peers[router].note(Slot::from_number(slot as u32));
+    }
+
+    /// Lets both speak.
+    fn speak(&mut self) {
+        self.now += 2 * MS;
+        for from in 0..2 {
+            while let Some(datagram) = self.peers[from].send(self.now, &self.routers[from]).unwrap() {
+                assert!(datagram.len() <= DATAGRAM, "{} bytes", datagram.len());
+                self.recorded[1 - from].push(datagram.clone());
+                self.under_way[1 - from].push_back(datagram);
+            }
+        }
+    }
+
+    fn deliver(&mut self, to: usize, datagram: &[u8]) {
+        self.peers[to].receive(self.now, datagram, &mut self.routers[to]).unwrap();
+    }
+
+    /// Delivers all that is under way, in order.
+    fn deliver_all(&mut self) {
+        for to in 0..2 {
+            while let Some(datagram) = self.under_way[to].pop_front() {
+                self.deliver(to, &datagram);
+            }
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.now < until {
+            self.speak();
+            self.deliver_all();
+        }
+    }
+
+    fn standings(&self) -> [Standing; 2] {
+        [self.peers[0].standing(), self.peers[1].standing()]
+    }
+}
+
+#[test]
+fn peers_join_and_tell_each_other_of_all_and_then_of_each_change() {
+    let mut wire = Wire::new();
+    for slot in 0..20 {
+        wire.routers[0].set(slot, slot as u32 % 3, State::Established);
+    }
+    wire.routers[1].set(40, 7, State::FinWait);
+    wire.run(50 * MS);
+    assert_eq!(wire.standings(), [Standing::Together; 2]);
+    assert_eq!(wire.routers[0].known(), wire.routers[1].known());
+    assert_eq!(wire.routers[0].known().len(), 21);
+
+    let before = wire.peers[0].counts().records_sent;
+    wire.change(0, 50, 2, State::Established);
+    wire.run(20 * MS);
+    assert_eq!(wire.routers[1].known()[&client(50)], (2, State::Established));
+    assert_eq!(wire.peers[0].counts().records_sent, before + 1, "once, and nothing else");
+    assert_eq!(wire.peers[1].counts().not_understood, 0);
+}
+
+#[test]
+fn a_peer_that_falls_silent_is_away_and_hears_all_when_it_comes_back() {
+    let mut wire = Wire::new();
+    wire.run(50 * MS);
+    for step in 0..1500 {
+        wire.speak();
+        wire.under_way.iter_mut().for_each(VecDeque::clear);
+        if step == 1000 {
+            wire.change(0, 1, 1, State::Established);
+            wire.change(1, 2, 2, State::Established);
+        }
+    }
+    assert_eq!(wire.standings(), [Standing::Away; 2]);
+    wire.run(Duration::from_secs(1));
+    assert_eq!(wire.standings(), [Standing::Together; 2]);
+    assert_eq!(wire.routers[0].known(), wire.routers[1].known());
+    assert_eq!(wire.routers[0].known().len(), 2);
+}
+
+#[test]
+fn a_router_that_starts_anew_is_told_of_all() {
+    let mut wire = Wire::new();
+    (0..30).for_each(|slot| wire.routers[0].set(slot, 1, State::Established));
+    wire.run(50 * MS);
+    // The callee dies and comes back, unknown, at once.
+    wire.routers[1] = Router::new(500);
+    wire.peers[1] = Peer::new(Key([9; 32]), false, 300);
+    wire.run(Duration::from_secs(3));
+    assert_eq!(wire.standings(), [Standing::Together; 2]);
+    assert_eq!(wire.routers[0].known(), wire.routers[1].known());
+    // The caller dies and comes back.
+    wire.routers[0] = Router::new(700);
+    wire.peers[0] = Peer::new(Key([9; 32]), true, 400);
+    wire.run(200 * MS);
+    assert_eq!(wire.standings(), [Standing::Together; 2]);
+    assert_eq!(wire.routers[0].known(), wire.routers[1].known());
+}
+
+#[test]
+fn what_was_recorded_moves_nothing() {
+    let mut wire = Wire::new();
+    wire.change(0, 1, 1, State::Established);
+    wire.run(50 * MS);
+    let recorded = wire.recorded.clone();
+    // Also to a router that has started anew and is empty.
+    for fresh in [false, true] {
+        if fresh {
+            wire.routers[1] = Router::new(500);
+            wire.peers[1] = Peer::new(Key([9; 32]), false, 300);
+        }
+        for to in 0..2 {
+            for datagram in &recorded[to] {
+                wire.deliver(to, datagram);
+            }
+        }
+        assert_eq!(wire.routers[1].known().len(), usize::from(!fresh));
+    }
+    let counts = wire.peers[0].counts();
+    assert!(counts.replayed >= recorded[0].len() as u64, "{counts:?}");
+    assert_eq!(counts.forged, 0);
+    wire.run(Duration::from_secs(4));
+    assert_eq!(wire.standings(), [Standing::Together; 2], "and the conversation goes on, or begins anew");
+    assert_eq!(wire.routers[1].known().len(), 1);
+}
+
+#[test]
+fn a_peer_with_another_key_or_version_stays_away_and_is_counted() {
+    let mut wire = Wire::new();
+    wire.routers[0].set(1, 1, State::Established);
+    wire.peers[1] = Peer::new(Key([8; 32]), false, 200);
+    wire.run(Duration::from_secs(1));
+    assert_eq!(wire.standings(), [Standing::Away; 2]);
+    assert!(wire.peers[1].counts().forged >= 3);
+    wire.deliver(0, &[2, 9, 0, 0, 0, 0]);
+    assert_eq!(wire.peers[0].other_version(), Some(9));
+    assert_eq!(wire.peers[0].other_version(), None, "said once");
+}
+
+#[test]
+fn a_bulk_that_does_not_fit_into_the_window_comes_whole() {
+    let mut wire = Wire::new();
+    wire.routers[0].slots = vec![None; 60_000];
+    wire.routers[1].slots = vec![None; 60_000];
+    for slot in 0..60_000 {
+        wire.routers[0].set(slot, slot as u32 % 200, State::Established);
+    }
+    wire.run(400 * MS);
+    assert_eq!(wire.standings(), [Standing::Together; 2]);
+    assert_eq!(wire.routers[0].known(), wire.routers[1].known());
+    let counts = wire.peers[0].counts();
+    assert!(counts.sent_bytes < 60_000 * 20, "{} bytes a connection", counts.sent_bytes / 60_000);
+}
+
+#[test]
+fn a_number_that_stands_for_somebody_else_now_is_named_again() {
+    let mut wire = Wire::new();
+    wire.change(0, 1, 5, State::Established);
+    wire.run(50 * MS);
+    // The same number, another server: the offset moves by one, and so does what 6 stands for.
+    wire.routers[0].offset = 2;
+    wire.routers[0].slots[2] = Some(Record { client: client(2), ..wire.routers[0].slots[1].unwrap() });
+    wire.peers[0].note(Slot::from_number(2));
+    wire.run(50 * MS);
+    assert_eq!(wire.routers[1].known()[&client(2)], (4, State::Established));
+}
+
+/// What the wire does to what is under way.
+#[derive(Clone, Debug)]
+enum Event {
+    Change { router: usize, slot: usize, dest: u32, state: usize },
+    Deliver { to: usize },
+    Lose { to: usize },
+    Delay { to: usize },
+    Double { to: usize },
+    Forge { to: usize, byte: usize },
+    Replay { to: usize, which: usize },
+    Speak,
+    Missed { router: usize },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let to = 0..2usize;
+    prop_oneof![
+        4 => (to.clone(), 0..64usize, 0..5u32, 0..3usize)
+            .prop_map(|(router, slot, dest, state)| Event::Change { router, slot, dest, state }),
+        8 => to.clone().prop_map(|to| Event::Deliver { to }),
+        2 => to.clone().prop_map(|to| Event::Lose { to }),
+        2 => to.clone().prop_map(|to| Event::Delay { to }),
+        1 => to.clone().prop_map(|to| Event::Double { to }),
+        1 => (to.clone(), any::<usize>()).prop_map(|(to, byte)| Event::Forge { to, byte }),
+        1 => (to.clone(), any::<usize>()).prop_map(|(to, which)| Event::Replay { to, which }),
+        8 => Just(Event::Speak),
+        1 => to.prop_map(|router| Event::Missed { router }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_the_wire_does_both_know_the_same_in_the_end(events in prop::collection::vec(event(), 0..400)) {
+        let mut wire = Wire::new();
+        let mut existed: BTreeSet<(SocketAddrV4, u32, u8)> = BTreeSet::new();
+        for event in events {
+            match event {
+                Event::Change { router, slot, dest, state } => {
+                    // Each router changes connections of its own, which only go on, as those of one client do.
+                    let slot = slot / 2 * 2 + router;
+                    let state = [State::Established, State::FinWait, State::Close][state];
+                    let ours = wire.routers[router].slots[slot];
+                    if ours.is_none_or(|ours| (ours.state as u8) < state as u8) {
+                        let dest = ours.map_or(dest, |ours| ours.dest - wire.routers[router].offset);
+                        wire.change(router, slot, dest, state);
+                        existed.insert((client(slot as u16), dest, state as u8));
+                    }
+                }
+                Event::Deliver { to } => {
+                    if let Some(datagram) = wire.under_way[to].pop_front() {
+                        wire.deliver(to, &datagram);
+                    }
+                }
+                Event::Lose { to } => drop(wire.under_way[to].pop_front()),
+                Event::Delay { to } => {
+                    if let Some(datagram) = wire.under_way[to].pop_front() {
+                        wire.under_way[to].push_back(datagram);
+                    }
+                }
+                Event::Double { to } => {
+                    if let Some(datagram) = wire.under_way[to].front().cloned() {
+                        wire.under_way[to].push_back(datagram);
+                    }
+                }
+                Event::Forge { to, byte } => {
+                    if let Some(mut datagram) = wire.under_way[to].front().cloned() {
+                        let byte = byte % datagram.len();
+                        datagram[byte] ^= 0x55;
+                        wire.deliver(to, &datagram);
+                    }
+                }
+                Event::Replay { to, which } => {
+                    if let Some(length) = wire.recorded[to].len().checked_sub(1) {
+                        let datagram = wire.recorded[to][which % (length + 1)].clone();
+                        wire.deliver(to, &datagram);
+                    }
+                }
+                Event::Speak => wire.speak(),
+                Event::Missed { router } => wire.peers[router].missed(),
+            }
+            for router in &wire.routers {
+                for (client, (dest, state)) in router.known() {
+                    prop_assert!(existed.contains(&(client, dest, state as u8)), "{client} never existed like that");
+                }
+            }
+        }
+        wire.run(Duration::from_secs(4));
+        prop_assert_eq!(wire.standings(), [Standing::Together; 2]);
+        prop_assert_eq!(wire.routers[0].known(), wire.routers[1].known());
+    }
+}

@@ -1,0 +1,368 @@
+//! A conversation with a peer that nobody else can read, forge or play back: Noise `NNpsk0`.
+//!
+//! Both routers have the same 32 bytes. Each conversation begins with two messages that mix them with keys made for this
+//! conversation only, so that what is recorded today is safe from whoever learns the bytes tomorrow, and what is recorded
+//! of one conversation is nothing in another. Datagrams carry their number in clear; it is the cipher's nonce, and a
+//! number is taken once.
+//!
+//! ```text
+//! call    1  version (1)  Noise's message: [the caller's mailbox (4)]
+//! answer  2  version (1)  to (4)  Noise's message: [the callee's mailbox (4)]
+//! data    3  version (1)  to (4)  number (8)  frames, enciphered
+//! ```
+//!
+//! A mailbox is a number by which a router tells its conversations apart; it is written on what is sent to it.
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use snow::{Builder, HandshakeState, StatelessTransportState};
+
+/// The version of all this. Another one is not understood, and said to be so.
+pub const VERSION: u8 = 1;
+
+/// Bytes of a datagram beside its frames: its head, and the cipher's tag.
+pub const OVERHEAD: usize = HEAD + TAG;
+
+const HEAD: usize = 1 + 1 + 4 + 8;
+const TAG: usize = 16;
+const NOISE: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
+
+const CALL: u8 = 1;
+const ANSWER: u8 = 2;
+const DATA: u8 = 3;
+
+/// What peers know and nobody else.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(pub [u8; 32]);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(not shown)")
+    }
+}
+
+/// What has come, as far as can be told without the key.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Letter<'a> {
+    /// The beginning of a conversation.
+    Call(&'a [u8]),
+    /// An answer to one's own.
+    Answer {
+        /// The mailbox of the call.
+        to: u32,
+        /// Noise's message.
+        message: &'a [u8],
+    },
+    /// Data.
+    Data {
+        /// The mailbox of the conversation.
+        to: u32,
+        /// Its number in the conversation.
+        number: u64,
+        /// Frames, enciphered.
+        sealed: &'a [u8],
+    },
+    /// Of another version.
+    OtherVersion(u8),
+    /// Nothing of ours.
+    Nonsense,
+}
+
+/// Reads the outside of a datagram.
+pub fn read(datagram: &[u8]) -> Letter<'_> {
+    let Some((&[kind, version], rest)) = datagram.split_first_chunk() else { return Letter::Nonsense };
+    if !(CALL..=DATA).contains(&kind) {
+        return Letter::Nonsense;
+    }
+    if version != VERSION {
+        return Letter::OtherVersion(version);
+    }
+    if kind == CALL {
+        return Letter::Call(rest);
+    }
+    let Some((&to, rest)) = rest.split_first_chunk() else { return Letter::Nonsense };
+    let to = u32::from_be_bytes(to);
+    if kind == ANSWER {
+        return Letter::Answer { to, message: rest };
+    }
+    match rest.split_first_chunk() {
+        Some((&number, sealed)) => Letter::Data { to, number: u64::from_be_bytes(number), sealed },
+        None => Letter::Nonsense,
+    }
+}
+
+/// A conversation that has been begun, and is not answered yet.
+pub struct Call {
+    noise: HandshakeState,
+    /// Where answers go.
+    pub mailbox: u32,
+    /// What to send, again if need be.
+    pub datagram: Vec<u8>,
+}
+
+impl Call {
+    /// Begins one.
+    pub fn new(key: &Key, mailbox: u32) -> Result<Call> {
+        let mut noise = builder(key)?.build_initiator().context("cannot begin a conversation")?;
+        let mut datagram = vec![CALL, VERSION];
+        write(&mut noise, mailbox, &mut datagram)?;
+        Ok(Call { noise, mailbox, datagram })
+    }
+
+    /// Takes the answer. If it is not the peer's, the call stands.
+    pub fn answered(mut self: Box<Self>, message: &[u8]) -> Result<Session, Box<Call>> {
+        // A message that cannot be read leaves Noise's state as it was.
+        let Some(to) = read_mailbox(&mut self.noise, message) else { return Err(self) };
+        let Call { noise, mailbox, .. } = *self;
+        match noise.into_stateless_transport_mode() {
+            Ok(noise) => Ok(Session::new(noise, mailbox, to)),
+            Err(_) => unreachable!("both messages of the pattern have passed"),
+        }
+    }
+}
+
+/// Answers a call: the answer, and the conversation, which counts once the caller has said something in it. `None` if
+/// the caller does not know the key.
+pub fn answer(key: &Key, message: &[u8], mailbox: u32) -> Result<Option<(Vec<u8>, Session)>> {
+    let mut noise = builder(key)?.build_responder().context("cannot answer a call")?;
+    let Some(to) = read_mailbox(&mut noise, message) else { return Ok(None) };
+    let mut datagram = vec![ANSWER, VERSION];
+    datagram.extend(to.to_be_bytes());
+    write(&mut noise, mailbox, &mut datagram)?;
+    let noise = noise.into_stateless_transport_mode().context("cannot answer a call")?;
+    Ok(Some((datagram, Session::new(noise, mailbox, to))))
+}
+
+fn builder(key: &Key) -> Result<Builder<'_>> {
+    let params = NOISE.parse().context("Noise's parameters")?;
+    let builder = Builder::new(params).prologue(b"rvs sync").and_then(|builder| builder.psk(0, &key.0));
+    builder.context("cannot set up Noise")
+}
+
+fn write(noise: &mut HandshakeState, mailbox: u32, datagram: &mut Vec<u8>) -> Result<()> {
+    let mut message = [0; 128];
+    let written = noise.write_message(&mailbox.to_be_bytes(), &mut message);
+    datagram.extend(&message[..written.context("cannot write a message of Noise")?]);
+    Ok(())
+}
+
+fn read_mailbox(noise: &mut HandshakeState, message: &[u8]) -> Option<u32> {
+    let mut payload = [0; 128];
+    let length = noise.read_message(message, &mut payload).ok()?;
+    payload[..length].try_into().ok().map(u32::from_be_bytes)
+}
+
+/// What became of a datagram that should be data.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// Frames.
+    Frames(Vec<u8>),
+    /// It has come before, or is so old that nobody can tell.
+    Again,
+    /// Not by the peer.
+    Forged,
+}
+
+/// A conversation.
+pub struct Session {
+    noise: StatelessTransportState,
+    /// What is written on datagrams to me.
+    pub mailbox: u32,
+    to: u32,
+    next: u64,
+    received: Window,
+}
+
+impl Session {
+    fn new(noise: StatelessTransportState, mailbox: u32, to: u32) -> Session {
+        Session { noise, mailbox, to, next: 0, received: Window::default() }
+    }
+
+    /// Enciphers frames; the datagram and its number. No more than a datagram holds.
+    pub fn seal(&mut self, frames: &[u8]) -> Result<(u64, Vec<u8>)> {
+        let number = self.next;
+        let mut datagram = vec![0; OVERHEAD + frames.len()];
+        datagram[..2].copy_from_slice(&[DATA, VERSION]);
+        datagram[2..6].copy_from_slice(&self.to.to_be_bytes());
+        datagram[6..HEAD].copy_from_slice(&number.to_be_bytes());
+        self.noise.write_message(number, frames, &mut datagram[HEAD..]).context("cannot encipher")?;
+        self.next += 1;
+        Ok((number, datagram))
+    }
+
+    /// Deciphers a datagram.
+    pub fn open(&mut self, number: u64, sealed: &[u8]) -> Opened {
+        if !self.received.is_new(number) {
+            return Opened::Again;
+        }
+        let mut frames = vec![0; sealed.len()];
+        match self.noise.read_message(number, sealed, &mut frames) {
+            Ok(length) => {
+                self.received.note(number);
+                frames.truncate(length);
+                Opened::Frames(frames)
+            }
+            Err(_) => Opened::Forged,
+        }
+    }
+
+    /// The largest number that has come, and which of the 128 before it.
+    pub fn received(&self) -> Option<(u64, u128)> {
+        let largest = self.received.next.checked_sub(1)?;
+        let before = (1..=128).map(|back| largest.checked_sub(back).is_some_and(|n| self.received.has(n)));
+        let before = before.enumerate().fold(0, |bits, (bit, has)| bits | u128::from(has) << bit);
+        Some((largest, before))
+    }
+}
+
+/// Numbers behind the largest for which it is known whether they have come.
+const WINDOW: u64 = 4096;
+
+/// Which numbers have come.
+#[derive(Debug)]
+struct Window {
+    /// One more than the largest.
+    next: u64,
+    /// A bit a number, modulo the window.
+    bits: [u64; (WINDOW / 64) as usize],
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Window { next: 0, bits: [0; (WINDOW / 64) as usize] }
+    }
+}
+
+impl Window {
+    fn has(&self, number: u64) -> bool {
+        self.bits[(number % WINDOW / 64) as usize] >> (number % 64) & 1 == 1
+    }
+
+    fn is_new(&self, number: u64) -> bool {
+        number >= self.next || self.next - number <= WINDOW && !self.has(number)
+    }
+
+    fn note(&mut self, number: u64) {
+        if number >= self.next {
+            // What falls out of the window makes room for what has been passed over.
+            if number - self.next >= WINDOW {
+                self.bits.fill(0);
+            } else {
+                (self.next..number).for_each(|n| self.set(n, false));
+            }
+            self.next = number + 1;
+        }
+        self.set(number, true);
+    }
+
+    fn set(&mut self, number: u64, has: bool) {
+        let word = &mut self.bits[(number % WINDOW / 64) as usize];
+        *word = *word & !(1 << (number % 64)) | u64::from(has) << (number % 64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: Key = Key([7; 32]);
+
+    fn message(datagram: &[u8]) -> &[u8] {
+        match read(datagram) {
+            Letter::Call(message) | Letter::Answer { message, .. } => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn pair() -> (Session, Session) {
+        let call = Box::new(Call::new(&KEY, 1).unwrap());
+        let (reply, theirs) = answer(&KEY, message(&call.datagram), 2).unwrap().unwrap();
+        assert!(matches!(read(&reply), Letter::Answer { to: 1, .. }));
+        (call.answered(message(&reply)).ok().unwrap(), theirs)
+    }
+
+    fn open(session: &mut Session, datagram: &[u8]) -> Opened {
+        match read(datagram) {
+            Letter::Data { to, number, sealed } if to == session.mailbox => session.open(number, sealed),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn both_ways_in_any_order_and_each_once() {
+        let (mut a, mut b) = pair();
+        let [first, second, third] = [b"one", b"two", b"six"].map(|text| a.seal(text).unwrap().1);
+        assert_eq!(open(&mut b, &third), Opened::Frames(b"six".to_vec()));
+        assert_eq!(open(&mut b, &first), Opened::Frames(b"one".to_vec()));
+        assert_eq!(b.received(), Some((2, 0b10)));
+        assert_eq!(open(&mut b, &first), Opened::Again);
+        assert_eq!(open(&mut b, &second), Opened::Frames(b"two".to_vec()));
+        let (number, back) = b.seal(b"back").unwrap();
+        assert_eq!(number, 0);
+        assert_eq!(open(&mut a, &back), Opened::Frames(b"back".to_vec()));
+    }
+
+    #[test]
+    fn what_is_changed_on_the_way_is_forged_and_does_not_take_a_number() {
+        let (mut a, mut b) = pair();
+        let (_, sealed) = a.seal(b"hello").unwrap();
+        for at in 6..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert_eq!(open(&mut b, &changed), Opened::Forged, "byte {at}");
+        }
+        assert_eq!(open(&mut b, &sealed), Opened::Frames(b"hello".to_vec()));
+    }
+
+    #[test]
+    fn another_key_another_conversation_and_another_version_are_nothing() {
+        let call = Call::new(&Key([8; 32]), 1).unwrap();
+        assert!(answer(&KEY, message(&call.datagram), 2).unwrap().is_none());
+        let (mut a, _) = pair();
+        let (_, mut b) = pair();
+        let (_, mut sealed) = a.seal(b"hello").unwrap();
+        assert_eq!(open(&mut b, &sealed), Opened::Forged);
+        sealed[1] = 2;
+        assert_eq!(read(&sealed), Letter::OtherVersion(2));
+    }
+
+    #[test]
+    fn a_forged_answer_leaves_the_call_standing() {
+        let call = Box::new(Call::new(&KEY, 1).unwrap());
+        let (reply, mut theirs) = answer(&KEY, message(&call.datagram), 2).unwrap().unwrap();
+        let mut forged = message(&reply).to_vec();
+        forged[40] ^= 1;
+        let call = call.answered(&forged).err().unwrap();
+        let call = call.answered(&[]).err().unwrap();
+        let mut ours = call.answered(message(&reply)).ok().unwrap();
+        let (_, sealed) = ours.seal(b"hello").unwrap();
+        assert_eq!(open(&mut theirs, &sealed), Opened::Frames(b"hello".to_vec()));
+    }
+
+    proptest! {
+        #[test]
+        fn a_window_is_a_set_that_forgets(numbers in prop::collection::vec(0u64..20_000, 0..400)) {
+            let (mut window, mut model, mut largest) = (Window::default(), HashSet::new(), 0);
+            for number in numbers {
+                let within = number + WINDOW > largest;
+                prop_assert_eq!(window.is_new(number), within && !model.contains(&number));
+                if window.is_new(number) {
+                    window.note(number);
+                    model.insert(number);
+                    largest = largest.max(number);
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_some_letter(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            read(&bytes);
+            prop_assert!(answer(&KEY, &bytes, 2).unwrap().is_none());
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The connection table, as peers see it: by who the dests are, not by their numbers.
+
+use std::collections::HashMap;
+
+use dataplane::changes::is_shared;
+use dataplane::clock::Tick;
+use dataplane::engine::{Adopted, adopt};
+use dataplane::snapshot::{Dest, Snapshot};
+use dataplane::table::{Client, DestId, FLAG_REPLIED, Slot, Table, Word};
+
+use super::peer::Store;
+use super::wire::{Identity, Record};
+use crate::ids::{ServerKey, ServiceKey};
+
+/// Ticks that a change may take from there to here: two seconds.
+const ON_THE_WAY: u32 = 8;
+
+/// Which of our dests an identity is.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    /// The snapshot that it is of.
+    generation: Option<u64>,
+    by_identity: HashMap<Identity, DestId>,
+}
+
+impl Numbers {
+    /// Follows the snapshot.
+    pub fn follow(&mut self, snapshot: &Snapshot) {
+        if self.generation != Some(snapshot.generation) {
+            self.generation = Some(snapshot.generation);
+            self.by_identity.clear();
+            self.by_identity.extend(snapshot.dests().map(|dest| (identity(snapshot, dest), dest.id)));
+        }
+    }
+}
+
+/// What has become of connections that peers told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Adoptions {
+    /// Not known before.
+    pub new: u64,
+    /// Known otherwise.
+    pub changed: u64,
+    /// Known as well or better.
+    pub known: u64,
+    /// Expired, or of a service or server that is not here.
+    pub stale: u64,
+    /// The table had no room.
+    pub no_room: u64,
+}
+
+/// The table, at one moment and under one snapshot.
+pub struct View<'a> {
+    /// The connections.
+    pub table: &'a Table,
+    /// Services and servers.
+    pub snapshot: &'a Snapshot,
+    /// The moment.
+    pub now: Tick,
+    /// Has followed the snapshot.
+    pub numbers: &'a Numbers,
+    /// Counts what peers tell.
+    pub adoptions: &'a mut Adoptions,
+}
+
+impl Store for View<'_> {
+    fn record(&self, slot: Slot) -> Option<Record> {
+        let word = self.table.connection(slot).filter(|&word| is_shared(word))?;
+        let (client, state, age) = (word.client().socket(), word.state(), word.age(self.now));
+        let replied = word.flags() & FLAG_REPLIED != 0;
+        Some(Record { dest: word.dest_number() as u32, client, state, replied, age })
+    }
+
+    fn identity(&self, dest: u32) -> Option<Identity> {
+        let dest = self.snapshot.dest(DestId::new(dest)?)?;
+        Some(identity(self.snapshot, dest))
+    }
+
+    fn buckets(&self) -> usize {
+        self.table.buckets()
+    }
+
+    fn slots(&self, bucket: usize) -> Vec<Slot> {
+        let entries = self.table.entries(bucket..bucket + 1);
+        entries.filter(|&(_, word)| is_shared(word)).map(|(slot, _)| slot).collect()
+    }
+
+    fn adopt(&mut self, identity: &Identity, record: &Record, live: bool) {
+        let Some(&dest) = self.numbers.by_identity.get(identity) else {
+            self.adoptions.stale += 1;
+            return;
+        };
+        let client = Client::new((*record.client.ip()).into(), record.client.port());
+        let flags = if record.replied { FLAG_REPLIED } else { 0 };
+        let word = Word::new(client, dest).with_state(record.state).with_flags(flags);
+        let slack = if live { ON_THE_WAY } else { 0 };
+        let count = match adopt(self.table, self.snapshot, self.now, word, record.age, slack) {
+            Adopted::New => &mut self.adoptions.new,
+            Adopted::Changed => &mut self.adoptions.changed,
+            Adopted::Known => &mut self.adoptions.known,
+            Adopted::Stale => &mut self.adoptions.stale,
+            Adopted::NoRoom => &mut self.adoptions.no_room,
+        };
+        *count += 1;
+    }
+}
+
+fn identity(snapshot: &Snapshot, dest: &Dest) -> Identity {
+    let service = &snapshot.services[dest.service as usize];
+    let socket = |address: u32, port| std::net::SocketAddrV4::new(address.into(), port);
+    Identity {
+        service: ServiceKey {
+            address: socket(dest.virtual_address, dest.virtual_port),
+            protocol: service.protocol,
+        },
+        server: ServerKey { address: socket(dest.address, dest.port), mode: service.mode },
+    }
+}

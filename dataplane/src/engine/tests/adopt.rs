@@ -1,0 +1,117 @@
+//! What one router notes goes on in another one.
+
+use super::*;
+use crate::changes::Changes;
+use crate::table::{Client, FLAG_REPLIED, Word};
+
+impl Rig {
+    fn noting(self) -> (Rig, Arc<Changes>) {
+        let changes = Arc::new(Changes::new());
+        changes.want(true);
+        (Rig { engine: self.engine.noting(changes.clone()), ..self }, changes)
+    }
+
+    fn adopt(&self, word: Word, age: u32, slack: u32) -> Adopted {
+        adopt(&self.engine.table, &self.snapshot, self.now, word, age, slack)
+    }
+}
+
+/// The connections that have been noted, as they are.
+fn noted(rig: &Rig, changes: &Changes) -> Vec<Word> {
+    std::iter::from_fn(|| changes.take()).filter_map(|slot| rig.engine.table.connection(slot)).collect()
+}
+
+fn established(rig: &Rig) {
+    rig.push(WAN, &mut from_client(SYN));
+    rig.push(LAN, &mut from_server(1, SYN | ACK));
+    rig.push(WAN, &mut from_client(ACK));
+}
+
+fn word(server: u32, state: State) -> Word {
+    let client = socket(CLIENT);
+    let client = Client::new((*client.ip()).into(), client.port());
+    Word::new(client, DestId::new(server).unwrap()).with_state(state)
+}
+
+#[test]
+fn each_change_that_a_peer_should_know_is_noted() {
+    let (rig, changes) = Rig::new(Protocol::Tcp, Mode::Nat, &[1]).noting();
+    rig.push(WAN, &mut from_client(SYN));
+    rig.push(LAN, &mut from_server(1, SYN | ACK));
+    assert_eq!(noted(&rig, &changes), []);
+    rig.push(WAN, &mut from_client(ACK));
+    assert_eq!(noted(&rig, &changes).iter().map(|word| word.state()).collect::<Vec<_>>(), [State::Established]);
+    (0..5).for_each(|_| drop(rig.push(WAN, &mut from_client(ACK))));
+    assert_eq!(noted(&rig, &changes), [], "nothing has changed");
+    rig.push(LAN, &mut from_server(1, FIN | ACK));
+    assert_eq!(noted(&rig, &changes)[0].state(), State::FinWait);
+}
+
+#[test]
+fn a_udp_connection_is_noted_when_it_is_answered() {
+    let (rig, changes) = Rig::new(Protocol::Udp, Mode::Nat, &[1]).noting();
+    rig.push(WAN, &mut packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0));
+    assert_eq!(noted(&rig, &changes), []);
+    rig.push(LAN, &mut packet(Protocol::Udp, LAN_MAC, "10.0.0.1:8080", CLIENT, 0));
+    assert_eq!(noted(&rig, &changes)[0].flags(), FLAG_REPLIED);
+}
+
+#[test]
+fn a_connection_goes_on_in_a_router_that_has_only_been_told_of_it() {
+    // Both have two servers; round robin would give the next connection to another one.
+    let (old, changes) = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 0]).noting();
+    established(&old);
+    let new = Rig::new(Protocol::Tcp, Mode::Nat, &[0, 1]);
+    for word in noted(&old, &changes) {
+        assert_eq!(new.adopt(word, word.age(old.now), 0), Adopted::New);
+        assert_eq!(new.adopt(word, word.age(old.now), 0), Adopted::Known, "told twice");
+    }
+    assert_eq!(new.live(1), (1, 0));
+    let mut request = from_client(ACK);
+    assert_eq!(new.push(WAN, &mut request), Verdict::Forward(LAN));
+    assert_eq!(
+        request,
+        expect(Protocol::Tcp, (server_mac(1), LAN_MAC), CLIENT, "10.0.0.1:8080", ACK)
+    );
+    assert_eq!(new.push(LAN, &mut from_server(1, ACK)), Verdict::Forward(WAN));
+    assert_eq!(new.push(LAN, &mut from_server(1, FIN | ACK)), Verdict::Forward(WAN));
+    assert_eq!(new.live(1), (0, 1), "and ends there");
+}
+
+#[test]
+fn of_two_words_the_fresher_counts() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 1]);
+    assert_eq!(rig.adopt(word(1, State::Established), 40, 0), Adopted::New);
+    assert_eq!(rig.adopt(word(1, State::FinWait), 41, 0), Adopted::Known, "older");
+    assert_eq!(rig.adopt(word(1, State::FinWait), 41, 1), Adopted::Changed, "not too old for news");
+    assert_eq!((rig.live(1), rig.live(2)), ((0, 1), (0, 0)));
+    assert_eq!(rig.adopt(word(2, State::Established), 0, 0), Adopted::Changed, "another server");
+    assert_eq!((rig.live(1), rig.live(2)), ((0, 0), (1, 0)));
+    rig.wait(10);
+    assert_eq!(rig.adopt(word(2, State::Established), 0, 0), Adopted::Changed, "seen there later");
+    assert_eq!(rig.connections().len(), 1);
+    assert_eq!(rig.live(2), (1, 0));
+}
+
+#[test]
+fn what_is_over_or_of_nobody_is_not_adopted() {
+    let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    assert_eq!(rig.adopt(word(9, State::Established), 0, 0), Adopted::Stale);
+    assert_eq!(rig.adopt(word(1, State::Close), 45, 0), Adopted::Stale, "after ten seconds");
+    assert_eq!(rig.adopt(word(1, State::Established), u32::MAX, 0), Adopted::Stale);
+    assert_eq!((rig.connections().len(), rig.live(1)), (0, (0, 0)));
+}
+
+#[test]
+fn no_connection_is_adopted_twice_or_miscounted_while_packets_of_it_pass() {
+    let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    for round in 0..50u16 {
+        let from = format!("198.51.100.7:{}", 1000 + round);
+        rig.push(WAN, &mut packet(Protocol::Tcp, WAN_MAC, &from, VIP, SYN));
+        let client = Client::new(0xC633_6407, 1000 + round);
+        let told = Word::new(client, DestId::new(1).unwrap()).with_state(State::Established);
+        assert_eq!(rig.adopt(told, 0, 8), Adopted::Changed);
+        rig.push(LAN, &mut packet(Protocol::Tcp, LAN_MAC, "10.0.0.1:8080", &from, FIN | ACK));
+    }
+    assert_eq!((rig.connections().len(), rig.live(1)), (50, (0, 50)));
+}

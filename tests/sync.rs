@@ -1,0 +1,167 @@
+//! Connections that outlive their router, because a peer knows them.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use anyhow::{Context, Result, ensure};
+use harness::{
+    client,
+    cluster::{Cluster, Layout, vip},
+    config::Config,
+    netns::Namespace,
+    router::Router,
+    servers::Server,
+    wait::{self, PATIENCE},
+    with_cluster,
+};
+use serde_json::Value;
+
+const PORT: u16 = 7;
+
+/// The router of the cluster, and one beside it that has no wires but the one between the two.
+struct Pair {
+    beside: Namespace,
+    configs: [Config; 2],
+    key: String,
+}
+
+impl Pair {
+    fn new(cluster: &Cluster) -> Result<Pair> {
+        let beside = Namespace::create(cluster.state(), "peer")?;
+        let (here, there) = (cluster.router.name(), beside.name());
+        cluster.router.ip(&format!(
+            "link add sync0 type veth peer name sync0 netns {there}\naddress add 10.9.0.1/24 dev sync0\nlink set sync0 up"
+        ))?;
+        beside.ip("link set lo up\naddress add 10.9.0.2/24 dev sync0\nlink set sync0 up")
+            .with_context(|| format!("the other end of {here}'s sync0"))?;
+        let key = cluster.state().file("sync.key");
+        fs::write(&key, "0123456789abcdef".repeat(4))?;
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
+
+        let mut service = cluster.web_on(PORT, PORT).scheduler("rr");
+        service.check = None;
+        let config = cluster.config().service(service);
+        let mut other = config.clone();
+        other.socket += ".peer";
+        for (index, port) in other.ports.iter_mut().enumerate() {
+            port.device = format!("net_null{index}");
+        }
+        Ok(Pair { beside, configs: [config, other], key: key.display().to_string() })
+    }
+
+    /// Starts one of the two.
+    fn start(&self, cluster: &Cluster, index: usize) -> Result<Router> {
+        let config = &self.configs[index];
+        let (own, peer) = (index + 1, 2 - index);
+        let text = format!(
+            "{config}\n[sync]\nlisten = \"10.9.0.{own}:8848\"\npeers = [\"10.9.0.{peer}:8848\"]\nkey_file = {:?}\n",
+            self.key
+        );
+        let namespace = if index == 0 { &cluster.router } else { &self.beside };
+        Router::start_in(namespace, ["rvs", "rvs-peer"][index], &text, config)
+    }
+}
+
+fn echo(cluster: &Cluster) -> Result<Vec<Server>> {
+    let servers = cluster.real_servers.iter().enumerate();
+    servers.map(|(index, server)| Server::tcp_echo(server, cluster.endpoint(index, PORT), "")).collect()
+}
+
+fn sync(router: &Router) -> Result<Value> {
+    let text = router.rvs("sync --json").run()?;
+    serde_json::from_str(&text).context(text)
+}
+
+fn wait_together(router: &Router) -> Result<()> {
+    wait::until("the peers are together", PATIENCE, || {
+        let sync = sync(router)?;
+        ensure!(sync["ready"] == true && sync["peers"][0]["standing"] == "together", "{sync:#}");
+        Ok(())
+    })
+}
+
+/// Clients and states, whatever the order and the time.
+fn connections(router: &Router) -> Result<Vec<[String; 4]>> {
+    let text = router.rvs("list -c --json").run()?;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let connection: Value = serde_json::from_str(line).context(line.to_owned())?;
+        found.push(["client", "virtual", "server", "state"].map(|name| connection[name].to_string()));
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn wait_same(a: &Router, b: &Router, count: usize) -> Result<()> {
+    wait::until("both know the same connections", PATIENCE, || {
+        let (ours, theirs) = (connections(a)?, connections(b)?);
+        ensure!(ours.len() == count && ours == theirs, "{ours:?}\n{theirs:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn connections_go_on_after_their_router_was_killed_and_has_learned_them_from_its_peer() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _echo = echo(cluster)?;
+        let pair = Pair::new(cluster)?;
+        let router = pair.start(cluster, 0)?;
+        ensure!(router.rvs("sync --ready").output()?.code() == Some(1), "nobody has answered yet");
+        let peer = pair.start(cluster, 1)?;
+        wait_together(&router)?;
+        wait_together(&peer)?;
+        ensure!(router.rvs("sync --ready").output()?.code() == Some(0), "ready");
+
+        let connect = |_| client::connect(&cluster.client, vip(PORT));
+        let mut streams = (0..30).map(connect).collect::<Result<Vec<_>>>()?;
+        for stream in &mut streams {
+            client::echo(stream, b"before")?;
+        }
+        wait_same(&router, &peer, 30)?;
+        // Five end before, and that is known as well.
+        streams.drain(..5).try_for_each(client::close)?;
+        wait_same(&router, &peer, 30)?;
+        let known = connections(&peer)?;
+
+        router.kill()?;
+        let router = pair.start(cluster, 0)?;
+        wait_together(&router)?;
+        ensure!(connections(&router)? == known, "{:?}\n{known:?}", connections(&router)?);
+        for stream in &mut streams {
+            client::echo(stream, b"after")?;
+        }
+        wait::until("it is said that the peer has come", PATIENCE, || {
+            let heard = router.rvs("events").run()?;
+            ensure!(heard.contains("peer 10.9.0.2:8848 knows our connections"), "{heard}");
+            Ok(())
+        })?;
+        streams.into_iter().try_for_each(client::close)?;
+        wait_same(&router, &peer, 30)?;
+        peer.stop()?;
+        router.finish()
+    })
+}
+
+#[test]
+fn a_peer_that_does_not_know_the_key_learns_nothing() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _echo = echo(cluster)?;
+        let mut pair = Pair::new(cluster)?;
+        let router = pair.start(cluster, 0)?;
+        let key = cluster.state().file("other.key");
+        fs::write(&key, "f".repeat(64))?;
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
+        pair.key = key.display().to_string();
+        let peer = pair.start(cluster, 1)?;
+        let mut stream = client::connect(&cluster.client, vip(PORT))?;
+        client::echo(&mut stream, b"secret")?;
+        wait::until("the caller's call is found forged", PATIENCE, || {
+            let sync = sync(&peer)?;
+            ensure!(sync["peers"][0]["forged"].as_u64() > Some(0), "{sync:#}");
+            Ok(())
+        })?;
+        ensure!(sync(&router)?["peers"][0]["standing"] == "away", "{:#}", sync(&router)?);
+        ensure!(connections(&peer)?.is_empty(), "{:?}", connections(&peer)?);
+        peer.stop()?;
+        router.finish()
+    })
+}
