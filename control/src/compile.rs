@@ -81,6 +81,7 @@ fn describe(service: &Service, services: &Services, effects: &Effects, ids: &mut
             weight: duty.weight,
             last_weight: record.last_weight * duty.scale,
             up: duty.up,
+            listed: duty.listed,
             reset: services.is_resetting(key, server.address),
             traffic: record.counters.clone(),
             gauge: record.gauge.clone(),

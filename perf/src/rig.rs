@@ -270,6 +270,7 @@ fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
         weight: 1,
         last_weight: 1,
         up: true,
+        listed: true,
         reset: false,
         traffic: (0..setting.workers).map(|_| TrafficCounters::default()).collect(),
         gauge: Arc::default(),

@@ -34,6 +34,8 @@ pub struct Duty {
     pub scale: u32,
     /// Whether connections that could begin anew may stay with it.
     pub up: bool,
+    /// Whether it is one of those among whom new connections are spread: the servers, or in their place the sorry server.
+    pub listed: bool,
 }
 
 /// What the checks say of a server.
@@ -150,7 +152,7 @@ impl Duties<'_> {
     /// One that nobody has judged does nothing.
     pub fn of(&self, server: SocketAddrV4) -> Duty {
         let known = self.0.and_then(|effects| effects.servers.get(&server));
-        known.map_or(Duty { weight: 0, scale: 1, up: false }, |known| known.duty)
+        known.map_or(Duty { weight: 0, scale: 1, up: false, listed: false }, |known| known.duty)
     }
 }
 
@@ -219,11 +221,12 @@ impl ServiceEffects {
                 weight: if effects.up && !sorry { share } else { 0 },
                 scale,
                 up: effects.up || quiesces,
+                listed: !sorry,
             };
         }
         if let Some(address) = rules.sorry_server {
             let mut effects = ServerEffects::new(true);
-            effects.duty.weight = u32::from(sorry);
+            (effects.duty.weight, effects.duty.listed) = (u32::from(sorry), sorry);
             self.servers.insert(address, effects);
         }
         if self.servers.len() > service.servers.len() + usize::from(rules.sorry_server.is_some()) {
@@ -243,7 +246,7 @@ fn grows(scheduler: Scheduler) -> bool {
 
 impl ServerEffects {
     fn new(up: bool) -> Self {
-        let duty = Duty { weight: 0, scale: 1, up };
+        let duty = Duty { weight: 0, scale: 1, up, listed: true };
         ServerEffects { up, flaps: Flaps::default(), ramp: None, duty }
     }
 }

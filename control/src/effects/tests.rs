@@ -138,13 +138,18 @@ fn where_every_change_of_a_weight_moves_clients_it_does_not_grow() {
 fn without_quorum_the_sorry_server_serves() {
     let mut rig = Rig::new("quorum = 4\nhysteresis = 1\nsorry_server = '10.0.0.99:80'");
     let sorry = |rig: &Rig| rig.effects.duty(ServiceKey::of(&rig.service), address(99));
+    let listed = |rig: &Rig| {
+        [11, 12, 13, 99].map(|n| rig.effects.duty(ServiceKey::of(&rig.service), address(n)).listed)
+    };
     assert_eq!(sorry(&rig).weight, 0);
+    assert_eq!(listed(&rig), [true, true, true, false], "a hashing scheduler has no clients for it");
     rig.set(&[13]);
     assert_eq!(rig.at(1), ["13 false"], "3 = 4 - 1 is enough to keep it");
     rig.set(&[13, 11]);
     assert_eq!(rig.at(2), ["11 false", "quorum false 2"]);
     assert_eq!((rig.weights(), sorry(&rig).weight), (vec![0, 0, 0], 1));
     assert!(rig.up(12), "and its connections stay");
+    assert_eq!(listed(&rig), [false, false, false, true], "and no clients for them");
     rig.set(&[11, 12]);
     assert_eq!(rig.at(3), ["12 false", "13 true"], "3 is not enough to gain it");
     rig.set(&[]);

@@ -131,6 +131,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         weight: server.weight,
         last_weight: server.weight.max(1),
         up: *server.address.ip() != Ipv4Addr::new(10, 0, 0, 2),
+        listed: true,
         reset: false,
         traffic: Arc::new([TrafficCounters::default()]),
         gauge: Arc::<Gauge>::default(),

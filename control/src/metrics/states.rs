@@ -87,6 +87,7 @@ mod tests {
             weight: 1,
             last_weight: 1,
             up: true,
+            listed: true,
             reset: false,
             traffic: Arc::new([TrafficCounters::default()]),
             gauge: Arc::default(),

@@ -49,6 +49,7 @@ impl Rig {
             weight,
             last_weight: weight,
             up: true,
+            listed: true,
             reset: false,
             traffic: (0..1).map(|_| TrafficCounters::default()).collect(),
             gauge: Arc::<Gauge>::default(),
@@ -359,6 +360,7 @@ fn a_connection_to_be_reset_may_end_or_begin_anew() {
         id: DestId::new(2).unwrap(),
         address: socket("10.0.0.2:8080"),
         weight: 1,
+        listed: true,
         reset: false,
         ..rig.spec.dests[0].clone()
     };
@@ -634,6 +636,24 @@ mod properties {
                 frame[at] = value;
             }
             rig.push(WAN, &mut frame);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_not_listed_has_no_clients_with_a_hashing_scheduler() {
+    for scheduler in [Scheduler::Sh, Scheduler::Mh] {
+        let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 0]);
+        rig.spec.scheduler = scheduler;
+        rig.spec.dests[1].last_weight = 1;
+        for (listed, expected) in [(true, false), (false, true)] {
+            rig.spec.dests[1].listed = listed;
+            rig.publish();
+            let all = (0..64u16).all(|n| {
+                let from = format!("198.51.{n}.7:{}", 2000 + n + 100 * u16::from(listed));
+                rig.push(WAN, &mut packet(Protocol::Tcp, WAN_MAC, &from, VIP, SYN)) == Verdict::Forward(LAN)
+            });
+            assert_eq!(all, expected, "{scheduler} {listed}");
         }
     }
 }

@@ -68,6 +68,9 @@ pub struct DestSpec {
     pub last_weight: u32,
     /// Whether it takes connections as far as its health goes.
     pub up: bool,
+    /// Whether the scheduler knows it. A hashing scheduler has clients for each server that it knows, also for one of
+    /// weight 0, and refuses them then.
+    pub listed: bool,
     /// Whether its TCP connections are to be ended.
     pub reset: bool,
     /// Its traffic, a counter set for each worker.
@@ -283,7 +286,7 @@ impl Snapshot {
         // A server that is down is not in the list at all, as with keepalived; nor is one whose MAC is not
         // known, since a connection could not reach it.
         let reachable = |dest: &&DestSpec| {
-            dest.up && matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
+            dest.up && dest.listed && matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
         };
         let candidates: Vec<Candidate> = spec.dests.iter().filter(reachable).map(candidate).collect();
         self.services.push(Service {

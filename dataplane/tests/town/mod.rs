@@ -105,6 +105,7 @@ fn service(index: usize) -> ServiceSpec {
         weight: 1 + server,
         last_weight: 1 + server,
         up: true,
+        listed: true,
         reset: false,
         traffic: Arc::new([TrafficCounters::default()]),
         gauge: Arc::<Gauge>::default(),
