@@ -31,7 +31,8 @@ impl Pair {
         cluster.router.ip(&format!(
             "link add sync0 type veth peer name sync0 netns {there}\naddress add 10.9.0.1/24 dev sync0\nlink set sync0 up"
         ))?;
-        beside.ip("link set lo up\naddress add 10.9.0.2/24 dev sync0\nlink set sync0 up")
+        beside
+            .ip("link set lo up\naddress add 10.9.0.2/24 dev sync0\nlink set sync0 up")
             .with_context(|| format!("the other end of {here}'s sync0"))?;
         let key = cluster.state().file("sync.key");
         fs::write(&key, "0123456789abcdef".repeat(4))?;

@@ -43,8 +43,18 @@ fn write(out: &mut impl Write, sync: &api::Sync) -> io::Result<()> {
     if sync.peers.is_empty() {
         return writeln!(out, "no peers; the configuration has no [sync]");
     }
-    let columns =
-        ["Peer", "Standing", "Waiting", "Lag", "Conns sent", "received", "Lost", "Forged", "Replayed", "Bulks"];
+    let columns = [
+        "Peer",
+        "Standing",
+        "Waiting",
+        "Lag",
+        "Conns sent",
+        "received",
+        "Lost",
+        "Forged",
+        "Replayed",
+        "Bulks",
+    ];
     let width = |index| if index == 0 { 22 } else { 12 };
     for (index, column) in columns.iter().enumerate() {
         let width = width(index);

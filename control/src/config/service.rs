@@ -22,8 +22,7 @@ const SERVICE_KEYS: [&str; 9] =
 /// A service, and the sections of its real servers.
 pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'d>>) {
     section.known(&[&SERVICE_KEYS[..], &availability::KEYS[..]].concat());
-    let address =
-        section.require("address", ENDPOINT).and_then(|field| field.parse(ENDPOINT, value::socket));
+    let address = section.require("address", ENDPOINT).and_then(|field| field.parse(ENDPOINT, value::socket));
     let protocol = section.or("protocol", Protocol::Tcp, |field| {
         one_of("protocol", &names(Protocol::ALL), Protocol::from_name, &field)
     });

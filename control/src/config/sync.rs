@@ -29,9 +29,9 @@ pub(super) fn sync(section: &Section<'_>) -> Option<Sync> {
     let listen = section.require("listen", "an address of this machine, ADDRESS:PORT").and_then(address);
     let list = section.require("peers", "the other routers' sync.listen, e.g. [\"10.9.0.2:8848\"]");
     let peers = list.clone().and_then(|field| field.all(address));
-    let key = section.require("key_file", KEY).and_then(|field| {
-        field.parse(KEY, |typed| read_key(Path::new(typed)))
-    });
+    let key = section
+        .require("key_file", KEY)
+        .and_then(|field| field.parse(KEY, |typed| read_key(Path::new(typed))));
     let (listen, peers, key) = (listen?, peers?, key?);
     if peers.is_empty() || peers.contains(&listen) {
         return list?.error("names this router or none; expected the sync.listen of all others");

@@ -270,7 +270,10 @@ impl fmt::Display for Kind {
             }
             Kind::PeerJoined { peer } => write!(f, "peer {peer} knows our connections, and we know its"),
             Kind::PeerAway { peer } => {
-                write!(f, "peer {peer} is not heard any more; connections that change now die with this router")
+                write!(
+                    f,
+                    "peer {peer} is not heard any more; connections that change now die with this router"
+                )
             }
             Kind::LinuxLost { error } => {
                 write!(f, "cannot follow Linux' network configuration; trying again: {error}")

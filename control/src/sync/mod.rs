@@ -5,8 +5,8 @@
 //!   table <----- adopt (dataplane::engine) ------------------- store <---+
 //! ```
 //!
-//! [`peer`] is the protocol, without clock and socket; [`session`] is who may speak; [`flight`] is what has come;
-//! [`wire`] is how it is written.
+//! `peer` is the protocol, without clock and socket; `session` is who may speak; `flight` is what has come; `wire` is how
+//! it is written.
 
 mod flight;
 mod peer;

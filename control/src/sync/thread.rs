@@ -111,7 +111,9 @@ pub fn bind(address: SocketAddrV4) -> Result<UdpSocket> {
         Ok(socket.into())
     };
     open().with_context(|| {
-        format!("sync.listen: cannot listen at {address}; expected an address of this machine that nobody uses")
+        format!(
+            "sync.listen: cannot listen at {address}; expected an address of this machine that nobody uses"
+        )
     })
 }
 

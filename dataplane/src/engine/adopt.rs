@@ -26,14 +26,7 @@ pub enum Adopted {
 
 /// Takes over a connection of a dest of this snapshot, as a peer knows it: last seen `age` ticks ago. `slack` is how many
 /// ticks older than ours its news may be: what has just been seen there takes a moment to come here.
-pub fn adopt(
-    table: &Table,
-    snapshot: &Snapshot,
-    now: Tick,
-    word: Word,
-    age: u32,
-    slack: u32,
-) -> Adopted {
+pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, word: Word, age: u32, slack: u32) -> Adopted {
     let Some(dest) = snapshot.dest_of(word) else { return Adopted::Stale };
     let service = &snapshot.services[dest.service as usize];
     let (state, timeout) = (word.state(), service.timeout(word.state()));

@@ -286,7 +286,9 @@ impl Snapshot {
         // A server that is down is not in the list at all, as with keepalived; nor is one whose MAC is not
         // known, since a connection could not reach it.
         let reachable = |dest: &&DestSpec| {
-            dest.up && dest.listed && matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
+            dest.up
+                && dest.listed
+                && matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
         };
         let candidates: Vec<Candidate> = spec.dests.iter().filter(reachable).map(candidate).collect();
         self.services.push(Service {

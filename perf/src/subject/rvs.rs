@@ -96,6 +96,10 @@ impl Rvs {
         let mut daemon = command.spawn("rvs")?;
         let pid = daemon.pid();
         let mac = until("rvs makes its twin", &mut daemon, || mac_of_twin(bench))?;
+        until("the twin has its address", &mut daemon, || {
+            ensure!(!bench.namespace().addresses(PORT)?.is_empty(), "there is none yet");
+            Ok(())
+        })?;
         let (server, neighbour) = (settings.server.ip(), show_mac(settings.neighbour.unwrap_or(mac)));
         bench.namespace().ip(&format!(
             "neigh replace {server} lladdr {neighbour} dev {PORT} nud permanent\n\

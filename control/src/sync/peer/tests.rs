@@ -12,7 +12,8 @@ use crate::ids::{ServerKey, ServiceKey};
 const MS: Duration = Duration::from_millis(1);
 
 fn identity(n: u8) -> Identity {
-    let service = ServiceKey { address: SocketAddrV4::new([192, 0, 2, 10].into(), 80), protocol: Protocol::Tcp };
+    let service =
+        ServiceKey { address: SocketAddrV4::new([192, 0, 2, 10].into(), 80), protocol: Protocol::Tcp };
     let address = SocketAddrV4::new([10, 0, 0, n].into(), 8080);
     Identity { service, server: ServerKey { address, mode: Mode::Nat } }
 }
@@ -209,10 +210,8 @@ fn what_was_recorded_moves_nothing() {
             wire.routers[1] = Router::new(500);
             wire.peers[1] = Peer::new(Key([9; 32]), false, 300);
         }
-        for to in 0..2 {
-            for datagram in &recorded[to] {
-                wire.deliver(to, datagram);
-            }
+        for (to, datagrams) in recorded.iter().enumerate() {
+            datagrams.iter().for_each(|datagram| wire.deliver(to, datagram));
         }
         assert_eq!(wire.routers[1].known().len(), usize::from(!fresh));
     }

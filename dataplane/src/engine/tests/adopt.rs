@@ -40,8 +40,13 @@ fn each_change_that_a_peer_should_know_is_noted() {
     rig.push(LAN, &mut from_server(1, SYN | ACK));
     assert_eq!(noted(&rig, &changes), []);
     rig.push(WAN, &mut from_client(ACK));
-    assert_eq!(noted(&rig, &changes).iter().map(|word| word.state()).collect::<Vec<_>>(), [State::Established]);
-    (0..5).for_each(|_| drop(rig.push(WAN, &mut from_client(ACK))));
+    assert_eq!(
+        noted(&rig, &changes).iter().map(|word| word.state()).collect::<Vec<_>>(),
+        [State::Established]
+    );
+    for _ in 0..5 {
+        rig.push(WAN, &mut from_client(ACK));
+    }
     assert_eq!(noted(&rig, &changes), [], "nothing has changed");
     rig.push(LAN, &mut from_server(1, FIN | ACK));
     assert_eq!(noted(&rig, &changes)[0].state(), State::FinWait);
@@ -69,10 +74,7 @@ fn a_connection_goes_on_in_a_router_that_has_only_been_told_of_it() {
     assert_eq!(new.live(1), (1, 0));
     let mut request = from_client(ACK);
     assert_eq!(new.push(WAN, &mut request), Verdict::Forward(LAN));
-    assert_eq!(
-        request,
-        expect(Protocol::Tcp, (server_mac(1), LAN_MAC), CLIENT, "10.0.0.1:8080", ACK)
-    );
+    assert_eq!(request, expect(Protocol::Tcp, (server_mac(1), LAN_MAC), CLIENT, "10.0.0.1:8080", ACK));
     assert_eq!(new.push(LAN, &mut from_server(1, ACK)), Verdict::Forward(WAN));
     assert_eq!(new.push(LAN, &mut from_server(1, FIN | ACK)), Verdict::Forward(WAN));
     assert_eq!(new.live(1), (0, 1), "and ends there");
