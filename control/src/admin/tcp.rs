@@ -2,7 +2,7 @@
 //!
 //! It listens as any program of this machine does, on Linux' sockets; nothing of it goes through DPDK but the packets that
 //! come in on a port, which Linux gets as it gets all that is for the router itself. What is served is what the socket
-//! serves, [`token::guard`] in front of it. Who may be connected, and for how long, is in `visitor`.
+//! serves, `token::guard` in front of it. Who may be connected, and for how long, is in `visitor`.
 //!
 //! Certificate and tokens are taken anew for every connection and every request, so a reload brings them into force while
 //! the listener and the connections stay.
