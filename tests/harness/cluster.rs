@@ -158,6 +158,16 @@ impl Cluster {
         router.nft(&format!("table netdev rvs {{\n{chains}}}\n"))
     }
 
+    /// The namespace of a second router on the one segment of [`Layout::OneArmed`], with this address.
+    pub fn second_router(&self, address: Ipv4Addr) -> Result<Namespace> {
+        anyhow::ensure!(self.layout == Layout::OneArmed, "there is no segment that both could be on");
+        let second = Namespace::create(&self.state, "router2")?;
+        join(&self.lan, "router2", &second, "wan0", address)?;
+        second.sysctl("net/ipv4/ip_forward", 1)?;
+        second.nft(&format!("table netdev rvs {{\n{}}}\n", deaf("wan0")))?;
+        Ok(second)
+    }
+
     /// The router's raw interfaces.
     pub fn wires(&self) -> Vec<&'static str> {
         match self.layout {
