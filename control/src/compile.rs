@@ -54,22 +54,32 @@ pub fn targets(service: &Service, server: &Server) -> impl Iterator<Item = Targe
     checks.iter().map(move |check| Target { address: check.target(address), check: check.clone() })
 }
 
-/// Compiles a snapshot.
+/// Compiles a snapshot, in which a service is live if its virtual address is.
 pub fn compile(
     generation: u64,
     services: &Services,
     effects: &Effects,
     ids: &mut Ids,
+    is_live: impl Fn(Ipv4Addr) -> bool,
     ports: &[PortLink],
     fib: Fib,
 ) -> Snapshot {
-    let specs: Vec<ServiceSpec> =
-        services.present().iter().map(|service| describe(service, services, effects, ids)).collect();
+    let describe = |service: &Service| {
+        let live = is_live(*service.address.ip());
+        describe(service, services, effects, ids, live)
+    };
+    let specs: Vec<ServiceSpec> = services.present().iter().map(describe).collect();
     let ports = ports.iter().map(PortLink::spec).collect();
     Snapshot::new(generation, ports, &specs, ids.removed(), fib)
 }
 
-fn describe(service: &Service, services: &Services, effects: &Effects, ids: &mut Ids) -> ServiceSpec {
+fn describe(
+    service: &Service,
+    services: &Services,
+    effects: &Effects,
+    ids: &mut Ids,
+    live: bool,
+) -> ServiceSpec {
     let key = ServiceKey::of(service);
     let (duties, mut entered) = (effects.duties(key), ids.enter(key));
     let mut dest = |server: ServerKey, weight: u32| {
@@ -98,6 +108,7 @@ fn describe(service: &Service, services: &Services, effects: &Effects, ids: &mut
         flags: service.flags.clone(),
         cursor: entered.cursor().clone(),
         timeouts: service.timeouts,
+        live,
         dests,
     }
 }

@@ -16,7 +16,8 @@ use super::raw::{Document, Field, Section};
 use super::sync::sync;
 use super::value::{self, DEVICE, MAC, PORT_NAME, PREFIX};
 use super::{
-    Admin, Config, DEFAULT_SOCKET, Eal, Idle, Port, Run, Service, Sync, TableSize, Workers, service, tcp,
+    Admin, Config, DEFAULT_SOCKET, Eal, Idle, Port, Run, Service, Sync, TableSize, VirtualAddresses, Workers,
+    service, tcp,
 };
 
 /// Cores that Linux can be built for on x86-64.
@@ -81,7 +82,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
 
     Some((
         eal?.unwrap_or(Eal { hugepages: true, memory_mb: None, file_prefix: None, args: Vec::new() }),
-        run?.unwrap_or(Run { drop_capabilities: true }),
+        run?.unwrap_or(Run { drop_capabilities: true, virtual_addresses: VirtualAddresses::default() }),
         workers?,
         table?.unwrap_or(TableSize { connections: 1_000_000 }),
         admin?.unwrap_or_else(|| Admin { socket: PathBuf::from(DEFAULT_SOCKET), group: None, tcp: None }),
@@ -121,9 +122,17 @@ fn eal(section: &Section<'_>) -> Option<Eal> {
 }
 
 fn run(section: &Section<'_>) -> Option<Run> {
-    section.known(&["drop_capabilities"]);
-    let drop_capabilities = section.or("drop_capabilities", true, |field| field.boolean())?;
-    Some(Run { drop_capabilities })
+    section.known(&["drop_capabilities", "virtual_addresses"]);
+    let drop_capabilities = section.or("drop_capabilities", true, |field| field.boolean());
+    let virtual_addresses = section.or("virtual_addresses", VirtualAddresses::default(), |field| {
+        let named = |name: &str| match name {
+            "place" => Some(VirtualAddresses::Place),
+            "follow" => Some(VirtualAddresses::Follow),
+            _ => None,
+        };
+        one_of("way with virtual addresses", &["place", "follow"], named, &field)
+    });
+    Some(Run { drop_capabilities: drop_capabilities?, virtual_addresses: virtual_addresses? })
 }
 
 fn workers(section: &Section<'_>) -> Option<Workers> {

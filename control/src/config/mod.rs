@@ -211,6 +211,18 @@ pub struct Eal {
 pub struct Run {
     /// Whether it gives up what it needed only to start; see [`crate::capabilities`].
     pub drop_capabilities: bool,
+    /// Who puts virtual addresses on twins.
+    pub virtual_addresses: VirtualAddresses,
+}
+
+/// Who puts virtual addresses on twins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VirtualAddresses {
+    /// RVS does.
+    #[default]
+    Place,
+    /// Somebody else does, such as keepalived, and a service is live while its address is on a twin.
+    Follow,
 }
 
 /// What a worker does when its queues are empty.

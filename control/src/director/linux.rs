@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use dataplane::fib::PortIndex;
 
 use super::Director;
-use crate::config::Service;
+use crate::config::{Service, VirtualAddresses};
 use crate::events::Kind;
 use crate::net::Mirror;
 
@@ -36,6 +36,9 @@ impl Director {
     /// Puts the virtual addresses on their twins, and takes away those that RVS had put there and that are
     /// not configured any more. What Linux refuses is tried again in the next period.
     pub(super) async fn place_virtual_addresses(&mut self) {
+        if self.follows() {
+            return;
+        }
         let linux = self.watcher.handle();
         let wanted = self.virtual_addresses();
         self.misplaced = false;
@@ -66,6 +69,9 @@ impl Director {
     /// Says when somebody has taken a virtual address away. It is not put back by itself: that may be how an
     /// operator takes this router out of service. A reload puts it back.
     pub(super) fn miss_addresses(&mut self) {
+        if self.follows() {
+            return;
+        }
         let held = &self.watcher.mirror().addresses;
         let is_held = |&(ifindex, address): &(u32, Ipv4Addr)| {
             held.range((ifindex, address, 0)..=(ifindex, address, u8::MAX)).next().is_some()
@@ -78,6 +84,32 @@ impl Director {
             self.events.publish(Kind::AddressTaken { address });
         }
         self.missed = missing.is_some();
+    }
+
+    fn follows(&self) -> bool {
+        self.config.run.virtual_addresses == VirtualAddresses::Follow
+    }
+
+    /// Which virtual addresses are live: all, or those that Linux has on a twin.
+    pub(super) fn follow_addresses(&mut self) {
+        let all: HashSet<Ipv4Addr> =
+            self.services.present().iter().map(|service| *service.address.ip()).collect();
+        if !self.follows() {
+            self.live = all;
+            return;
+        }
+        let held = self.watcher.mirror().addresses.iter();
+        let held = held.filter(|(ifindex, ..)| self.is_twin(*ifindex)).map(|&(_, address, _)| address);
+        let live: HashSet<Ipv4Addr> = held.filter(|address| all.contains(address)).collect();
+        for &address in live.difference(&self.live) {
+            tracing::info!(%address, "virtual address gained");
+            self.events.publish(Kind::AddressGained { address });
+        }
+        for &address in self.live.difference(&live) {
+            tracing::info!(%address, "virtual address lost");
+            self.events.publish(Kind::AddressLost { address });
+        }
+        self.live = live;
     }
 
     fn misplace(&mut self, address: Ipv4Addr, error: &anyhow::Error) {

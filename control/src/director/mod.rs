@@ -127,6 +127,8 @@ pub struct Director {
     hooks: Hooks,
     /// A round of asking Linux for neighbours, if one is under way.
     asking: JoinSet<()>,
+    /// Virtual addresses whose services are live.
+    live: HashSet<Ipv4Addr>,
     /// Virtual addresses that RVS has put on twins: (interface, address).
     placed: HashSet<(u32, Ipv4Addr)>,
     /// Whether Linux has refused to change one.
@@ -184,6 +186,7 @@ impl Director {
             fib: None,
             hooks: Hooks::new(events.clone()),
             asking: JoinSet::new(),
+            live: HashSet::new(),
             placed: HashSet::new(),
             misplaced: false,
             missed: false,
@@ -469,10 +472,13 @@ impl Director {
         for happening in &happenings {
             self.tell_happening(happening);
         }
+        self.follow_addresses();
         let generation = self.generation + 1;
         let (mirror, ports) = (self.watcher.mirror(), &self.ports);
         let fib = self.fib.get_or_insert_with(|| compile::fib(mirror, ports)).clone();
-        let snapshot = compile::compile(generation, &self.services, &self.effects, &mut self.ids, ports, fib);
+        let (services, effects, ids) = (&self.services, &self.effects, &mut self.ids);
+        let is_live = |address| self.live.contains(&address);
+        let snapshot = compile::compile(generation, services, effects, ids, is_live, ports, fib);
         self.publisher.publish(snapshot);
         self.generation = generation;
         self.published = self.services.present().clone();

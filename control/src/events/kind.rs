@@ -135,6 +135,16 @@ pub enum Kind {
         /// Which one.
         address: Ipv4Addr,
     },
+    /// A virtual address is on a twin now, and its services are live.
+    AddressGained {
+        /// Which one.
+        address: Ipv4Addr,
+    },
+    /// A virtual address is on no twin any more, and its services are Linux'.
+    AddressLost {
+        /// Which one.
+        address: Ipv4Addr,
+    },
     /// Linux refuses to put a virtual address on its twin, or to take it away.
     AddressRefused {
         /// Which one.
@@ -210,6 +220,8 @@ impl Kind {
             Kind::OverloadBegins { .. } => "overload_begins",
             Kind::OverloadEnds { .. } => "overload_ends",
             Kind::AddressTaken { .. } => "address_taken",
+            Kind::AddressGained { .. } => "address_gained",
+            Kind::AddressLost { .. } => "address_lost",
             Kind::AddressRefused { .. } => "address_refused",
             Kind::PeerJoined { .. } => "peer_joined",
             Kind::PeerAway { .. } => "peer_away",
@@ -264,6 +276,10 @@ impl fmt::Display for Kind {
             }
             Kind::AddressTaken { address } => {
                 write!(f, "somebody has taken {address} from its twin; a reload puts it back")
+            }
+            Kind::AddressGained { address } => write!(f, "{address} is here: its services are live"),
+            Kind::AddressLost { address } => {
+                write!(f, "{address} is not here any more: its services are not live")
             }
             Kind::AddressRefused { address, error } => {
                 write!(f, "{address} is not on, or still on, its twin; trying again: {error}")

@@ -144,6 +144,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         flags: service.flags.clone(),
         cursor: Arc::default(),
         timeouts: service.timeouts,
+        live: true,
         dests: service.servers.iter().map(dest).collect(),
     }
 }

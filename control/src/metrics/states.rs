@@ -100,6 +100,7 @@ mod tests {
             flags: Vec::new(),
             cursor: Arc::default(),
             timeouts: Timeouts::default(),
+            live: true,
             dests: ids.map(dest).collect(),
         }
     }

@@ -62,6 +62,7 @@ impl Rig {
             flags: Vec::new(),
             cursor: Cursor::default(),
             timeouts: Timeouts::default(),
+            live: true,
             dests: dests.collect(),
         };
         let table = Arc::new(Table::new(64, HashKey { blind: 1, factor: 3 }));
@@ -656,4 +657,18 @@ fn a_server_that_is_not_listed_has_no_clients_with_a_hashing_scheduler() {
             assert_eq!(all, expected, "{scheduler} {listed}");
         }
     }
+}
+
+#[test]
+fn a_service_that_is_not_live_is_linux_own_and_its_connections_stay() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    rig.push(WAN, &mut from_client(SYN));
+    rig.push(WAN, &mut from_client(ACK));
+    rig.spec.live = false;
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoService));
+    assert_eq!((rig.connections().len(), rig.live(1)), (1, (1, 0)));
+    rig.spec.live = true;
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Forward(LAN));
 }

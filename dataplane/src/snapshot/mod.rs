@@ -51,6 +51,9 @@ pub struct ServiceSpec {
     pub cursor: Cursor,
     /// Timeouts.
     pub timeouts: Timeouts,
+    /// Whether packets to its address are its own. If not, they are Linux', and its connections stay as they are: another
+    /// router has the address.
+    pub live: bool,
     /// Real servers in the order of the configuration.
     pub dests: Vec<DestSpec>,
 }
@@ -297,8 +300,11 @@ impl Snapshot {
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
             timeouts: spec.timeouts.0.map(Timeout::from_seconds),
         });
-        self.by_virtual_address.insert(Key::new(virtual_address, spec.address.port(), spec.protocol), index);
-        self.note(virtual_address, VIRTUAL);
+        if spec.live {
+            let key = Key::new(virtual_address, spec.address.port(), spec.protocol);
+            self.by_virtual_address.insert(key, index);
+            self.note(virtual_address, VIRTUAL);
+        }
     }
 
     fn add_dest(&mut self, service: ServiceIndex, spec: &ServiceSpec, dest: &DestSpec) {

@@ -269,7 +269,11 @@ pub fn kinds() -> Vec<Kind> {
         Kind::OverloadBegins { reason: "tx_full", packets: 1 },
         Kind::OverloadEnds { reason: "tx_full", packets: 9 },
         Kind::AddressTaken { address },
+        Kind::AddressGained { address },
+        Kind::AddressLost { address },
         Kind::AddressRefused { address, error: error() },
+        Kind::PeerJoined { peer: server },
+        Kind::PeerAway { peer: server },
         Kind::LinuxLost { error: error() },
         Kind::Missed { events: 7 },
     ]
