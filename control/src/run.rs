@@ -187,8 +187,8 @@ async fn with_eal(
     let remote = remote.zip(settings.as_ref().map(admin::tcp::Settings::subscribe));
     let farewell = admin::tcp::Farewell::default();
     let peers: Option<Arc<sync::Shared>> = speaker.as_ref().map(|_| Arc::default());
-    let changes = |_: &_| Arc::new(if peers.is_some() { Changes::new() } else { Changes::default() });
-    let changes: Vec<Arc<Changes>> = counters.iter().map(changes).collect();
+    // A ring for each worker, if there is somebody to be told.
+    let changes: Vec<Arc<Changes>> = peers.iter().flat_map(|_| &counters).map(|_| Arc::default()).collect();
     let parts = Parts {
         config: config.clone(),
         remote: settings,
@@ -214,7 +214,7 @@ async fn with_eal(
         counters: counters[index].clone(),
         slow_path,
         capture: capture.clone(),
-        changes: changes[index].clone(),
+        changes: changes.get(index).cloned(),
         probe: (),
         idle: match config.workers.idle {
             Idle::Busy => worker::Idle::Busy,

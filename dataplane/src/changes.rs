@@ -6,7 +6,7 @@
 //! nothing, and cost a locked instruction each. A full ring loses notes, which is counted; the reader, who goes through
 //! the whole table now and then, finds what was lost.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
@@ -19,33 +19,25 @@ const CAPACITY: usize = 1 << 16;
 /// A worker's notes of connections that have changed.
 #[derive(Debug)]
 pub struct Changes {
-    is_wanted: AtomicBool,
     slots: ArrayQueue<Slot>,
     lost: AtomicU64,
 }
 
 impl Default for Changes {
-    /// Nobody wants to know.
     fn default() -> Self {
-        Changes { is_wanted: AtomicBool::new(false), slots: ArrayQueue::new(1), lost: AtomicU64::new(0) }
+        Changes::with_room(CAPACITY)
     }
 }
 
 impl Changes {
-    /// Somebody wants to know, or will: [`Self::want`].
-    pub fn new() -> Self {
-        Changes { slots: ArrayQueue::new(CAPACITY), ..Changes::default() }
-    }
-
-    /// Whether notes are taken.
-    pub fn want(&self, wanted: bool) {
-        self.is_wanted.store(wanted, Ordering::Relaxed);
+    fn with_room(notes: usize) -> Self {
+        Changes { slots: ArrayQueue::new(notes), lost: AtomicU64::new(0) }
     }
 
     /// Notes that a connection has become this word, if a peer should know it.
     #[inline]
     pub fn note(&self, slot: Slot, word: Word) {
-        if self.is_wanted.load(Ordering::Relaxed) && is_shared(word) && self.slots.push(slot).is_err() {
+        if is_shared(word) && self.slots.push(slot).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -62,7 +54,7 @@ impl Changes {
 }
 
 /// Whether peers should know of this connection. Of one that is not established there is nothing to lose that its
-/// client would not send again; IPVS' list (`ip_vs_sync_conn_needed`) is the same.
+/// client would not send again. IPVS has the same TCP states but LAST_ACK, and sends UDP unanswered, too.
 pub fn is_shared(word: Word) -> bool {
     match word.state() {
         State::Established
@@ -86,11 +78,8 @@ mod tests {
     }
 
     #[test]
-    fn notes_are_taken_when_they_are_wanted_and_of_what_is_shared() {
-        let changes = Changes::new();
-        changes.note(Slot::default(), word(State::Established));
-        assert_eq!(changes.take(), None, "nobody wants them");
-        changes.want(true);
+    fn only_what_is_shared_is_noted() {
+        let changes = Changes::default();
         changes.note(Slot::default(), word(State::SynRecv));
         assert_eq!(changes.take(), None, "not established");
         changes.note(Slot::default(), word(State::Established));
@@ -99,7 +88,7 @@ mod tests {
 
     #[test]
     fn lost_notes_are_counted() {
-        let changes = Changes { is_wanted: AtomicBool::new(true), ..Changes::default() };
+        let changes = Changes::with_room(1);
         for _ in 0..3 {
             changes.note(Slot::default(), word(State::Close));
         }

@@ -90,8 +90,8 @@ pub struct Worker<P = ()> {
     pub idle: Idle,
     /// Whether somebody captures packets.
     pub capture: Arc<Switch>,
-    /// Where it notes connections that change.
-    pub changes: Arc<Changes>,
+    /// Where it notes connections that change, if peers are to be told of them.
+    pub changes: Option<Arc<Changes>>,
     /// Whoever measures it; `()` in a router.
     pub probe: P,
 }

@@ -183,7 +183,7 @@ impl Rig {
             idle: Idle::Busy,
             probe,
             capture: self.capture.clone(),
-            changes: Arc::default(),
+            changes: None,
         }
     }
 }

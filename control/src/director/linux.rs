@@ -86,18 +86,17 @@ impl Director {
         self.missed = missing.is_some();
     }
 
-    fn follows(&self) -> bool {
+    pub(super) fn follows(&self) -> bool {
         self.config.run.virtual_addresses == VirtualAddresses::Follow
     }
 
-    /// Which virtual addresses are live: all, or those that Linux has on a twin.
+    /// Learns which virtual addresses Linux has on a twin, if services follow them.
     pub(super) fn follow_addresses(&mut self) {
-        let all: HashSet<Ipv4Addr> =
-            self.services.present().iter().map(|service| *service.address.ip()).collect();
         if !self.follows() {
-            self.live = all;
             return;
         }
+        let all: HashSet<Ipv4Addr> =
+            self.services.present().iter().map(|service| *service.address.ip()).collect();
         let held = self.watcher.mirror().addresses.iter();
         let held = held.filter(|(ifindex, ..)| self.is_twin(*ifindex)).map(|&(_, address, _)| address);
         let live: HashSet<Ipv4Addr> = held.filter(|address| all.contains(address)).collect();

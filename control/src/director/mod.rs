@@ -127,7 +127,7 @@ pub struct Director {
     hooks: Hooks,
     /// A round of asking Linux for neighbours, if one is under way.
     asking: JoinSet<()>,
-    /// Virtual addresses whose services are live.
+    /// Virtual addresses that somebody else has put on a twin, if services follow them.
     live: HashSet<Ipv4Addr>,
     /// Virtual addresses that RVS has put on twins: (interface, address).
     placed: HashSet<(u32, Ipv4Addr)>,
@@ -473,11 +473,12 @@ impl Director {
             self.tell_happening(happening);
         }
         self.follow_addresses();
+        let follows = self.follows();
         let generation = self.generation + 1;
         let (mirror, ports) = (self.watcher.mirror(), &self.ports);
         let fib = self.fib.get_or_insert_with(|| compile::fib(mirror, ports)).clone();
         let (services, effects, ids) = (&self.services, &self.effects, &mut self.ids);
-        let is_live = |address| self.live.contains(&address);
+        let is_live = |address| !follows || self.live.contains(&address);
         let snapshot = compile::compile(generation, services, effects, ids, is_live, ports, fib);
         self.publisher.publish(snapshot);
         self.generation = generation;

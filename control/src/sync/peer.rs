@@ -171,7 +171,6 @@ struct Bulk {
     next: usize,
     /// Connections of it that have been noted and have not come.
     open: usize,
-    connections: u64,
 }
 
 /// A walk through the table at a steady pace.
@@ -436,7 +435,7 @@ impl Talk {
                 Frame::Ack { largest, before } => self.acknowledged(now, largest, before, counts),
                 Frame::Ping => {}
                 Frame::Ask => self.begin_bulk(counts),
-                Frame::Done { .. } => self.is_joined = true,
+                Frame::Done => self.is_joined = true,
                 Frame::Name { number: dest, identity } => {
                     let named = self.names.entry(dest).or_insert((identity, number));
                     // What a later datagram said stands.
@@ -526,14 +525,13 @@ impl Talk {
             let Some(bulk) = self.bulk.as_mut().filter(|bulk| bulk.next < buckets) else { break };
             let slots = store.slots(bulk.next);
             bulk.next += 1;
-            bulk.connections += slots.len() as u64;
             let kind = Kind::Bulk(bulk.number);
             read += 1;
             slots.into_iter().for_each(|slot| self.note(slot, kind, counts));
         }
         if let Some(bulk) = &self.bulk {
             if bulk.next >= buckets && bulk.open == 0 {
-                self.controls.push_back(Frame::Done { connections: bulk.connections });
+                self.controls.push_back(Frame::Done);
                 self.bulk = None;
                 self.heal = Walk { next: 0, began: now };
             }

@@ -58,7 +58,6 @@ impl Synchroniser {
         changes: Vec<Arc<Changes>>,
     ) -> Result<Synchroniser> {
         let stop = Arc::<AtomicBool>::default();
-        changes.iter().for_each(|changes| changes.want(true));
         let peer = |&address| {
             // Of two, the one with the lower address calls.
             let peer = Peer::new(config.key.clone(), config.listen < address, random());

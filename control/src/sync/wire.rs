@@ -4,7 +4,7 @@
 //! ack     1  largest (8)  which of the 128 before it (16)
 //! ping    2
 //! ask     3
-//! done    4  connections (8)
+//! done    4
 //! name    5  number (v)  protocol (1)  mode (1)  virtual address, port (6)  server's address, port (6)
 //! live    6  number (v)  client's address, port (6)  state, 0x80 if replied (1)  ticks since it was seen (v)
 //! told    7  the same
@@ -53,8 +53,8 @@ pub enum Frame {
     Ping,
     /// It wants to hear of all connections.
     Ask,
-    /// It has been told of all connections, so many.
-    Done { connections: u64 },
+    /// It has been told of all connections.
+    Done,
     /// What a number stands for.
     Name { number: u32, identity: Identity },
     /// A connection that has just changed.
@@ -77,10 +77,7 @@ impl Frame {
             }
             Frame::Ping => out.push(2),
             Frame::Ask => out.push(3),
-            Frame::Done { connections } => {
-                out.push(4);
-                out.extend(connections.to_be_bytes());
-            }
+            Frame::Done => out.push(4),
             Frame::Name { number, identity: Identity { service, server } } => {
                 out.push(5);
                 put_number(out, number);
@@ -100,7 +97,7 @@ impl Frame {
             1 => Frame::Ack { largest: take_u64(bytes)?, before: u128::from_be_bytes(take_array(bytes)?) },
             2 => Frame::Ping,
             3 => Frame::Ask,
-            4 => Frame::Done { connections: take_u64(bytes)? },
+            4 => Frame::Done,
             5 => {
                 let number = take_number(bytes)?;
                 let [protocol, mode] = take_array(bytes)?;
@@ -222,7 +219,7 @@ mod tests {
             any::<(u64, u128)>().prop_map(|(largest, before)| Frame::Ack { largest, before }),
             Just(Frame::Ping),
             Just(Frame::Ask),
-            any::<u64>().prop_map(|connections| Frame::Done { connections }),
+            Just(Frame::Done),
             name,
             record().prop_map(Frame::Live),
             record().prop_map(Frame::Told),

@@ -114,18 +114,17 @@ pub struct Engine {
     worker: usize,
     table: Arc<Table>,
     counters: Arc<WorkerCounters>,
-    changes: Arc<Changes>,
+    changes: Option<Arc<Changes>>,
 }
 
 impl Engine {
     /// The data path of the worker with this number.
     pub fn new(worker: usize, table: Arc<Table>, counters: Arc<WorkerCounters>) -> Self {
-        let changes = Arc::default();
-        Engine { express: true, fresh: Cell::new((0, 0)), worker, table, counters, changes }
+        Engine { express: true, fresh: Cell::new((0, 0)), worker, table, counters, changes: None }
     }
 
-    /// The same data path, which notes the connections that it changes.
-    pub fn noting(self, changes: Arc<Changes>) -> Self {
+    /// The same data path, which notes the connections that it changes, if there is where.
+    pub fn noting(self, changes: Option<Arc<Changes>>) -> Self {
         Engine { changes, ..self }
     }
 

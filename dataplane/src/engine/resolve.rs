@@ -90,7 +90,9 @@ impl<'a> Path<'a> {
     fn long_way(&self, packet: &mut Packet, frame: &mut impl Frame, tally: &mut Tally) -> Verdict {
         if packet.search == Search::Due {
             look_up::search(&self.engine.table, packet);
-            if let Some(port) = express::pass(self, packet, frame, tally) {
+            if !packet.word.is_empty()
+                && let Some(port) = express::pass(self, packet, frame, tally)
+            {
                 return Verdict::Forward(port);
             }
         }
@@ -182,8 +184,10 @@ impl<'a> Path<'a> {
         if state.is_active() != old.is_active() {
             dest.gauge.change(state.is_active());
         }
-        if state != old || flags != word.flags() {
-            self.engine.changes.note(slot, new);
+        if let Some(changes) = &self.engine.changes
+            && (state != old || flags != word.flags())
+        {
+            changes.note(slot, new);
         }
         Ok(Some(dest))
     }

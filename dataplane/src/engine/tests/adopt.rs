@@ -6,9 +6,8 @@ use crate::table::{Client, FLAG_REPLIED, Word};
 
 impl Rig {
     fn noting(self) -> (Rig, Arc<Changes>) {
-        let changes = Arc::new(Changes::new());
-        changes.want(true);
-        (Rig { engine: self.engine.noting(changes.clone()), ..self }, changes)
+        let changes = Arc::new(Changes::default());
+        (Rig { engine: self.engine.noting(Some(changes.clone())), ..self }, changes)
     }
 
     fn adopt(&self, word: Word, age: u32, slack: u32) -> Adopted {
