@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::{Ipv4Addr, TcpStream},
-    os::unix::fs::PermissionsExt,
     time::{Duration, Instant},
 };
 
@@ -13,6 +12,7 @@ use harness::{
     cluster::{Cluster, Layout, VIP, vip},
     config::Config,
     netns::Namespace,
+    peers::{self, wait_together},
     process::Daemon,
     router::{Router, program},
     servers::Server,
@@ -20,7 +20,6 @@ use harness::{
     with_cluster,
 };
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 /// As tests with counted connections need it: of no other service.
 const PORT: u16 = 7;
@@ -37,25 +36,20 @@ struct Pair {
 impl Pair {
     fn new(cluster: &Cluster) -> Result<Pair> {
         let second = cluster.second_router(ADDRESSES[1])?;
-        let key = cluster.state().file("sync.key");
-        fs::write(&key, "0123456789abcdef".repeat(4))?;
-        fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
+        let key = peers::key(cluster.state(), "sync.key", "0123456789abcdef")?;
         let config = cluster.config().service(cluster.web_on(PORT, PORT).scheduler("rr"));
         let mut other = config.clone();
         other.socket += ".second";
         other.ports[0].address = format!("{}/24", ADDRESSES[1]);
-        Ok(Pair {
-            namespaces: [cluster.router.clone(), second],
-            configs: [config, other],
-            key: key.display().to_string(),
-        })
+        Ok(Pair { namespaces: [cluster.router.clone(), second], configs: [config, other], key })
     }
 
     fn start(&self, index: usize) -> Result<Router> {
         let (own, peer) = (ADDRESSES[index], ADDRESSES[1 - index]);
         let text = format!(
-            "{}\n[run]\nvirtual_addresses = \"follow\"\n\n[sync]\nlisten = \"{own}:8848\"\npeers = [\"{peer}:8848\"]\nkey_file = {:?}\n",
-            self.configs[index], self.key
+            "{}\n[run]\nvirtual_addresses = \"follow\"\n{}",
+            self.configs[index],
+            peers::section(own, peer, &self.key)
         );
         Router::start_in(&self.namespaces[index], NAMES[index], &text, &self.configs[index])
     }
@@ -106,15 +100,6 @@ impl Pair {
 fn end(mut keepalived: Daemon) -> Result<()> {
     keepalived.signal(Signal::SIGTERM)?;
     keepalived.wait(PATIENCE).map(drop)
-}
-
-fn wait_together(router: &Router) -> Result<()> {
-    wait::until("the peers are together", PATIENCE, || {
-        let text = router.rvs("sync --json").run()?;
-        let sync: Value = serde_json::from_str(&text).context(text)?;
-        ensure!(sync["ready"] == true && sync["peers"][0]["standing"] == "together", "{sync:#}");
-        Ok(())
-    })
 }
 
 fn wait_live(router: &Router, times: usize) -> Result<()> {

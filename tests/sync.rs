@@ -1,6 +1,6 @@
 //! Connections that outlive their router, because a peer knows them.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
 use harness::{
@@ -8,6 +8,7 @@ use harness::{
     cluster::{Cluster, Layout, vip},
     config::Config,
     netns::Namespace,
+    peers::{self, sync, wait_together},
     router::Router,
     servers::Server,
     wait::{self, PATIENCE},
@@ -16,6 +17,7 @@ use harness::{
 use serde_json::Value;
 
 const PORT: u16 = 7;
+const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2)];
 
 /// The router of the cluster, and one beside it that has no wires but the one between the two.
 struct Pair {
@@ -34,29 +36,21 @@ impl Pair {
         beside
             .ip("link set lo up\naddress add 10.9.0.2/24 dev sync0\nlink set sync0 up")
             .with_context(|| format!("the other end of {here}'s sync0"))?;
-        let key = cluster.state().file("sync.key");
-        fs::write(&key, "0123456789abcdef".repeat(4))?;
-        fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
-
-        let mut service = cluster.web_on(PORT, PORT).scheduler("rr");
-        service.check = None;
-        let config = cluster.config().service(service);
+        let key = peers::key(cluster.state(), "sync.key", "0123456789abcdef")?;
+        let config = cluster.config().service(cluster.web_on(PORT, PORT).scheduler("rr"));
         let mut other = config.clone();
         other.socket += ".peer";
         for (index, port) in other.ports.iter_mut().enumerate() {
             port.device = format!("net_null{index}");
         }
-        Ok(Pair { beside, configs: [config, other], key: key.display().to_string() })
+        Ok(Pair { beside, configs: [config, other], key })
     }
 
     /// Starts one of the two.
     fn start(&self, cluster: &Cluster, index: usize) -> Result<Router> {
         let config = &self.configs[index];
-        let (own, peer) = (index + 1, 2 - index);
-        let text = format!(
-            "{config}\n[sync]\nlisten = \"10.9.0.{own}:8848\"\npeers = [\"10.9.0.{peer}:8848\"]\nkey_file = {:?}\n",
-            self.key
-        );
+        let (own, peer) = (ADDRESSES[index], ADDRESSES[1 - index]);
+        let text = format!("{config}{}", peers::section(own, peer, &self.key));
         let namespace = if index == 0 { &cluster.router } else { &self.beside };
         Router::start_in(namespace, ["rvs", "rvs-peer"][index], &text, config)
     }
@@ -65,19 +59,6 @@ impl Pair {
 fn echo(cluster: &Cluster) -> Result<Vec<Server>> {
     let servers = cluster.real_servers.iter().enumerate();
     servers.map(|(index, server)| Server::tcp_echo(server, cluster.endpoint(index, PORT), "")).collect()
-}
-
-fn sync(router: &Router) -> Result<Value> {
-    let text = router.rvs("sync --json").run()?;
-    serde_json::from_str(&text).context(text)
-}
-
-fn wait_together(router: &Router) -> Result<()> {
-    wait::until("the peers are together", PATIENCE, || {
-        let sync = sync(router)?;
-        ensure!(sync["ready"] == true && sync["peers"][0]["standing"] == "together", "{sync:#}");
-        Ok(())
-    })
 }
 
 /// Clients and states, whatever the order and the time.
@@ -148,10 +129,7 @@ fn a_peer_that_does_not_know_the_key_learns_nothing() -> Result<()> {
         let _echo = echo(cluster)?;
         let mut pair = Pair::new(cluster)?;
         let router = pair.start(cluster, 0)?;
-        let key = cluster.state().file("other.key");
-        fs::write(&key, "f".repeat(64))?;
-        fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
-        pair.key = key.display().to_string();
+        pair.key = peers::key(cluster.state(), "other.key", "f")?;
         let peer = pair.start(cluster, 1)?;
         let mut stream = client::connect(&cluster.client, vip(PORT))?;
         client::echo(&mut stream, b"secret")?;

@@ -35,6 +35,7 @@ pub mod names;
 pub mod netns;
 pub mod nginx;
 pub mod packet;
+pub mod peers;
 pub mod process;
 pub mod python;
 pub mod raw;
