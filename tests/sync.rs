@@ -1,6 +1,9 @@
 //! Connections that outlive their router, because a peer knows them.
 
-use std::net::Ipv4Addr;
+use std::{
+    fs,
+    net::{Ipv4Addr, UdpSocket},
+};
 
 use anyhow::{Context, Result, ensure};
 use harness::{
@@ -9,7 +12,7 @@ use harness::{
     config::Config,
     netns::Namespace,
     peers::{self, sync, wait_together},
-    router::Router,
+    router::{self, Router},
     servers::Server,
     wait::{self, PATIENCE},
     with_cluster,
@@ -46,13 +49,16 @@ impl Pair {
         Ok(Pair { beside, configs: [config, other], key })
     }
 
+    /// The configuration file of one of the two.
+    fn text(&self, index: usize) -> String {
+        let (own, peer) = (ADDRESSES[index], ADDRESSES[1 - index]);
+        format!("{}{}", self.configs[index], peers::section(own, peer, &self.key))
+    }
+
     /// Starts one of the two.
     fn start(&self, cluster: &Cluster, index: usize) -> Result<Router> {
-        let config = &self.configs[index];
-        let (own, peer) = (ADDRESSES[index], ADDRESSES[1 - index]);
-        let text = format!("{config}{}", peers::section(own, peer, &self.key));
         let namespace = if index == 0 { &cluster.router } else { &self.beside };
-        Router::start_in(namespace, ["rvs", "rvs-peer"][index], &text, config)
+        Router::start_in(namespace, ["rvs", "rvs-peer"][index], &self.text(index), &self.configs[index])
     }
 }
 
@@ -142,5 +148,19 @@ fn a_peer_that_does_not_know_the_key_learns_nothing() -> Result<()> {
         ensure!(connections(&peer)?.is_empty(), "{:?}", connections(&peer)?);
         peer.stop()?;
         router.finish()
+    })
+}
+
+#[test]
+fn a_port_that_another_program_has_is_an_error_of_its_line() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let pair = Pair::new(cluster)?;
+        let _other = cluster.router.enter(|| Ok(UdpSocket::bind((ADDRESSES[0], 8848))?))?;
+        let file = cluster.state().file("rvs.toml");
+        fs::write(&file, pair.text(0))?;
+        let refused = router::once(cluster, &format!("run -c {}", file.display()))?.output()?;
+        let expected = "sync.listen: cannot listen at 10.9.0.1:8848: Address already in use";
+        ensure!(refused.code() == Some(2) && refused.stderr.contains(expected), "{refused:?}");
+        Ok(())
     })
 }

@@ -97,7 +97,7 @@ async fn start(config: Config, control_cores: &[usize]) -> Result<()> {
     let socket = admin::bind(&config.admin.socket, config.admin.group.as_deref()).await?;
     let remote = admin::tcp::bind(&config)?;
     let _claims = claims(&config)?;
-    let speaker = config.sync.as_ref().map(|sync| sync::bind(sync.listen)).transpose()?;
+    let speaker = sync::bind(&config)?;
     let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
     let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores))?;
     let doors = Doors { socket, remote, speaker };

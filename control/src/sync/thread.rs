@@ -25,7 +25,7 @@ use socket2::{Domain, Socket, Type};
 use super::peer::{Peer, Standing};
 use super::status::{PeerStatus, Shared, Status};
 use super::store::{Adoptions, Numbers, View};
-use crate::config::Sync;
+use crate::config::{Config, ConfigErrors, Sync};
 
 /// The thread looks at the notes this often, if nothing comes in before.
 const PERIOD: Duration = Duration::from_millis(3);
@@ -97,8 +97,9 @@ impl Drop for Synchroniser {
     }
 }
 
-/// Opens the socket.
-pub fn bind(address: SocketAddrV4) -> Result<UdpSocket> {
+/// Opens the socket at `sync.listen`, if there is one. What is in the way is an error of that key.
+pub fn bind(config: &Config) -> Result<Option<UdpSocket>, ConfigErrors> {
+    let Some(Sync { listen, .. }) = config.sync else { return Ok(None) };
     let open = || -> io::Result<UdpSocket> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
         // As much as Linux allows; with less a bulk is slower.
@@ -106,13 +107,14 @@ pub fn bind(address: SocketAddrV4) -> Result<UdpSocket> {
         socket.set_nonblocking(true)?;
         // The address of a twin is not there yet.
         socket.set_freebind_v4(true)?;
-        socket.bind(&SocketAddr::V4(address).into())?;
+        socket.bind(&SocketAddr::V4(listen).into())?;
         Ok(socket.into())
     };
-    open().with_context(|| {
-        format!(
-            "sync.listen: cannot listen at {address}; expected an address of this machine that nobody uses"
-        )
+    open().map(Some).map_err(|error| {
+        let message = format_args!(
+            "cannot listen at {listen}: {error}; expected an address that no other program listens at"
+        );
+        config.error("sync.listen", message)
     })
 }
 
