@@ -81,7 +81,7 @@ fn echo_ping_dig_and_raw_frames_work() -> Result<()> {
         client::echo(&mut stream, b"hello")?;
         client::close(stream)?;
         client::ping(&cluster.client, VIP)?;
-        ensure!(client::dig(&cluster.client, vip(53))? == "rs1");
+        ensure!(client::dig(&cluster.client, 6000, vip(53))? == "rs1");
         ensure!(dns.served() == 1);
 
         // A crafted SYN is answered, so its checksums are right; Linux resets what it did not open.

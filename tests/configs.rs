@@ -98,7 +98,7 @@ fn dns_runs() -> Result<()> {
         }
         let router = start(cluster, "dns.toml")?;
         let names: BTreeSet<String> =
-            (0..6).map(|_| client::dig(&cluster.client, vip(53))).collect::<Result<_>>()?;
+            (6000..6006).map(|port| client::dig(&cluster.client, port, vip(53))).collect::<Result<_>>()?;
         ensure!(names.len() == 3, "{names:?}");
         let mut stream = client::connect(&cluster.client, vip(53))?;
         client::echo(&mut stream, b"over tcp")?;

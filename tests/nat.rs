@@ -116,7 +116,7 @@ fn nothing_with_a_real_servers_address_reaches_the_client_when_a_server_refuses(
         let wan = Capture::start(&cluster.client, "eth0", "")?;
         let lan = Capture::start(&cluster.lan, "router", "icmp")?;
         ensure!(client::connect(&cluster.client, vip(80)).is_err());
-        ensure!(client::dig(&cluster.client, vip(53)).is_err());
+        ensure!(client::dig(&cluster.client, 6000, vip(53)).is_err());
         lan.finish("an ICMP error of a real server", |frames| {
             frames.iter().filter_map(Frame::ipv4).any(|ip| ip.protocol() == 1)
         })?;

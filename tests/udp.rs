@@ -41,8 +41,8 @@ fn dig_and_echo(layout: Layout) -> Result<()> {
 
         // Every dig has a port of its own and is a connection of its own.
         let mut counts = [0; 3];
-        for _ in 0..30 {
-            let name = client::dig(&cluster.client, vip(53))?;
+        for port in 6000..6030 {
+            let name = client::dig(&cluster.client, port, vip(53))?;
             let index = ["rs1", "rs2", "rs3"].iter().position(|known| *known == name).context(name)?;
             counts[index] += 1;
         }
@@ -100,7 +100,7 @@ fn udp_connections_expire_after_their_timeout() -> Result<()> {
             .collect::<Result<_>>()?;
         let config = cluster.config().service(service(cluster, 53).timeout("udp", "2s"));
         let router = cluster.start_router(&config)?;
-        client::dig(&cluster.client, vip(53))?;
+        client::dig(&cluster.client, 6000, vip(53))?;
         ensure!(router.counters()?.table.connections == 1);
         harness::wait::until("the connection expires", harness::wait::PATIENCE, || {
             let left = router.counters()?.table.connections;

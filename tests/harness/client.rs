@@ -173,10 +173,12 @@ pub fn ping(client: &Namespace, address: Ipv4Addr) -> Result<()> {
     })
 }
 
-/// Asks a name server on `address` for a TXT record by dig, once; the text.
-pub fn dig(client: &Namespace, address: SocketAddrV4) -> Result<String> {
+/// Asks a name server on `address` for a TXT record by dig, once, from this port; the text. Left to itself dig takes a
+/// random port, and of thirty two are the same once in sixty times: one connection less.
+pub fn dig(client: &Namespace, port: u16, address: SocketAddrV4) -> Result<String> {
     let output = client
         .command("dig")
+        .args(["-b".into(), format!("0.0.0.0#{port}")])
         .args([format!("@{}", address.ip()), "-p".into(), address.port().to_string()])
         .words("+tries=1 +time=5 +short +noedns whoami.rvs.test TXT")
         .run()?;
