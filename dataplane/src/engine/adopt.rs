@@ -3,11 +3,14 @@
 use super::packet::Side;
 use super::resolve::{Judgement, leave};
 use crate::clock::Tick;
+use crate::service::State;
 use crate::snapshot::Snapshot;
 use crate::table::{Inserted, Table, Word};
 
 /// Tells the tentative words of whoever adopts from those of workers.
 const ADOPTER: u8 = u8::MAX;
+/// Ages are told in whole ticks, and a tick may pass on the way.
+const SAME_MOMENT: u32 = 1;
 
 /// What has become of a connection that was told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, word: Word, age: u32
     dest.gauge.enter(state.is_active());
     let adopted = loop {
         match table.find(hash, client, &judge) {
-            Some((_, ours)) if !is_news(ours, word, now, slack) => break Adopted::Known,
+            Some((_, ours)) if !is_news(snapshot, ours, word, now, slack) => break Adopted::Known,
             Some((slot, ours)) => {
                 if table.replace(slot, ours, word).is_ok() {
                     leave(snapshot, ours);
@@ -64,8 +67,26 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, word: Word, age: u32
 
 /// Whether their word says more than ours. Of two routers that both carry a connection, the one that has seen it last
 /// knows best.
-fn is_news(ours: Word, theirs: Word, now: Tick, slack: u32) -> bool {
+fn is_news(snapshot: &Snapshot, ours: Word, theirs: Word, now: Tick, slack: u32) -> bool {
     let (ours_age, theirs_age) = (ours.age(now), theirs.age(now));
     let is_other = ours.dest_number() != theirs.dest_number() || ours.state() != theirs.state();
+    if is_other && slack == 0 && ours_age.abs_diff(theirs_age) <= SAME_MOMENT {
+        // Both may hear the other's word at this moment, and would change places for ever.
+        return precedence(snapshot, theirs) > precedence(snapshot, ours);
+    }
     theirs_age < ours_age || is_other && theirs_age <= ours_age + slack
+}
+
+/// Of two words of one moment, which counts in every router: what is nearer to its end, then any order of the servers.
+fn precedence(snapshot: &Snapshot, word: Word) -> (u8, Option<(u32, u16)>) {
+    let progress = match word.state() {
+        State::None | State::SynSent | State::SynRecv | State::SynAck | State::Listen => 0,
+        State::Established | State::Udp => 1,
+        State::FinWait => 2,
+        State::CloseWait => 3,
+        State::LastAck => 4,
+        State::TimeWait => 5,
+        State::Close => 6,
+    };
+    (progress, snapshot.dest_of(word).map(|dest| (dest.address, dest.port)))
 }

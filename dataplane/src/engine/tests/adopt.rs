@@ -83,7 +83,7 @@ fn a_connection_goes_on_in_a_router_that_has_only_been_told_of_it() {
 fn of_two_words_the_fresher_counts() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 1]);
     assert_eq!(rig.adopt(word(1, State::Established), 40, 0), Adopted::New);
-    assert_eq!(rig.adopt(word(1, State::FinWait), 41, 0), Adopted::Known, "older");
+    assert_eq!(rig.adopt(word(1, State::FinWait), 42, 0), Adopted::Known, "older");
     assert_eq!(rig.adopt(word(1, State::FinWait), 41, 1), Adopted::Changed, "not too old for news");
     assert_eq!((rig.live(1), rig.live(2)), ((0, 1), (0, 0)));
     assert_eq!(rig.adopt(word(2, State::Established), 0, 0), Adopted::Changed, "another server");
@@ -92,6 +92,27 @@ fn of_two_words_the_fresher_counts() {
     assert_eq!(rig.adopt(word(2, State::Established), 0, 0), Adopted::Changed, "seen there later");
     assert_eq!(rig.connections().len(), 1);
     assert_eq!(rig.live(2), (1, 0));
+}
+
+#[test]
+fn of_two_words_of_one_moment_the_same_counts_in_both_routers() {
+    let pairs = [
+        [(1, State::Established), (2, State::Established)],
+        [(1, State::FinWait), (1, State::Established)],
+        [(1, State::FinWait), (1, State::CloseWait)],
+        [(1, State::TimeWait), (2, State::FinWait)],
+    ];
+    for [one, other] in pairs {
+        for late in [0, 1] {
+            let heard = |first: (u32, State), then: (u32, State)| {
+                let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 1]);
+                assert_eq!(rig.adopt(word(first.0, first.1), 40, 0), Adopted::New);
+                rig.adopt(word(then.0, then.1), 40 - late, 0);
+                rig.connections()
+            };
+            assert_eq!(heard(one, other), heard(other, one), "{one:?} and {other:?}, {late} ticks late");
+        }
+    }
 }
 
 #[test]
