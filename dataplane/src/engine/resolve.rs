@@ -199,6 +199,9 @@ impl<'a> Path<'a> {
         let Side::Service(service) = side else {
             return Err(Verdict::Punt(Punt::ServerReply));
         };
+        if !self.snapshot.services[service as usize].live {
+            return Err(Verdict::Punt(Punt::NoService));
+        }
         if !packet.may_begin() {
             return Err(Verdict::Punt(Punt::NoConnection));
         }

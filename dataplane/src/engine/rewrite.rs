@@ -13,7 +13,8 @@ use crate::wire::{ethernet, ipv4, transport};
 #[inline]
 pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut impl Frame) -> Verdict {
     let inward = packet.direction == Direction::In;
-    let mode = path.snapshot.services[dest.service as usize].mode;
+    let service = &path.snapshot.services[dest.service as usize];
+    let mode = service.mode;
     let next_hop = if inward { dest.next_hop } else { path.snapshot.fib.look_up(packet.destination) };
     let (verdict, addresses) = match next_hop {
         NextHop::Ready(adjacency) if packet.length > adjacency.mtu => return Verdict::Drop(Drop::TooBig),
@@ -21,6 +22,8 @@ pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut
         // Linux would deliver a packet to the virtual address to itself.
         NextHop::Unresolved(..) if mode == Mode::Dr => return Verdict::Drop(Drop::NoNeighbour),
         NextHop::Unresolved(..) => (Verdict::Punt(Punt::Unresolved), None),
+        // A real server that is this machine: the router that has the address sends it packets to the virtual address.
+        NextHop::NoRoute if inward && !service.live => return Verdict::Punt(Punt::NoService),
         NextHop::NoRoute => return Verdict::Drop(Drop::NoRoute),
     };
     if !write(packet, dest, inward, mode, addresses.as_ref(), frame) {

@@ -660,15 +660,21 @@ fn a_server_that_is_not_listed_has_no_clients_with_a_hashing_scheduler() {
 }
 
 #[test]
-fn a_service_that_is_not_live_is_linux_own_and_its_connections_stay() {
+fn a_service_that_is_not_live_begins_nothing_and_its_connections_go_on() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
     rig.push(WAN, &mut from_client(SYN));
     rig.push(WAN, &mut from_client(ACK));
     rig.spec.live = false;
     rig.publish();
-    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoService));
+    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Forward(LAN));
+    assert_eq!(rig.push(LAN, &mut from_server(1, ACK)), Verdict::Forward(WAN));
+    for flags in [SYN, ACK, RST] {
+        let mut other = packet(Protocol::Tcp, WAN_MAC, "198.51.100.9:2000", VIP, flags);
+        assert_eq!(rig.push(WAN, &mut other), Verdict::Punt(Punt::NoService), "{flags:#x}");
+    }
     assert_eq!((rig.connections().len(), rig.live(1)), (1, (1, 0)));
     rig.spec.live = true;
     rig.publish();
-    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Forward(LAN));
+    let mut other = packet(Protocol::Tcp, WAN_MAC, "198.51.100.9:2000", VIP, SYN);
+    assert_eq!(rig.push(WAN, &mut other), Verdict::Forward(LAN));
 }

@@ -51,8 +51,9 @@ pub struct ServiceSpec {
     pub cursor: Cursor,
     /// Timeouts.
     pub timeouts: Timeouts,
-    /// Whether packets to its address are its own. If not, they are Linux', and its connections stay as they are: another
-    /// router has the address.
+    /// Whether connections begin here. If not, another router has the address: what would begin one is Linux'. Packets of
+    /// connections that are known are forwarded all the same, since whoever sent them believes that the address is here,
+    /// and that moves with ARP, a moment before or after control hears of it.
     pub live: bool,
     /// Real servers in the order of the configuration.
     pub dests: Vec<DestSpec>,
@@ -89,6 +90,8 @@ pub struct Service {
     pub protocol: Protocol,
     /// Forwarding mode.
     pub mode: Mode,
+    /// Whether connections begin here; see [`ServiceSpec::live`].
+    pub live: bool,
     /// Chooses servers.
     pub picker: Picker,
     timeouts: [Timeout; State::COUNT],
@@ -297,12 +300,13 @@ impl Snapshot {
         self.services.push(Service {
             protocol: spec.protocol,
             mode: spec.mode,
+            live: spec.live,
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
             timeouts: spec.timeouts.0.map(Timeout::from_seconds),
         });
+        let key = Key::new(virtual_address, spec.address.port(), spec.protocol);
+        self.by_virtual_address.insert(key, index);
         if spec.live {
-            let key = Key::new(virtual_address, spec.address.port(), spec.protocol);
-            self.by_virtual_address.insert(key, index);
             self.note(virtual_address, VIRTUAL);
         }
     }
