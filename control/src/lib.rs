@@ -26,6 +26,7 @@ pub mod net;
 mod ports;
 mod process;
 pub mod rates;
+mod rivals;
 pub mod run;
 pub mod services;
 pub mod slowpath;

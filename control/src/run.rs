@@ -203,7 +203,7 @@ async fn with_eal(
         peers: peers.clone(),
     };
     let (mut director, handle) = Director::new(parts)?;
-    let (pumps, ends) = slowpath::queues(counters.len(), resets(&director, &table))?;
+    let (pumps, ends) = slowpath::queues(counters.len(), resets(&director, &table), director.rivals())?;
 
     let workers = ends.into_iter().enumerate().map(|(index, slow_path)| Worker {
         index,

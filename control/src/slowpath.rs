@@ -36,6 +36,7 @@ use nix::sys::socket::{
 use tokio::sync::Notify;
 
 use crate::net::Twin;
+use crate::rivals::Rivals;
 
 /// Packets that wait for control, over all workers.
 pub const PUNTS: usize = 4096;
@@ -56,11 +57,12 @@ pub struct Pumps {
     punts: Arc<ArrayQueue<Punted>>,
     sender: Sender,
     resets: Resets,
+    rivals: Arc<Rivals>,
     injects: Vec<Arc<ArrayQueue<(PortIndex, Mbuf)>>>,
 }
 
 /// Makes the queues: control's ends, and those of each worker.
-pub fn queues(workers: usize, resets: Resets) -> Result<(Pumps, Vec<SlowPath>)> {
+pub fn queues(workers: usize, resets: Resets, rivals: Arc<Rivals>) -> Result<(Pumps, Vec<SlowPath>)> {
     let bell = Arc::new(Notify::new());
     let punts = Arc::new(ArrayQueue::new(PUNTS));
     let injects: Vec<_> = (0..workers).map(|_| Arc::new(ArrayQueue::new(INJECTS))).collect();
@@ -74,7 +76,7 @@ pub fn queues(workers: usize, resets: Resets) -> Result<(Pumps, Vec<SlowPath>)> 
         }
     });
     let ends = ends.collect();
-    Ok((Pumps { bell, punts, sender: Sender::open()?, resets, injects }, ends))
+    Ok((Pumps { bell, punts, sender: Sender::open()?, resets, rivals, injects }, ends))
 }
 
 impl Pumps {
@@ -97,7 +99,11 @@ impl Pumps {
             let result = match (reason, twins.get(usize::from(port))) {
                 (Punt::Unresolved, _) => self.sender.send_frame(&frame(&mbuf)),
                 (Punt::Reset, _) => self.reset(&frame(&mbuf)),
-                (_, Some(twin)) => twin.try_send(&frame(&mbuf)).map(drop),
+                (_, Some(twin)) => {
+                    let frame = frame(&mbuf);
+                    self.rivals.listen(&frame);
+                    twin.try_send(&frame).map(drop)
+                }
                 (_, None) => continue,
             };
             if let Err(error) = result {

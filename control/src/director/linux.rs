@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use dataplane::fib::PortIndex;
@@ -10,6 +11,7 @@ use super::Director;
 use crate::config::{Service, VirtualAddresses};
 use crate::events::Kind;
 use crate::net::Mirror;
+use crate::ports;
 
 /// Neighbours that Linux is asked for.
 #[derive(Clone, Copy, PartialEq)]
@@ -95,11 +97,7 @@ impl Director {
         if !self.follows() {
             return;
         }
-        let all: HashSet<Ipv4Addr> =
-            self.services.present().iter().map(|service| *service.address.ip()).collect();
-        let held = self.watcher.mirror().addresses.iter();
-        let held = held.filter(|(ifindex, ..)| self.is_twin(*ifindex)).map(|&(_, address, _)| address);
-        let live: HashSet<Ipv4Addr> = held.filter(|address| all.contains(address)).collect();
+        let live = self.addresses_here();
         for &address in live.difference(&self.live) {
             tracing::info!(%address, "virtual address gained");
             self.events.publish(Kind::AddressGained { address });
@@ -109,6 +107,24 @@ impl Director {
             self.events.publish(Kind::AddressLost { address });
         }
         self.live = live;
+    }
+
+    /// The virtual addresses that Linux has on a twin, whoever has put them there.
+    fn addresses_here(&self) -> HashSet<Ipv4Addr> {
+        let all: HashSet<Ipv4Addr> =
+            self.services.present().iter().map(|service| *service.address.ip()).collect();
+        let held = self.watcher.mirror().addresses.iter();
+        let held = held.filter(|(ifindex, ..)| self.is_twin(*ifindex)).map(|&(_, address, _)| address);
+        held.filter(|address| all.contains(address)).collect()
+    }
+
+    /// Says who else has a virtual address that is here.
+    pub(super) fn notice_rivals(&mut self) {
+        for (address, mac) in self.rivals.review(self.addresses_here(), Instant::now()) {
+            let mac = ports::mac_text(mac);
+            tracing::warn!(%address, mac, "a virtual address that is here is held by another machine as well");
+            self.events.publish(Kind::AddressContested { address, mac });
+        }
     }
 
     fn misplace(&mut self, address: Ipv4Addr, error: &anyhow::Error) {

@@ -57,6 +57,7 @@ use crate::hooks::Hooks;
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::net::Watcher;
 use crate::rates;
+use crate::rivals::Rivals;
 use crate::services::live::service_of;
 use crate::services::{List, Services};
 use crate::sync;
@@ -113,6 +114,7 @@ pub struct Director {
     workers: Vec<Arc<WorkerCounters>>,
     capture: Arc<capture::Switch>,
     peers: Peers,
+    rivals: Arc<Rivals>,
     ids: Ids,
     health: Health,
     news: mpsc::UnboundedReceiver<News>,
@@ -164,6 +166,7 @@ impl Director {
         let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
         let mut director = Director {
             ids: Ids::new(workers.len()),
+            rivals: Arc::new(Rivals::new(ports.iter().map(|link| link.mac).collect())),
             services: Services::new(std::mem::take(&mut config.services)),
             effects: Effects::default(),
             wake: None,
@@ -228,6 +231,11 @@ impl Director {
         self.publish();
         self.place_virtual_addresses().await;
         Ok(())
+    }
+
+    /// Who else says that it has our addresses: for whoever sees ARP.
+    pub fn rivals(&self) -> Arc<Rivals> {
+        self.rivals.clone()
     }
 
     fn knows_next_hops(&self) -> bool {
@@ -313,6 +321,7 @@ impl Director {
             self.place_virtual_addresses().await;
         }
         self.miss_addresses();
+        self.notice_rivals();
         if self.manager.listens() {
             self.manager.status(&self.status());
         }

@@ -145,6 +145,13 @@ pub enum Kind {
         /// Which one.
         address: Ipv4Addr,
     },
+    /// A virtual address is here, and another machine on the segment says that it has it as well.
+    AddressContested {
+        /// Which one.
+        address: Ipv4Addr,
+        /// The other machine's.
+        mac: String,
+    },
     /// Linux refuses to put a virtual address on its twin, or to take it away.
     AddressRefused {
         /// Which one.
@@ -222,6 +229,7 @@ impl Kind {
             Kind::AddressTaken { .. } => "address_taken",
             Kind::AddressGained { .. } => "address_gained",
             Kind::AddressLost { .. } => "address_lost",
+            Kind::AddressContested { .. } => "address_contested",
             Kind::AddressRefused { .. } => "address_refused",
             Kind::PeerJoined { .. } => "peer_joined",
             Kind::PeerAway { .. } => "peer_away",
@@ -280,6 +288,12 @@ impl fmt::Display for Kind {
             Kind::AddressGained { address } => write!(f, "{address} is here: its services are live"),
             Kind::AddressLost { address } => {
                 write!(f, "{address} is not here any more: its services are not live")
+            }
+            Kind::AddressContested { address, mac } => {
+                write!(
+                    f,
+                    "{address} is here, and {mac} has it as well: two routers are active, or a real server answers ARP for it"
+                )
             }
             Kind::AddressRefused { address, error } => {
                 write!(f, "{address} is not on, or still on, its twin; trying again: {error}")

@@ -271,6 +271,7 @@ pub fn kinds() -> Vec<Kind> {
         Kind::AddressTaken { address },
         Kind::AddressGained { address },
         Kind::AddressLost { address },
+        Kind::AddressContested { address, mac: "02:00:c0:00:02:02".to_owned() },
         Kind::AddressRefused { address, error: error() },
         Kind::PeerJoined { peer: server },
         Kind::PeerAway { peer: server },
