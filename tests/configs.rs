@@ -52,6 +52,25 @@ fn every_file_is_checked() -> Result<()> {
     state.remove()
 }
 
+#[test]
+fn the_routers_of_a_pair_differ_in_what_is_their_own_only() -> Result<()> {
+    // What else is in these files `pair.rs` shows.
+    for (name, own) in [
+        ("rvs-*.toml", &["listen", "peers", "addresses", "addresses"][..]),
+        ("keepalived-*.conf", &["router_id", "priority", "priority"][..]),
+    ] {
+        let read = |number| fs::read_to_string(directory().join("pair").join(name.replace('*', number)));
+        let (first, second) = (read("1")?, read("2")?);
+        ensure!(first.lines().count() == second.lines().count(), "{name}");
+        // After the first line, which says which one it is.
+        let differing = first.lines().zip(second.lines()).skip(1).filter(|(ours, theirs)| ours != theirs);
+        let keys: Vec<&str> =
+            differing.filter_map(|(line, _)| line.split_ascii_whitespace().next()).collect();
+        ensure!(keys == own, "{name}: {keys:?}");
+    }
+    Ok(())
+}
+
 /// Runs an example as it is, but for the socket, and the core if there is only one.
 fn start(cluster: &Cluster, name: &str) -> Result<Router> {
     let socket = cluster.config().socket;

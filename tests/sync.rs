@@ -1,8 +1,10 @@
 //! Connections that outlive their router, because a peer knows them.
 
 use std::{
+    collections::BTreeSet,
     fs,
-    net::{Ipv4Addr, UdpSocket},
+    net::{TcpStream, UdpSocket},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -10,8 +12,9 @@ use harness::{
     client,
     cluster::{Cluster, Layout, vip},
     config::Config,
+    crowd,
     netns::Namespace,
-    peers::{self, sync, wait_together},
+    peers::{self, ADDRESSES, WIRE, sync, wait_together},
     router::{self, Router},
     servers::Server,
     wait::{self, PATIENCE},
@@ -20,7 +23,8 @@ use harness::{
 use serde_json::Value;
 
 const PORT: u16 = 7;
-const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2)];
+/// How long the wire between the two is cut.
+const CUT: Duration = Duration::from_secs(15);
 
 /// The router of the cluster, and one beside it that has no wires but the one between the two.
 struct Pair {
@@ -32,13 +36,7 @@ struct Pair {
 impl Pair {
     fn new(cluster: &Cluster) -> Result<Pair> {
         let beside = Namespace::create(cluster.state(), "peer")?;
-        let (here, there) = (cluster.router.name(), beside.name());
-        cluster.router.ip(&format!(
-            "link add sync0 type veth peer name sync0 netns {there}\naddress add 10.9.0.1/24 dev sync0\nlink set sync0 up"
-        ))?;
-        beside
-            .ip("link set lo up\naddress add 10.9.0.2/24 dev sync0\nlink set sync0 up")
-            .with_context(|| format!("the other end of {here}'s sync0"))?;
+        peers::wire([&cluster.router, &beside])?;
         let key = peers::key(cluster.state(), "sync.key", "0123456789abcdef")?;
         let config = cluster.config().service(cluster.web_on(PORT, PORT).scheduler("rr"));
         let mut other = config.clone();
@@ -124,6 +122,65 @@ fn connections_go_on_after_their_router_was_killed_and_has_learned_them_from_its
         })?;
         streams.into_iter().try_for_each(client::close)?;
         wait_same(&router, &peer, 30)?;
+        peer.stop()?;
+        router.finish()
+    })
+}
+
+fn wait_standing(router: &Router, standing: &str) -> Result<()> {
+    wait::until(&format!("the peer is {standing}"), PATIENCE, || {
+        let sync = sync(router)?;
+        ensure!(sync["peers"][0]["standing"] == standing, "{sync:#}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_wire_that_was_cut_heals_by_itself() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _servers = crowd::serve(cluster, PORT)?;
+        let pair = Pair::new(cluster)?;
+        let (router, peer) = (pair.start(cluster, 0)?, pair.start(cluster, 1)?);
+        wait_together(&router)?;
+        wait_together(&peer)?;
+        let mut made = BTreeSet::new();
+        let mut connect = || -> Result<TcpStream> {
+            let mut stream = client::connect(&cluster.client, vip(PORT))?;
+            client::echo(&mut stream, b"hello")?;
+            made.insert(format!("\"{}\"", stream.local_addr()?));
+            Ok(stream)
+        };
+        let mut streams = (0..30).map(|_| connect()).collect::<Result<Vec<_>>>()?;
+        wait_same(&router, &peer, 30)?;
+
+        pair.beside.ip(&format!("link set {WIRE} down"))?;
+        let cut = Instant::now();
+        wait_standing(&router, "away")?;
+        wait_standing(&peer, "away")?;
+        // Some end that the peer has known, some are new, and some of these end as well.
+        streams.drain(..10).try_for_each(client::close)?;
+        for _ in 0..20 {
+            streams.push(connect()?);
+        }
+        streams.drain(35..).try_for_each(client::close)?;
+        wait::until_true("the wire has been cut for long", 2 * CUT, || cut.elapsed() >= CUT)?;
+        ensure!(connections(&peer)?.len() == 30, "{:?}", connections(&peer)?);
+
+        pair.beside.ip(&format!("link set {WIRE} up"))?;
+        let healed = Instant::now();
+        wait_same(&router, &peer, 50)?;
+        println!("the wire was cut for {CUT:?}; both knew the same {:?} later", healed.elapsed());
+        let known: BTreeSet<String> = connections(&peer)?.into_iter().map(|[client, ..]| client).collect();
+        ensure!(known == made, "{known:?}\n{made:?}");
+        for stream in &mut streams {
+            client::echo(stream, b"still there")?;
+        }
+        for (who, router) in [("10.9.0.2", &router), ("10.9.0.1", &peer)] {
+            let events = router.rvs("events").run()?;
+            for said in ["is not heard any more", "knows our connections"] {
+                ensure!(events.contains(&format!("peer {who}:8848 {said}")), "{said}: {events}");
+            }
+        }
         peer.stop()?;
         router.finish()
     })

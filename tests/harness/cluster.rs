@@ -158,14 +158,39 @@ impl Cluster {
         router.nft(&format!("table netdev rvs {{\n{chains}}}\n"))
     }
 
-    /// The namespace of a second router on the one segment of [`Layout::OneArmed`], with this address.
-    pub fn second_router(&self, address: Ipv4Addr) -> Result<Namespace> {
-        anyhow::ensure!(self.layout == Layout::OneArmed, "there is no segment that both could be on");
+    /// The namespace of a second router beside the first, with this host part in all its addresses: 192.0.2.HOST and, two-armed,
+    /// 10.0.0.HOST.
+    pub fn second_router(&self, host: u8) -> Result<Namespace> {
         let second = Namespace::create(&self.state, "router2")?;
-        join(&self.lan, "router2", &second, "wan0", address)?;
+        let beside = |first: Ipv4Addr| {
+            let [a, b, c, _] = first.octets();
+            Ipv4Addr::new(a, b, c, host)
+        };
+        match self.layout {
+            Layout::OneArmed => join(&self.lan, "router2", &second, "wan0", beside(self.layout.router()))?,
+            Layout::TwoArmed => {
+                self.splice_wan()?;
+                join_to(&self.lan, "br1", "wan2", &second, "wan0", beside(self.layout.router()))?;
+                join(&self.lan, "router2", &second, "lan0", beside(self.layout.gateway()))?;
+            }
+        }
         second.sysctl("net/ipv4/ip_forward", 1)?;
-        second.nft(&format!("table netdev rvs {{\n{}}}\n", deaf("wan0")))?;
+        let chains: String = self.wires().into_iter().map(deaf).collect();
+        second.nft(&format!("table netdev rvs {{\n{chains}}}\n"))?;
         Ok(second)
+    }
+
+    /// Puts a bridge, `br1`, into the wire between client and router, so that others can join; its ports are `client` and `wan`.
+    fn splice_wan(&self) -> Result<()> {
+        let Cluster { client, lan, layout, .. } = self;
+        let mac = show_mac(mac_of(of_nobody(layout.router())));
+        lan.ip("link add br1 type bridge mcast_snooping 0\nlink set br1 up")?;
+        client
+            .ip(&format!("link set eth0 down\nlink set eth0 name wan address {mac} netns {}", lan.name()))?;
+        lan.ip("link set wan master br1 up")?;
+        lan.plain_wire("wan")?;
+        join_to(lan, "br1", "client", client, "eth0", CLIENT)?;
+        client.ip(&format!("address add {CLIENT}/24 dev eth0"))
     }
 
     /// The router's raw interfaces.
@@ -292,10 +317,26 @@ fn link(
 
 /// Wires a machine to a port of the bridge.
 fn join(lan: &Namespace, port: &str, machine: &Namespace, interface: &str, address: Ipv4Addr) -> Result<()> {
-    // The bridge's end gets the MAC of an address that nobody has.
+    join_to(lan, "br0", port, machine, interface, address)
+}
+
+/// Wires a machine to a port of a bridge.
+fn join_to(
+    lan: &Namespace,
+    bridge: &str,
+    port: &str,
+    machine: &Namespace,
+    interface: &str,
+    address: Ipv4Addr,
+) -> Result<()> {
+    link(lan, port, of_nobody(address), machine, interface, address)?;
+    lan.ip(&format!("link set {port} master {bridge}"))
+}
+
+/// An address that nobody has, and so its MAC: for a bridge's end of a wire.
+fn of_nobody(address: Ipv4Addr) -> Ipv4Addr {
     let [a, b, c, d] = address.octets();
-    link(lan, port, Ipv4Addr::new(a ^ 0x80, b, c, d), machine, interface, address)?;
-    lan.ip(&format!("link set {port} master br0"))
+    Ipv4Addr::new(a ^ 0x80, b, c, d)
 }
 
 /// A chain that keeps Linux from seeing what arrives on an interface; packet sockets look before it.

@@ -11,6 +11,8 @@
 //! | [`config`] | a router's configuration under construction |
 //! | [`router`], [`listing`], `verdicts` | the program under test, and what it says about itself |
 //! | [`nginx`], [`names`], [`python`], [`servers`] | real servers |
+//! | [`peers`], [`pair`] | routers that know each other's connections, and two of them under keepalived |
+//! | [`crowd`] (in a [`background`] thread), [`flood`] | ten thousand connections of sockets, a million of frames |
 //! | [`authority`], [`flags`] | certificates, and files that say how a server is to behave |
 //! | [`client`] | users |
 //! | [`capture`], [`packet`], [`raw`] | the wire: what passed, what it means, and sending what nobody should |
@@ -25,16 +27,20 @@ use std::{
 use anyhow::Result;
 
 pub mod authority;
+pub mod background;
 pub mod capture;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod crowd;
 pub mod flags;
+pub mod flood;
 pub mod listing;
 pub mod names;
 pub mod netns;
 pub mod nginx;
 pub mod packet;
+pub mod pair;
 pub mod peers;
 pub mod process;
 pub mod python;

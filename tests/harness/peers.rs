@@ -6,10 +6,26 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
+    netns::Namespace,
     router::Router,
     state::State,
     wait::{self, PATIENCE},
 };
+
+/// The addresses of two routers on the wire between them.
+pub const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2)];
+/// The interface of either router on it.
+pub const WIRE: &str = "sync0";
+
+/// Wires two routers together, for what they tell each other.
+pub fn wire(routers: [&Namespace; 2]) -> Result<()> {
+    let [a, b] = routers;
+    a.ip(&format!("link add {WIRE} type veth peer name {WIRE} netns {}", b.name()))?;
+    for (router, address) in routers.into_iter().zip(ADDRESSES) {
+        router.ip(&format!("address add {address}/24 dev {WIRE}\nlink set {WIRE} up"))?;
+    }
+    Ok(())
+}
 
 /// Writes a key of these hexadecimal digits, over and over; where it is.
 pub fn key(state: &State, name: &str, digits: &str) -> Result<String> {
@@ -35,6 +51,20 @@ pub fn wait_together(router: &Router) -> Result<()> {
     wait::until("the peers are together", PATIENCE, || {
         let sync = sync(router)?;
         ensure!(sync["ready"] == true && sync["peers"][0]["standing"] == "together", "{sync:#}");
+        Ok(())
+    })
+}
+
+/// How many connections of its first service a router has that are established.
+pub fn established(router: &Router) -> Result<u64> {
+    Ok(router.service()?.servers.iter().map(|server| server.active).sum())
+}
+
+/// Waits until a router has so many of them.
+pub fn wait_established(router: &Router, count: u64) -> Result<()> {
+    wait::until("all connections are known", PATIENCE, || {
+        let known = established(router)?;
+        ensure!(known == count, "{known} of {count}");
         Ok(())
     })
 }
