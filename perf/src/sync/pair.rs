@@ -1,0 +1,128 @@
+//! Two routers in this process that tell each other of connections, by the threads that do it in `rvs`.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use dataplane::changes::is_shared;
+use dataplane::table::{Table, Word};
+use harness::wait;
+use rvs::config;
+use rvs::sync::session::Key;
+use rvs::sync::{self, PeerStatus, Shared, Standing, Status, Synchroniser};
+
+use crate::rig::Rig;
+
+/// Of this machine alone.
+const ADDRESSES: [SocketAddrV4; 2] = [
+    SocketAddrV4::new(Ipv4Addr::new(127, 8, 84, 1), 8848),
+    SocketAddrV4::new(Ipv4Addr::new(127, 8, 84, 2), 8848),
+];
+/// IP's and UDP's headers.
+const HEADERS: u64 = 20 + 8;
+/// More than ten million connections take.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How old a status may be.
+const FRESH: Duration = Duration::from_millis(60);
+
+/// Two routers, and the threads by which they speak.
+pub struct Pair {
+    sides: [(Arc<Shared>, Synchroniser); 2],
+}
+
+/// What has been spent so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    /// CPU time of each router's thread.
+    pub cpu: [Duration; 2],
+    /// Bytes of all IP packets between the two, acknowledgements included.
+    pub bytes: u64,
+}
+
+impl Pair {
+    /// Lets two routers speak, and waits until each knows what the other one knows.
+    pub fn start(here: &Rig, there: &Rig) -> Result<Pair> {
+        let open = |address| sync::open(address).with_context(|| format!("cannot listen at {address}"));
+        // Both can be reached before either calls.
+        let sockets = [open(ADDRESSES[0])?, open(ADDRESSES[1])?];
+        let mut sides = Vec::new();
+        for ((index, socket), rig) in sockets.into_iter().enumerate().zip([here, there]) {
+            let config = config::Sync {
+                listen: ADDRESSES[index],
+                peers: vec![ADDRESSES[1 - index]],
+                key: Key([84; 32]),
+            };
+            let (shared, table) = (Arc::<Shared>::default(), rig.table.clone());
+            let changes = rig.changes.iter().cloned().collect();
+            let thread =
+                Synchroniser::start(&config, socket, shared.clone(), table, rig.subscribe(), changes)?;
+            sides.push((shared, thread));
+        }
+        let sides = sides.try_into().ok().context("both sides have just been made")?;
+        let pair = Pair { sides };
+        wait::until("both know the same", PATIENCE, || {
+            let together = |side| Ok::<_, anyhow::Error>(pair.peer(side)?.standing == Standing::Together);
+            ensure!(together(0)? && together(1)?, "they are still speaking");
+            Ok(())
+        })?;
+        Ok(pair)
+    }
+
+    /// How long the first router's oldest news has been waiting for the second to confirm it.
+    pub fn lag(&self) -> Result<Duration> {
+        Ok(self.peer(0)?.lag)
+    }
+
+    /// Changes that found no room in the ring.
+    pub fn overflows(&self) -> u64 {
+        self.status(0).overflows
+    }
+
+    /// Waits until all that the first router has to say has come.
+    pub fn settle(&self) -> Result<()> {
+        std::thread::sleep(FRESH);
+        wait::until("all has been told", PATIENCE, || {
+            let PeerStatus { waiting, lag, .. } = self.peer(0)?;
+            ensure!(waiting == 0 && lag == Duration::ZERO, "{waiting} wait, for {lag:?}");
+            Ok(())
+        })
+    }
+
+    /// What has been spent.
+    pub fn spent(&self) -> Result<Spent> {
+        let mut spent = Spent::default();
+        for side in 0..2 {
+            spent.cpu[side] = self.status(side).cpu;
+            let counts = self.peer(side)?.counts;
+            spent.bytes += counts.sent_bytes + HEADERS * counts.sent;
+        }
+        Ok(spent)
+    }
+
+    fn status(&self, side: usize) -> Status {
+        self.sides[side].0.status()
+    }
+
+    fn peer(&self, side: usize) -> Result<PeerStatus> {
+        self.status(side).peers.first().copied().context("the thread has not said anything yet")
+    }
+}
+
+/// Of the connections of one table that peers should know, the share that the other has just so, in percent.
+pub fn known(here: &Table, there: &Table) -> f64 {
+    let shared = |table: &Table| {
+        let words = table.words(0..table.buckets()).filter(|&word| is_shared(word));
+        let mut words: Vec<_> = words.map(identity).collect();
+        words.sort_unstable();
+        words
+    };
+    let (ours, theirs) = (shared(here), shared(there));
+    let known = ours.iter().filter(|word| theirs.binary_search(word).is_ok()).count();
+    100.0 * known as f64 / ours.len().max(1) as f64
+}
+
+/// All of a connection but when it was seen.
+fn identity(word: Word) -> (std::net::SocketAddrV4, u64, u8) {
+    (word.client().socket(), word.dest_number() as u64, word.state() as u8)
+}
