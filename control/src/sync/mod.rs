@@ -18,4 +18,4 @@ mod wire;
 
 pub use self::peer::Standing;
 pub use self::status::{PeerStatus, Shared, Status};
-pub use self::thread::{Synchroniser, bind, open};
+pub use self::thread::{Synchroniser, bind};

@@ -252,11 +252,12 @@ impl Peer {
         self.other_version
     }
 
-    /// Connections that are still to be sent, and how long the oldest that the peer has not confirmed has waited.
+    /// Connections that are still to be sent, and how long the oldest change that the peer has not confirmed has waited.
     pub fn lag(&self, now: Duration) -> (usize, Duration) {
         let Some(talk) = &self.talk else { return (0, Duration::ZERO) };
-        let under_way = talk.flight.cargo().find_map(|cargo| cargo.notes.first());
-        let oldest = under_way.into_iter().chain(talk.notes.front()).map(|note| note.since).min();
+        let live = |note: &&Note| note.kind == Kind::Live;
+        let under_way = talk.flight.cargo().find_map(|cargo| cargo.notes.iter().find(live));
+        let oldest = under_way.into_iter().chain(talk.notes.iter().find(live)).map(|note| note.since).min();
         (talk.notes.len(), oldest.map_or(Duration::ZERO, |oldest| now.saturating_sub(oldest)))
     }
 

@@ -63,7 +63,7 @@ pub struct PeerStatus {
     pub received_a_second: u64,
     /// Connections that are still to be sent.
     pub waiting: usize,
-    /// How long the oldest that it has not confirmed has been waiting.
+    /// How long the oldest change that it has not confirmed has been waiting.
     pub lag: Duration,
     /// How much of all connections it has been sent, from 0 to 1, while it is sent all.
     pub bulk: Option<f64>,

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use dataplane::changes::Changes;
+use dataplane::service::State;
 use dataplane::snapshot::Subscriber;
 use dataplane::table::Table;
 use dataplane::worker;
@@ -68,6 +69,7 @@ impl Synchroniser {
         let peers = config.peers.iter().map(peer).collect();
         let thread = Thread {
             socket,
+            states: config.states.clone(),
             peers,
             table,
             snapshots,
@@ -112,8 +114,7 @@ pub fn bind(config: &Config) -> Result<Option<UdpSocket>, ConfigErrors> {
     })
 }
 
-/// Opens a socket for [`Synchroniser::start`].
-pub fn open(listen: SocketAddrV4) -> io::Result<UdpSocket> {
+fn open(listen: SocketAddrV4) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     // Who may administer the network gets more than net.core.rmem_max; with less a bulk is slower.
     if setsockopt(&socket, RcvBufForce, &SOCKET_BYTES).is_err() {
@@ -140,6 +141,7 @@ struct Link {
 
 struct Thread {
     socket: UdpSocket,
+    states: Vec<State>,
     peers: Vec<Link>,
     table: Arc<Table>,
     snapshots: Subscriber,
@@ -187,6 +189,7 @@ impl Thread {
             snapshot,
             now: worker::now(),
             numbers: &self.numbers,
+            states: &self.states,
             adoptions: &mut self.adoptions,
         };
         let now = self.began.elapsed();

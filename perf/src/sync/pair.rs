@@ -1,6 +1,8 @@
 //! Two routers in this process that tell each other of connections, by the threads that do it in `rvs`.
 
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +10,7 @@ use anyhow::{Context, Result, ensure};
 use dataplane::changes::is_shared;
 use dataplane::table::{Table, Word};
 use harness::wait;
-use rvs::config;
-use rvs::sync::session::Key;
+use rvs::config::{self, Config};
 use rvs::sync::{self, PeerStatus, Shared, Standing, Status, Synchroniser};
 
 use crate::rig::Rig;
@@ -22,7 +23,7 @@ const ADDRESSES: [SocketAddrV4; 2] = [
 /// IP's and UDP's headers.
 const HEADERS: u64 = 20 + 8;
 /// More than ten million connections take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How old a status may be.
 const FRESH: Duration = Duration::from_millis(60);
 
@@ -43,24 +44,18 @@ pub struct Spent {
 impl Pair {
     /// Lets two routers speak, and waits until each knows what the other one knows.
     pub fn start(here: &Rig, there: &Rig) -> Result<Pair> {
-        let open = |address| sync::open(address).with_context(|| format!("cannot listen at {address}"));
+        let configs = [config(ADDRESSES[0], ADDRESSES[1])?, config(ADDRESSES[1], ADDRESSES[0])?];
         // Both can be reached before either calls.
-        let sockets = [open(ADDRESSES[0])?, open(ADDRESSES[1])?];
-        let mut sides = Vec::new();
-        for ((index, socket), rig) in sockets.into_iter().enumerate().zip([here, there]) {
-            let config = config::Sync {
-                listen: ADDRESSES[index],
-                peers: vec![ADDRESSES[1 - index]],
-                key: Key([84; 32]),
-            };
-            let (shared, table) = (Arc::<Shared>::default(), rig.table.clone());
+        let sockets = [sync::bind(&configs[0])?, sync::bind(&configs[1])?];
+        let side = |config: &Config, socket: Option<_>, rig: &Rig| -> Result<_> {
+            let (sync, socket) = config.sync.as_ref().zip(socket).context("there is no [sync]")?;
+            let (shared, table, snapshots) = (Arc::<Shared>::default(), rig.table.clone(), rig.subscribe());
             let changes = rig.changes.iter().cloned().collect();
-            let thread =
-                Synchroniser::start(&config, socket, shared.clone(), table, rig.subscribe(), changes)?;
-            sides.push((shared, thread));
-        }
-        let sides = sides.try_into().ok().context("both sides have just been made")?;
-        let pair = Pair { sides };
+            let thread = Synchroniser::start(sync, socket, shared.clone(), table, snapshots, changes)?;
+            Ok((shared, thread))
+        };
+        let [first, second] = sockets;
+        let pair = Pair { sides: [side(&configs[0], first, here)?, side(&configs[1], second, there)?] };
         wait::until("both know the same", PATIENCE, || {
             let together = |side| Ok::<_, anyhow::Error>(pair.peer(side)?.standing == Standing::Together);
             ensure!(together(0)? && together(1)?, "they are still speaking");
@@ -109,6 +104,22 @@ impl Pair {
     }
 }
 
+/// What a router is told by its file.
+fn config(own: SocketAddrV4, peer: SocketAddrV4) -> Result<Config> {
+    let mut key = tempfile::NamedTempFile::new().context("cannot write a key")?;
+    key.write_all("54".repeat(32).as_bytes())?;
+    let text = format!(
+        "[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n\
+         [sync]\nlisten = \"192.0.2.1:8848\"\npeers = [\"192.0.2.2:8848\"]\nkey_file = {:?}\n",
+        key.path()
+    );
+    let mut config = config::parse(Path::new("rvs.toml"), text.into_bytes())?;
+    // Which a file may not say.
+    let sync = config.sync.as_mut().context("there is a [sync]")?;
+    (sync.listen, sync.peers) = (own, vec![peer]);
+    Ok(config)
+}
+
 /// Of the connections of one table that peers should know, the share that the other has just so, in percent.
 pub fn known(here: &Table, there: &Table) -> f64 {
     let shared = |table: &Table| {
@@ -123,6 +134,6 @@ pub fn known(here: &Table, there: &Table) -> f64 {
 }
 
 /// All of a connection but when it was seen.
-fn identity(word: Word) -> (std::net::SocketAddrV4, u64, u8) {
-    (word.client().socket(), word.dest_number() as u64, word.state() as u8)
+fn identity(word: Word) -> (SocketAddrV4, usize, u8) {
+    (word.client().socket(), word.dest_number(), word.state() as u8)
 }
