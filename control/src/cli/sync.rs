@@ -44,8 +44,10 @@ fn write(out: &mut impl Write, sync: &api::Sync) -> io::Result<()> {
     if sync.peers.is_empty() {
         return writeln!(out, "no peers; the configuration has no [sync]");
     }
-    let columns =
-        ["Peer", "Standing", "Waiting", "Lag", "Sent/s", "Recv/s", "Sent", "Received", "Lost", "Forged", "Replayed", "Bulks"];
+    let columns = [
+        "Peer", "Standing", "Waiting", "Lag", "Sent/s", "Recv/s", "Sent", "Received", "Lost", "Forged",
+        "Replayed", "Bulks",
+    ];
     for (index, column) in columns.iter().enumerate() {
         let width = if index == 0 { 22 } else { 11 };
         if index < 2 { write!(out, "{column:<width$}")? } else { write!(out, "{column:>width$}")? }

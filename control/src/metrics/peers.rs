@@ -18,7 +18,11 @@ impl Families<'_> {
                 (labels, u64::from(peer.standing == standing.name()))
             })
         });
-        self.gauges("peer_standing", "How things stand with the peer: 1 for that, 0 for the others", standings)?;
+        self.gauges(
+            "peer_standing",
+            "How things stand with the peer: 1 for that, 0 for the others",
+            standings,
+        )?;
         let of_each = |value: fn(&Peer) -> f64| {
             named.iter().map(move |(name, peer)| ([("peer", name.as_str())], value(peer)))
         };
@@ -71,7 +75,9 @@ const COUNTS: [Family<Peer>; 10] = [
     }),
     ("peer_lost_datagrams", "Datagrams that were lost on the way to the peer", |peer| peer.lost),
     ("peer_received_datagrams", "Datagrams received from the peer's address", |peer| peer.received),
-    ("peer_received_bytes", "Bytes of datagrams received from the peer's address", |peer| peer.received_bytes),
+    ("peer_received_bytes", "Bytes of datagrams received from the peer's address", |peer| {
+        peer.received_bytes
+    }),
     ("peer_received_connections", "Connections that the peer has told of", |peer| peer.connections_received),
     ("peer_bulks", "Times that the peer was sent all connections", |peer| peer.bulks),
 ];

@@ -161,12 +161,7 @@ impl Call {
 
 /// Answers a call: the answer, and the conversation, which counts once the caller has said something in it. `None` if
 /// the message is not one of Noise with this key.
-pub fn answer(
-    key: &Key,
-    proof: &Proof,
-    message: &[u8],
-    mailbox: u32,
-) -> Result<Option<(Vec<u8>, Session)>> {
+pub fn answer(key: &Key, proof: &Proof, message: &[u8], mailbox: u32) -> Result<Option<(Vec<u8>, Session)>> {
     let mut noise = builder(key)?.build_responder().context("cannot answer a call")?;
     let Some(to) = read_mailbox(&mut noise, message) else { return Ok(None) };
     let mut datagram = vec![ANSWER, VERSION];

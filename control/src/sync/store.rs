@@ -152,7 +152,10 @@ mod tests {
                 states,
                 adoptions: &mut adoptions,
             };
-            assert_eq!(view.slots(0), slots.into_iter().filter(|&slot| view.record(slot).is_some()).collect::<Vec<_>>());
+            assert_eq!(
+                view.slots(0),
+                slots.into_iter().filter(|&slot| view.record(slot).is_some()).collect::<Vec<_>>()
+            );
             view.slots(0)
         };
         assert_eq!(told(&states), slots[..2]);

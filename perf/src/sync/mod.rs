@@ -9,6 +9,7 @@
 //!   of once. *Lag* is how long the oldest news has been waiting to be confirmed, looked at every few milliseconds.
 //! * **Trickle**: connections one by one, so that hardly any two go in one datagram.
 //! * **Bulk**: a router that has just started hears of all connections.
+//! * **Forged calls**: somebody without the key calls in the name of the peer.
 //!
 //! Bytes are those of IP packets both ways: acknowledgements, and what is told again to heal, included.
 
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use dataplane::service::{Mode, Protocol};
 
-use self::pair::{Pair, known};
+use self::pair::{Pair, forged_call, known};
 use crate::cpu;
 use crate::eal::Environment;
 use crate::frame::SHORTEST;
@@ -74,9 +75,10 @@ pub fn measure(environment: &Environment, arguments: &Arguments) -> Result<Vec<F
     // What tells peers runs where it is started: beside the worker.
     cpu::pin(usize::from(common.core == 0))?;
     let mut path = Path { rig: rig(*flows, *flows)?, peer: rig(0, *flows)? };
-    let full: Vec<Rig> = bulks.iter().map(|&connections| rig(connections, connections)).collect::<Result<_>>()?;
+    let full: Vec<Rig> =
+        bulks.iter().map(|&connections| rig(connections, connections)).collect::<Result<_>>()?;
     let mut figures = Figures::default();
-    let bar = progress(common.rounds.max(1) * (1 + storms.len() + trickles.len() + bulks.len()));
+    let bar = progress(common.rounds.max(1) * (2 + storms.len() + trickles.len() + bulks.len()));
     for round in 0..common.rounds.max(1) {
         bar.set_message("path");
         path.measure(environment, common, round as u64, &mut figures)?;
@@ -96,6 +98,9 @@ pub fn measure(environment: &Environment, arguments: &Arguments) -> Result<Vec<F
             bulk(full, &mut figures)?;
             bar.inc(1);
         }
+        let forged = forged_call(&path.peer)?;
+        figures.add("forged calls", "refused, each", "us of CPU", forged.as_secs_f64() * 1e6, None);
+        bar.inc(1);
     }
     bar.finish_and_clear();
     Ok(figures.0)
@@ -185,7 +190,13 @@ fn storm(
     figures.add(&of, "a connection, alone", "cycles", alone.cycles, None);
     figures.add(&of, "a connection, with a peer", "cycles", opened.cycles, None);
     figures.add(&of, "a connection, more", "cycles", opened.cycles - alone.cycles, None);
-    figures.add(&of, "on the wire", "bytes/connection", (spent.bytes - before.bytes) as f64 / all, most(64.0));
+    figures.add(
+        &of,
+        "on the wire",
+        "bytes/connection",
+        (spent.bytes - before.bytes) as f64 / all,
+        most(64.0),
+    );
     figures.add(&of, "overflows", "notes", pair.overflows() as f64, most(0.0));
     let milliseconds = |lag: Option<&Duration>| lag.map_or(0.0, |lag| lag.as_secs_f64() * 1e3);
     figures.add(&of, "lag at the end", "ms", milliseconds(lags.last()), None);
@@ -217,7 +228,13 @@ fn trickle(a_second: u32, figures: &mut Figures) -> Result<()> {
     let of = format!("trickle, {a_second}/s");
     let bytes = (spent.bytes - before.bytes) as f64 / f64::from(a_second);
     figures.add(&of, "on the wire", "bytes/connection", bytes, None);
-    figures.add(&of, "known to the peer", "%", known(&here.table, &there.table), Some(Promise::AtLeast(99.99)));
+    figures.add(
+        &of,
+        "known to the peer",
+        "%",
+        known(&here.table, &there.table),
+        Some(Promise::AtLeast(99.99)),
+    );
     Ok(())
 }
 
@@ -234,7 +251,13 @@ fn bulk(full: &Rig, figures: &mut Figures) -> Result<()> {
     figures.add(&of, "on the wire", "bytes/connection", spent.bytes as f64 / f64::from(connections), None);
     figures.add(&of, "the thread that tells", "s of CPU", spent.cpu[0].as_secs_f64(), None);
     figures.add(&of, "the thread that is told", "s of CPU", spent.cpu[1].as_secs_f64(), None);
-    figures.add(&of, "known to the peer", "%", known(&full.table, &there.table), Some(Promise::AtLeast(99.99)));
+    figures.add(
+        &of,
+        "known to the peer",
+        "%",
+        known(&full.table, &there.table),
+        Some(Promise::AtLeast(99.99)),
+    );
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Two routers in this process that tell each other of connections, by the threads that do it in `rvs`.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use dataplane::changes::is_shared;
 use dataplane::table::{Table, Word};
 use harness::wait;
 use rvs::config::{self, Config};
-use rvs::sync::{self, PeerStatus, Shared, Standing, Status, Synchroniser};
+use rvs::sync::session::VERSION;
+use rvs::sync::{self, PeerStatus, Shared, Standing, Synchroniser};
 
 use crate::rig::Rig;
 
@@ -27,9 +28,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How old a status may be.
 const FRESH: Duration = Duration::from_millis(60);
 
+/// Forged calls, and how many of them come at once: no more than a socket holds.
+const FORGED: u32 = 20_000;
+const AT_ONCE: u32 = 1_000;
+
 /// Two routers, and the threads by which they speak.
 pub struct Pair {
-    sides: [(Arc<Shared>, Synchroniser); 2],
+    sides: [Side; 2],
+}
+
+/// A router, as its thread shows it.
+struct Side {
+    shared: Arc<Shared>,
+    _thread: Synchroniser,
 }
 
 /// What has been spent so far.
@@ -47,18 +58,14 @@ impl Pair {
         let configs = [config(ADDRESSES[0], ADDRESSES[1])?, config(ADDRESSES[1], ADDRESSES[0])?];
         // Both can be reached before either calls.
         let sockets = [sync::bind(&configs[0])?, sync::bind(&configs[1])?];
-        let side = |config: &Config, socket: Option<_>, rig: &Rig| -> Result<_> {
-            let (sync, socket) = config.sync.as_ref().zip(socket).context("there is no [sync]")?;
-            let (shared, table, snapshots) = (Arc::<Shared>::default(), rig.table.clone(), rig.subscribe());
-            let changes = rig.changes.iter().cloned().collect();
-            let thread = Synchroniser::start(sync, socket, shared.clone(), table, snapshots, changes)?;
-            Ok((shared, thread))
-        };
         let [first, second] = sockets;
-        let pair = Pair { sides: [side(&configs[0], first, here)?, side(&configs[1], second, there)?] };
+        let pair = Pair {
+            sides: [Side::start(&configs[0], first, here)?, Side::start(&configs[1], second, there)?],
+        };
         wait::until("both know the same", PATIENCE, || {
-            let together = |side| Ok::<_, anyhow::Error>(pair.peer(side)?.standing == Standing::Together);
-            ensure!(together(0)? && together(1)?, "they are still speaking");
+            for side in &pair.sides {
+                ensure!(side.peer()?.standing == Standing::Together, "they are still speaking");
+            }
             Ok(())
         })?;
         Ok(pair)
@@ -66,19 +73,19 @@ impl Pair {
 
     /// How long the first router's oldest news has been waiting for the second to confirm it.
     pub fn lag(&self) -> Result<Duration> {
-        Ok(self.peer(0)?.lag)
+        Ok(self.sides[0].peer()?.lag)
     }
 
     /// Changes that found no room in the ring.
     pub fn overflows(&self) -> u64 {
-        self.status(0).overflows
+        self.sides[0].shared.status().overflows
     }
 
     /// Waits until all that the first router has to say has come.
     pub fn settle(&self) -> Result<()> {
         std::thread::sleep(FRESH);
         wait::until("all has been told", PATIENCE, || {
-            let PeerStatus { waiting, lag, .. } = self.peer(0)?;
+            let PeerStatus { waiting, lag, .. } = self.sides[0].peer()?;
             ensure!(waiting == 0 && lag == Duration::ZERO, "{waiting} wait, for {lag:?}");
             Ok(())
         })
@@ -87,21 +94,52 @@ impl Pair {
     /// What has been spent.
     pub fn spent(&self) -> Result<Spent> {
         let mut spent = Spent::default();
-        for side in 0..2 {
-            spent.cpu[side] = self.status(side).cpu;
-            let counts = self.peer(side)?.counts;
+        for (side, cpu) in self.sides.iter().zip(&mut spent.cpu) {
+            *cpu = side.shared.status().cpu;
+            let counts = side.peer()?.counts;
             spent.bytes += counts.sent_bytes + HEADERS * counts.sent;
         }
         Ok(spent)
     }
+}
 
-    fn status(&self, side: usize) -> Status {
-        self.sides[side].0.status()
+impl Side {
+    fn start(config: &Config, socket: Option<UdpSocket>, rig: &Rig) -> Result<Side> {
+        let (sync, socket) = config.sync.as_ref().zip(socket).context("there is no [sync]")?;
+        let (shared, table, snapshots) = (Arc::<Shared>::default(), rig.table.clone(), rig.subscribe());
+        let changes = rig.changes.iter().cloned().collect();
+        let thread = Synchroniser::start(sync, socket, shared.clone(), table, snapshots, changes)?;
+        Ok(Side { shared, _thread: thread })
     }
 
-    fn peer(&self, side: usize) -> Result<PeerStatus> {
-        self.status(side).peers.first().copied().context("the thread has not said anything yet")
+    fn peer(&self) -> Result<PeerStatus> {
+        self.shared.status().peers.first().copied().context("the thread has not said anything yet")
     }
+}
+
+/// The CPU time that a router spends on a call of somebody who does not know the key and calls in the name of its peer.
+pub fn forged_call(rig: &Rig) -> Result<Duration> {
+    // The lower address calls.
+    let forger = UdpSocket::bind(ADDRESSES[0]).context("cannot speak in the name of a peer")?;
+    let config = config(ADDRESSES[1], ADDRESSES[0])?;
+    let side = Side::start(&config, sync::bind(&config)?, rig)?;
+    let call = [&[1, VERSION][..], &[0x55; 84]].concat();
+    let refused = |count: u32| {
+        wait::until("forged calls are refused", PATIENCE, || {
+            let forged = side.peer()?.counts.forged;
+            ensure!(forged >= u64::from(count), "only {forged} are");
+            Ok(())
+        })
+    };
+    refused(0)?;
+    let before = side.shared.status().cpu;
+    for sent in (AT_ONCE..=FORGED).step_by(AT_ONCE as usize) {
+        for _ in 0..AT_ONCE {
+            forger.send_to(&call, ADDRESSES[1])?;
+        }
+        refused(sent)?;
+    }
+    Ok((side.shared.status().cpu - before) / FORGED)
 }
 
 /// What a router is told by its file.

@@ -16,13 +16,25 @@ fn together() -> Wire {
 /// What is done to a datagram.
 #[derive(Clone, Debug)]
 enum Damage {
-    Flip { bits: Vec<usize> },
-    Cut { at: usize },
-    Add { bytes: Vec<u8> },
+    Flip {
+        bits: Vec<usize>,
+    },
+    Cut {
+        at: usize,
+    },
+    Add {
+        bytes: Vec<u8>,
+    },
     /// The beginning of one, the end of another.
-    Graft { other: usize, at: usize },
+    Graft {
+        other: usize,
+        at: usize,
+    },
     /// Something else, with a beginning that is right.
-    Replace { kind: u8, bytes: Vec<u8> },
+    Replace {
+        kind: u8,
+        bytes: Vec<u8>,
+    },
 }
 
 fn damage() -> impl Strategy<Value = Damage> {

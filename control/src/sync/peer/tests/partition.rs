@@ -102,7 +102,8 @@ fn a_router_that_starts_anew_behind_a_cut_wire_learns_all_and_tells_all() {
 fn what_was_not_taken_over_is_told_again_within_one_pass_of_healing() {
     let mut wire = large();
     wire.routers[1].is_deaf = true;
-    (0..40).for_each(|slot| wire.change(0, slot, 1, State::Established));
+    // Where the walk that heals comes to in half a minute.
+    (2000..2040).for_each(|slot| wire.change(0, slot, 1, State::Established));
     wire.run(Duration::from_secs(1));
     assert_eq!((wire.routers[1].known().len(), wire.peers[0].counts().records_confirmed), (0, 40));
     wire.routers[1].is_deaf = false;
