@@ -43,28 +43,65 @@ impl Peers {
     /// Says which have come and which have gone since it was last asked.
     pub(super) fn notice(&mut self, events: &Events) {
         let Some(shared) = &self.shared else { return };
-        for PeerStatus { address: peer, standing, other_version, .. } in shared.status().peers {
-            // Anybody can say a version in the name of a peer; so it counts only while the peer itself is not heard, and once.
-            if let Some(theirs) = other_version
-                && standing == Standing::Away
-                && self.strange.insert(peer)
-            {
-                tracing::warn!(%peer, theirs, ours = VERSION, "a peer speaks another version; expected the same RVS on both");
-                events.publish(Kind::PeerVersion { peer, theirs, ours: VERSION });
-            }
-            let was = self.together.entry(peer).or_default();
-            match standing {
-                Standing::Together if !*was => {
-                    *was = true;
-                    self.strange.remove(&peer);
-                    events.publish(Kind::PeerJoined { peer });
-                }
-                Standing::Away if *was => {
-                    *was = false;
-                    events.publish(Kind::PeerAway { peer });
-                }
-                _ => {}
-            }
+        shared.status().peers.iter().for_each(|peer| self.follow(peer, events));
+    }
+
+    fn follow(&mut self, status: &PeerStatus, events: &Events) {
+        let PeerStatus { address: peer, standing, other_version, .. } = *status;
+        // Anybody can say a version in the name of a peer; so it counts only while the peer itself is not heard, and once.
+        if let Some(theirs) = other_version
+            && standing == Standing::Away
+            && self.strange.insert(peer)
+        {
+            let ours = VERSION;
+            tracing::warn!(%peer, theirs, ours, "a peer speaks another version; expected the same RVS on both");
+            events.publish(Kind::PeerVersion { peer, theirs, ours });
         }
+        let was = self.together.entry(peer).or_default();
+        match standing {
+            Standing::Together if !*was => {
+                *was = true;
+                self.strange.remove(&peer);
+                events.publish(Kind::PeerJoined { peer });
+            }
+            Standing::Away if *was => {
+                *was = false;
+                events.publish(Kind::PeerAway { peer });
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn another_version_is_said_once_until_the_peer_has_been_heard_again() {
+        let (mut peers, events) = (Peers::default(), Events::default());
+        let mut said = |standing, other_version| {
+            let status = PeerStatus {
+                address: "10.9.0.2:8848".parse().unwrap(),
+                standing,
+                other_version,
+                counts: Default::default(),
+                sent_a_second: 0,
+                received_a_second: 0,
+                waiting: 0,
+                lag: Duration::ZERO,
+                bulk: None,
+            };
+            peers.follow(&status, &events);
+            events.tally().get("peer_version").map_or(0, |tally| tally.count)
+        };
+        assert_eq!(said(Standing::Away, None), 0);
+        assert_eq!(said(Standing::Away, Some(1)), 1);
+        assert_eq!(said(Standing::Away, Some(9)), 1, "whoever says it");
+        assert_eq!(said(Standing::Together, None), 1);
+        assert_eq!(said(Standing::Together, Some(1)), 1, "it is heard");
+        assert_eq!(said(Standing::Away, Some(1)), 2);
     }
 }
