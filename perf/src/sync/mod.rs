@@ -127,17 +127,17 @@ impl Path {
         figures: &mut Figures,
     ) -> Result<()> {
         for (way, name) in [(Way::In, "in"), (Way::Out, "out")] {
-            let cycles = |rig: &Rig| -> Result<f64> {
-                let source = |_| rig.packets(Ways::All(way), Order::Random, SHORTEST, round);
-                let runs = rig.run(environment.pool, &[common.core], source, |_| (), common.a_while())?;
-                Ok(checked(&runs[0])?.cycles())
-            };
-            let alone = cycles(&self.rig)?;
-            self.rig.changes = Some(Arc::default());
-            let pair = Pair::start(&self.rig, &self.peer)?;
-            let told = cycles(&self.rig)?;
-            drop(pair);
-            self.rig.changes = None;
+            // Who comes first changes, too.
+            let turns = if round.is_multiple_of(2) { [false, true] } else { [true, false] };
+            let [mut alone, mut told] = [0.0; 2];
+            for has_peer in turns {
+                self.rig.changes = has_peer.then(Arc::default);
+                let pair = has_peer.then(|| Pair::start(&self.rig, &self.peer)).transpose()?;
+                let source = |_| self.rig.packets(Ways::All(way), Order::Random, SHORTEST, round);
+                let runs = self.rig.run(environment.pool, &[common.core], source, |_| (), common.a_while())?;
+                *if has_peer { &mut told } else { &mut alone } = checked(&runs[0])?.cycles();
+                drop(pair);
+            }
             let of = format!("path, {name}");
             figures.add(&of, "alone", "cycles/packet", alone, None);
             figures.add(&of, "with a peer", "cycles/packet", told, None);
