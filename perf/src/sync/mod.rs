@@ -134,7 +134,8 @@ impl Path {
                 self.rig.changes = has_peer.then(Arc::default);
                 let pair = has_peer.then(|| Pair::start(&self.rig, &self.peer)).transpose()?;
                 let source = |_| self.rig.packets(Ways::All(way), Order::Random, SHORTEST, round);
-                let runs = self.rig.run(environment.pool, &[common.core], source, |_| (), common.a_while())?;
+                let runs =
+                    self.rig.run(environment.pool, &[common.core], source, |_| (), common.a_while())?;
                 *if has_peer { &mut told } else { &mut alone } = checked(&runs[0])?.cycles();
                 drop(pair);
             }
