@@ -5,7 +5,7 @@ use clap::Parser;
 
 use crate::eal::Environment;
 use crate::report::{Figure, Outputs, Report};
-use crate::{connect, device, path, program, reload, scale};
+use crate::{connect, device, path, program, reload, scale, sync};
 
 /// How long, and where to.
 #[derive(clap::Args, Clone, Debug)]
@@ -61,6 +61,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     add("scale", scale::measure(&environment, &options(arguments, flows))?);
     let size = if smoke { "--services 10 --flows 1000 --reloads 2" } else { "" };
     add("reload", reload::measure(&environment, &options(arguments, size))?);
+    let size = if smoke { "--flows 1000 --connections 30000 --bulks 10000 --trickles 1000" } else { "" };
+    add("sync", sync::measure(&environment, &options(arguments, size))?);
 
     // Those start the built program in a namespace of its own.
     if nix::unistd::geteuid().is_root() {

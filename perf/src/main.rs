@@ -21,6 +21,7 @@ mod rig;
 mod scale;
 mod source;
 mod subject;
+mod sync;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,8 @@ enum Command {
     Scale(scale::Arguments),
     /// What a worker notices of a reload
     Reload(reload::Arguments),
+    /// What it costs that a peer router knows all connections
+    Sync(sync::Arguments),
     /// The built program as a whole: its memory, and a reload end to end
     Program(program::Arguments),
     /// The control thread while ten thousand servers answer, go down and come back together
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Connect(arguments) => connect::run(&arguments),
         Command::Scale(arguments) => scale::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
+        Command::Sync(arguments) => sync::run(&arguments),
         Command::Program(arguments) => program::run(&arguments),
         Command::Control(arguments) => control::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),

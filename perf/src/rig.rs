@@ -8,20 +8,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use crossbeam::queue::ArrayQueue;
 use dataplane::capture::Switch;
+use dataplane::changes::Changes;
 use dataplane::clock::Tick;
 use dataplane::counters::{Drop, TrafficCounters, WorkerCounters};
 use dataplane::engine::Probe;
 use dataplane::engine::{BURST, Engine, Verdict};
 use dataplane::fib::{Adjacency, Fib, Route, Via};
 use dataplane::service::{Mode, Protocol, Scheduler, Timeouts};
-use dataplane::snapshot::{DestSpec, PortSpec, Publisher, ServiceSpec, Snapshot};
+use dataplane::snapshot::{DestSpec, PortSpec, Publisher, ServiceSpec, Snapshot, Subscriber};
 use dataplane::table::{DestId, HashKey, Table};
 use dataplane::worker::{self, Idle, SlowPath, Worker};
-use dpdk::{Lcore, Mempool, synthetic};
+use dpdk::synthetic::{self, Source};
+use dpdk::{Lcore, Mempool};
 
 use crate::cpu;
 use crate::frame::{Flags, Frames, ROUTER_MAC, SHORTEST};
-use crate::source::{Order, Packets, Way, Ways};
+use crate::source::{Handshakes, Order, Packets, Way, Ways};
 
 /// What there is to balance.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,6 +78,8 @@ pub struct Rig {
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Where a capture of their packets is switched on and off.
     pub capture: Arc<Switch>,
+    /// Where its one worker notes connections that change, if peers are told of them.
+    pub changes: Option<Arc<Changes>>,
     specs: Vec<ServiceSpec>,
 }
 
@@ -86,14 +90,14 @@ impl Rig {
         let table = Arc::new(Table::new(setting.room.max(1) as usize, key));
         let mut specs = services(setting, Scheduler::Rr);
         let opening = snapshot(1, &specs);
-        let engine = Engine::new(0, table.clone(), Arc::default());
-        open(&engine, &opening, setting)?;
+        open(Opener::new(Engine::new(0, table.clone(), Arc::default()), Arc::new(opening), setting))?;
         for spec in &mut specs {
             spec.scheduler = setting.scheduler;
         }
         let publisher = RefCell::new(Publisher::new(snapshot(2, &specs)));
         let counters = (0..setting.workers).map(|_| Arc::default()).collect();
-        Ok(Rig { setting: setting.clone(), table, publisher, counters, capture: Arc::default(), specs })
+        let setting = setting.clone();
+        Ok(Rig { setting, table, publisher, counters, capture: Arc::default(), changes: None, specs })
     }
 
     /// A source of packets of the rig's connections.
@@ -107,13 +111,30 @@ impl Rig {
         Packets::new(frames, flows, Ways::All(Way::In), Order::Sequential, 0)
     }
 
+    /// A source of all packets that open connections, one connection after the other.
+    pub fn handshakes(&self) -> Handshakes {
+        let [syn, ack] = [Flags::Syn, Flags::Ack].map(|flags| frames(&self.setting, flags, SHORTEST));
+        Handshakes::new(syn, ack)
+    }
+
+    /// Opens connections one by one.
+    pub fn opener(&self) -> Opener {
+        let engine = Engine::new(0, self.table.clone(), self.counters[0].clone());
+        Opener::new(engine.noting(self.changes.clone()), self.publisher.borrow().current(), &self.setting)
+    }
+
+    /// The configuration, as workers see it.
+    pub fn subscribe(&self) -> Subscriber {
+        self.publisher.borrow().subscribe()
+    }
+
     /// Runs every worker on packets of its own source as long as `meanwhile` takes, which can tell by the flag that
     /// somebody has stopped them before; what each has spent and done.
-    pub fn run<P: Probe + Send>(
+    pub fn run<P: Probe + Send, S: Source>(
         &self,
         pool: &'static Mempool,
         cores: &[usize],
-        source: impl Fn(usize) -> Packets,
+        source: impl Fn(usize) -> S,
         probe: impl Fn(&Arc<AtomicBool>) -> P,
         meanwhile: impl FnOnce(&AtomicBool),
     ) -> Result<Vec<Run<P>>> {
@@ -166,7 +187,7 @@ impl Rig {
         (generation, took)
     }
 
-    fn worker<P>(&self, pool: &'static Mempool, index: usize, source: Packets, probe: P) -> Worker<P> {
+    fn worker<P>(&self, pool: &'static Mempool, index: usize, source: impl Source, probe: P) -> Worker<P> {
         let slow_path = SlowPath {
             punts: Arc::new(ArrayQueue::new(64)),
             injects: Arc::new(ArrayQueue::new(1)),
@@ -177,13 +198,13 @@ impl Rig {
             count: self.setting.workers,
             queues: vec![synthetic::queues(pool, source)],
             table: self.table.clone(),
-            snapshots: self.publisher.borrow().subscribe(),
+            snapshots: self.subscribe(),
             counters: self.counters[index].clone(),
             slow_path,
             idle: Idle::Busy,
             probe,
             capture: self.capture.clone(),
-            changes: None,
+            changes: self.changes.clone(),
         }
     }
 }
@@ -223,36 +244,61 @@ fn run_one<P: Probe>(worker: Worker<P>, core: usize, stop: &AtomicBool) -> Resul
     })
 }
 
-/// Opens the connections: a SYN and an ACK each (or one datagram), and a reply where replies are seen.
+/// Opens connections through the data path, without worker and queues.
+pub struct Opener {
+    engine: Engine,
+    snapshot: Arc<Snapshot>,
+    setting: Setting,
+    syn: Frames,
+    ack: Frames,
+}
+
+impl Opener {
+    fn new(engine: Engine, snapshot: Arc<Snapshot>, setting: &Setting) -> Opener {
+        let [syn, ack] = [Flags::Syn, Flags::Ack].map(|flags| frames(setting, flags, SHORTEST));
+        Opener { engine, snapshot, setting: setting.clone(), syn, ack }
+    }
+
+    /// A SYN and an ACK (or one datagram), and a reply where replies are seen; whether there was room. In order, as
+    /// the servers' turns are known by it.
+    pub fn open(&self, number: u32) -> Result<bool> {
+        let forwarded = |verdict: Verdict| {
+            ensure!(verdict == Verdict::Forward(0), "flow {number} was not forwarded: {verdict:?}");
+            Ok(())
+        };
+        let verdict = self.send(&self.syn, Way::In, number);
+        if verdict == Verdict::Drop(Drop::TableFull) {
+            return Ok(false);
+        }
+        forwarded(verdict)?;
+        if self.setting.protocol == Protocol::Tcp {
+            forwarded(self.send(&self.ack, Way::In, number))?;
+        }
+        if self.setting.mode == Mode::Nat {
+            forwarded(self.send(&self.ack, Way::Out, number))?;
+        }
+        Ok(true)
+    }
+
+    fn send(&self, frames: &Frames, way: Way, number: u32) -> Verdict {
+        let mut frame = [frames.frame(way, frames.flow(number))];
+        let mut verdicts = [Verdict::Forward(0); BURST];
+        self.engine.process(&self.snapshot, now(), 0, &mut frame, &mut verdicts, &mut ());
+        verdicts[0]
+    }
+}
+
+/// Opens all connections of a setting.
 ///
 /// At half load one flow in millions may find all of its sixteen slots taken: that is how the table is, and what is
 /// measured is not changed by it.
-fn open(engine: &Engine, snapshot: &Snapshot, setting: &Setting) -> Result<()> {
-    let [syn, ack] = [Flags::Syn, Flags::Ack].map(|flags| frames(setting, flags, SHORTEST));
-    let time = now();
-    let send = |frames: &Frames, way: Way, number: u32| {
-        let mut frame = [frames.frame(way, frames.flow(number))];
-        let mut verdicts = [Verdict::Forward(0); BURST];
-        engine.process(snapshot, time, 0, &mut frame, &mut verdicts, &mut ());
-        verdicts[0]
-    };
-    let forwarded = |number: u32, verdict: Verdict| {
-        ensure!(verdict == Verdict::Forward(0), "flow {number} was not forwarded: {verdict:?}");
-        Ok(())
-    };
+fn open(opener: Opener) -> Result<()> {
+    let flows = opener.setting.flows;
     let mut homeless = 0;
-    for number in 0..setting.flows {
-        let verdict = send(&syn, Way::In, number);
-        if verdict == Verdict::Drop(Drop::TableFull) && homeless < setting.flows / 1_000_000 {
+    for number in 0..flows {
+        if !opener.open(number)? {
             homeless += 1;
-            continue;
-        }
-        forwarded(number, verdict)?;
-        if setting.protocol == Protocol::Tcp {
-            forwarded(number, send(&ack, Way::In, number))?;
-        }
-        if setting.mode == Mode::Nat {
-            forwarded(number, send(&ack, Way::Out, number))?;
+            ensure!(homeless <= flows / 1_000_000, "flow {number} has found no room");
         }
     }
     Ok(())

@@ -120,6 +120,48 @@ impl Source for Packets {
     }
 }
 
+/// How many connections later the next packet of one comes: not in the same burst.
+const APART: u32 = 64;
+
+/// Makes the packets by which connections are opened: in turn a client's SYN, the ACK of a connection begun somewhat
+/// before, and a server's packet of one before that.
+pub struct Handshakes {
+    syn: Frames,
+    ack: Frames,
+    number: u32,
+    step: u32,
+}
+
+impl Handshakes {
+    /// Of flow 0, 1 and so on.
+    pub fn new(syn: Frames, ack: Frames) -> Self {
+        Handshakes { syn, ack, number: 0, step: 0 }
+    }
+}
+
+impl Source for Handshakes {
+    fn frame_length(&self) -> u16 {
+        self.syn.size
+    }
+
+    #[inline]
+    fn fill(&mut self, burst: &mut [Mbuf]) {
+        for mbuf in burst {
+            // The first have nobody before them; their SYN comes again.
+            let (frames, way, number) = match (self.step, self.number.checked_sub(self.step * APART)) {
+                (1, Some(number)) => (&self.ack, Way::In, number),
+                (2, Some(number)) => (&self.ack, Way::Out, number),
+                _ => (&self.syn, Way::In, self.number),
+            };
+            if let Some(headers) = mbuf.data_mut().first_chunk_mut() {
+                frames.write(way, frames.flow(number), headers);
+            }
+            self.step = (self.step + 1) % 3;
+            self.number += u32::from(self.step == 0);
+        }
+    }
+}
+
 /// Ranks by Zipf's law with exponent 1, which is (but for rounding) the integer part of `flows ^ u` for an even
 /// `u`: a shift and a look-up in a table of mantissas.
 struct Zipf {

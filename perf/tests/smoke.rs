@@ -59,6 +59,18 @@ fn reload_is_noticed() {
 }
 
 #[test]
+fn a_peer_knows_all_connections() {
+    let Some(command) = rvs_perf() else { return };
+    let line =
+        "sync --rounds 1 --time 20 --flows 100 --storms 20000 --connections 6000 --trickles 200 --bulks 5000";
+    let figures = figures(command, line);
+    assert_eq!(figures.len(), 2 * 3 + 11 + 2 + 5 + 1, "paths, storm, trickle, bulk, forged calls");
+    let known = figures.iter().filter(|figure| label(figure, "figure") == "known to the peer");
+    let known: Vec<_> = known.map(|figure| figure["samples"][0].as_f64().expect("a share")).collect();
+    assert_eq!(known, [100.0; 3]);
+}
+
+#[test]
 fn program_is_weighed_and_reloaded() {
     let Some(command) = rvs_perf() else { return };
     let figures = figures(command, "program --rounds 1 --connections 1000000 --services 10");

@@ -112,7 +112,7 @@ pub struct Connection {
 }
 
 /// How things stand with peer routers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sync {
     /// Whether this router knows what its peers know, as far as they can be reached: it may take virtual addresses.
     pub ready: bool,
@@ -122,27 +122,46 @@ pub struct Sync {
     pub adopted: Adopted,
     /// Changes for which there was no room, so that everything was sent again.
     pub overflows: u64,
+    /// Datagrams from addresses that are no peer's.
+    pub strangers: u64,
+    /// CPU time of the thread that speaks to peers.
+    pub cpu_seconds: f64,
 }
 
 /// A peer router.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
     /// Where it is reached.
     pub address: SocketAddrV4,
     /// `away`, `joining` (it is telling of its connections) or `together`.
     pub standing: String,
+    /// The version of the protocol that it speaks, as far as it is known; if it is not this router's, they do not understand each
+    /// other.
+    pub version: u8,
     /// Connections that are still to be sent.
     pub waiting: u64,
-    /// Microseconds since the oldest datagram that it has not acknowledged was sent.
+    /// Microseconds for which the oldest change that it has not confirmed has been waiting.
     pub lag_us: u64,
+    /// Connections sent in a second.
+    pub sent_a_second: u64,
+    /// Connections received in a second.
+    pub received_a_second: u64,
+    /// How much of all connections it has been sent, from 0 to 1, while it is sent all.
+    pub bulk: Option<f64>,
     /// Datagrams sent.
     pub sent: u64,
     /// Their bytes.
     pub sent_bytes: u64,
     /// Connections sent.
     pub connections_sent: u64,
-    /// Datagrams received.
+    /// Of those, how many it has confirmed.
+    pub connections_confirmed: u64,
+    /// Connections that were lost on the way and sent again.
+    pub connections_retold: u64,
+    /// Datagrams received from its address.
     pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
     /// Connections received.
     pub connections_received: u64,
     /// Datagrams that were lost on the way to it.
@@ -151,7 +170,11 @@ pub struct Peer {
     pub forged: u64,
     /// Datagrams from its address that have come before.
     pub replayed: u64,
-    /// Datagrams from its address that are of another version, or nothing.
+    /// Calls from its address that came faster than they are answered.
+    pub hasty: u64,
+    /// Datagrams from its address that are of another version.
+    pub other_version: u64,
+    /// Datagrams from its address that mean nothing.
     pub not_understood: u64,
     /// Times that all connections were sent.
     pub bulks: u64,

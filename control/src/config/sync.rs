@@ -3,6 +3,9 @@
 use std::net::SocketAddrV4;
 use std::path::Path;
 
+use dataplane::changes::is_told;
+use dataplane::service::State;
+
 use super::error::quoted;
 use super::file;
 use super::raw::{Field, Section};
@@ -18,13 +21,15 @@ pub struct Sync {
     pub peers: Vec<SocketAddrV4>,
     /// What all of them know and nobody else.
     pub key: Key,
+    /// The states of the connections that peers are told of.
+    pub states: Vec<State>,
 }
 
 const KEY: &str = "the absolute path of a file with 64 hexadecimal digits, e.g. from `openssl rand -hex 32`, the same \
      on all routers";
 
 pub(super) fn sync(section: &Section<'_>) -> Option<Sync> {
-    section.known(&["listen", "peers", "key_file"]);
+    section.known(&["listen", "peers", "key_file", "states"]);
     let address = |field: Field<'_>| field.parse(ENDPOINT, value::socket);
     let listen = section.require("listen", "an address of this machine, ADDRESS:PORT").and_then(address);
     let list = section.require("peers", "the other routers' sync.listen, e.g. [\"10.9.0.2:8848\"]");
@@ -32,11 +37,28 @@ pub(super) fn sync(section: &Section<'_>) -> Option<Sync> {
     let key = section
         .require("key_file", KEY)
         .and_then(|field| field.parse(KEY, |typed| read_key(Path::new(typed))));
-    let (listen, peers, key) = (listen?, peers?, key?);
+    let states = section.or("states", states().collect(), |field| {
+        let states = field.all(state)?;
+        if states.is_empty() { field.error("names none; expected at least one state") } else { Some(states) }
+    });
+    let (listen, peers, key, states) = (listen?, peers?, key?, states?);
     if peers.is_empty() || peers.contains(&listen) {
         return list?.error("names this router or none; expected the sync.listen of all others");
     }
-    Some(Sync { listen, peers, key })
+    Some(Sync { listen, peers, key, states })
+}
+
+/// The states of connections of which peers can be told: all of these by default.
+pub fn states() -> impl Iterator<Item = State> {
+    State::ALL.iter().copied().filter(|&state| is_told(state, true))
+}
+
+fn state(field: Field<'_>) -> Option<State> {
+    let keys: Vec<String> = states().map(State::timeout_key).collect();
+    field.parse(&format!("one of {}", keys.join(", ")), |typed| {
+        let named = states().find(|state| state.timeout_key() == typed);
+        named.ok_or_else(|| format!("{} is no state of connections that peers can be told of", quoted(typed)))
+    })
 }
 
 fn read_key(path: &Path) -> Result<Key, String> {

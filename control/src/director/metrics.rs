@@ -42,6 +42,7 @@ impl Director {
             services: self.services.listed().iter().map(|service| self.describe(service)).collect(),
             checks: self.health.checks(),
             events: self.events.tally(),
+            sync: self.peers.described(),
             states: ByState::default(),
         };
         let snapshot = self.publisher.current();

@@ -1,12 +1,13 @@
 //! What is said of peer routers, and when the ids that they may still name can be given away.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::admin::api;
 use crate::events::{Events, Kind};
+use crate::sync::session::VERSION;
 use crate::sync::{PeerStatus, Shared, Standing};
 
 /// The director's view of peers; of none, if there are none.
@@ -15,11 +16,13 @@ pub(super) struct Peers {
     shared: Option<Arc<Shared>>,
     /// Who was together with us when it was last said.
     together: HashMap<SocketAddrV4, bool>,
+    /// Whose version has been said not to be ours, since they were together with us.
+    strange: HashSet<SocketAddrV4>,
 }
 
 impl Peers {
     pub(super) fn new(shared: Option<Arc<Shared>>) -> Peers {
-        Peers { shared, together: HashMap::new() }
+        Peers { shared, ..Peers::default() }
     }
 
     /// The oldest generation by which connections of peers are made.
@@ -29,26 +32,76 @@ impl Peers {
 
     /// How things stand. Without peers there is nothing to wait for.
     pub(super) fn describe(&self) -> api::Sync {
-        let alone = || api::Sync { ready: true, ..api::Sync::default() };
-        self.shared.as_ref().map_or_else(alone, |shared| shared.status().describe())
+        self.described().unwrap_or_else(|| api::Sync { ready: true, ..api::Sync::default() })
+    }
+
+    /// How things stand, if there are peers.
+    pub(super) fn described(&self) -> Option<api::Sync> {
+        self.shared.as_ref().map(|shared| shared.status().describe())
     }
 
     /// Says which have come and which have gone since it was last asked.
     pub(super) fn notice(&mut self, events: &Events) {
         let Some(shared) = &self.shared else { return };
-        for PeerStatus { address: peer, standing, .. } in shared.status().peers {
-            let was = self.together.entry(peer).or_default();
-            match standing {
-                Standing::Together if !*was => {
-                    *was = true;
-                    events.publish(Kind::PeerJoined { peer });
-                }
-                Standing::Away if *was => {
-                    *was = false;
-                    events.publish(Kind::PeerAway { peer });
-                }
-                _ => {}
-            }
+        shared.status().peers.iter().for_each(|peer| self.follow(peer, events));
+    }
+
+    fn follow(&mut self, status: &PeerStatus, events: &Events) {
+        let PeerStatus { address: peer, standing, other_version, .. } = *status;
+        // Anybody can say a version in the name of a peer; so it counts only while the peer itself is not heard, and once.
+        if let Some(theirs) = other_version
+            && standing == Standing::Away
+            && self.strange.insert(peer)
+        {
+            let ours = VERSION;
+            tracing::warn!(%peer, theirs, ours, "a peer speaks another version; expected the same RVS on both");
+            events.publish(Kind::PeerVersion { peer, theirs, ours });
         }
+        let was = self.together.entry(peer).or_default();
+        match standing {
+            Standing::Together if !*was => {
+                *was = true;
+                self.strange.remove(&peer);
+                events.publish(Kind::PeerJoined { peer });
+            }
+            Standing::Away if *was => {
+                *was = false;
+                events.publish(Kind::PeerAway { peer });
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn another_version_is_said_once_until_the_peer_has_been_heard_again() {
+        let (mut peers, events) = (Peers::default(), Events::default());
+        let mut said = |standing, other_version| {
+            let status = PeerStatus {
+                address: "10.9.0.2:8848".parse().unwrap(),
+                standing,
+                other_version,
+                counts: Default::default(),
+                sent_a_second: 0,
+                received_a_second: 0,
+                waiting: 0,
+                lag: Duration::ZERO,
+                bulk: None,
+            };
+            peers.follow(&status, &events);
+            events.tally().get("peer_version").map_or(0, |tally| tally.count)
+        };
+        assert_eq!(said(Standing::Away, None), 0);
+        assert_eq!(said(Standing::Away, Some(1)), 1);
+        assert_eq!(said(Standing::Away, Some(9)), 1, "whoever says it");
+        assert_eq!(said(Standing::Together, None), 1);
+        assert_eq!(said(Standing::Together, Some(1)), 1, "it is heard");
+        assert_eq!(said(Standing::Away, Some(1)), 2);
     }
 }

@@ -169,6 +169,15 @@ pub enum Kind {
         /// Where it was reached.
         peer: SocketAddrV4,
     },
+    /// A peer router speaks another version of the protocol, so that the two do not understand each other.
+    PeerVersion {
+        /// Where it is reached.
+        peer: SocketAddrV4,
+        /// What it speaks.
+        theirs: u8,
+        /// What this router speaks.
+        ours: u8,
+    },
     /// Linux' network configuration cannot be followed for the moment.
     LinuxLost {
         /// Why.
@@ -233,6 +242,7 @@ impl Kind {
             Kind::AddressRefused { .. } => "address_refused",
             Kind::PeerJoined { .. } => "peer_joined",
             Kind::PeerAway { .. } => "peer_away",
+            Kind::PeerVersion { .. } => "peer_version",
             Kind::LinuxLost { .. } => "linux_lost",
             Kind::Missed { .. } => "missed",
         }
@@ -303,6 +313,13 @@ impl fmt::Display for Kind {
                 write!(
                     f,
                     "peer {peer} is not heard any more; connections that change now die with this router"
+                )
+            }
+            Kind::PeerVersion { peer, theirs, ours } => {
+                write!(
+                    f,
+                    "peer {peer} speaks version {theirs} of the protocol, and this router version {ours}; expected the \
+                     same RVS on both: until then connections are not synchronised"
                 )
             }
             Kind::LinuxLost { error } => {

@@ -9,7 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use dataplane::service::State;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, NoLabelSet};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, NoLabelSet,
+};
 use prometheus_client::metrics::MetricType;
 
 use super::Scrape;
@@ -26,11 +28,12 @@ impl Collector for Scrape {
         families.servers(&self.services)?;
         families.checks(&self.checks)?;
         families.workers(&self.counters.workers)?;
-        families.table(self)
+        families.table(self)?;
+        self.sync.as_ref().map_or(Ok(()), |sync| families.peers(sync))
     }
 }
 
-struct Families<'a>(DescriptorEncoder<'a>);
+pub(super) struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
     fn program(&mut self, scrape: &Scrape) -> Result<(), Error> {
@@ -163,11 +166,11 @@ impl Families<'_> {
     }
 
     /// A family of what only grows.
-    fn counters<L: EncodeLabelSet>(
+    pub(super) fn counters<L: EncodeLabelSet, V: EncodeCounterValue>(
         &mut self,
         name: &str,
         help: &str,
-        samples: impl IntoIterator<Item = (L, u64)>,
+        samples: impl IntoIterator<Item = (L, V)>,
     ) -> Result<(), Error> {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in samples {
@@ -177,7 +180,7 @@ impl Families<'_> {
     }
 
     /// A family of what goes up and down.
-    fn gauges<L: EncodeLabelSet, V: EncodeGaugeValue>(
+    pub(super) fn gauges<L: EncodeLabelSet, V: EncodeGaugeValue>(
         &mut self,
         name: &str,
         help: &str,
@@ -192,7 +195,7 @@ impl Families<'_> {
 }
 
 /// A family's name after its subject, its help, and its value.
-type Family<T> = (&'static str, &'static str, fn(&T) -> u64);
+pub(super) type Family<T> = (&'static str, &'static str, fn(&T) -> u64);
 
 const TRAFFIC: [Family<Stats>; 5] = [
     ("connections", "Connections scheduled", |stats| stats.connections),
@@ -230,7 +233,7 @@ const REASONS: [(&str, &str, Reasons); 2] = [
 ];
 
 /// The one series of a family without labels.
-fn alone<V>(value: V) -> [([(&'static str, &'static str); 0], V); 1] {
+pub(super) fn alone<V>(value: V) -> [([(&'static str, &'static str); 0], V); 1] {
     [([], value)]
 }
 

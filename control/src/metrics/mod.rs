@@ -10,6 +10,7 @@
 //! may block, in 15 ms, and the control thread only gathers the numbers.
 
 mod families;
+mod peers;
 pub mod states;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,8 @@ pub struct Scrape {
     pub checks: Vec<Checks>,
     /// How often what has happened.
     pub events: BTreeMap<&'static str, Tally>,
+    /// Peer routers, if there are any.
+    pub sync: Option<api::Sync>,
     /// Connections by state.
     pub states: ByState,
 }

@@ -64,8 +64,13 @@ impl<T> Flight<T> {
         self.out.len() < self.window
     }
 
+    /// What is on its way, the oldest first.
+    pub fn cargo(&self) -> impl Iterator<Item = &T> {
+        self.out.values().map(|sent| &sent.cargo)
+    }
+
     /// Since when the oldest is out.
-    pub fn oldest(&self) -> Option<Duration> {
+    fn oldest(&self) -> Option<Duration> {
         self.out.first_key_value().map(|(_, sent)| sent.at)
     }
 

@@ -12,24 +12,27 @@
 //! Dests have numbers of their own in each router. A datagram says what the numbers in it stand for until the peer is
 //! known to have heard it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::Result;
 use dataplane::table::Slot;
+use foldhash::{HashMap, HashSet};
 
 use super::flight::Flight;
-use super::session::{self, Call, Key, Letter, OVERHEAD, Opened, Session};
-use super::wire::{self, Frame, Identity, LONGEST, Record};
+use super::session::{self, Call, Key, Letter, OVERHEAD, Opened, Proof, Session};
+use super::wire::{self, Frame, Identity, LONGEST, LONGEST_ACK, Record};
 
 /// Bytes of a datagram, which fits into an Ethernet frame with room for a tunnel's headers.
 const DATAGRAM: usize = 1400;
-/// Bytes of an acknowledgement.
-const ACK: usize = 25;
 
 /// A call is repeated this often, and after so many times a new one is made.
 const CALL_EVERY: Duration = Duration::from_millis(250);
 const CALLS: u32 = 8;
+/// Calls that are answered at once, and how long each has to wait for the next after that. An answer takes 100 us, and what was
+/// recorded of a call can be sent again by anybody.
+const CALLS_AT_ONCE: u32 = 16;
+const ANSWER_EVERY: Duration = Duration::from_millis(50);
 /// Something is said at least this often.
 const SPEAK_EVERY: Duration = Duration::from_millis(250);
 /// Silence after which a peer is away.
@@ -68,8 +71,14 @@ pub struct Counts {
     pub sent_bytes: u64,
     /// Connections sent.
     pub records_sent: u64,
+    /// Of those, how many the peer has confirmed.
+    pub records_confirmed: u64,
+    /// Connections that were lost on the way and noted again.
+    pub records_retold: u64,
     /// Datagrams of the peer.
     pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
     /// Connections received.
     pub records_received: u64,
     /// Datagrams that were lost on the way to the peer.
@@ -78,7 +87,11 @@ pub struct Counts {
     pub forged: u64,
     /// Datagrams that have come before.
     pub replayed: u64,
-    /// Datagrams of another version, or of no version.
+    /// Calls that came faster than they are answered.
+    pub hasty: u64,
+    /// Datagrams of another version.
+    pub other_version: u64,
+    /// Datagrams, or parts of them, that mean nothing.
     pub not_understood: u64,
     /// Times that the whole table was asked for by the peer, or had to be sent since too much had changed.
     pub bulks: u64,
@@ -96,6 +109,9 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// All of them.
+    pub const ALL: [Standing; 3] = [Standing::Away, Standing::Joining, Standing::Together];
+
     /// In a word.
     pub const fn name(self) -> &'static str {
         match self {
@@ -109,18 +125,21 @@ impl Standing {
 /// A peer.
 pub struct Peer {
     key: Key,
+    proof: Proof,
     /// Whether it is this side that calls.
     calls: bool,
     /// The latest mailbox.
     mailbox: u32,
     call: Option<Calling>,
+    /// When as many calls may be answered at once as ever.
+    answers: Duration,
     /// Conversations in which the caller has not said anything yet.
     unproven: VecDeque<Session>,
     talk: Option<Talk>,
     /// Datagrams to be sent as they are.
     ready: VecDeque<Vec<u8>>,
     counts: Counts,
-    /// The version of a peer that is not understood, to be told once.
+    /// The version that the peer speaks, if that is why there is no conversation.
     other_version: Option<u8>,
 }
 
@@ -138,8 +157,8 @@ struct Talk {
     heard: Duration,
     spoken: Duration,
     flight: Flight<Cargo>,
-    /// Slots to be sent, in order, and whether they are of a bulk.
-    notes: VecDeque<(Slot, Kind)>,
+    /// What is to be sent, in order.
+    notes: VecDeque<Note>,
     noted: HashSet<Slot>,
     controls: VecDeque<Frame>,
     /// What the peer knows our numbers to stand for.
@@ -159,15 +178,23 @@ enum Kind {
     /// It has changed.
     Live,
     /// The bulk with this number.
-    Bulk(u64),
+    Bulk(u32),
     Healing,
+}
+
+/// A slot whose connection the peer should hear of.
+#[derive(Clone, Copy, Debug)]
+struct Note {
+    slot: Slot,
+    kind: Kind,
+    since: Duration,
 }
 
 /// A bulk on its way.
 #[derive(Debug, Default)]
 struct Bulk {
     /// Its number; an earlier one may have been given up.
-    number: u64,
+    number: u32,
     next: usize,
     /// Connections of it that have been noted and have not come.
     open: usize,
@@ -183,7 +210,7 @@ struct Walk {
 /// What a datagram carries, beside its acknowledgement.
 #[derive(Debug, Default)]
 struct Cargo {
-    slots: Vec<(Slot, Kind)>,
+    notes: Vec<Note>,
     names: Vec<(u32, Identity)>,
     controls: Vec<Frame>,
 }
@@ -192,10 +219,12 @@ impl Peer {
     /// One that is not known yet. Of two peers exactly one has to be the one that `calls`. `mailbox` is random.
     pub fn new(key: Key, calls: bool, mailbox: u32) -> Peer {
         Peer {
+            proof: Proof::new(&key),
             key,
             calls,
             mailbox,
             call: None,
+            answers: Duration::ZERO,
             unproven: VecDeque::new(),
             talk: None,
             ready: VecDeque::new(),
@@ -218,22 +247,30 @@ impl Peer {
         self.counts
     }
 
-    /// A version that the peer speaks and we do not, once.
-    pub fn other_version(&mut self) -> Option<u8> {
-        self.other_version.take()
+    /// The version that the peer speaks, if it is another one than ours.
+    pub fn other_version(&self) -> Option<u8> {
+        self.other_version
     }
 
-    /// Connections that are still to be sent, and how long the oldest datagram has been on its way.
+    /// Connections that are still to be sent, and how long the oldest change that the peer has not confirmed has waited.
     pub fn lag(&self, now: Duration) -> (usize, Duration) {
         let Some(talk) = &self.talk else { return (0, Duration::ZERO) };
-        let out = talk.flight.oldest().map_or(Duration::ZERO, |oldest| now.saturating_sub(oldest));
-        (talk.notes.len(), out)
+        let live = |note: &&Note| note.kind == Kind::Live;
+        let under_way = talk.flight.cargo().find_map(|cargo| cargo.notes.iter().find(live));
+        let oldest = under_way.into_iter().chain(talk.notes.iter().find(live)).map(|note| note.since).min();
+        (talk.notes.len(), oldest.map_or(Duration::ZERO, |oldest| now.saturating_sub(oldest)))
+    }
+
+    /// How much of a table with so many buckets has been sent of the bulk that is on its way, if one is; from 0 to 1.
+    pub fn bulk(&self, buckets: usize) -> Option<f64> {
+        let bulk = self.talk.as_ref()?.bulk.as_ref()?;
+        Some(bulk.next as f64 / buckets.max(1) as f64)
     }
 
     /// A connection has changed.
-    pub fn note(&mut self, slot: Slot) {
+    pub fn note(&mut self, now: Duration, slot: Slot) {
         if let Some(talk) = &mut self.talk {
-            talk.note(slot, Kind::Live, &mut self.counts);
+            talk.note(Note { slot, kind: Kind::Live, since: now }, &mut self.counts);
         }
     }
 
@@ -246,12 +283,15 @@ impl Peer {
 
     /// A datagram from the peer's address has come.
     pub fn receive(&mut self, now: Duration, datagram: &[u8], store: &mut impl Store) -> Result<()> {
-        match session::read(datagram) {
-            Letter::Call(message) => self.be_called(message)?,
+        self.counts.received += 1;
+        self.counts.received_bytes += datagram.len() as u64;
+        match session::read(&self.proof, datagram) {
+            Letter::Call(message) => self.be_called(now, message)?,
             Letter::Answer { to, message } => self.be_answered(now, to, message),
             Letter::Data { to, number, sealed } => self.hear(now, to, number, sealed, store),
+            Letter::Forged => self.counts.forged += 1,
             Letter::OtherVersion(version) => {
-                self.counts.not_understood += 1;
+                self.counts.other_version += 1;
                 self.other_version = Some(version);
             }
             Letter::Nonsense => self.counts.not_understood += 1,
@@ -284,7 +324,7 @@ impl Peer {
         }
         if self.call.as_ref().is_none_or(|calling| calling.times >= CALLS) {
             let mailbox = self.next_mailbox();
-            let call = Box::new(Call::new(&self.key, mailbox)?);
+            let call = Box::new(Call::new(&self.key, &self.proof, mailbox)?);
             self.call = Some(Calling { call, at: now.saturating_sub(CALL_EVERY), times: 0 });
         }
         if let Some(calling) = &mut self.call
@@ -302,14 +342,29 @@ impl Peer {
         self.mailbox
     }
 
-    fn be_called(&mut self, message: &[u8]) -> Result<()> {
+    /// Whether one more call is answered now.
+    fn has_time(&mut self, now: Duration) -> bool {
+        let earliest = self.answers.max(now);
+        let has_time = earliest - now < CALLS_AT_ONCE * ANSWER_EVERY;
+        if has_time {
+            self.answers = earliest + ANSWER_EVERY;
+        }
+        has_time
+    }
+
+    fn be_called(&mut self, now: Duration, message: &[u8]) -> Result<()> {
         if self.calls {
             // Both believe that they have to call: one has the other's address wrong.
             self.counts.not_understood += 1;
             return Ok(());
         }
+        if !self.has_time(now) {
+            self.counts.hasty += 1;
+            return Ok(());
+        }
         let mailbox = self.next_mailbox();
-        let Some((datagram, session)) = session::answer(&self.key, message, mailbox)? else {
+        let answer = session::answer(&self.key, &self.proof, message, mailbox)?;
+        let Some((datagram, session)) = answer else {
             self.counts.forged += 1;
             return Ok(());
         };
@@ -323,7 +378,7 @@ impl Peer {
     fn be_answered(&mut self, now: Duration, to: u32, message: &[u8]) {
         match self.call.take() {
             Some(calling) if calling.call.mailbox == to => match calling.call.answered(message) {
-                Ok(session) => self.talk = Some(Talk::new(session, now)),
+                Ok(session) => self.begin(session, now),
                 Err(call) => {
                     self.counts.forged += 1;
                     self.call = Some(Calling { call, ..calling });
@@ -353,12 +408,17 @@ impl Peer {
         };
         if !is_current && let Some(session) = unproven.and_then(|at| self.unproven.remove(at)) {
             // The caller has begun anew, and is no recording.
-            self.talk = Some(Talk::new(session, now));
+            self.begin(session, now);
             self.unproven.clear();
         }
         if let Some(talk) = &mut self.talk {
             talk.listen(now, number, &frames, store, &mut self.counts);
         }
+    }
+
+    fn begin(&mut self, session: Session, now: Duration) {
+        self.talk = Some(Talk::new(session, now));
+        self.other_version = None;
     }
 }
 
@@ -371,10 +431,10 @@ impl Talk {
             spoken: now.saturating_sub(SPEAK_EVERY),
             flight: Flight::default(),
             notes: VecDeque::new(),
-            noted: HashSet::new(),
+            noted: HashSet::default(),
             controls: [Frame::Ask].into(),
-            known: HashMap::new(),
-            names: HashMap::new(),
+            known: HashMap::default(),
+            names: HashMap::default(),
             bulk: None,
             heal: Walk { next: 0, began: now },
             owing: None,
@@ -382,13 +442,13 @@ impl Talk {
         }
     }
 
-    fn note(&mut self, slot: Slot, kind: Kind, counts: &mut Counts) {
+    fn note(&mut self, note: Note, counts: &mut Counts) {
         if self.notes.len() >= NOTES {
             return self.begin_bulk(counts);
         }
-        if self.noted.insert(slot) {
-            self.notes.push_back((slot, kind));
-            if let Some(bulk) = self.bulk_of(kind) {
+        if self.noted.insert(note.slot) {
+            self.notes.push_back(note);
+            if let Some(bulk) = self.bulk_of(note.kind) {
                 bulk.open += 1;
             }
         }
@@ -398,7 +458,7 @@ impl Talk {
         counts.bulks += 1;
         self.notes.clear();
         self.noted.clear();
-        self.bulk = Some(Bulk { number: counts.bulks, ..Bulk::default() });
+        self.bulk = Some(Bulk { number: counts.bulks as u32, ..Bulk::default() });
     }
 
     /// The bulk that a note is of, if it is still under way.
@@ -422,7 +482,6 @@ impl Talk {
         counts: &mut Counts,
     ) {
         self.heard = now;
-        counts.received += 1;
         for frame in wire::frames(frames) {
             let Some(frame) = frame else {
                 counts.not_understood += 1;
@@ -462,7 +521,8 @@ impl Talk {
         let landed = self.flight.acknowledge(now, largest, before);
         for cargo in landed.come {
             self.known.extend(cargo.names);
-            cargo.slots.iter().for_each(|&(_, kind)| self.settle(kind));
+            counts.records_confirmed += cargo.notes.len() as u64;
+            cargo.notes.iter().for_each(|note| self.settle(note.kind));
         }
         landed.lost.into_iter().for_each(|cargo| self.lose(cargo, counts));
     }
@@ -470,12 +530,13 @@ impl Talk {
     /// What was lost is sent again, before anything else.
     fn lose(&mut self, cargo: Cargo, counts: &mut Counts) {
         counts.lost += 1;
-        for (slot, kind) in cargo.slots {
-            if self.noted.insert(slot) {
-                self.notes.push_front((slot, kind));
+        for note in cargo.notes {
+            if self.noted.insert(note.slot) {
+                counts.records_retold += 1;
+                self.notes.push_front(note);
             } else {
                 // It has been noted again meanwhile.
-                self.settle(kind);
+                self.settle(note.kind);
             }
         }
         self.controls.extend(cargo.controls.into_iter().filter(|control| *control != Frame::Ping));
@@ -527,7 +588,7 @@ impl Talk {
             bulk.next += 1;
             let kind = Kind::Bulk(bulk.number);
             read += 1;
-            slots.into_iter().for_each(|slot| self.note(slot, kind, counts));
+            slots.into_iter().for_each(|slot| self.note(Note { slot, kind, since: now }, counts));
         }
         if let Some(bulk) = &self.bulk {
             if bulk.next >= buckets && bulk.open == 0 {
@@ -542,7 +603,8 @@ impl Talk {
             let slots = store.slots(self.heal.next);
             self.heal.next += 1;
             read += 1;
-            slots.into_iter().for_each(|slot| self.note(slot, Kind::Healing, counts));
+            let kind = Kind::Healing;
+            slots.into_iter().for_each(|slot| self.note(Note { slot, kind, since: now }, counts));
         }
         if self.heal.next >= buckets {
             self.heal = Walk { next: 0, began: now };
@@ -551,7 +613,7 @@ impl Talk {
 
     /// Loads what waits into a datagram, as much as there is room.
     fn load(&mut self, store: &impl Store, counts: &mut Counts, frames: &mut Vec<u8>, cargo: &mut Cargo) {
-        let room = DATAGRAM - OVERHEAD - ACK;
+        let room = DATAGRAM - OVERHEAD - LONGEST_ACK;
         while frames.len() + LONGEST <= room
             && let Some(control) = self.controls.pop_front()
         {
@@ -559,8 +621,9 @@ impl Talk {
             cargo.controls.push(control);
         }
         while frames.len() + 2 * LONGEST <= room
-            && let Some((slot, kind)) = self.notes.pop_front()
+            && let Some(note) = self.notes.pop_front()
         {
+            let Note { slot, kind, .. } = note;
             self.noted.remove(&slot);
             let record = store.record(slot);
             let identity = record.and_then(|record| store.identity(record.dest));
@@ -578,7 +641,7 @@ impl Talk {
             let frame = if kind == Kind::Live { Frame::Live(record) } else { Frame::Told(record) };
             frame.put(frames);
             counts.records_sent += 1;
-            cargo.slots.push((slot, kind));
+            cargo.notes.push(note);
         }
     }
 }
@@ -593,7 +656,7 @@ impl Walk {
 
 impl Cargo {
     fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.controls.is_empty()
+        self.notes.is_empty() && self.controls.is_empty()
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::peer::{Counts, Standing};
+use super::session::VERSION;
 use super::store::Adoptions;
 use crate::admin::api;
 
@@ -39,6 +40,10 @@ pub struct Status {
     pub adoptions: Adoptions,
     /// Notes of workers that found no room, each of which has everything sent again.
     pub overflows: u64,
+    /// Datagrams from addresses that are no peer's.
+    pub strangers: u64,
+    /// CPU time of the thread that speaks to peers.
+    pub cpu: Duration,
 }
 
 /// How things stand with a peer.
@@ -48,12 +53,49 @@ pub struct PeerStatus {
     pub address: SocketAddrV4,
     /// How things stand.
     pub standing: Standing,
+    /// The version that it speaks, if we do not understand it.
+    pub other_version: Option<u8>,
     /// What has gone between us.
     pub counts: Counts,
+    /// Connections sent in a second.
+    pub sent_a_second: u64,
+    /// Connections received in a second.
+    pub received_a_second: u64,
     /// Connections that are still to be sent.
     pub waiting: usize,
-    /// How long the oldest datagram has been on its way.
-    pub on_the_way: Duration,
+    /// How long the oldest change that it has not confirmed has been waiting.
+    pub lag: Duration,
+    /// How much of all connections it has been sent, from 0 to 1, while it is sent all.
+    pub bulk: Option<f64>,
+}
+
+/// How many connections go between us and a peer in a second.
+#[derive(Debug, Default)]
+pub struct Rates {
+    /// To the peer.
+    pub sent: u64,
+    /// From it.
+    pub received: u64,
+    /// When that was found, and what had gone by then.
+    since: Duration,
+    before: Counts,
+}
+
+/// Seconds over which a rate is taken.
+const RATED_OVER: Duration = Duration::from_secs(1);
+
+impl Rates {
+    /// Takes the rates anew, if it is time.
+    pub fn follow(&mut self, now: Duration, counts: &Counts) {
+        let elapsed = now.saturating_sub(self.since);
+        if elapsed < RATED_OVER {
+            return;
+        }
+        let rate = |now: u64, before: u64| ((now - before) as f64 / elapsed.as_secs_f64()).round() as u64;
+        self.sent = rate(counts.records_sent, self.before.records_sent);
+        self.received = rate(counts.records_received, self.before.records_received);
+        (self.since, self.before) = (now, *counts);
+    }
 }
 
 impl Status {
@@ -65,6 +107,8 @@ impl Status {
             peers: self.peers.iter().map(PeerStatus::describe).collect(),
             adopted: api::Adopted { new, changed, known, stale, no_room },
             overflows: self.overflows,
+            strangers: self.strangers,
+            cpu_seconds: self.cpu.as_secs_f64(),
         }
     }
 }
@@ -75,29 +119,62 @@ impl PeerStatus {
             sent,
             sent_bytes,
             records_sent,
+            records_confirmed,
+            records_retold,
             received,
+            received_bytes,
             records_received,
             lost,
             forged,
             replayed,
+            hasty,
+            other_version,
             not_understood,
             bulks,
         } = self.counts;
         api::Peer {
             address: self.address,
             standing: self.standing.name().to_owned(),
+            version: self.other_version.unwrap_or(VERSION),
             waiting: self.waiting as u64,
-            lag_us: self.on_the_way.as_micros() as u64,
+            lag_us: self.lag.as_micros() as u64,
+            sent_a_second: self.sent_a_second,
+            received_a_second: self.received_a_second,
+            bulk: self.bulk,
             sent,
             sent_bytes,
             connections_sent: records_sent,
+            connections_confirmed: records_confirmed,
+            connections_retold: records_retold,
             received,
+            received_bytes,
             connections_received: records_received,
             lost,
             forged,
             replayed,
+            hasty,
+            other_version,
             not_understood,
             bulks,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_that_of_the_last_second() {
+        let mut rates = Rates::default();
+        let counts = |sent| Counts { records_sent: sent, ..Counts::default() };
+        rates.follow(Duration::from_secs(2), &counts(1_000));
+        assert_eq!((rates.sent, rates.received), (500, 0));
+        rates.follow(Duration::from_millis(2_900), &counts(90_000));
+        assert_eq!(rates.sent, 500, "not yet");
+        rates.follow(Duration::from_millis(3_000), &counts(101_000));
+        assert_eq!(rates.sent, 100_000);
+        rates.follow(Duration::from_millis(4_500), &counts(101_000));
+        assert_eq!(rates.sent, 0);
     }
 }

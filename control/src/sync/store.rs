@@ -1,12 +1,12 @@
 //! The connection table, as peers see it: by who the dests are, not by their numbers.
 
-use std::collections::HashMap;
-
 use dataplane::changes::is_shared;
 use dataplane::clock::Tick;
 use dataplane::engine::{Adopted, adopt};
+use dataplane::service::State;
 use dataplane::snapshot::{Dest, Snapshot};
 use dataplane::table::{Client, DestId, FLAG_REPLIED, Slot, Table, Word};
+use foldhash::HashMap;
 
 use super::peer::Store;
 use super::wire::{Identity, Record};
@@ -59,13 +59,15 @@ pub struct View<'a> {
     pub now: Tick,
     /// Has followed the snapshot.
     pub numbers: &'a Numbers,
+    /// The states that peers are told of.
+    pub states: &'a [State],
     /// Counts what peers tell.
     pub adoptions: &'a mut Adoptions,
 }
 
 impl Store for View<'_> {
     fn record(&self, slot: Slot) -> Option<Record> {
-        let word = self.table.connection(slot).filter(|&word| is_shared(word))?;
+        let word = self.table.connection(slot).filter(|&word| self.is_told(word))?;
         let (client, state, age) = (word.client().socket(), word.state(), word.age(self.now));
         let replied = word.flags() & FLAG_REPLIED != 0;
         Some(Record { dest: word.dest_number() as u32, client, state, replied, age })
@@ -82,7 +84,7 @@ impl Store for View<'_> {
 
     fn slots(&self, bucket: usize) -> Vec<Slot> {
         let entries = self.table.entries(bucket..bucket + 1);
-        entries.filter(|&(_, word)| is_shared(word)).map(|(slot, _)| slot).collect()
+        entries.filter(|&(_, word)| self.is_told(word)).map(|(slot, _)| slot).collect()
     }
 
     fn adopt(&mut self, identity: &Identity, record: &Record, live: bool) {
@@ -105,6 +107,12 @@ impl Store for View<'_> {
     }
 }
 
+impl View<'_> {
+    fn is_told(&self, word: Word) -> bool {
+        is_shared(word) && self.states.contains(&word.state())
+    }
+}
+
 fn identity(snapshot: &Snapshot, dest: &Dest) -> Identity {
     let service = &snapshot.services[dest.service as usize];
     let socket = |address: u32, port| std::net::SocketAddrV4::new(address.into(), port);
@@ -114,5 +122,43 @@ fn identity(snapshot: &Snapshot, dest: &Dest) -> Identity {
             protocol: service.protocol,
         },
         server: ServerKey { address: socket(dest.address, dest.port), mode: service.mode },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane::fib::Fib;
+    use dataplane::table::HashKey;
+
+    use super::*;
+
+    #[test]
+    fn peers_hear_of_the_configured_states_among_those_that_can_be_told() {
+        let table = Table::new(16, HashKey { blind: 1, factor: 3 });
+        let states = [State::Established, State::TimeWait, State::SynRecv];
+        let slots = [0, 1, 2].map(Slot::from_number);
+        for (slot, state) in slots.into_iter().zip(states) {
+            let word = Word::new(Client::new(slot.number(), 80), DestId::new(1).unwrap()).with_state(state);
+            table.replace(slot, Word::EMPTY, word).unwrap();
+        }
+        let snapshot = Snapshot::new(1, Vec::new(), &[], [], Fib::default());
+        let (numbers, mut adoptions) = (Numbers::default(), Adoptions::default());
+        let mut told = |states: &[State]| {
+            let view = View {
+                table: &table,
+                snapshot: &snapshot,
+                now: Tick(1),
+                numbers: &numbers,
+                states,
+                adoptions: &mut adoptions,
+            };
+            assert_eq!(
+                view.slots(0),
+                slots.into_iter().filter(|&slot| view.record(slot).is_some()).collect::<Vec<_>>()
+            );
+            view.slots(0)
+        };
+        assert_eq!(told(&states), slots[..2]);
+        assert_eq!(told(&[State::Established]), slots[..1]);
     }
 }

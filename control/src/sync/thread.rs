@@ -15,15 +15,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use dataplane::changes::Changes;
+use dataplane::service::State;
 use dataplane::snapshot::Subscriber;
 use dataplane::table::Table;
 use dataplane::worker;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
 
 use super::peer::{Peer, Standing};
-use super::status::{PeerStatus, Shared, Status};
+use super::status::{PeerStatus, Rates, Shared, Status};
 use super::store::{Adoptions, Numbers, View};
 use crate::config::{Config, ConfigErrors, Sync};
 
@@ -38,7 +41,7 @@ const SOCKET_BYTES: usize = 4 << 20;
 /// How long a router that starts waits for peers to answer before it believes that it is alone: several calls.
 const ALONE_AFTER: Duration = Duration::from_secs(3);
 /// How often a status is shown, and a complaint repeated.
-const SHOW_EVERY: Duration = Duration::from_millis(100);
+const SHOW_EVERY: Duration = Duration::from_millis(20);
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// The thread; it ends when this is dropped.
@@ -61,11 +64,12 @@ impl Synchroniser {
         let peer = |&address| {
             // Of two, the one with the lower address calls.
             let peer = Peer::new(config.key.clone(), config.listen < address, random());
-            (address, peer)
+            Link { address, peer, rates: Rates::default() }
         };
         let peers = config.peers.iter().map(peer).collect();
         let thread = Thread {
             socket,
+            states: config.states.clone(),
             peers,
             table,
             snapshots,
@@ -73,9 +77,11 @@ impl Synchroniser {
             numbers: Numbers::default(),
             adoptions: Adoptions::default(),
             overflows: 0,
+            strangers: 0,
             began: Instant::now(),
             is_ready: false,
             shown: None,
+            standings: Vec::new(),
             complained: None,
             shared,
         };
@@ -100,17 +106,7 @@ impl Drop for Synchroniser {
 /// Opens the socket at `sync.listen`, if there is one. What is in the way is an error of that key.
 pub fn bind(config: &Config) -> Result<Option<UdpSocket>, ConfigErrors> {
     let Some(Sync { listen, .. }) = config.sync else { return Ok(None) };
-    let open = || -> io::Result<UdpSocket> {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-        // As much as Linux allows; with less a bulk is slower.
-        socket.set_recv_buffer_size(SOCKET_BYTES)?;
-        socket.set_nonblocking(true)?;
-        // The address of a twin is not there yet.
-        socket.set_freebind_v4(true)?;
-        socket.bind(&SocketAddr::V4(listen).into())?;
-        Ok(socket.into())
-    };
-    open().map(Some).map_err(|error| {
+    open(listen).map(Some).map_err(|error| {
         let message = format_args!(
             "cannot listen at {listen}: {error}; expected an address that no other program listens at"
         );
@@ -118,23 +114,48 @@ pub fn bind(config: &Config) -> Result<Option<UdpSocket>, ConfigErrors> {
     })
 }
 
+fn open(listen: SocketAddrV4) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    // Who may administer the network gets more than net.core.rmem_max; with less a bulk is slower.
+    if setsockopt(&socket, RcvBufForce, &SOCKET_BYTES).is_err() {
+        socket.set_recv_buffer_size(SOCKET_BYTES)?;
+    }
+    socket.set_nonblocking(true)?;
+    // The address of a twin is not there yet.
+    socket.set_freebind_v4(true)?;
+    socket.bind(&SocketAddr::V4(listen).into())?;
+    Ok(socket.into())
+}
+
 /// A number that nobody can foretell.
 fn random() -> u32 {
     RandomState::new().build_hasher().finish() as u32
 }
 
+/// A peer, and where it is.
+struct Link {
+    address: SocketAddrV4,
+    peer: Peer,
+    rates: Rates,
+}
+
 struct Thread {
     socket: UdpSocket,
-    peers: Vec<(SocketAddrV4, Peer)>,
+    states: Vec<State>,
+    peers: Vec<Link>,
     table: Arc<Table>,
     snapshots: Subscriber,
     changes: Vec<Arc<Changes>>,
     numbers: Numbers,
     adoptions: Adoptions,
     overflows: u64,
+    /// Datagrams of nobody who is a peer.
+    strangers: u64,
     began: Instant,
     is_ready: bool,
     shown: Option<Instant>,
+    /// What was shown of the peers.
+    standings: Vec<Standing>,
     complained: Option<Instant>,
     shared: Arc<Shared>,
 }
@@ -168,6 +189,7 @@ impl Thread {
             snapshot,
             now: worker::now(),
             numbers: &self.numbers,
+            states: &self.states,
             adoptions: &mut self.adoptions,
         };
         let now = self.began.elapsed();
@@ -181,21 +203,22 @@ impl Thread {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
                 Err(error) => return Err(error).context("cannot receive from peers"),
             };
-            if let Some((_, peer)) = self.peers.iter_mut().find(|(address, _)| *address == from) {
-                peer.receive(now, &datagram[..length], &mut view)?;
+            match self.peers.iter_mut().find(|link| link.address == from) {
+                Some(link) => link.peer.receive(now, &datagram[..length], &mut view)?,
+                None => self.strangers += 1,
             }
         }
         for changes in &self.changes {
             for slot in (0..NOTES_AT_ONCE).map_while(|_| changes.take()) {
-                self.peers.iter_mut().for_each(|(_, peer)| peer.note(slot));
+                self.peers.iter_mut().for_each(|link| link.peer.note(now, slot));
             }
         }
         let overflows = self.changes.iter().map(|changes| changes.lost()).sum();
         if std::mem::replace(&mut self.overflows, overflows) != overflows {
-            self.peers.iter_mut().for_each(|(_, peer)| peer.missed());
+            self.peers.iter_mut().for_each(|link| link.peer.missed());
         }
         let mut result = Ok(());
-        for (address, peer) in &mut self.peers {
+        for Link { address, peer, .. } in &mut self.peers {
             for _ in 0..AT_ONCE {
                 let Some(datagram) = peer.send(now, &view)? else { break };
                 match self.socket.send_to(&datagram, *address) {
@@ -221,30 +244,46 @@ impl Thread {
     }
 
     fn show(&mut self) {
-        if self.shown.is_some_and(|at| at.elapsed() < SHOW_EVERY) {
+        let standings = self.peers.iter().map(|link| link.peer.standing());
+        let is_due = self.shown.is_none_or(|at| at.elapsed() >= SHOW_EVERY);
+        if !is_due && standings.clone().eq(self.standings.iter().copied()) {
             return;
         }
+        self.standings = standings.collect();
         self.shown = Some(Instant::now());
-        let now = self.began.elapsed();
-        let peer = |(address, peer): &mut (SocketAddrV4, Peer)| {
-            if let Some(version) = peer.other_version() {
-                let ours = super::session::VERSION;
-                tracing::warn!(peer = %address, version, ours, "a peer speaks another version; update one of the two");
-            }
-            let (waiting, on_the_way) = peer.lag(now);
+        let (now, buckets) = (self.began.elapsed(), self.table.buckets());
+        let peer = |Link { address, peer, rates }: &mut Link| {
+            let counts = peer.counts();
+            rates.follow(now, &counts);
+            let (waiting, lag) = peer.lag(now);
             PeerStatus {
                 address: *address,
                 standing: peer.standing(),
-                counts: peer.counts(),
+                other_version: peer.other_version(),
+                counts,
+                sent_a_second: rates.sent,
+                received_a_second: rates.received,
                 waiting,
-                on_the_way,
+                lag,
+                bulk: peer.bulk(buckets),
             }
         };
         let peers: Vec<PeerStatus> = self.peers.iter_mut().map(peer).collect();
         let is_alone = now > ALONE_AFTER && peers.iter().all(|peer| peer.standing == Standing::Away);
         // Once it knows what one peer knew it is ready, and what it may miss while others join is told to it soon.
         self.is_ready |= is_alone || peers.iter().any(|peer| peer.standing == Standing::Together);
-        let (adoptions, overflows) = (self.adoptions, self.overflows);
-        self.shared.show(Status { is_ready: self.is_ready, peers, adoptions, overflows });
+        self.shared.show(Status {
+            is_ready: self.is_ready,
+            peers,
+            adoptions: self.adoptions,
+            overflows: self.overflows,
+            strangers: self.strangers,
+            cpu: cpu_time(),
+        });
     }
+}
+
+/// CPU time of this thread.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

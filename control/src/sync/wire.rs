@@ -1,7 +1,7 @@
 //! What peers say to each other, once it is deciphered: frames, one after the other, until the datagram ends.
 //!
 //! ```text
-//! ack     1  largest (8)  which of the 128 before it (16)
+//! ack     1  largest (v)  which of the 128 before it are missing: the nearer 64 (v), the others (v)
 //! ping    2
 //! ask     3
 //! done    4
@@ -10,8 +10,8 @@
 //! told    7  the same
 //! ```
 //!
-//! (8) is eight bytes, big end first; (v) is seven bits a byte, the lowest first, the eighth says that more follow. A
-//! connection takes 10 to 14 bytes.
+//! (v) is seven bits a byte, the lowest first, the eighth says that more follow. A connection takes 10 to 14 bytes, an
+//! acknowledgement four or five if nothing was lost.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -63,8 +63,10 @@ pub enum Frame {
     Told(Record),
 }
 
-/// The longest frame.
+/// The longest frame that is no acknowledgement.
 pub const LONGEST: usize = 1 + 5 + 14;
+/// The longest acknowledgement.
+pub const LONGEST_ACK: usize = 1 + 10 + 10 + 10;
 
 impl Frame {
     /// Writes it.
@@ -72,15 +74,17 @@ impl Frame {
         match *self {
             Frame::Ack { largest, before } => {
                 out.push(1);
-                out.extend(largest.to_be_bytes());
-                out.extend(before.to_be_bytes());
+                put_number(out, largest);
+                let missing = !before;
+                put_number(out, missing as u64);
+                put_number(out, (missing >> 64) as u64);
             }
             Frame::Ping => out.push(2),
             Frame::Ask => out.push(3),
             Frame::Done => out.push(4),
             Frame::Name { number, identity: Identity { service, server } } => {
                 out.push(5);
-                put_number(out, number);
+                put_number(out, number.into());
                 out.extend([service.protocol.number(), server.mode as u8]);
                 put_socket(out, service.address);
                 put_socket(out, server.address);
@@ -94,12 +98,15 @@ impl Frame {
     pub fn take(bytes: &mut &[u8]) -> Option<Frame> {
         let [kind] = take_array(bytes)?;
         Some(match kind {
-            1 => Frame::Ack { largest: take_u64(bytes)?, before: u128::from_be_bytes(take_array(bytes)?) },
+            1 => {
+                let [largest, near, far] = [take_number(bytes)?, take_number(bytes)?, take_number(bytes)?];
+                Frame::Ack { largest, before: !(u128::from(far) << 64 | u128::from(near)) }
+            }
             2 => Frame::Ping,
             3 => Frame::Ask,
             4 => Frame::Done,
             5 => {
-                let number = take_number(bytes)?;
+                let number = take_u32(bytes)?;
                 let [protocol, mode] = take_array(bytes)?;
                 let protocol = Protocol::from_number(protocol)?;
                 let mode = *Mode::ALL.get(usize::from(mode))?;
@@ -132,17 +139,17 @@ const REPLIED: u8 = 0x80;
 
 fn put_record(out: &mut Vec<u8>, kind: u8, record: &Record) {
     out.push(kind);
-    put_number(out, record.dest);
+    put_number(out, record.dest.into());
     put_socket(out, record.client);
     out.push(record.state as u8 | if record.replied { REPLIED } else { 0 });
-    put_number(out, record.age);
+    put_number(out, record.age.into());
 }
 
 fn take_record(bytes: &mut &[u8]) -> Option<Record> {
-    let dest = take_number(bytes)?;
+    let dest = take_u32(bytes)?;
     let client = take_socket(bytes)?;
     let [state] = take_array(bytes)?;
-    let age = take_number(bytes)?;
+    let age = take_u32(bytes)?;
     let replied = state & REPLIED != 0;
     Some(Record { dest, client, state: State::from_number(state & !REPLIED)?, replied, age })
 }
@@ -157,11 +164,7 @@ fn take_socket(bytes: &mut &[u8]) -> Option<SocketAddrV4> {
     Some(SocketAddrV4::new(Ipv4Addr::from(address), u16::from_be_bytes(take_array(bytes)?)))
 }
 
-fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
-    take_array(bytes).map(u64::from_be_bytes)
-}
-
-fn put_number(out: &mut Vec<u8>, mut number: u32) {
+fn put_number(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -169,16 +172,22 @@ fn put_number(out: &mut Vec<u8>, mut number: u32) {
     out.push(number as u8);
 }
 
-fn take_number(bytes: &mut &[u8]) -> Option<u32> {
-    let mut number = 0u64;
-    for shift in (0..35).step_by(7) {
+fn take_number(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..u64::BITS).step_by(7) {
         let [byte] = take_array(bytes)?;
-        number |= u64::from(byte & 0x7F) << shift;
+        let bits = u64::from(byte & 0x7F);
+        number |= bits << shift;
         if byte < 0x80 {
-            return u32::try_from(number).ok();
+            // Of the tenth byte only one bit counts.
+            return (bits << shift >> shift == bits).then_some(number);
         }
     }
     None
+}
+
+fn take_u32(bytes: &mut &[u8]) -> Option<u32> {
+    take_number(bytes).and_then(|number| number.try_into().ok())
 }
 
 fn take_array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -238,7 +247,8 @@ mod tests {
         fn a_frame_is_no_longer_than_the_longest(frame in frame()) {
             let mut bytes = Vec::new();
             frame.put(&mut bytes);
-            prop_assert!(bytes.len() <= LONGEST.max(25));
+            let longest = if let Frame::Ack { .. } = frame { LONGEST_ACK } else { LONGEST };
+            prop_assert!(bytes.len() <= longest);
         }
 
         #[test]

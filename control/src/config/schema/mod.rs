@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use self::patterns::patterns;
 use super::check::names;
-use super::checks;
+use super::{checks, sync};
 
 /// The schema, in the dialect 2020-12.
 pub fn schema() -> Value {
@@ -30,6 +30,8 @@ pub fn schema() -> Value {
     for (name, pattern) in patterns() {
         definitions[name]["pattern"] = json!(pattern);
     }
+    let told: Vec<String> = sync::states().map(State::timeout_key).collect();
+    definitions["sync"]["properties"]["states"]["items"]["enum"] = json!(told);
     definitions["timeouts"]["properties"] =
         State::ALL.iter().map(|&state| (state.timeout_key(), timeout(state))).collect();
     let common = definitions["check"].take();
