@@ -218,7 +218,10 @@ fn what_has_happened() {
 
     assert_eq!(out.lines().count(), 2);
     assert!(
-        out.lines().next().unwrap().contains("  RVS 1.2.3 has started: services 1, real servers 1 (ms: eal 0, "),
+        out.lines()
+            .next()
+            .unwrap()
+            .contains("  RVS 1.2.3 has started: services 1, real servers 1 (ms: eal 0, "),
         "{out}"
     );
     let (_, out, _) = asked("events --json --since 1");

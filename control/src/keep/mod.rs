@@ -35,7 +35,7 @@ pub use self::directory::Directory;
 use self::index::Index;
 use crate::config::{Config, ConfigErrors, ServerState};
 use crate::crew::pin;
-use crate::events::Kind;
+use crate::events::{Events, Kind};
 use crate::ids::{Ids, Member, ServerKey, ServiceKey};
 
 /// The name of the index.
@@ -80,16 +80,22 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// What is said of it, if anything is.
-    pub fn event(&self) -> Option<Kind> {
+    /// Says so, if there is something to say.
+    pub fn tell(&self, events: &Events) {
         match self {
-            Origin::New => None,
-            Origin::Adopted { kept, removed, no_room, took } => Some(Kind::TableAdopted {
-                connections: *kept,
-                removed: removed + no_room,
-                milliseconds: took.as_millis() as u64,
-            }),
-            Origin::Refused(reason) => Some(Kind::TableRefused { reason: reason.clone() }),
+            Origin::New => {}
+            Origin::Adopted { kept, removed, no_room, took } => {
+                tracing::info!(kept, removed, no_room, ?took, "connections that were there before go on");
+                events.publish(Kind::TableAdopted {
+                    connections: *kept,
+                    removed: removed + no_room,
+                    milliseconds: took.as_millis() as u64,
+                });
+            }
+            Origin::Refused(reason) => {
+                tracing::warn!(reason, "connections that were there before are forgotten");
+                events.publish(Kind::TableRefused { reason: reason.clone() });
+            }
         }
     }
 }

@@ -197,7 +197,8 @@ fn restamped(word: Word, then: Tick, now: Tick) -> Word {
     if then == now {
         return word;
     }
-    word.seen(Tick(now.0.saturating_sub(u64::from(word.age(then)))), word.is_coarse())
+    // Around the beginning of time, too: a stamp has sixteen bits of it.
+    word.seen(Tick(now.0.wrapping_sub(u64::from(word.age(then)))), word.is_coarse())
 }
 
 fn slots(buckets: Range<usize>) -> impl Iterator<Item = Slot> {
