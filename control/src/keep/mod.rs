@@ -1,10 +1,10 @@
 //! A connection table that outlives its process: `[table] keep`.
 //!
 //! The table is a file in memory, and beside it lies an index of who its words are about ([`index`]). A process that
-//! starts takes both over, if it finds them as they should be, and no worker has noticed anything but a pause. Otherwise it
+//! starts takes both over, if it finds them as they should be, and no client notices more than a pause. Otherwise it
 //! says why and begins with an empty table: to forget connections is bad, to send them to the wrong server is worse.
 //!
-//! What is on disk at any moment is good for the next process, because the order is right:
+//! What lies there at any moment is good for the next process, because the order is right:
 //!
 //! * the index names the file of its table, and is replaced as a whole. A table of another size is filled from the old
 //!   one beside it, and only the index that names it puts it in the place of the old one;
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use dataplane::counters::Gauge;
-use dataplane::table::{Census, HashKey, Known, Table};
+use dataplane::table::{Census, HashKey, Known, Table, Threads};
 use dataplane::worker::Ticks;
 
 pub use self::directory::Directory;
@@ -110,8 +110,8 @@ fn of_key(config: &Config, error: &anyhow::Error) -> ConfigErrors {
     config.error("table.keep", format!("{error:#}"))
 }
 
-/// Makes the table, or takes over the one that is kept in the directory. `control_cores` are those of the calling thread:
-/// it leaves them while it goes through an old table, since no worker needs its core yet.
+/// Makes the table, or takes over the one that is kept in the directory, on all cores that are ours: no worker needs its
+/// own yet, and the calling thread waits.
 ///
 /// An error if the directory has no room for the table.
 pub fn start(config: &Config, directory: Option<Directory>, control_cores: &[usize]) -> Result<Start> {
@@ -123,10 +123,16 @@ pub fn start(config: &Config, directory: Option<Directory>, control_cores: &[usi
     };
     let of_key = |error: anyhow::Error| of_key(config, &error);
     let cores: BTreeSet<usize> = config.workers.cores.iter().chain(control_cores).copied().collect();
-    pin(&Vec::from_iter(cores.iter().copied()))?;
-    let found = adopt(&directory, config, cores.len());
-    pin(control_cores)?;
-    let origin = match found {
+    let cores = Vec::from_iter(cores);
+    let go = |number: usize| {
+        if let Err(error) = pin(&cores[number..=number]) {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "a part of the table is gone through on another core"
+            );
+        }
+    };
+    let origin = match adopt(&directory, config, Threads { count: cores.len(), begin: &go }) {
         Ok(Some(Adopted { table, index, census, took })) => {
             let origin =
                 Origin::Adopted { kept: census.kept, removed: census.removed, no_room: census.no_room, took };
@@ -159,7 +165,7 @@ struct Adopted {
 }
 
 /// Takes over what is kept; none if nothing is. An error says why it does not do.
-fn adopt(directory: &Directory, config: &Config, threads: usize) -> Result<Option<Adopted>> {
+fn adopt(directory: &Directory, config: &Config, threads: Threads<'_>) -> Result<Option<Adopted>> {
     let began = Instant::now();
     let Some(bytes) = directory.read(INDEX)? else { return Ok(None) };
     let mut index = Index::parse(&bytes)?;
