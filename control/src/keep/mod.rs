@@ -22,7 +22,6 @@ mod index;
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -243,11 +242,6 @@ pub struct Keep {
 }
 
 impl Keep {
-    /// Where.
-    pub fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
     /// Remembers who the ids are, if that has changed. To be called before workers get a snapshot with them.
     ///
     /// If that fails, there is no index at all: better none than one by which connections go to the wrong servers. To be

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use dataplane::service::{Protocol, State};
 use dataplane::table::{Client, DestId, FLAG_TENTATIVE, Inserted, Judge, Word, Worth};
