@@ -1,6 +1,6 @@
 //! A connection table that outlives its process: `[table] keep`.
 //!
-//! The table is a file in memory, and beside it lies an index of who its words are about ([`index`]). A process that
+//! The table is a file in memory, and beside it lies an index of who its words are about (`index`). A process that
 //! starts takes both over, if it finds them as they should be, and no client notices more than a pause. Otherwise it
 //! says why and begins with an empty table: to forget connections is bad, to send them to the wrong server is worse.
 //!
