@@ -5,7 +5,6 @@
 //! ports; EAL. A failure on the way up takes down what is up.
 
 use std::cell::RefCell;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::UdpSocket;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use dataplane::capture::Switch;
 use dataplane::changes::Changes;
 use dataplane::counters::WorkerCounters;
 use dataplane::engine::reset::reset;
-use dataplane::table::{HashKey, Table};
+use dataplane::table::Table;
 use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Queues};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -33,9 +32,11 @@ use crate::devices::{self, Device};
 use crate::director::{Director, Parts};
 use crate::events::{Events, Kind};
 use crate::health::checks_at_once;
+use crate::keep;
 use crate::net::{Twin, Watcher};
 use crate::ports;
 use crate::slowpath;
+use crate::stages::Stopwatch;
 use crate::sync::{self, Synchroniser};
 use crate::systemd;
 
@@ -89,6 +90,7 @@ impl StopSignals {
 }
 
 async fn start(config: Config, control_cores: &[usize]) -> Result<()> {
+    let mut stopwatch = Stopwatch::start();
     // From here on signals wait until there is somebody to heed them.
     let stop = StopSignals::listen()?;
     let manager = systemd::Manager::from_environment();
@@ -97,15 +99,27 @@ async fn start(config: Config, control_cores: &[usize]) -> Result<()> {
     let socket = admin::bind(&config.admin.socket, config.admin.group.as_deref()).await?;
     let remote = admin::tcp::bind(&config)?;
     let _claims = claims(&config)?;
+    let kept = keep::claim(&config)?;
     let speaker = sync::bind(&config)?;
     let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
     let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores))?;
     let doors = Doors { socket, remote, speaker };
-    let result = with_eal(config, &eal, &devices, doors, stop, hangup, manager).await;
+    stopwatch.lap(|stages| &mut stages.eal);
+    let setting = Setting { eal: &eal, devices: &devices, control_cores, kept };
+    let result = with_eal(config, setting, doors, stop, hangup, manager, stopwatch).await;
     if let Err(error) = eal.cleanup() {
         tracing::warn!(%error, "EAL was not taken down cleanly");
     }
     result
+}
+
+/// What it is built upon.
+struct Setting<'a> {
+    eal: &'a Eal,
+    devices: &'a [Device],
+    control_cores: &'a [usize],
+    /// Where the connections of the process before are.
+    kept: Option<keep::Directory>,
 }
 
 /// Where others reach this router.
@@ -137,12 +151,12 @@ fn claims(config: &Config) -> Result<Vec<Claim>> {
 
 async fn with_eal(
     config: Config,
-    eal: &Eal,
-    devices: &[Device],
+    Setting { eal, devices, control_cores, kept }: Setting<'_>,
     Doors { socket, remote, speaker }: Doors,
     mut stop: StopSignals,
     hangup: Signal,
     manager: systemd::Manager,
+    mut stopwatch: Stopwatch,
 ) -> Result<()> {
     let lcore = Rc::new(eal.main_lcore()?);
     let pool = ports::pool(&config, eal)?;
@@ -176,12 +190,15 @@ async fn with_eal(
         ports.push(port);
         queues.push(pairs);
     }
-    let table = Arc::new(Table::new(config.table.connections as usize, random_key()));
+    stopwatch.lap(|stages| &mut stages.ports);
+    let keep::Start { table, ids, keep, origin } = keep::start(&config, kept, control_cores)?;
+    stopwatch.lap(|stages| &mut stages.table);
     let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
     if config.run.drop_capabilities {
         give_up_capabilities(&config, eal)?;
     }
     let events = Events::default();
+    origin.tell(&events);
     let capture: Arc<Switch> = Arc::default();
     let settings = config.admin.tcp.clone().map(admin::tcp::Settings::new);
     let remote = remote.zip(settings.as_ref().map(admin::tcp::Settings::subscribe));
@@ -195,6 +212,8 @@ async fn with_eal(
         watcher,
         ports: links,
         table: table.clone(),
+        ids,
+        keep,
         workers: counters.clone(),
         checks_at_once: checks_at_once(raise_open_files()),
         manager: manager.clone(),
@@ -222,6 +241,7 @@ async fn with_eal(
         },
     });
     let crew = Crew::start(workers.collect(), &config.workers.cores, config.run.drop_capabilities)?;
+    stopwatch.lap(|stages| &mut stages.publish);
 
     let _synchroniser = match (&config.sync, speaker, peers) {
         (Some(sync), Some(socket), Some(shared)) => {
@@ -234,6 +254,8 @@ async fn with_eal(
     let result = {
         let direct = async {
             director.settle().await?;
+            stopwatch.lap(|stages| &mut stages.settle);
+            let stages = stopwatch.stages;
             let _remote = remote.map(|(listener, settings)| {
                 let serve = admin::tcp::serve(listener, settings, farewell.subscribe(), handle.clone());
                 Task(tokio::task::spawn_local(serve))
@@ -246,9 +268,14 @@ async fn with_eal(
                 dpdk = Eal::version(),
                 workers = counters.len(),
                 services = config.services.len(),
+                eal_ms = stages.eal,
+                ports_ms = stages.ports,
+                table_ms = stages.table,
+                publish_ms = stages.publish,
+                settle_ms = stages.settle,
                 "ready"
             );
-            events.publish(Kind::started(&config));
+            events.publish(Kind::started(&config, stages));
             director.run(hangup).await
         };
         let from_linux = (0..).zip(&twins).map(|(port, twin)| pumps.from_linux(port, twin, pool, &lcore));
@@ -330,10 +357,4 @@ fn raise_open_files() -> u64 {
         Ok(()) => hard,
         Err(_) => soft,
     }
-}
-
-/// A key that nobody can guess; the standard library's hasher is seeded by the kernel.
-fn random_key() -> HashKey {
-    let random = || RandomState::new().build_hasher().finish();
-    HashKey { blind: random(), factor: random() }
 }

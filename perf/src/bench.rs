@@ -5,7 +5,7 @@ use clap::Parser;
 
 use crate::eal::Environment;
 use crate::report::{Figure, Outputs, Report};
-use crate::{connect, device, path, program, reload, scale, sync};
+use crate::{adopt, connect, device, path, program, reload, scale, sync};
 
 /// How long, and where to.
 #[derive(clap::Args, Clone, Debug)]
@@ -63,6 +63,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     add("reload", reload::measure(&environment, &options(arguments, size))?);
     let size = if smoke { "--flows 1000 --connections 30000 --bulks 10000 --trickles 1000" } else { "" };
     add("sync", sync::measure(&environment, &options(arguments, size))?);
+    let size = if smoke { "--connections 10000" } else { "" };
+    add("adopt", adopt::measure(&options_of(&format!("{size} --rounds {}", arguments.rounds)))?);
 
     // Those start the built program in a namespace of its own.
     if nix::unistd::geteuid().is_root() {

@@ -1,5 +1,6 @@
 //! `rvs-perf`: what the packet path of RVS costs, and what its peers cost beside it.
 
+mod adopt;
 mod bench;
 mod ceiling;
 mod compare;
@@ -51,6 +52,8 @@ enum Command {
     Sync(sync::Arguments),
     /// The built program as a whole: its memory, and a reload end to end
     Program(program::Arguments),
+    /// How long a new process takes to take over the connections of the one before
+    Adopt(adopt::Arguments),
     /// The control thread while ten thousand servers answer, go down and come back together
     Control(control::Arguments),
     /// Instructions a packet, and whether they are no more than recorded
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Sync(arguments) => sync::run(&arguments),
         Command::Program(arguments) => program::run(&arguments),
+        Command::Adopt(arguments) => adopt::run(&arguments),
         Command::Control(arguments) => control::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
