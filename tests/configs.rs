@@ -45,7 +45,7 @@ fn every_file_is_checked() -> Result<()> {
         seen.insert(path.file_name().context("a name")?.to_string_lossy().into_owned());
     }
     for expected in
-        ["nat.toml", "dr.toml", "af_packet.toml", "af_xdp.toml", "dns.toml", "rvs.toml", "rvs-dr.toml"]
+        ["nat.toml", "dr.toml", "af_packet.toml", "af_xdp.toml", "dns.toml", "from-lvs.toml", "rvs.toml", "rvs-dr.toml"]
     {
         ensure!(seen.contains(expected), "{expected} is missing: {seen:?}");
     }

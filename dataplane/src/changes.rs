@@ -56,14 +56,19 @@ impl Changes {
 /// Whether peers should know of this connection. Of one that is not established there is nothing to lose that its
 /// client would not send again. IPVS has the same TCP states but LAST_ACK, and sends UDP unanswered, too.
 pub fn is_shared(word: Word) -> bool {
-    match word.state() {
+    is_told(word.state(), word.flags() & FLAG_REPLIED != 0)
+}
+
+/// The same of a connection in this state, if it is UDP with an answer or without.
+pub fn is_told(state: State, replied: bool) -> bool {
+    match state {
         State::Established
         | State::FinWait
         | State::CloseWait
         | State::LastAck
         | State::TimeWait
         | State::Close => true,
-        State::Udp => word.flags() & FLAG_REPLIED != 0,
+        State::Udp => replied,
         State::None | State::SynSent | State::SynRecv | State::SynAck | State::Listen => false,
     }
 }

@@ -12,6 +12,7 @@
 //! | [`router`], [`listing`], `verdicts` | the program under test, and what it says about itself |
 //! | [`nginx`], [`names`], [`python`], [`servers`] | real servers |
 //! | [`authority`], [`flags`] | certificates, and files that say how a server is to behave |
+//! | [`ipvs`], [`peers`] | other routers |
 //! | [`client`] | users |
 //! | [`capture`], [`packet`], [`raw`] | the wire: what passed, what it means, and sending what nobody should |
 //! | [`tally`] | an independent count at both ends |
@@ -30,6 +31,7 @@ pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod flags;
+pub mod ipvs;
 pub mod listing;
 pub mod names;
 pub mod netns;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crate::admin::api;
 use crate::events::{Events, Kind};
-use crate::sync::{PeerStatus, Shared, Standing};
+use crate::sync::{PeerStatus, Shared, Standing, ipvs};
 
 /// The director's view of peers; of none, if there are none.
 #[derive(Default)]
@@ -15,11 +15,13 @@ pub(super) struct Peers {
     shared: Option<Arc<Shared>>,
     /// Who was together with us when it was last said.
     together: HashMap<SocketAddrV4, bool>,
+    /// Which directors of Linux have been heard by then.
+    heard: ipvs::Heard,
 }
 
 impl Peers {
     pub(super) fn new(shared: Option<Arc<Shared>>) -> Peers {
-        Peers { shared, together: HashMap::new() }
+        Peers { shared, ..Peers::default() }
     }
 
     /// The oldest generation by which connections of peers are made.
@@ -36,7 +38,17 @@ impl Peers {
     /// Says which have come and which have gone since it was last asked.
     pub(super) fn notice(&mut self, events: &Events) {
         let Some(shared) = &self.shared else { return };
-        for PeerStatus { address: peer, standing, .. } in shared.status().peers {
+        let status = shared.status();
+        if let Some(ipvs::Status { heard, .. }) = status.ipvs {
+            for &director in heard.directors.iter().skip(self.heard.directors.len()) {
+                events.publish(Kind::IpvsHeard { director });
+            }
+            if let (Some((director, syncid)), None) = (heard.stranger, self.heard.stranger) {
+                events.publish(Kind::IpvsOtherSyncid { director, syncid });
+            }
+            self.heard = heard;
+        }
+        for PeerStatus { address: peer, standing, .. } in status.peers {
             let was = self.together.entry(peer).or_default();
             match standing {
                 Standing::Together if !*was => {

@@ -162,6 +162,18 @@ pub enum Kind {
         /// Where it was reached.
         peer: SocketAddrV4,
     },
+    /// A director of Linux has told of connections for the first time.
+    IpvsHeard {
+        /// Its address.
+        director: Ipv4Addr,
+    },
+    /// A director of Linux tells of connections with another syncid than ours, and is not listened to.
+    IpvsOtherSyncid {
+        /// Its address.
+        director: Ipv4Addr,
+        /// Its syncid.
+        syncid: u8,
+    },
     /// Linux' network configuration cannot be followed for the moment.
     LinuxLost {
         /// Why.
@@ -225,6 +237,8 @@ impl Kind {
             Kind::AddressRefused { .. } => "address_refused",
             Kind::PeerJoined { .. } => "peer_joined",
             Kind::PeerAway { .. } => "peer_away",
+            Kind::IpvsHeard { .. } => "ipvs_heard",
+            Kind::IpvsOtherSyncid { .. } => "ipvs_other_syncid",
             Kind::LinuxLost { .. } => "linux_lost",
             Kind::Missed { .. } => "missed",
         }
@@ -290,6 +304,10 @@ impl fmt::Display for Kind {
                     f,
                     "peer {peer} is not heard any more; connections that change now die with this router"
                 )
+            }
+            Kind::IpvsHeard { director } => write!(f, "IPVS director {director} tells of its connections"),
+            Kind::IpvsOtherSyncid { director, syncid } => {
+                write!(f, "IPVS director {director} is not listened to: its syncid is {syncid}, not ours")
             }
             Kind::LinuxLost { error } => {
                 write!(f, "cannot follow Linux' network configuration; trying again: {error}")

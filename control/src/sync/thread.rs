@@ -22,6 +22,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
 
+use super::ipvs::{Ipvs, Link};
 use super::peer::{Peer, Standing};
 use super::status::{PeerStatus, Shared, Status};
 use super::store::{Adoptions, Numbers, View};
@@ -48,25 +49,33 @@ pub struct Synchroniser {
 }
 
 impl Synchroniser {
-    /// Begins to speak to the peers.
+    /// Begins to speak to the peers at `socket`, and to directors of Linux over `link`.
     pub fn start(
-        config: &Sync,
-        socket: UdpSocket,
+        config: &Config,
+        socket: Option<UdpSocket>,
+        link: Option<Link>,
         shared: Arc<Shared>,
         table: Arc<Table>,
         snapshots: Subscriber,
         changes: Vec<Arc<Changes>>,
     ) -> Result<Synchroniser> {
         let stop = Arc::<AtomicBool>::default();
-        let peer = |&address| {
-            // Of two, the one with the lower address calls.
-            let peer = Peer::new(config.key.clone(), config.listen < address, random());
-            (address, peer)
+        let peers = |sync: &Sync| -> Vec<(SocketAddrV4, Peer)> {
+            let peer = |&address| {
+                // Of two, the one with the lower address calls.
+                let peer = Peer::new(sync.key.clone(), sync.listen < address, random());
+                (address, peer)
+            };
+            sync.peers.iter().map(peer).collect()
         };
-        let peers = config.peers.iter().map(peer).collect();
+        let peers = config.sync.as_ref().map(peers).unwrap_or_default();
+        let ipvs = config.ipvs_sync.as_ref().zip(link).map(|(ipvs, link)| Ipvs::new(ipvs, link));
         let thread = Thread {
             socket,
+            // Linux has no way to ask for all connections, so there is nothing to wait for.
+            is_ready: peers.is_empty(),
             peers,
+            ipvs,
             table,
             snapshots,
             changes,
@@ -74,7 +83,6 @@ impl Synchroniser {
             adoptions: Adoptions::default(),
             overflows: 0,
             began: Instant::now(),
-            is_ready: false,
             shown: None,
             complained: None,
             shared,
@@ -124,8 +132,9 @@ fn random() -> u32 {
 }
 
 struct Thread {
-    socket: UdpSocket,
+    socket: Option<UdpSocket>,
     peers: Vec<(SocketAddrV4, Peer)>,
+    ipvs: Option<Ipvs>,
     table: Arc<Table>,
     snapshots: Subscriber,
     changes: Vec<Arc<Changes>>,
@@ -153,7 +162,10 @@ impl Thread {
     /// Until something comes in, but not for long.
     fn wait(&self) {
         let timeout = PollTimeout::try_from(PERIOD).unwrap_or(PollTimeout::ZERO);
-        match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
+        let of_peers = self.socket.iter().map(|socket| socket.as_fd());
+        let sockets = of_peers.chain(self.ipvs.iter().map(Ipvs::socket));
+        let mut waiting: Vec<PollFd> = sockets.map(|socket| PollFd::new(socket, PollFlags::POLLIN)).collect();
+        match poll(&mut waiting, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             // It would fail again at once.
             Err(_) => std::thread::sleep(PERIOD),
@@ -173,7 +185,8 @@ impl Thread {
         let now = self.began.elapsed();
         let mut datagram = [0; 2048];
         for _ in 0..AT_ONCE {
-            let (length, from) = match self.socket.recv_from(&mut datagram) {
+            let Some(socket) = &self.socket else { break };
+            let (length, from) = match socket.recv_from(&mut datagram) {
                 Ok((length, SocketAddr::V4(from))) => (length, from),
                 Ok(_) => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -188,17 +201,22 @@ impl Thread {
         for changes in &self.changes {
             for slot in (0..NOTES_AT_ONCE).map_while(|_| changes.take()) {
                 self.peers.iter_mut().for_each(|(_, peer)| peer.note(slot));
+                self.ipvs.iter_mut().for_each(|ipvs| ipvs.note(now, slot));
             }
         }
         let overflows = self.changes.iter().map(|changes| changes.lost()).sum();
         if std::mem::replace(&mut self.overflows, overflows) != overflows {
             self.peers.iter_mut().for_each(|(_, peer)| peer.missed());
+            self.ipvs.iter_mut().for_each(|ipvs| ipvs.missed(now));
         }
         let mut result = Ok(());
+        if let Some(ipvs) = &mut self.ipvs {
+            result = ipvs.turn(now, &view);
+        }
         for (address, peer) in &mut self.peers {
             for _ in 0..AT_ONCE {
-                let Some(datagram) = peer.send(now, &view)? else { break };
-                match self.socket.send_to(&datagram, *address) {
+                let (Some(socket), Some(datagram)) = (&self.socket, peer.send(now, &view)?) else { break };
+                match socket.send_to(&datagram, *address) {
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                     // What is not sent is lost, which the protocol knows how to bear. The other peers go on.
@@ -245,6 +263,7 @@ impl Thread {
         // Once it knows what one peer knew it is ready, and what it may miss while others join is told to it soon.
         self.is_ready |= is_alone || peers.iter().any(|peer| peer.standing == Standing::Together);
         let (adoptions, overflows) = (self.adoptions, self.overflows);
-        self.shared.show(Status { is_ready: self.is_ready, peers, adoptions, overflows });
+        let ipvs = self.ipvs.as_ref().map(Ipvs::status);
+        self.shared.show(Status { is_ready: self.is_ready, peers, adoptions, overflows, ipvs });
     }
 }
