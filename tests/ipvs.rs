@@ -90,9 +90,13 @@ impl LinuxNat {
         old.plain_wire("lan")?;
         old.sysctl("net/ipv4/ip_forward", 1)?;
         old.nft(&format!(
-            "table ip director {{ chain pre {{ type nat hook prerouting priority dstnat;
-             ip daddr {VIP} tcp dport {PORT} dnat to tcp sport map {{
-                 40000-40009 : 10.0.0.11, 40010-40019 : 10.0.0.12, 40020-40029 : 10.0.0.13 }} }} }}\n"
+            "table ip director {{
+                 chain pre {{
+                     type nat hook prerouting priority dstnat
+                     ip daddr {VIP} tcp dport {PORT} dnat to tcp sport map {{ \
+                         40000-40009 : 10.0.0.11, 40010-40019 : 10.0.0.12, 40020-40029 : 10.0.0.13 }}
+                 }}
+             }}\n"
         ))?;
         client.ip(&format!("route add {VIP}/32 dev eth1 src {CLIENT}"))?;
         Ok(LinuxNat)
@@ -238,13 +242,19 @@ fn a_backup_hears_of_exactly_the_connections_that_there_are() -> Result<()> {
             })
         };
         wait_for("all are told of", &expected([(ESTABLISHED, 0); 6]), 900)?;
+        // Another one's words are nothing to who only tells.
+        director.tell(&[message(9, &[entry(1, cluster.endpoint(0, PORT))])])?;
 
         client::close(streams.remove(0))?;
         let mut states = [(ESTABLISHED, 0); 6];
         states[0] = (TIME_WAIT, 0x100);
         wait_for("its end is told of", &expected(states), 900)?;
-        let status = status(&router)?;
-        ensure!(status["connections_sent"].as_u64() >= Some(7) && status["received"] == 0, "{status:#}");
+        wait::until("it is counted", PATIENCE, || {
+            let status = status(&router)?;
+            ensure!(status["connections_sent"].as_u64() >= Some(7) && status["received"] == 0, "{status:#}");
+            Ok(())
+        })?;
+        ensure!(connections(&router)?.len() == 6, "{:?}", connections(&router)?);
         router.finish()
     })
 }

@@ -163,7 +163,7 @@ impl Thread {
     fn wait(&self) {
         let timeout = PollTimeout::try_from(PERIOD).unwrap_or(PollTimeout::ZERO);
         let of_peers = self.socket.iter().map(|socket| socket.as_fd());
-        let sockets = of_peers.chain(self.ipvs.iter().map(Ipvs::socket));
+        let sockets = of_peers.chain(self.ipvs.iter().filter_map(Ipvs::socket));
         let mut waiting: Vec<PollFd> = sockets.map(|socket| PollFd::new(socket, PollFlags::POLLIN)).collect();
         match poll(&mut waiting, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}

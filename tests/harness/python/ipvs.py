@@ -46,6 +46,8 @@ def message(given):
 def tell(address):
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+    # Not to a listener beside it, as Linux' own daemons do not hear themselves.
+    sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
     for line in sys.stdin:
         sender.sendto(message(json.loads(line)), (GROUP, PORT))
 

@@ -16,8 +16,8 @@ const DATAGRAM: usize = 1 << 16;
 
 /// The way from and to directors.
 pub struct Link {
-    /// Receives what is sent to the group.
-    receiver: UdpSocket,
+    /// Receives what is sent to the group. Not there if nobody would read it: it would be full, and ready, for ever.
+    receiver: Option<UdpSocket>,
     /// Sends to the group, and has no port that anybody knows.
     sender: UdpSocket,
     group: SocketAddrV4,
@@ -47,32 +47,32 @@ impl Link {
             socket.set_nonblocking(true)?;
             Ok(socket)
         };
-        let receiver = socket()?;
-        // A socket of [sync], or another RVS of this machine, may have the port on an address.
-        receiver.set_reuse_address(true)?;
-        receiver.set_recv_buffer_size(SOCKET_BYTES)?;
-        receiver.bind(&SocketAddr::V4(group).into())?;
-        receiver.join_multicast_v4_n(&ipvs.group, &InterfaceIndexOrAddress::Index(index))?;
+        let receiver = || -> io::Result<UdpSocket> {
+            let receiver = socket()?;
+            // A socket of [sync], or another RVS of this machine, may have the port on an address.
+            receiver.set_reuse_address(true)?;
+            receiver.set_recv_buffer_size(SOCKET_BYTES)?;
+            receiver.bind(&SocketAddr::V4(group).into())?;
+            receiver.join_multicast_v4_n(&ipvs.group, &InterfaceIndexOrAddress::Index(index))?;
+            Ok(receiver.into())
+        };
+        let receiver = ipvs.role.listens().then(receiver).transpose()?;
         let sender = socket()?;
         sender.set_multicast_ttl_v4(ipvs.ttl.into())?;
         // Not to ourselves.
         sender.set_multicast_loop_v4(false)?;
-        Ok(Link {
-            receiver: receiver.into(),
-            sender: sender.into(),
-            group,
-            buffer: vec![0; DATAGRAM].into_boxed_slice(),
-        })
+        Ok(Link { receiver, sender: sender.into(), group, buffer: vec![0; DATAGRAM].into_boxed_slice() })
     }
 
-    /// Where messages come in.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.receiver.as_fd()
+    /// Where messages come in, if they do.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.receiver.as_ref().map(AsFd::as_fd)
     }
 
     /// A datagram and who has sent it, if one has come.
     pub fn receive(&mut self) -> io::Result<Option<(Ipv4Addr, &[u8])>> {
-        match self.receiver.recv_from(&mut self.buffer) {
+        let Some(receiver) = &self.receiver else { return Ok(None) };
+        match receiver.recv_from(&mut self.buffer) {
             Ok((length, SocketAddr::V4(from))) => Ok(Some((*from.ip(), &self.buffer[..length]))),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),

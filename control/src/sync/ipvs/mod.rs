@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Linux knows neither acknowledgements nor a way to ask for all connections, and anybody on the wire may tell anything.
-//! So this is for a migration; routers of RVS among themselves speak the protocol of [`super::peer`].
+//! So this is for a migration; routers of RVS among themselves have `[sync]`.
 //!
-//! `backup` and `master` have neither clock nor socket; [`Router`] is what they see of the rest.
+//! `backup` and `master` have neither clock nor socket; `Router` is what they see of the rest.
 
 mod backup;
 mod link;
@@ -120,8 +120,8 @@ impl Ipvs {
         }
     }
 
-    /// Where messages come in.
-    pub fn socket(&self) -> BorrowedFd<'_> {
+    /// Where messages come in, if they do.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
         self.link.as_fd()
     }
 

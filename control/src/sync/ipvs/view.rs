@@ -56,3 +56,6 @@ impl View<'_> {
         self.snapshot.service_at(dest.virtual_address, dest.virtual_port, protocol) == Some(dest.service)
     }
 }
+
+#[cfg(test)]
+mod tests;
