@@ -44,9 +44,16 @@ fn every_file_is_checked() -> Result<()> {
         ensure!(output.contains(": ok ("), "{output}");
         seen.insert(path.file_name().context("a name")?.to_string_lossy().into_owned());
     }
-    for expected in
-        ["nat.toml", "dr.toml", "af_packet.toml", "af_xdp.toml", "dns.toml", "rvs.toml", "rvs-dr.toml"]
-    {
+    for expected in [
+        "nat.toml",
+        "dr.toml",
+        "af_packet.toml",
+        "af_xdp.toml",
+        "dns.toml",
+        "from-lvs.toml",
+        "rvs.toml",
+        "rvs-dr.toml",
+    ] {
         ensure!(seen.contains(expected), "{expected} is missing: {seen:?}");
     }
     state.remove()

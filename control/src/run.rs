@@ -190,6 +190,8 @@ async fn with_eal(
         ports.push(port);
         queues.push(pairs);
     }
+    // On a twin, or on any other interface.
+    let link = sync::ipvs::open(&config)?;
     stopwatch.lap(|stages| &mut stages.ports);
     let keep::Start { table, ids, keep, origin } = keep::start(&config, kept, control_cores)?;
     stopwatch.lap(|stages| &mut stages.table);
@@ -203,7 +205,8 @@ async fn with_eal(
     let settings = config.admin.tcp.clone().map(admin::tcp::Settings::new);
     let remote = remote.zip(settings.as_ref().map(admin::tcp::Settings::subscribe));
     let farewell = admin::tcp::Farewell::default();
-    let peers: Option<Arc<sync::Shared>> = speaker.as_ref().map(|_| Arc::default());
+    let speaks = speaker.is_some() || link.is_some();
+    let peers: Option<Arc<sync::Shared>> = speaks.then(Arc::default);
     // A ring for each worker, if there is somebody to be told.
     let changes: Vec<Arc<Changes>> = peers.iter().flat_map(|_| &counters).map(|_| Arc::default()).collect();
     let parts = Parts {
@@ -243,13 +246,11 @@ async fn with_eal(
     let crew = Crew::start(workers.collect(), &config.workers.cores, config.run.drop_capabilities)?;
     stopwatch.lap(|stages| &mut stages.publish);
 
-    let _synchroniser = match (&config.sync, speaker, peers) {
-        (Some(sync), Some(socket), Some(shared)) => {
-            let (table, snapshots) = (table.clone(), director.subscribe());
-            Some(Synchroniser::start(sync, socket, shared, table, snapshots, changes)?)
-        }
-        _ => None,
-    };
+    let synchroniser = peers.map(|shared| {
+        let (table, snapshots) = (table.clone(), director.subscribe());
+        Synchroniser::start(&config, speaker, link, shared, table, snapshots, changes)
+    });
+    let _synchroniser = synchroniser.transpose()?;
 
     let result = {
         let direct = async {

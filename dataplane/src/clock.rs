@@ -85,6 +85,11 @@ impl Timeout {
     pub const fn remaining(self, age: u32) -> u32 {
         self.ticks.saturating_sub(age).div_ceil(TICKS_PER_SECOND)
     }
+
+    /// The age of a connection that expires in so many seconds; 0 if that is longer than the timeout.
+    pub const fn age_with(self, remaining: u32) -> u32 {
+        self.ticks.saturating_sub(remaining.saturating_mul(TICKS_PER_SECOND))
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! | [`peers`], [`pair`] | routers that know each other's connections, and two of them under keepalived |
 //! | [`crowd`] (in a [`background`] thread), [`flood`] | ten thousand connections of sockets, a million of frames |
 //! | [`authority`], [`flags`] | certificates, and files that say how a server is to behave |
+//! | [`ipvs`] | directors of Linux |
 //! | [`client`] | users |
 //! | [`capture`], [`packet`], [`raw`] | the wire: what passed, what it means, and sending what nobody should |
 //! | [`tally`] | an independent count at both ends |
@@ -35,6 +36,7 @@ pub mod config;
 pub mod crowd;
 pub mod flags;
 pub mod flood;
+pub mod ipvs;
 pub mod listing;
 pub mod names;
 pub mod netns;

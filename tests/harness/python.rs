@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Debian's, which has Debian's libraries; another one may come first in the path.
-const PYTHON: &str = "/usr/bin/python3";
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
 
 /// A running server.
 #[derive(Debug)]

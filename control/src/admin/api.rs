@@ -126,6 +126,46 @@ pub struct Sync {
     pub strangers: u64,
     /// CPU time of the thread that speaks to peers.
     pub cpu_seconds: f64,
+    /// How things stand with directors of Linux, if there are any.
+    #[serde(default)]
+    pub ipvs: Option<Ipvs>,
+}
+
+/// How things stand with directors of Linux, by the sync protocol of IPVS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipvs {
+    /// `backup`, `master` or `both`.
+    pub role: String,
+    /// The interface that they are on.
+    pub interface: String,
+    /// Which of them are listened to; 0: all.
+    pub syncid: u8,
+    /// Those that have told of connections; the first eight.
+    pub directors: Vec<Ipv4Addr>,
+    /// Messages received.
+    pub received: u64,
+    /// Of them, those that are no messages.
+    pub malformed: u64,
+    /// Of them, those with another syncid.
+    pub other_syncid: u64,
+    /// Connections received.
+    pub connections_received: u64,
+    /// What has become of those that are of a service and a server of ours.
+    pub adopted: Adopted,
+    /// Of another service, server or mode.
+    pub unknown: u64,
+    /// Templates of persistence.
+    pub templates: u64,
+    /// Of a mark of the firewall.
+    pub fwmarks: u64,
+    /// Of IPv6.
+    pub ipv6: u64,
+    /// Of a protocol, a mode or a state that RVS does not have, not established, or with adjusted sequence numbers.
+    pub unsupported: u64,
+    /// Messages sent.
+    pub sent: u64,
+    /// Connections sent.
+    pub connections_sent: u64,
 }
 
 /// A peer router.

@@ -147,7 +147,7 @@ enum Command {
     /// for fish, into ~/.config/fish/completions/rvs.fish.
     #[command(after_help = EXIT_CODES)]
     Completions(completions::Completions),
-    /// Show how things stand with peer routers, which are told of connections
+    /// Show how things stand with peer routers and with directors of Linux, which are told of connections
     #[command(after_help = EXIT_CODES)]
     Sync(sync::Sync),
     /// Show what has happened to the running rvs, and what happens

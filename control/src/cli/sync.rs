@@ -41,9 +41,36 @@ impl Sync {
 
 fn write(out: &mut impl Write, sync: &api::Sync) -> io::Result<()> {
     writeln!(out, "{}", if sync.ready { "ready" } else { "not ready: still learning what peers know" })?;
-    if sync.peers.is_empty() {
-        return writeln!(out, "no peers; the configuration has no [sync]");
+    match sync.peers[..] {
+        [] => writeln!(out, "no peers; the configuration has no [sync]")?,
+        _ => write_peers(out, sync)?,
     }
+    sync.ipvs.as_ref().map_or(Ok(()), |ipvs| write_ipvs(out, ipvs))
+}
+
+fn write_ipvs(out: &mut impl Write, ipvs: &api::Ipvs) -> io::Result<()> {
+    let directors: Vec<String> = ipvs.directors.iter().map(ToString::to_string).collect();
+    let heard = if directors.is_empty() { "none heard".to_owned() } else { directors.join(", ") };
+    writeln!(out, "IPVS {} on {}, syncid {}; directors: {heard}", ipvs.role, ipvs.interface, ipvs.syncid)?;
+    let api::Ipvs { received, malformed, other_syncid, sent, .. } = ipvs;
+    writeln!(
+        out,
+        "Messages: {received} received, {malformed} malformed, {other_syncid} of another syncid, {sent} sent"
+    )?;
+    let api::Ipvs { connections_received, unknown, templates, fwmarks, ipv6, unsupported, .. } = ipvs;
+    let api::Adopted { new, changed, known, stale, no_room } = ipvs.adopted;
+    writeln!(
+        out,
+        "Connections of directors: {connections_received}: {new} new, {changed} changed, {known} known, {stale} stale, {no_room} without room"
+    )?;
+    writeln!(
+        out,
+        "Not taken over: {unknown} of other services or servers, {templates} templates, {fwmarks} of marks, {ipv6} of IPv6, {unsupported} unsupported"
+    )?;
+    writeln!(out, "Connections told to directors: {}", ipvs.connections_sent)
+}
+
+fn write_peers(out: &mut impl Write, sync: &api::Sync) -> io::Result<()> {
     let columns = [
         "Peer", "Standing", "Waiting", "Lag", "Sent/s", "Recv/s", "Sent", "Received", "Lost", "Forged",
         "Replayed", "Bulks",
@@ -92,6 +119,29 @@ fn write(out: &mut impl Write, sync: &api::Sync) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directors_of_linux() {
+        let ipvs = serde_json::json!({
+            "role": "backup", "interface": "eth2", "syncid": 5, "directors": ["10.9.0.3"], "received": 9, "malformed": 1,
+            "other_syncid": 2, "connections_received": 12, "unknown": 3, "templates": 4, "fwmarks": 5, "ipv6": 6,
+            "adopted": { "new": 11, "changed": 0, "known": 0, "stale": 0, "no_room": 0 },
+            "unsupported": 7, "sent": 0, "connections_sent": 0,
+        });
+        let ipvs = Some(serde_json::from_value(ipvs).unwrap());
+        let mut out = Vec::new();
+        write(&mut out, &api::Sync { ready: true, ipvs, ..api::Sync::default() }).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "ready\n\
+             no peers; the configuration has no [sync]\n\
+             IPVS backup on eth2, syncid 5; directors: 10.9.0.3\n\
+             Messages: 9 received, 1 malformed, 2 of another syncid, 0 sent\n\
+             Connections of directors: 12: 11 new, 0 changed, 0 known, 0 stale, 0 without room\n\
+             Not taken over: 3 of other services or servers, 4 templates, 5 of marks, 6 of IPv6, 7 unsupported\n\
+             Connections told to directors: 0\n"
+        );
+    }
 
     #[test]
     fn a_line_a_peer() {

@@ -12,12 +12,13 @@ use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
 
 use super::compare::{self, repeated};
 use super::error::{ConfigErrors, Report, Source, quoted};
+use super::ipvs::ipvs_sync;
 use super::raw::{Document, Field, Section};
 use super::sync::sync;
 use super::value::{self, DEVICE, MAC, PORT_NAME, PREFIX};
 use super::{
-    Admin, Config, DEFAULT_SOCKET, Eal, Idle, Port, Run, Service, Sync, Table, VirtualAddresses, Workers,
-    service, tcp,
+    Admin, Config, DEFAULT_SOCKET, Eal, Idle, IpvsSync, Port, Run, Service, Sync, Table, VirtualAddresses,
+    Workers, service, tcp,
 };
 
 /// Cores that Linux can be built for on x86-64.
@@ -32,13 +33,26 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
     let report = Report::new(source.clone());
     let parts = parts(&document.root(&report));
     report.finish()?;
-    let (eal, run, workers, table, admin, sync, ports, services) =
+    let (eal, run, workers, table, admin, sync, ipvs_sync, ports, services) =
         parts.expect("what is missing has been reported");
-    Ok(Config { path, source: source.clone(), eal, run, workers, table, admin, sync, ports, services })
+    Ok(Config {
+        path,
+        source: source.clone(),
+        eal,
+        run,
+        workers,
+        table,
+        admin,
+        sync,
+        ipvs_sync,
+        ports,
+        services,
+    })
 }
 
 /// What a file is made of.
-pub(super) type Parts = (Eal, Run, Workers, Table, Admin, Option<Sync>, Vec<Port>, Vec<Service>);
+pub(super) type Parts =
+    (Eal, Run, Workers, Table, Admin, Option<Sync>, Option<IpvsSync>, Vec<Port>, Vec<Service>);
 
 /// The services of a text that has nothing else. What refers to other parts of a configuration is not checked.
 pub fn services(source: Source) -> Result<Vec<Service>, ConfigErrors> {
@@ -58,7 +72,7 @@ pub fn services(source: Source) -> Result<Vec<Service>, ConfigErrors> {
 
 /// Reads everything below the root.
 pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
-    root.known(&["eal", "run", "workers", "table", "admin", "sync", "port", "service"]);
+    root.known(&["eal", "run", "workers", "table", "admin", "sync", "ipvs_sync", "port", "service"]);
     let eal = root.optional("eal", |field| eal(&field.section()?));
     let run = root.optional("run", |field| run(&field.section()?));
     let workers =
@@ -66,6 +80,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
     let table = root.optional("table", |field| table(&field.section()?));
     let admin = root.optional("admin", |field| admin(&field.section()?));
     let sync = root.optional("sync", |field| sync(&field.section()?));
+    let ipvs_sync = root.optional("ipvs_sync", |field| ipvs_sync(&field.section()?));
 
     let port_sections = root.require("port", "at least one [[port]]").map(|_| root.sections("port"))?;
     let ports: Vec<Option<Port>> = port_sections.iter().map(port).collect();
@@ -87,6 +102,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         table?.unwrap_or(Table::of(1_000_000)),
         admin?.unwrap_or_else(|| Admin { socket: PathBuf::from(DEFAULT_SOCKET), group: None, tcp: None }),
         sync?,
+        ipvs_sync?,
         ports.into_iter().collect::<Option<_>>()?,
         services.into_iter().map(|(service, _)| service).collect::<Option<_>>()?,
     ))

@@ -18,6 +18,7 @@ mod compare;
 pub mod error;
 pub mod file;
 pub mod format;
+pub mod ipvs;
 pub mod machine;
 pub mod raw;
 pub mod schema;
@@ -38,6 +39,7 @@ pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
 pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Statuses, Tls, Trust};
 use error::Report;
 pub use error::{ConfigError, ConfigErrors, Source};
+pub use ipvs::IpvsSync;
 pub use machine::Machine;
 pub use sync::Sync;
 pub use tcp::AdminTcp;
@@ -65,6 +67,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[sync]`: peer routers, if there are any.
     pub sync: Option<Sync>,
+    /// `[ipvs_sync]`: directors of Linux, if there are any.
+    pub ipvs_sync: Option<IpvsSync>,
     /// `[[port]]`: at least one.
     pub ports: Vec<Port>,
     /// `[[service]]`: possibly none.
@@ -168,6 +172,7 @@ impl Config {
             ("admin.tcp", self.admin.tcp.is_some() == new.admin.tcp.is_some()),
             ("admin.tcp.listen", listens(self) == listens(new)),
             ("sync", self.sync == new.sync),
+            ("ipvs_sync", self.ipvs_sync == new.ipvs_sync),
             ("port", self.ports.len() == new.ports.len()),
         ];
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {

@@ -105,7 +105,7 @@ rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none f
 rvs.toml:1:1: workers: missing; expected a table [workers] with cores = [...]
     1 | 
       | ^
-rvs.toml:7:2: worker: unknown key (did you mean workers?); expected one of eal, run, workers, table, admin, sync, port, service
+rvs.toml:7:2: worker: unknown key (did you mean workers?); expected one of eal, run, workers, table, admin, sync, ipvs_sync, port, service
     7 | [worker]
       |  ^^^^^^"#,
         ),
@@ -188,7 +188,7 @@ rvs.toml:44:9: service[0].server[1].check: is a table; expected true or false
 rvs.toml:12:1: workers.table: unknown key; expected one of cores, idle, control_cores
    12 | table = 3
       | ^^^^^
-rvs.toml:13:2: x: unknown key; expected one of eal, run, workers, table, admin, sync, port, service
+rvs.toml:13:2: x: unknown key; expected one of eal, run, workers, table, admin, sync, ipvs_sync, port, service
    13 | [x]
       |  ^"#,
         ),
@@ -196,7 +196,7 @@ rvs.toml:13:2: x: unknown key; expected one of eal, run, workers, table, admin, 
             "[table]",
             "[a.b]",
             r#"
-rvs.toml:12:2: a: unknown key; expected one of eal, run, workers, table, admin, sync, port, service
+rvs.toml:12:2: a: unknown key; expected one of eal, run, workers, table, admin, sync, ipvs_sync, port, service
    12 | [a.b]
       |  ^"#,
         ),
@@ -576,4 +576,29 @@ proptest! {
     fn no_bytes_make_it_panic(bytes in vec(any::<u8>(), 0..200)) {
         prop_assert!(parse(Path::new("f"), bytes).is_err());
     }
+}
+
+#[test]
+fn the_sync_protocol_of_linux() {
+    let with = |table: &str| read(&altered("[admin]", &format!("[ipvs_sync]\n{table}\n[admin]")));
+    let ipvs_sync = with("role = \"backup\"\ninterface = \"eth2\"").unwrap().ipvs_sync.unwrap();
+    assert!(ipvs_sync.role.listens() && !ipvs_sync.role.tells());
+    assert_eq!((ipvs_sync.group, ipvs_sync.port), (Ipv4Addr::new(224, 0, 0, 81), 8848));
+    assert_eq!((ipvs_sync.syncid, ipvs_sync.ttl, ipvs_sync.maxlen), (0, 1, 1472));
+    let wrong = "role = \"slave\"\ninterface = \"eth2\"\nsyncid = 256\ngroup = \"10.0.0.1\"\nmaxlen = 43";
+    assert_eq!(
+        with(wrong).unwrap_err().to_string(),
+        r#"rvs.toml:16:8: ipvs_sync.role: unknown role "slave"; expected one of backup, master, both
+   16 | role = "slave"
+      |        ^^^^^^^
+rvs.toml:18:10: ipvs_sync.syncid: 256 is out of range; expected an integer from 0 to 255
+   18 | syncid = 256
+      |          ^^^
+rvs.toml:19:9: ipvs_sync.group: "10.0.0.1" is no group; expected an IPv4 multicast address, e.g. "224.0.0.81"
+   19 | group = "10.0.0.1"
+      |         ^^^^^^^^^^
+rvs.toml:20:10: ipvs_sync.maxlen: 43 is out of range; expected an integer from 44 to 65507
+   20 | maxlen = 43
+      |          ^^"#
+    );
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::admin::api;
 use crate::events::{Events, Kind};
 use crate::sync::session::VERSION;
-use crate::sync::{PeerStatus, Shared, Standing};
+use crate::sync::{PeerStatus, Shared, Standing, Status, ipvs};
 
 /// The director's view of peers; of none, if there are none.
 #[derive(Default)]
@@ -18,6 +18,8 @@ pub(super) struct Peers {
     together: HashMap<SocketAddrV4, bool>,
     /// Whose version has been said not to be ours, since they were together with us.
     strange: HashSet<SocketAddrV4>,
+    /// Which directors of Linux have been heard by then.
+    heard: ipvs::Heard,
 }
 
 impl Peers {
@@ -43,7 +45,21 @@ impl Peers {
     /// Says which have come and which have gone since it was last asked.
     pub(super) fn notice(&mut self, events: &Events) {
         let Some(shared) = &self.shared else { return };
-        shared.status().peers.iter().for_each(|peer| self.follow(peer, events));
+        let Status { peers, ipvs, .. } = shared.status();
+        peers.iter().for_each(|peer| self.follow(peer, events));
+        if let Some(ipvs::Status { heard, .. }) = ipvs {
+            self.hear(heard, events);
+        }
+    }
+
+    fn hear(&mut self, heard: ipvs::Heard, events: &Events) {
+        for &director in heard.directors.iter().skip(self.heard.directors.len()) {
+            events.publish(Kind::IpvsHeard { director });
+        }
+        if let (Some((director, syncid)), None) = (heard.stranger, self.heard.stranger) {
+            events.publish(Kind::IpvsOtherSyncid { director, syncid });
+        }
+        self.heard = heard;
     }
 
     fn follow(&mut self, status: &PeerStatus, events: &Events) {

@@ -195,6 +195,18 @@ pub enum Kind {
         /// What this router speaks.
         ours: u8,
     },
+    /// A director of Linux has told of connections for the first time.
+    IpvsHeard {
+        /// Its address.
+        director: Ipv4Addr,
+    },
+    /// A director of Linux tells of connections with another syncid than ours, and is not listened to.
+    IpvsOtherSyncid {
+        /// Its address.
+        director: Ipv4Addr,
+        /// Its syncid.
+        syncid: u8,
+    },
     /// Linux' network configuration cannot be followed for the moment.
     LinuxLost {
         /// Why.
@@ -263,6 +275,8 @@ impl Kind {
             Kind::PeerJoined { .. } => "peer_joined",
             Kind::PeerAway { .. } => "peer_away",
             Kind::PeerVersion { .. } => "peer_version",
+            Kind::IpvsHeard { .. } => "ipvs_heard",
+            Kind::IpvsOtherSyncid { .. } => "ipvs_other_syncid",
             Kind::LinuxLost { .. } => "linux_lost",
             Kind::Missed { .. } => "missed",
         }
@@ -350,6 +364,10 @@ impl fmt::Display for Kind {
                     "peer {peer} speaks version {theirs} of the protocol, and this router version {ours}; expected the \
                      same RVS on both: until then connections are not synchronised"
                 )
+            }
+            Kind::IpvsHeard { director } => write!(f, "IPVS director {director} tells of its connections"),
+            Kind::IpvsOtherSyncid { director, syncid } => {
+                write!(f, "IPVS director {director} is not listened to: its syncid is {syncid}, not ours")
             }
             Kind::LinuxLost { error } => {
                 write!(f, "cannot follow Linux' network configuration; trying again: {error}")

@@ -6,9 +6,10 @@
 //! ```
 //!
 //! `peer` is the protocol, without clock and socket; `session` is who may speak; `flight` is what has come; `wire` is how
-//! it is written.
+//! it is written. [`ipvs`] is the protocol of Linux directors, for a migration; it shares thread, notes and store.
 
 mod flight;
+pub mod ipvs;
 mod peer;
 pub mod session;
 mod status;

@@ -200,11 +200,13 @@ struct Bulk {
     open: usize,
 }
 
-/// A walk through the table at a steady pace.
+/// A walk through the table at a steady pace, in [`HEAL`].
 #[derive(Debug)]
-struct Walk {
-    next: usize,
-    began: Duration,
+pub(super) struct Walk {
+    /// The next bucket.
+    pub(super) next: usize,
+    /// When it began.
+    pub(super) began: Duration,
 }
 
 /// What a datagram carries, beside its acknowledgement.
@@ -648,7 +650,7 @@ impl Talk {
 
 impl Walk {
     /// The bucket before which all should have been told of by now.
-    fn due(&self, now: Duration, buckets: usize) -> usize {
+    pub(super) fn due(&self, now: Duration, buckets: usize) -> usize {
         let elapsed = now.saturating_sub(self.began).min(HEAL);
         (buckets as u128 * elapsed.as_micros() / HEAL.as_micros()) as usize
     }

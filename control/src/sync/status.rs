@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::ipvs;
 use super::peer::{Counts, Standing};
 use super::session::VERSION;
 use super::store::Adoptions;
@@ -44,6 +45,8 @@ pub struct Status {
     pub strangers: u64,
     /// CPU time of the thread that speaks to peers.
     pub cpu: Duration,
+    /// How things stand with directors of Linux, if there are any.
+    pub ipvs: Option<ipvs::Status>,
 }
 
 /// How things stand with a peer.
@@ -101,14 +104,57 @@ impl Rates {
 impl Status {
     /// For the admin API.
     pub fn describe(&self) -> api::Sync {
-        let Adoptions { new, changed, known, stale, no_room } = self.adoptions;
         api::Sync {
             ready: self.is_ready,
             peers: self.peers.iter().map(PeerStatus::describe).collect(),
-            adopted: api::Adopted { new, changed, known, stale, no_room },
+            adopted: self.adoptions.describe(),
             overflows: self.overflows,
             strangers: self.strangers,
             cpu_seconds: self.cpu.as_secs_f64(),
+            ipvs: self.ipvs.as_ref().map(ipvs::Status::describe),
+        }
+    }
+}
+
+impl Adoptions {
+    fn describe(self) -> api::Adopted {
+        let Adoptions { new, changed, known, stale, no_room } = self;
+        api::Adopted { new, changed, known, stale, no_room }
+    }
+}
+
+impl ipvs::Status {
+    fn describe(&self) -> api::Ipvs {
+        let ipvs::Counts {
+            received,
+            malformed,
+            other_syncid,
+            connections_received,
+            unknown,
+            templates,
+            fwmarks,
+            ipv6,
+            unsupported,
+            sent,
+            connections_sent,
+        } = self.counts;
+        api::Ipvs {
+            role: self.config.role.name().to_owned(),
+            interface: self.config.interface.clone(),
+            syncid: self.config.syncid,
+            directors: self.heard.directors.clone(),
+            received,
+            malformed,
+            other_syncid,
+            connections_received,
+            adopted: self.adoptions.describe(),
+            unknown,
+            templates,
+            fwmarks,
+            ipv6,
+            unsupported,
+            sent,
+            connections_sent,
         }
     }
 }

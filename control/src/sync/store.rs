@@ -13,7 +13,7 @@ use super::wire::{Identity, Record};
 use crate::ids::{ServerKey, ServiceKey};
 
 /// Ticks that a change may take from there to here: two seconds.
-const ON_THE_WAY: u32 = 8;
+pub const ON_THE_WAY: u32 = 8;
 
 /// Which of our dests an identity is.
 #[derive(Debug, Default)]
@@ -31,6 +31,11 @@ impl Numbers {
             self.by_identity.clear();
             self.by_identity.extend(snapshot.dests().map(|dest| (identity(snapshot, dest), dest.id)));
         }
+    }
+
+    /// Our dest of this identity.
+    pub fn dest(&self, identity: &Identity) -> Option<DestId> {
+        self.by_identity.get(identity).copied()
     }
 }
 
@@ -88,14 +93,20 @@ impl Store for View<'_> {
     }
 
     fn adopt(&mut self, identity: &Identity, record: &Record, live: bool) {
-        let Some(&dest) = self.numbers.by_identity.get(identity) else {
-            self.adoptions.stale += 1;
-            return;
-        };
+        match self.numbers.dest(identity) {
+            Some(dest) => self.take(dest, record, if live { ON_THE_WAY } else { 0 }),
+            None => self.adoptions.stale += 1,
+        }
+    }
+}
+
+impl View<'_> {
+    /// Takes over a connection of a dest of ours, unless what is known of it is fresher. `slack` is how many ticks older
+    /// the news of its state may be.
+    pub fn take(&mut self, dest: DestId, record: &Record, slack: u32) {
         let client = Client::new((*record.client.ip()).into(), record.client.port());
         let flags = if record.replied { FLAG_REPLIED } else { 0 };
         let word = Word::new(client, dest).with_state(record.state).with_flags(flags);
-        let slack = if live { ON_THE_WAY } else { 0 };
         let count = match adopt(self.table, self.snapshot, self.now, word, record.age, slack) {
             Adopted::New => &mut self.adoptions.new,
             Adopted::Changed => &mut self.adoptions.changed,
@@ -113,7 +124,8 @@ impl View<'_> {
     }
 }
 
-fn identity(snapshot: &Snapshot, dest: &Dest) -> Identity {
+/// Who a dest is.
+pub fn identity(snapshot: &Snapshot, dest: &Dest) -> Identity {
     let service = &snapshot.services[dest.service as usize];
     let socket = |address: u32, port| std::net::SocketAddrV4::new(address.into(), port);
     Identity {

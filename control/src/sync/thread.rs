@@ -25,6 +25,7 @@ use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
 
+use super::ipvs::{self, Ipvs};
 use super::peer::{Peer, Standing};
 use super::status::{PeerStatus, Rates, Shared, Status};
 use super::store::{Adoptions, Numbers, View};
@@ -51,26 +52,34 @@ pub struct Synchroniser {
 }
 
 impl Synchroniser {
-    /// Begins to speak to the peers.
+    /// Begins to speak to the peers at `socket`, and to directors of Linux over `link`.
     pub fn start(
-        config: &Sync,
-        socket: UdpSocket,
+        config: &Config,
+        socket: Option<UdpSocket>,
+        link: Option<ipvs::Link>,
         shared: Arc<Shared>,
         table: Arc<Table>,
         snapshots: Subscriber,
         changes: Vec<Arc<Changes>>,
     ) -> Result<Synchroniser> {
         let stop = Arc::<AtomicBool>::default();
-        let peer = |&address| {
-            // Of two, the one with the lower address calls.
-            let peer = Peer::new(config.key.clone(), config.listen < address, random());
-            Link { address, peer, rates: Rates::default() }
+        let peers = |sync: &Sync| -> Vec<Link> {
+            let peer = |&address| {
+                // Of two, the one with the lower address calls.
+                let peer = Peer::new(sync.key.clone(), sync.listen < address, random());
+                Link { address, peer, rates: Rates::default() }
+            };
+            sync.peers.iter().map(peer).collect()
         };
-        let peers = config.peers.iter().map(peer).collect();
+        let peers = config.sync.as_ref().map(peers).unwrap_or_default();
+        let ipvs = config.ipvs_sync.as_ref().zip(link).map(|(ipvs, link)| Ipvs::new(ipvs, link));
         let thread = Thread {
             socket,
-            states: config.states.clone(),
+            states: config.sync.as_ref().map(|sync| sync.states.clone()).unwrap_or_default(),
+            // Linux has no way to ask for all connections, so there is nothing to wait for.
+            is_ready: peers.is_empty(),
             peers,
+            ipvs,
             table,
             snapshots,
             changes,
@@ -79,7 +88,6 @@ impl Synchroniser {
             overflows: 0,
             strangers: 0,
             began: Instant::now(),
-            is_ready: false,
             shown: None,
             standings: Vec::new(),
             complained: None,
@@ -140,9 +148,10 @@ struct Link {
 }
 
 struct Thread {
-    socket: UdpSocket,
+    socket: Option<UdpSocket>,
     states: Vec<State>,
     peers: Vec<Link>,
+    ipvs: Option<Ipvs>,
     table: Arc<Table>,
     snapshots: Subscriber,
     changes: Vec<Arc<Changes>>,
@@ -174,7 +183,10 @@ impl Thread {
     /// Until something comes in, but not for long.
     fn wait(&self) {
         let timeout = PollTimeout::try_from(PERIOD).unwrap_or(PollTimeout::ZERO);
-        match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
+        let of_peers = self.socket.iter().map(|socket| socket.as_fd());
+        let sockets = of_peers.chain(self.ipvs.iter().filter_map(Ipvs::socket));
+        let mut waiting: Vec<PollFd> = sockets.map(|socket| PollFd::new(socket, PollFlags::POLLIN)).collect();
+        match poll(&mut waiting, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             // It would fail again at once.
             Err(_) => std::thread::sleep(PERIOD),
@@ -195,7 +207,8 @@ impl Thread {
         let now = self.began.elapsed();
         let mut datagram = [0; 2048];
         for _ in 0..AT_ONCE {
-            let (length, from) = match self.socket.recv_from(&mut datagram) {
+            let Some(socket) = &self.socket else { break };
+            let (length, from) = match socket.recv_from(&mut datagram) {
                 Ok((length, SocketAddr::V4(from))) => (length, from),
                 Ok(_) => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -211,17 +224,22 @@ impl Thread {
         for changes in &self.changes {
             for slot in (0..NOTES_AT_ONCE).map_while(|_| changes.take()) {
                 self.peers.iter_mut().for_each(|link| link.peer.note(now, slot));
+                self.ipvs.iter_mut().for_each(|ipvs| ipvs.note(now, slot));
             }
         }
         let overflows = self.changes.iter().map(|changes| changes.lost()).sum();
         if std::mem::replace(&mut self.overflows, overflows) != overflows {
             self.peers.iter_mut().for_each(|link| link.peer.missed());
+            self.ipvs.iter_mut().for_each(|ipvs| ipvs.missed(now));
         }
         let mut result = Ok(());
+        if let Some(ipvs) = &mut self.ipvs {
+            result = ipvs.turn(now, &view);
+        }
         for Link { address, peer, .. } in &mut self.peers {
             for _ in 0..AT_ONCE {
-                let Some(datagram) = peer.send(now, &view)? else { break };
-                match self.socket.send_to(&datagram, *address) {
+                let (Some(socket), Some(datagram)) = (&self.socket, peer.send(now, &view)?) else { break };
+                match socket.send_to(&datagram, *address) {
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                     // What is not sent is lost, which the protocol knows how to bear. The other peers go on.
@@ -279,6 +297,7 @@ impl Thread {
             overflows: self.overflows,
             strangers: self.strangers,
             cpu: cpu_time(),
+            ipvs: self.ipvs.as_ref().map(Ipvs::status),
         });
     }
 }

@@ -105,10 +105,9 @@ impl Pair {
 
 impl Side {
     fn start(config: &Config, socket: Option<UdpSocket>, rig: &Rig) -> Result<Side> {
-        let (sync, socket) = config.sync.as_ref().zip(socket).context("there is no [sync]")?;
         let (shared, table, snapshots) = (Arc::<Shared>::default(), rig.table.clone(), rig.subscribe());
         let changes = rig.changes.iter().cloned().collect();
-        let thread = Synchroniser::start(sync, socket, shared.clone(), table, snapshots, changes)?;
+        let thread = Synchroniser::start(config, socket, None, shared.clone(), table, snapshots, changes)?;
         Ok(Side { shared, _thread: thread })
     }
 

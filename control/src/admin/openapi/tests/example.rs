@@ -171,7 +171,25 @@ impl Backend for Example {
             not_understood: 0,
             bulks: 1,
         };
-        Ok(api::Sync { ready: true, peers: vec![peer], ..api::Sync::default() })
+        let ipvs = api::Ipvs {
+            role: "both".into(),
+            interface: "eth2".into(),
+            syncid: 5,
+            directors: vec!["10.9.0.3".parse().unwrap()],
+            received: 3,
+            malformed: 1,
+            other_syncid: 1,
+            connections_received: 6,
+            adopted: api::Adopted { new: 1, ..api::Adopted::default() },
+            unknown: 1,
+            templates: 1,
+            fwmarks: 1,
+            ipv6: 1,
+            unsupported: 1,
+            sent: 2,
+            connections_sent: 40,
+        };
+        Ok(api::Sync { ready: true, peers: vec![peer], ipvs: Some(ipvs), ..api::Sync::default() })
     }
 
     async fn save(&self) -> anyhow::Result<api::Saved> {
@@ -288,6 +306,8 @@ pub fn kinds() -> Vec<Kind> {
         Kind::PeerJoined { peer: server },
         Kind::PeerAway { peer: server },
         Kind::PeerVersion { peer: server, theirs: 1, ours: 2 },
+        Kind::IpvsHeard { director: address },
+        Kind::IpvsOtherSyncid { director: address, syncid: 7 },
         Kind::LinuxLost { error: error() },
         Kind::Missed { events: 7 },
     ]

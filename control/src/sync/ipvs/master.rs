@@ -1,0 +1,107 @@
+//! The side that tells backups.
+//!
+//! A backup hears of a connection when it changes, and again with each walk through the table, which takes
+//! [a minute](crate::sync::peer::HEAL): so one
+//! that joins knows all after that time, and one that is told of a connection as it is keeps it for as long as we do. A
+//! connection that never changes is a reason for the walk, too: a backup forgets it when the timeout that it was told has
+//! passed.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use dataplane::table::Slot;
+
+use super::translate::write;
+use super::{Counts, Router, wire};
+use crate::sync::peer::Walk;
+
+/// How long a change waits for others to fill the message with. Linux waits for two seconds, and RVS does not: who has
+/// few changes can pay for small messages, and who has many fills them sooner. What has not been told dies with its
+/// director.
+const FLUSH_AFTER: Duration = Duration::from_millis(100);
+/// Changes that wait. With more, the walk through the table begins anew instead.
+const NOTES: usize = 1 << 20;
+/// Buckets read for a message, at most, when there is little in them.
+const BUCKETS_AT_ONCE: usize = 1 << 14;
+
+/// Tells of this router's connections.
+#[derive(Debug)]
+pub struct Master {
+    syncid: u8,
+    /// Connections of a message.
+    room: usize,
+    /// Slots to be told of, in order, and since when the first has waited.
+    notes: VecDeque<Slot>,
+    noted: HashSet<Slot>,
+    since: Option<Duration>,
+    walk: Walk,
+}
+
+impl Master {
+    /// One of a group, with messages of so many bytes.
+    pub fn new(syncid: u8, maxlen: u16) -> Master {
+        Master {
+            syncid,
+            room: wire::room(maxlen),
+            notes: VecDeque::new(),
+            noted: HashSet::new(),
+            since: None,
+            walk: Walk { next: 0, began: Duration::ZERO },
+        }
+    }
+
+    /// A connection has changed.
+    pub fn note(&mut self, now: Duration, slot: Slot) {
+        if self.notes.len() >= NOTES {
+            return self.missed(now);
+        }
+        if self.noted.insert(slot) {
+            self.notes.push_back(slot);
+            self.since.get_or_insert(now);
+        }
+    }
+
+    /// Changes have been missed: all is told again, from the beginning.
+    pub fn missed(&mut self, now: Duration) {
+        self.walk = Walk { next: 0, began: now };
+    }
+
+    /// The next message, if one is due. To be asked again until there is none, and every few milliseconds.
+    pub fn speak(&mut self, now: Duration, router: &impl Router, counts: &mut Counts) -> Option<Vec<u8>> {
+        self.go_on(now, router);
+        let is_late = self.since.is_some_and(|since| now >= since + FLUSH_AFTER);
+        if self.notes.len() < self.room && !is_late {
+            return None;
+        }
+        let mut entries = Vec::with_capacity(self.room);
+        while entries.len() < self.room
+            && let Some(slot) = self.notes.pop_front()
+        {
+            self.noted.remove(&slot);
+            entries.extend(router.connection(slot).as_ref().map(write));
+        }
+        if self.notes.is_empty() {
+            self.since = None;
+        }
+        if entries.is_empty() {
+            return None;
+        }
+        counts.sent += 1;
+        counts.connections_sent += entries.len() as u64;
+        Some(wire::encode(self.syncid, &entries))
+    }
+
+    /// Notes what is due of the walk.
+    fn go_on(&mut self, now: Duration, router: &impl Router) {
+        let buckets = router.buckets();
+        let due = self.walk.due(now, buckets);
+        let until = due.min(self.walk.next + BUCKETS_AT_ONCE);
+        while self.notes.len() < self.room && self.walk.next < until {
+            router.slots(self.walk.next).into_iter().for_each(|slot| self.note(now, slot));
+            self.walk.next += 1;
+        }
+        if self.walk.next >= buckets {
+            self.walk = Walk { next: 0, began: now };
+        }
+    }
+}

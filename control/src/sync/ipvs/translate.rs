@@ -1,0 +1,223 @@
+//! What directors of Linux tell of, in our terms, and back.
+//!
+//! Two things are not the same. Linux takes a connection's forwarding method from its own server, whatever the message
+//! says; here a server with another mode is another server, since a connection by NAT that went on by direct routing would
+//! be lost. And Linux says how long a connection may be silent, where we know when it was last seen; see [`age`].
+
+use std::net::SocketAddrV4;
+
+use dataplane::changes::is_told;
+use dataplane::clock::Timeout;
+use dataplane::service::{Mode, Protocol, State};
+
+use super::wire::{Entry, INACTIVE, METHOD, NO_CLIENT_PORT, NO_OUTPUT, ONE_PACKET, TEMPLATE, Told};
+use crate::ids::{ServerKey, ServiceKey};
+use crate::sync::wire::Identity;
+
+/// Forwarding methods of IPVS. The others are the director itself, a tunnel and a cache.
+const NAT: u32 = 0;
+const DIRECT_ROUTING: u32 = 3;
+
+/// A connection that a director tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// The real server.
+    pub identity: Identity,
+    /// The client.
+    pub client: SocketAddrV4,
+    /// Its state.
+    pub state: State,
+    /// Seconds that it may be silent from now; 0 if that is not said.
+    pub timeout: u32,
+}
+
+/// Why something that a director tells of is of no use here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Where the next connections of a client are to go: persistence.
+    Template,
+    /// It is of a service that is a mark of the firewall.
+    Fwmark,
+    /// It is of IPv6.
+    V6,
+    /// A protocol, a forwarding method or a state that RVS does not have; a stream whose bytes are counted otherwise on
+    /// both sides; what is not established.
+    Unsupported,
+}
+
+/// What it is in our terms.
+pub fn read(told: &Told) -> Result<Connection, Refusal> {
+    match told {
+        Told::V4(entry) if entry.flags & TEMPLATE != 0 => Err(Refusal::Template),
+        Told::V4(entry) if entry.fwmark != 0 => Err(Refusal::Fwmark),
+        Told::V4(entry) => connection(entry).ok_or(Refusal::Unsupported),
+        Told::V6 => Err(Refusal::V6),
+        Told::UnknownOption => Err(Refusal::Unsupported),
+    }
+}
+
+fn connection(entry: &Entry) -> Option<Connection> {
+    let Entry { flags, client, service, server, timeout, .. } = *entry;
+    let protocol = Protocol::from_number(entry.protocol)?;
+    let mode = match flags & METHOD {
+        NAT => Mode::Nat,
+        DIRECT_ROUTING => Mode::Dr,
+        _ => return None,
+    };
+    let state = match (protocol, u8::try_from(entry.state).ok()?) {
+        (Protocol::Udp, 0) => State::Udp,
+        (Protocol::Tcp, number) => State::from_number(number).filter(|&state| state != State::Udp)?,
+        _ => return None,
+    };
+    let is_of_use = is_told(state, true)
+        && flags & (NO_CLIENT_PORT | ONE_PACKET) == 0
+        && client.port() != 0
+        && !entry.is_adjusted;
+    let server = match mode {
+        Mode::Nat => server,
+        // Direct routing changes no port, whatever the server's is said to be.
+        Mode::Dr => SocketAddrV4::new(*server.ip(), service.port()),
+    };
+    is_of_use.then_some(Connection {
+        identity: Identity {
+            service: ServiceKey { address: service, protocol },
+            server: ServerKey { address: server, mode },
+        },
+        client,
+        state,
+        timeout,
+    })
+}
+
+/// A connection of ours as IPVS has it.
+pub fn write(connection: &Connection) -> Entry {
+    let Connection { identity: Identity { service, server }, client, state, timeout } = *connection;
+    let method = match server.mode {
+        Mode::Nat => NAT,
+        Mode::Dr => DIRECT_ROUTING | NO_OUTPUT,
+    };
+    Entry {
+        protocol: service.protocol.number(),
+        // Also of UDP, which does not come to be established.
+        flags: method | if state == State::Established { 0 } else { INACTIVE },
+        state: if state == State::Udp { 0 } else { state as u16 },
+        client,
+        service: service.address,
+        server: server.address,
+        fwmark: 0,
+        timeout,
+        is_adjusted: false,
+    }
+}
+
+/// How long a connection has been silent, in ticks, that may be silent for so many seconds more: so that it ends here when
+/// it would have ended there, at the latest when our own timeout has passed.
+pub fn age(ours: Timeout, seconds: u32) -> u32 {
+    if seconds == 0 { 0 } else { ours.age_with(seconds) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::ipvs::wire::{decode, encode};
+
+    fn entry() -> Entry {
+        Entry {
+            protocol: 6,
+            flags: 0,
+            state: 1,
+            client: "198.51.100.7:40112".parse().unwrap(),
+            service: "192.0.2.10:80".parse().unwrap(),
+            server: "10.0.0.11:8080".parse().unwrap(),
+            fwmark: 0,
+            timeout: 900,
+            is_adjusted: false,
+        }
+    }
+
+    fn connection(protocol: Protocol, mode: Mode, state: State) -> Connection {
+        let server = if mode == Mode::Nat { "10.0.0.11:8080" } else { "10.0.0.11:80" };
+        Connection {
+            identity: Identity {
+                service: ServiceKey { address: entry().service, protocol },
+                server: ServerKey { address: server.parse().unwrap(), mode },
+            },
+            client: entry().client,
+            state,
+            timeout: 900,
+        }
+    }
+
+    #[test]
+    fn states_and_methods_have_the_numbers_of_linux() {
+        let tcp = |state, number, flags| {
+            let told = connection(Protocol::Tcp, Mode::Nat, state);
+            let entry = Entry { state: number, flags, ..entry() };
+            assert_eq!(write(&told), entry);
+            assert_eq!(read(&Told::V4(entry)), Ok(told));
+        };
+        tcp(State::Established, 1, 0);
+        tcp(State::FinWait, 4, INACTIVE);
+        tcp(State::TimeWait, 5, INACTIVE);
+        tcp(State::Close, 6, INACTIVE);
+        tcp(State::CloseWait, 7, INACTIVE);
+        tcp(State::LastAck, 8, INACTIVE);
+
+        let udp = connection(Protocol::Udp, Mode::Dr, State::Udp);
+        let server = "10.0.0.11:80".parse().unwrap();
+        let written = Entry { protocol: 17, state: 0, flags: 0x183, server, ..entry() };
+        assert_eq!(write(&udp), written);
+        assert_eq!(read(&Told::V4(written)), Ok(udp));
+        let by_another_port = Entry { server: entry().server, ..written };
+        assert_eq!(read(&Told::V4(by_another_port)), Ok(udp), "direct routing changes no port");
+        // All that Linux says beside: synchronised, hashed, no output.
+        let flags = 0x20 | 0x40 | 0x80;
+        assert_eq!(
+            read(&Told::V4(Entry { flags, ..entry() })),
+            Ok(connection(Protocol::Tcp, Mode::Nat, State::Established))
+        );
+    }
+
+    #[test]
+    fn what_is_written_is_read_by_whoever_reads_messages() {
+        for &mode in Mode::ALL {
+            let told = connection(Protocol::Tcp, mode, State::CloseWait);
+            let message = decode(&encode(1, &[write(&told)])).unwrap();
+            assert_eq!(message.told.iter().map(read).collect::<Vec<_>>(), [Ok(told)]);
+        }
+    }
+
+    #[test]
+    fn what_is_of_no_use_has_a_name() {
+        let refused = |entry: Entry| read(&Told::V4(entry)).unwrap_err();
+        assert_eq!(refused(Entry { flags: TEMPLATE, fwmark: 1, protocol: 0, ..entry() }), Refusal::Template);
+        assert_eq!(refused(Entry { fwmark: 1, protocol: 0, ..entry() }), Refusal::Fwmark);
+        assert_eq!(read(&Told::V6), Err(Refusal::V6));
+        assert_eq!(read(&Told::UnknownOption), Err(Refusal::Unsupported));
+        let unsupported = [
+            Entry { protocol: 132, ..entry() },
+            Entry { flags: 1, ..entry() },
+            Entry { flags: 2, ..entry() },
+            Entry { flags: 4, ..entry() },
+            Entry { flags: NO_CLIENT_PORT, ..entry() },
+            Entry { flags: ONE_PACKET, ..entry() },
+            Entry { is_adjusted: true, ..entry() },
+            Entry { client: "198.51.100.7:0".parse().unwrap(), ..entry() },
+            Entry { protocol: 17, state: 1, ..entry() },
+        ];
+        let not_established = [0, 2, 3, 9, 10, 11, 256, 257].map(|state| Entry { state, ..entry() });
+        for entry in unsupported.into_iter().chain(not_established) {
+            assert_eq!(refused(entry), Refusal::Unsupported, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_ends_when_it_would_have_ended_there() {
+        let ours = Timeout::from_seconds(900);
+        assert_eq!(age(ours, 900), 0);
+        assert_eq!(ours.remaining(age(ours, 60)), 60);
+        assert_eq!(age(ours, 901), 0, "not later than by our own timeout");
+        assert_eq!(age(ours, u32::MAX), 0);
+        assert_eq!(age(ours, 0), 0, "not said");
+    }
+}

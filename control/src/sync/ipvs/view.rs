@@ -1,0 +1,61 @@
+//! The table, as directors see it.
+
+use dataplane::service::State;
+use dataplane::snapshot::Dest;
+use dataplane::table::{DestId, Slot};
+
+use super::Router;
+use super::translate::{Connection, age};
+use crate::sync::peer::Store;
+use crate::sync::store::{ON_THE_WAY, View, identity};
+use crate::sync::wire::Record;
+
+impl Router for View<'_> {
+    /// A connection is this router's to tell of while its service is live here. Where somebody else has the virtual
+    /// address, it is that one who sees its packets: to tell a director what the director has told would be to overtake
+    /// it with what it knows better.
+    fn connection(&self, slot: Slot) -> Option<Connection> {
+        let Record { dest, client, state, age, .. } = Store::record(self, slot)?;
+        let dest = self.snapshot.dest(DestId::new(dest)?)?;
+        let timeout = self.snapshot.timeout(dest, state).remaining(age);
+        let is_to_be_told = timeout > 0 && self.is_live(dest);
+        is_to_be_told.then_some(Connection {
+            identity: identity(self.snapshot, dest),
+            client,
+            state,
+            timeout,
+        })
+    }
+
+    fn buckets(&self) -> usize {
+        Store::buckets(self)
+    }
+
+    fn slots(&self, bucket: usize) -> Vec<Slot> {
+        Store::slots(self, bucket)
+    }
+
+    /// Linux tells of a connection when a packet has come, so what it says of the state is of this moment. How old the
+    /// connection is to be here, so that it ends in time, must not make it old news.
+    fn take_over(&mut self, connection: &Connection) -> bool {
+        let Connection { identity, client, state, timeout } = *connection;
+        let dest = self.numbers.dest(&identity);
+        let Some(dest) = dest.and_then(|dest| self.snapshot.dest(dest)) else { return false };
+        let age = age(self.snapshot.timeout(dest, state), timeout);
+        // Of UDP, Linux only tells what has passed for a while.
+        let replied = state == State::Udp;
+        let record = Record { dest: dest.id.index() as u32, client, state, replied, age };
+        self.take(dest.id, &record, age + ON_THE_WAY);
+        true
+    }
+}
+
+impl View<'_> {
+    fn is_live(&self, dest: &Dest) -> bool {
+        let protocol = self.snapshot.services[dest.service as usize].protocol;
+        self.snapshot.service_at(dest.virtual_address, dest.virtual_port, protocol) == Some(dest.service)
+    }
+}
+
+#[cfg(test)]
+mod tests;
