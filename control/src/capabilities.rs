@@ -21,13 +21,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
 use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits};
 
 use crate::config::Config;
+use crate::config::value::pci_address;
 
 /// What it takes to become another user.
 const LENT: [Capability; 2] = [Capability::CAP_SETUID, Capability::CAP_SETGID];
@@ -74,6 +76,33 @@ pub fn keep(needed: &CapsHashSet) -> Result<CapsHashSet> {
         caps::set(None, set, &kept).map_err(failed("give capabilities up"))?;
     }
     Ok(kept)
+}
+
+/// The program that this process becomes gets what this thread has. Without this a program that has given up the rights of
+/// root, as this one has, gets nothing.
+pub fn hand_on() -> Result<()> {
+    let has = caps::read(None, CapSet::Permitted).context("cannot read the capabilities")?;
+    caps::set(None, CapSet::Inheritable, &has).context("cannot make capabilities inheritable")?;
+    for capability in has {
+        caps::raise(None, CapSet::Ambient, capability)
+            .with_context(|| format!("cannot hand on {capability}"))?;
+    }
+    Ok(())
+}
+
+/// Whether a program with what is [`needed`] can open the devices once more. Who may lock memory without a limit can,
+/// unless a device takes physical addresses, which Linux shows to root only.
+pub fn enough_to_start_again(config: &Config) -> Result<()> {
+    let addresses = config.ports.iter().filter_map(|port| pci_address(&port.device));
+    let behind_iommu = |address: &String| Path::new("/sys/bus/pci/devices").join(address).join("iommu_group").exists();
+    let bare = addresses.into_iter().find(|address| !behind_iommu(address));
+    match bare.filter(|_| config.run.drop_capabilities) {
+        None => Ok(()),
+        Some(address) => bail!(
+            "{address} is not behind an IOMMU, so that to open it takes capabilities that this program has given up; \
+             restart instead, or set run.drop_capabilities = false"
+        ),
+    }
 }
 
 /// What is started meanwhile, by this thread, gets what it takes to become another user.
@@ -133,7 +162,6 @@ pub fn show(capabilities: &CapsHashSet) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::process::Command;
 
     use super::*;

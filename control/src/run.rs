@@ -2,13 +2,15 @@
 //!
 //! Up: admin socket and port, EAL, pool, ports, twins, table, director with the first snapshot, workers. Down, in
 //! reverse: workers first, so that nobody holds a queue or a packet; twins, and with them their addresses;
-//! ports; EAL. A failure on the way up takes down what is up.
+//! ports; EAL. A failure on the way up takes down what is up. For an upgrade the twins stay, and this process becomes
+//! another program ([`upgrade`](crate::upgrade)).
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::UdpSocket;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use dataplane::capture::Switch;
@@ -18,7 +20,7 @@ use dataplane::engine::reset::reset;
 use dataplane::table::{HashKey, Table};
 use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Queues};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
@@ -38,13 +40,21 @@ use crate::ports;
 use crate::slowpath;
 use crate::sync::{self, Synchroniser};
 use crate::systemd;
+use crate::upgrade::{self, Desk, HandOver, Inheritance, Item, Order};
 
 /// Steps of health checks before the director, the admin socket and the pumps have a turn, and Linux is asked what is
 /// ready. A step with a connect(2) takes some 20 us, and ten thousand may be due.
 const CHECKS_AT_A_TIME: u32 = 16;
 
-/// Runs RVS with this configuration until SIGTERM or SIGINT.
+/// Between the answer that an upgrade begins and its beginning.
+const BEFORE_UPGRADE: Duration = Duration::from_millis(100);
+
+/// Runs RVS with this configuration until SIGTERM or SIGINT. After an upgrade this process is another program, so that is no
+/// end.
 pub fn run(config: Config) -> Result<()> {
+    // First of all, since it lies where programs read what is typed.
+    let inheritance = Inheritance::take();
+    lock_any_memory();
     let machine = Machine::read().context("cannot find out what this machine has")?;
     config.check_machine(&machine)?;
     let control_cores = control_cores(&config, &machine);
@@ -61,7 +71,9 @@ pub fn run(config: Config) -> Result<()> {
         });
     }
     let runtime = runtime.enable_all().build().context("cannot start the control thread's runtime")?;
-    LocalSet::new().block_on(&runtime, start(config, &control_cores))
+    let hand_over = LocalSet::new().block_on(&runtime, start(config, &control_cores, inheritance))?;
+    runtime.shutdown_background();
+    hand_over.map_or(Ok(()), |hand_over| Err(hand_over.carry_out()))
 }
 
 /// Ends when one of these comes; before it exists, they end the process as they always do.
@@ -88,24 +100,50 @@ impl StopSignals {
     }
 }
 
-async fn start(config: Config, control_cores: &[usize]) -> Result<()> {
+async fn start(
+    config: Config,
+    control_cores: &[usize],
+    mut inheritance: Option<Inheritance>,
+) -> Result<Option<HandOver>> {
     // From here on signals wait until there is somebody to heed them.
     let stop = StopSignals::listen()?;
     let manager = systemd::Manager::from_environment();
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-    // First of all, since it tells whether another RVS runs here.
-    let socket = admin::bind(&config.admin.socket, config.admin.group.as_deref()).await?;
-    let remote = admin::tcp::bind(&config)?;
+    let upgrade = signal(SignalKind::user_defined2()).context("cannot listen for SIGUSR2")?;
+    upgrade::heed_signals()?;
+    pass(&mut inheritance, "program");
+    // Before all else, since it tells whether another RVS runs here.
+    let (socket, remote, heirlooms) = upgrade::listen(&config, &mut inheritance).await?;
     let _claims = claims(&config)?;
     let speaker = sync::bind(&config)?;
     let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
     let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores))?;
+    pass(&mut inheritance, "EAL");
     let doors = Doors { socket, remote, speaker };
-    let result = with_eal(config, &eal, &devices, doors, stop, hangup, manager).await;
+    let signals = Signals { stop, hangup, upgrade };
+    let mut result = with_eal(config, &eal, &devices, doors, signals, manager, inheritance).await;
     if let Err(error) = eal.cleanup() {
         tracing::warn!(%error, "EAL was not taken down cleanly");
     }
+    if let Ok(Some(hand_over)) = &mut result {
+        hand_over.pass("EAL down");
+        heirlooms.hand_on(hand_over);
+    }
     result
+}
+
+/// What comes from outside.
+struct Signals {
+    stop: StopSignals,
+    hangup: Signal,
+    upgrade: Signal,
+}
+
+/// A stage of an upgrade has ended, if this is one.
+fn pass(inheritance: &mut Option<Inheritance>, stage: &str) {
+    if let Some(inheritance) = inheritance {
+        inheritance.estate.gap.pass(stage);
+    }
 }
 
 /// Where others reach this router.
@@ -140,10 +178,10 @@ async fn with_eal(
     eal: &Eal,
     devices: &[Device],
     Doors { socket, remote, speaker }: Doors,
-    mut stop: StopSignals,
-    hangup: Signal,
+    Signals { mut stop, hangup, upgrade }: Signals,
     manager: systemd::Manager,
-) -> Result<()> {
+    mut inheritance: Option<Inheritance>,
+) -> Result<Option<HandOver>> {
     let lcore = Rc::new(eal.main_lcore()?);
     let pool = ports::pool(&config, eal)?;
     let watcher = Watcher::start().await?;
@@ -156,8 +194,12 @@ async fn with_eal(
     for (index, device) in devices.iter().enumerate() {
         let (port, pairs) = ports::open(&config, index, device, eal, pool)?;
         let (name, mac) = (&config.ports[index].name, ports::usable_mac(port.mac()?, index));
-        let twin = Rc::new(Twin::create(&linux, name, mac, config.ports[index].mtu).await?);
         let (mtu, hashed) = (config.ports[index].mtu, port.hashed());
+        let tap = inheritance.as_mut().and_then(|old| old.item(&Item::Twin(name.clone())));
+        let twin = Rc::new(match tap {
+            Some(tap) => Twin::inherit(&linux, tap, name, mac, mtu).await?,
+            None => Twin::create(&linux, name, mac, mtu).await?,
+        });
         links.push(PortLink { ifindex: twin.ifindex(), mac, mtu, hashed });
         let spread_by = match hashed {
             Some(hashed) => hashed.to_string(),
@@ -176,17 +218,26 @@ async fn with_eal(
         ports.push(port);
         queues.push(pairs);
     }
+    let placed = match &inheritance {
+        Some(inheritance) => upgrade::take_over(&inheritance.estate.twins, &config, &links, &linux).await,
+        None => Default::default(),
+    };
+    pass(&mut inheritance, "ports");
     let table = Arc::new(Table::new(config.table.connections as usize, random_key()));
     let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
     if config.run.drop_capabilities {
         give_up_capabilities(&config, eal)?;
     }
+    pass(&mut inheritance, "table");
     let events = Events::default();
+    let (desk, order) = Desk::open(&config, &events);
     let capture: Arc<Switch> = Arc::default();
     let settings = config.admin.tcp.clone().map(admin::tcp::Settings::new);
     let remote = remote.zip(settings.as_ref().map(admin::tcp::Settings::subscribe));
     let farewell = admin::tcp::Farewell::default();
-    let peers: Option<Arc<sync::Shared>> = speaker.as_ref().map(|_| Arc::default());
+    let was_ready = inheritance.as_ref().is_some_and(|inheritance| inheritance.estate.is_ready);
+    let shared = if was_ready { sync::Shared::of_a_ready_one() } else { sync::Shared::default() };
+    let peers: Option<Arc<sync::Shared>> = speaker.as_ref().map(|_| Arc::new(shared));
     // A ring for each worker, if there is somebody to be told.
     let changes: Vec<Arc<Changes>> = peers.iter().flat_map(|_| &counters).map(|_| Arc::default()).collect();
     let parts = Parts {
@@ -201,8 +252,11 @@ async fn with_eal(
         events: events.clone(),
         capture: capture.clone(),
         peers: peers.clone(),
+        placed,
+        desk: desk.clone(),
     };
     let (mut director, handle) = Director::new(parts)?;
+    pass(&mut inheritance, "snapshot");
     let (pumps, ends) = slowpath::queues(counters.len(), resets(&director, &table))?;
 
     let workers = ends.into_iter().enumerate().map(|(index, slow_path)| Worker {
@@ -222,6 +276,10 @@ async fn with_eal(
         },
     });
     let crew = Crew::start(workers.collect(), &config.workers.cores, config.run.drop_capabilities)?;
+    pass(&mut inheritance, "workers");
+    if let Some(inheritance) = inheritance {
+        desk.tell(inheritance.estate.into());
+    }
 
     let _synchroniser = match (&config.sync, speaker, peers) {
         (Some(sync), Some(socket), Some(shared)) => {
@@ -231,7 +289,7 @@ async fn with_eal(
         _ => None,
     };
 
-    let result = {
+    let result: Result<Option<Order>> = {
         let direct = async {
             director.settle().await?;
             let _remote = remote.map(|(listener, settings)| {
@@ -249,24 +307,47 @@ async fn with_eal(
                 "ready"
             );
             events.publish(Kind::started(&config));
-            director.run(hangup).await
+            director.run(hangup).await.map(|()| None)
         };
         let from_linux = (0..).zip(&twins).map(|(port, twin)| pumps.from_linux(port, twin, pool, &lcore));
         tokio::select! {
             () = async {
                 events.stop(stop.received().await).await;
                 farewell.say().await;
-            } => Ok(()),
+            } => Ok(None),
+            Some(order) = async {
+                let order = order.await.ok()?;
+                // Everything goes on until whoever has asked knows that it begins.
+                tokio::time::sleep(BEFORE_UPGRADE).await;
+                farewell.say().await;
+                Some(order)
+            } => Ok(Some(order)),
+            () = desk.heed(upgrade) => unreachable!("signals do not end"),
             result = direct => result,
             () = pumps.to_linux(&twins) => unreachable!("it never ends"),
             () = gone(from_linux) => Err(anyhow!("somebody has removed a twin from Linux; RVS cannot go on without it")),
-            result = crew.lost_worker() => result,
+            result = crew.lost_worker() => result.map(|()| None),
         }
     };
 
     // Down.
-    manager.stopping();
+    let (order, result) = match result {
+        Ok(order) => (order, Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    let mut hand_over = order.map(|order| HandOver::begin(order, false));
+    match hand_over {
+        Some(_) => manager.reloading(),
+        None => manager.stopping(),
+    }
     drop(crew);
+    if let Some(hand_over) = &mut hand_over {
+        hand_over.pass("workers down");
+        for (twin, port) in twins.iter().zip(&config.ports) {
+            let placed = director.placed_on(twin.ifindex());
+            hand_over.leave_twin(port, placed, twin.heirloom());
+        }
+    }
     drop((pumps, director, twins, queues));
     for port in ports {
         if let Err(error) = port.close() {
@@ -274,8 +355,11 @@ async fn with_eal(
         }
     }
     drop(lcore);
+    if let Some(hand_over) = &mut hand_over {
+        hand_over.pass("ports down");
+    }
     tracing::info!("stopped");
-    result
+    result.map(|()| hand_over)
 }
 
 /// Everything is open: what only the start needed is given up, by this thread and EAL's.
@@ -330,6 +414,13 @@ fn raise_open_files() -> u64 {
         Ok(()) => hard,
         Err(_) => soft,
     }
+}
+
+/// Devices are used by way of memory that stays where it is. Root may lock as much as it likes; a program that follows with
+/// less rights, after an upgrade, keeps this limit.
+fn lock_any_memory() {
+    // Who may not do this does not have those rights at the start either.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 }
 
 /// A key that nobody can guess; the standard library's hasher is seeded by the kernel.

@@ -37,6 +37,9 @@ const NOTES_AT_ONCE: usize = 1 << 14;
 const SOCKET_BYTES: usize = 4 << 20;
 /// How long a router that starts waits for peers to answer before it believes that it is alone: several calls.
 const ALONE_AFTER: Duration = Duration::from_secs(3);
+/// How long it waits for a peer that answers and does not come to an end: a bulk of all connections takes seconds. A router
+/// that serves with what it knows is better than one that waits for ever.
+const READY_AFTER: Duration = Duration::from_secs(60);
 /// How often a status is shown, and a complaint repeated.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -74,7 +77,7 @@ impl Synchroniser {
             adoptions: Adoptions::default(),
             overflows: 0,
             began: Instant::now(),
-            is_ready: false,
+            is_ready: shared.is_ready(),
             shown: None,
             complained: None,
             shared,
@@ -244,6 +247,10 @@ impl Thread {
         let is_alone = now > ALONE_AFTER && peers.iter().all(|peer| peer.standing == Standing::Away);
         // Once it knows what one peer knew it is ready, and what it may miss while others join is told to it soon.
         self.is_ready |= is_alone || peers.iter().any(|peer| peer.standing == Standing::Together);
+        if !self.is_ready && now > READY_AFTER {
+            self.is_ready = true;
+            tracing::warn!("no peer has told all that it knows in {} s; going on without", READY_AFTER.as_secs());
+        }
         let (adoptions, overflows) = (self.adoptions, self.overflows);
         self.shared.show(Status { is_ready: self.is_ready, peers, adoptions, overflows });
     }
