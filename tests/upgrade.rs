@@ -106,7 +106,7 @@ fn the_process_becomes_another_program_and_all_that_is_linux_stays() -> Result<(
             let version = env!("CARGO_PKG_VERSION");
             let expected = format!("rvs {version} has taken over from {version}\n");
             ensure!(output.code() == Some(0) && output.stdout.contains(&expected), "{output:?}\n{}", router.log());
-            for stage in ["workers down", "ports down", "EAL down", "program", "EAL ", "ports ", "table", "workers "] {
+            for stage in ["workers down", "ports down", "EAL down", "program", "EAL ", "ports ", "table", "publish"] {
                 ensure!(output.stdout.contains(&format!("  {stage}")), "{stage}: {}", output.stdout);
             }
             ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);

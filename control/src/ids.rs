@@ -108,12 +108,30 @@ pub struct ServerRecord {
 }
 
 impl ServerRecord {
+    fn new(id: DestId, workers: usize, gauge: Gauge, last_weight: u32) -> Self {
+        let counters = (0..workers).map(|_| TrafficCounters::default()).collect();
+        ServerRecord { id, counters, gauge: Arc::new(gauge), last_weight, meter: Meter::default() }
+    }
+
     /// Its traffic over all workers.
     pub fn traffic(&self) -> Traffic {
         let mut sum = Traffic::default();
         self.counters.iter().for_each(|worker| sum += worker.get());
         sum
     }
+}
+
+/// A server with its number, as the next process has to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its number in connection words.
+    pub id: DestId,
+    /// Its service.
+    pub service: ServiceKey,
+    /// Who it is.
+    pub server: ServerKey,
+    /// Its last weight that was not 0.
+    pub last_weight: u32,
 }
 
 /// Everything that lasts.
@@ -123,6 +141,8 @@ pub struct Ids {
     workers: usize,
     numbers: Numbers,
     quarantine: VecDeque<Quarantined>,
+    /// Whether members are new, or other than they were.
+    changed: bool,
 }
 
 /// Ids that nobody has.
@@ -147,6 +167,7 @@ pub struct Entered<'a> {
     record: &'a mut ServiceRecord,
     workers: usize,
     numbers: &'a mut Numbers,
+    changed: &'a mut bool,
 }
 
 impl Entered<'_> {
@@ -157,16 +178,15 @@ impl Entered<'_> {
 
     /// The server's record, made if there is none.
     pub fn server(&mut self, server: ServerKey, weight: u32) -> &mut ServerRecord {
-        let Entered { record, workers, numbers } = self;
-        let record = record.servers.entry(server).or_insert_with(|| ServerRecord {
-            id: numbers.allocate().expect("`room` has been asked before servers are entered"),
-            counters: (0..*workers).map(|_| TrafficCounters::default()).collect(),
-            gauge: Arc::default(),
-            last_weight: weight,
-            meter: Meter::default(),
+        let Entered { record, workers, numbers, changed } = self;
+        let record = record.servers.entry(server).or_insert_with(|| {
+            **changed = true;
+            let id = numbers.allocate().expect("`room` has been asked before servers are entered");
+            ServerRecord::new(id, *workers, Gauge::default(), weight)
         });
-        if weight > 0 {
+        if weight > 0 && record.last_weight != weight {
             record.last_weight = weight;
+            **changed = true;
         }
         record
     }
@@ -184,8 +204,43 @@ struct Quarantined {
 impl Ids {
     /// For so many workers.
     pub fn new(workers: usize) -> Self {
-        let numbers = Numbers { next: 1, free: Vec::new() };
-        Ids { services: HashMap::default(), workers, numbers, quarantine: VecDeque::new() }
+        Ids::inherit(workers, [])
+    }
+
+    /// For so many workers, with members of an earlier process and the connections that each of them has. No other
+    /// numbers may be in the table: those that nobody has here are free.
+    pub fn inherit(workers: usize, members: impl IntoIterator<Item = (Member, Gauge)>) -> Self {
+        let mut services: HashMap<ServiceKey, ServiceRecord> = HashMap::default();
+        let mut taken = HashSet::default();
+        for (Member { id, service, server, last_weight }, gauge) in members {
+            taken.insert(id);
+            let record = ServerRecord::new(id, workers, gauge, last_weight);
+            services.entry(service).or_default().servers.insert(server, record);
+        }
+        let next = taken.iter().map(|id| id.index() as u32 + 1).max().unwrap_or(1);
+        let free = (1..next).rev().filter_map(DestId::new).filter(|id| !taken.contains(id)).collect();
+        let numbers = Numbers { next, free };
+        Ids { services, workers, numbers, quarantine: VecDeque::new(), changed: true }
+    }
+
+    /// All servers with their numbers, but those that have been removed.
+    pub fn members(&self) -> impl Iterator<Item = Member> + '_ {
+        let of_service = |(&service, record): (&ServiceKey, &'_ ServiceRecord)| {
+            let members = record.servers.iter().map(move |(&server, record)| Member {
+                id: record.id,
+                service,
+                server,
+                last_weight: record.last_weight,
+            });
+            members.collect::<Vec<_>>()
+        };
+        self.services.iter().flat_map(of_service)
+    }
+
+    /// Whether members have come or changed since this was last asked. Who has gone does not matter: its number means
+    /// nobody else before a new member has it.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// The record of a service.
@@ -200,8 +255,8 @@ impl Ids {
 
     /// The service's record, made if there is none.
     pub fn enter(&mut self, key: ServiceKey) -> Entered<'_> {
-        let Ids { services, workers, numbers, .. } = self;
-        Entered { record: services.entry(key).or_default(), workers: *workers, numbers }
+        let Ids { services, workers, numbers, changed, .. } = self;
+        Entered { record: services.entry(key).or_default(), workers: *workers, numbers, changed }
     }
 
     /// Servers that have been removed and that connections may still name.
@@ -297,6 +352,32 @@ mod tests {
         for (weight, last) in [(0, 0), (3, 3), (0, 3), (5, 5)] {
             assert_eq!(ids.enter(WEB).server(server(1), weight).last_weight, last);
         }
+    }
+
+    #[test]
+    fn the_next_process_gives_the_same_numbers() {
+        let mut ids = Ids::new(1);
+        assert!(ids.take_changed());
+        let first: Vec<DestId> = (1..=5).map(|n| ids.enter(WEB).server(server(n), u32::from(n)).id).collect();
+        assert!(ids.take_changed() && !ids.take_changed());
+        ids.enter(WEB).server(server(3), 3);
+        assert!(!ids.take_changed(), "as it was");
+        ids.enter(WEB).server(server(3), 4);
+        assert!(ids.take_changed(), "another weight");
+        // Two of them are not configured any more, the last among them.
+        let stay = ids.members().filter(|member| ![server(2), server(5)].contains(&member.server));
+        let mut next = Ids::inherit(3, stay.map(|member| (member, Gauge::of(7, 1))));
+        for n in [1, 3, 4] {
+            let id = next.enter(WEB).server(server(n), 0).id;
+            let record = &next.service(&WEB).unwrap().servers[&server(n)];
+            assert_eq!(id, first[usize::from(n) - 1]);
+            assert_eq!((record.id, record.gauge.get(), record.counters.len()), (id, (7, 1), 3));
+        }
+        assert_eq!(next.enter(WEB).server(server(3), 0).last_weight, 4);
+        let new: Vec<DestId> = (6..=8).map(|n| next.enter(WEB).server(server(n), 1).id).collect();
+        let number = |n| DestId::new(n).unwrap();
+        assert_eq!(new, [number(2), number(5), number(6)], "numbers that nobody has");
+        assert_eq!(next.room(), DestId::MAX as usize - 6);
     }
 
     #[test]

@@ -6,7 +6,6 @@
 //! another program ([`upgrade`](crate::upgrade)).
 
 use std::cell::RefCell;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::UdpSocket;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use dataplane::capture::Switch;
 use dataplane::changes::Changes;
 use dataplane::counters::WorkerCounters;
 use dataplane::engine::reset::reset;
-use dataplane::table::{HashKey, Table};
+use dataplane::table::Table;
 use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Queues};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
@@ -35,9 +34,11 @@ use crate::devices::{self, Device};
 use crate::director::{Director, Parts};
 use crate::events::{Events, Kind};
 use crate::health::checks_at_once;
+use crate::keep;
 use crate::net::{Twin, Watcher};
 use crate::ports;
 use crate::slowpath;
+use crate::stages::Stopwatch;
 use crate::sync::{self, Synchroniser};
 use crate::systemd;
 use crate::upgrade::{self, Desk, HandOver, Inheritance, Item, Order};
@@ -105,23 +106,28 @@ async fn start(
     control_cores: &[usize],
     mut inheritance: Option<Inheritance>,
 ) -> Result<Option<HandOver>> {
+    let mut stopwatch = Stopwatch::start();
     // From here on signals wait until there is somebody to heed them.
     let stop = StopSignals::listen()?;
     let manager = systemd::Manager::from_environment();
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let upgrade = signal(SignalKind::user_defined2()).context("cannot listen for SIGUSR2")?;
     upgrade::heed_signals()?;
-    pass(&mut inheritance, "program");
+    if let Some(inheritance) = &mut inheritance {
+        inheritance.estate.gap.pass("program");
+    }
     // Before all else, since it tells whether another RVS runs here.
     let (socket, remote, heirlooms) = upgrade::listen(&config, &mut inheritance).await?;
     let _claims = claims(&config)?;
+    let kept = keep::claim(&config)?;
     let speaker = sync::bind(&config)?;
     let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
     let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores))?;
-    pass(&mut inheritance, "EAL");
     let doors = Doors { socket, remote, speaker };
     let signals = Signals { stop, hangup, upgrade };
-    let mut result = with_eal(config, &eal, &devices, doors, signals, manager, inheritance).await;
+    stopwatch.lap(|stages| &mut stages.eal);
+    let setting = Setting { eal: &eal, devices: &devices, control_cores, kept };
+    let mut result = with_eal(config, setting, doors, signals, manager, stopwatch, inheritance).await;
     if let Err(error) = eal.cleanup() {
         tracing::warn!(%error, "EAL was not taken down cleanly");
     }
@@ -139,11 +145,13 @@ struct Signals {
     upgrade: Signal,
 }
 
-/// A stage of an upgrade has ended, if this is one.
-fn pass(inheritance: &mut Option<Inheritance>, stage: &str) {
-    if let Some(inheritance) = inheritance {
-        inheritance.estate.gap.pass(stage);
-    }
+/// What it is built upon.
+struct Setting<'a> {
+    eal: &'a Eal,
+    devices: &'a [Device],
+    control_cores: &'a [usize],
+    /// Where the connections of the process before are.
+    kept: Option<keep::Directory>,
 }
 
 /// Where others reach this router.
@@ -175,11 +183,11 @@ fn claims(config: &Config) -> Result<Vec<Claim>> {
 
 async fn with_eal(
     config: Config,
-    eal: &Eal,
-    devices: &[Device],
+    Setting { eal, devices, control_cores, kept }: Setting<'_>,
     Doors { socket, remote, speaker }: Doors,
     Signals { mut stop, hangup, upgrade }: Signals,
     manager: systemd::Manager,
+    mut stopwatch: Stopwatch,
     mut inheritance: Option<Inheritance>,
 ) -> Result<Option<HandOver>> {
     let lcore = Rc::new(eal.main_lcore()?);
@@ -222,20 +230,29 @@ async fn with_eal(
         Some(inheritance) => upgrade::take_over(&inheritance.estate.twins, &config, &links, &linux).await,
         None => Default::default(),
     };
-    pass(&mut inheritance, "ports");
-    let table = Arc::new(Table::new(config.table.connections as usize, random_key()));
+    stopwatch.lap(|stages| &mut stages.ports);
+    let keep::Start { table, ids, keep, origin } = keep::start(&config, kept, control_cores)?;
+    stopwatch.lap(|stages| &mut stages.table);
     let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
     if config.run.drop_capabilities {
         give_up_capabilities(&config, eal)?;
     }
-    pass(&mut inheritance, "table");
     let events = Events::default();
     let (desk, order) = Desk::open(&config, &events);
+    if let Some(event) = origin.event() {
+        match &origin {
+            keep::Origin::Refused(_) => tracing::warn!("{event}"),
+            _ => tracing::info!("{event}"),
+        }
+        events.publish(event);
+    }
     let capture: Arc<Switch> = Arc::default();
     let settings = config.admin.tcp.clone().map(admin::tcp::Settings::new);
     let remote = remote.zip(settings.as_ref().map(admin::tcp::Settings::subscribe));
     let farewell = admin::tcp::Farewell::default();
-    let was_ready = inheritance.as_ref().is_some_and(|inheritance| inheritance.estate.is_ready);
+    // It knows what its predecessor knew.
+    let was_ready = matches!(origin, keep::Origin::Adopted { .. })
+        && inheritance.as_ref().is_some_and(|inheritance| inheritance.estate.is_ready);
     let shared = if was_ready { sync::Shared::of_a_ready_one() } else { sync::Shared::default() };
     let peers: Option<Arc<sync::Shared>> = speaker.as_ref().map(|_| Arc::new(shared));
     // A ring for each worker, if there is somebody to be told.
@@ -246,6 +263,8 @@ async fn with_eal(
         watcher,
         ports: links,
         table: table.clone(),
+        ids,
+        keep,
         workers: counters.clone(),
         checks_at_once: checks_at_once(raise_open_files()),
         manager: manager.clone(),
@@ -256,7 +275,6 @@ async fn with_eal(
         desk: desk.clone(),
     };
     let (mut director, handle) = Director::new(parts)?;
-    pass(&mut inheritance, "snapshot");
     let (pumps, ends) = slowpath::queues(counters.len(), resets(&director, &table))?;
 
     let workers = ends.into_iter().enumerate().map(|(index, slow_path)| Worker {
@@ -276,9 +294,9 @@ async fn with_eal(
         },
     });
     let crew = Crew::start(workers.collect(), &config.workers.cores, config.run.drop_capabilities)?;
-    pass(&mut inheritance, "workers");
-    if let Some(inheritance) = inheritance {
-        desk.tell(inheritance.estate.into());
+    stopwatch.lap(|stages| &mut stages.publish);
+    if let Some(inheritance) = &inheritance {
+        desk.tell(inheritance.estate.clone(), &stopwatch.stages);
     }
 
     let _synchroniser = match (&config.sync, speaker, peers) {
@@ -292,6 +310,8 @@ async fn with_eal(
     let result: Result<Option<Order>> = {
         let direct = async {
             director.settle().await?;
+            stopwatch.lap(|stages| &mut stages.settle);
+            let stages = stopwatch.stages;
             let _remote = remote.map(|(listener, settings)| {
                 let serve = admin::tcp::serve(listener, settings, farewell.subscribe(), handle.clone());
                 Task(tokio::task::spawn_local(serve))
@@ -304,9 +324,10 @@ async fn with_eal(
                 dpdk = Eal::version(),
                 workers = counters.len(),
                 services = config.services.len(),
+                %stages,
                 "ready"
             );
-            events.publish(Kind::started(&config));
+            events.publish(Kind::started(&config, stages));
             director.run(hangup).await.map(|()| None)
         };
         let from_linux = (0..).zip(&twins).map(|(port, twin)| pumps.from_linux(port, twin, pool, &lcore));
@@ -335,7 +356,7 @@ async fn with_eal(
         Ok(order) => (order, Ok(())),
         Err(error) => (None, Err(error)),
     };
-    let mut hand_over = order.map(|order| HandOver::begin(order, false));
+    let mut hand_over = order.map(|order| HandOver::begin(order, director.is_ready()));
     match hand_over {
         Some(_) => manager.reloading(),
         None => manager.stopping(),
@@ -421,10 +442,4 @@ fn raise_open_files() -> u64 {
 fn lock_any_memory() {
     // Who may not do this does not have those rights at the start either.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-}
-
-/// A key that nobody can guess; the standard library's hasher is seeded by the kernel.
-fn random_key() -> HashKey {
-    let random = || RandomState::new().build_hasher().finish();
-    HashKey { blind: random(), factor: random() }
 }

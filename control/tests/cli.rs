@@ -139,7 +139,7 @@ fn change() -> api::Change {
 /// What has happened to it.
 fn events() -> Events {
     let events = Events::default();
-    events.publish(Kind::Started { version: "1.2.3", services: 1, servers: 1 });
+    events.publish(Kind::Started { version: "1.2.3", services: 1, servers: 1, stages: Default::default() });
     let server = "10.0.0.1:80".parse().unwrap();
     events.publish(Kind::ServerUp { service: "tcp/192.0.2.10:80".to_owned(), server, checks: 2 });
     events
@@ -235,7 +235,7 @@ fn what_has_happened() {
 
     assert_eq!(out.lines().count(), 2);
     assert!(
-        out.lines().next().unwrap().ends_with("  RVS 1.2.3 has started: services 1, real servers 1"),
+        out.lines().next().unwrap().contains("  RVS 1.2.3 has started: services 1, real servers 1 (ms: eal 0, "),
         "{out}"
     );
     let (_, out, _) = asked("events --json --since 1");

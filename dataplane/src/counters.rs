@@ -169,6 +169,11 @@ impl Gauge {
     const ACTIVE: u64 = 1;
     const INACTIVE: u64 = 1 << 32;
 
+    /// One that shows so many connections.
+    pub fn of(active: u32, inactive: u32) -> Gauge {
+        Gauge(AtomicU64::new(u64::from(active) * Self::ACTIVE + u64::from(inactive) * Self::INACTIVE))
+    }
+
     /// A connection begins.
     #[inline]
     pub fn enter(&self, active: bool) {
@@ -266,6 +271,7 @@ mod tests {
         gauge.change(true);
         gauge.leave(true);
         assert_eq!(gauge.get(), (1, 0));
+        assert_eq!(Gauge::of(u32::MAX, 7).get(), (u32::MAX, 7));
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl<P: Probe> Worker<P> {
         let mut output = Output::new(transmitters, counters.clone(), slow_path, Tap::new(capture));
         let mut sweeper = Sweeper::new(share(table.buckets(), index, count), clock::tsc(), clock::tsc_hz());
         let mut rest = Rest::new(idle);
-        let ticks = Ticks::new(clock::tsc_hz());
+        let ticks = Ticks::ours();
 
         while !stop.load(Ordering::Relaxed) {
             let snapshot = snapshots.latest();
@@ -327,24 +327,42 @@ fn share(buckets: usize, index: usize, count: usize) -> Range<usize> {
     buckets * index / count..buckets * (index + 1) / count
 }
 
-/// Turns the time stamp counter into ticks.
-struct Ticks {
+/// Turns the time stamp counter into ticks. The counter goes on over the end of a process; how much of it is a tick is
+/// what EAL has measured, which may be a little else in the next one.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticks {
     per_tick: u64,
 }
 
 impl Ticks {
     fn new(tsc_hz: u64) -> Self {
-        Ticks { per_tick: (tsc_hz / u64::from(TICKS_PER_SECOND)).max(1) }
+        Ticks::with(tsc_hz / u64::from(TICKS_PER_SECOND))
     }
 
-    fn at(&self, tsc: u64) -> Tick {
+    /// Those of this process.
+    pub fn ours() -> Self {
+        Ticks::new(clock::tsc_hz())
+    }
+
+    /// Ticks of so much of the counter each.
+    pub fn with(per_tick: u64) -> Self {
+        Ticks { per_tick: per_tick.max(1) }
+    }
+
+    /// How much of the counter one is.
+    pub fn per_tick(&self) -> u64 {
+        self.per_tick
+    }
+
+    /// The tick at which the counter shows this.
+    pub fn at(&self, tsc: u64) -> Tick {
         Tick(tsc / self.per_tick)
     }
 }
 
 /// The current tick, for readers of the table that are not workers.
 pub fn now() -> Tick {
-    Ticks::new(clock::tsc_hz()).at(clock::tsc())
+    Ticks::ours().at(clock::tsc())
 }
 
 /// Paces the sweep: a slice now and then, the whole share in [`SWEEP_SECONDS`].

@@ -5,7 +5,7 @@ use clap::Parser;
 
 use crate::eal::Environment;
 use crate::report::{Figure, Outputs, Report};
-use crate::{connect, device, path, program, reload, scale};
+use crate::{adopt, connect, device, path, program, reload, scale};
 
 /// How long, and where to.
 #[derive(clap::Args, Clone, Debug)]
@@ -61,6 +61,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     add("scale", scale::measure(&environment, &options(arguments, flows))?);
     let size = if smoke { "--services 10 --flows 1000 --reloads 2" } else { "" };
     add("reload", reload::measure(&environment, &options(arguments, size))?);
+    let size = if smoke { "--connections 10000" } else { "" };
+    add("adopt", adopt::measure(&options_of(&format!("{size} --rounds {}", arguments.rounds)))?);
 
     // Those start the built program in a namespace of its own.
     if nix::unistd::geteuid().is_root() {

@@ -1,5 +1,6 @@
 //! `rvs-perf`: what the packet path of RVS costs, and what its peers cost beside it.
 
+mod adopt;
 mod bench;
 mod ceiling;
 mod compare;
@@ -48,6 +49,8 @@ enum Command {
     Reload(reload::Arguments),
     /// The built program as a whole: its memory, and a reload end to end
     Program(program::Arguments),
+    /// How long a new process takes to take over the connections of the one before
+    Adopt(adopt::Arguments),
     /// The control thread while ten thousand servers answer, go down and come back together
     Control(control::Arguments),
     /// Instructions a packet, and whether they are no more than recorded
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Scale(arguments) => scale::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Program(arguments) => program::run(&arguments),
+        Command::Adopt(arguments) => adopt::run(&arguments),
         Command::Control(arguments) => control::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),

@@ -59,6 +59,14 @@ fn reload_is_noticed() {
 }
 
 #[test]
+fn a_table_is_taken_over() {
+    let Some(command) = rvs_perf() else { return };
+    let figures = figures(command, "adopt --rounds 1 --connections 10000 --servers 3");
+    figures.iter().for_each(assert_measured);
+    assert_eq!(figures.len(), 2, "sizes");
+}
+
+#[test]
 fn program_is_weighed_and_reloaded() {
     let Some(command) = rvs_perf() else { return };
     let figures = figures(command, "program --rounds 1 --connections 1000000 --services 10");

@@ -14,6 +14,8 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// How many connections the table is asked to hold.
     pub connections: u64,
+    /// Where connections outlive the program, if they do.
+    pub keep: Option<String>,
     /// The ports.
     pub ports: Vec<Port>,
     /// The services, in the order of the file.
@@ -89,7 +91,15 @@ impl Config {
             ports.push(port("lan", "lan0", layout.gateway()));
         }
         let last = *crate::cores().last().unwrap_or(&0);
-        Config { cores: vec![last], connections: 65_536, ports, services: vec![], socket, file_prefix: None }
+        Config {
+            cores: vec![last],
+            connections: 65_536,
+            keep: None,
+            ports,
+            services: vec![],
+            socket,
+            file_prefix: None,
+        }
     }
 
     /// With this service too.
@@ -188,8 +198,11 @@ impl Display for Config {
             writeln!(f, "file_prefix = {prefix:?}")?;
         }
         writeln!(f, "\n[workers]\ncores = {:?}\nidle = \"adaptive\"\n", self.cores)?;
-        writeln!(f, "[table]\nconnections = {}\n", self.connections)?;
-        writeln!(f, "[admin]\nsocket = {:?}", self.socket)?;
+        writeln!(f, "[table]\nconnections = {}", self.connections)?;
+        if let Some(directory) = &self.keep {
+            writeln!(f, "keep = {directory:?}")?;
+        }
+        writeln!(f, "\n[admin]\nsocket = {:?}", self.socket)?;
         for port in &self.ports {
             writeln!(f, "\n[[port]]\nname = {:?}\ndevice = {:?}", port.name, port.device)?;
             writeln!(f, "addresses = [{:?}]", port.address)?;

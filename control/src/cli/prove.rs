@@ -20,8 +20,9 @@ impl Prove {
     pub(super) fn execute(self) -> anyhow::Result<Exit> {
         // What the running one has taken will be free.
         let machine = Machine { available_memory: u64::MAX, ..Machine::read()? };
-        config::load(&self.config)?.check_machine(&machine)?;
-        writeln!(io::stdout(), "{}", serde_json::to_string(&Proof::own())?)?;
+        let config = config::load(&self.config)?;
+        config.check_machine(&machine)?;
+        writeln!(io::stdout(), "{}", serde_json::to_string(&Proof::own(&config))?)?;
         Ok(Exit::Ok)
     }
 }

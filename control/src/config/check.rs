@@ -16,7 +16,7 @@ use super::raw::{Document, Field, Section};
 use super::sync::sync;
 use super::value::{self, DEVICE, MAC, PORT_NAME, PREFIX};
 use super::{
-    Admin, Config, DEFAULT_SOCKET, Eal, Idle, Port, Run, Service, Sync, TableSize, VirtualAddresses, Workers,
+    Admin, Config, DEFAULT_SOCKET, Eal, Idle, Port, Run, Service, Sync, Table, VirtualAddresses, Workers,
     service, tcp,
 };
 
@@ -38,7 +38,7 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
 }
 
 /// What a file is made of.
-pub(super) type Parts = (Eal, Run, Workers, TableSize, Admin, Option<Sync>, Vec<Port>, Vec<Service>);
+pub(super) type Parts = (Eal, Run, Workers, Table, Admin, Option<Sync>, Vec<Port>, Vec<Service>);
 
 /// The services of a text that has nothing else. What refers to other parts of a configuration is not checked.
 pub fn services(source: Source) -> Result<Vec<Service>, ConfigErrors> {
@@ -84,7 +84,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         eal?.unwrap_or(Eal { hugepages: true, memory_mb: None, file_prefix: None, args: Vec::new() }),
         run?.unwrap_or(Run { drop_capabilities: true, virtual_addresses: VirtualAddresses::default() }),
         workers?,
-        table?.unwrap_or(TableSize { connections: 1_000_000 }),
+        table?.unwrap_or(Table::of(1_000_000)),
         admin?.unwrap_or_else(|| Admin { socket: PathBuf::from(DEFAULT_SOCKET), group: None, tcp: None }),
         sync?,
         ports.into_iter().collect::<Option<_>>()?,
@@ -185,10 +185,13 @@ fn workers(section: &Section<'_>) -> Option<Workers> {
     Some(Workers { cores: cores?, idle: idle?, control_cores: control_cores? })
 }
 
-fn table(section: &Section<'_>) -> Option<TableSize> {
-    section.known(&["connections"]);
-    let connections = section.or("connections", 1_000_000, |field| field.integer(1024..=500_000_000))?;
-    Some(TableSize { connections })
+fn table(section: &Section<'_>) -> Option<Table> {
+    section.known(&["connections", "keep"]);
+    let connections = section.or("connections", 1_000_000, |field| field.integer(1024..=500_000_000));
+    let keep = section.optional("keep", |field| {
+        field.parse("an absolute path, e.g. \"/dev/hugepages/rvs\"", |typed| absolute(typed, "directory"))
+    });
+    Some(Table { connections: connections?, keep: keep? })
 }
 
 fn admin(section: &Section<'_>) -> Option<Admin> {
@@ -197,11 +200,7 @@ fn admin(section: &Section<'_>) -> Option<Admin> {
         let expected = format!("an absolute path of at most {MAX_SOCKET_PATH} bytes");
         field.parse(&expected, |typed| match typed {
             _ if typed.len() > MAX_SOCKET_PATH => Err(format!("has {} bytes", typed.len())),
-            _ if typed.contains('\0') => Err(format!("{} contains a NUL", quoted(typed))),
-            _ if !typed.starts_with('/') || typed.ends_with('/') => {
-                Err(format!("{} is not an absolute path of a file", quoted(typed)))
-            }
-            _ => Ok(PathBuf::from(typed)),
+            _ => absolute(typed, "file"),
         })
     });
     let group = section.optional("group", |field| {
@@ -232,6 +231,17 @@ fn port(section: &Section<'_>) -> Option<Port> {
         addresses: addresses?,
         mac: mac?,
     })
+}
+
+/// The path of a file or directory, wherever the program is started.
+fn absolute(typed: &str, of: &str) -> Result<PathBuf, String> {
+    match typed {
+        _ if typed.contains('\0') => Err(format!("{} contains a NUL", quoted(typed))),
+        _ if !typed.starts_with('/') || typed.ends_with('/') => {
+            Err(format!("{} is not an absolute path of a {of}", quoted(typed)))
+        }
+        _ => Ok(PathBuf::from(typed)),
+    }
 }
 
 /// The value with the name that was typed.

@@ -60,7 +60,7 @@ pub struct Config {
     /// `[workers]`: who polls.
     pub workers: Workers,
     /// `[table]`: the connection table.
-    pub table: TableSize,
+    pub table: Table,
     /// `[admin]`: the admin API.
     pub admin: Admin,
     /// `[sync]`: peer routers, if there are any.
@@ -161,7 +161,8 @@ impl Config {
             ("workers.cores", self.workers.cores == new.workers.cores),
             ("workers.idle", self.workers.idle == new.workers.idle),
             ("workers.control_cores", self.workers.control_cores == new.workers.control_cores),
-            ("table.connections", self.table == new.table),
+            ("table.connections", self.table.connections == new.table.connections),
+            ("table.keep", self.table.keep == new.table.keep),
             ("admin.socket", self.admin.socket == new.admin.socket),
             ("admin.group", self.admin.group == new.admin.group),
             ("admin.tcp", self.admin.tcp.is_some() == new.admin.tcp.is_some()),
@@ -245,16 +246,23 @@ pub struct Workers {
     pub control_cores: Option<Vec<usize>>,
 }
 
-/// The size of the connection table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TableSize {
+/// The connection table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
     /// How many connections it holds at half load.
     pub connections: u64,
+    /// The directory where it outlives the process, if it does.
+    pub keep: Option<PathBuf>,
 }
 
-impl TableSize {
+impl Table {
+    /// One of so many connections that ends with the process.
+    pub fn of(connections: u64) -> Table {
+        Table { connections, keep: None }
+    }
+
     /// How many bytes its buckets take: two slots of a word for each connection, in whole cache lines.
-    pub fn bytes(self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.connections.div_ceil(4) * 2 * 64
     }
 }

@@ -310,6 +310,14 @@ rvs.toml:13:15: table.connections: 0 is out of range; expected an integer from 1
       |               ^"#,
         ),
         (
+            "1_000_000",
+            "1_000_000\nkeep = \"run/table\"",
+            r#"
+rvs.toml:14:8: table.keep: "run/table" is not an absolute path of a directory; expected an absolute path, e.g. "/dev/hugepages/rvs"
+   14 | keep = "run/table"
+      |        ^^^^^^^^^^^"#,
+        ),
+        (
             "cores = [1, 1]",
             "cores = []",
             r#"
@@ -478,6 +486,7 @@ fn what_needs_a_restart() {
         ("[1, 1]", "[1]", Some("workers.cores")),
         ("memory = 512", "memory = 513", Some("eal")),
         ("1_000_000", "2_000_000", Some("table.connections")),
+        ("1_000_000", "1_000_000\nkeep = \"/run/rvs/table\"", Some("table.keep")),
         ("/tmp/rvs.sock", "/tmp/rvs2.sock", Some("admin.socket")),
         ("iface=eth1", "iface=eth2", Some("port[0].device")),
         ("mtu = 9000", "mtu = 1500", Some("port[1].mtu")),

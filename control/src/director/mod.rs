@@ -55,6 +55,7 @@ use crate::events::{Events, Kind};
 use crate::health::{Health, News, Verdict};
 use crate::hooks::Hooks;
 use crate::ids::{Ids, ServerKey, ServiceKey};
+use crate::keep::Keep;
 use crate::net::Watcher;
 use crate::rates;
 use crate::services::live::service_of;
@@ -84,6 +85,10 @@ pub struct Parts {
     pub ports: Vec<PortLink>,
     /// The connections.
     pub table: Arc<Table>,
+    /// Who they are about.
+    pub ids: Ids,
+    /// Where both are kept for the next process, if they are.
+    pub keep: Option<Keep>,
     /// The workers' counters.
     pub workers: Vec<Arc<WorkerCounters>>,
     /// Health checks at one time.
@@ -121,6 +126,7 @@ pub struct Director {
     /// Whether this router still learns what its peers know, and takes no virtual address before.
     learning: bool,
     ids: Ids,
+    keep: Option<Keep>,
     health: Health,
     news: mpsc::UnboundedReceiver<News>,
     requests: mpsc::Receiver<Request>,
@@ -159,6 +165,8 @@ impl Director {
             watcher,
             ports,
             table,
+            ids,
+            keep,
             workers,
             checks_at_once,
             manager,
@@ -173,7 +181,8 @@ impl Director {
         let (requester, requests) = mpsc::channel(64);
         let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
         let mut director = Director {
-            ids: Ids::new(workers.len()),
+            ids,
+            keep,
             services: Services::new(std::mem::take(&mut config.services)),
             effects: Effects::default(),
             wake: None,
@@ -266,6 +275,11 @@ impl Director {
         self.ports[usize::from(port)].ifindex
     }
 
+    /// Whether this router knows what its peers know, as far as it has any.
+    pub fn is_ready(&self) -> bool {
+        !self.learning
+    }
+
     /// A worker's view of the snapshots.
     pub fn subscribe(&self) -> dataplane::snapshot::Subscriber {
         self.publisher.subscribe()
@@ -321,6 +335,7 @@ impl Director {
             service.sample();
         }
         self.ids.release(&self.workers, self.peers.generation());
+        self.record_ids();
         self.peers.notice(&self.events);
         self.let_go();
         self.publisher.reclaim();
@@ -513,11 +528,19 @@ impl Director {
         let (services, effects, ids) = (&self.services, &self.effects, &mut self.ids);
         let is_live = |address| !follows || self.live.contains(&address);
         let snapshot = compile::compile(generation, services, effects, ids, is_live, ports, fib);
+        self.record_ids();
         self.publisher.publish(snapshot);
         self.generation = generation;
         self.published = self.services.present().clone();
         self.pace.made(began, Instant::now());
         tracing::debug!(generation, took = ?began.elapsed(), "published");
+    }
+
+    /// Remembers who the ids are for the next process, before workers use new ones.
+    fn record_ids(&mut self) {
+        if let Some(keep) = &mut self.keep {
+            keep.record(&mut self.ids);
+        }
     }
 
     fn tell_happening(&mut self, happening: &Happening) {

@@ -36,6 +36,11 @@ impl Facts {
     }
 }
 
+/// How many MB of hugepages DPDK wants.
+pub(super) fn wanted(config: &Config) -> u64 {
+    if config.eal.hugepages { config.eal.memory_mb.map_or(USUAL, u64::from) } else { 0 }
+}
+
 pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     if !config.eal.hugepages {
         let nics = config.ports.iter().any(|port| pci_address(&port.device).is_some());
@@ -53,7 +58,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
         facts.pools.iter().map(|pool| pool.0 * count(pool)).sum::<u64>() >> 20
     };
     let (reserved, free) = (sum(|pool| pool.1), sum(|pool| pool.2));
-    let wanted = config.eal.memory_mb.map_or(USUAL, u64::from);
+    let wanted = wanted(config);
     let reserve = format!(
         "echo {} > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages, and vm.nr_hugepages in /etc/sysctl.d to have \
          them after a boot; or hugepages = false under [eal], if speed does not matter",

@@ -10,6 +10,7 @@ pub mod arp;
 mod clock;
 mod cores;
 mod devices;
+mod keep;
 mod memory;
 mod network;
 pub mod spread;
@@ -82,6 +83,7 @@ pub fn examine(root: &Path, config: Option<&Config>) -> Vec<Finding> {
     let mut findings = clock::judge(&clock::Facts::collect(&root), config);
     if let Some(config) = config {
         findings.extend(memory::judge(&memory::Facts::collect(&root, config), config));
+        findings.extend(keep::judge(&keep::Facts::collect(&root, config), config));
         findings.extend(devices::judge(&devices::Facts::collect(&root, config), config));
         findings.extend(cores::judge(&cores::Facts::collect(&root, config), config));
         findings.extend(network::judge(&network::Facts::collect(&root, config), config));

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::admin::api;
 use crate::config::Config;
 use crate::health::Verdict;
+use crate::stages::Stages;
 
 /// What can happen. As JSON: the kind under `event`, beside its fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -21,6 +22,22 @@ pub enum Kind {
         services: u64,
         /// How many real servers, each counted once a service.
         servers: u64,
+        /// How long it took.
+        stages: Stages,
+    },
+    /// The connections of the process before go on.
+    TableAdopted {
+        /// How many.
+        connections: u64,
+        /// How many do not.
+        removed: u64,
+        /// How long it took.
+        milliseconds: u64,
+    },
+    /// The connections of the process before cannot go on, and those that are kept are forgotten.
+    TableRefused {
+        /// Why.
+        reason: String,
     },
     /// RVS has been told to stop.
     Stopping {
@@ -196,9 +213,10 @@ pub enum Kind {
 
 impl Kind {
     /// RVS balances by this configuration.
-    pub fn started(config: &Config) -> Kind {
+    pub fn started(config: &Config, stages: Stages) -> Kind {
         let servers = config.services.iter().map(|service| service.servers.len() as u64).sum();
-        Kind::Started { version: env!("CARGO_PKG_VERSION"), services: config.services.len() as u64, servers }
+        let services = config.services.len() as u64;
+        Kind::Started { version: env!("CARGO_PKG_VERSION"), services, servers, stages }
     }
 
     /// What came of a reload; `generation` is what is in force after it.
@@ -225,6 +243,8 @@ impl Kind {
     pub fn name(&self) -> &'static str {
         match self {
             Kind::Started { .. } => "started",
+            Kind::TableAdopted { .. } => "table_adopted",
+            Kind::TableRefused { .. } => "table_refused",
             Kind::Stopping { .. } => "stopping",
             Kind::Upgrading { .. } => "upgrading",
             Kind::Upgraded { .. } => "upgraded",
@@ -258,8 +278,17 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Kind::Started { version, services, servers } => {
-                write!(f, "RVS {version} has started: services {services}, real servers {servers}")
+            Kind::Started { version, services, servers, stages } => {
+                write!(f, "RVS {version} has started: services {services}, real servers {servers} ({stages})")
+            }
+            Kind::TableAdopted { connections, removed, milliseconds } => {
+                write!(
+                    f,
+                    "connections go on that were there before: {connections} (not: {removed}; {milliseconds} ms)"
+                )
+            }
+            Kind::TableRefused { reason } => {
+                write!(f, "connections that were there before are forgotten: {reason}")
             }
             Kind::Stopping { signal } => write!(f, "RVS stops ({signal})"),
             Kind::Upgrading { version } => write!(f, "RVS hands over to version {version}"),

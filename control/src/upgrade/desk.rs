@@ -4,16 +4,17 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::signal::unix::Signal;
 use tokio::sync::{Mutex, oneshot};
 
-use super::Proof;
+use super::{Estate, Proof};
 use crate::admin::api;
 use crate::admin::upgrade::Question;
 use crate::capabilities;
 use crate::config::Config;
 use crate::events::{Events, Kind};
+use crate::stages::Stages;
 
 /// Takes orders, one in the life of a process. Copies are the same desk.
 #[derive(Clone, Debug)]
@@ -87,12 +88,15 @@ impl Desk {
         );
         let config = &self.0.config;
         capabilities::enough_to_start_again(config)?;
-        ensure!(
-            question.lose_connections,
-            "the new program will not know the connections; expected lose_connections (rvs upgrade \
-             --lose-connections) if they may be lost"
-        );
         let proof = Proof::of(&binary, &config.path).await?;
+        if let Some(reason) = proof.loses(config)
+            && !question.lose_connections
+        {
+            bail!(
+                "{reason}, so that the new program will not know the connections; expected lose_connections \
+                 (rvs upgrade --lose-connections) if they may be lost"
+            );
+        }
         Ok((binary, proof))
     }
 
@@ -104,8 +108,10 @@ impl Desk {
         }
     }
 
-    /// This process has come from an upgrade.
-    pub fn tell(&self, upgrade: api::Upgrade) {
+    /// This process has come from an upgrade, and has started in these stages.
+    pub fn tell(&self, mut estate: Estate, stages: &Stages) {
+        estate.gap.pass_start(stages);
+        let upgrade = api::Upgrade::from(estate);
         match &upgrade.error {
             None => {
                 let (from, milliseconds) = (upgrade.from.clone(), upgrade.gap_us / 1_000);

@@ -1,13 +1,15 @@
 //! Whether another program could take over: it is asked, as a child, while this one goes on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use dataplane::table::LAYOUT;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use super::estate;
+use crate::config::Config;
 use crate::process::Running;
 
 /// How long the other program may take: to read ten thousand services takes a second.
@@ -20,12 +22,27 @@ pub struct Proof {
     pub version: String,
     /// The form of estate that it understands.
     pub estate: u32,
+    /// The layout of the connection table that it understands.
+    pub table: u32,
+    /// Where it will keep the table, by that configuration.
+    pub keep: Option<PathBuf>,
 }
 
 impl Proof {
-    /// This program's.
-    pub fn own() -> Proof {
-        Proof { version: env!("CARGO_PKG_VERSION").to_owned(), estate: estate::FORM }
+    /// This program's, by a configuration.
+    pub fn own(config: &Config) -> Proof {
+        let (version, keep) = (env!("CARGO_PKG_VERSION").to_owned(), config.table.keep.clone());
+        Proof { version, estate: estate::FORM, table: LAYOUT, keep }
+    }
+
+    /// Why it would not know the connections of this program, which runs by this configuration.
+    pub fn loses(&self, running: &Config) -> Option<&'static str> {
+        match &running.table.keep {
+            None => Some("connections end with this process, since [table] keep is not set"),
+            here if self.keep != *here => Some("[table] keep is another in the file than in force"),
+            Some(_) if self.table != LAYOUT => Some("it lays out the connection table otherwise"),
+            Some(_) => None,
+        }
     }
 
     /// That of another program, which says it by the configuration at `config`.
@@ -63,6 +80,29 @@ mod tests {
 
     use super::*;
 
+    fn config(table: &str) -> Config {
+        let text = format!("[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null\"\n{table}");
+        crate::config::parse(Path::new("f"), text.into()).unwrap()
+    }
+
+    #[test]
+    fn who_would_not_know_the_connections() {
+        let (kept, elsewhere) = ("[table]\nkeep = \"/run/a\"\n", "[table]\nkeep = \"/run/b\"\n");
+        for (running, file, reason) in [
+            (kept, kept, None),
+            ("", "", Some("[table] keep is not set")),
+            ("", kept, Some("[table] keep is not set")),
+            (kept, elsewhere, Some("is another")),
+            (kept, "", Some("is another")),
+        ] {
+            let found = Proof::own(&config(file)).loses(&config(running));
+            assert_eq!(found.is_some(), reason.is_some(), "{running} {file}");
+            assert!(found.unwrap_or_default().contains(reason.unwrap_or_default()), "{found:?}");
+        }
+        let newer = Proof { table: LAYOUT + 1, ..Proof::own(&config(kept)) };
+        assert!(newer.loses(&config(kept)).unwrap().contains("otherwise"));
+    }
+
     async fn say(script: &str) -> Result<Proof> {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("rvs");
@@ -73,9 +113,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_is_asked_and_must_answer_well() {
-        let own = serde_json::to_string(&Proof::own()).unwrap();
+        let expected = Proof::own(&config(""));
+        let own = serde_json::to_string(&expected).unwrap();
         let good = format!("[ \"$*\" = 'prove -c /etc/rvs.toml' ] && echo '{own}'");
-        assert_eq!(say(&good).await.unwrap(), Proof::own());
+        assert_eq!(say(&good).await.unwrap(), expected);
         for (script, expected) in [
             ("echo f:1:1: bad >&2; exit 2".to_owned(), "has not proven itself (exit status: 2): f:1:1: bad"),
             ("echo hello".to_owned(), "does not prove itself as rvs does: hello"),

@@ -8,7 +8,7 @@ use super::word::Client;
 use crate::service::Protocol;
 
 /// The secret key of a table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashKey {
     /// Added (xor) before the multiplication.
     pub blind: u64,

@@ -40,15 +40,21 @@
 //! was the swap that held.
 
 mod hash;
+mod inherit;
 mod matches;
 mod memory;
 mod word;
 
+use std::fs::File;
+use std::io;
 use std::ops::Range;
 
 pub use self::hash::{Hash, HashKey};
+pub use self::inherit::{Census, Known};
 use self::matches::matches;
 use self::memory::Buckets;
+#[cfg(not(any(loom, miri)))]
+pub use self::memory::write_mapped;
 pub use self::word::{Client, DestId, FLAG_COARSE, FLAG_REPLIED, FLAG_TENTATIVE, Word};
 use crate::service::Protocol;
 use crate::sync::{AtomicU128, Ordering};
@@ -61,6 +67,10 @@ const CROWDED: usize = SLOTS * 2 * 3 / 4;
 
 /// Rounds in which a tentative rival in an earlier slot is waited for.
 const PATIENCE: u32 = if cfg!(loom) { 1 } else { 16 };
+
+/// What the bytes of a table in a file mean: raised whenever a build reads another connection in them than the one before,
+/// be it for the fields of a word, the numbers of its states, the hash, or the buckets where a word may be.
+pub const LAYOUT: u32 = 1;
 
 /// What the table has to know about connections, and cannot: it has no snapshot and no clock.
 pub trait Judge {
@@ -150,12 +160,25 @@ pub struct Table {
 impl Table {
     /// A table for so many connections at half load: 32 bytes each.
     pub fn new(connections: usize, key: HashKey) -> Self {
-        let pairs = connections.div_ceil(SLOTS).max(2);
-        assert!(
-            2 * pairs * SLOTS <= u32::MAX as usize,
-            "slots are counted in 32 bits: two billion connections"
-        );
+        let pairs = pairs(connections);
         Table { buckets: Buckets::new(2 * pairs), pairs, key }
+    }
+
+    /// The same at the beginning of a file: what is there, if it was made with the same numbers, else an empty one if the
+    /// file is all zeros. An error if the file is shorter than [`Self::bytes`], or cannot be mapped.
+    pub fn in_file(file: &File, connections: usize, key: HashKey) -> io::Result<Self> {
+        let pairs = pairs(connections);
+        Ok(Table { buckets: Buckets::in_file(file, 2 * pairs)?, pairs, key })
+    }
+
+    /// How much memory a table for so many connections takes.
+    pub fn bytes(connections: usize) -> u64 {
+        (2 * pairs(connections) * size_of::<Bucket>()) as u64
+    }
+
+    /// Whether a table for so many connections has the same places as one for so many others.
+    pub fn are_alike(connections: usize, others: usize) -> bool {
+        pairs(connections) == pairs(others)
     }
 
     /// An empty table for one flow of this one, to try a packet on; see [`Self::copy_flow`].
@@ -463,6 +486,13 @@ impl Table {
     fn word(&self, slot: Slot) -> &AtomicU128 {
         &self.buckets[slot.0 as usize / SLOTS].0[slot.0 as usize % SLOTS]
     }
+}
+
+/// Pairs of buckets for so many connections at half load.
+fn pairs(connections: usize) -> usize {
+    let pairs = connections.div_ceil(SLOTS).max(2);
+    assert!(2 * pairs * SLOTS <= u32::MAX as usize, "slots are counted in 32 bits: two billion connections");
+    pairs
 }
 
 /// What a survey found in a pair of buckets.

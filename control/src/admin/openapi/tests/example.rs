@@ -8,6 +8,7 @@ use crate::events::{Events, Kind};
 use crate::ids::ServiceKey;
 use crate::metrics::Format;
 use crate::services::save;
+use crate::stages::Stages;
 
 /// How much it says.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -263,7 +264,9 @@ pub fn kinds() -> Vec<Kind> {
     let address = "192.0.2.10".parse().unwrap();
     let error = || "no such device".to_owned();
     vec![
-        Kind::Started { version: "0.1.0", services: 1, servers: 1 },
+        Kind::Started { version: "0.1.0", services: 1, servers: 1, stages: Stages::default() },
+        Kind::TableAdopted { connections: 9, removed: 1, milliseconds: 20 },
+        Kind::TableRefused { reason: error() },
         Kind::Stopping { signal: "SIGTERM" },
         Kind::Upgrading { version: "0.2.0".to_owned() },
         Kind::Upgraded { from: "0.1.0".to_owned(), version: "0.2.0", milliseconds: 300 },

@@ -1,0 +1,294 @@
+//! A connection table that outlives its process: `[table] keep`.
+//!
+//! The table is a file in memory, and beside it lies an index of who its words are about ([`index`]). A process that
+//! starts takes both over, if it finds them as they should be, and no worker has noticed anything but a pause. Otherwise it
+//! says why and begins with an empty table: to forget connections is bad, to send them to the wrong server is worse.
+//!
+//! What is on disk at any moment is good for the next process, because the order is right:
+//!
+//! * the index names the file of its table, and is replaced as a whole. A table of another size is filled from the old
+//!   one beside it, and only the index that names it puts it in the place of the old one;
+//! * the index is written *before* workers get a snapshot with new members ([`Keep::record`]), so that no word can have a
+//!   number that it does not know, or knows as somebody else;
+//! * of members that have gone it may still know, since their numbers are not given away before no word has them
+//!   ([`crate::ids`]).
+//!
+//! Words of members that are not configured any more are removed at the start, those of servers that were leaving among
+//! them: until when, and how, only the process before has known.
+
+mod directory;
+mod index;
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use dataplane::counters::Gauge;
+use dataplane::table::{Census, HashKey, Known, Table};
+use dataplane::worker::Ticks;
+
+pub use self::directory::Directory;
+use self::index::Index;
+use crate::config::{Config, ConfigErrors, ServerState};
+use crate::crew::pin;
+use crate::events::Kind;
+use crate::ids::{Ids, Member, ServerKey, ServiceKey};
+
+/// The name of the index.
+const INDEX: &str = "index";
+
+/// How the names of tables begin.
+const TABLE: &str = "table-";
+
+/// What changes whenever the machine starts.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The connections with which a process begins.
+pub struct Start {
+    /// The table.
+    pub table: Arc<Table>,
+    /// Who its words are about.
+    pub ids: Ids,
+    /// Where both are kept for the next process, if they are.
+    pub keep: Option<Keep>,
+    /// Where they are from.
+    pub origin: Origin,
+}
+
+/// Where the connections are from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// There are none: they are not kept, or nobody has kept any yet.
+    New,
+    /// The process before.
+    Adopted {
+        /// How many go on.
+        kept: u64,
+        /// How many do not, since their server is not configured, or they were not there yet.
+        removed: u64,
+        /// How many found no room, if the table is smaller than before.
+        no_room: u64,
+        /// How long it took.
+        took: Duration,
+    },
+    /// There are none, because what was there does not do.
+    Refused(String),
+}
+
+impl Origin {
+    /// What is said of it, if anything is.
+    pub fn event(&self) -> Option<Kind> {
+        match self {
+            Origin::New => None,
+            Origin::Adopted { kept, removed, no_room, took } => Some(Kind::TableAdopted {
+                connections: *kept,
+                removed: removed + no_room,
+                milliseconds: took.as_millis() as u64,
+            }),
+            Origin::Refused(reason) => Some(Kind::TableRefused { reason: reason.clone() }),
+        }
+    }
+}
+
+/// Takes the directory, if connections are to be kept. An error if it does not do, or another process has it.
+pub fn claim(config: &Config) -> Result<Option<Directory>, ConfigErrors> {
+    let taken = config.table.keep.as_deref().map(Directory::open).transpose();
+    taken.map_err(|error| of_key(config, &error))
+}
+
+fn of_key(config: &Config, error: &anyhow::Error) -> ConfigErrors {
+    config.error("table.keep", format!("{error:#}"))
+}
+
+/// Makes the table, or takes over the one that is kept in the directory. `control_cores` are those of the calling thread:
+/// it leaves them while it goes through an old table, since no worker needs its core yet.
+///
+/// An error if the directory has no room for the table.
+pub fn start(config: &Config, directory: Option<Directory>, control_cores: &[usize]) -> Result<Start> {
+    let workers = config.workers.cores.len();
+    let connections = config.table.connections as usize;
+    let Some(directory) = directory else {
+        let table = Arc::new(Table::new(connections, random_key()));
+        return Ok(Start { table, ids: Ids::new(workers), keep: None, origin: Origin::New });
+    };
+    let of_key = |error: anyhow::Error| of_key(config, &error);
+    let cores: BTreeSet<usize> = config.workers.cores.iter().chain(control_cores).copied().collect();
+    pin(&Vec::from_iter(cores.iter().copied()))?;
+    let found = adopt(&directory, config, cores.len());
+    pin(control_cores)?;
+    let origin = match found {
+        Ok(Some(Adopted { table, index, census, took })) => {
+            let origin =
+                Origin::Adopted { kept: census.kept, removed: census.removed, no_room: census.no_room, took };
+            let gauge = |member: &Member| {
+                let (active, inactive) = census.of(member.id);
+                (*member, Gauge::of(active, inactive))
+            };
+            let ids = Ids::inherit(workers, index.members.iter().map(gauge));
+            let keep = Some(Keep { directory, index, is_written: false, is_said: false });
+            return Ok(Start { table: Arc::new(table), ids, keep, origin });
+        }
+        Ok(None) => Origin::New,
+        Err(error) => Origin::Refused(format!("{error:#}")),
+    };
+    // Nobody needs it any more, and there may be no room for two.
+    directory.remove(INDEX).map_err(of_key)?;
+    remove_tables(&directory, None);
+    let (table, index) = make(&directory, connections, random_key()).map_err(of_key)?;
+    let keep = Some(Keep { directory, index, is_written: false, is_said: false });
+    Ok(Start { table: Arc::new(table), ids: Ids::new(workers), keep, origin })
+}
+
+/// A table of the process before.
+struct Adopted {
+    table: Table,
+    /// With the members that are configured.
+    index: Index,
+    census: Census,
+    took: Duration,
+}
+
+/// Takes over what is kept; none if nothing is. An error says why it does not do.
+fn adopt(directory: &Directory, config: &Config, threads: usize) -> Result<Option<Adopted>> {
+    let began = Instant::now();
+    let Some(bytes) = directory.read(INDEX)? else { return Ok(None) };
+    let mut index = Index::parse(&bytes)?;
+    ensure!(index.boot == boot()?, "it is of another boot of this machine");
+    // It is a name and nothing else.
+    ensure!(index.table.starts_with(TABLE) && !index.table.contains('/'), "the index names no table");
+    let wanted = configured(config);
+    index.members.retain(|member| wanted.contains(&(member.service, member.server)));
+    let known: Known = index.members.iter().map(|member| (member.id, member.service.protocol)).collect();
+    let file = directory.open_file(&index.table)?;
+    let old = Table::in_file(&file, index.connections, index.key).context("its table cannot be used")?;
+
+    let (theirs, ours) = (Ticks::with(index.tsc_per_tick), Ticks::ours());
+    let connections = config.table.connections as usize;
+    let same_clock = theirs.per_tick() == ours.per_tick();
+    if !same_clock || !Table::are_alike(connections, index.connections) {
+        match make(directory, connections, index.key) {
+            Ok((table, made)) => {
+                let tsc = dpdk::clock::tsc();
+                let census = table.fill_from(&old, theirs.at(tsc), ours.at(tsc), &known, threads);
+                let index = Index { members: index.members, ..made };
+                return Ok(Some(Adopted { table, index, census, took: began.elapsed() }));
+            }
+            // Better of the size that it was than empty.
+            Err(error) if same_clock => tracing::warn!(
+                error = format!("{error:#}"),
+                connections = index.connections,
+                "the connection table keeps its size, since there is no room for two"
+            ),
+            Err(error) => return Err(error),
+        }
+    }
+    let census = old.inherit(&known, threads);
+    Ok(Some(Adopted { table: old, index, census, took: began.elapsed() }))
+}
+
+/// An empty table in a file, and what there is to say of it.
+fn make(directory: &Directory, connections: usize, key: HashKey) -> Result<(Table, Index)> {
+    let name = format!("{TABLE}{:016x}", random());
+    let file = directory.create(&name, Table::bytes(connections))?;
+    let table = Table::in_file(&file, connections, key).context("cannot map the table")?;
+    let tsc_per_tick = Ticks::ours().per_tick();
+    Ok((table, Index { boot: boot()?, table: name, connections, key, tsc_per_tick, members: Vec::new() }))
+}
+
+/// All servers that packets will have to be forwarded for.
+fn configured(config: &Config) -> HashSet<(ServiceKey, ServerKey)> {
+    let of_service = |service| {
+        let service: &crate::config::Service = service;
+        let served = service.servers.iter().filter(|server| server.state != ServerState::Disabled);
+        let own = served.map(|server| ServerKey::of(service, server));
+        own.chain(ServerKey::of_sorry(service)).map(|server| (ServiceKey::of(service), server))
+    };
+    config.services.iter().flat_map(of_service).collect()
+}
+
+/// Takes away the tables that are not this one.
+fn remove_tables(directory: &Directory, but: Option<&str>) {
+    for name in directory.names(TABLE).iter().filter(|name| Some(name.as_str()) != but) {
+        if let Err(error) = directory.remove(name) {
+            tracing::warn!(error = format!("{error:#}"), "an old connection table stays");
+        }
+    }
+}
+
+/// What keeps the table for the next process.
+#[derive(Debug)]
+pub struct Keep {
+    directory: Directory,
+    index: Index,
+    /// Whether the index is there and true.
+    is_written: bool,
+    /// Whether it has been said that it is not.
+    is_said: bool,
+}
+
+impl Keep {
+    /// Where.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Remembers who the ids are, if that has changed. To be called before workers get a snapshot with them.
+    ///
+    /// If that fails, there is no index at all: better none than one by which connections go to the wrong servers. To be
+    /// called again then.
+    pub fn record(&mut self, ids: &mut Ids) {
+        if !ids.take_changed() && self.is_written {
+            return;
+        }
+        self.index.members = ids.members().collect();
+        match self.directory.replace(INDEX, self.index.to_string().as_bytes()) {
+            Ok(()) => {
+                if self.is_said {
+                    tracing::info!("connections are kept again");
+                }
+                if !self.is_written {
+                    remove_tables(&self.directory, Some(&self.index.table));
+                }
+                (self.is_written, self.is_said) = (true, false);
+            }
+            Err(error) => {
+                if !self.is_said {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "connections would not outlive this process; trying again"
+                    );
+                }
+                (self.is_written, self.is_said) = (false, true);
+                if let Err(error) = self.directory.remove(INDEX) {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "the next process may send connections astray"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Which start of the machine this is.
+fn boot() -> Result<String> {
+    let boot = fs::read_to_string(BOOT).with_context(|| format!("cannot read {BOOT}"))?;
+    Ok(boot.trim().to_owned())
+}
+
+/// A key that nobody can guess.
+fn random_key() -> HashKey {
+    HashKey { blind: random(), factor: random() }
+}
+
+/// The standard library's hasher is seeded by the kernel.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,344 @@
+//! One process after the other, on a directory and without EAL.
+
+use std::collections::HashMap;
+use std::os::unix::fs::FileExt;
+
+use dataplane::service::{Protocol, State};
+use dataplane::table::{Client, DestId, FLAG_TENTATIVE, Inserted, Judge, Word, Worth};
+use proptest::prelude::*;
+
+use super::directory::tests::on_tmpfs;
+use super::*;
+use crate::config;
+
+const WEB: &str = "tcp/192.0.2.10:80";
+
+/// A configuration with these servers of one service, by the last number of their addresses.
+fn config(keep: &Path, connections: usize, servers: &[u8]) -> Config {
+    let servers: String =
+        servers.iter().map(|n| format!("[[service.server]]\naddress = \"10.0.0.{n}\"\n")).collect();
+    let text = format!(
+        "[workers]\ncores = [0]\nidle = \"adaptive\"\n[table]\nconnections = {connections}\nkeep = \"{}\"\n\
+         [[port]]\nname = \"wan\"\ndevice = \"net_null\"\n\
+         [[service]]\naddress = \"192.0.2.10:80\"\nmode = \"nat\"\n{servers}",
+        keep.display()
+    );
+    config::parse(Path::new("f"), text.into()).unwrap()
+}
+
+fn server(n: u8) -> ServerKey {
+    ServerKey { address: format!("10.0.0.{n}:80").parse().unwrap(), mode: dataplane::service::Mode::Nat }
+}
+
+/// Starts, and enters all servers as the first snapshot does.
+fn begin(config: &Config) -> Start {
+    let mut start = start(config, claim(config).unwrap(), &[0]).unwrap();
+    let mut servers = Vec::from_iter(configured(config));
+    servers.sort_by_key(|(_, server)| server.address);
+    for (service, server) in servers {
+        start.ids.enter(service).server(server, 1);
+    }
+    start.keep.as_mut().unwrap().record(&mut start.ids);
+    start
+}
+
+impl Start {
+    fn id(&mut self, n: u8) -> DestId {
+        self.ids.enter(WEB.parse().unwrap()).server(server(n), 1).id
+    }
+
+    fn insert(&self, word: Word) {
+        let hash = self.table.hash(word.client(), Protocol::Tcp);
+        assert_eq!(self.table.insert(hash, word, 0, &Keeper, None), Inserted::New);
+    }
+
+    fn gauge(&self, n: u8) -> (u32, u32) {
+        self.ids.service(&WEB.parse().unwrap()).unwrap().servers[&server(n)].gauge.get()
+    }
+
+    /// By client: who serves it, and in which state.
+    fn connections(&self) -> HashMap<Client, (ServerKey, State)> {
+        let members: HashMap<usize, ServerKey> =
+            self.ids.members().map(|member| (member.id.index(), member.server)).collect();
+        let words = self.table.words(0..self.table.buckets());
+        words.map(|word| (word.client(), (members[&word.dest_number()], word.state()))).collect()
+    }
+}
+
+struct Keeper;
+
+impl Judge for Keeper {
+    fn is_mine(&self, _: Word) -> bool {
+        true
+    }
+    fn worth(&self, _: Word) -> Worth {
+        Worth::Keep
+    }
+    fn removed(&self, _: Word) {}
+}
+
+fn client(n: u32) -> Client {
+    Client::new(0xC633_6400 + n, 1000)
+}
+
+fn word(n: u32, id: DestId) -> Word {
+    Word::new(client(n), id).with_state(if n.is_multiple_of(3) { State::FinWait } else { State::Established })
+}
+
+/// A directory with thirty connections of three servers.
+fn thirty() -> (tempfile::TempDir, HashMap<Client, (ServerKey, State)>) {
+    let parent = on_tmpfs();
+    let mut first = begin(&config(parent.path(), 2048, &[1, 2, 3]));
+    assert_eq!(first.origin, Origin::New);
+    for n in 0..30 {
+        let id = first.id(1 + (n % 3) as u8);
+        first.insert(word(n, id));
+    }
+    let connections = first.connections();
+    (parent, connections)
+}
+
+fn counts(origin: &Origin) -> (u64, u64) {
+    match origin {
+        Origin::Adopted { kept, removed, .. } => (*kept, *removed),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn all_connections_go_on() {
+    let (parent, before) = thirty();
+    // The same again, larger, smaller.
+    for connections in [2048, 2048, 10_000, 1024, 1024] {
+        let next = begin(&config(parent.path(), connections, &[1, 2, 3]));
+        assert_eq!(counts(&next.origin), (30, 0));
+        assert_eq!(next.connections(), before);
+        assert_eq!([1, 2, 3].map(|n| next.gauge(n)), [(0, 10), (10, 0), (10, 0)]);
+        assert_eq!(next.table.slots(), 2 * connections);
+        let keep = next.keep.unwrap();
+        assert_eq!(keep.directory.names("").len(), 2, "one table and its index");
+    }
+}
+
+#[test]
+fn servers_that_come_and_go_between_the_two() {
+    let (parent, mut before) = thirty();
+    let mut next = begin(&config(parent.path(), 2048, &[4, 3, 1]));
+    assert_eq!(counts(&next.origin), (20, 10));
+    before.retain(|_, (serving, _)| *serving != server(2));
+    assert_eq!(next.connections(), before);
+    // The new one has the number of the one that has gone, and none of its connections.
+    assert_eq!((next.id(4).index(), next.gauge(4)), (2, (0, 0)));
+    drop(next);
+    let mut last = begin(&config(parent.path(), 2048, &[1, 2, 3, 4]));
+    assert_eq!((last.connections(), last.gauge(2)), (before, (0, 0)));
+    assert_eq!(last.id(4).index(), 2);
+}
+
+#[test]
+fn a_connection_that_was_being_made_is_not_one() {
+    let (parent, before) = thirty();
+    let mut next = begin(&config(parent.path(), 2048, &[1, 2, 3]));
+    let id = next.id(1);
+    next.insert(word(100, id).with_flags(FLAG_TENTATIVE));
+    drop(next);
+    let last = begin(&config(parent.path(), 2048, &[1, 2, 3]));
+    assert_eq!(counts(&last.origin), (30, 1));
+    assert_eq!(last.connections(), before);
+}
+
+/// Each with what is said of it; after that, all works as before.
+#[test]
+fn what_does_not_do_is_refused_and_begun_anew() {
+    let edit = |change: &dyn Fn(String) -> String| {
+        let change = |text: String| {
+            let text = change(text);
+            let (before, _) = text.rsplit_once("checksum").unwrap();
+            let mut hasher = siphasher::sip::SipHasher13::new();
+            hasher.write(before.as_bytes());
+            format!("{before}checksum {:016x}\n", hasher.finish())
+        };
+        let (parent, _) = thirty();
+        let path = parent.path().join(INDEX);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, change(text.trim_end_matches('\0').to_owned())).unwrap();
+        parent
+    };
+    let (truncated, _) = thirty();
+    for name in fs::read_dir(truncated.path()).unwrap().flatten().filter(|entry| entry.file_name() != INDEX) {
+        fs::File::options().write(true).open(name.path()).unwrap().set_len(4096).unwrap();
+    }
+    let (overwritten, _) = thirty();
+    fs::write(overwritten.path().join(INDEX), [0xFF; 8192]).unwrap();
+    let this = boot().unwrap();
+    let cases = [
+        (truncated, "its table cannot be used: it has 4096 bytes; expected 1024 buckets of 64"),
+        (overwritten, "the index is no text"),
+        (edit(&|text| text.replace(&this, "another")), "it is of another boot of this machine"),
+        (
+            edit(&|text| text.replace("layout 1", "layout 2")),
+            "another build made it: its layout is 2; expected 1",
+        ),
+        (edit(&|text| text.replace("table-", "/etc/table-")), "the index names no table"),
+        (edit(&|text| text.replace("table table-", "table table-0")), "cannot open"),
+    ];
+    for (parent, expected) in cases {
+        let next = begin(&config(parent.path(), 2048, &[1, 2, 3]));
+        assert!(
+            matches!(&next.origin, Origin::Refused(reason) if reason.contains(expected)),
+            "{:?}",
+            next.origin
+        );
+        assert!(next.connections().is_empty());
+        assert!(matches!(next.origin.event(), Some(Kind::TableRefused { .. })));
+        drop(next);
+        assert_eq!(counts(&begin(&config(parent.path(), 2048, &[1, 2, 3])).origin), (0, 0));
+    }
+}
+
+#[test]
+fn stamps_of_a_clock_that_was_measured_otherwise_are_translated() {
+    let (parent, before) = thirty();
+    let mut first = begin(&config(parent.path(), 2048, &[1, 2, 3]));
+    let mut keep = first.keep.take().unwrap();
+    let table = keep.index.table.clone();
+    (keep.index.tsc_per_tick, keep.is_written) = (keep.index.tsc_per_tick + 1, false);
+    keep.record(&mut first.ids);
+    drop(keep);
+    let next = begin(&config(parent.path(), 2048, &[1, 2, 3]));
+    assert_eq!((counts(&next.origin), next.connections()), ((30, 0), before));
+    let index = next.keep.unwrap().index;
+    assert_eq!(index.tsc_per_tick, Ticks::ours().per_tick());
+    assert_ne!(
+        index.table, table,
+        "not where they are: who died in the middle would leave both kinds of stamps"
+    );
+}
+
+#[test]
+fn an_index_that_cannot_be_written_is_none() {
+    let (parent, _) = thirty();
+    let mut next = begin(&config(parent.path(), 2048, &[1, 2, 3]));
+    // Nothing can be made where a directory is.
+    let obstacle = parent.path().join("index.new");
+    fs::create_dir(&obstacle).unwrap();
+    next.id(4);
+    let mut keep = next.keep.take().unwrap();
+    keep.record(&mut next.ids);
+    assert_eq!(keep.directory.read(INDEX).unwrap(), None);
+    fs::remove_dir(&obstacle).unwrap();
+    keep.record(&mut next.ids);
+    let index = Index::parse(&keep.directory.read(INDEX).unwrap().unwrap()).unwrap();
+    assert_eq!(index.members.len(), 4);
+}
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Insert(u32, u8),
+    /// As a worker that is stopped in the middle.
+    InsertHalf(u32, u8),
+    Remove(u32),
+    ChangeState(u32, u8),
+    AddServer(u8),
+    RemoveServer(u8),
+    /// Dies, and is followed by a process with a table of this size.
+    Die(usize),
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let size = prop::sample::select(vec![1024, 1500, 2048]);
+    prop_oneof![
+        6 => (0..100u32, 1..5u8).prop_map(|(n, server)| Operation::Insert(n, server)),
+        1 => (100..120u32, 1..5u8).prop_map(|(n, server)| Operation::InsertHalf(n, server)),
+        2 => (0..100u32).prop_map(Operation::Remove),
+        2 => (0..100u32, 0..12u8).prop_map(|(n, state)| Operation::ChangeState(n, state)),
+        1 => (1..5u8).prop_map(Operation::AddServer),
+        1 => (1..5u8).prop_map(Operation::RemoveServer),
+        2 => size.prop_map(Operation::Die),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Against a plain map, with deaths at any moment between two operations. Servers are those of the file, and come and
+    /// go when a process does.
+    #[test]
+    fn agrees_with_a_hash_map_over_deaths(operations in prop::collection::vec(operation(), 0..120)) {
+        let parent = on_tmpfs();
+        let mut servers: BTreeSet<u8> = [1, 2].into();
+        let settle = |servers: &BTreeSet<u8>, connections| {
+            begin(&config(parent.path(), connections, &Vec::from_iter(servers.iter().copied())))
+        };
+        let mut model: HashMap<Client, (ServerKey, State)> = HashMap::new();
+        let mut running = settle(&servers, 1024);
+        // What the process that runs was started with.
+        let mut serving = servers.clone();
+        let find = |running: &Start, n: u32| {
+            let hash = running.table.hash(client(n), Protocol::Tcp);
+            running.table.find(hash, client(n), &Keeper)
+        };
+        for operation in operations {
+            match operation {
+                Operation::Insert(n, by) if serving.contains(&by) && !model.contains_key(&client(n)) => {
+                    let id = running.id(by);
+                    running.insert(word(n, id));
+                    model.insert(client(n), (server(by), word(n, id).state()));
+                }
+                Operation::InsertHalf(n, by) if serving.contains(&by) => {
+                    let id = running.id(by);
+                    let hash = running.table.hash(client(n), Protocol::Tcp);
+                    if let Some(slot) = running.table.vacancy(hash, client(n)) {
+                        running.table.replace(slot, Word::EMPTY, word(n, id).with_flags(FLAG_TENTATIVE)).unwrap();
+                    }
+                }
+                Operation::Remove(n) => {
+                    if let Some((slot, old)) = find(&running, n) {
+                        running.table.replace(slot, old, Word::EMPTY).unwrap();
+                    }
+                    model.remove(&client(n));
+                }
+                Operation::ChangeState(n, state) => {
+                    let state = State::from_number(state).unwrap();
+                    if let Some((slot, old)) = find(&running, n) {
+                        running.table.replace(slot, old, old.with_state(state)).unwrap();
+                        model.entry(client(n)).and_modify(|(_, known)| *known = state);
+                    }
+                }
+                Operation::AddServer(n) => drop(servers.insert(n)),
+                Operation::RemoveServer(n) => drop(servers.remove(&n)),
+                Operation::Die(connections) => {
+                    drop(running);
+                    running = settle(&servers, connections);
+                    serving = servers.clone();
+                    model.retain(|_, (by, _)| servers.iter().any(|&n| server(n) == *by));
+                    prop_assert_eq!(counts(&running.origin).0, model.len() as u64);
+                    let mut gauges: HashMap<ServerKey, (u32, u32)> = HashMap::new();
+                    for (by, state) in model.values() {
+                        let (active, inactive) = gauges.entry(*by).or_default();
+                        *if state.is_active() { active } else { inactive } += 1;
+                    }
+                    for &n in &serving {
+                        let expected = gauges.get(&server(n)).copied().unwrap_or_default();
+                        prop_assert_eq!(running.gauge(n), expected);
+                    }
+                }
+                _ => {}
+            }
+            prop_assert_eq!(&running.connections(), &model);
+        }
+    }
+}
+
+/// Not a rule, but worth to know: a word that is damaged is a word, and no more than its connection is lost.
+#[test]
+fn damage_to_words_is_borne() {
+    let (parent, _) = thirty();
+    let table =
+        fs::read_dir(parent.path()).unwrap().flatten().find(|entry| entry.file_name() != INDEX).unwrap();
+    let file = fs::File::options().write(true).open(table.path()).unwrap();
+    file.write_all_at(&[0xFF; 4096], 0).unwrap();
+    let next = begin(&config(parent.path(), 2048, &[1, 2, 3]));
+    let (kept, removed) = counts(&next.origin);
+    assert!(kept <= 30 && removed == 256, "{:?}", next.origin);
+}
