@@ -17,6 +17,7 @@ use harness::{
     process::Command,
     router::{self, Router},
     servers::Server,
+    shm::Place,
     wait::{self, PATIENCE},
     with_cluster,
 };
@@ -65,8 +66,7 @@ impl Pair {
         manager.set_read_timeout(Some(PATIENCE))?;
         let path = path.to_string_lossy().into_owned();
         let more = |command: Command| command.env("NOTIFY_SOCKET", &path);
-        let router =
-            Router::start_with(&cluster.router, "rvs", &self.text(0), &self.configs[0], more)?;
+        let router = Router::start_with(&cluster.router, "rvs", &self.text(0), &self.configs[0], more)?;
         Ok((router, manager))
     }
 
@@ -247,6 +247,27 @@ fn a_router_without_peers_waits_for_them_and_then_goes_on() -> Result<()> {
         }
         ensure!(hear(&manager).context("it has the address and is not ready")?.starts_with("READY=1\n"));
         ensure!(holds(cluster)?, "{:?}", cluster.router.addresses("wan")?);
+        router.finish()
+    })
+}
+
+#[test]
+fn a_router_that_is_upgraded_stays_ready() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let mut pair = Pair::new(cluster)?;
+        let place = Place::new(cluster)?;
+        pair.configs[0].keep = place.keep();
+        let peer = pair.start(cluster, 1)?;
+        let (router, manager) = pair.start_managed(cluster)?;
+        ensure!(hear(&manager)? == "STATUS=learning connections from peers\n");
+        ensure!(hear(&manager)?.starts_with("READY=1\n"));
+        router.rvs("upgrade").run()?;
+        // keepalived asks every second.
+        ensure!(router.rvs("sync --ready").output()?.code() == Some(0), "{:#}", sync(&router)?);
+        ensure!(hear(&manager)?.starts_with("RELOADING=1\n"));
+        ensure!(hear(&manager)?.starts_with("READY=1\n"), "it does not learn again");
+        wait_together(&router)?;
+        peer.stop()?;
         router.finish()
     })
 }

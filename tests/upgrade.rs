@@ -4,6 +4,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::{fs::PermissionsExt, net::UnixDatagram},
     path::PathBuf,
+    thread,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -11,9 +12,11 @@ use harness::{
     client,
     cluster::{Cluster, Layout, VIP, vip},
     netns::Namespace,
+    nginx::big_file,
     process::{Daemon, Output},
     router::{self, Router},
     servers::Server,
+    shm::Place,
     wait::{self, PATIENCE},
     with_cluster,
 };
@@ -29,8 +32,10 @@ fn another(cluster: &Cluster, name: &str) -> Result<PathBuf> {
 /// A program of ours that proves itself, and then does this.
 fn impostor(cluster: &Cluster, router: &Router, name: &str, once_proven: &str, run: &str) -> Result<PathBuf> {
     let proof = router::once(cluster, "prove -c")?.arg(&router.file).run()?;
-    let text =
-        format!("#!/bin/sh\nif [ \"$1\" = prove ]; then echo '{}'; {once_proven}; else {run}; fi\n", proof.trim());
+    let text = format!(
+        "#!/bin/sh\nif [ \"$1\" = prove ]; then echo '{}'; {once_proven}; else {run}; fi\n",
+        proof.trim()
+    );
     script(cluster, name, &text)
 }
 
@@ -42,7 +47,7 @@ fn script(cluster: &Cluster, name: &str, text: &str) -> Result<PathBuf> {
 }
 
 fn upgrade(router: &Router, words: &str, binary: &PathBuf) -> Result<Output> {
-    router.rvs(&format!("upgrade {words} --binary")).arg(binary).output()
+    router.rvs(&format!("upgrade {words} --binary {}", binary.display())).output()
 }
 
 /// The program that a process runs, and what it may do.
@@ -60,7 +65,8 @@ fn of_linux(namespace: &Namespace) -> Result<Vec<String>> {
     for link in namespace.ip_json("address show")?.as_array().into_iter().flatten() {
         let addresses = link["addr_info"].as_array().into_iter().flatten();
         let addresses = addresses.map(|address| address["local"].to_string()).collect::<Vec<_>>().join(" ");
-        let keys = ["ifindex", "ifname", "address", "mtu", "operstate"].map(|key| link[key].to_string()).join(" ");
+        let keys =
+            ["ifindex", "ifname", "address", "mtu", "operstate"].map(|key| link[key].to_string()).join(" ");
         found.push(format!("{keys} {addresses}"));
     }
     let known = namespace.ip_json("neighbour show")?;
@@ -99,14 +105,22 @@ fn the_process_becomes_another_program_and_all_that_is_linux_stays() -> Result<(
         let monitor = listen(&cluster.router)?;
 
         // To itself, which is where it was started from, and to another; then the other one is where it was started from.
-        for words in ["upgrade --lose-connections".to_owned(), format!("upgrade --lose-connections --binary {}", other.display())]
-        {
+        for words in [
+            "upgrade --lose-connections".to_owned(),
+            format!("upgrade --lose-connections --binary {}", other.display()),
+        ] {
             let output = router.rvs(&words).output()?;
             print!("{}", output.stdout);
             let version = env!("CARGO_PKG_VERSION");
             let expected = format!("rvs {version} has taken over from {version}\n");
-            ensure!(output.code() == Some(0) && output.stdout.contains(&expected), "{output:?}\n{}", router.log());
-            for stage in ["workers down", "ports down", "EAL down", "program", "EAL ", "ports ", "table", "publish"] {
+            ensure!(
+                output.code() == Some(0) && output.stdout.contains(&expected),
+                "{output:?}\n{}",
+                router.log()
+            );
+            for stage in
+                ["workers down", "ports down", "EAL down", "program", "EAL ", "ports ", "table", "publish"]
+            {
                 ensure!(output.stdout.contains(&format!("  {stage}")), "{stage}: {}", output.stdout);
             }
             ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
@@ -121,7 +135,10 @@ fn the_process_becomes_another_program_and_all_that_is_linux_stays() -> Result<(
         ensure!(before == after, "{before:#?}\nbecame\n{after:#?}");
         ensure!(heard(&monitor).is_empty(), "{:#?}", heard(&monitor));
         let events = router.rvs("events").run()?;
-        ensure!(events.contains("has taken over from") && events.contains("nothing was forwarded for"), "{events}");
+        ensure!(
+            events.contains("has taken over from") && events.contains("nothing was forwarded for"),
+            "{events}"
+        );
 
         // Linux goes on answering for the virtual address, and a new client finds it.
         cluster.client.ip("neighbour flush dev eth0")?;
@@ -145,7 +162,11 @@ fn who_does_not_prove_himself_changes_nothing() -> Result<()> {
         client::echo(&mut stream, b"before")?;
         let before = runs(&router)?;
 
-        let fails = script(cluster, "fails", "#!/bin/sh\necho 'error while loading shared libraries' >&2\nexit 127\n")?;
+        let fails = script(
+            cluster,
+            "fails",
+            "#!/bin/sh\necho 'error while loading shared libraries' >&2\nexit 127\n",
+        )?;
         let chats = script(cluster, "chats", "#!/bin/sh\necho hello\n")?;
         let locked = script(cluster, "locked", "")?;
         fs::set_permissions(&locked, Permissions::from_mode(0o644))?;
@@ -207,9 +228,10 @@ fn a_program_that_dies_on_its_way_leaves_nothing_in_the_way_of_the_next() -> Res
         let config = cluster.config().service(cluster.web().scheduler("rr"));
         let mut router = cluster.start_router(&config)?;
         let dies = impostor(cluster, &router, "dies", ":", "exit 7")?;
-        let asked = router.rvs("upgrade --lose-connections --binary").arg(&dies).spawn("asks")?;
+        let output = upgrade(&router, "--lose-connections", &dies)?;
+        ensure!(output.code() == Some(1), "{output:?}");
+        ensure!(output.stderr.contains("the new program does not answer"), "{output:?}");
         ensure!(router.wait()?.code() == Some(7), "{}", router.log());
-        drop(asked);
         let left = cluster.router.interfaces()?;
         ensure!(!left.iter().any(|name| name == "wan" || name == "lan"), "{left:?}");
         let router = cluster.start_router(&config)?;
@@ -252,13 +274,14 @@ fn another_configuration_comes_with_the_other_program() -> Result<()> {
         let there = "192.0.2.20:80".parse()?;
         ensure!(client::get(&cluster.client, there, 3)?.counts()? == [1, 1, 1]);
         // What it has taken over it also takes away.
-        router.apply(&{
-            let mut none = other.clone();
-            none.services.clear();
-            none
-        })
-        .err()
-        .context("the mtu needs a restart")?;
+        router
+            .apply(&{
+                let mut none = other.clone();
+                none.services.clear();
+                none
+            })
+            .err()
+            .context("the mtu needs a restart")?;
         router.finish()
     })
 }
@@ -277,9 +300,10 @@ fn a_service_manager_sees_one_process_that_reloads() -> Result<()> {
             Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
         };
         let notify = path.to_string_lossy().into_owned();
-        let mut router = Router::start_with(&cluster.router, "rvs", &config.to_string(), &config, |command| {
-            command.env("NOTIFY_SOCKET", &notify)
-        })?;
+        let mut router =
+            Router::start_with(&cluster.router, "rvs", &config.to_string(), &config, |command| {
+                command.env("NOTIFY_SOCKET", &notify)
+            })?;
         ensure!(hear()?.starts_with("READY=1\n"));
         router.rvs("upgrade --lose-connections").run()?;
         let said = hear()?;
@@ -295,4 +319,78 @@ fn a_service_manager_sees_one_process_that_reloads() -> Result<()> {
         ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
         router.finish()
     })
+}
+
+/// Held connections, a long download and short requests, through two upgrades in a row.
+fn everything_goes_on(layout: Layout) -> Result<()> {
+    const PORT: u16 = 7;
+    const HELD: usize = 50;
+    with_cluster(layout, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let servers = cluster.real_servers.iter().enumerate();
+        let echo = |(index, server)| {
+            let address = match layout {
+                Layout::TwoArmed => cluster.endpoint(index, PORT),
+                Layout::OneArmed => vip(PORT),
+            };
+            Server::tcp_echo(server, address, "")
+        };
+        let _echo = servers.map(echo).collect::<Result<Vec<_>>>()?;
+        let place = Place::new(cluster)?;
+        let mut config = cluster
+            .config()
+            .service(cluster.web_on(PORT, PORT).scheduler("rr"))
+            .service(cluster.web().scheduler("rr"));
+        config.keep = place.keep();
+        let router = cluster.start_router(&config)?;
+        let connect = |_| client::connect(&cluster.client, vip(PORT));
+        let mut streams = (0..HELD).map(connect).collect::<Result<Vec<_>>>()?;
+        let mut go_on = |word: &str| -> Result<()> {
+            for (number, stream) in streams.iter_mut().enumerate() {
+                client::echo(stream, word.as_bytes())
+                    .with_context(|| format!("connection {number}, {word}"))?;
+            }
+            Ok(())
+        };
+        go_on("before")?;
+        let mut download = client::start_download(&cluster.client, vip(80), "1m", "download")?;
+        let file = cluster.state().file("download");
+        wait::until("the download runs", PATIENCE, || {
+            ensure!(fs::metadata(&file)?.len() > 0);
+            Ok(())
+        })?;
+        let other = another(cluster, "rvs-other")?;
+        for round in ["the first", "the second"] {
+            let output = thread::scope(|scope| -> Result<Output> {
+                let asking = scope.spawn(|| client::get_parallel(&cluster.client, vip(80), 300, 3));
+                let output = upgrade(&router, "", &other)?;
+                let answers = asking.join().expect("it does not panic")?;
+                ensure!(answers.failed.is_empty() && answers.total() == 300, "{answers:?}");
+                Ok(output)
+            })?;
+            print!("{layout:?}: {}", output.stdout);
+            ensure!(output.code() == Some(0), "{output:?}");
+            go_on(round)?;
+            let services = router.services()?;
+            let echo = services.iter().find(|service| service.address == vip(PORT)).context("it is there")?;
+            let active: u64 = echo.servers.iter().map(|server| server.active).sum();
+            ensure!(active == HELD as u64, "{echo:#?}");
+        }
+        ensure!(download.wait(PATIENCE * 3)?.success(), "{}", download.log());
+        ensure!(fs::read(&file)? == big_file(), "the download is not what was served");
+        let events = router.rvs("events").run()?;
+        ensure!(events.contains("has taken over from"), "{events}");
+        streams.into_iter().try_for_each(client::close)?;
+        router.finish()
+    })
+}
+
+#[test]
+fn connections_go_on_through_upgrades_under_nat() -> Result<()> {
+    everything_goes_on(Layout::TwoArmed)
+}
+
+#[test]
+fn connections_go_on_through_upgrades_with_direct_routing() -> Result<()> {
+    everything_goes_on(Layout::OneArmed)
 }

@@ -235,7 +235,10 @@ fn what_has_happened() {
 
     assert_eq!(out.lines().count(), 2);
     assert!(
-        out.lines().next().unwrap().contains("  RVS 1.2.3 has started: services 1, real servers 1 (ms: eal 0, "),
+        out.lines()
+            .next()
+            .unwrap()
+            .contains("  RVS 1.2.3 has started: services 1, real servers 1 (ms: eal 0, "),
         "{out}"
     );
     let (_, out, _) = asked("events --json --since 1");
@@ -326,7 +329,10 @@ fn upgrade_waits_for_its_end() {
     assert!(complaints.ends_with("or --lose-changes\n"), "{complaints}");
     let (code, out, complaints) = asked("upgrade --lose-changes --binary /opt/rvs");
     assert_eq!((code, complaints.as_str()), (0, ""));
-    assert!(out.starts_with("rvs 0.1.0 hands over to 0.2.0 (/opt/rvs)\nrvs 0.2.0 has taken over from 0.1.0\n"), "{out}");
+    assert!(
+        out.starts_with("rvs 0.1.0 hands over to 0.2.0 (/opt/rvs)\nrvs 0.2.0 has taken over from 0.1.0\n"),
+        "{out}"
+    );
     assert!(out.contains("EAL") && out.ends_with("nothing was forwarded for 210.0 ms\n"), "{out}");
     let refused = "rvs: /opt/bad has not proven itself\n".to_owned();
     assert_eq!(asked("upgrade --lose-changes --binary /opt/bad"), (1, String::new(), refused));

@@ -2,8 +2,8 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -119,14 +119,20 @@ pub(super) struct SocketFile {
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<SocketFile> {
-        Ok(SocketFile { path: path.to_owned(), identity: identity(path)?, is_handed_on: AtomicBool::new(false) })
+        Ok(SocketFile {
+            path: path.to_owned(),
+            identity: identity(path)?,
+            is_handed_on: AtomicBool::new(false),
+        })
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Whoever took the path over in the meantime keeps it.
-        if !self.is_handed_on.load(Ordering::Relaxed) && identity(&self.path).is_ok_and(|now| now == self.identity) {
+        if !self.is_handed_on.load(Ordering::Relaxed)
+            && identity(&self.path).is_ok_and(|now| now == self.identity)
+        {
             // At exit there is nobody left to tell, and the next start replaces what stays.
             let _ = fs::remove_file(&self.path);
         }

@@ -16,6 +16,9 @@ use crate::admin::upgrade::Question;
 /// How long the new program may take until it answers: a table of gigabytes is read at the start.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long nobody may be there to ask. Who connects meanwhile waits, so that there is somebody as long as the process lives.
+const ABSENCE: Duration = Duration::from_secs(5);
+
 /// Between two attempts to ask it.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -63,16 +66,18 @@ impl Upgrade {
 /// Asks until the program that follows tells of it.
 async fn end_of(client: &Client, id: &str) -> anyhow::Result<api::Upgrade> {
     let deadline = Instant::now() + PATIENCE;
+    let mut heard = Instant::now();
     loop {
-        let answer = client.upgraded().await;
-        if let Ok(api::Upgrades { last: Some(last) }) = &answer
-            && last.id == id
-        {
-            return Ok(last.clone());
-        }
-        if Instant::now() > deadline {
-            answer.context("the new program does not answer; its log says why")?;
-            bail!("another rvs than the new one answers; the log says why");
+        match client.upgraded().await {
+            Ok(api::Upgrades { last: Some(last) }) if last.id == id => return Ok(last),
+            Ok(_) if Instant::now() > deadline => {
+                bail!("another rvs than the new one answers; the log says why")
+            }
+            Ok(_) => heard = Instant::now(),
+            Err(error) if heard.elapsed() > ABSENCE => {
+                return Err(error.context("the new program does not answer; the log says why"));
+            }
+            Err(_) => {}
         }
         sleep(PAUSE).await;
     }

@@ -49,7 +49,8 @@ impl Director {
         // mirror may be a moment behind. (To add a thousand again took 6 ms; to ask takes one.)
         let held = linux.addresses().await.unwrap_or_default();
         let learning = self.learning;
-        let is_missing = |&&(ifindex, address): &&(u32, Ipv4Addr)| !learning && !held.contains(&(ifindex, address, 32));
+        let is_missing =
+            |&&(ifindex, address): &&(u32, Ipv4Addr)| !learning && !held.contains(&(ifindex, address, 32));
         for &(ifindex, address) in wanted.iter().filter(is_missing) {
             match linux.add_address(ifindex, address, 32).await {
                 Ok(true) => drop(self.placed.insert((ifindex, address))),

@@ -291,7 +291,9 @@ impl Director {
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut periods = 0u64;
         if self.learning {
-            tracing::info!("learning connections from peers; virtual addresses and readiness come after that");
+            tracing::info!(
+                "learning connections from peers; virtual addresses and readiness come after that"
+            );
         }
         self.say_ready();
         let mut watchdog = self.manager.watchdog();

@@ -293,7 +293,10 @@ impl fmt::Display for Kind {
             Kind::Stopping { signal } => write!(f, "RVS stops ({signal})"),
             Kind::Upgrading { version } => write!(f, "RVS hands over to version {version}"),
             Kind::Upgraded { from, version, milliseconds } => {
-                write!(f, "RVS {version} has taken over from {from}; nothing was forwarded for {milliseconds} ms")
+                write!(
+                    f,
+                    "RVS {version} has taken over from {from}; nothing was forwarded for {milliseconds} ms"
+                )
             }
             Kind::UpgradeFailed { error } => write!(f, "upgrade failed: {error}"),
             Kind::ServerUp { service, server, checks } => {

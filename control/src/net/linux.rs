@@ -16,8 +16,8 @@ use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec};
 
-use super::{Link, Mirror};
 use super::mirror::needs_no_resolving;
+use super::{Link, Mirror};
 
 /// A dump that the table's changes keep interrupting is taken as it is after so many attempts: the events will say
 /// what it lacks.

@@ -121,7 +121,10 @@ impl Twin {
     }
 }
 
-#[expect(deprecated, reason = "an OwnedFd stays open and the same, which is what its successor has the caller promise")]
+#[expect(
+    deprecated,
+    reason = "an OwnedFd stays open and the same, which is what its successor has the caller promise"
+)]
 fn watched(tap: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     rustix::io::ioctl_fionbio(&tap, true)?;
     AsyncFd::new(tap)

@@ -249,7 +249,10 @@ impl Thread {
         self.is_ready |= is_alone || peers.iter().any(|peer| peer.standing == Standing::Together);
         if !self.is_ready && now > READY_AFTER {
             self.is_ready = true;
-            tracing::warn!("no peer has told all that it knows in {} s; going on without", READY_AFTER.as_secs());
+            tracing::warn!(
+                "no peer has told all that it knows in {} s; going on without",
+                READY_AFTER.as_secs()
+            );
         }
         let (adoptions, overflows) = (self.adoptions, self.overflows);
         self.shared.show(Status { is_ready: self.is_ready, peers, adoptions, overflows });

@@ -67,12 +67,8 @@ impl Desk {
         let from = env!("CARGO_PKG_VERSION").to_owned();
         tracing::info!(from, to = proof.version, binary = %binary.display(), "upgrade");
         self.0.events.publish(Kind::Upgrading { version: proof.version.clone() });
-        let upgrading = api::Upgrading {
-            id: id.clone(),
-            from,
-            to: proof.version,
-            binary: binary.display().to_string(),
-        };
+        let upgrading =
+            api::Upgrading { id: id.clone(), from, to: proof.version, binary: binary.display().to_string() };
         let sent = order.take().is_some_and(|order| order.send(Order { id, binary }).is_ok());
         ensure!(sent, "RVS is stopping");
         Ok(upgrading)

@@ -32,14 +32,16 @@ pub async fn listen(
 ) -> Result<(admin::Socket, Option<tcp::Listener>, Heirlooms)> {
     let mut inherited = |item| inheritance.as_mut().and_then(|inheritance| inheritance.item(&item));
     let path = &config.admin.socket;
-    let socket = match inherited(Item::Socket).map(|socket| admin::inherit(socket, path)).transpose()?.flatten() {
-        Some(socket) => socket,
-        None => admin::bind(path, config.admin.group.as_deref()).await?,
-    };
-    let remote = match inherited(Item::Remote).map(|remote| tcp::inherit(remote, config)).transpose()?.flatten() {
-        Some(remote) => Some(remote),
-        None => tcp::bind(config)?,
-    };
+    let socket =
+        match inherited(Item::Socket).map(|socket| admin::inherit(socket, path)).transpose()?.flatten() {
+            Some(socket) => socket,
+            None => admin::bind(path, config.admin.group.as_deref()).await?,
+        };
+    let remote =
+        match inherited(Item::Remote).map(|remote| tcp::inherit(remote, config)).transpose()?.flatten() {
+            Some(remote) => Some(remote),
+            None => tcp::bind(config)?,
+        };
     let heirlooms =
         Heirlooms { socket: socket.heirloom()?, remote: remote.as_ref().map(tcp::Listener::heirloom) };
     Ok((socket, remote, heirlooms))

@@ -81,7 +81,8 @@ mod tests {
     use super::*;
 
     fn config(table: &str) -> Config {
-        let text = format!("[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null\"\n{table}");
+        let text =
+            format!("[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null\"\n{table}");
         crate::config::parse(Path::new("f"), text.into()).unwrap()
     }
 
@@ -126,6 +127,8 @@ mod tests {
             assert!(error.contains(expected), "{script}: {error}");
         }
         let error = Proof::of(Path::new("/nonexistent"), Path::new("f")).await.unwrap_err();
-        assert!(format!("{error:#}").starts_with("cannot start /nonexistent; expected an rvs program: No such"));
+        assert!(
+            format!("{error:#}").starts_with("cannot start /nonexistent; expected an rvs program: No such")
+        );
     }
 }

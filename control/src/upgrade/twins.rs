@@ -19,10 +19,9 @@ pub async fn take_over(
     let mut placed = HashSet::new();
     for (port, link) in config.ports.iter().zip(links) {
         let Some(old) = twins.iter().find(|twin| twin.name == port.name) else { continue };
-        let is_ours =
-            |&(address, length): &(Ipv4Addr, u8)| {
-                port.addresses.iter().any(|prefix| (prefix.address, prefix.length) == (address, length))
-            };
+        let is_ours = |&(address, length): &(Ipv4Addr, u8)| {
+            port.addresses.iter().any(|prefix| (prefix.address, prefix.length) == (address, length))
+        };
         for &(address, length) in old.addresses.iter().filter(|address| !is_ours(address)) {
             if let Err(error) = linux.remove_address(link.ifindex, address, length).await {
                 let error = format!("{error:#}");

@@ -175,8 +175,7 @@ impl Backend for Example {
         let stage = api::Stage { name: "EAL".to_owned(), us: 200_000 };
         let (from, to) = ("0.1.0".to_owned(), "0.2.0".to_owned());
         let error = self.maybe("no such file".to_owned());
-        let last =
-            api::Upgrade { id: "7".to_owned(), from, to, gap_us: 300_000, stages: vec![stage], error };
+        let last = api::Upgrade { id: "7".to_owned(), from, to, gap_us: 300_000, stages: vec![stage], error };
         api::Upgrades { last: self.maybe(last) }
     }
 
