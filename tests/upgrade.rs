@@ -88,9 +88,11 @@ fn listen(namespace: &Namespace) -> Result<Daemon> {
     Ok(daemon)
 }
 
+/// All but what is of the raw wires, which are let go and taken again.
 fn heard(monitor: &Daemon) -> Vec<String> {
     let log = monitor.log();
-    log.lines().filter(|line| !line.contains("127.0.0.77")).map(str::to_owned).collect()
+    let of_twins = log.lines().filter(|line| !["127.0.0.77", "wan0@", "lan0@"].iter().any(|word| line.contains(word)));
+    of_twins.map(str::to_owned).collect()
 }
 
 #[test]
@@ -393,4 +395,70 @@ fn connections_go_on_through_upgrades_under_nat() -> Result<()> {
 #[test]
 fn connections_go_on_through_upgrades_with_direct_routing() -> Result<()> {
     everything_goes_on(Layout::OneArmed)
+}
+
+/// Real keepalived, which has a router's virtual address for as long as that is ready and its twin is there.
+fn start_keepalived(cluster: &Cluster, socket: &str) -> Result<Daemon> {
+    let (state, program) = (cluster.state(), router::program()?);
+    let file = state.file("keepalived.conf");
+    let text = format!(
+        "global_defs {{
+             vrrp_version 3
+             script_user root
+             enable_script_security
+         }}
+         vrrp_script ready {{
+             script \"{} sync --ready -s {socket}\"
+             interval 1
+             fall 1
+         }}
+         vrrp_instance wan {{
+             state BACKUP
+             interface wan
+             virtual_router_id 10
+             priority 100
+             advert_int 0.2
+             virtual_ipaddress {{ {VIP}/32 dev wan }}
+             track_script {{ ready }}
+         }}\n",
+        program.display()
+    );
+    fs::write(&file, text)?;
+    let command =
+        cluster.router.command("keepalived").words("--dont-fork --log-console --log-detail --vrrp -f");
+    let pid = |what: &str| state.file(&format!("keepalived.{what}.pid"));
+    command.arg(&file).arg("-p").arg(pid("main")).arg("-r").arg(pid("vrrp")).spawn("keepalived")
+}
+
+#[test]
+fn keepalived_does_not_notice() -> Result<()> {
+    with_cluster(Layout::OneArmed, |cluster| {
+        let servers = cluster.real_servers.iter();
+        let _echo = servers.map(|server| Server::tcp_echo(server, vip(7), "")).collect::<Result<Vec<_>>>()?;
+        let place = Place::new(cluster)?;
+        let mut config = cluster.config().service(cluster.web_on(7, 7).scheduler("rr"));
+        config.keep = place.keep();
+        let text = format!("{config}\n[run]\nvirtual_addresses = \"follow\"\n");
+        let router = Router::start_text(cluster, &text, &config)?;
+        let mut keepalived = start_keepalived(cluster, &config.socket)?;
+        let holds = || -> Result<()> {
+            let addresses = cluster.router.addresses("wan")?;
+            ensure!(addresses.contains(&format!("{VIP}/32")), "{addresses:?}\n{}", keepalived.log());
+            Ok(())
+        };
+        wait::until("keepalived has the address", PATIENCE, holds)?;
+        let mut stream = client::connect(&cluster.client, vip(7))?;
+        client::echo(&mut stream, b"before")?;
+        for round in [b"first", b"again"] {
+            print!("{}", router.rvs("upgrade").run()?);
+            holds()?;
+            client::echo(&mut stream, round)?;
+        }
+        keepalived.signal(Signal::SIGTERM)?;
+        keepalived.wait(PATIENCE)?;
+        let log = keepalived.log();
+        let states = log.matches("Entering MASTER STATE").count();
+        ensure!(states == 1 && !log.contains("Entering FAULT STATE"), "{log}");
+        router.finish()
+    })
 }

@@ -14,7 +14,7 @@
 //! Programs that RVS starts get none of them, also when they run as root (`SECBIT_NOROOT`), and cannot regain any
 //! (`no_new_privs`): the ambient and inheritable sets are empty. The bounding set has what RVS keeps, since that is what can
 //! be [lent](lending) to a program on its way to another user, and [handed on](hand_on) to the program that RVS becomes.
-//! Workers have none either.
+//! Workers have no capabilities at all.
 //!
 //! Capabilities belong to a thread and are inherited by those that it starts. The control thread gives its own up
 //! before it starts the workers; EAL's interrupt thread exists by then and is asked to do it; threads for

@@ -295,8 +295,8 @@ async fn with_eal(
     });
     let crew = Crew::start(workers.collect(), &config.workers.cores, config.run.drop_capabilities)?;
     stopwatch.lap(|stages| &mut stages.publish);
-    if let Some(inheritance) = &inheritance {
-        desk.tell(inheritance.estate.clone(), &stopwatch.stages);
+    if let Some(inheritance) = inheritance {
+        desk.tell(inheritance.settle(), &stopwatch.stages);
     }
 
     let _synchroniser = match (&config.sync, speaker, peers) {

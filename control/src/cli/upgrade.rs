@@ -68,16 +68,19 @@ async fn end_of(client: &Client, id: &str) -> anyhow::Result<api::Upgrade> {
     let deadline = Instant::now() + PATIENCE;
     let mut heard = Instant::now();
     loop {
+        let asked = Instant::now();
         match client.upgraded().await {
             Ok(api::Upgrades { last: Some(last) }) if last.id == id => return Ok(last),
-            Ok(_) if Instant::now() > deadline => {
-                bail!("another rvs than the new one answers; the log says why")
-            }
             Ok(_) => heard = Instant::now(),
+            // Whoever lets us wait is there.
+            Err(_) if asked.elapsed() > ABSENCE => heard = Instant::now(),
             Err(error) if heard.elapsed() > ABSENCE => {
                 return Err(error.context("the new program does not answer; the log says why"));
             }
             Err(_) => {}
+        }
+        if Instant::now() > deadline {
+            bail!("the new program does not answer; the log says why");
         }
         sleep(PAUSE).await;
     }

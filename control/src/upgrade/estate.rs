@@ -15,6 +15,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -122,6 +123,16 @@ impl Inheritance {
     pub fn item(&mut self, wanted: &Item) -> Option<OwnedFd> {
         let place = self.items.iter().position(|(item, _)| item == wanted)?;
         Some(self.items.swap_remove(place).1)
+    }
+
+    /// What was wanted has been taken, and the rest goes, as twins of ports that are not configured any more. To be called
+    /// before this program starts others: those of the old one have ended with it, and are waited for here, since
+    /// nobody else knows of them.
+    pub fn settle(self) -> Estate {
+        while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) =
+            waitpid(None, Some(WaitPidFlag::WNOHANG))
+        {}
+        self.estate
     }
 }
 
