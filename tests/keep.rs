@@ -33,7 +33,11 @@ struct Held(TcpStream, String);
 
 impl Held {
     fn open(cluster: &Cluster) -> Result<Held> {
-        let mut stream = client::connect(&cluster.client, vip(PORT))?;
+        Held::open_at(cluster, PORT)
+    }
+
+    fn open_at(cluster: &Cluster, port: u16) -> Result<Held> {
+        let mut stream = client::connect(&cluster.client, vip(port))?;
         let mut name = [0; 3];
         stream.read_exact(&mut name)?;
         Ok(Held(stream, String::from_utf8_lossy(&name).into_owned()))
@@ -208,6 +212,31 @@ fn every_connection_goes_on_after_its_router_was_killed_and_another_one_began() 
 }
 
 #[test]
+fn connections_of_a_service_that_came_by_a_reload_go_on_as_well() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let place = Place::new(cluster)?;
+        let _echo = echo(cluster)?;
+        let mut config = cluster.config().service(cluster.web_on(PORT, PORT).scheduler("rr"));
+        config.keep = place.keep();
+        let router = cluster.start_router(&config)?;
+        let mut held = vec![Held::open(cluster)?];
+        // The same servers, under numbers that the index did not know at the start.
+        config.services.insert(0, cluster.web_on(PORT + 1, PORT).scheduler("rr"));
+        router.apply(&config)?;
+        for _ in 0..3 {
+            held.push(Held::open_at(cluster, PORT + 1)?);
+        }
+        router.kill()?;
+        let router = cluster.start_router(&config)?;
+        all_go_on(&mut held, "by the second")?;
+        let active: u64 =
+            router.services()?.iter().flat_map(|service| &service.servers).map(|server| server.active).sum();
+        ensure!(active == 4, "{active}");
+        router.finish()
+    })
+}
+
+#[test]
 fn a_download_arrives_as_it_was_sent_though_its_router_was_killed() -> Result<()> {
     with_cluster(Layout::TwoArmed, |cluster| {
         let place = Place::new(cluster)?;
@@ -248,10 +277,10 @@ fn what_nobody_can_read_is_forgotten_and_said() -> Result<()> {
         fs::write(&index, text.replacen("10.0.0.11", "10.0.0.12", 1))?;
 
         let router = cluster.start_router(&config)?;
-        let expected =
-            "connections that were there before are forgotten: the index is damaged: its checksum is wrong";
-        ensure!(said(&router)?.contains(expected), "{}", said(&router)?);
-        ensure!(router.log().contains(expected), "{}", router.log());
+        let reason = "the index is damaged: its checksum is wrong";
+        let expected = "connections that were there before are forgotten";
+        ensure!(said(&router)?.contains(&format!("{expected}: {reason}")), "{}", said(&router)?);
+        ensure!(router.log().contains(&format!("WARN {expected} reason=\"{reason}\"")), "{}", router.log());
         ensure!(counts(&router)?.values().all(|&count| count == (0, 0)), "{:?}", counts(&router)?);
         let mut new = Held::open(cluster)?;
         client::echo(&mut new.0, b"anew")?;

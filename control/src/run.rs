@@ -239,13 +239,7 @@ async fn with_eal(
     }
     let events = Events::default();
     let (desk, order) = Desk::open(&config, &events);
-    if let Some(event) = origin.event() {
-        match &origin {
-            keep::Origin::Refused(_) => tracing::warn!("{event}"),
-            _ => tracing::info!("{event}"),
-        }
-        events.publish(event);
-    }
+    origin.tell(&events);
     let capture: Arc<Switch> = Arc::default();
     let settings = config.admin.tcp.clone().map(admin::tcp::Settings::new);
     let remote = remote.zip(settings.as_ref().map(admin::tcp::Settings::subscribe));
@@ -324,7 +318,11 @@ async fn with_eal(
                 dpdk = Eal::version(),
                 workers = counters.len(),
                 services = config.services.len(),
-                %stages,
+                eal_ms = stages.eal,
+                ports_ms = stages.ports,
+                table_ms = stages.table,
+                publish_ms = stages.publish,
+                settle_ms = stages.settle,
                 "ready"
             );
             events.publish(Kind::started(&config, stages));

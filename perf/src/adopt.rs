@@ -11,8 +11,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use dataplane::clock::Tick;
 use dataplane::service::{Protocol, State};
-use dataplane::table::{Census, Client, DestId, HashKey, Known, Table, Word};
+use dataplane::table::{Census, Client, DestId, HashKey, Known, Table, Threads, Word};
 
+use crate::cpu;
 use crate::report::{Figure, Outputs, Promise, Report, progress};
 
 /// What to measure.
@@ -51,16 +52,25 @@ pub fn measure(arguments: &Arguments) -> Result<Vec<Figure>> {
     let connections = *connections as usize;
     let threads = match arguments.threads {
         Some(threads) => threads,
-        None => std::thread::available_parallelism()?.get(),
+        None => harness::cores().len(),
     };
+    let cores = harness::cores();
+    let begin = |number: usize| {
+        if let Err(error) = cpu::pin(cores[number % cores.len()]) {
+            eprintln!("rvs-perf: {error:#}");
+        }
+    };
+    let threads = Threads { count: threads, begin: &begin };
     let known: Known = (1..=*servers).filter_map(DestId::new).map(|id| (id, Protocol::Tcp)).collect();
     let old = file(directory, connections)?;
     let placed = fill(&Table::in_file(&old, connections, KEY)?, *servers, connections as u32);
 
     let sizes = [("the same size", connections), ("twice the size", 2 * connections)];
     let mut figures = sizes.map(|(size, _)| {
-        let labels =
-            vec![("adopt", format!("{connections} connections, {size}")), ("threads", threads.to_string())];
+        let labels = vec![
+            ("adopt", format!("{connections} connections, {size}")),
+            ("threads", threads.count.to_string()),
+        ];
         let mut figure = Figure::new("ms", labels);
         figure.promise = (connections <= 10_000_000).then_some(Promise::AtMost(1000.0));
         figure
@@ -95,7 +105,7 @@ fn resized(
     to: usize,
     directory: &Path,
     known: &Known,
-    threads: usize,
+    threads: Threads<'_>,
 ) -> Result<Census> {
     let new = Table::in_file(&file(directory, to)?, to, KEY)?;
     let now = Tick(1);

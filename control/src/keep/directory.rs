@@ -67,11 +67,6 @@ impl Directory {
         }
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// A new file of so many bytes or some more, all zeros, whose memory is there.
     pub fn create(&self, name: &str, bytes: u64) -> Result<File> {
         let path = self.path.join(name);
@@ -159,11 +154,11 @@ pub(super) mod tests {
     fn files_are_replaced_whole() {
         let parent = on_tmpfs();
         let directory = Directory::open(&parent.path().join("table")).unwrap();
-        assert_eq!(fs::metadata(directory.path()).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(&directory.path).unwrap().mode() & 0o777, 0o700);
         assert_eq!(directory.read("index").unwrap(), None);
         for contents in [&b"long enough"[..], b"short"] {
             // Somebody died while it was written.
-            fs::write(directory.path().join("index.new"), "half").unwrap();
+            fs::write(directory.path.join("index.new"), "half").unwrap();
             directory.replace("index", contents).unwrap();
             let read = directory.read("index").unwrap().unwrap();
             assert!(read.starts_with(contents) && read[contents.len()..].iter().all(|&byte| byte == 0));

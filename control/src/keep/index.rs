@@ -27,6 +27,9 @@ use siphasher::sip::SipHasher13;
 
 use crate::ids::{Member, ServerKey, ServiceKey};
 
+/// Connections that a table can be made for: its slots are counted in 32 bits.
+const LARGEST: usize = 1 << 30;
+
 const TITLE: &str = "RVS connection table";
 
 /// What has to be known of a table.
@@ -59,6 +62,7 @@ impl Index {
         let boot = Line::of(lines.next(), "boot")?.only()?;
         let table = Line::of(lines.next(), "table")?.only()?;
         let connections = Line::of(lines.next(), "connections")?.only()?;
+        ensure!(connections <= LARGEST, "the index has a table of {connections} connections; expected {LARGEST} at most");
         let mut key = Line::of(lines.next(), "key")?;
         let key = HashKey { blind: key.hex()?, factor: key.hex()? };
         let tsc_per_tick = Line::of(lines.next(), "tsc-per-tick")?.only()?;
@@ -184,6 +188,13 @@ pub(super) mod tests {
         assert_eq!(says("dest 1", "dest 2"), "the index is damaged: its checksum is wrong");
         assert_eq!(says("checksum", "sum"), "the index is cut off");
         assert_eq!(says(TITLE, "Something else"), "the index is not one");
+    }
+
+    #[test]
+    fn a_table_that_there_cannot_be() {
+        let text = Index { connections: LARGEST + 1, ..example(0) }.to_string();
+        let error = Index::parse(text.as_bytes()).unwrap_err().to_string();
+        assert_eq!(error, "the index has a table of 1073741825 connections; expected 1073741824 at most");
     }
 
     #[test]

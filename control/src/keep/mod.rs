@@ -1,10 +1,10 @@
 //! A connection table that outlives its process: `[table] keep`.
 //!
 //! The table is a file in memory, and beside it lies an index of who its words are about ([`index`]). A process that
-//! starts takes both over, if it finds them as they should be, and no worker has noticed anything but a pause. Otherwise it
+//! starts takes both over, if it finds them as they should be, and no client notices more than a pause. Otherwise it
 //! says why and begins with an empty table: to forget connections is bad, to send them to the wrong server is worse.
 //!
-//! What is on disk at any moment is good for the next process, because the order is right:
+//! What lies there at any moment is good for the next process, because the order is right:
 //!
 //! * the index names the file of its table, and is replaced as a whole. A table of another size is filled from the old
 //!   one beside it, and only the index that names it puts it in the place of the old one;
@@ -22,20 +22,19 @@ mod index;
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use dataplane::counters::Gauge;
-use dataplane::table::{Census, HashKey, Known, Table};
+use dataplane::table::{Census, HashKey, Known, Table, Threads};
 use dataplane::worker::Ticks;
 
 pub use self::directory::Directory;
 use self::index::Index;
 use crate::config::{Config, ConfigErrors, ServerState};
 use crate::crew::pin;
-use crate::events::Kind;
+use crate::events::{Events, Kind};
 use crate::ids::{Ids, Member, ServerKey, ServiceKey};
 
 /// The name of the index.
@@ -80,16 +79,22 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// What is said of it, if anything is.
-    pub fn event(&self) -> Option<Kind> {
+    /// Says so, if there is something to say.
+    pub fn tell(&self, events: &Events) {
         match self {
-            Origin::New => None,
-            Origin::Adopted { kept, removed, no_room, took } => Some(Kind::TableAdopted {
-                connections: *kept,
-                removed: removed + no_room,
-                milliseconds: took.as_millis() as u64,
-            }),
-            Origin::Refused(reason) => Some(Kind::TableRefused { reason: reason.clone() }),
+            Origin::New => {}
+            Origin::Adopted { kept, removed, no_room, took } => {
+                tracing::info!(kept, removed, no_room, ?took, "connections that were there before go on");
+                events.publish(Kind::TableAdopted {
+                    connections: *kept,
+                    removed: removed + no_room,
+                    milliseconds: took.as_millis() as u64,
+                });
+            }
+            Origin::Refused(reason) => {
+                tracing::warn!(reason, "connections that were there before are forgotten");
+                events.publish(Kind::TableRefused { reason: reason.clone() });
+            }
         }
     }
 }
@@ -104,8 +109,8 @@ fn of_key(config: &Config, error: &anyhow::Error) -> ConfigErrors {
     config.error("table.keep", format!("{error:#}"))
 }
 
-/// Makes the table, or takes over the one that is kept in the directory. `control_cores` are those of the calling thread:
-/// it leaves them while it goes through an old table, since no worker needs its core yet.
+/// Makes the table, or takes over the one that is kept in the directory, on all cores that are ours: no worker needs its
+/// own yet, and the calling thread waits.
 ///
 /// An error if the directory has no room for the table.
 pub fn start(config: &Config, directory: Option<Directory>, control_cores: &[usize]) -> Result<Start> {
@@ -117,10 +122,16 @@ pub fn start(config: &Config, directory: Option<Directory>, control_cores: &[usi
     };
     let of_key = |error: anyhow::Error| of_key(config, &error);
     let cores: BTreeSet<usize> = config.workers.cores.iter().chain(control_cores).copied().collect();
-    pin(&Vec::from_iter(cores.iter().copied()))?;
-    let found = adopt(&directory, config, cores.len());
-    pin(control_cores)?;
-    let origin = match found {
+    let cores = Vec::from_iter(cores);
+    let go = |number: usize| {
+        if let Err(error) = pin(&cores[number..=number]) {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "a part of the table is gone through on another core"
+            );
+        }
+    };
+    let origin = match adopt(&directory, config, Threads { count: cores.len(), begin: &go }) {
         Ok(Some(Adopted { table, index, census, took })) => {
             let origin =
                 Origin::Adopted { kept: census.kept, removed: census.removed, no_room: census.no_room, took };
@@ -153,7 +164,7 @@ struct Adopted {
 }
 
 /// Takes over what is kept; none if nothing is. An error says why it does not do.
-fn adopt(directory: &Directory, config: &Config, threads: usize) -> Result<Option<Adopted>> {
+fn adopt(directory: &Directory, config: &Config, threads: Threads<'_>) -> Result<Option<Adopted>> {
     let began = Instant::now();
     let Some(bytes) = directory.read(INDEX)? else { return Ok(None) };
     let mut index = Index::parse(&bytes)?;
@@ -231,11 +242,6 @@ pub struct Keep {
 }
 
 impl Keep {
-    /// Where.
-    pub fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
     /// Remembers who the ids are, if that has changed. To be called before workers get a snapshot with them.
     ///
     /// If that fails, there is no index at all: better none than one by which connections go to the wrong servers. To be

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use dataplane::service::{Protocol, State};
 use dataplane::table::{Client, DestId, FLAG_TENTATIVE, Inserted, Judge, Word, Worth};
@@ -190,7 +191,9 @@ fn what_does_not_do_is_refused_and_begun_anew() {
             next.origin
         );
         assert!(next.connections().is_empty());
-        assert!(matches!(next.origin.event(), Some(Kind::TableRefused { .. })));
+        let events = Events::default();
+        next.origin.tell(&events);
+        assert_eq!(events.tally().keys().collect::<Vec<_>>(), [&"table_refused"]);
         drop(next);
         assert_eq!(counts(&begin(&config(parent.path(), 2048, &[1, 2, 3])).origin), (0, 0));
     }

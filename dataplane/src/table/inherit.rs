@@ -90,8 +90,8 @@ impl AddAssign for Census {
 }
 
 impl Table {
-    /// Takes over the words that are in this table, by so many threads. Nobody else may use it meanwhile.
-    pub fn inherit(&self, known: &Known, threads: usize) -> Census {
+    /// Takes over the words that are in this table. Nobody else may use it meanwhile.
+    pub fn inherit(&self, known: &Known, threads: Threads<'_>) -> Census {
         in_parallel(self.buckets(), threads, |buckets| {
             let mut census = Census::default();
             for slot in slots(buckets) {
@@ -109,11 +109,18 @@ impl Table {
         })
     }
 
-    /// Fills this table, which is empty, with the connections of another one, by so many threads. `then` and `now` are
-    /// the present moment by the clock of its stamps and by that of ours. Nobody else may use either meanwhile.
+    /// Fills this table, which is empty, with the connections of another one. `then` and `now` are the present moment by
+    /// the clock of its stamps and by that of ours. Nobody else may use either meanwhile.
     ///
     /// If there is room for a part of them only, the established ones have it.
-    pub fn fill_from(&self, old: &Table, then: Tick, now: Tick, known: &Known, threads: usize) -> Census {
+    pub fn fill_from(
+        &self,
+        old: &Table,
+        then: Tick,
+        now: Tick,
+        known: &Known,
+        threads: Threads<'_>,
+    ) -> Census {
         let mut census = Census::default();
         for round in [Round::Valuable, Round::Rest] {
             census += in_parallel(old.buckets(), threads, |buckets| {
@@ -197,20 +204,36 @@ fn restamped(word: Word, then: Tick, now: Tick) -> Word {
     if then == now {
         return word;
     }
-    word.seen(Tick(now.0.saturating_sub(u64::from(word.age(then)))), word.is_coarse())
+    // Around the beginning of time, too: a stamp has sixteen bits of it.
+    word.seen(Tick(now.0.wrapping_sub(u64::from(word.age(then)))), word.is_coarse())
 }
 
 fn slots(buckets: Range<usize>) -> impl Iterator<Item = Slot> {
     buckets.flat_map(|bucket| (0..SLOTS).map(move |index| Slot::new(bucket, index)))
 }
 
+/// Who goes through a table: so many threads, and what each of them does first, by its number. That is to go to a core of
+/// its own: left to itself, a thread stays where it was started if the other cores are isolated for workers.
+#[derive(Clone, Copy)]
+pub struct Threads<'a> {
+    /// How many.
+    pub count: usize,
+    /// What each does first.
+    pub begin: &'a (dyn Fn(usize) + Sync),
+}
+
 /// Does the parts of a whole at once.
-fn in_parallel(buckets: usize, threads: usize, part: impl Fn(Range<usize>) -> Census + Sync) -> Census {
-    let share = buckets.div_ceil(threads.max(1)).max(1);
+fn in_parallel(buckets: usize, threads: Threads<'_>, part: impl Fn(Range<usize>) -> Census + Sync) -> Census {
+    let share = buckets.div_ceil(threads.count.max(1)).max(1);
     std::thread::scope(|scope| {
         let part = &part;
-        let begin = |start| scope.spawn(move || part(start..(start + share).min(buckets)));
-        let threads: Vec<_> = (0..buckets).step_by(share).map(begin).collect();
+        let start = |(number, start): (usize, usize)| {
+            scope.spawn(move || {
+                (threads.begin)(number);
+                part(start..(start + share).min(buckets))
+            })
+        };
+        let threads: Vec<_> = (0..buckets).step_by(share).enumerate().map(start).collect();
         let mut sum = Census::default();
         for thread in threads {
             sum += thread.join().expect("a count does not panic");
@@ -225,6 +248,10 @@ mod tests {
     use crate::table::{Client, FLAG_REPLIED, FLAG_TENTATIVE, HashKey, LAYOUT};
 
     const KEY: HashKey = HashKey { blind: 0x5EED, factor: 0x9E37_79B9 };
+
+    fn by(count: usize) -> Threads<'static> {
+        Threads { count, begin: &|_| () }
+    }
 
     fn id(number: u32) -> DestId {
         DestId::new(number).unwrap()
@@ -291,12 +318,12 @@ mod tests {
     fn what_goes_on_is_counted_and_what_does_not_is_gone() {
         for threads in [1, 2, 7, 1000] {
             let table = filled(400, alive().chain(rubbish()));
-            let census = table.inherit(&known([1, 2]), threads);
+            let census = table.inherit(&known([1, 2]), by(threads));
             assert_eq!((census.kept, census.removed, census.no_room), (200, 4, 0));
             assert_eq!((census.of(id(1)), census.of(id(2)), census.of(id(9))), ((100, 0), (50, 50), (0, 0)));
             assert_eq!(sorted(&table), sorted(&filled(400, alive())));
             // The next one finds what this one has left.
-            assert_eq!(table.inherit(&known([2]), threads).removed, 100);
+            assert_eq!(table.inherit(&known([2]), by(threads)).removed, 100);
         }
     }
 
@@ -306,7 +333,7 @@ mod tests {
         let before = old.buckets.iter().flat_map(|bucket| bucket.read(Ordering::Relaxed)).collect::<Vec<_>>();
         for (connections, threads) in [(250, 1), (401, 2), (10_000, 3)] {
             let new = Table::new(connections, KEY);
-            let census = new.fill_from(&old, Tick(5), Tick(5), &known([1, 2]), threads);
+            let census = new.fill_from(&old, Tick(5), Tick(5), &known([1, 2]), by(threads));
             assert_eq!((census.kept, census.removed, census.no_room), (200, 4, 0));
             assert_eq!((census.of(id(1)), census.of(id(2))), ((100, 0), (50, 50)));
             assert_eq!(sorted(&new), sorted(&filled(400, alive())));
@@ -325,7 +352,7 @@ mod tests {
     fn a_table_that_is_too_small_has_the_established_ones() {
         let old = filled(400, alive());
         let new = Table::new(75, KEY);
-        let census = new.fill_from(&old, Tick(5), Tick(5), &known([1, 2]), 1);
+        let census = new.fill_from(&old, Tick(5), Tick(5), &known([1, 2]), by(1));
         assert_eq!(new.slots(), 152);
         assert_eq!(census.kept + census.no_room, 200);
         let ((first, _), (second, ended)) = (census.of(id(1)), census.of(id(2)));
@@ -338,7 +365,7 @@ mod tests {
         let words = (1..=16).map(|dest| word(1, dest, State::Established));
         let old = filled(400, words);
         let new = Table::new(1000, KEY);
-        assert_eq!(new.fill_from(&old, Tick(5), Tick(5), &known(1..=16), 2).kept, 16);
+        assert_eq!(new.fill_from(&old, Tick(5), Tick(5), &known(1..=16), by(2)).kept, 16);
     }
 
     #[test]
@@ -347,7 +374,7 @@ mod tests {
         let fine = word(1, 1, State::Established).seen(Tick(then.0 - 40), false);
         let coarse = word(2, 1, State::Established).seen(Tick(then.0 - 100_000), true);
         let new = Table::new(100, KEY);
-        new.fill_from(&filled(100, [fine, coarse]), then, now, &known([1]), 1);
+        new.fill_from(&filled(100, [fine, coarse]), then, now, &known([1]), by(1));
         let age = |client: Client| {
             let mut words = new.words(0..new.buckets());
             words.find(|word| word.client() == client).unwrap().age(now)

@@ -50,7 +50,7 @@ use std::io;
 use std::ops::Range;
 
 pub use self::hash::{Hash, HashKey};
-pub use self::inherit::{Census, Known};
+pub use self::inherit::{Census, Known, Threads};
 use self::matches::matches;
 use self::memory::Buckets;
 #[cfg(not(any(loom, miri)))]
