@@ -3,7 +3,7 @@
 use std::{
     fs::{self, Permissions},
     os::unix::{fs::PermissionsExt, net::UnixDatagram},
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -46,7 +46,7 @@ fn script(cluster: &Cluster, name: &str, text: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn upgrade(router: &Router, words: &str, binary: &PathBuf) -> Result<Output> {
+fn upgrade(router: &Router, words: &str, binary: &Path) -> Result<Output> {
     router.rvs(&format!("upgrade {words} --binary {}", binary.display())).output()
 }
 
@@ -91,7 +91,8 @@ fn listen(namespace: &Namespace) -> Result<Daemon> {
 /// All but what is of the raw wires, which are let go and taken again.
 fn heard(monitor: &Daemon) -> Vec<String> {
     let log = monitor.log();
-    let of_twins = log.lines().filter(|line| !["127.0.0.77", "wan0@", "lan0@"].iter().any(|word| line.contains(word)));
+    let of_twins =
+        log.lines().filter(|line| !["127.0.0.77", "wan0@", "lan0@"].iter().any(|word| line.contains(word)));
     of_twins.map(str::to_owned).collect()
 }
 
@@ -446,7 +447,12 @@ fn keepalived_does_not_notice() -> Result<()> {
             ensure!(addresses.contains(&format!("{VIP}/32")), "{addresses:?}\n{}", keepalived.log());
             Ok(())
         };
-        wait::until("keepalived has the address", PATIENCE, holds)?;
+        // Also to the router, which hears of it from Linux as everybody does.
+        wait::until("keepalived has the address", PATIENCE, || {
+            let events = router.rvs("events").run()?;
+            ensure!(events.contains(&format!("{VIP} is here: its services are live")), "{events}");
+            holds()
+        })?;
         let mut stream = client::connect(&cluster.client, vip(7))?;
         client::echo(&mut stream, b"before")?;
         for round in [b"first", b"again"] {

@@ -3,7 +3,7 @@
 //! Up: admin socket and port, EAL, pool, ports, twins, table, director with the first snapshot, workers. Down, in
 //! reverse: workers first, so that nobody holds a queue or a packet; twins, and with them their addresses;
 //! ports; EAL. A failure on the way up takes down what is up. For an upgrade the twins stay, and this process becomes
-//! another program ([`upgrade`](crate::upgrade)).
+//! another program ([`upgrade`]).
 
 use std::cell::RefCell;
 use std::net::UdpSocket;

@@ -62,7 +62,10 @@ impl Index {
         let boot = Line::of(lines.next(), "boot")?.only()?;
         let table = Line::of(lines.next(), "table")?.only()?;
         let connections = Line::of(lines.next(), "connections")?.only()?;
-        ensure!(connections <= LARGEST, "the index has a table of {connections} connections; expected {LARGEST} at most");
+        ensure!(
+            connections <= LARGEST,
+            "the index has a table of {connections} connections; expected {LARGEST} at most"
+        );
         let mut key = Line::of(lines.next(), "key")?;
         let key = HashKey { blind: key.hex()?, factor: key.hex()? };
         let tsc_per_tick = Line::of(lines.next(), "tsc-per-tick")?.only()?;

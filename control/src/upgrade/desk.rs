@@ -84,6 +84,8 @@ impl Desk {
         );
         let config = &self.0.config;
         capabilities::enough_to_start_again(config)?;
+        // Whether Linux can, which there is no other way to know; when it comes to it there may be more to close.
+        dpdk::close_on_exec().context("an upgrade takes Linux 5.11; restart instead")?;
         let proof = Proof::of(&binary, &config.path).await?;
         if let Some(reason) = proof.loses(config)
             && !question.lose_connections
