@@ -5,7 +5,6 @@ use std::{
     fs,
     io::Read,
     net::{SocketAddrV4, TcpStream, UdpSocket},
-    path::PathBuf,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -18,6 +17,7 @@ use harness::{
     config::{Config, Service},
     router::{self, Router},
     servers::Server,
+    shm::Place,
     wait::{self, PATIENCE},
     with_cluster,
 };
@@ -27,30 +27,6 @@ const PORT: u16 = 7;
 
 /// What nobody waits for, on a machine that is busy with other things; the promise is 1.5 s.
 const GENEROUS: Duration = Duration::from_secs(15);
-
-/// A directory on tmpfs, whatever /run is on; gone with the test.
-struct Place(PathBuf);
-
-impl Place {
-    fn new(cluster: &Cluster) -> Result<Place> {
-        let place = Place(PathBuf::from(format!("/dev/shm/rvs-tests-{}", cluster.state().id())));
-        fs::create_dir(&place.0)?;
-        Ok(place)
-    }
-
-    /// What the configuration says.
-    fn keep(&self) -> Option<String> {
-        Some(self.0.join("table").display().to_string())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("{} stays: {error}", self.0.display());
-        }
-    }
-}
 
 /// A held connection, and the name of its server.
 struct Held(TcpStream, String);

@@ -49,7 +49,9 @@ fn every_thread_has_no_more_capabilities_than_it_needs() -> Result<()> {
             for set in ["CapEff", "CapPrm"] {
                 ensure!(mask(thread, set)? & !allowed == 0, "{set}: {thread:#?}");
             }
-            for set in ["CapBnd", "CapAmb", "CapInh"] {
+            // What can be handed on to the program that follows at an upgrade.
+            ensure!(mask(thread, "CapBnd")? & !KEPT == 0, "{thread:#?}");
+            for set in ["CapAmb", "CapInh"] {
                 ensure!(mask(thread, set)? == 0, "{set}: {thread:#?}");
             }
             ensure!(thread["NoNewPrivs"] == "1", "{thread:#?}");
@@ -121,7 +123,7 @@ fn checks_and_hooks_run_as_the_user_that_the_file_names() -> Result<()> {
         for thread in &threads(router.pid())? {
             let allowed = if thread["Name"].starts_with("rvs-worker") { 0 } else { KEPT | KILL | LENT };
             ensure!(mask(thread, "CapPrm")? & !allowed == 0, "{thread:#?}");
-            ensure!(mask(thread, "CapBnd")? & !LENT == 0, "{thread:#?}");
+            ensure!(mask(thread, "CapBnd")? & !(KEPT | KILL | LENT) == 0, "{thread:#?}");
         }
         router.finish()?;
         // Killing another user's program takes CAP_KILL.

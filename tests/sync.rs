@@ -4,19 +4,22 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{TcpStream, UdpSocket},
+    os::unix::net::UnixDatagram,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use harness::{
     client,
-    cluster::{Cluster, Layout, vip},
+    cluster::{Cluster, Layout, VIP, vip},
     config::Config,
     crowd,
     netns::Namespace,
     peers::{self, ADDRESSES, WIRE, sync, wait_together},
+    process::Command,
     router::{self, Router},
     servers::Server,
+    shm::Place,
     wait::{self, PATIENCE},
     with_cluster,
 };
@@ -51,6 +54,17 @@ impl Pair {
     fn text(&self, index: usize) -> String {
         let (own, peer) = (ADDRESSES[index], ADDRESSES[1 - index]);
         format!("{}{}", self.configs[index], peers::section(own, peer, &self.key))
+    }
+
+    /// Starts the first of the two under a service manager.
+    fn start_managed(&self, cluster: &Cluster) -> Result<(Router, UnixDatagram)> {
+        let path = cluster.state().file("notify");
+        let manager = UnixDatagram::bind(&path)?;
+        manager.set_read_timeout(Some(PATIENCE))?;
+        let path = path.to_string_lossy().into_owned();
+        let more = |command: Command| command.env("NOTIFY_SOCKET", &path);
+        let router = Router::start_with(&cluster.router, "rvs", &self.text(0), &self.configs[0], more)?;
+        Ok((router, manager))
     }
 
     /// Starts one of the two.
@@ -96,6 +110,7 @@ fn connections_go_on_after_their_router_was_killed_and_has_learned_them_from_its
         wait_together(&router)?;
         wait_together(&peer)?;
         ensure!(router.rvs("sync --ready").output()?.code() == Some(0), "ready");
+        wait_live(cluster)?;
 
         let connect = |_| client::connect(&cluster.client, vip(PORT));
         let mut streams = (0..30).map(connect).collect::<Result<Vec<_>>>()?;
@@ -111,6 +126,7 @@ fn connections_go_on_after_their_router_was_killed_and_has_learned_them_from_its
         router.kill()?;
         let router = pair.start(cluster, 0)?;
         wait_together(&router)?;
+        wait_live(cluster)?;
         ensure!(connections(&router)? == known, "{:?}\n{known:?}", connections(&router)?);
         for stream in &mut streams {
             client::echo(stream, b"after")?;
@@ -194,6 +210,8 @@ fn a_peer_that_does_not_know_the_key_learns_nothing() -> Result<()> {
         let router = pair.start(cluster, 0)?;
         pair.key = peers::key(cluster.state(), "other.key", "f")?;
         let peer = pair.start(cluster, 1)?;
+        // Nobody whom it understands answers, so it goes on alone.
+        wait_live(cluster)?;
         let mut stream = client::connect(&cluster.client, vip(PORT))?;
         client::echo(&mut stream, b"secret")?;
         wait::until("the caller's call is found forged", PATIENCE, || {
@@ -219,5 +237,93 @@ fn a_port_that_another_program_has_is_an_error_of_its_line() -> Result<()> {
         let expected = "sync.listen: cannot listen at 10.9.0.1:8848: Address already in use";
         ensure!(refused.code() == Some(2) && refused.stderr.contains(expected), "{refused:?}");
         Ok(())
+    })
+}
+
+fn hear(manager: &UnixDatagram) -> Result<String> {
+    let mut buffer = [0; 4096];
+    let length = manager.recv(&mut buffer).context("the service manager waits for a message")?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+/// Whether the router has taken the virtual address.
+fn holds(cluster: &Cluster) -> Result<bool> {
+    Ok(cluster.router.addresses("wan")?.contains(&format!("{VIP}/32")))
+}
+
+fn wait_live(cluster: &Cluster) -> Result<()> {
+    wait::until("the virtual address is there", PATIENCE, || {
+        ensure!(holds(cluster)?);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_router_that_returns_takes_no_virtual_address_before_it_knows_the_connections() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _echo = echo(cluster)?;
+        let pair = Pair::new(cluster)?;
+        let (router, peer) = (pair.start(cluster, 0)?, pair.start(cluster, 1)?);
+        wait_together(&router)?;
+        wait_together(&peer)?;
+        wait_live(cluster)?;
+        let connect = |_| client::connect(&cluster.client, vip(PORT));
+        let mut streams = (0..30).map(connect).collect::<Result<Vec<_>>>()?;
+        for stream in &mut streams {
+            client::echo(stream, b"before")?;
+        }
+        wait_same(&router, &peer, 30)?;
+        let known = connections(&peer)?;
+        router.kill()?;
+
+        let (router, manager) = pair.start_managed(cluster)?;
+        ensure!(hear(&manager)? == "STATUS=learning connections from peers\n");
+        ensure!(hear(&manager)?.starts_with("READY=1\nSTATUS=services: 1;"));
+        // Whoever is told so can be sure of it.
+        ensure!(holds(cluster)?, "{:?}", cluster.router.addresses("wan")?);
+        ensure!(connections(&router)? == known, "{:?}\n{known:?}", connections(&router)?);
+        for stream in &mut streams {
+            client::echo(stream, b"after")?;
+        }
+        peer.stop()?;
+        router.finish()
+    })
+}
+
+#[test]
+fn a_router_without_peers_waits_for_them_and_then_goes_on() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let pair = Pair::new(cluster)?;
+        let (router, manager) = pair.start_managed(cluster)?;
+        ensure!(hear(&manager)? == "STATUS=learning connections from peers\n");
+        let early = holds(cluster)?;
+        if early {
+            // It has taken us three seconds to look; then the next message is there already.
+            manager.set_read_timeout(Some(Duration::from_millis(100)))?;
+        }
+        ensure!(hear(&manager).context("it has the address and is not ready")?.starts_with("READY=1\n"));
+        ensure!(holds(cluster)?, "{:?}", cluster.router.addresses("wan")?);
+        router.finish()
+    })
+}
+
+#[test]
+fn a_router_that_is_upgraded_stays_ready() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let mut pair = Pair::new(cluster)?;
+        let place = Place::new(cluster)?;
+        pair.configs[0].keep = place.keep();
+        let peer = pair.start(cluster, 1)?;
+        let (router, manager) = pair.start_managed(cluster)?;
+        ensure!(hear(&manager)? == "STATUS=learning connections from peers\n");
+        ensure!(hear(&manager)?.starts_with("READY=1\n"));
+        router.rvs("upgrade").run()?;
+        // keepalived asks every second.
+        ensure!(router.rvs("sync --ready").output()?.code() == Some(0), "{:#}", sync(&router)?);
+        ensure!(hear(&manager)?.starts_with("RELOADING=1\n"));
+        ensure!(hear(&manager)?.starts_with("READY=1\n"), "it does not learn again");
+        wait_together(&router)?;
+        peer.stop()?;
+        router.finish()
     })
 }

@@ -12,8 +12,9 @@
 //! | `SETUID`, `SETGID`, `KILL` | with a `user` of a check or a hook only: to start its program, and to end it |
 //!
 //! Programs that RVS starts get none of them, also when they run as root (`SECBIT_NOROOT`), and cannot regain any
-//! (`no_new_privs`): the ambient and inheritable sets are empty, and the bounding set but for what is [lent](lending) to
-//! a program on its way to another user. Workers have none either.
+//! (`no_new_privs`): the ambient and inheritable sets are empty. The bounding set has what RVS keeps, since that is what can
+//! be [lent](lending) to a program on its way to another user, and [handed on](hand_on) to the program that RVS becomes.
+//! Workers have no capabilities at all.
 //!
 //! Capabilities belong to a thread and are inherited by those that it starts. The control thread gives its own up
 //! before it starts the workers; EAL's interrupt thread exists by then and is asked to do it; threads for
@@ -21,13 +22,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
 use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits};
 
 use crate::config::Config;
+use crate::config::value::pci_address;
 
 /// What it takes to become another user.
 const LENT: [Capability; 2] = [Capability::CAP_SETUID, Capability::CAP_SETGID];
@@ -59,8 +62,8 @@ pub fn keep(needed: &CapsHashSet) -> Result<CapsHashSet> {
     if has.contains(&Capability::CAP_SETPCAP) {
         caps::raise(None, CapSet::Effective, Capability::CAP_SETPCAP).map_err(failed("use CAP_SETPCAP"))?;
         for capability in caps::runtime::thread_all_supported() {
-            if !(LENT.contains(&capability) && needed.contains(&capability)) {
-                caps::drop(None, CapSet::Bounding, capability).map_err(failed("empty the bounding set"))?;
+            if !needed.contains(&capability) {
+                caps::drop(None, CapSet::Bounding, capability).map_err(failed("shrink the bounding set"))?;
             }
         }
         let bits = capabilities_secure_bits().context("cannot read the secure bits")?;
@@ -74,6 +77,41 @@ pub fn keep(needed: &CapsHashSet) -> Result<CapsHashSet> {
         caps::set(None, set, &kept).map_err(failed("give capabilities up"))?;
     }
     Ok(kept)
+}
+
+/// The program that this process becomes gets what this thread has. Without this a program that has given up the rights of
+/// root, as this one has, gets nothing.
+pub fn hand_on() -> Result<()> {
+    let has = caps::read(None, CapSet::Permitted).context("cannot read the capabilities")?;
+    caps::set(None, CapSet::Inheritable, &has).context("cannot make capabilities inheritable")?;
+    for capability in has {
+        caps::raise(None, CapSet::Ambient, capability)
+            .with_context(|| format!("cannot hand on {capability}"))?;
+    }
+    Ok(())
+}
+
+/// Whether a program with what is [`needed`] can open the devices once more. Who may lock memory without a limit can,
+/// unless a device takes physical addresses, which Linux shows to root only.
+pub fn enough_to_start_again(config: &Config) -> Result<()> {
+    let may = caps::read(None, CapSet::Permitted).context("cannot read the capabilities")?;
+    let most = caps::read(None, CapSet::Bounding).context("cannot read the bounding set")?;
+    ensure!(
+        may.is_subset(&most),
+        "rvs was started with a bounding set that lacks {}, so that it cannot be handed on; restart instead",
+        show(&may.difference(&most).copied().collect())
+    );
+    let addresses = config.ports.iter().filter_map(|port| pci_address(&port.device));
+    let behind_iommu =
+        |address: &String| Path::new("/sys/bus/pci/devices").join(address).join("iommu_group").exists();
+    let bare = addresses.into_iter().find(|address| !behind_iommu(address));
+    match bare.filter(|_| config.run.drop_capabilities) {
+        None => Ok(()),
+        Some(address) => bail!(
+            "{address} is not behind an IOMMU, so that to open it takes capabilities that this program has given up; \
+             restart instead, or set run.drop_capabilities = false"
+        ),
+    }
 }
 
 /// What is started meanwhile, by this thread, gets what it takes to become another user.
@@ -133,7 +171,6 @@ pub fn show(capabilities: &CapsHashSet) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::process::Command;
 
     use super::*;
@@ -168,7 +205,7 @@ mod tests {
         let status = String::from_utf8(status.stdout).unwrap();
         // Whoever runs the tests without CAP_SETPCAP keeps the bounding set.
         if caps::has_cap(None, CapSet::Permitted, Capability::CAP_SETPCAP).unwrap() {
-            for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
                 assert!(status.contains(&format!("{set}:\t0000000000000000")), "{status}");
             }
             // This thread has kept all, and is found out.
@@ -185,6 +222,27 @@ mod tests {
         sets.map(|(set, mask)| (set.to_owned(), u64::from_str_radix(mask, 16).unwrap())).collect()
     }
 
+    /// A program that runs as root and is started by a thread that has given up the rights of root.
+    #[test]
+    fn what_is_kept_can_be_handed_on() {
+        let needed = needed(&config("net_null"));
+        let has = caps::read(None, CapSet::Permitted).unwrap();
+        if !has.is_superset(&needed) || !has.contains(&Capability::CAP_SETPCAP) {
+            eprintln!("SKIPPED: only root has what can be handed on");
+            return;
+        }
+        std::thread::spawn(move || {
+            let mask = keep(&needed).unwrap().iter().fold(0, |mask, capability| mask | capability.bitmask());
+            enough_to_start_again(&config("net_null")).unwrap();
+            assert_eq!(of_a_program()["Prm"], 0);
+            hand_on().unwrap();
+            let program = of_a_program();
+            assert_eq!(["Prm", "Eff", "Bnd"].map(|set| program[set]), [mask; 3]);
+        })
+        .join()
+        .unwrap();
+    }
+
     #[test]
     fn what_is_lent_is_lent_to_one_program_only() {
         let lent = LENT.iter().fold(0, |mask, capability| mask | capability.bitmask());
@@ -199,7 +257,7 @@ mod tests {
         std::thread::spawn(move || {
             keep(&needed).unwrap();
             let program = lending(of_a_program).unwrap();
-            assert_eq!(["Prm", "Eff", "Amb", "Inh", "Bnd"].map(|set| program[set]), [lent; 5]);
+            assert_eq!(["Prm", "Eff", "Amb", "Inh"].map(|set| program[set]), [lent; 4]);
             // Also if it runs as root, as here.
             let other = of_a_program();
             assert_eq!(["Prm", "Eff", "Amb", "Inh"].map(|set| other[set]), [0; 4]);

@@ -36,3 +36,4 @@ pub mod sync;
 pub mod systemd;
 mod text;
 pub mod top;
+pub mod upgrade;

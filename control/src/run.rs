@@ -2,12 +2,14 @@
 //!
 //! Up: admin socket and port, EAL, pool, ports, twins, table, director with the first snapshot, workers. Down, in
 //! reverse: workers first, so that nobody holds a queue or a packet; twins, and with them their addresses;
-//! ports; EAL. A failure on the way up takes down what is up.
+//! ports; EAL. A failure on the way up takes down what is up. For an upgrade the twins stay, and this process becomes
+//! another program ([`upgrade`]).
 
 use std::cell::RefCell;
 use std::net::UdpSocket;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use dataplane::capture::Switch;
@@ -17,7 +19,7 @@ use dataplane::engine::reset::reset;
 use dataplane::table::Table;
 use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Queues};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
@@ -39,13 +41,21 @@ use crate::slowpath;
 use crate::stages::Stopwatch;
 use crate::sync::{self, Synchroniser};
 use crate::systemd;
+use crate::upgrade::{self, Desk, HandOver, Inheritance, Item, Order};
 
 /// Steps of health checks before the director, the admin socket and the pumps have a turn, and Linux is asked what is
 /// ready. A step with a connect(2) takes some 20 us, and ten thousand may be due.
 const CHECKS_AT_A_TIME: u32 = 16;
 
-/// Runs RVS with this configuration until SIGTERM or SIGINT.
+/// Between the answer that an upgrade begins and its beginning.
+const BEFORE_UPGRADE: Duration = Duration::from_millis(100);
+
+/// Runs RVS with this configuration until SIGTERM or SIGINT. After an upgrade this process is another program, so that is no
+/// end.
 pub fn run(config: Config) -> Result<()> {
+    // First of all, since it lies where programs read what is typed.
+    let inheritance = Inheritance::take();
+    lock_any_memory();
     let machine = Machine::read().context("cannot find out what this machine has")?;
     config.check_machine(&machine)?;
     let control_cores = control_cores(&config, &machine);
@@ -62,7 +72,9 @@ pub fn run(config: Config) -> Result<()> {
         });
     }
     let runtime = runtime.enable_all().build().context("cannot start the control thread's runtime")?;
-    LocalSet::new().block_on(&runtime, start(config, &control_cores))
+    let hand_over = LocalSet::new().block_on(&runtime, start(config, &control_cores, inheritance))?;
+    runtime.shutdown_background();
+    hand_over.map_or(Ok(()), |hand_over| Err(hand_over.carry_out()))
 }
 
 /// Ends when one of these comes; before it exists, they end the process as they always do.
@@ -89,28 +101,48 @@ impl StopSignals {
     }
 }
 
-async fn start(config: Config, control_cores: &[usize]) -> Result<()> {
+async fn start(
+    config: Config,
+    control_cores: &[usize],
+    mut inheritance: Option<Inheritance>,
+) -> Result<Option<HandOver>> {
     let mut stopwatch = Stopwatch::start();
     // From here on signals wait until there is somebody to heed them.
     let stop = StopSignals::listen()?;
     let manager = systemd::Manager::from_environment();
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-    // First of all, since it tells whether another RVS runs here.
-    let socket = admin::bind(&config.admin.socket, config.admin.group.as_deref()).await?;
-    let remote = admin::tcp::bind(&config)?;
+    let upgrade = signal(SignalKind::user_defined2()).context("cannot listen for SIGUSR2")?;
+    upgrade::heed_signals()?;
+    if let Some(inheritance) = &mut inheritance {
+        inheritance.estate.gap.pass("program");
+    }
+    // Before all else, since it tells whether another RVS runs here.
+    let (socket, remote, heirlooms) = upgrade::listen(&config, &mut inheritance).await?;
     let _claims = claims(&config)?;
     let kept = keep::claim(&config)?;
     let speaker = sync::bind(&config)?;
     let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
     let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores))?;
     let doors = Doors { socket, remote, speaker };
+    let signals = Signals { stop, hangup, upgrade };
     stopwatch.lap(|stages| &mut stages.eal);
     let setting = Setting { eal: &eal, devices: &devices, control_cores, kept };
-    let result = with_eal(config, setting, doors, stop, hangup, manager, stopwatch).await;
+    let mut result = with_eal(config, setting, doors, signals, manager, stopwatch, inheritance).await;
     if let Err(error) = eal.cleanup() {
         tracing::warn!(%error, "EAL was not taken down cleanly");
     }
+    if let Ok(Some(hand_over)) = &mut result {
+        hand_over.pass("EAL down");
+        heirlooms.hand_on(hand_over);
+    }
     result
+}
+
+/// What comes from outside.
+struct Signals {
+    stop: StopSignals,
+    hangup: Signal,
+    upgrade: Signal,
 }
 
 /// What it is built upon.
@@ -153,11 +185,11 @@ async fn with_eal(
     config: Config,
     Setting { eal, devices, control_cores, kept }: Setting<'_>,
     Doors { socket, remote, speaker }: Doors,
-    mut stop: StopSignals,
-    hangup: Signal,
+    Signals { mut stop, hangup, upgrade }: Signals,
     manager: systemd::Manager,
     mut stopwatch: Stopwatch,
-) -> Result<()> {
+    mut inheritance: Option<Inheritance>,
+) -> Result<Option<HandOver>> {
     let lcore = Rc::new(eal.main_lcore()?);
     let pool = ports::pool(&config, eal)?;
     let watcher = Watcher::start().await?;
@@ -170,8 +202,12 @@ async fn with_eal(
     for (index, device) in devices.iter().enumerate() {
         let (port, pairs) = ports::open(&config, index, device, eal, pool)?;
         let (name, mac) = (&config.ports[index].name, ports::usable_mac(port.mac()?, index));
-        let twin = Rc::new(Twin::create(&linux, name, mac, config.ports[index].mtu).await?);
         let (mtu, hashed) = (config.ports[index].mtu, port.hashed());
+        let tap = inheritance.as_mut().and_then(|old| old.item(&Item::Twin(name.clone())));
+        let twin = Rc::new(match tap {
+            Some(tap) => Twin::inherit(&linux, tap, name, mac, mtu).await?,
+            None => Twin::create(&linux, name, mac, mtu).await?,
+        });
         links.push(PortLink { ifindex: twin.ifindex(), mac, mtu, hashed });
         let spread_by = match hashed {
             Some(hashed) => hashed.to_string(),
@@ -192,6 +228,10 @@ async fn with_eal(
     }
     // On a twin, or on any other interface.
     let link = sync::ipvs::open(&config)?;
+    let placed = match &inheritance {
+        Some(inheritance) => upgrade::take_over(&inheritance.estate.twins, &config, &links, &linux).await,
+        None => Default::default(),
+    };
     stopwatch.lap(|stages| &mut stages.ports);
     let keep::Start { table, ids, keep, origin } = keep::start(&config, kept, control_cores)?;
     stopwatch.lap(|stages| &mut stages.table);
@@ -200,13 +240,18 @@ async fn with_eal(
         give_up_capabilities(&config, eal)?;
     }
     let events = Events::default();
+    let (desk, order) = Desk::open(&config, &events);
     origin.tell(&events);
     let capture: Arc<Switch> = Arc::default();
     let settings = config.admin.tcp.clone().map(admin::tcp::Settings::new);
     let remote = remote.zip(settings.as_ref().map(admin::tcp::Settings::subscribe));
     let farewell = admin::tcp::Farewell::default();
+    // It knows what its predecessor knew.
+    let was_ready = matches!(origin, keep::Origin::Adopted { .. })
+        && inheritance.as_ref().is_some_and(|inheritance| inheritance.estate.is_ready);
+    let shared = if was_ready { sync::Shared::of_a_ready_one() } else { sync::Shared::default() };
     let speaks = speaker.is_some() || link.is_some();
-    let peers: Option<Arc<sync::Shared>> = speaks.then(Arc::default);
+    let peers: Option<Arc<sync::Shared>> = speaks.then(|| Arc::new(shared));
     // A ring for each worker, if there is somebody to be told.
     let changes: Vec<Arc<Changes>> = peers.iter().flat_map(|_| &counters).map(|_| Arc::default()).collect();
     let parts = Parts {
@@ -223,6 +268,8 @@ async fn with_eal(
         events: events.clone(),
         capture: capture.clone(),
         peers: peers.clone(),
+        placed,
+        desk: desk.clone(),
     };
     let (mut director, handle) = Director::new(parts)?;
     let (pumps, ends) = slowpath::queues(counters.len(), resets(&director, &table), director.rivals())?;
@@ -245,6 +292,9 @@ async fn with_eal(
     });
     let crew = Crew::start(workers.collect(), &config.workers.cores, config.run.drop_capabilities)?;
     stopwatch.lap(|stages| &mut stages.publish);
+    if let Some(inheritance) = inheritance {
+        desk.tell(inheritance.settle(), &stopwatch.stages);
+    }
 
     let synchroniser = peers.map(|shared| {
         let (table, snapshots) = (table.clone(), director.subscribe());
@@ -252,7 +302,7 @@ async fn with_eal(
     });
     let _synchroniser = synchroniser.transpose()?;
 
-    let result = {
+    let result: Result<Option<Order>> = {
         let direct = async {
             director.settle().await?;
             stopwatch.lap(|stages| &mut stages.settle);
@@ -277,24 +327,47 @@ async fn with_eal(
                 "ready"
             );
             events.publish(Kind::started(&config, stages));
-            director.run(hangup).await
+            director.run(hangup).await.map(|()| None)
         };
         let from_linux = (0..).zip(&twins).map(|(port, twin)| pumps.from_linux(port, twin, pool, &lcore));
         tokio::select! {
             () = async {
                 events.stop(stop.received().await).await;
                 farewell.say().await;
-            } => Ok(()),
+            } => Ok(None),
+            Some(order) = async {
+                let order = order.await.ok()?;
+                // Everything goes on until whoever has asked knows that it begins.
+                tokio::time::sleep(BEFORE_UPGRADE).await;
+                farewell.say().await;
+                Some(order)
+            } => Ok(Some(order)),
+            () = desk.heed(upgrade) => unreachable!("signals do not end"),
             result = direct => result,
             () = pumps.to_linux(&twins) => unreachable!("it never ends"),
             () = gone(from_linux) => Err(anyhow!("somebody has removed a twin from Linux; RVS cannot go on without it")),
-            result = crew.lost_worker() => result,
+            result = crew.lost_worker() => result.map(|()| None),
         }
     };
 
     // Down.
-    manager.stopping();
+    let (order, result) = match result {
+        Ok(order) => (order, Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    let mut hand_over = order.map(|order| HandOver::begin(order, director.is_ready()));
+    match hand_over {
+        Some(_) => manager.reloading(),
+        None => manager.stopping(),
+    }
     drop(crew);
+    if let Some(hand_over) = &mut hand_over {
+        hand_over.pass("workers down");
+        for (twin, port) in twins.iter().zip(&config.ports) {
+            let placed = director.placed_on(twin.ifindex());
+            hand_over.leave_twin(port, placed, twin.heirloom());
+        }
+    }
     drop((pumps, director, twins, queues));
     for port in ports {
         if let Err(error) = port.close() {
@@ -302,8 +375,11 @@ async fn with_eal(
         }
     }
     drop(lcore);
+    if let Some(hand_over) = &mut hand_over {
+        hand_over.pass("ports down");
+    }
     tracing::info!("stopped");
-    result
+    result.map(|()| hand_over)
 }
 
 /// Everything is open: what only the start needed is given up, by this thread and EAL's.
@@ -358,4 +434,11 @@ fn raise_open_files() -> u64 {
         Ok(()) => hard,
         Err(_) => soft,
     }
+}
+
+/// Devices are used by way of memory that stays where it is. Root may lock as much as it likes; a program that follows with
+/// less rights, after an upgrade, keeps this limit.
+fn lock_any_memory() {
+    // Who may not do this does not have those rights at the start either.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rvs::admin::{self, Backend, Connections, Order, api, capture, explain};
+use rvs::admin::{self, Backend, Connections, Order, api, capture, explain, upgrade};
 use rvs::events::{Events, Kind};
 use rvs::metrics::Format;
 
@@ -103,6 +103,23 @@ impl Backend for Router {
 
     async fn sync(&self) -> anyhow::Result<api::Sync> {
         Ok(api::Sync { ready: true, ..api::Sync::default() })
+    }
+
+    async fn upgrade(&self, question: upgrade::Question) -> anyhow::Result<api::Upgrading> {
+        let binary = question.binary.unwrap_or_else(|| "/usr/local/sbin/rvs".into());
+        anyhow::ensure!(!binary.ends_with("bad"), "{} has not proven itself", binary.display());
+        Ok(api::Upgrading {
+            id: "7".to_owned(),
+            from: "0.1.0".to_owned(),
+            to: "0.2.0".to_owned(),
+            binary: binary.display().to_string(),
+        })
+    }
+
+    fn upgraded(&self) -> api::Upgrades {
+        let stages = vec![api::Stage { name: "EAL".to_owned(), us: 210_000 }];
+        let (id, from, to) = ("7".to_owned(), "0.1.0".to_owned(), "0.2.0".to_owned());
+        api::Upgrades { last: Some(api::Upgrade { id, from, to, gap_us: 210_000, stages, error: None }) }
     }
 
     async fn save(&self) -> anyhow::Result<api::Saved> {
@@ -302,6 +319,23 @@ fn capture() {
     for wrong in ["capture tcp", "capture -w x --rate 1/0", "capture -w x --rate often"] {
         assert_eq!(run(rvs(wrong)).0, 2, "{wrong}");
     }
+}
+
+#[test]
+fn upgrade_waits_for_its_end() {
+    let (code, out, complaints) = asked("upgrade");
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(complaints.starts_with("~ server tcp/192.0.2.10:80 10.0.0.1:80 weight 1 -> 3\n"), "{complaints}");
+    assert!(complaints.ends_with("or --lose-changes\n"), "{complaints}");
+    let (code, out, complaints) = asked("upgrade --lose-changes --binary /opt/rvs");
+    assert_eq!((code, complaints.as_str()), (0, ""));
+    assert!(
+        out.starts_with("rvs 0.1.0 hands over to 0.2.0 (/opt/rvs)\nrvs 0.2.0 has taken over from 0.1.0\n"),
+        "{out}"
+    );
+    assert!(out.contains("EAL") && out.ends_with("nothing was forwarded for 210.0 ms\n"), "{out}");
+    let refused = "rvs: /opt/bad has not proven itself\n".to_owned();
+    assert_eq!(asked("upgrade --lose-changes --binary /opt/bad"), (1, String::new(), refused));
 }
 
 #[test]

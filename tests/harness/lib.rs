@@ -49,6 +49,7 @@ pub mod python;
 pub mod raw;
 pub mod router;
 pub mod servers;
+pub mod shm;
 pub mod state;
 pub mod tally;
 mod verdicts;

@@ -56,9 +56,21 @@ impl Router {
 
     /// As [`Router::start_text`], in another namespace and under another name than "rvs".
     pub fn start_in(namespace: &Namespace, name: &str, text: &str, config: &Config) -> Result<Router> {
+        Router::start_with(namespace, name, text, config, |command| command)
+    }
+
+    /// As [`Router::start_in`], with something more said of the command.
+    pub fn start_with(
+        namespace: &Namespace,
+        name: &str,
+        text: &str,
+        config: &Config,
+        more: impl FnOnce(Command) -> Command,
+    ) -> Result<Router> {
         let file = namespace.state().file(&format!("{name}.toml"));
         fs::write(&file, text)?;
-        let daemon = namespace.command(program()?).arg("run").arg("-c").arg(&file).spawn(name)?;
+        let command = namespace.command(program()?).arg("run").arg("-c").arg(&file);
+        let daemon = more(command).spawn(name)?;
         let twins = config.ports.iter().map(|port| port.name).collect();
         let namespace = namespace.clone();
         let mut router = Router { namespace, daemon, file, socket: config.socket.clone(), twins };
@@ -209,6 +221,16 @@ impl Router {
         ensure!(!fs::exists(&self.socket)?, "admin socket left behind");
         ensure!(start.elapsed() < PATIENCE, "it took {:?} to stop", start.elapsed());
         Ok(())
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.daemon.signal(signal)
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
+        self.daemon.wait(PATIENCE)
     }
 
     /// Kills the program at once.

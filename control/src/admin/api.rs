@@ -235,6 +235,52 @@ pub struct Adopted {
     pub no_room: u64,
 }
 
+/// An upgrade that has begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrading {
+    /// What it is called.
+    pub id: String,
+    /// The version that hands over.
+    pub from: String,
+    /// The version of the program that it hands over to.
+    pub to: String,
+    /// That program.
+    pub binary: String,
+}
+
+/// What has become of upgrades.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrades {
+    /// The one that the running program has come from, if it has.
+    pub last: Option<Upgrade>,
+}
+
+/// An upgrade that has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// What it was called when it began.
+    pub id: String,
+    /// The version that has handed over.
+    pub from: String,
+    /// The version that runs now.
+    pub to: String,
+    /// Microseconds during which nothing was forwarded: from the last worker of the old program to the first of the new one.
+    pub gap_us: u64,
+    /// What they were spent on, in order.
+    pub stages: Vec<Stage>,
+    /// Why the old program runs again instead of the new one.
+    pub error: Option<String>,
+}
+
+/// A stage of an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// What was done.
+    pub name: String,
+    /// Microseconds that it took.
+    pub us: u64,
+}
+
 /// What the workers count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 use super::remote::Remote;
-use super::{api, capture, events, explain};
+use super::{api, capture, events, explain, upgrade};
 use crate::ids::ServiceKey;
 
 /// How long rvs may take to begin its answer. A reload compiles the whole configuration first.
@@ -109,6 +109,17 @@ impl Client {
     /// Asks how things stand with peer routers.
     pub async fn sync(&self) -> anyhow::Result<api::Sync> {
         self.json(Method::GET, "/v1/sync").await
+    }
+
+    /// Has it hand over to another program.
+    pub async fn upgrade(&self, question: &upgrade::Question) -> anyhow::Result<api::Upgrading> {
+        let query = serde_urlencoded::to_string(question).context("cannot make the request")?;
+        self.json(Method::POST, &format!("/v1/upgrade?{query}")).await
+    }
+
+    /// What has become of an upgrade.
+    pub async fn upgraded(&self) -> anyhow::Result<api::Upgrades> {
+        self.json(Method::GET, "/v1/upgrade").await
     }
 
     /// Has what is running written into the file.

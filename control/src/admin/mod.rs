@@ -12,6 +12,8 @@
 //! GET    /v1/diff                                what is running and the file does not say
 //! POST   /v1/save                                write what is running into the file
 //! GET    /v1/sync                                how things stand with peer routers
+//! POST   /v1/upgrade?binary=PATH                 hand over to another program, see [`upgrade::Question`]
+//! GET    /v1/upgrade                             what became of the last one
 //! GET    /v1/openapi.json                        all of this for programs, as OpenAPI 3.1, see [`openapi`]
 //!
 //! POST   /v1/services                            add a service; its settings as in the file, as JSON
@@ -43,6 +45,7 @@ pub mod remote;
 mod socket;
 pub mod tcp;
 mod token;
+pub mod upgrade;
 mod visitor;
 
 use std::future::Future;
@@ -66,7 +69,7 @@ use tokio::sync::mpsc;
 
 use crate::config::error::shortened;
 use crate::ids::ServiceKey;
-pub use socket::{Socket, bind};
+pub use socket::{Heirloom, Socket, bind, inherit};
 
 use crate::events::Events;
 use crate::metrics::Format;
@@ -102,6 +105,15 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// How things stand with peer routers.
     fn sync(&self) -> impl Future<Output = anyhow::Result<api::Sync>> + Send;
+
+    /// Hands over to another program, once that has proven itself.
+    fn upgrade(
+        &self,
+        question: upgrade::Question,
+    ) -> impl Future<Output = anyhow::Result<api::Upgrading>> + Send;
+
+    /// The upgrade that this process has come from.
+    fn upgraded(&self) -> api::Upgrades;
 
     /// What has happened.
     fn events(&self) -> &Events;
@@ -177,7 +189,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// behind thousands of health checks that had become ready together: a fifth of a second.
 pub async fn serve<B: Backend>(socket: Socket, backend: B, run: impl Fn(Connection)) {
     // The socket's file goes with `socket`, that is, when this future is dropped.
-    let Socket { listener, _file } = socket;
+    let Socket { listener, file: _file } = socket;
     let service = TowerToHyperService::new(router(backend));
     loop {
         match listener.accept().await {
@@ -223,6 +235,7 @@ fn routes<B: Backend>() -> Vec<(&'static str, MethodRouter<B>)> {
         ("/v1/diff", get(diff::<B>)),
         ("/v1/save", post(save::<B>)),
         ("/v1/sync", get(sync::<B>)),
+        ("/v1/upgrade", get(upgrade::last::<B>).post(upgrade::ask::<B>)),
         ("/v1/openapi.json", get(openapi::answer)),
     ]
 }

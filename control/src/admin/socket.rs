@@ -2,8 +2,11 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use nix::unistd::Group;
@@ -15,7 +18,44 @@ const MODE: u32 = 0o660;
 /// A bound socket. Its file is removed when it is dropped.
 pub struct Socket {
     pub(super) listener: UnixListener,
-    pub(super) _file: SocketFile,
+    pub(super) file: Arc<SocketFile>,
+}
+
+impl Socket {
+    /// What whoever follows needs to listen on.
+    pub fn heirloom(&self) -> io::Result<Heirloom> {
+        Ok(Heirloom { listener: self.listener.as_fd().try_clone_to_owned()?, file: self.file.clone() })
+    }
+}
+
+/// A socket that can be handed on; who connects meanwhile waits.
+pub struct Heirloom {
+    listener: OwnedFd,
+    file: Arc<SocketFile>,
+}
+
+impl Heirloom {
+    /// Its file stays when this process gives it up.
+    pub fn hand_on(self) -> OwnedFd {
+        self.file.is_handed_on.store(true, Ordering::Relaxed);
+        self.listener
+    }
+}
+
+/// Goes on listening on the socket of a predecessor, if it is still the one at `path`; else that one is removed.
+pub fn inherit(listener: OwnedFd, path: &Path) -> io::Result<Option<Socket>> {
+    let listener = std::os::unix::net::UnixListener::from(listener);
+    let address = listener.local_addr()?;
+    if address.as_pathname() != Some(path) || !path.exists() {
+        if let Some(old) = address.as_pathname() {
+            // Whoever finds it there is refused, and told that it is stale.
+            let _ = fs::remove_file(old);
+        }
+        return Ok(None);
+    }
+    listener.set_nonblocking(true)?;
+    let file = Arc::new(SocketFile::new(path)?);
+    Ok(Some(Socket { listener: UnixListener::from_std(listener)?, file }))
 }
 
 /// Binds the admin socket. What a dead `rvs` has left is replaced; a live one is left alone.
@@ -42,7 +82,7 @@ pub async fn bind(path: &Path, group: Option<&str>) -> anyhow::Result<Socket> {
     }
     fs::set_permissions(path, Permissions::from_mode(MODE))
         .with_context(|| format!("cannot set the mode of {shown}"))?;
-    Ok(Socket { listener, _file: file })
+    Ok(Socket { listener, file: Arc::new(file) })
 }
 
 fn find_group(name: &str) -> anyhow::Result<u32> {
@@ -74,18 +114,25 @@ async fn refuse_unless_stale(path: &Path) -> anyhow::Result<()> {
 pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
+    is_handed_on: AtomicBool,
 }
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<SocketFile> {
-        Ok(SocketFile { path: path.to_owned(), identity: identity(path)? })
+        Ok(SocketFile {
+            path: path.to_owned(),
+            identity: identity(path)?,
+            is_handed_on: AtomicBool::new(false),
+        })
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Whoever took the path over in the meantime keeps it.
-        if identity(&self.path).is_ok_and(|now| now == self.identity) {
+        if !self.is_handed_on.load(Ordering::Relaxed)
+            && identity(&self.path).is_ok_and(|now| now == self.identity)
+        {
             // At exit there is nobody left to tell, and the next start replaces what stays.
             let _ = fs::remove_file(&self.path);
         }

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,24 @@ const FAREWELL: Duration = Duration::from_millis(300);
 /// A listener that nobody serves yet; who connects waits.
 #[derive(Debug)]
 pub struct Listener(TcpListener);
+
+impl Listener {
+    /// What whoever follows needs to listen on.
+    pub fn heirloom(&self) -> io::Result<OwnedFd> {
+        self.0.as_fd().try_clone_to_owned()
+    }
+}
+
+/// Goes on listening as a predecessor did, if `admin.tcp.listen` is still where that was.
+pub fn inherit(listener: OwnedFd, config: &Config) -> io::Result<Option<Listener>> {
+    let listener = std::net::TcpListener::from(listener);
+    let address = listener.local_addr()?;
+    if config.admin.tcp.as_ref().is_none_or(|tcp| tcp.listen != address) {
+        return Ok(None);
+    }
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener).map(|listener| Some(Listener(listener)))
+}
 
 /// Binds `admin.tcp.listen`, if there is one. What is in the way is an error of that key.
 ///

@@ -10,11 +10,13 @@ mod explain;
 mod fmt;
 mod list;
 mod man;
+mod prove;
 mod reload;
 mod run;
 mod schema;
 mod sync;
 mod top;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
@@ -67,6 +69,7 @@ Examples:
   rvs events -f                       what happens: servers up and down, reloads, overload
   rvs list --url https://lb1:9443 --ca ca.pem --token-file lb1.token
                                       the same, and every command that asks, from another machine
+  rvs upgrade                         become the program that is installed now; the process stays
   rvs sync                            peer routers: do they know our connections?
   rvs top                             what passes, live: services, servers, workers, drops
   rvs explain --src 198.51.100.7:40112 --dst 192.0.2.10:80
@@ -99,6 +102,15 @@ enum Command {
     /// The new configuration is checked first. If it is refused, the old one stays in force.
     #[command(after_help = EXIT_CODES)]
     Reload(reload::Reload),
+    /// Have the running rvs become another program, e.g. a newer version of itself
+    ///
+    /// The new program is tried first, with the configuration file as it is now; if it refuses, nothing changes. The
+    /// process, the twins and all that is on them stay. Also what SIGUSR2 does, without options.
+    #[command(after_help = EXIT_CODES)]
+    Upgrade(upgrade::Upgrade),
+    /// Say whether this program could take over from a running rvs
+    #[command(hide = true, after_help = EXIT_CODES)]
+    Prove(prove::Prove),
     /// Give a server no new connections; it keeps those that it has
     #[command(after_help = EXIT_CODES)]
     Drain(change::Drain),
@@ -239,6 +251,8 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Check(command) => command.execute(),
         Command::Doctor(command) => command.execute(),
         Command::Reload(command) => command.execute(),
+        Command::Upgrade(command) => command.execute(),
+        Command::Prove(command) => command.execute(),
         Command::List(command) => command.execute(),
         Command::Schema(command) => command.execute(),
         Command::Fmt(command) => command.execute(),

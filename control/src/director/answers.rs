@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Director;
 use super::errands::Errand;
 use super::metrics::Gathered;
-use crate::admin::{self, Flush, Order, api, capture, explain};
+use crate::admin::{self, Flush, Order, api, capture, explain, upgrade};
 use crate::capture::Capture;
 use crate::compile::targets;
 use crate::config::{Server, Service};
@@ -22,6 +22,7 @@ use crate::events::Events;
 use crate::explain::Explainer;
 use crate::ids::{ServerKey, ServiceKey};
 use crate::metrics::Format;
+use crate::upgrade::Desk;
 
 /// Buckets that a listing reads at a time.
 const LISTING_CHUNK: usize = 4096;
@@ -44,7 +45,11 @@ pub(super) enum Request {
 
 /// A handle to ask the director; the admin API's backend.
 #[derive(Clone)]
-pub struct Handle(pub(super) mpsc::Sender<Request>, pub(super) Events);
+pub struct Handle {
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) events: Events,
+    pub(super) desk: Desk,
+}
 
 impl Director {
     /// Whoever asked may have gone meanwhile; then nobody takes the answer.
@@ -98,6 +103,9 @@ impl Director {
 
     /// A line for `systemctl status`.
     pub(super) fn status(&self) -> String {
+        if self.learning {
+            return "learning connections from peers".to_owned();
+        }
         let of_service = |service: &Service| {
             let is_up = |server: &&_| targets(service, server).all(|target| self.health.is_up(&target));
             (service.servers.len(), service.servers.iter().filter(is_up).count())
@@ -258,7 +266,7 @@ fn rates(traffic: Traffic) -> api::Rates {
 impl Handle {
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
-        self.0.send(request(sender)).await.ok().context("RVS is stopping")?;
+        self.requests.send(request(sender)).await.ok().context("RVS is stopping")?;
         receiver.await.context("RVS is stopping")
     }
 }
@@ -292,6 +300,14 @@ impl admin::Backend for Handle {
         self.ask(Request::Sync).await
     }
 
+    async fn upgrade(&self, question: upgrade::Question) -> Result<api::Upgrading> {
+        self.desk.ask(question).await
+    }
+
+    fn upgraded(&self) -> api::Upgrades {
+        self.desk.last()
+    }
+
     async fn save(&self) -> Result<api::Saved> {
         self.ask(Request::Save).await?
     }
@@ -305,7 +321,7 @@ impl admin::Backend for Handle {
     }
 
     fn events(&self) -> &Events {
-        &self.1
+        &self.events
     }
 
     async fn capture(&self, question: capture::Question) -> Result<capture::Pieces> {

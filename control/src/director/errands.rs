@@ -62,7 +62,9 @@ impl Errands {
 impl Director {
     /// Has the file read for this, after what came before.
     pub(super) fn begin(&mut self, errand: Errand) {
-        if let Errand::Reload { dry_run: false, .. } = errand {
+        if let Errand::Reload { dry_run: false, .. } = errand
+            && !self.learning
+        {
             self.manager.reloading();
         }
         self.errands.waiting.push_back(errand);
@@ -117,7 +119,7 @@ impl Director {
                 tracing::error!(error = format!("{error:#}"), "reload refused, nothing has changed")
             }
         }
-        self.manager.ready(&self.status());
+        self.say_ready();
         result
     }
 

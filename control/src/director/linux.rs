@@ -37,19 +37,23 @@ impl Director {
 
     /// Puts the virtual addresses on their twins, and takes away those that RVS had put there and that are
     /// not configured any more. What Linux refuses is tried again in the next period.
+    ///
+    /// While connections are being learned from peers none is put there: a client would meet a router that does not
+    /// know its connection. Those that a predecessor has put there stay.
     pub(super) async fn place_virtual_addresses(&mut self) {
-        if self.follows() {
+        if self.follows() && self.placed.is_empty() {
             return;
         }
         let linux = self.watcher.handle();
-        let wanted = self.virtual_addresses();
+        let wanted = if self.follows() { HashSet::new() } else { self.virtual_addresses() };
         self.misplaced = false;
         // Also those that were there before: somebody may have taken them away. Linux is asked what it has, since the
         // mirror may be a moment behind. (To add a thousand again took 6 ms; to ask takes one.)
         let held = linux.addresses().await.unwrap_or_default();
-        for &(ifindex, address) in
-            wanted.iter().filter(|(ifindex, address)| !held.contains(&(*ifindex, *address, 32)))
-        {
+        let learning = self.learning;
+        let is_missing =
+            |&&(ifindex, address): &&(u32, Ipv4Addr)| !learning && !held.contains(&(ifindex, address, 32));
+        for &(ifindex, address) in wanted.iter().filter(is_missing) {
             match linux.add_address(ifindex, address, 32).await {
                 Ok(true) => drop(self.placed.insert((ifindex, address))),
                 // It is there. What somebody else has put there is not ours to take away.
@@ -71,7 +75,7 @@ impl Director {
     /// Says when somebody has taken a virtual address away. It is not put back by itself: that may be how an
     /// operator takes this router out of service. A reload puts it back.
     pub(super) fn miss_addresses(&mut self) {
-        if self.follows() {
+        if self.follows() || self.learning {
             return;
         }
         let held = &self.watcher.mirror().addresses;
@@ -86,6 +90,11 @@ impl Director {
             self.events.publish(Kind::AddressTaken { address });
         }
         self.missed = missing.is_some();
+    }
+
+    /// Virtual addresses that RVS has put on an interface, for whoever follows.
+    pub fn placed_on(&self, ifindex: u32) -> Vec<Ipv4Addr> {
+        self.placed.iter().filter(|place| place.0 == ifindex).map(|place| place.1).collect()
     }
 
     pub(super) fn follows(&self) -> bool {

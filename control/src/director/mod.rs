@@ -63,6 +63,7 @@ use crate::services::live::service_of;
 use crate::services::{List, Services};
 use crate::sync;
 use crate::systemd;
+use crate::upgrade::Desk;
 
 /// Linux is told this often, in periods of the estimator, which neighbours are in use.
 const NEIGHBOUR_PERIODS: u64 = 5;
@@ -101,6 +102,10 @@ pub struct Parts {
     pub capture: Arc<capture::Switch>,
     /// How it stands with peers, if there are any.
     pub peers: Option<Arc<sync::Shared>>,
+    /// Virtual addresses that a predecessor has put on twins: (interface, address).
+    pub placed: HashSet<(u32, Ipv4Addr)>,
+    /// Who is asked for an upgrade.
+    pub desk: Desk,
 }
 
 /// The control thread's state.
@@ -120,6 +125,8 @@ pub struct Director {
     capture: Arc<capture::Switch>,
     peers: Peers,
     rivals: Arc<Rivals>,
+    /// Whether this router still learns what its peers know, and takes no virtual address before.
+    learning: bool,
     ids: Ids,
     keep: Option<Keep>,
     health: Health,
@@ -168,7 +175,10 @@ impl Director {
             events,
             capture,
             peers,
+            placed,
+            desk,
         } = parts;
+        let peers = Peers::new(peers);
         let (sender, news) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
         let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
@@ -187,7 +197,8 @@ impl Director {
             table,
             workers,
             capture,
-            peers: Peers::new(peers),
+            learning: !peers.is_ready(),
+            peers,
             health: Health::new(sender, checks_at_once),
             news,
             requests,
@@ -199,7 +210,7 @@ impl Director {
             hooks: Hooks::new(events.clone()),
             asking: JoinSet::new(),
             live: HashSet::new(),
-            placed: HashSet::new(),
+            placed,
             misplaced: false,
             missed: false,
             manager,
@@ -210,13 +221,13 @@ impl Director {
         };
         director.check_room(director.services.running())?;
         director.publish();
-        Ok((director, Handle(requester, events)))
+        Ok((director, Handle { requests: requester, events, desk }))
     }
 
     /// Puts the router's addresses on the twins, begins to check health, and lets Linux find the next hops,
-    /// though not for ever, since a server may be off; then puts the virtual addresses there. In this order a
-    /// client never meets a virtual address without servers: until the address is there, Linux answers nothing
-    /// for it. Needs the workers and the pumps to run.
+    /// though not for ever, since a server may be off; then puts the virtual addresses there, unless peers are still
+    /// telling of connections. In this order a client never meets a virtual address without servers: until the
+    /// address is there, Linux answers nothing for it. Needs the workers and the pumps to run.
     pub async fn settle(&mut self) -> Result<()> {
         self.place_router_addresses().await?;
         self.watch_health();
@@ -272,6 +283,11 @@ impl Director {
         self.ports[usize::from(port)].ifindex
     }
 
+    /// Whether this router knows what its peers know, as far as it has any.
+    pub fn is_ready(&self) -> bool {
+        !self.learning
+    }
+
     /// A worker's view of the snapshots.
     pub fn subscribe(&self) -> dataplane::snapshot::Subscriber {
         self.publisher.subscribe()
@@ -282,7 +298,12 @@ impl Director {
         let mut period = tokio::time::interval(Duration::from_secs_f64(rates::PERIOD));
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut periods = 0u64;
-        self.manager.ready(&self.status());
+        if self.learning {
+            tracing::info!(
+                "learning connections from peers; virtual addresses and readiness come after that"
+            );
+        }
+        self.say_ready();
         let mut watchdog = self.manager.watchdog();
         loop {
             tokio::select! {
@@ -304,6 +325,7 @@ impl Director {
                 },
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 (errand, file) = self.errands.read() => self.finish(errand, file).await,
+                () = self.peers.until_ready(), if self.learning => self.have_learned().await,
                 () = watchdog.tick() => {}
                 () = until(self.wake) => {
                     self.wake = None;
@@ -340,6 +362,24 @@ impl Director {
             self.refresh_neighbours();
         } else {
             self.ask_for_missing_neighbours();
+        }
+    }
+
+    /// What peers know is known here: from now on this router may be asked for it.
+    async fn have_learned(&mut self) {
+        self.learning = false;
+        tracing::info!("the connections of peers are known");
+        self.place_virtual_addresses().await;
+        self.say_ready();
+    }
+
+    /// Tells the service manager that all is up; while it is not, why.
+    fn say_ready(&mut self) {
+        let status = self.status();
+        if self.learning {
+            self.manager.status(&status);
+        } else {
+            self.manager.ready(&status);
         }
     }
 

@@ -32,6 +32,18 @@ impl Peers {
         self.shared.as_ref().map_or(u64::MAX, |shared| shared.generation.load(Ordering::Acquire))
     }
 
+    /// Whether this router knows what its peers know, or that there are none.
+    pub(super) fn is_ready(&self) -> bool {
+        self.shared.as_ref().is_none_or(|shared| shared.is_ready())
+    }
+
+    /// Waits until it does.
+    pub(super) async fn until_ready(&self) {
+        if let Some(shared) = &self.shared {
+            shared.until_ready().await;
+        }
+    }
+
     /// How things stand. Without peers there is nothing to wait for.
     pub(super) fn describe(&self) -> api::Sync {
         self.described().unwrap_or_else(|| api::Sync { ready: true, ..api::Sync::default() })

@@ -44,6 +44,26 @@ pub enum Kind {
         /// By which signal.
         signal: &'static str,
     },
+    /// RVS hands over to another program, which has proven itself.
+    Upgrading {
+        /// Of that program.
+        version: String,
+    },
+    /// RVS has taken over from another program.
+    Upgraded {
+        /// The version of that program.
+        from: String,
+        /// Of this program.
+        version: &'static str,
+        /// How long nothing was forwarded.
+        milliseconds: u64,
+    },
+    /// Another program cannot take over: it has not proven itself, and nothing has changed, or it could not be started, and
+    /// this one was started again.
+    UpgradeFailed {
+        /// Why.
+        error: String,
+    },
     /// A server has passed enough checks to be used again.
     ServerUp {
         /// "tcp/192.0.2.10:80".
@@ -254,6 +274,9 @@ impl Kind {
             Kind::TableAdopted { .. } => "table_adopted",
             Kind::TableRefused { .. } => "table_refused",
             Kind::Stopping { .. } => "stopping",
+            Kind::Upgrading { .. } => "upgrading",
+            Kind::Upgraded { .. } => "upgraded",
+            Kind::UpgradeFailed { .. } => "upgrade_failed",
             Kind::ServerUp { .. } => "server_up",
             Kind::ServerDown { .. } => "server_down",
             Kind::ServerHeld { .. } => "server_held",
@@ -300,6 +323,14 @@ impl fmt::Display for Kind {
                 write!(f, "connections that were there before are forgotten: {reason}")
             }
             Kind::Stopping { signal } => write!(f, "RVS stops ({signal})"),
+            Kind::Upgrading { version } => write!(f, "RVS hands over to version {version}"),
+            Kind::Upgraded { from, version, milliseconds } => {
+                write!(
+                    f,
+                    "RVS {version} has taken over from {from}; nothing was forwarded for {milliseconds} ms"
+                )
+            }
+            Kind::UpgradeFailed { error } => write!(f, "upgrade failed: {error}"),
             Kind::ServerUp { service, server, checks } => {
                 write!(f, "{service}: {server} is up (checks passed in a row: {checks})")
             }

@@ -16,8 +16,8 @@ use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec};
 
-use super::Mirror;
 use super::mirror::needs_no_resolving;
+use super::{Link, Mirror};
 
 /// A dump that the table's changes keep interrupting is taken as it is after so many attempts: the events will say
 /// what it lacks.
@@ -88,6 +88,12 @@ impl Linux {
             Err(error) if errno(&error) == Some(Errno::ENODEV) => Ok(None),
             Err(error) => Err(explain(error)).with_context(|| format!("look for interface {name}")),
         }
+    }
+
+    /// The interface of that name with its index, if there is one.
+    pub async fn link_of(&self, name: &str) -> Result<Option<(u32, Link)>> {
+        let [links, ..] = dump_requests();
+        Ok(self.dump_of(&[links]).await?.links.into_iter().find(|(_, link)| link.name == name))
     }
 
     /// Asks Linux to resolve or confirm a neighbour as if it had a packet for it (`NTF_USE`): an unknown one is

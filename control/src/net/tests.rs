@@ -108,6 +108,48 @@ fn a_twin_comes_as_asked_and_goes_when_dropped() {
 }
 
 #[test]
+fn a_twin_is_inherited_with_all_that_is_on_it() {
+    in_namespace(|| async {
+        let mut watcher = Watcher::start().await.unwrap();
+        let linux = watcher.handle();
+        let twin = wan(&linux).await;
+        let index = twin.ifindex();
+        linux.add_address(index, Ipv4Addr::new(192, 0, 2, 1), 24).await.unwrap();
+        sh("ip neighbour add 192.0.2.7 lladdr 02:00:00:00:00:07 nud reachable dev wan");
+        let heirloom = twin.heirloom().unwrap();
+        drop(twin);
+
+        // As it was, and with another MTU; the neighbour is forgotten if the MAC is set.
+        let twin = Twin::inherit(&linux, heirloom, "wan", MAC, 1400).await.unwrap();
+        let heirloom = twin.heirloom().unwrap();
+        drop(twin);
+        let twin = Twin::inherit(&linux, heirloom, "wan", MAC, 1300).await.unwrap();
+        assert_eq!(twin.ifindex(), index);
+        let expected = Link { name: "wan".into(), up: true, mac: Some(MAC), mtu: 1300 };
+        until(&mut watcher, |m| {
+            m.links.get(&index) == Some(&expected)
+                && m.addresses.contains(&(index, Ipv4Addr::new(192, 0, 2, 1), 24))
+                && m.neighbours.contains_key(&(index, Ipv4Addr::new(192, 0, 2, 7)))
+        })
+        .await;
+        // It still is one.
+        linux.use_neighbour(index, PEER).await.unwrap();
+        frame(&twin, |frame| is_arp_request(frame, PEER)).await;
+
+        // One that is not there any more is made anew, under its own name.
+        drop(twin);
+        for ruin in ["ip link set wan name wan9", "ip link del wan"] {
+            let twin = wan(&linux).await;
+            let heirloom = twin.heirloom().unwrap();
+            drop(twin);
+            sh(ruin);
+            let twin = Twin::inherit(&linux, heirloom, "wan", MAC, 1300).await.unwrap();
+            assert_eq!(linux.index_of("wan").await.unwrap(), Some(twin.ifindex()), "{ruin}");
+        }
+    });
+}
+
+#[test]
 fn a_name_that_is_taken_is_refused_with_the_remedy() {
     in_namespace(|| async {
         let linux = Linux::open().unwrap();

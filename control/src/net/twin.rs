@@ -2,17 +2,25 @@
 //!
 //! Linux talks on it as on a NIC, but there is none to finish a checksum or to cut a 64 kB segment: the TAP has no
 //! offloads, so Linux does both before a frame gets here, and what is read can go out of the port as it is.
+//!
+//! An interface lives as long as somebody holds its descriptor. So it goes with this process, however that ends, and
+//! stays, with carrier, addresses, routes and neighbours, if the descriptor is handed on to the program that follows. (One
+//! that was made to persist, as one would expect for that, loses its carrier between the two, and with that Linux its
+//! neighbours and keepalived its patience.)
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use tun_rs::{AsyncDevice, DeviceBuilder, Layer};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tun_rs::{DeviceBuilder, Layer};
 
 use super::Linux;
 
 /// The TAP of a port. Dropping it removes the interface, and with it the addresses and routes on it.
 pub struct Twin {
-    tap: AsyncDevice,
+    tap: AsyncFd<OwnedFd>,
     ifindex: u32,
 }
 
@@ -51,12 +59,42 @@ impl Twin {
         let builder = builder.with(|options| {
             options.packet_information(false).offload(false);
         });
-        let tap = builder.build_async().map_err(|error| TwinError::of(name, error))?;
+        let made = builder.build_sync().and_then(|device| device.as_fd().try_clone_to_owned());
+        let tap = made.map_err(|error| TwinError::of(name, error))?;
         let ifindex = linux.index_of(name).await.map_err(setup)?;
         let ifindex = ifindex.ok_or_else(|| setup(anyhow::anyhow!("it vanished")))?;
         // The MAC while it is down: the IPv6 link-local address is made from it when it goes up.
         linux.set_link(ifindex, true, Some(mac), Some(mtu.into())).await.map_err(setup)?;
-        Ok(Twin { tap, ifindex })
+        Ok(Twin { tap: watched(tap).map_err(|error| TwinError::of(name, error))?, ifindex })
+    }
+
+    /// Takes over the interface of a predecessor, whose descriptor this is, and has it as the port is now: what is the
+    /// same is not touched, since Linux forgets neighbours with a MAC that is set.
+    ///
+    /// Makes another one if it was renamed or removed meanwhile.
+    pub async fn inherit(
+        linux: &Linux,
+        tap: OwnedFd,
+        name: &str,
+        mac: [u8; 6],
+        mtu: u16,
+    ) -> Result<Twin, TwinError> {
+        let setup = |error| TwinError::Setup(name.to_owned(), error);
+        let link = match interface_of(&tap) {
+            Some(interface) if interface == name => linux.link_of(name).await.map_err(setup)?,
+            _ => None,
+        };
+        let Some((ifindex, link)) = link else {
+            tracing::warn!(twin = name, "the predecessor's twin is not there any more; making another one");
+            drop(tap);
+            return Twin::create(linux, name, mac, mtu).await;
+        };
+        let other_mac = Some(mac).filter(|mac| link.mac != Some(*mac));
+        let other_mtu = Some(mtu.into()).filter(|mtu| link.mtu != *mtu);
+        if !link.up || other_mac.is_some() || other_mtu.is_some() {
+            linux.set_link(ifindex, true, other_mac, other_mtu).await.map_err(setup)?;
+        }
+        Ok(Twin { tap: watched(tap).map_err(|error| TwinError::of(name, error))?, ifindex })
     }
 
     /// Index of the interface.
@@ -64,16 +102,38 @@ impl Twin {
         self.ifindex
     }
 
+    /// The interface's descriptor once more: it lives as long as one of them does.
+    pub fn heirloom(&self) -> io::Result<OwnedFd> {
+        self.tap.get_ref().try_clone()
+    }
+
     /// A frame that Linux sends. A frame longer than the buffer is cut. An error means that somebody removed the
     /// interface. Cancel-safe.
     pub async fn recv(&self, frame: &mut [u8]) -> io::Result<usize> {
-        self.tap.recv(frame).await
+        // An interface that was removed is an error and nothing else, which who waits for frames only does not hear of.
+        let interest = Interest::READABLE | Interest::ERROR;
+        self.tap.async_io(interest, |tap| Ok(rustix::io::read(tap, &mut *frame)?)).await
     }
 
     /// Hands Linux a frame as if it had come in on the interface. Never waits.
     pub fn try_send(&self, frame: &[u8]) -> io::Result<usize> {
-        self.tap.try_send(frame)
+        Ok(rustix::io::write(self.tap.get_ref(), frame)?)
     }
+}
+
+#[expect(
+    deprecated,
+    reason = "an OwnedFd stays open and the same, which is what its successor has the caller promise"
+)]
+fn watched(tap: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    rustix::io::ioctl_fionbio(&tap, true)?;
+    AsyncFd::new(tap)
+}
+
+/// The name of the interface that a TAP's descriptor is attached to, as proc(5) has it.
+fn interface_of(tap: &OwnedFd) -> Option<String> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", tap.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| Some(line.strip_prefix("iff:")?.trim().to_owned()))
 }
 
 impl TwinError {

@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::ipvs;
 use super::peer::{Counts, Standing};
 use super::session::VERSION;
@@ -17,15 +19,35 @@ pub struct Shared {
     /// The newest snapshot that it has used, as workers report theirs.
     pub generation: AtomicU64,
     status: Mutex<Status>,
+    /// Whether it has been ready; it stays so.
+    ready: watch::Sender<bool>,
 }
 
 impl Shared {
+    /// For a router that knows all that its predecessor knew, which was ready.
+    pub fn of_a_ready_one() -> Shared {
+        let status = Mutex::new(Status { is_ready: true, ..Status::default() });
+        Shared { ready: watch::Sender::new(true), status, ..Shared::default() }
+    }
+
+    /// Whether this router has known what a peer knows, or that it is alone.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Waits until it is.
+    pub async fn until_ready(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.ready.subscribe().wait_for(|&ready| ready).await;
+    }
+
     /// How things stand.
     pub fn status(&self) -> Status {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn show(&self, status: Status) {
+        self.ready.send_if_modified(|ready| !std::mem::replace(ready, status.is_ready) && status.is_ready);
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 }

@@ -41,6 +41,9 @@ const NOTES_AT_ONCE: usize = 1 << 14;
 const SOCKET_BYTES: usize = 4 << 20;
 /// How long a router that starts waits for peers to answer before it believes that it is alone: several calls.
 const ALONE_AFTER: Duration = Duration::from_secs(3);
+/// How long it waits for a peer that answers and does not come to an end: a bulk of all connections takes seconds. A router
+/// that serves with what it knows is better than one that waits for ever.
+const READY_AFTER: Duration = Duration::from_secs(60);
 /// How often a status is shown, and a complaint repeated.
 const SHOW_EVERY: Duration = Duration::from_millis(20);
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -77,7 +80,7 @@ impl Synchroniser {
             socket,
             states: config.sync.as_ref().map(|sync| sync.states.clone()).unwrap_or_default(),
             // Linux has no way to ask for all connections, so there is nothing to wait for.
-            is_ready: peers.is_empty(),
+            is_ready: peers.is_empty() || shared.is_ready(),
             peers,
             ipvs,
             table,
@@ -290,6 +293,13 @@ impl Thread {
         let is_alone = now > ALONE_AFTER && peers.iter().all(|peer| peer.standing == Standing::Away);
         // Once it knows what one peer knew it is ready, and what it may miss while others join is told to it soon.
         self.is_ready |= is_alone || peers.iter().any(|peer| peer.standing == Standing::Together);
+        if !self.is_ready && now > READY_AFTER {
+            self.is_ready = true;
+            tracing::warn!(
+                "no peer has told all that it knows in {} s; going on without",
+                READY_AFTER.as_secs()
+            );
+        }
         self.shared.show(Status {
             is_ready: self.is_ready,
             peers,

@@ -45,6 +45,7 @@
 
 mod batch;
 pub mod clock;
+mod descriptors;
 mod eal;
 mod error;
 mod lcore;
@@ -56,6 +57,7 @@ mod rss;
 pub mod synthetic;
 
 pub use batch::{Batch, Drain};
+pub use descriptors::close_on_exec;
 pub use eal::Eal;
 pub use error::{Errno, Error};
 pub use lcore::Lcore;

@@ -83,6 +83,14 @@ impl Backend for Fake {
         Ok(format!("{format:?}\n"))
     }
 
+    async fn upgrade(&self, question: upgrade::Question) -> anyhow::Result<api::Upgrading> {
+        anyhow::bail!("{question:?} has not proven itself")
+    }
+
+    fn upgraded(&self) -> api::Upgrades {
+        api::Upgrades::default()
+    }
+
     fn events(&self) -> &Events {
         &self.events
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::admin::{Backend, Connections, Flush, Order, api, capture, explain};
+use crate::admin::{Backend, Connections, Flush, Order, api, capture, explain, upgrade};
 use crate::config;
 use crate::events::{Events, Kind};
 use crate::ids::ServiceKey;
@@ -192,6 +192,20 @@ impl Backend for Example {
         Ok(api::Sync { ready: true, peers: vec![peer], ipvs: Some(ipvs), ..api::Sync::default() })
     }
 
+    async fn upgrade(&self, _: upgrade::Question) -> anyhow::Result<api::Upgrading> {
+        self.there()?;
+        let (from, to) = ("0.1.0".to_owned(), "0.2.0".to_owned());
+        Ok(api::Upgrading { id: "7".to_owned(), from, to, binary: "/usr/local/sbin/rvs".to_owned() })
+    }
+
+    fn upgraded(&self) -> api::Upgrades {
+        let stage = api::Stage { name: "EAL".to_owned(), us: 200_000 };
+        let (from, to) = ("0.1.0".to_owned(), "0.2.0".to_owned());
+        let error = self.maybe("no such file".to_owned());
+        let last = api::Upgrade { id: "7".to_owned(), from, to, gap_us: 300_000, stages: vec![stage], error };
+        api::Upgrades { last: self.maybe(last) }
+    }
+
     async fn save(&self) -> anyhow::Result<api::Saved> {
         self.there()?;
         Ok(api::Saved { path: "/etc/rvs/rvs.toml".to_owned(), changes: self.changes() })
@@ -280,6 +294,9 @@ pub fn kinds() -> Vec<Kind> {
         Kind::TableAdopted { connections: 9, removed: 1, milliseconds: 20 },
         Kind::TableRefused { reason: error() },
         Kind::Stopping { signal: "SIGTERM" },
+        Kind::Upgrading { version: "0.2.0".to_owned() },
+        Kind::Upgraded { from: "0.1.0".to_owned(), version: "0.2.0", milliseconds: 300 },
+        Kind::UpgradeFailed { error: error() },
         Kind::ServerUp { service: service(), server, checks: 2 },
         Kind::ServerDown { service: service(), server, checks: 3, reason: error() },
         Kind::ServerHeld { service: service(), server, seconds: 60 },

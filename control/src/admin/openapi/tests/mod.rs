@@ -21,7 +21,7 @@ use super::document;
 use crate::admin::client::{Client, Place};
 use crate::admin::tcp::Settings;
 use crate::admin::token::guard;
-use crate::admin::{api, bind, capture, explain, router, routes};
+use crate::admin::{api, bind, capture, explain, router, routes, upgrade};
 use crate::config::tcp::fixture::{Files, READ_TOKEN, TOKEN};
 use description::{Operation, Request, misfit, operation, operations, resolved};
 use example::{Answers, Example, kinds};
@@ -35,7 +35,7 @@ async fn serve(app: axum::Router) -> (tempfile::TempDir, PathBuf) {
     let path = directory.path().join("rvs.sock");
     let socket = bind(&path, None).await.unwrap();
     tokio::spawn(async move {
-        let (listener, _file) = (socket.listener, socket._file);
+        let (listener, _file) = (socket.listener, socket.file);
         axum::serve(listener, app).await
     });
     (directory, path)
@@ -182,7 +182,7 @@ async fn the_server_knows_the_same_keys() {
         compare(Request { body, ..request(&operation, &[], &[]) }, keys).await;
         compared += 1;
     }
-    assert_eq!(compared, 7);
+    assert_eq!(compared, 8);
 }
 
 #[tokio::test]
@@ -238,6 +238,13 @@ async fn what_our_client_asks_is_described() {
     client.reload(true).await.unwrap();
     client.diff().await.unwrap();
     client.sync().await.unwrap();
+    for question in [
+        upgrade::Question::default(),
+        upgrade::Question { binary: Some("/usr/local/sbin/rvs".into()), lose_connections: true },
+    ] {
+        client.upgrade(&question).await.unwrap();
+    }
+    client.upgraded().await.unwrap();
     client.save().await.unwrap();
     for patch in [
         api::ServerPatch::default(),

@@ -1,0 +1,104 @@
+//! The last that a program does: to become another one.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::estate::{Estate, Item, OldTwin, VARIABLE, leave};
+use super::{Gap, Order};
+use crate::capabilities;
+use crate::config::Port;
+
+/// Those that a router heeds. Before it does, they would end the process.
+const SIGNALS: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR2];
+
+/// Everything has ended here, and another program goes on.
+#[derive(Debug)]
+pub struct HandOver {
+    binary: PathBuf,
+    estate: Estate,
+    items: Vec<(Item, OwnedFd)>,
+}
+
+impl HandOver {
+    /// The gap begins.
+    pub fn begin(order: Order, is_ready: bool) -> HandOver {
+        let Order { id, binary } = order;
+        let from = env!("CARGO_PKG_VERSION").to_owned();
+        let gap = Gap::begin();
+        let estate = Estate { id, from, gap, is_ready, twins: Vec::new(), error: None };
+        HandOver { binary, estate, items: Vec::new() }
+    }
+
+    /// A stage has ended.
+    pub fn pass(&mut self, stage: &str) {
+        self.estate.gap.pass(stage);
+    }
+
+    /// What is left to the other program, which goes on without what there is no descriptor of.
+    pub fn leave(&mut self, item: Item, descriptor: io::Result<OwnedFd>) {
+        match descriptor {
+            Ok(descriptor) => self.items.push((item, descriptor)),
+            Err(error) => tracing::error!(?item, %error, "this cannot be handed on"),
+        }
+    }
+
+    /// The twin of a port, and what RVS has put on it.
+    pub fn leave_twin(&mut self, port: &Port, placed: Vec<Ipv4Addr>, descriptor: io::Result<OwnedFd>) {
+        let addresses = port.addresses.iter().map(|prefix| (prefix.address, prefix.length)).collect();
+        let name = port.name.clone();
+        self.estate.twins.push(OldTwin { name: name.clone(), addresses, placed });
+        self.leave(Item::Twin(name), descriptor);
+    }
+
+    /// Becomes the other program; if that cannot be, this one once more. Comes back only if not even that is possible.
+    pub fn carry_out(mut self) -> anyhow::Error {
+        let error = match self.become_other() {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        let error = format!("{error:#}");
+        tracing::error!(error, "cannot hand over; starting this program again");
+        self.estate.error = Some(error);
+        match self.become_again() {
+            Ok(never) => match never {},
+            Err(error) => error.context("cannot start this program again"),
+        }
+    }
+
+    fn become_other(&self) -> Result<std::convert::Infallible> {
+        // Until the other program heeds them, they wait.
+        SIGNALS.into_iter().collect::<SigSet>().thread_block().context("cannot have signals wait")?;
+        capabilities::hand_on().context("cannot hand on what this program may do")?;
+        dpdk::close_on_exec().context("cannot close what DPDK has opened")?;
+        let error = self.command(Command::new(&self.binary))?.exec();
+        Err(error).with_context(|| format!("cannot start {}", self.binary.display()))
+    }
+
+    fn become_again(&self) -> Result<std::convert::Infallible> {
+        let mut command = Command::new("/proc/self/exe");
+        if let Some(name) = std::env::args_os().next() {
+            command.arg0(name);
+        }
+        Err(self.command(command)?.exec().into())
+    }
+
+    /// With this program's arguments, and the estate on standard input.
+    fn command(&self, mut command: Command) -> Result<Command> {
+        let socket = leave(&self.estate, &self.items).context("cannot leave what is to be left")?;
+        rustix::stdio::dup2_stdin(&socket).context("cannot use standard input")?;
+        command.args(std::env::args_os().skip(1)).env(VARIABLE, std::process::id().to_string());
+        Ok(command)
+    }
+}
+
+/// From here on signals are heeded, and those that have waited come.
+pub fn heed_signals() -> Result<()> {
+    SIGNALS.into_iter().collect::<SigSet>().thread_unblock().context("cannot listen for signals")
+}

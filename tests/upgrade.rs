@@ -1,0 +1,470 @@
+//! `rvs upgrade`: the process becomes another program, and everything around it stays.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::{fs::PermissionsExt, net::UnixDatagram},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::{Context, Result, ensure};
+use harness::{
+    client,
+    cluster::{Cluster, Layout, VIP, vip},
+    netns::Namespace,
+    nginx::big_file,
+    process::{Daemon, Output},
+    router::{self, Router},
+    servers::Server,
+    shm::Place,
+    wait::{self, PATIENCE},
+    with_cluster,
+};
+use nix::sys::signal::Signal;
+
+/// The built program once more, under another name.
+fn another(cluster: &Cluster, name: &str) -> Result<PathBuf> {
+    let path = cluster.state().file(name);
+    fs::copy(router::program()?, &path)?;
+    Ok(path)
+}
+
+/// A program of ours that proves itself, and then does this.
+fn impostor(cluster: &Cluster, router: &Router, name: &str, once_proven: &str, run: &str) -> Result<PathBuf> {
+    let proof = router::once(cluster, "prove -c")?.arg(&router.file).run()?;
+    let text = format!(
+        "#!/bin/sh\nif [ \"$1\" = prove ]; then echo '{}'; {once_proven}; else {run}; fi\n",
+        proof.trim()
+    );
+    script(cluster, name, &text)
+}
+
+fn script(cluster: &Cluster, name: &str, text: &str) -> Result<PathBuf> {
+    let path = cluster.state().file(name);
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
+fn upgrade(router: &Router, words: &str, binary: &Path) -> Result<Output> {
+    router.rvs(&format!("upgrade {words} --binary {}", binary.display())).output()
+}
+
+/// The program that a process runs, and what it may do.
+fn runs(router: &Router) -> Result<(PathBuf, String)> {
+    let pid = router.pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let may = status.lines().filter(|line| line.starts_with("Cap") || line.starts_with("NoNewPrivs"));
+    // What is handed on is not for programs that it starts.
+    Ok((fs::read_link(format!("/proc/{pid}/exe"))?, may.collect::<Vec<_>>().join("\n")))
+}
+
+/// Interfaces by number and name, with their addresses, and the neighbours that are known.
+fn of_linux(namespace: &Namespace) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for link in namespace.ip_json("address show")?.as_array().into_iter().flatten() {
+        let addresses = link["addr_info"].as_array().into_iter().flatten();
+        let addresses = addresses.map(|address| address["local"].to_string()).collect::<Vec<_>>().join(" ");
+        let keys =
+            ["ifindex", "ifname", "address", "mtu", "operstate"].map(|key| link[key].to_string()).join(" ");
+        found.push(format!("{keys} {addresses}"));
+    }
+    let known = namespace.ip_json("neighbour show")?;
+    let known = known.as_array().into_iter().flatten().filter(|neighbour| !neighbour["lladdr"].is_null());
+    found.extend(known.map(|neighbour| format!("{} {}", neighbour["dst"], neighbour["lladdr"])));
+    found.sort();
+    Ok(found)
+}
+
+/// What Linux tells everybody who listens, keepalived and BIRD for two.
+fn listen(namespace: &Namespace) -> Result<Daemon> {
+    let daemon = namespace.command("ip").words("-o monitor link address route").spawn("monitor")?;
+    // Anything that it must hear, so that it is known to listen.
+    wait::until("the monitor hears", PATIENCE, || {
+        namespace.ip("address add 127.0.0.77/32 dev lo\naddress del 127.0.0.77/32 dev lo")?;
+        ensure!(daemon.log().contains("127.0.0.77"));
+        Ok(())
+    })?;
+    Ok(daemon)
+}
+
+/// All but what is of the raw wires, which are let go and taken again.
+fn heard(monitor: &Daemon) -> Vec<String> {
+    let log = monitor.log();
+    let of_twins =
+        log.lines().filter(|line| !["127.0.0.77", "wan0@", "lan0@"].iter().any(|word| line.contains(word)));
+    of_twins.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_process_becomes_another_program_and_all_that_is_linux_stays() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let config = cluster.config().service(cluster.web().scheduler("rr"));
+        let router = cluster.start_router(&config)?;
+        ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
+        let other = another(cluster, "rvs-other")?;
+        let (before, (_, may)) = (of_linux(&cluster.router)?, runs(&router)?);
+        let monitor = listen(&cluster.router)?;
+
+        // To itself, which is where it was started from, and to another; then the other one is where it was started from.
+        for words in [
+            "upgrade --lose-connections".to_owned(),
+            format!("upgrade --lose-connections --binary {}", other.display()),
+        ] {
+            let output = router.rvs(&words).output()?;
+            print!("{}", output.stdout);
+            let version = env!("CARGO_PKG_VERSION");
+            let expected = format!("rvs {version} has taken over from {version}\n");
+            ensure!(
+                output.code() == Some(0) && output.stdout.contains(&expected),
+                "{output:?}\n{}",
+                router.log()
+            );
+            for stage in
+                ["workers down", "ports down", "EAL down", "program", "EAL ", "ports ", "table", "publish"]
+            {
+                ensure!(output.stdout.contains(&format!("  {stage}")), "{stage}: {}", output.stdout);
+            }
+            ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
+        }
+        let (program, may_now) = runs(&router)?;
+        ensure!(program == other, "{program:?}");
+        ensure!(may_now == may, "{may}\nbecame\n{may_now}");
+        router.rvs("upgrade --lose-connections").run()?;
+        ensure!(runs(&router)?.0 == other, "{:?}", runs(&router)?);
+
+        let after = of_linux(&cluster.router)?;
+        ensure!(before == after, "{before:#?}\nbecame\n{after:#?}");
+        ensure!(heard(&monitor).is_empty(), "{:#?}", heard(&monitor));
+        let events = router.rvs("events").run()?;
+        ensure!(
+            events.contains("has taken over from") && events.contains("nothing was forwarded for"),
+            "{events}"
+        );
+
+        // Linux goes on answering for the virtual address, and a new client finds it.
+        cluster.client.ip("neighbour flush dev eth0")?;
+        client::ping(&cluster.client, VIP)?;
+        ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
+        drop(monitor);
+        router.finish()
+    })
+}
+
+#[test]
+fn who_does_not_prove_himself_changes_nothing() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let servers = cluster.real_servers.iter().enumerate();
+        let _echo = servers
+            .map(|(index, server)| Server::tcp_echo(server, cluster.endpoint(index, 7), ""))
+            .collect::<Result<Vec<_>>>()?;
+        let config = cluster.config().service(cluster.web_on(7, 7).scheduler("rr"));
+        let router = cluster.start_router(&config)?;
+        let mut stream = client::connect(&cluster.client, vip(7))?;
+        client::echo(&mut stream, b"before")?;
+        let before = runs(&router)?;
+
+        let fails = script(
+            cluster,
+            "fails",
+            "#!/bin/sh\necho 'error while loading shared libraries' >&2\nexit 127\n",
+        )?;
+        let chats = script(cluster, "chats", "#!/bin/sh\necho hello\n")?;
+        let locked = script(cluster, "locked", "")?;
+        fs::set_permissions(&locked, Permissions::from_mode(0o644))?;
+        let other = another(cluster, "rvs-other")?;
+        let lose = "--lose-connections";
+        for (binary, words, expected) in [
+            (&fails, lose, "fails has not proven itself (exit status: 127): error while loading"),
+            (&chats, lose, "chats does not prove itself as rvs does: hello"),
+            (&locked, lose, "locked; expected an rvs program: Permission denied"),
+            (&cluster.state().file("missing"), lose, "missing; expected an rvs program: No such file"),
+            (&other, "", "expected lose_connections (rvs upgrade --lose-connections)"),
+        ] {
+            let output = upgrade(&router, words, binary)?;
+            ensure!(output.code() == Some(1) && output.stderr.contains(expected), "{expected}: {output:?}");
+        }
+        // Something that only the running one knows.
+        router.rvs("weight tcp/192.0.2.10:7 10.0.0.11:7 3").run()?;
+        let output = upgrade(&router, lose, &other)?;
+        ensure!(output.code() == Some(1) && output.stderr.contains("--lose-changes"), "{output:?}");
+        router.rvs("weight tcp/192.0.2.10:7 10.0.0.11:7 1").run()?;
+        // A configuration that the new one would refuse.
+        fs::write(&router.file, config.to_string().replace("[[port]]", "[[prt]]"))?;
+        let output = upgrade(&router, "--lose-connections --lose-changes", &other)?;
+        ensure!(output.code() == Some(1) && output.stderr.contains("rvs.toml:"), "{output:?}");
+        router.write(&config)?;
+
+        let events = router.rvs("events").run()?;
+        ensure!(events.matches("upgrade failed").count() == 6, "{events}");
+        ensure!(runs(&router)? == before, "{:?}", runs(&router)?);
+        client::echo(&mut stream, b"after")?;
+        router.finish()
+    })
+}
+
+#[test]
+fn a_program_that_cannot_be_started_is_followed_by_the_old_one() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let config = cluster.config().service(cluster.web().scheduler("rr"));
+        let router = cluster.start_router(&config)?;
+        let (linux, program) = (of_linux(&cluster.router)?, runs(&router)?);
+        let vanishes = impostor(cluster, &router, "vanishes", "rm \"$0\"", "exit 1")?;
+        let output = upgrade(&router, "--lose-connections", &vanishes)?;
+        ensure!(output.code() == Some(1), "{output:?}");
+        ensure!(output.stdout.contains("runs again: cannot start"), "{output:?}");
+        ensure!(runs(&router)? == program, "{:?}", runs(&router)?);
+        ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
+        ensure!(linux.iter().all(|thing| of_linux(&cluster.router).is_ok_and(|now| now.contains(thing))));
+        let events = router.rvs("events").run()?;
+        ensure!(events.contains("upgrade failed: cannot start"), "{events}");
+        router.finish()
+    })
+}
+
+#[test]
+fn a_program_that_dies_on_its_way_leaves_nothing_in_the_way_of_the_next() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let config = cluster.config().service(cluster.web().scheduler("rr"));
+        let mut router = cluster.start_router(&config)?;
+        let dies = impostor(cluster, &router, "dies", ":", "exit 7")?;
+        let output = upgrade(&router, "--lose-connections", &dies)?;
+        ensure!(output.code() == Some(1), "{output:?}");
+        ensure!(output.stderr.contains("the new program does not answer"), "{output:?}");
+        ensure!(router.wait()?.code() == Some(7), "{}", router.log());
+        let left = cluster.router.interfaces()?;
+        ensure!(!left.iter().any(|name| name == "wan" || name == "lan"), "{left:?}");
+        let router = cluster.start_router(&config)?;
+        ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
+
+        // So does one that is killed after an upgrade: its twins go with it.
+        router.rvs("upgrade --lose-connections").run()?;
+        router.kill()?;
+        let left = cluster.router.interfaces()?;
+        ensure!(!left.iter().any(|name| name == "wan" || name == "lan"), "{left:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn another_configuration_comes_with_the_other_program() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let config = cluster.config().service(cluster.web().scheduler("rr"));
+        let router = cluster.start_router(&config)?;
+        let index = |name: &str| -> Result<String> {
+            let links = cluster.router.ip_json("link show")?;
+            let link = links.as_array().into_iter().flatten().find(|link| link["ifname"] == *name);
+            Ok(link.context("it is there")?["ifindex"].to_string())
+        };
+        let (wan, lan) = (index("wan")?, index("lan")?);
+        let mut other = cluster.config().service(cluster.web().scheduler("rr"));
+        other.services[0].address = "192.0.2.20:80".parse()?;
+        other.ports[0].address = "192.0.2.2/24".to_owned();
+        let text = other.to_string().replacen("[[port]]", "[[port]]\nmtu = 1400", 1);
+        fs::write(&router.file, text)?;
+        // What needs a restart is no live change that could be lost.
+        router.rvs("upgrade --lose-connections --lose-changes").run()?;
+        ensure!((index("wan")?, index("lan")?) == (wan, lan), "other twins");
+        let mut addresses = cluster.router.addresses("wan")?;
+        addresses.sort();
+        ensure!(addresses == ["192.0.2.2/24", "192.0.2.20/32"], "{addresses:?}");
+        let links = cluster.router.ip_json("link show dev wan")?;
+        ensure!(links[0]["mtu"] == 1400, "{links}");
+        let there = "192.0.2.20:80".parse()?;
+        ensure!(client::get(&cluster.client, there, 3)?.counts()? == [1, 1, 1]);
+        // What it has taken over it also takes away.
+        router
+            .apply(&{
+                let mut none = other.clone();
+                none.services.clear();
+                none
+            })
+            .err()
+            .context("the mtu needs a restart")?;
+        router.finish()
+    })
+}
+
+#[test]
+fn a_service_manager_sees_one_process_that_reloads() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let config = cluster.config().service(cluster.web().scheduler("rr"));
+        let path = cluster.state().file("notify");
+        let manager = UnixDatagram::bind(&path)?;
+        manager.set_read_timeout(Some(PATIENCE))?;
+        let hear = || -> Result<String> {
+            let mut buffer = [0; 4096];
+            let length = manager.recv(&mut buffer).context("the service manager waits for a message")?;
+            Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        };
+        let notify = path.to_string_lossy().into_owned();
+        let mut router =
+            Router::start_with(&cluster.router, "rvs", &config.to_string(), &config, |command| {
+                command.env("NOTIFY_SOCKET", &notify)
+            })?;
+        ensure!(hear()?.starts_with("READY=1\n"));
+        router.rvs("upgrade --lose-connections").run()?;
+        let said = hear()?;
+        ensure!(said.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{said}");
+        let said = hear()?;
+        ensure!(said.starts_with("READY=1\nSTATUS=services: 1; real servers up: 3 of 3\n"), "{said}");
+        // A signal asks as well; what would be lost is not lost unasked.
+        router.signal(Signal::SIGUSR2)?;
+        wait::until("it is refused", PATIENCE, || {
+            ensure!(router.log().contains("upgrade refused, nothing has changed"), "{}", router.log());
+            Ok(())
+        })?;
+        ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
+        router.finish()
+    })
+}
+
+/// Held connections, a long download and short requests, through two upgrades in a row.
+fn everything_goes_on(layout: Layout) -> Result<()> {
+    const PORT: u16 = 7;
+    const HELD: usize = 50;
+    with_cluster(layout, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let servers = cluster.real_servers.iter().enumerate();
+        let echo = |(index, server)| {
+            let address = match layout {
+                Layout::TwoArmed => cluster.endpoint(index, PORT),
+                Layout::OneArmed => vip(PORT),
+            };
+            Server::tcp_echo(server, address, "")
+        };
+        let _echo = servers.map(echo).collect::<Result<Vec<_>>>()?;
+        let place = Place::new(cluster)?;
+        let mut config = cluster
+            .config()
+            .service(cluster.web_on(PORT, PORT).scheduler("rr"))
+            .service(cluster.web().scheduler("rr"));
+        config.keep = place.keep();
+        let router = cluster.start_router(&config)?;
+        let connect = |_| client::connect(&cluster.client, vip(PORT));
+        let mut streams = (0..HELD).map(connect).collect::<Result<Vec<_>>>()?;
+        let mut go_on = |word: &str| -> Result<()> {
+            for (number, stream) in streams.iter_mut().enumerate() {
+                client::echo(stream, word.as_bytes())
+                    .with_context(|| format!("connection {number}, {word}"))?;
+            }
+            Ok(())
+        };
+        go_on("before")?;
+        let mut download = client::start_download(&cluster.client, vip(80), "1m", "download")?;
+        let file = cluster.state().file("download");
+        wait::until("the download runs", PATIENCE, || {
+            ensure!(fs::metadata(&file)?.len() > 0);
+            Ok(())
+        })?;
+        let other = another(cluster, "rvs-other")?;
+        for round in ["the first", "the second"] {
+            let output = thread::scope(|scope| -> Result<Output> {
+                let asking = scope.spawn(|| client::get_parallel(&cluster.client, vip(80), 300, 3));
+                let output = upgrade(&router, "", &other)?;
+                let answers = asking.join().expect("it does not panic")?;
+                ensure!(answers.failed.is_empty() && answers.total() == 300, "{answers:?}");
+                Ok(output)
+            })?;
+            print!("{layout:?}: {}", output.stdout);
+            ensure!(output.code() == Some(0), "{output:?}");
+            go_on(round)?;
+            let services = router.services()?;
+            let echo = services.iter().find(|service| service.address == vip(PORT)).context("it is there")?;
+            let active: u64 = echo.servers.iter().map(|server| server.active).sum();
+            ensure!(active == HELD as u64, "{echo:#?}");
+        }
+        ensure!(download.wait(PATIENCE * 3)?.success(), "{}", download.log());
+        ensure!(fs::read(&file)? == big_file(), "the download is not what was served");
+        let events = router.rvs("events").run()?;
+        ensure!(events.contains("has taken over from"), "{events}");
+        streams.into_iter().try_for_each(client::close)?;
+        router.finish()
+    })
+}
+
+#[test]
+fn connections_go_on_through_upgrades_under_nat() -> Result<()> {
+    everything_goes_on(Layout::TwoArmed)
+}
+
+#[test]
+fn connections_go_on_through_upgrades_with_direct_routing() -> Result<()> {
+    everything_goes_on(Layout::OneArmed)
+}
+
+/// Real keepalived, which has a router's virtual address for as long as that is ready and its twin is there.
+fn start_keepalived(cluster: &Cluster, socket: &str) -> Result<Daemon> {
+    let (state, program) = (cluster.state(), router::program()?);
+    let file = state.file("keepalived.conf");
+    let text = format!(
+        "global_defs {{
+             vrrp_version 3
+             script_user root
+             enable_script_security
+         }}
+         vrrp_script ready {{
+             script \"{} sync --ready -s {socket}\"
+             interval 1
+             fall 1
+         }}
+         vrrp_instance wan {{
+             state BACKUP
+             interface wan
+             virtual_router_id 10
+             priority 100
+             advert_int 0.2
+             virtual_ipaddress {{ {VIP}/32 dev wan }}
+             track_script {{ ready }}
+         }}\n",
+        program.display()
+    );
+    fs::write(&file, text)?;
+    let command =
+        cluster.router.command("keepalived").words("--dont-fork --log-console --log-detail --vrrp -f");
+    let pid = |what: &str| state.file(&format!("keepalived.{what}.pid"));
+    command.arg(&file).arg("-p").arg(pid("main")).arg("-r").arg(pid("vrrp")).spawn("keepalived")
+}
+
+#[test]
+fn keepalived_does_not_notice() -> Result<()> {
+    with_cluster(Layout::OneArmed, |cluster| {
+        let servers = cluster.real_servers.iter();
+        let _echo = servers.map(|server| Server::tcp_echo(server, vip(7), "")).collect::<Result<Vec<_>>>()?;
+        let place = Place::new(cluster)?;
+        let mut config = cluster.config().service(cluster.web_on(7, 7).scheduler("rr"));
+        config.keep = place.keep();
+        let text = format!("{config}\n[run]\nvirtual_addresses = \"follow\"\n");
+        let router = Router::start_text(cluster, &text, &config)?;
+        let mut keepalived = start_keepalived(cluster, &config.socket)?;
+        let holds = || -> Result<()> {
+            let addresses = cluster.router.addresses("wan")?;
+            ensure!(addresses.contains(&format!("{VIP}/32")), "{addresses:?}\n{}", keepalived.log());
+            Ok(())
+        };
+        // Also to the router, which hears of it from Linux as everybody does.
+        wait::until("keepalived has the address", PATIENCE, || {
+            let events = router.rvs("events").run()?;
+            ensure!(events.contains(&format!("{VIP} is here: its services are live")), "{events}");
+            holds()
+        })?;
+        let mut stream = client::connect(&cluster.client, vip(7))?;
+        client::echo(&mut stream, b"before")?;
+        for round in [b"first", b"again"] {
+            print!("{}", router.rvs("upgrade").run()?);
+            holds()?;
+            client::echo(&mut stream, round)?;
+        }
+        keepalived.signal(Signal::SIGTERM)?;
+        keepalived.wait(PATIENCE)?;
+        let log = keepalived.log();
+        let states = log.matches("Entering MASTER STATE").count();
+        ensure!(states == 1 && !log.contains("Entering FAULT STATE"), "{log}");
+        router.finish()
+    })
+}
