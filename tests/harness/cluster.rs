@@ -160,12 +160,23 @@ impl Cluster {
 
     /// The namespace of a second router on the one segment of [`Layout::OneArmed`], with this address.
     pub fn second_router(&self, address: Ipv4Addr) -> Result<Namespace> {
-        anyhow::ensure!(self.layout == Layout::OneArmed, "there is no segment that both could be on");
-        let second = Namespace::create(&self.state, "router2")?;
-        join(&self.lan, "router2", &second, "wan0", address)?;
-        second.sysctl("net/ipv4/ip_forward", 1)?;
-        second.nft(&format!("table netdev rvs {{\n{}}}\n", deaf("wan0")))?;
-        Ok(second)
+        self.further_router("router2", address)
+    }
+
+    /// The namespace of one more router on that segment.
+    pub fn further_router(&self, role: &str, address: Ipv4Addr) -> Result<Namespace> {
+        let router = self.machine(role, "wan0", address)?;
+        router.sysctl("net/ipv4/ip_forward", 1)?;
+        router.nft(&format!("table netdev rvs {{\n{}}}\n", deaf("wan0")))?;
+        Ok(router)
+    }
+
+    /// One more machine on the one segment of [`Layout::OneArmed`]; the interface has the address's MAC, and no address.
+    pub(crate) fn machine(&self, role: &str, interface: &str, address: Ipv4Addr) -> Result<Namespace> {
+        anyhow::ensure!(self.layout == Layout::OneArmed, "there is no segment that all could be on");
+        let machine = Namespace::create(&self.state, role)?;
+        join(&self.lan, role, &machine, interface, address)?;
+        Ok(machine)
     }
 
     /// The router's raw interfaces.
@@ -271,7 +282,7 @@ impl Drop for Unwind {
 }
 
 /// Wires two machines together.
-fn link(
+pub(crate) fn link(
     a: &Namespace,
     a_name: &str,
     a_ip: Ipv4Addr,

@@ -13,6 +13,7 @@
 //! | [`nginx`], [`names`], [`python`], [`servers`] | real servers |
 //! | [`authority`], [`flags`] | certificates, and files that say how a server is to behave |
 //! | [`client`] | users |
+//! | [`fleet`], [`peers`] | several routers that know of each other |
 //! | [`capture`], [`packet`], [`raw`] | the wire: what passed, what it means, and sending what nobody should |
 //! | [`tally`] | an independent count at both ends |
 //! | [`wait`] | waiting for a condition, with a deadline |
@@ -30,6 +31,7 @@ pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod flags;
+pub mod fleet;
 pub mod listing;
 pub mod names;
 pub mod netns;

@@ -27,6 +27,16 @@ impl Peers {
         self.shared.as_ref().map_or(u64::MAX, |shared| shared.generation.load(Ordering::Acquire))
     }
 
+    /// Whether there is nobody to tell of connections.
+    pub(super) fn are_none(&self) -> bool {
+        self.shared.is_none()
+    }
+
+    /// Whether this router knows what its peers know, or is alone.
+    pub(super) fn is_ready(&self) -> bool {
+        self.shared.as_ref().is_none_or(|shared| shared.status().is_ready)
+    }
+
     /// How things stand. Without peers there is nothing to wait for.
     pub(super) fn describe(&self) -> api::Sync {
         let alone = || api::Sync { ready: true, ..api::Sync::default() };

@@ -24,7 +24,7 @@ pub enum Kind {
     },
     /// RVS has been told to stop.
     Stopping {
-        /// By which signal.
+        /// By which signal, or `rvs stop`.
         signal: &'static str,
     },
     /// A server has passed enough checks to be used again.
@@ -145,6 +145,18 @@ pub enum Kind {
         /// Which one.
         address: Ipv4Addr,
     },
+    /// A virtual address goes to its twin, for others to send its packets here.
+    AddressAnnounced {
+        /// Which one.
+        address: Ipv4Addr,
+    },
+    /// A virtual address is taken from its twin. What comes for it all the same is forwarded.
+    AddressWithdrawn {
+        /// Which one.
+        address: Ipv4Addr,
+        /// Why.
+        reason: String,
+    },
     /// Linux refuses to put a virtual address on its twin, or to take it away.
     AddressRefused {
         /// Which one.
@@ -222,6 +234,8 @@ impl Kind {
             Kind::AddressTaken { .. } => "address_taken",
             Kind::AddressGained { .. } => "address_gained",
             Kind::AddressLost { .. } => "address_lost",
+            Kind::AddressAnnounced { .. } => "address_announced",
+            Kind::AddressWithdrawn { .. } => "address_withdrawn",
             Kind::AddressRefused { .. } => "address_refused",
             Kind::PeerJoined { .. } => "peer_joined",
             Kind::PeerAway { .. } => "peer_away",
@@ -281,6 +295,8 @@ impl fmt::Display for Kind {
             Kind::AddressLost { address } => {
                 write!(f, "{address} is not here any more: its services are not live")
             }
+            Kind::AddressAnnounced { address } => write!(f, "{address} is announced"),
+            Kind::AddressWithdrawn { address, reason } => write!(f, "{address} is withdrawn: {reason}"),
             Kind::AddressRefused { address, error } => {
                 write!(f, "{address} is not on, or still on, its twin; trying again: {error}")
             }

@@ -62,6 +62,8 @@ impl Status {
         let Adoptions { new, changed, known, stale, no_room } = self.adoptions;
         api::Sync {
             ready: self.is_ready,
+            // That is for the director to say.
+            withdrawn: false,
             peers: self.peers.iter().map(PeerStatus::describe).collect(),
             adopted: api::Adopted { new, changed, known, stale, no_room },
             overflows: self.overflows,

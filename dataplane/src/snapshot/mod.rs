@@ -51,6 +51,8 @@ pub struct ServiceSpec {
     pub cursor: Cursor,
     /// Timeouts.
     pub timeouts: Timeouts,
+    /// Whether a TCP connection may begin with any packet but a RST, and not only with a SYN.
+    pub sloppy_tcp: bool,
     /// Whether packets to its address are its own. If not, they are Linux', and its connections stay as they are: another
     /// router has the address.
     pub live: bool,
@@ -91,6 +93,8 @@ pub struct Service {
     pub mode: Mode,
     /// Chooses servers.
     pub picker: Picker,
+    /// See [`ServiceSpec::sloppy_tcp`].
+    pub sloppy_tcp: bool,
     timeouts: [Timeout; State::COUNT],
 }
 
@@ -298,6 +302,7 @@ impl Snapshot {
             protocol: spec.protocol,
             mode: spec.mode,
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
+            sloppy_tcp: spec.sloppy_tcp,
             timeouts: spec.timeouts.0.map(Timeout::from_seconds),
         });
         if spec.live {

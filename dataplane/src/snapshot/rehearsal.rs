@@ -35,8 +35,8 @@ impl Snapshot {
             } else {
                 Picker::nobody()
             };
-            let Service { protocol, mode, timeouts, .. } = *original;
-            copy.services.push(Service { protocol, mode, picker, timeouts });
+            let Service { protocol, mode, sloppy_tcp, timeouts, .. } = *original;
+            copy.services.push(Service { protocol, mode, picker, sloppy_tcp, timeouts });
         }
         copy.transforms = copy.transforms();
         copy

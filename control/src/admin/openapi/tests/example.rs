@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::admin::{Backend, Connections, Flush, Order, api, capture, explain};
+use crate::admin::{Backend, Connections, Departure, Flush, Order, Stop, api, capture, explain};
 use crate::config;
 use crate::events::{Events, Kind};
 use crate::ids::ServiceKey;
@@ -89,6 +89,7 @@ impl Backend for Example {
             scheduler: "sh".to_owned(),
             flags: self.list("sh-port".to_owned()),
             mode: "nat".to_owned(),
+            withdrawn: self.maybe("rvs stops".to_owned()),
             stats: api::Stats { bytes_in: u64::MAX, ..api::Stats::default() },
             rates: api::Rates::default(),
             servers: vec![self.server()],
@@ -162,6 +163,13 @@ impl Backend for Example {
             bulks: 1,
         };
         Ok(api::Sync { ready: true, peers: vec![peer], ..api::Sync::default() })
+    }
+
+    async fn stop(&self, _: Stop) -> anyhow::Result<Departure> {
+        self.there()?;
+        let text = "the traffic has left".to_owned();
+        let leaving = api::Leaving { state: "stopping".to_owned(), packets: 0, remaining: 29, text };
+        Ok(Box::pin(futures_util::stream::iter([leaving])))
     }
 
     async fn save(&self) -> anyhow::Result<api::Saved> {
@@ -271,6 +279,8 @@ pub fn kinds() -> Vec<Kind> {
         Kind::AddressTaken { address },
         Kind::AddressGained { address },
         Kind::AddressLost { address },
+        Kind::AddressAnnounced { address },
+        Kind::AddressWithdrawn { address, reason: error() },
         Kind::AddressRefused { address, error: error() },
         Kind::PeerJoined { peer: server },
         Kind::PeerAway { peer: server },
