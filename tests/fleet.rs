@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{Ipv4Addr, SocketAddrV4, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -10,9 +10,7 @@ use anyhow::{Context, Result, ensure};
 use harness::{
     client,
     cluster::{Cluster, Layout, VIP, vip},
-    fleet::{Asked, Fleet, SERVICE, address},
-    netns::Namespace,
-    packet::{mac_of, show_mac},
+    fleet::{Asked, Fleet, SERVICE},
     peers::sync,
     process::Output,
     router::Router,
@@ -21,8 +19,9 @@ use harness::{
     with_cluster,
 };
 
-fn echo(cluster: &Cluster) -> Result<Vec<Server>> {
-    let any = std::net::SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, SERVICE.port());
+/// An echo on this port of every real server, whatever address it is asked by.
+fn echo(cluster: &Cluster, port: u16) -> Result<Vec<Server>> {
+    let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
     cluster.real_servers.iter().map(|server| Server::tcp_echo(server, any, "")).collect()
 }
 
@@ -69,7 +68,7 @@ fn wait_together(router: &Router) -> Result<()> {
 #[test]
 fn without_sync_maglev_brings_every_connection_to_its_server_whatever_router_it_comes_by() -> Result<()> {
     with_cluster(Layout::OneArmed, |cluster| {
-        let servers = echo(cluster)?;
+        let servers = echo(cluster, SERVICE.port())?;
         let fleet = Fleet::new(cluster)?;
         let text = |index| -> Result<String> {
             let text = fleet.text(index)?;
@@ -82,13 +81,13 @@ fn without_sync_maglev_brings_every_connection_to_its_server_whatever_router_it_
         fleet.wait_spread(&[0, 1, 2])?;
         says(&first, "203.0.113.10 is announced")?;
 
-        let mut held = fleet.connect(10_000..10_060)?;
+        let mut held = fleet.connect(10_000..10_060, SERVICE)?;
         all_go_on(&mut held, b"spread")?;
         for router in [&first, &second, &third] {
             ensure!(router.service()?.stats.connections > 0, "{:?}", router.service()?);
         }
 
-        let asking = fleet.ask_all_the_time(20_000);
+        let asking = fleet.ask_all_the_time(20_000, SERVICE);
         second.kill()?;
         let gap = all_go_on(&mut held, b"killed")?;
         fleet.wait_spread(&[0, 2])?;
@@ -98,7 +97,7 @@ fn without_sync_maglev_brings_every_connection_to_its_server_whatever_router_it_
         all_go_on(&mut held, b"again three")?;
         none_failed(&asking.finish()?, "killed and back")?;
 
-        let asking = fleet.ask_all_the_time(30_000);
+        let asking = fleet.ask_all_the_time(30_000, SERVICE);
         let withdrawn = third.rvs("withdraw").run()?;
         ensure!(withdrawn.contains("announced -> withdrawn (this router is out of service"), "{withdrawn}");
         ensure!(third.list()?.contains("withdrawn: this router is out of service"), "{}", third.list()?);
@@ -119,9 +118,9 @@ fn without_sync_maglev_brings_every_connection_to_its_server_whatever_router_it_
         fleet.wait_spread(&[])?;
         says(&second, "203.0.113.10 is withdrawn: too few live servers of tcp/203.0.113.10:80")?;
         ensure!(second.list()?.contains("withdrawn: too few live servers"), "{}", second.list()?);
-        let _servers = echo(cluster)?;
+        let _servers = echo(cluster, SERVICE.port())?;
         fleet.wait_spread(&[1, 2])?;
-        all_go_on(&mut fleet.connect(11_000..11_010)?, b"served again")?;
+        all_go_on(&mut fleet.connect(11_000..11_010, SERVICE)?, b"served again")?;
 
         // SIGTERM, too, shows others first that this router goes.
         second.stop()?;
@@ -129,64 +128,93 @@ fn without_sync_maglev_brings_every_connection_to_its_server_whatever_router_it_
     })
 }
 
-/// Real servers answer by the router that a request has come by, so that replies meet a router that knows the connection.
-fn answer_by_the_same_router(server: &Namespace) -> Result<()> {
-    let mut marks = String::new();
-    for index in 0..3 {
-        let (mark, router) = (index + 1, address(index));
-        marks += &format!("ether saddr {} ct mark set {mark}\n", show_mac(mac_of(router)));
-        server.ip(&format!(
-            "rule add fwmark {mark} table {mark}\nroute add default via {router} dev eth0 table {mark}"
-        ))?;
-    }
-    server.nft(&format!(
-        "table ip same_router {{
-             chain come {{\ntype filter hook prerouting priority mangle;\n{marks}}}
-             chain go {{\ntype route hook output priority mangle;\nmeta mark set ct mark\n}}
-         }}\n"
-    ))
+/// Every real server sends to whoever connects, on and on, and hears nothing.
+fn downloads(cluster: &Cluster, port: u16) -> Result<Vec<Server>> {
+    let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+    let serve = |mut stream: TcpStream| {
+        let mut count = 0u8;
+        while stream.write_all(&[count]).is_ok() {
+            count = count.wrapping_add(1);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    cluster.real_servers.iter().map(|server| Server::tcp(server, any, serve)).collect()
 }
 
-/// Round robin under NAT: no router could guess what another one has chosen, and which address it has rewritten.
+/// All downloads bring so much more, byte after byte; how long until the last has.
+fn all_bring_more(streams: &mut [TcpStream], next: &mut [u8], bytes: usize) -> Result<Duration> {
+    let began = Instant::now();
+    for (number, (stream, next)) in streams.iter_mut().zip(next).enumerate() {
+        let mut more = vec![0; bytes];
+        stream.read_exact(&mut more).with_context(|| format!("download {number}"))?;
+        for byte in more {
+            ensure!(byte == *next, "download {number}: {byte} instead of {next}");
+            *next = next.wrapping_add(1);
+        }
+    }
+    Ok(began.elapsed())
+}
+
+/// Round robin under NAT: no router could guess what another one has chosen, and which address it has rewritten. Beside it
+/// a service with Maglev, for requests whose handshake may be cut in two.
 #[test]
 fn with_sync_connections_go_on_under_nat_when_one_of_three_routers_is_killed_or_stops() -> Result<()> {
     with_cluster(Layout::OneArmed, |cluster| {
-        let _servers = echo(cluster)?;
-        cluster.real_servers.iter().try_for_each(answer_by_the_same_router)?;
-        let fleet = Fleet::new(cluster)?;
+        let short = SocketAddrV4::new(*SERVICE.ip(), 81);
+        let big = SocketAddrV4::new(*SERVICE.ip(), 82);
+        let _servers =
+            [echo(cluster, SERVICE.port())?, echo(cluster, short.port())?, downloads(cluster, big.port())?];
+        let fleet = Fleet::under_nat(cluster)?;
         let start = |index| {
             let text = fleet.text(index)?.replace("mode = \"dr\"", "mode = \"nat\"");
-            let text = text.replace("scheduler = \"mh\"\nflags = [\"mh-port\"]", "scheduler = \"rr\"");
-            fleet.start(index, &text.replace("sloppy_tcp = true", "sloppy_tcp = false"))
+            let (_, maglev) = text.split_once("[[service]]").context("a service")?;
+            let maglev = maglev.replace(&SERVICE.to_string(), &short.to_string());
+            let held = text.replace("scheduler = \"mh\"\nflags = [\"mh-port\"]", "scheduler = \"rr\"");
+            let held = held.replace("sloppy_tcp = true", "sloppy_tcp = false");
+            let (_, another) = held.split_once("[[service]]").context("a service")?;
+            let another = another.replace(&SERVICE.to_string(), &big.to_string());
+            fleet.start(index, &format!("{held}\n[[service]]{maglev}\n[[service]]{another}"))
         };
         let (first, second, third) = (start(0)?, start(1)?, start(2)?);
         fleet.wait_spread(&[0, 1, 2])?;
         [&first, &second, &third].into_iter().try_for_each(wait_together)?;
 
-        let mut held = fleet.connect(10_000..10_060)?;
+        let mut held = fleet.connect(10_000..10_060, SERVICE)?;
         all_go_on(&mut held, b"spread")?;
+        let mut silent = fleet.connect(11_000..11_020, big)?;
+        let mut next = [0; 20];
+        all_bring_more(&mut silent, &mut next, 1)?;
         let known = |router: &Router| {
             wait::until("every router knows all connections", PATIENCE, || {
                 let list = router.rvs("list -c").run()?;
-                let established = list.matches("ESTABLISHED").count();
-                ensure!(established == 60, "{established} of 60\n{list}");
+                let is_short = |line: &&str| line.contains(&short.to_string());
+                let established = |line: &&str| line.contains("ESTABLISHED") && !is_short(line);
+                let established = list.lines().filter(established).count();
+                ensure!(established == 80, "{established} of 80\n{list}");
                 Ok(())
             })
         };
         [&first, &second, &third].into_iter().try_for_each(known)?;
 
+        let asking = fleet.ask_all_the_time(20_000, short);
         second.kill()?;
         let gap = all_go_on(&mut held, b"killed")?;
         fleet.wait_spread(&[0, 2])?;
         println!("a router was killed: all NAT connections went on after {gap:?}");
+        let gap = all_bring_more(&mut silent, &mut next, 100)?;
+        println!("all downloads have brought 2 s more after {gap:?}");
         // It is announced when it has learned, and not before.
         let second = start(1)?;
         fleet.wait_spread(&[0, 1, 2])?;
         known(&second)?;
         all_go_on(&mut held, b"again three")?;
+        all_bring_more(&mut silent, &mut next, 50)?;
+        // Replies leave with the requests.
         let gone = first.rvs("stop --graceful --deadline 60s").limit(PATIENCE * 2).run()?;
         ensure!(gone.contains("stopping: the traffic has left"), "{gone}");
         all_go_on(&mut held, b"without the first")?;
+        all_bring_more(&mut silent, &mut next, 50)?;
+        none_failed(&asking.finish()?, "killed, back, and one stopped")?;
         second.stop()?;
         third.stop()
     })

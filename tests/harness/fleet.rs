@@ -1,14 +1,15 @@
-//! Three routers behind one upstream router that spreads packets over them, as `configs/fleet` has it.
+//! Three routers behind one that spreads packets over them, as `configs/fleet` has it.
 //!
 //! ```text
-//!   users ======== upstream ---+------ lb1 .1   lb2 .2   lb3 .3      BIRD on each, and upstream
+//!   users ======== upstream ---+------ lb1 .1   lb2 .2   lb3 .3      BIRD on all but lb3, which has FRR
 //!   198.51.100.100    .254     |
 //!                              +------ rs1 .11  rs2 .12  rs3 .13     192.0.2.0/24
 //! ```
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddrV4, TcpStream},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
+    os::unix::fs::chown,
     path::Path,
     sync::{
         Arc,
@@ -19,12 +20,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::unistd::User;
 
 use crate::{
     client,
     cluster::{Cluster, link},
     config::Config,
     netns::Namespace,
+    packet::{mac_of, show_mac},
     peers,
     process::Daemon,
     router::Router,
@@ -47,12 +50,46 @@ pub struct Fleet<'a> {
     /// Where the routers run.
     pub routers: [Namespace; 3],
     key: String,
-    _daemons: Vec<Daemon>,
+    daemons: Vec<Daemon>,
 }
 
 impl<'a> Fleet<'a> {
-    /// Wires it up on a one-armed cluster, and starts the daemons.
+    /// Wires it up on a one-armed cluster, and starts the daemons; for direct routing.
     pub fn new(cluster: &'a Cluster) -> Result<Fleet<'a>> {
+        Fleet::build(cluster, |text| text.to_owned())
+    }
+
+    /// The same for NAT: replies go by the router that the request has come by, or by another one if that is dead.
+    pub fn under_nat(cluster: &'a Cluster) -> Result<Fleet<'a>> {
+        let lines =
+            [("  # neighbor", "  neighbor"), ("!peer", "peer"), ("! profile", " profile"), ("!exit", "exit")];
+        let with_real_servers = |text: &str| {
+            lines.iter().fold(text.to_owned(), |text, (comment, line)| text.replace(comment, line))
+        };
+        let mut fleet = Fleet::build(cluster, with_real_servers)?;
+        let mut marks = example("realserver.nft")?;
+        for index in 0..3 {
+            let mac = show_mac(mac_of(address(index)));
+            marks = marks.replace(&format!("02:00:00:00:00:0{}", index + 1), &mac);
+        }
+        for (index, server) in cluster.real_servers.iter().enumerate() {
+            server.nft(&marks)?;
+            server.ip(&(1..=3)
+                .map(|mark| format!("rule add fwmark {mark} table {mark}\n"))
+                .collect::<String>())?;
+            // BIRD knows the way out.
+            server.ip("route del default")?;
+            let own = format!("id {};", cluster.layout().real_server(index));
+            let text = example("realserver.conf")?.replace("id 192.0.2.11;", &own);
+            fleet.daemons.push(bird(server, &format!("rs{}", index + 1), &text)?);
+        }
+        // Of all ports that a test may use.
+        let rules = example("router.nft")?.replace("sport 80", "sport 80-89");
+        fleet.routers.iter().try_for_each(|router| router.nft(&rules))?;
+        Ok(fleet)
+    }
+
+    fn build(cluster: &'a Cluster, adapted: impl Fn(&str) -> String) -> Result<Fleet<'a>> {
         let upstream = cluster.machine("upstream", "eth0", UPSTREAM)?;
         let users = Namespace::create(cluster.state(), "users")?;
         link(&upstream, "users0", Ipv4Addr::new(198, 51, 100, 1), &users, "eth0", USER)?;
@@ -71,12 +108,16 @@ impl<'a> Fleet<'a> {
         let routers = [cluster.router.clone(), further(1)?, further(2)?];
         let key = peers::key(cluster.state(), "sync.key", "0123456789abcdef")?;
         let mut daemons = vec![bird(&upstream, "upstream", &example("upstream.conf")?)?];
-        for (index, router) in routers.iter().enumerate() {
-            let own = example("bird.conf")?.replace("192.0.2.1;", &format!("{};", address(index)));
+        for (index, router) in routers.iter().enumerate().take(2) {
+            let own = adapted(&example("bird.conf")?).replace("192.0.2.1;", &format!("{};", address(index)));
             let own = own.replace("local 192.0.2.1 ", &format!("local {} ", address(index)));
             daemons.push(bird(router, NAMES[index], &own)?);
         }
-        Ok(Fleet { cluster, users, upstream, routers, key, _daemons: daemons })
+        daemons.extend(frr(
+            &routers[2],
+            &adapted(&example("frr.conf")?).replace("id 192.0.2.1\n", "id 192.0.2.3\n"),
+        )?);
+        Ok(Fleet { cluster, users, upstream, routers, key, daemons })
     }
 
     /// The example's configuration of a router, for these machines.
@@ -101,7 +142,7 @@ impl<'a> Fleet<'a> {
             ensure!(text.matches(there).count() == 1, "{there} is to stand there once\n{text}");
             text = text.replace(there, &here);
         }
-        Ok(format!("{text}\n[eal]\nhugepages = false\nmemory = 256\n\n[admin]\nsocket = {socket:?}\n"))
+        Ok(format!("[eal]\nhugepages = false\nmemory = 256\n\n[admin]\nsocket = {socket:?}\n\n{text}"))
     }
 
     /// Starts a router with this configuration.
@@ -131,13 +172,15 @@ impl<'a> Fleet<'a> {
         })
     }
 
-    /// Connections of users, from these ports.
-    pub fn connect(&self, ports: std::ops::Range<u16>) -> Result<Vec<TcpStream>> {
-        self.users.enter(|| ports.map(|port| connect(port).with_context(|| format!("port {port}"))).collect())
+    /// Connections of users with a service, from these ports.
+    pub fn connect(&self, ports: std::ops::Range<u16>, service: SocketAddrV4) -> Result<Vec<TcpStream>> {
+        self.users.enter(|| {
+            ports.map(|port| connect(port, service).with_context(|| format!("port {port}"))).collect()
+        })
     }
 
-    /// Begins to make short requests, one after the other, from ports from this one on.
-    pub fn ask_all_the_time(&self, port: u16) -> Requests {
+    /// Begins to make short requests of a service, one after the other, from ports from this one on.
+    pub fn ask_all_the_time(&self, port: u16, service: SocketAddrV4) -> Requests {
         let stop = Arc::<AtomicBool>::default();
         let stopped = stop.clone();
         let thread = self.users.spawn(move || {
@@ -147,7 +190,9 @@ impl<'a> Fleet<'a> {
                     break;
                 }
                 let began = Instant::now();
-                if let Err(error) = connect(port).and_then(|mut stream| client::echo(&mut stream, b"short")) {
+                if let Err(error) =
+                    connect(port, service).and_then(|mut stream| client::echo(&mut stream, b"short"))
+                {
                     asked.failed.push(format!("from port {port}, {asked:?}: {error:#}"));
                 }
                 asked.count += 1;
@@ -191,9 +236,9 @@ impl Requests {
     }
 }
 
-fn connect(port: u16) -> Result<TcpStream> {
+fn connect(port: u16, service: SocketAddrV4) -> Result<TcpStream> {
     let socket = client::bound(SocketAddrV4::new(USER, port))?;
-    socket.connect_timeout(&std::net::SocketAddr::from(SERVICE).into(), Duration::from_secs(10))?;
+    socket.connect_timeout(&SocketAddr::from(service).into(), Duration::from_secs(10))?;
     Ok(socket.into())
 }
 
@@ -210,4 +255,32 @@ fn bird(namespace: &Namespace, name: &str, text: &str) -> Result<Daemon> {
     fs::write(file("conf"), text.replace("multiplier 3;", "multiplier 5;"))?;
     let bird = namespace.command("bird").arg("-f").arg("-c").arg(file("conf"));
     bird.arg("-s").arg(file("ctl")).arg("-P").arg(file("pid")).spawn(&format!("bird-{name}"))
+}
+
+/// Starts FRR with a configuration, but for a machine that is busy.
+fn frr(namespace: &Namespace, text: &str) -> Result<Vec<Daemon>> {
+    let directory = namespace.state().file("frr");
+    fs::create_dir(&directory)?;
+    let file = |name: &str| directory.join(name).display().to_string();
+    for (name, text) in [("frr.conf", text), ("vtysh.conf", ""), ("empty", "")] {
+        fs::write(file(name), text.replace("detect-multiplier 3", "detect-multiplier 5"))?;
+    }
+    // Its daemons give up root's rights.
+    let user = User::from_name("frr")?.context("FRR's user is missing")?;
+    chown(&directory, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+    let start = |name: &str| {
+        let daemon = namespace.command(format!("/usr/lib/frr/{name}")).words("-A 127.0.0.1 --log stdout");
+        let daemon = daemon.args(["--vty_socket", &file(""), "-f", &file("empty"), "-i", &file(name)]);
+        let daemon = daemon.args(["-z", &file("zserv.api")]);
+        let daemon = if name == "bfdd" { daemon.args(["--bfdctl", &file("bfdd.sock")]) } else { daemon };
+        let daemon = daemon.spawn(name)?;
+        wait::until(name, PATIENCE, || {
+            Ok(ensure!(fs::exists(file(&format!("{name}.vty")))?, "{}", daemon.log()))
+        })?;
+        Ok(daemon)
+    };
+    let daemons = ["zebra", "bfdd", "bgpd"].into_iter().map(start).collect::<Result<_>>()?;
+    let vtysh = namespace.command("vtysh").args(["--vty_socket", &file(""), "--config_dir", &file("")]);
+    vtysh.args(["-f", &file("frr.conf")]).run()?;
+    Ok(daemons)
 }

@@ -28,7 +28,10 @@ impl Director {
             is_ready: self.peers.is_ready(),
             held: &self.live,
         };
-        let standings = self.orders.judge(&situation);
+        let mut standings = self.orders.judge(&situation);
+        // The router's own stay whatever comes.
+        let own = self.own_addresses();
+        standings.retain(|address, _| !own.contains(address));
         if standings == self.standings {
             return;
         }

@@ -118,10 +118,10 @@ impl Director {
     /// Begins to end.
     pub(super) async fn stop(&mut self, stop: Stop, listener: Listener) {
         let Stop::Gracefully(deadline) = stop else {
-            return self.end("stopping: at once", vec![listener]);
+            return self.end("stopping: at once", &listener);
         };
         if self.config.run.virtual_addresses == VirtualAddresses::Place && self.peers.are_none() {
-            return self.end("stopping: nobody else could take the traffic", vec![listener]);
+            return self.end("stopping: nobody else could take the traffic", &listener);
         }
         self.leave(Patience { deadline, quiet: QUIET }, listener).await;
     }
@@ -129,7 +129,7 @@ impl Director {
     /// Withdraws, and looks from now on whether the traffic has left.
     pub(super) async fn leave(&mut self, patience: Patience, listener: Listener) {
         if self.orders.stopping && self.departure.is_none() {
-            return self.end("stopping: the traffic has left", vec![listener]);
+            return self.end("stopping: the traffic has left", &listener);
         }
         let mut departure = Departure::new(patience, self.packets(), Instant::now());
         if let Some(other) = self.departure.take() {
@@ -161,11 +161,10 @@ impl Director {
         }
     }
 
-    fn end(&mut self, text: &str, listeners: Vec<Listener>) {
-        let text = text.to_owned();
-        let leaving = api::Leaving { state: "stopping".to_owned(), packets: 0, remaining: 0, text };
+    fn end(&self, text: &str, listener: &Listener) {
+        let (state, text) = ("stopping".to_owned(), text.to_owned());
         // Who has asked may have gone.
-        listeners.iter().for_each(|listener| drop(listener.send(leaving.clone())));
+        let _ = listener.send(api::Leaving { state, packets: 0, remaining: 0, text });
         self.stop.notify_one();
     }
 

@@ -147,7 +147,7 @@ impl Director {
         Ok(())
     }
 
-    fn own_addresses(&self) -> Vec<Ipv4Addr> {
+    pub(super) fn own_addresses(&self) -> Vec<Ipv4Addr> {
         let ports = self.config.ports.iter();
         ports.flat_map(|port| port.addresses.iter().map(|prefix| prefix.address)).collect()
     }
