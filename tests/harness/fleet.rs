@@ -275,7 +275,8 @@ fn frr(namespace: &Namespace, text: &str) -> Result<Vec<Daemon>> {
         let daemon = if name == "bfdd" { daemon.args(["--bfdctl", &file("bfdd.sock")]) } else { daemon };
         let daemon = daemon.spawn(name)?;
         wait::until(name, PATIENCE, || {
-            Ok(ensure!(fs::exists(file(&format!("{name}.vty")))?, "{}", daemon.log()))
+            ensure!(fs::exists(file(&format!("{name}.vty")))?, "{}", daemon.log());
+            Ok(())
         })?;
         Ok(daemon)
     };
