@@ -200,7 +200,7 @@ impl<'a> Path<'a> {
             return Err(Verdict::Punt(Punt::ServerReply));
         };
         let sloppy = self.snapshot.services[service as usize].sloppy_tcp;
-        if !packet.may_begin() && !(sloppy && packet.may_begin_late()) {
+        if !(packet.may_begin() || sloppy && packet.may_begin_late()) {
             return Err(Verdict::Punt(Punt::NoConnection));
         }
         if self.snapshot.is_virtual(packet.source) {
