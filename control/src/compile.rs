@@ -108,6 +108,7 @@ fn describe(
         flags: service.flags.clone(),
         cursor: entered.cursor().clone(),
         timeouts: service.timeouts,
+        sloppy_tcp: service.sloppy_tcp,
         live,
         dests,
     }

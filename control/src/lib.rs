@@ -1,5 +1,6 @@
 //! RVS, a Linux Virtual Server in user space: everything that is not the packet path.
 
+pub mod addresses;
 pub mod admin;
 mod as_user;
 pub mod capabilities;

@@ -21,6 +21,7 @@ use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Queues};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use crate::admin;
@@ -28,7 +29,7 @@ use crate::capabilities;
 use crate::claim::Claim;
 use crate::compile::PortLink;
 use crate::config::value::identity;
-use crate::config::{self, Config, Idle, Machine};
+use crate::config::{self, Config, Idle, Machine, VirtualAddresses};
 use crate::crew::{Crew, control_cores, pin};
 use crate::devices::{self, Device};
 use crate::director::{Director, Parts};
@@ -77,27 +78,38 @@ pub fn run(config: Config) -> Result<()> {
     hand_over.map_or(Ok(()), |hand_over| Err(hand_over.carry_out()))
 }
 
-/// Ends when one of these comes; before it exists, they end the process as they always do.
+/// Ends when one of these comes; before it exists, signals end the process as they always do.
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+    /// Somebody has asked for it by the admin API.
+    asked: Arc<Notify>,
 }
 
 impl StopSignals {
     fn listen() -> Result<Self> {
         let terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-        Ok(StopSignals { terminate, interrupt })
+        Ok(StopSignals { terminate, interrupt, asked: Arc::default() })
     }
 
-    /// The signal's name.
+    /// The signal's name, or the command's.
     async fn received(&mut self) -> &'static str {
         let name = tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            () = self.asked.notified() => "rvs stop",
         };
         tracing::info!(signal = name, "stopping");
         name
+    }
+
+    /// Another signal, after the first.
+    async fn hurried(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -270,6 +282,7 @@ async fn with_eal(
         peers: peers.clone(),
         placed,
         desk: desk.clone(),
+        stop: stop.asked.clone(),
     };
     let (mut director, handle) = Director::new(parts)?;
     let (pumps, ends) = slowpath::queues(counters.len(), resets(&director, &table), director.rivals())?;
@@ -303,6 +316,8 @@ async fn with_eal(
     let _synchroniser = synchroniser.transpose()?;
 
     let result: Result<Option<Order>> = {
+        let announces = config.run.virtual_addresses == VirtualAddresses::Announce;
+        let leaver = handle.clone();
         let direct = async {
             director.settle().await?;
             stopwatch.lap(|stages| &mut stages.settle);
@@ -332,7 +347,12 @@ async fn with_eal(
         let from_linux = (0..).zip(&twins).map(|(port, twin)| pumps.from_linux(port, twin, pool, &lcore));
         tokio::select! {
             () = async {
-                events.stop(stop.received().await).await;
+                let why = stop.received().await;
+                if announces {
+                    // Who tells it once more is in a hurry.
+                    tokio::select! { () = leaver.leave() => {}, () = stop.hurried() => {} }
+                }
+                events.stop(why).await;
                 farewell.say().await;
             } => Ok(None),
             Some(order) = async {

@@ -36,6 +36,7 @@ impl Backend for Router {
             scheduler: "wlc".to_owned(),
             flags: Vec::new(),
             mode: "nat".to_owned(),
+            withdrawn: None,
             stats: api::Stats { connections: 1200, ..api::Stats::default() },
             rates: api::Rates { connections: 15, ..api::Rates::default() },
             servers: vec![server],
@@ -120,6 +121,15 @@ impl Backend for Router {
         let stages = vec![api::Stage { name: "EAL".to_owned(), us: 210_000 }];
         let (id, from, to) = ("7".to_owned(), "0.1.0".to_owned(), "0.2.0".to_owned());
         api::Upgrades { last: Some(api::Upgrade { id, from, to, gap_us: 210_000, stages, error: None }) }
+    }
+
+    async fn stop(&self, stop: admin::Stop) -> anyhow::Result<admin::Departure> {
+        let leaving = |state: &str| {
+            let (state, text) = (state.to_owned(), format!("{state} {stop:?}"));
+            api::Leaving { state, packets: 0, remaining: 1, text }
+        };
+        let lines = [leaving("draining"), leaving("stopping")];
+        Ok(Box::pin(futures_util::stream::iter(lines)))
     }
 
     async fn save(&self) -> anyhow::Result<api::Saved> {
@@ -362,6 +372,8 @@ fn live_changes() {
         ("add server tcp/192.0.2.10:80 10.0.0.1:80 --weight 2", "AddServer"),
         ("add service tcp/192.0.2.20:80 --mode nat --server 10.0.0.1:80", "\"server\": Array"),
         ("remove server tcp/192.0.2.10:80 10.0.0.1:80", "RemoveServer"),
+        ("withdraw", "Withdraw(None)"),
+        ("announce 192.0.2.10", "Announce(Some(192.0.2.10))"),
     ] {
         let (code, out, complaints) = asked(words);
         assert_eq!((code, complaints.as_str()), (0, ""), "{words}");
@@ -374,6 +386,10 @@ fn live_changes() {
     assert_eq!(asked("diff"), (0, diff.to_owned(), String::new()));
     assert_eq!(asked("save").1, format!("{diff}/etc/rvs/rvs.toml: 1 change written\n"));
     assert_eq!(asked("flush --client 192.0.2.1").1, "forgot 1 connection\n");
+    assert_eq!(asked("stop").1, "draining AtOnce\nstopping AtOnce\n");
+    let gracefully = "draining Gracefully(7s)\nstopping Gracefully(7s)\n";
+    assert_eq!(asked("stop --graceful --deadline 7s").1, gracefully);
+    assert_eq!(run(rvs("stop --deadline 7s")).0, 2);
     assert_eq!(run(rvs("drain sctp/192.0.2.10:80 10.0.0.1:80")).0, 2);
     assert_eq!(run(rvs("flush --all --client 192.0.2.1")).0, 2);
 }

@@ -329,6 +329,7 @@ fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
         flags: Vec::new(),
         cursor: Arc::default(),
         timeouts: setting.timeouts,
+        sloppy_tcp: false,
         live: true,
         dests: (0..setting.servers).map(|n| dest(service, n)).collect(),
     };

@@ -180,6 +180,22 @@ impl Cluster {
         Ok(second)
     }
 
+    /// The namespace of one more router on the one segment of [`Layout::OneArmed`], with this address.
+    pub fn further_router(&self, role: &str, address: Ipv4Addr) -> Result<Namespace> {
+        let router = self.machine(role, "wan0", address)?;
+        router.sysctl("net/ipv4/ip_forward", 1)?;
+        router.nft(&format!("table netdev rvs {{\n{}}}\n", deaf("wan0")))?;
+        Ok(router)
+    }
+
+    /// One more machine on the one segment of [`Layout::OneArmed`]; the interface has the address's MAC, and no address.
+    pub(crate) fn machine(&self, role: &str, interface: &str, address: Ipv4Addr) -> Result<Namespace> {
+        anyhow::ensure!(self.layout == Layout::OneArmed, "there is no segment that all could be on");
+        let machine = Namespace::create(&self.state, role)?;
+        join(&self.lan, role, &machine, interface, address)?;
+        Ok(machine)
+    }
+
     /// Puts a bridge, `br1`, into the wire between client and router, so that others can join; its ports are `client` and `wan`.
     fn splice_wan(&self) -> Result<()> {
         let Cluster { client, lan, layout, .. } = self;
@@ -296,7 +312,7 @@ impl Drop for Unwind {
 }
 
 /// Wires two machines together.
-fn link(
+pub(crate) fn link(
     a: &Namespace,
     a_name: &str,
     a_ip: Ipv4Addr,

@@ -16,6 +16,7 @@
 //! | [`authority`], [`flags`] | certificates, and files that say how a server is to behave |
 //! | [`ipvs`] | directors of Linux |
 //! | [`client`] | users |
+//! | [`fleet`], [`peers`] | several routers that know of each other |
 //! | [`capture`], [`packet`], [`raw`] | the wire: what passed, what it means, and sending what nobody should |
 //! | [`tally`] | an independent count at both ends |
 //! | [`wait`] | waiting for a condition, with a deadline |
@@ -35,6 +36,7 @@ pub mod cluster;
 pub mod config;
 pub mod crowd;
 pub mod flags;
+pub mod fleet;
 pub mod flood;
 pub mod ipvs;
 pub mod listing;

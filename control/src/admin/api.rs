@@ -52,6 +52,9 @@ pub struct Service {
     pub flags: Vec<String>,
     /// `nat` or `dr`.
     pub mode: String,
+    /// Why its virtual address is withdrawn from the twin; null while it is not.
+    #[serde(default)]
+    pub withdrawn: Option<String>,
     /// Sum over its real servers, including those that have been removed.
     pub stats: Stats,
     /// Sum over its real servers.
@@ -114,8 +117,12 @@ pub struct Connection {
 /// How things stand with peer routers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sync {
-    /// Whether this router knows what its peers know, as far as they can be reached: it may take virtual addresses.
+    /// Whether this router may take virtual addresses: it knows what its peers know, as far as they can be reached, and
+    /// nobody has withdrawn it.
     pub ready: bool,
+    /// Whether an operator has taken this router out of service.
+    #[serde(default)]
+    pub withdrawn: bool,
     /// Each peer.
     pub peers: Vec<Peer>,
     /// What has become of the connections that they told of.
@@ -474,6 +481,19 @@ pub struct Changed {
     pub changes: Vec<Change>,
     /// Until when that holds, for a person to read.
     pub holds: String,
+}
+
+/// How far a router that has been told to stop has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// `withdrawing`: virtual addresses are still on twins; `draining`: packets still come; `stopping`: it ends now.
+    pub state: String,
+    /// Packets of services since the last line.
+    pub packets: u64,
+    /// Seconds until it ends whatever comes.
+    pub remaining: u64,
+    /// The same for a person.
+    pub text: String,
 }
 
 /// The running state is in the file.

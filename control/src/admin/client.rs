@@ -1,7 +1,7 @@
 //! The other end of the admin API, for the command line.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -125,6 +125,34 @@ impl Client {
     /// Has what is running written into the file.
     pub async fn save(&self) -> anyhow::Result<api::Saved> {
         self.json(Method::POST, "/v1/save").await
+    }
+
+    /// Takes the router, or one of its virtual addresses, out of service.
+    pub async fn withdraw(&self, address: Option<Ipv4Addr>) -> anyhow::Result<api::Changed> {
+        self.json(Method::POST, &of_address("/v1/withdraw", address)).await
+    }
+
+    /// Takes that back.
+    pub async fn announce(&self, address: Option<Ipv4Addr>) -> anyhow::Result<api::Changed> {
+        self.json(Method::POST, &of_address("/v1/announce", address)).await
+    }
+
+    /// Has rvs stop, and hands over how far it has come, until it has ended; an error of `each` ends that.
+    pub async fn stop(
+        &self,
+        graceful: bool,
+        deadline: u32,
+        mut each: impl FnMut(api::Leaving) -> io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let path = format!("/v1/stop?graceful={graceful}&deadline={deadline}");
+        let mut stops = false;
+        let each = |leaving: api::Leaving| {
+            stops |= leaving.state == "stopping";
+            each(leaving)
+        };
+        let result = lines(self.request(Method::POST, &path, Bytes::new()).await?, &path, each).await;
+        // The answer breaks off with the program, which is what was asked for.
+        if stops { Ok(()) } else { result }
     }
 
     /// Changes a server.
@@ -297,6 +325,10 @@ impl Client {
         };
         bail!(Refused(format!("{error} (what was shown is from {})", token_file.display())))
     }
+}
+
+fn of_address(path: &str, address: Option<Ipv4Addr>) -> String {
+    address.map_or_else(|| path.to_owned(), |address| format!("{path}?address={address}"))
 }
 
 /// Speaks HTTP over a stream.

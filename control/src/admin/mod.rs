@@ -11,6 +11,9 @@
 //! POST   /v1/reload?dry_run=true                 read the configuration file again; 422 if it is refused
 //! GET    /v1/diff                                what is running and the file does not say
 //! POST   /v1/save                                write what is running into the file
+//! POST   /v1/withdraw?address=A                  take the router, or one virtual address, out of service
+//! POST   /v1/announce?address=A                  take that back
+//! POST   /v1/stop?graceful=true&deadline=30      end RVS, at once or when its traffic has left; how far it is, a line each
 //! GET    /v1/sync                                how things stand with peer routers
 //! POST   /v1/upgrade?binary=PATH                 hand over to another program, see [`upgrade::Question`]
 //! GET    /v1/upgrade                             what became of the last one
@@ -39,6 +42,7 @@ pub mod client;
 mod events;
 pub mod explain;
 pub mod follow;
+mod leaving;
 mod metrics;
 mod openapi;
 pub mod remote;
@@ -49,7 +53,7 @@ pub mod upgrade;
 mod visitor;
 
 use std::future::Future;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -61,6 +65,7 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Json, Router};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -115,8 +120,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// The upgrade that this process has come from.
     fn upgraded(&self) -> api::Upgrades;
 
+    /// Ends RVS, as far as it has come.
+    fn stop(&self, stop: Stop) -> impl Future<Output = anyhow::Result<Departure>> + Send;
+
     /// What has happened.
     fn events(&self) -> &Events;
+
     /// Packets as they pass, until enough have or the stream is dropped.
     fn capture(
         &self,
@@ -132,6 +141,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
 /// The connection table, read as it is asked for.
 pub type Connections = Box<dyn Iterator<Item = api::Connection> + Send>;
+
+/// How far a router that stops has come, until it has ended.
+pub type Departure = BoxStream<'static, api::Leaving>;
 
 /// Forgets connections.
 pub type Flush = Box<dyn FnOnce() -> u64 + Send>;
@@ -166,6 +178,19 @@ pub enum Order {
     AddService(serde_json::Value),
     /// Removes a service.
     RemoveService(ServiceKey),
+    /// Takes a virtual address out of service, or the whole router.
+    Withdraw(Option<Ipv4Addr>),
+    /// Takes that back.
+    Announce(Option<Ipv4Addr>),
+}
+
+/// How RVS is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// As with SIGTERM.
+    AtOnce,
+    /// When its traffic has left, or after this time.
+    Gracefully(Duration),
 }
 
 /// Bytes of JSON that are sent in one piece.
@@ -234,6 +259,9 @@ fn routes<B: Backend>() -> Vec<(&'static str, MethodRouter<B>)> {
         ("/v1/reload", post(reload::<B>)),
         ("/v1/diff", get(diff::<B>)),
         ("/v1/save", post(save::<B>)),
+        ("/v1/withdraw", post(leaving::withdraw::<B>)),
+        ("/v1/announce", post(leaving::announce::<B>)),
+        ("/v1/stop", post(leaving::stop::<B>)),
         ("/v1/sync", get(sync::<B>)),
         ("/v1/upgrade", get(upgrade::last::<B>).post(upgrade::ask::<B>)),
         ("/v1/openapi.json", get(openapi::answer)),

@@ -266,7 +266,7 @@ impl Save {
 }
 
 /// What has changed, and until when that holds.
-fn show(changed: api::Changed) -> Result<Exit> {
+pub(super) fn show(changed: api::Changed) -> Result<Exit> {
     let mut out = BufWriter::new(io::stdout().lock());
     if changed.changes.is_empty() {
         writeln!(out, "it is so already")?;

@@ -8,6 +8,7 @@ mod doctor;
 mod events;
 mod explain;
 mod fmt;
+mod leave;
 mod list;
 mod man;
 mod prove;
@@ -71,6 +72,7 @@ Examples:
                                       the same, and every command that asks, from another machine
   rvs upgrade                         become the program that is installed now; the process stays
   rvs sync                            peer routers: do they know our connections?
+  rvs stop --graceful                 end it when its traffic has gone to other routers
   rvs top                             what passes, live: services, servers, workers, drops
   rvs explain --src 198.51.100.7:40112 --dst 192.0.2.10:80
                                       which real server would this client get, and why?
@@ -138,6 +140,18 @@ enum Command {
     /// Write what is running into the file
     #[command(after_help = EXIT_CODES)]
     Save(change::Save),
+    /// Take this router, or one virtual address, out of service; what comes all the same is forwarded
+    ///
+    /// The addresses leave the twins, so that a routing daemon withdraws them; where keepalived places them, `rvs sync
+    /// --ready` says no, so that it gives them away.
+    #[command(after_help = EXIT_CODES)]
+    Withdraw(leave::Withdraw),
+    /// Put this router, or one virtual address, back into service
+    #[command(after_help = EXIT_CODES)]
+    Announce(leave::Announce),
+    /// End the running rvs, at once or when its traffic has left, and wait until it has ended
+    #[command(after_help = EXIT_CODES)]
+    Stop(leave::Stop),
     /// Show services, connections and counters of the running rvs
     #[command(after_help = EXIT_CODES)]
     List(list::List),
@@ -267,6 +281,9 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Flush(command) => command.execute(),
         Command::Diff(command) => command.execute(),
         Command::Save(command) => command.execute(),
+        Command::Withdraw(command) => command.execute(),
+        Command::Announce(command) => command.execute(),
+        Command::Stop(command) => command.execute(),
         Command::Sync(command) => command.execute(),
         Command::Events(command) => command.execute(),
         Command::Top(command) => command.execute(),

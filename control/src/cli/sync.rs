@@ -12,7 +12,7 @@ use crate::sync::session::VERSION;
 pub(super) struct Sync {
     #[command(flatten)]
     socket: SocketArg,
-    /// Say nothing; succeed if this router knows what its peers know, or that it is alone
+    /// Say nothing; succeed if this router is in service, and knows what its peers know or that it is alone
     ///
     /// For keepalived's track_script and the like: a router that is not ready must not take virtual addresses.
     #[arg(long, conflicts_with = "json")]
@@ -40,7 +40,12 @@ impl Sync {
 }
 
 fn write(out: &mut impl Write, sync: &api::Sync) -> io::Result<()> {
-    writeln!(out, "{}", if sync.ready { "ready" } else { "not ready: still learning what peers know" })?;
+    let standing = match (sync.ready, sync.withdrawn) {
+        (true, _) => "ready",
+        (false, true) => "not ready: out of service",
+        (false, false) => "not ready: still learning what peers know",
+    };
+    writeln!(out, "{standing}")?;
     match sync.peers[..] {
         [] => writeln!(out, "no peers; the configuration has no [sync]")?,
         _ => write_peers(out, sync)?,

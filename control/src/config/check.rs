@@ -143,10 +143,11 @@ fn run(section: &Section<'_>) -> Option<Run> {
     let virtual_addresses = section.or("virtual_addresses", VirtualAddresses::default(), |field| {
         let named = |name: &str| match name {
             "place" => Some(VirtualAddresses::Place),
+            "announce" => Some(VirtualAddresses::Announce),
             "follow" => Some(VirtualAddresses::Follow),
             _ => None,
         };
-        one_of("way with virtual addresses", &["place", "follow"], named, &field)
+        one_of("way with virtual addresses", &["place", "announce", "follow"], named, &field)
     });
     Some(Run { drop_capabilities: drop_capabilities?, virtual_addresses: virtual_addresses? })
 }

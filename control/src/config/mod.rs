@@ -227,6 +227,8 @@ pub enum VirtualAddresses {
     /// RVS does.
     #[default]
     Place,
+    /// RVS does while all services at an address have their quorum, for a routing daemon that announces what it finds there.
+    Announce,
     /// Somebody else does, such as keepalived, and a service is live while its address is on a twin.
     Follow,
 }
@@ -344,6 +346,8 @@ pub struct Service {
     pub port: Option<String>,
     /// Seconds of silence after which a connection is forgotten.
     pub timeouts: Timeouts,
+    /// Whether a TCP connection may begin with any packet but a RST, as with IPVS' sysctl of this name.
+    pub sloppy_tcp: bool,
     /// How the real servers are checked; all of these must pass.
     pub checks: Vec<Check>,
     /// What it does when its real servers come and go.

@@ -16,8 +16,18 @@ use super::{Server, ServerState, Service, availability, checks};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 9] =
-    ["address", "protocol", "mode", "scheduler", "flags", "port", "timeouts", "check", "server"];
+const SERVICE_KEYS: [&str; 10] = [
+    "address",
+    "protocol",
+    "mode",
+    "scheduler",
+    "flags",
+    "port",
+    "timeouts",
+    "sloppy_tcp",
+    "check",
+    "server",
+];
 
 /// A service, and the sections of its real servers.
 pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'d>>) {
@@ -37,6 +47,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let port = section.optional("port", |field| field.string("the name of a port").map(str::to_owned));
     let timeouts =
         section.or("timeouts", Timeouts::default(), |field| timeouts(&field.section()?, protocol?));
+    let sloppy_tcp = section.or("sloppy_tcp", false, |field| field.boolean());
     let checks = section.or("check", Vec::new(), |field| checks::read(&field));
 
     let direct = address.filter(|_| mode == Some(Mode::Dr)).map(|address| address.port());
@@ -63,6 +74,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             flags: flags?,
             port: port?,
             timeouts: timeouts?,
+            sloppy_tcp: sloppy_tcp?,
             checks: checks?,
             availability: availability?,
             servers: servers.into_iter().collect::<Option<_>>()?,

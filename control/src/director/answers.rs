@@ -13,8 +13,9 @@ use tokio::time::Instant;
 
 use super::Director;
 use super::errands::Errand;
+use super::leaving::{self, Listener};
 use super::metrics::Gathered;
-use crate::admin::{self, Flush, Order, api, capture, explain, upgrade};
+use crate::admin::{self, Flush, Order, Stop, api, capture, explain, upgrade};
 use crate::capture::Capture;
 use crate::compile::targets;
 use crate::config::{Server, Service};
@@ -34,11 +35,23 @@ pub(super) enum Request {
     Sync(oneshot::Sender<api::Sync>),
     Metrics(oneshot::Sender<Gathered>),
     Connections(oneshot::Sender<admin::Connections>),
-    Reload { dry_run: bool, reply: oneshot::Sender<Result<api::Reloaded>> },
-    Change { order: Order, reply: oneshot::Sender<Result<api::Changed>> },
+    Reload {
+        dry_run: bool,
+        reply: oneshot::Sender<Result<api::Reloaded>>,
+    },
+    Change {
+        order: Order,
+        reply: oneshot::Sender<Result<api::Changed>>,
+    },
     Diff(oneshot::Sender<Result<Vec<api::Change>>>),
     Save(oneshot::Sender<Result<api::Saved>>),
-    Flush { filter: api::Filter, reply: oneshot::Sender<Result<Flush>> },
+    Stop(Stop, Listener),
+    /// A signal has come, and others may be sending here.
+    Leave(Listener),
+    Flush {
+        filter: api::Filter,
+        reply: oneshot::Sender<Result<Flush>>,
+    },
     Capture(capture::Question, oneshot::Sender<Result<Capture>>),
     Explain(explain::Question, oneshot::Sender<Result<explain::Explanation>>),
 }
@@ -63,7 +76,10 @@ impl Director {
                 let _ = reply.send(self.counters());
             }
             Request::Sync(reply) => {
-                let _ = reply.send(self.peers.describe());
+                let mut sync = self.peers.describe();
+                sync.withdrawn = self.orders.router || self.orders.stopping;
+                sync.ready &= !sync.withdrawn;
+                let _ = reply.send(sync);
             }
             Request::Metrics(reply) => {
                 let _ = reply.send(self.gather());
@@ -77,6 +93,8 @@ impl Director {
             }
             Request::Diff(reply) => self.begin(Errand::Diff(reply)),
             Request::Save(reply) => self.begin(Errand::Save(reply)),
+            Request::Stop(stop, listener) => self.stop(stop, listener).await,
+            Request::Leave(listener) => self.leave(leaving::BRIEF, listener).await,
             Request::Flush { filter, reply } => {
                 let _ = reply.send(self.flush(filter));
             }
@@ -105,6 +123,9 @@ impl Director {
     pub(super) fn status(&self) -> String {
         if self.learning {
             return "learning connections from peers".to_owned();
+        }
+        if let Some(leaving) = &self.leaving {
+            return leaving.clone();
         }
         let of_service = |service: &Service| {
             let is_up = |server: &&_| targets(service, server).all(|target| self.health.is_up(&target));
@@ -164,6 +185,11 @@ impl Director {
                 .map(|flag| flag.name().to_owned())
                 .collect(),
             mode: service.mode.name().to_owned(),
+            withdrawn: self
+                .standings
+                .get(service.address.ip())
+                .and_then(Option::as_ref)
+                .map(ToString::to_string),
             stats: stats(record.map(|record| record.traffic()).unwrap_or_default()),
             rates: rates(record.map(|record| record.meter.rates()).unwrap_or_default()),
             servers: servers.collect(),
@@ -269,6 +295,14 @@ impl Handle {
         self.requests.send(request(sender)).await.ok().context("RVS is stopping")?;
         receiver.await.context("RVS is stopping")
     }
+
+    /// Shows others, for a moment, that this router goes, before it does. For when it has been told to end.
+    pub async fn leave(&self) {
+        let (listener, mut heard) = mpsc::unbounded_channel();
+        if self.requests.send(Request::Leave(listener)).await.is_ok() {
+            while heard.recv().await.is_some_and(|leaving| leaving.state != "stopping") {}
+        }
+    }
 }
 
 impl admin::Backend for Handle {
@@ -306,6 +340,19 @@ impl admin::Backend for Handle {
 
     fn upgraded(&self) -> api::Upgrades {
         self.desk.last()
+    }
+
+    async fn stop(&self, stop: Stop) -> Result<admin::Departure> {
+        let (listener, heard) = mpsc::unbounded_channel();
+        self.requests.send(Request::Stop(stop, listener)).await.ok().context("RVS is stopping")?;
+        // Never ends by itself: the process does.
+        let lines = futures_util::stream::unfold(heard, |mut heard| async {
+            match heard.recv().await {
+                Some(leaving) => Some((leaving, heard)),
+                None => std::future::pending().await,
+            }
+        });
+        Ok(Box::pin(lines))
     }
 
     async fn save(&self) -> Result<api::Saved> {

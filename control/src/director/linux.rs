@@ -35,8 +35,15 @@ impl Director {
         Ok(())
     }
 
+    /// Puts right what has not been done yet.
+    pub(super) async fn mend_addresses(&mut self) {
+        if self.misplaced {
+            self.place_virtual_addresses().await;
+        }
+    }
+
     /// Puts the virtual addresses on their twins, and takes away those that RVS had put there and that are
-    /// not configured any more. What Linux refuses is tried again in the next period.
+    /// withdrawn, or not configured any more. What Linux refuses is tried again in the next period.
     ///
     /// While connections are being learned from peers none is put there: a client would meet a router that does not
     /// know its connection. Those that a predecessor has put there stay.
@@ -146,13 +153,14 @@ impl Director {
         }
     }
 
-    /// The virtual addresses, each with the interface that is to have it.
+    /// The virtual addresses that are not withdrawn, each with the interface that is to have it.
     fn virtual_addresses(&self) -> HashSet<(u32, Ipv4Addr)> {
         let place = |service: &Service| {
             let port = self.config.port_of(service);
             let own = port.addresses.iter().any(|prefix| prefix.address == *service.address.ip());
             let index = self.config.ports.iter().position(|other| other.name == port.name)?;
-            (!own).then_some((self.ports[index].ifindex, *service.address.ip()))
+            let withdrawn = self.standings.get(service.address.ip()).is_some_and(Option::is_some);
+            (!own && !withdrawn).then_some((self.ports[index].ifindex, *service.address.ip()))
         };
         self.services.present().iter().filter_map(place).collect()
     }

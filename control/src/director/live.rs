@@ -34,6 +34,8 @@ impl Director {
         let before = self.services.running().to_vec();
         let now = Instant::now();
         match order {
+            Order::Withdraw(address) => return self.order(self.withdrawn(address)?).await,
+            Order::Announce(address) => return self.order(self.announced(address)?).await,
             Order::Patch { service, server, patch } => self.patch(service, server, &patch, now)?,
             Order::AddServer { service, server } => self.add_server(service, &server, now)?,
             Order::RemoveServer { service, server } => {
@@ -145,7 +147,7 @@ impl Director {
         Ok(())
     }
 
-    fn own_addresses(&self) -> Vec<Ipv4Addr> {
+    pub(super) fn own_addresses(&self) -> Vec<Ipv4Addr> {
         let ports = self.config.ports.iter();
         ports.flat_map(|port| port.addresses.iter().map(|prefix| prefix.address)).collect()
     }

@@ -15,8 +15,10 @@
 //! Nothing here may take long, since everybody else waits meanwhile: with ten thousand servers that go down together
 //! an answer takes some milliseconds, and a reload of as many services reads its file in another thread.
 
+mod announce;
 mod answers;
 mod errands;
+mod leaving;
 mod linux;
 mod live;
 mod metrics;
@@ -36,17 +38,19 @@ use dataplane::fib::{Fib, PortIndex};
 use dataplane::snapshot::{Publisher, Snapshot};
 use dataplane::table::Table;
 use tokio::signal::unix::Signal;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 pub use self::answers::Handle;
 use self::answers::Request;
 use self::errands::{Errand, Errands};
+use self::leaving::Departure;
 use self::metrics::Metrics;
 use self::overload::Overload;
 use self::pace::Pace;
 use self::peers::Peers;
+use crate::addresses::{Orders, Standings};
 use crate::admin::tcp;
 use crate::compile::{self, PortLink, targets};
 use crate::config::{Config, Server, Service};
@@ -106,6 +110,8 @@ pub struct Parts {
     pub placed: HashSet<(u32, Ipv4Addr)>,
     /// Who is asked for an upgrade.
     pub desk: Desk,
+    /// Notified when RVS is to end, because somebody has asked for it by the admin API.
+    pub stop: Arc<Notify>,
 }
 
 /// The control thread's state.
@@ -146,8 +152,15 @@ pub struct Director {
     live: HashSet<Ipv4Addr>,
     /// Virtual addresses that RVS has put on twins: (interface, address).
     placed: HashSet<(u32, Ipv4Addr)>,
-    /// Whether Linux has refused to change one.
+    /// Whether one is still to be put on its twin or taken away, because that has just been decided, or Linux has refused.
     misplaced: bool,
+    /// What of the virtual addresses is withdrawn by order, and how all of them stand.
+    orders: Orders,
+    standings: Standings,
+    /// The end that loses nothing, if it is under way, and what was said of it last.
+    departure: Option<Departure>,
+    leaving: Option<String>,
+    stop: Arc<Notify>,
     /// Whether it has been said that somebody else has taken one away.
     missed: bool,
     manager: systemd::Manager,
@@ -177,6 +190,7 @@ impl Director {
             peers,
             placed,
             desk,
+            stop,
         } = parts;
         let peers = Peers::new(peers);
         let (sender, news) = mpsc::unbounded_channel();
@@ -212,6 +226,11 @@ impl Director {
             live: HashSet::new(),
             placed,
             misplaced: false,
+            orders: Orders::default(),
+            standings: Standings::new(),
+            departure: None,
+            leaving: None,
+            stop,
             missed: false,
             manager,
             refused: HashSet::new(),
@@ -331,7 +350,11 @@ impl Director {
                     self.wake = None;
                     self.pace.ask(Instant::now());
                 }
-                () = until(self.pace.due()) => self.publish(),
+                () = until(self.pace.due()) => {
+                    self.publish();
+                    self.mend_addresses().await;
+                }
+                () = until(self.departure.as_ref().map(Departure::due)) => self.look_at_departure(),
                 _ = period.tick() => {
                     periods += 1;
                     self.every_period(periods).await;
@@ -349,9 +372,9 @@ impl Director {
         self.peers.notice(&self.events);
         self.let_go();
         self.publisher.reclaim();
-        if self.misplaced {
-            self.place_virtual_addresses().await;
-        }
+        // It may have learned what peers know.
+        self.judge_addresses();
+        self.mend_addresses().await;
         self.miss_addresses();
         self.notice_rivals();
         if self.manager.listens() {
@@ -532,6 +555,7 @@ impl Director {
             self.tell_happening(happening);
         }
         self.follow_addresses();
+        self.judge_addresses();
         let follows = self.follows();
         let generation = self.generation + 1;
         let (mirror, ports) = (self.watcher.mirror(), &self.ports);

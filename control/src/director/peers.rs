@@ -44,6 +44,11 @@ impl Peers {
         }
     }
 
+    /// Whether there is nobody to tell of connections.
+    pub(super) fn are_none(&self) -> bool {
+        self.shared.is_none()
+    }
+
     /// How things stand. Without peers there is nothing to wait for.
     pub(super) fn describe(&self) -> api::Sync {
         self.described().unwrap_or_else(|| api::Sync { ready: true, ..api::Sync::default() })

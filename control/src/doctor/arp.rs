@@ -20,8 +20,8 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::{Finding, Severity};
-use crate::config::Config;
 use crate::config::value::interface;
+use crate::config::{Config, VirtualAddresses};
 
 /// How long answers are waited for, twice: a machine that sleeps may miss the first question.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -71,12 +71,14 @@ fn judge(answers: &BTreeMap<Ipv4Addr, BTreeSet<Mac>>, config: &Config) -> Vec<Fi
             }
             false => "take the address away from it, or another virtual address",
         };
-        Finding::new(
-            Severity::Error,
-            format_args!("address {address}"),
-            format_args!("{} answers ARP for it: clients go there, not to RVS", macs.join(" and ")),
-            remedy,
-        )
+        let subject = format_args!("address {address}");
+        let macs = macs.join(" and ");
+        if config.run.virtual_addresses != VirtualAddresses::Place {
+            let what = format_args!("{macs} answers ARP for it, as another router may that has it");
+            return Finding::new(Severity::Note, subject, what, remedy);
+        }
+        let what = format_args!("{macs} answers ARP for it: clients go there, not to RVS");
+        Finding::new(Severity::Error, subject, what, remedy)
     };
     answers.iter().map(finding).collect()
 }

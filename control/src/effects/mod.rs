@@ -138,6 +138,11 @@ impl Effects {
         known.is_some_and(|known| known.up)
     }
 
+    /// Whether the servers of a service that are up are enough.
+    pub fn has_quorum(&self, service: ServiceKey) -> bool {
+        self.services.get(&service).is_some_and(|effects| effects.quorum == Some(true))
+    }
+
     /// Until when a server is held down for having gone down too often.
     pub fn held(&self, service: ServiceKey, server: SocketAddrV4) -> Option<Instant> {
         self.services.get(&service)?.servers.get(&server)?.flaps.held()

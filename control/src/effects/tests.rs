@@ -99,6 +99,11 @@ fn a_check_asks_for_a_weight_and_an_operator_drains() {
     rig.service.servers[0].state = ServerState::Drained;
     rig.at(2);
     assert_eq!((rig.weights(), rig.up(11)), (vec![0, 2, 3], true));
+    let key = ServiceKey::of(&rig.service);
+    assert!(rig.effects.has_quorum(key));
+    rig.service.servers.iter_mut().for_each(|server| server.state = ServerState::Drained);
+    rig.at(3);
+    assert!(!rig.effects.has_quorum(key), "drained, none is enough");
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub enum Kind {
     },
     /// RVS has been told to stop.
     Stopping {
-        /// By which signal.
+        /// By which signal, or `rvs stop`.
         signal: &'static str,
     },
     /// RVS hands over to another program, which has proven itself.
@@ -189,6 +189,18 @@ pub enum Kind {
         /// The other machine's.
         mac: String,
     },
+    /// A virtual address goes to its twin, for others to send its packets here.
+    AddressAnnounced {
+        /// Which one.
+        address: Ipv4Addr,
+    },
+    /// A virtual address is taken from its twin. What comes for it all the same is forwarded.
+    AddressWithdrawn {
+        /// Which one.
+        address: Ipv4Addr,
+        /// Why.
+        reason: String,
+    },
     /// Linux refuses to put a virtual address on its twin, or to take it away.
     AddressRefused {
         /// Which one.
@@ -294,6 +306,8 @@ impl Kind {
             Kind::AddressGained { .. } => "address_gained",
             Kind::AddressLost { .. } => "address_lost",
             Kind::AddressContested { .. } => "address_contested",
+            Kind::AddressAnnounced { .. } => "address_announced",
+            Kind::AddressWithdrawn { .. } => "address_withdrawn",
             Kind::AddressRefused { .. } => "address_refused",
             Kind::PeerJoined { .. } => "peer_joined",
             Kind::PeerAway { .. } => "peer_away",
@@ -379,6 +393,8 @@ impl fmt::Display for Kind {
                     "{address} is here, and {mac} has it as well: two routers are active, or a real server answers ARP for it"
                 )
             }
+            Kind::AddressAnnounced { address } => write!(f, "{address} is announced"),
+            Kind::AddressWithdrawn { address, reason } => write!(f, "{address} is withdrawn: {reason}"),
             Kind::AddressRefused { address, error } => {
                 write!(f, "{address} is not on, or still on, its twin; trying again: {error}")
             }

@@ -144,6 +144,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         flags: service.flags.clone(),
         cursor: Arc::default(),
         timeouts: service.timeouts,
+        sloppy_tcp: service.sloppy_tcp,
         live: true,
         dests: service.servers.iter().map(dest).collect(),
     }

@@ -50,7 +50,11 @@ pub fn services(
     for service in services {
         let name = format!("{:<4} {}", service.protocol.to_uppercase(), service.address);
         match columns {
-            Columns::State => writeln!(out, "{name} {}{}", service.scheduler, flags(&service.flags))?,
+            Columns::State => {
+                let withdrawn = service.withdrawn.as_ref();
+                let withdrawn = withdrawn.map(|reason| format!("  withdrawn: {reason}")).unwrap_or_default();
+                writeln!(out, "{name} {}{}{withdrawn}", service.scheduler, flags(&service.flags))?;
+            }
             Columns::Stats => numbered(out, &name, &stats(&service.stats, numbers))?,
             Columns::Rates => numbered(out, &name, &rates(&service.rates).map(|n| number(n, numbers)))?,
         }
@@ -174,6 +178,7 @@ mod tests {
             scheduler: scheduler.to_owned(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             mode: "nat".to_owned(),
+            withdrawn: None,
             stats: Stats::default(),
             rates: Rates::default(),
             servers,
@@ -228,6 +233,14 @@ UDP  192.0.2.10:53 rr
   -> 10.0.0.3:53                  Route   1      0          0·········
 ";
         assert_eq!(listed(&list, Columns::State, Numbers::Scaled), &expected[1..]);
+    }
+
+    #[test]
+    fn a_withdrawn_address_says_why() {
+        let mut web = service("tcp", "192.0.2.10:80", "mh", &["mh-port"], vec![]);
+        web.withdrawn = Some("rvs stops".to_owned());
+        let text = listed(&[web], Columns::State, Numbers::Scaled);
+        assert!(text.ends_with("TCP  192.0.2.10:80 mh (mh-port)  withdrawn: rvs stops\n"), "{text}");
     }
 
     fn busy() -> [Service; 1] {

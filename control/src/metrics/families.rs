@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Error;
+use std::net::Ipv4Addr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dataplane::service::State;
@@ -24,6 +25,7 @@ impl Collector for Scrape {
         let mut families = Families(encoder);
         families.program(self)?;
         families.configuration(self)?;
+        families.addresses(&self.services)?;
         families.services(&self.services)?;
         families.servers(&self.services)?;
         families.checks(&self.checks)?;
@@ -59,6 +61,15 @@ impl Families<'_> {
         self.gauges("last_reload_successful", help, alone(u64::from(in_force)))?;
         let help = "When the configuration in force was put there, in seconds since 1970";
         self.gauges("last_reload_success_timestamp_seconds", help, alone(since_1970(applied)))
+    }
+
+    fn addresses(&mut self, services: &[Service]) -> Result<(), Error> {
+        let stands = |service: &Service| (*service.address.ip(), u64::from(service.withdrawn.is_none()));
+        let addresses: BTreeMap<Ipv4Addr, u64> = services.iter().map(stands).collect();
+        let samples =
+            addresses.iter().map(|(address, announced)| ([("address", address.to_string())], *announced));
+        let help = "Whether the virtual address is announced (1) or withdrawn (0)";
+        self.gauges("address_announced", help, samples)
     }
 
     fn services(&mut self, services: &[Service]) -> Result<(), Error> {

@@ -100,6 +100,7 @@ mod tests {
             flags: Vec::new(),
             cursor: Arc::default(),
             timeouts: Timeouts::default(),
+            sloppy_tcp: false,
             live: true,
             dests: ids.map(dest).collect(),
         }

@@ -106,6 +106,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
         differs("scheduler", old.scheduler, new.scheduler),
         differs("flags", names(old), names(new)),
         differs("port", port(old), port(new)),
+        differs("sloppy_tcp", old.sloppy_tcp, new.sloppy_tcp),
         differs("quorum", was.quorum, is.quorum),
         differs("hysteresis", was.hysteresis, is.hysteresis),
     ];

@@ -128,6 +128,8 @@ impl Status {
     pub fn describe(&self) -> api::Sync {
         api::Sync {
             ready: self.is_ready,
+            // That is for the director to say.
+            withdrawn: false,
             peers: self.peers.iter().map(PeerStatus::describe).collect(),
             adopted: self.adoptions.describe(),
             overflows: self.overflows,

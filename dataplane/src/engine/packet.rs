@@ -130,6 +130,12 @@ impl Packet {
             }
     }
 
+    /// Whether it begins a connection if it belongs to none and its service takes TCP connections from the middle on:
+    /// another router may have seen the beginning.
+    pub fn may_begin_late(&self) -> bool {
+        self.protocol == Protocol::Tcp && self.flags & RST == 0 && self.source_port != FTP_DATA
+    }
+
     /// What a scheduler may look at.
     #[inline(always)]
     pub fn flow(&self) -> Flow {

@@ -202,7 +202,8 @@ impl<'a> Path<'a> {
         if !self.snapshot.services[service as usize].live {
             return Err(Verdict::Punt(Punt::NoService));
         }
-        if !packet.may_begin() {
+        let sloppy = self.snapshot.services[service as usize].sloppy_tcp;
+        if !(packet.may_begin() || sloppy && packet.may_begin_late()) {
             return Err(Verdict::Punt(Punt::NoConnection));
         }
         if self.snapshot.is_virtual(packet.source) {
@@ -230,7 +231,12 @@ impl<'a> Path<'a> {
             picked.and_then(|id| Some((id, self.snapshot.dest(id)?))).ok_or(Verdict::Drop(Drop::NoServer))?;
         let state = match packet.protocol {
             Protocol::Udp => State::Udp,
-            Protocol::Tcp => tcp::next(tcp::Direction::In, State::None, packet.flags),
+            Protocol::Tcp => match tcp::next(tcp::Direction::In, State::None, packet.flags) {
+                // From its middle on. A flood of acknowledgements is no more than one of SYNs: what does not go on makes
+                // room for others, and what was established never would.
+                State::Established => State::SynRecv,
+                state => state,
+            },
         };
         let coarse = service.timeout(state).is_coarse();
         let word = Word::new(packet.client, id).with_state(state).seen(self.now, coarse);

@@ -62,6 +62,7 @@ impl Rig {
             flags: Vec::new(),
             cursor: Cursor::default(),
             timeouts: Timeouts::default(),
+            sloppy_tcp: false,
             live: true,
             dests: dests.collect(),
         };
@@ -677,4 +678,17 @@ fn a_service_that_is_not_live_begins_nothing_and_its_connections_go_on() {
     rig.publish();
     let mut other = packet(Protocol::Tcp, WAN_MAC, "198.51.100.9:2000", VIP, SYN);
     assert_eq!(rig.push(WAN, &mut other), Verdict::Forward(LAN));
+}
+
+#[test]
+fn a_sloppy_service_takes_connections_from_the_middle_on() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Dr, &[1]);
+    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoConnection));
+    rig.spec.sloppy_tcp = true;
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut from_client(RST)), Verdict::Punt(Punt::NoConnection));
+    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Forward(LAN));
+    assert_eq!(rig.connections()[0].2, State::SynRecv, "it may have been a flood's");
+    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Forward(LAN));
+    assert_eq!((rig.connections()[0].2, rig.live(1)), (State::Established, (1, 0)));
 }

@@ -55,6 +55,8 @@ pub struct ServiceSpec {
     /// connections that are known are forwarded all the same, since whoever sent them believes that the address is here,
     /// and that moves with ARP, a moment before or after control hears of it.
     pub live: bool,
+    /// Whether a TCP connection may begin with any packet but a RST, and not only with a SYN.
+    pub sloppy_tcp: bool,
     /// Real servers in the order of the configuration.
     pub dests: Vec<DestSpec>,
 }
@@ -94,6 +96,8 @@ pub struct Service {
     pub live: bool,
     /// Chooses servers.
     pub picker: Picker,
+    /// See [`ServiceSpec::sloppy_tcp`].
+    pub sloppy_tcp: bool,
     timeouts: [Timeout; State::COUNT],
 }
 
@@ -302,6 +306,7 @@ impl Snapshot {
             mode: spec.mode,
             live: spec.live,
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
+            sloppy_tcp: spec.sloppy_tcp,
             timeouts: spec.timeouts.0.map(Timeout::from_seconds),
         });
         let key = Key::new(virtual_address, spec.address.port(), spec.protocol);

@@ -35,8 +35,8 @@ impl Snapshot {
             } else {
                 Picker::nobody()
             };
-            let Service { protocol, mode, live, timeouts, .. } = *original;
-            copy.services.push(Service { protocol, mode, live, picker, timeouts });
+            let Service { protocol, mode, live, sloppy_tcp, timeouts, .. } = *original;
+            copy.services.push(Service { protocol, mode, live, picker, sloppy_tcp, timeouts });
         }
         copy.transforms = copy.transforms();
         copy

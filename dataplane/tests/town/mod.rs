@@ -118,6 +118,7 @@ fn service(index: usize) -> ServiceSpec {
         flags: Vec::new(),
         cursor: Arc::default(),
         timeouts,
+        sloppy_tcp: false,
         live: true,
         dests: (0..SERVERS).map(dest).collect(),
     }

@@ -59,6 +59,7 @@ impl Backend for Fake {
             scheduler: "wlc".to_owned(),
             flags: Vec::new(),
             mode: "nat".to_owned(),
+            withdrawn: None,
             stats: api::Stats { connections: 7, ..api::Stats::default() },
             rates: api::Rates::default(),
             servers: Vec::new(),
@@ -155,6 +156,16 @@ impl Backend for Fake {
 
     async fn sync(&self) -> anyhow::Result<api::Sync> {
         Ok(api::Sync { ready: true, ..api::Sync::default() })
+    }
+
+    /// Says what it has understood.
+    async fn stop(&self, stop: Stop) -> anyhow::Result<Departure> {
+        let leaving = |state: &str| {
+            let (state, text) = (state.to_owned(), format!("{stop:?}"));
+            api::Leaving { state, packets: 0, remaining: 1, text }
+        };
+        let lines = [leaving("draining"), leaving("stopping")];
+        Ok(Box::pin(futures_util::stream::iter(lines)))
     }
 
     async fn save(&self) -> anyhow::Result<api::Saved> {

@@ -31,6 +31,8 @@ async fn orders_arrive_as_they_were_given() {
             client.remove_server(service, server).await,
             client.add_service(&settings).await,
             client.remove_service(service).await,
+            client.withdraw(None).await,
+            client.announce(Some(*server.ip())).await,
         ],
         [
             Order::Patch { service, server, patch },
@@ -38,6 +40,8 @@ async fn orders_arrive_as_they_were_given() {
             Order::RemoveServer { service, server },
             Order::AddService(settings),
             Order::RemoveService(service),
+            Order::Withdraw(None),
+            Order::Announce(Some(*server.ip())),
         ],
     );
     for (answer, order) in answers.into_iter().zip(orders) {
@@ -48,6 +52,17 @@ async fn orders_arrive_as_they_were_given() {
     let filter = api::Filter { service: Some("tcp/192.0.2.10:80".to_owned()), ..api::Filter::default() };
     assert_eq!(client.flush(&filter).await.unwrap().connections, 3);
     assert_eq!(client.flush(&api::Filter::default()).await.unwrap_err().to_string(), "expected a service");
+}
+
+#[tokio::test]
+async fn whoever_has_it_stop_hears_how_far_it_is() {
+    let (router, mut heard) = (router(0).await, Vec::new());
+    let each = |leaving: api::Leaving| {
+        heard.push((leaving.state, leaving.text));
+        Ok(())
+    };
+    router.client().stop(true, 7, each).await.unwrap();
+    assert_eq!(heard, ["draining", "stopping"].map(|state| (state.to_owned(), "Gracefully(7s)".to_owned())));
 }
 
 #[tokio::test]
@@ -134,7 +149,7 @@ async fn wrong_requests_are_answered_in_json() {
             "no such path: /v2/services; expected one of /v1/services, /v1/services/{protocol}/{service}, \
              /v1/services/{protocol}/{service}/servers, /v1/services/{protocol}/{service}/servers/{server}, \
              /v1/connections, /v1/counters, /v1/events, /v1/capture, /v1/explain, /metrics, /v1/reload, /v1/diff, /v1/save, \
-             /v1/sync, /v1/upgrade, /v1/openapi.json",
+             /v1/withdraw, /v1/announce, /v1/stop, /v1/sync, /v1/upgrade, /v1/openapi.json",
         ),
         ("GET /v1/reload", "", "405 Method Not Allowed", "/v1/reload does not answer to GET"),
         ("DELETE /v1/services", "", "405 Method Not Allowed", "/v1/services does not answer to DELETE"),

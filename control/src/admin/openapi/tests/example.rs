@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::admin::{Backend, Connections, Flush, Order, api, capture, explain, upgrade};
+use crate::admin::{Backend, Connections, Departure, Flush, Order, Stop, api, capture, explain, upgrade};
 use crate::config;
 use crate::events::{Events, Kind};
 use crate::ids::ServiceKey;
@@ -90,6 +90,7 @@ impl Backend for Example {
             scheduler: "sh".to_owned(),
             flags: self.list("sh-port".to_owned()),
             mode: "nat".to_owned(),
+            withdrawn: self.maybe("rvs stops".to_owned()),
             stats: api::Stats { bytes_in: u64::MAX, ..api::Stats::default() },
             rates: api::Rates::default(),
             servers: vec![self.server()],
@@ -206,6 +207,13 @@ impl Backend for Example {
         api::Upgrades { last: self.maybe(last) }
     }
 
+    async fn stop(&self, _: Stop) -> anyhow::Result<Departure> {
+        self.there()?;
+        let text = "the traffic has left".to_owned();
+        let leaving = api::Leaving { state: "stopping".to_owned(), packets: 0, remaining: 29, text };
+        Ok(Box::pin(futures_util::stream::iter([leaving])))
+    }
+
     async fn save(&self) -> anyhow::Result<api::Saved> {
         self.there()?;
         Ok(api::Saved { path: "/etc/rvs/rvs.toml".to_owned(), changes: self.changes() })
@@ -319,6 +327,8 @@ pub fn kinds() -> Vec<Kind> {
         Kind::AddressGained { address },
         Kind::AddressLost { address },
         Kind::AddressContested { address, mac: "02:00:c0:00:02:02".to_owned() },
+        Kind::AddressAnnounced { address },
+        Kind::AddressWithdrawn { address, reason: error() },
         Kind::AddressRefused { address, error: error() },
         Kind::PeerJoined { peer: server },
         Kind::PeerAway { peer: server },

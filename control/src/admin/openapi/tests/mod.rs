@@ -182,7 +182,7 @@ async fn the_server_knows_the_same_keys() {
         compare(Request { body, ..request(&operation, &[], &[]) }, keys).await;
         compared += 1;
     }
-    assert_eq!(compared, 8);
+    assert_eq!(compared, 11);
 }
 
 #[tokio::test]
@@ -246,6 +246,12 @@ async fn what_our_client_asks_is_described() {
     }
     client.upgraded().await.unwrap();
     client.save().await.unwrap();
+    for address in [None, Some("192.0.2.10".parse().unwrap())] {
+        client.withdraw(address).await.unwrap();
+        client.announce(address).await.unwrap();
+    }
+    client.stop(false, 0, |_| Ok(())).await.unwrap();
+    client.stop(true, u32::MAX, |_| Ok(())).await.unwrap();
     for patch in [
         api::ServerPatch::default(),
         api::ServerPatch { weight: Some(0), state: Some("drained".to_owned()), deadline: Some(60) },
