@@ -161,19 +161,17 @@ impl Cluster {
     /// The namespace of a second router beside the first, with this host part in all its addresses: 192.0.2.HOST and, two-armed,
     /// 10.0.0.HOST.
     pub fn second_router(&self, host: u8) -> Result<Namespace> {
-        let second = Namespace::create(&self.state, "router2")?;
         let beside = |first: Ipv4Addr| {
             let [a, b, c, _] = first.octets();
             Ipv4Addr::new(a, b, c, host)
         };
-        match self.layout {
-            Layout::OneArmed => join(&self.lan, "router2", &second, "wan0", beside(self.layout.router()))?,
-            Layout::TwoArmed => {
-                self.splice_wan()?;
-                join_to(&self.lan, "br1", "wan2", &second, "wan0", beside(self.layout.router()))?;
-                join(&self.lan, "router2", &second, "lan0", beside(self.layout.gateway()))?;
-            }
+        if self.layout == Layout::OneArmed {
+            return self.further_router("router2", beside(self.layout.router()));
         }
+        let second = Namespace::create(&self.state, "router2")?;
+        self.splice_wan()?;
+        join_to(&self.lan, "br1", "wan2", &second, "wan0", beside(self.layout.router()))?;
+        join(&self.lan, "router2", &second, "lan0", beside(self.layout.gateway()))?;
         second.sysctl("net/ipv4/ip_forward", 1)?;
         let chains: String = self.wires().into_iter().map(deaf).collect();
         second.nft(&format!("table netdev rvs {{\n{chains}}}\n"))?;

@@ -104,11 +104,13 @@ fn scrape(servers: u32) -> Scrape {
         checks: vec![checks],
         sync: Some(api::Sync {
             ready: true,
+            withdrawn: false,
             peers: vec![peer("10.9.0.2:8848", "together"), peer("10.9.0.3:8848", "away")],
             adopted: api::Adopted { new: 1, changed: 2, known: 3, stale: 4, no_room: 5 },
             overflows: 6,
             strangers: 7,
             cpu_seconds: 1.5,
+            ipvs: None,
         }),
         events: [("reload_applied", tally(4, 100)), ("reload_refused", tally(1, 200))].into(),
         states: std::array::from_fn(|state| state as u64),

@@ -198,6 +198,8 @@ struct Bulk {
     next: usize,
     /// Connections of it that have been noted and have not come.
     open: usize,
+    /// Changes have been lost since it began, so that another one has to follow.
+    is_short: bool,
 }
 
 /// A walk through the table at a steady pace, in [`HEAL`].
@@ -279,7 +281,7 @@ impl Peer {
     /// Changes have been missed: the peer hears of everything again.
     pub fn missed(&mut self) {
         if let Some(talk) = &mut self.talk {
-            talk.begin_bulk(&mut self.counts);
+            talk.miss(&mut self.counts);
         }
     }
 
@@ -446,13 +448,22 @@ impl Talk {
 
     fn note(&mut self, note: Note, counts: &mut Counts) {
         if self.notes.len() >= NOTES {
-            return self.begin_bulk(counts);
+            return self.miss(counts);
         }
         if self.noted.insert(note.slot) {
             self.notes.push_back(note);
             if let Some(bulk) = self.bulk_of(note.kind) {
                 bulk.open += 1;
             }
+        }
+    }
+
+    /// Changes are lost. A bulk that is under way comes to its end first: begun anew each time, it might never, and the peer
+    /// would wait for it.
+    fn miss(&mut self, counts: &mut Counts) {
+        match &mut self.bulk {
+            Some(bulk) => bulk.is_short = true,
+            None => self.begin_bulk(counts),
         }
     }
 
@@ -594,9 +605,13 @@ impl Talk {
         }
         if let Some(bulk) = &self.bulk {
             if bulk.next >= buckets && bulk.open == 0 {
+                let is_short = bulk.is_short;
                 self.controls.push_back(Frame::Done);
                 self.bulk = None;
                 self.heal = Walk { next: 0, began: now };
+                if is_short {
+                    self.begin_bulk(counts);
+                }
             }
             return;
         }

@@ -29,7 +29,7 @@ use super::ipvs::{self, Ipvs};
 use super::peer::{Peer, Standing};
 use super::status::{PeerStatus, Rates, Shared, Status};
 use super::store::{Adoptions, Numbers, View};
-use crate::config::{Config, ConfigErrors, Sync};
+use crate::config::{Config, ConfigErrors, Sync, sync};
 
 /// The thread looks at the notes this often, if nothing comes in before.
 const PERIOD: Duration = Duration::from_millis(3);
@@ -78,7 +78,8 @@ impl Synchroniser {
         let ipvs = config.ipvs_sync.as_ref().zip(link).map(|(ipvs, link)| Ipvs::new(ipvs, link));
         let thread = Thread {
             socket,
-            states: config.sync.as_ref().map(|sync| sync.states.clone()).unwrap_or_default(),
+            // Directors of Linux have no say in it.
+            states: config.sync.as_ref().map_or_else(|| sync::states().collect(), |sync| sync.states.clone()),
             // Linux has no way to ask for all connections, so there is nothing to wait for.
             is_ready: peers.is_empty() || shared.is_ready(),
             peers,

@@ -2,15 +2,17 @@
 
 use super::packet::Side;
 use super::resolve::{Judgement, leave};
-use crate::clock::Tick;
+use crate::clock::{COARSE_SHIFT, Tick};
 use crate::service::State;
 use crate::snapshot::Snapshot;
 use crate::table::{Inserted, Table, Word};
 
 /// Tells the tentative words of whoever adopts from those of workers.
 const ADOPTER: u8 = u8::MAX;
-/// Ages are told in whole ticks, and a tick may pass on the way.
-const SAME_MOMENT: u32 = 1;
+/// Ages are told in whole units of the stamp, whose ends are not the same moment in two routers.
+const fn same_moment(is_coarse: bool) -> u32 {
+    if is_coarse { 1 << COARSE_SHIFT } else { 1 }
+}
 
 /// What has become of a connection that was told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +38,10 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, word: Word, age: u32
     if timeout.has_passed(age) {
         return Adopted::Stale;
     }
-    let word = word.seen(Tick(now.0.saturating_sub(u64::from(age))), timeout.is_coarse());
+    // A coarse age is one that has certainly passed, up to a unit too little; the stamp has to be the one that it came from.
+    // Else a connection would be younger with each telling, and two routers would keep it for ever.
+    let rounded_off = if timeout.is_coarse() && age > 0 { same_moment(true) - 1 } else { 0 };
+    let word = word.seen(Tick(now.0.saturating_sub(u64::from(age + rounded_off))), timeout.is_coarse());
     let client = word.client();
     let hash = table.hash(client, service.protocol);
     let side = Side::Service(dest.service);
@@ -70,11 +75,14 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, word: Word, age: u32
 fn is_news(snapshot: &Snapshot, ours: Word, theirs: Word, now: Tick, slack: u32) -> bool {
     let (ours_age, theirs_age) = (ours.age(now), theirs.age(now));
     let is_other = ours.dest_number() != theirs.dest_number() || ours.state() != theirs.state();
-    if is_other && slack == 0 && ours_age.abs_diff(theirs_age) <= SAME_MOMENT {
+    let moment = same_moment(ours.is_coarse() || theirs.is_coarse());
+    if is_other && slack == 0 && ours_age.abs_diff(theirs_age) <= moment {
         // Both may hear the other's word at this moment, and would change places for ever.
         return precedence(snapshot, theirs) > precedence(snapshot, ours);
     }
-    theirs_age < ours_age || is_other && theirs_age <= ours_age + slack
+    // In fine units a tick too much in a minute of healing does no harm; a coarse unit is longer than that minute.
+    let margin = if moment > 1 { moment } else { 0 };
+    theirs_age + margin < ours_age || is_other && theirs_age <= ours_age + slack
 }
 
 /// Of two words of one moment, which counts in every router: what is nearer to its end, then any order of the servers.

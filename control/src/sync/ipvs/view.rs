@@ -1,7 +1,6 @@
 //! The table, as directors see it.
 
 use dataplane::service::State;
-use dataplane::snapshot::Dest;
 use dataplane::table::{DestId, Slot};
 
 use super::Router;
@@ -18,7 +17,7 @@ impl Router for View<'_> {
         let Record { dest, client, state, age, .. } = Store::record(self, slot)?;
         let dest = self.snapshot.dest(DestId::new(dest)?)?;
         let timeout = self.snapshot.timeout(dest, state).remaining(age);
-        let is_to_be_told = timeout > 0 && self.is_live(dest);
+        let is_to_be_told = timeout > 0 && self.snapshot.services[dest.service as usize].live;
         is_to_be_told.then_some(Connection {
             identity: identity(self.snapshot, dest),
             client,
@@ -47,13 +46,6 @@ impl Router for View<'_> {
         let record = Record { dest: dest.id.index() as u32, client, state, replied, age };
         self.take(dest.id, &record, age + ON_THE_WAY);
         true
-    }
-}
-
-impl View<'_> {
-    fn is_live(&self, dest: &Dest) -> bool {
-        let protocol = self.snapshot.services[dest.service as usize].protocol;
-        self.snapshot.service_at(dest.virtual_address, dest.virtual_port, protocol) == Some(dest.service)
     }
 }
 

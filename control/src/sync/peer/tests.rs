@@ -196,6 +196,25 @@ fn peers_join_and_tell_each_other_of_all_and_then_of_each_change() {
 }
 
 #[test]
+fn a_peer_that_joins_while_changes_are_missed_again_and_again_comes_to_an_end() {
+    let mut wire = Wire::new();
+    for slot in 0..wire.routers[0].slots.len() {
+        wire.routers[0].set(slot, 1, State::Established);
+    }
+    // More often than a bulk takes.
+    for _ in 0..100 {
+        wire.speak();
+        wire.peers[0].missed();
+        wire.deliver_all();
+    }
+    assert_eq!(wire.standings(), [Standing::Together; 2]);
+    let bulks = wire.peers[0].counts().bulks;
+    wire.run(Duration::from_secs(1));
+    assert_eq!(wire.peers[0].counts().bulks, bulks + 1, "what was missed last is told, once");
+    assert_eq!(wire.routers[0].known(), wire.routers[1].known());
+}
+
+#[test]
 fn a_peer_that_falls_silent_is_away_and_hears_all_when_it_comes_back() {
     let mut wire = Wire::new();
     wire.run(50 * MS);

@@ -137,3 +137,36 @@ fn no_connection_is_adopted_twice_or_miscounted_while_packets_of_it_pass() {
     }
     assert_eq!((rig.connections().len(), rig.live(1)), (50, (0, 50)));
 }
+
+#[test]
+fn a_connection_with_a_long_timeout_does_not_become_younger_by_being_told() {
+    const HEALING: u64 = 240;
+    let long = |late: u64| {
+        let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+        rig.spec.timeouts.0[State::Established as usize] = 4 * 3600;
+        rig.publish();
+        rig.now.0 += late;
+        rig
+    };
+    for late in [0, 1, 100, 255] {
+        let mut routers = [long(0), long(late)];
+        assert_eq!(routers[0].adopt(word(1, State::Established), 0, 0), Adopted::New);
+        for round in 1..=200 {
+            for [from, to] in [[0, 1], [1, 0]] {
+                let told = routers[from].engine.table.words(0..routers[from].engine.table.buckets()).next();
+                let told = told.unwrap();
+                routers[to].adopt(told, told.age(routers[from].now), 0);
+            }
+            for router in &mut routers {
+                router.now.0 += HEALING;
+                let known = router.engine.table.words(0..router.engine.table.buckets()).next().unwrap();
+                let age = u64::from(known.age(router.now));
+                let passed = round * HEALING;
+                assert!(
+                    age <= passed && passed - age <= 3 * 256,
+                    "{age} of {passed} ticks, {late} ticks late"
+                );
+            }
+        }
+    }
+}

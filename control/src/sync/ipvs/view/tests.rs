@@ -49,6 +49,7 @@ fn service(protocol: Protocol, mode: Mode, live: bool, id: u32) -> ServiceSpec {
         cursor: Cursor::default(),
         timeouts: Timeouts::default(),
         live,
+        sloppy_tcp: false,
         dests: vec![dest],
     }
 }
@@ -66,7 +67,7 @@ impl Rig {
 
     fn view(&mut self) -> View<'_> {
         let Rig { table, snapshot, numbers, adoptions, now } = self;
-        View { table, snapshot, now: *now, numbers, adoptions }
+        View { table, snapshot, now: *now, numbers, states: State::ALL, adoptions }
     }
 
     fn take_over(&mut self, state: State, timeout: u32) {
