@@ -380,12 +380,13 @@ fn bounded() -> Vec<Bounded> {
     found
 }
 
-/// What no pattern can say: a sum of times, and what a prefix makes of an address.
+/// What no pattern can say: a sum of times, what a prefix makes of an address, and which core has a worker already.
 fn is_beyond_a_schema(definition: &str, value: &Value, errors: &ConfigErrors) -> bool {
     let errors = errors.to_string();
     match definition {
         "time" => value.is_string() && (errors.contains("out of range") || errors.contains("whole number")),
         "prefix" => errors.contains("of the network itself") || errors.contains("broadcast address of its"),
+        "integer" => errors.contains("is always busy with a worker"),
         _ => false,
     }
 }
