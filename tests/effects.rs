@@ -354,7 +354,7 @@ fn quorum_with_hysteresis_sorry_server_and_hooks() -> Result<()> {
             "hook",
             &format!(
                 "while [ -e {} ]; do sleep 0.05; done\n\
-                 empty=$(grep -c '^Cap.*:[[:space:]]*0*$' /proc/self/status)\n\
+                 empty=$(grep -cE '^Cap(Inh|Prm|Eff|Amb):[[:space:]]*0*$' /proc/self/status)\n\
                  echo $RVS_EVENT $RVS_SERVICE $RVS_SERVER $RVS_WEIGHT $1 $empty >>{}\n",
                 shown("wait"),
                 shown("told")
@@ -380,7 +380,7 @@ fn quorum_with_hysteresis_sorry_server_and_hooks() -> Result<()> {
             })
         };
         let server = |index: usize| cluster.endpoint(index, PORT);
-        let line = |event: &str, about: &str| format!("{event} tcp/{} {about} it-is-{event} 5", vip(PORT));
+        let line = |event: &str, about: &str| format!("{event} tcp/{} {about} it-is-{event} 4", vip(PORT));
         let mut wanted = vec![];
 
         // Hooks that take their time keep nobody waiting.

@@ -345,10 +345,18 @@ impl admin::Backend for Handle {
     async fn stop(&self, stop: Stop) -> Result<admin::Departure> {
         let (listener, heard) = mpsc::unbounded_channel();
         self.requests.send(Request::Stop(stop, listener)).await.ok().context("RVS is stopping")?;
-        // Never ends by itself: the process does.
-        let lines = futures_util::stream::unfold(heard, |mut heard| async {
+        // Never ends by itself: the process does, once nobody listens any more. Who asks for more than the last line has
+        // sent that.
+        let lines = futures_util::stream::unfold((heard, false), |(mut heard, was_last)| async move {
+            if was_last {
+                drop(heard);
+                return std::future::pending().await;
+            }
             match heard.recv().await {
-                Some(leaving) => Some((leaving, heard)),
+                Some(leaving) => {
+                    let is_last = leaving.state == "stopping";
+                    Some((leaving, (heard, is_last)))
+                }
                 None => std::future::pending().await,
             }
         });

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Director;
 use crate::admin::{Stop, api};
 use crate::config::VirtualAddresses;
+use crate::events::FAREWELL;
 
 /// How often it is looked whether the traffic has left, and how often it is said.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -118,10 +120,10 @@ impl Director {
     /// Begins to end.
     pub(super) async fn stop(&mut self, stop: Stop, listener: Listener) {
         let Stop::Gracefully(deadline) = stop else {
-            return self.end("stopping: at once", &listener);
+            return self.end("stopping: at once", listener);
         };
         if self.config.run.virtual_addresses == VirtualAddresses::Place && self.peers.are_none() {
-            return self.end("stopping: nobody else could take the traffic", &listener);
+            return self.end("stopping: nobody else could take the traffic", listener);
         }
         self.leave(Patience { deadline, quiet: QUIET }, listener).await;
     }
@@ -129,7 +131,7 @@ impl Director {
     /// Withdraws, and looks from now on whether the traffic has left.
     pub(super) async fn leave(&mut self, patience: Patience, listener: Listener) {
         if self.orders.stopping && self.departure.is_none() {
-            return self.end("stopping: the traffic has left", &listener);
+            return self.end("stopping: the traffic has left", listener);
         }
         let mut departure = Departure::new(patience, self.packets(), Instant::now());
         if let Some(other) = self.departure.take() {
@@ -155,17 +157,28 @@ impl Director {
         self.leaving = Some(leaving.text.clone());
         self.manager.status(&leaving.text);
         departure.listeners.iter().for_each(|listener| drop(listener.send(leaving.clone())));
-        if matches!(stage, Stage::Gone | Stage::Late) {
-            self.departure = None;
-            self.stop.notify_one();
+        if matches!(stage, Stage::Gone | Stage::Late)
+            && let Some(departure) = self.departure.take()
+        {
+            self.end_when_heard(departure.listeners);
         }
     }
 
-    fn end(&self, text: &str, listener: &Listener) {
+    fn end(&self, text: &str, listener: Listener) {
         let (state, text) = ("stopping".to_owned(), text.to_owned());
         // Who has asked may have gone.
         let _ = listener.send(api::Leaving { state, packets: 0, remaining: 0, text });
-        self.stop.notify_one();
+        self.end_when_heard(vec![listener]);
+    }
+
+    /// Ends RVS once everybody has been told, which they show by listening no more.
+    fn end_when_heard(&self, listeners: Vec<Listener>) {
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            // Who does not read cannot delay the end for longer.
+            let _ = timeout(FAREWELL, join_all(listeners.iter().map(|listener| listener.closed()))).await;
+            stop.notify_one();
+        });
     }
 
     /// Packets of services since the start, in both directions.

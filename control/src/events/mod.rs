@@ -31,7 +31,7 @@ pub const CAPACITY: usize = 10_000;
 const BATCH: usize = 256;
 
 /// How long [`Events::stop`] waits for followers to hear it.
-const FAREWELL: Duration = Duration::from_millis(200);
+pub const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
