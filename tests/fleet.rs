@@ -74,7 +74,8 @@ fn without_sync_maglev_brings_every_connection_to_its_server_whatever_router_it_
             let text = fleet.text(index)?;
             let (before, sync) = text.split_once("[sync]").context("a [sync]")?;
             let (_, after) = sync.split_once("\n\n").context("the end of [sync]")?;
-            Ok(format!("{before}{after}"))
+            // Nobody announces before it has found all three, since with fewer it would pick others.
+            Ok(format!("{before}{after}").replacen("[[service]]\n", "[[service]]\nquorum = 3\n", 1))
         };
         let start = |index| fleet.start(index, &text(index)?);
         let (first, second, third) = (start(0)?, start(1)?, start(2)?);

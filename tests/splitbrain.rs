@@ -135,7 +135,10 @@ fn two_routers_that_both_were_active_agree_again() -> Result<()> {
         cut(cluster, &pair)?;
         wait_live(&second, 1)?;
         let began = Instant::now();
-        ensure!(pair.holds(0)? && pair.holds(1)?, "not both are active");
+        wait::until("both are active", PATIENCE, || {
+            ensure!(pair.holds(0)? && pair.holds(1)?);
+            Ok(())
+        })?;
         wait_event(&first, "192.0.2.10 is here, and 02:00:c0:00:02:02 has it as well")?;
         wait_event(&first, "peer 10.9.0.2:8848 is not heard any more")?;
         wait_event(&second, "peer 10.9.0.1:8848 is not heard any more")?;

@@ -290,6 +290,42 @@ fn another_configuration_comes_with_the_other_program() -> Result<()> {
 }
 
 #[test]
+fn what_checks_have_found_and_what_is_out_of_service_goes_on() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        // A start as any other has nobody to announce before all three have been checked, each at a moment of its own.
+        let web = cluster.web().scheduler("rr").setting("quorum = 3");
+        let web = web.check("kind = \"tcp\", interval = \"3s\", jitter = \"3s\", rise = 1, start = \"down\"");
+        let config = cluster.config().service(web);
+        let text = format!("{config}\n[run]\nvirtual_addresses = \"announce\"\n");
+        let router = Router::start_text(cluster, &text, &config)?;
+        let holds =
+            || Ok::<_, anyhow::Error>(cluster.router.addresses("wan")?.contains(&format!("{VIP}/32")));
+        wait::until("it is announced", PATIENCE, || {
+            ensure!(holds()?);
+            Ok(())
+        })?;
+        let told = router.rvs("events").run()?;
+        ensure!(!told.contains("is withdrawn"), "withdrawn before it was announced: {told}");
+        let monitor = listen(&cluster.router)?;
+        router.rvs("upgrade --lose-connections").run()?;
+        ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
+        ensure!(heard(&monitor).is_empty(), "{:#?}", heard(&monitor));
+
+        router.rvs("withdraw").run()?;
+        ensure!(!holds()?, "withdrawn");
+        router.rvs("upgrade --lose-connections").run()?;
+        ensure!(
+            !holds()? && router.rvs("list").run()?.contains("out of service"),
+            "the upgrade has put it back"
+        );
+        router.rvs("announce").run()?;
+        ensure!(holds()?, "announced again");
+        router.finish()
+    })
+}
+
+#[test]
 fn a_service_manager_sees_one_process_that_reloads() -> Result<()> {
     with_cluster(Layout::TwoArmed, |cluster| {
         let _nginx = cluster.start_web()?;
@@ -411,6 +447,7 @@ fn start_keepalived(cluster: &Cluster, socket: &str) -> Result<Daemon> {
          vrrp_script ready {{
              script \"{} sync --ready -s {socket}\"
              interval 1
+             timeout 10
              fall 1
          }}
          vrrp_instance wan {{

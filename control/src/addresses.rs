@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::{Service, VirtualAddresses};
 use crate::ids::ServiceKey;
 
@@ -56,7 +58,7 @@ pub fn shown(standing: Option<Reason>) -> String {
 }
 
 /// What has been ordered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Orders {
     /// RVS is to end.
     pub stopping: bool,

@@ -260,8 +260,13 @@ async fn with_eal(
     let farewell = admin::tcp::Farewell::default();
     // It knows what its predecessor knew.
     let was_ready = matches!(origin, keep::Origin::Adopted { .. })
-        && inheritance.as_ref().is_some_and(|inheritance| inheritance.estate.is_ready);
-    let shared = if was_ready { sync::Shared::of_a_ready_one() } else { sync::Shared::default() };
+        && inheritance.as_ref().is_some_and(|inheritance| inheritance.estate.knowledge.is_ready);
+    // Directors of Linux cannot be asked, so there is nothing to wait for without peers.
+    let shared = if was_ready || config.sync.is_none() {
+        sync::Shared::of_a_ready_one()
+    } else {
+        sync::Shared::default()
+    };
     let speaks = speaker.is_some() || link.is_some();
     let peers: Option<Arc<sync::Shared>> = speaks.then(|| Arc::new(shared));
     // A ring for each worker, if there is somebody to be told.
@@ -281,6 +286,10 @@ async fn with_eal(
         capture: capture.clone(),
         peers: peers.clone(),
         placed,
+        knowledge: inheritance
+            .as_ref()
+            .map(|inheritance| inheritance.estate.knowledge.clone())
+            .unwrap_or_default(),
         desk: desk.clone(),
         stop: stop.asked.clone(),
     };
@@ -348,6 +357,7 @@ async fn with_eal(
         tokio::select! {
             () = async {
                 let why = stop.received().await;
+                desk.close();
                 if announces {
                     // Who tells it once more is in a hurry.
                     tokio::select! { () = leaver.leave() => {}, () = stop.hurried() => {} }
@@ -375,7 +385,7 @@ async fn with_eal(
         Ok(order) => (order, Ok(())),
         Err(error) => (None, Err(error)),
     };
-    let mut hand_over = order.map(|order| HandOver::begin(order, director.is_ready()));
+    let mut hand_over = order.map(|order| HandOver::begin(order, director.knowledge()));
     match hand_over {
         Some(_) => manager.reloading(),
         None => manager.stopping(),

@@ -97,6 +97,8 @@ impl<'a> Fleet<'a> {
             .ip(&format!("address add {UPSTREAM}/24 dev eth0\naddress add 198.51.100.1/24 dev users0"))?;
         upstream.sysctl("net/ipv4/ip_forward", 1)?;
         upstream.sysctl("net/ipv4/fib_multipath_hash_policy", 1)?;
+        // When nobody announces the address for a moment, packets are lost, and not refused at once.
+        upstream.ip("route add blackhole 203.0.113.0/24")?;
         users.ip(&format!("address add {USER}/24 dev eth0\nroute add default via 198.51.100.1"))?;
         for server in &cluster.real_servers {
             server.ip(&format!(
@@ -238,7 +240,7 @@ impl Requests {
 
 fn connect(port: u16, service: SocketAddrV4) -> Result<TcpStream> {
     let socket = client::bound(SocketAddrV4::new(USER, port))?;
-    socket.connect_timeout(&SocketAddr::from(service).into(), Duration::from_secs(10))?;
+    socket.connect_timeout(&SocketAddr::from(service).into(), Duration::from_secs(20))?;
     Ok(socket.into())
 }
 
@@ -252,7 +254,7 @@ fn example(name: &str) -> Result<String> {
 fn bird(namespace: &Namespace, name: &str, text: &str) -> Result<Daemon> {
     let state = namespace.state();
     let file = |what: &str| state.file(&format!("bird-{name}.{what}"));
-    fs::write(file("conf"), text.replace("multiplier 3;", "multiplier 5;"))?;
+    fs::write(file("conf"), text.replace("multiplier 3;", "multiplier 8;"))?;
     let bird = namespace.command("bird").arg("-f").arg("-c").arg(file("conf"));
     bird.arg("-s").arg(file("ctl")).arg("-P").arg(file("pid")).spawn(&format!("bird-{name}"))
 }
@@ -263,7 +265,7 @@ fn frr(namespace: &Namespace, text: &str) -> Result<Vec<Daemon>> {
     fs::create_dir(&directory)?;
     let file = |name: &str| directory.join(name).display().to_string();
     for (name, text) in [("frr.conf", text), ("vtysh.conf", ""), ("empty", "")] {
-        fs::write(file(name), text.replace("detect-multiplier 3", "detect-multiplier 5"))?;
+        fs::write(file(name), text.replace("detect-multiplier 3", "detect-multiplier 8"))?;
     }
     // Its daemons give up root's rights.
     let user = User::from_name("frr")?.context("FRR's user is missing")?;

@@ -25,7 +25,7 @@ const WINDOW: u64 = 384;
 /// How often that is looked after, in frames.
 const STRIDE: u64 = 64;
 /// After so long without a frame, what is on the way has been lost.
-const LOST_AFTER: Duration = Duration::from_millis(500);
+const LOST_AFTER: Duration = Duration::from_secs(5);
 /// Connections from one address.
 const PORTS: u32 = 60_000;
 
@@ -92,11 +92,11 @@ impl Flood {
         loop {
             let come = self.meter.packets()? - self.begin;
             let on_the_way = self.sent.saturating_sub(come);
-            if on_the_way <= room || moved.elapsed() > LOST_AFTER {
-                return Ok(on_the_way);
-            }
             if on_the_way < least {
                 (least, moved) = (on_the_way, Instant::now());
+            }
+            if on_the_way <= room || moved.elapsed() > LOST_AFTER {
+                return Ok(on_the_way);
             }
             std::thread::sleep(Duration::from_micros(50));
         }

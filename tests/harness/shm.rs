@@ -13,7 +13,7 @@ pub struct Place(pub PathBuf);
 impl Place {
     /// One of this cluster.
     pub fn new(cluster: &Cluster) -> Result<Place> {
-        let place = Place(PathBuf::from(format!("/dev/shm/rvs-tests-{}", cluster.state().id())));
+        let place = Place(place(cluster.state().id()));
         fs::create_dir(&place.0)?;
         Ok(place)
     }
@@ -22,6 +22,11 @@ impl Place {
     pub fn keep(&self) -> Option<String> {
         Some(self.0.join("table").display().to_string())
     }
+}
+
+/// Where it is, for the cluster with this name.
+pub(crate) fn place(id: &str) -> PathBuf {
+    PathBuf::from(format!("/dev/shm/rvs-tests-{id}"))
 }
 
 impl Drop for Place {

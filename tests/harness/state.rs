@@ -146,6 +146,8 @@ impl State {
     /// Ends and deletes all of the cluster, its directory too.
     pub fn remove(&self) -> Result<()> {
         self.dismantle()?;
+        // Of a test that was killed.
+        let _ = fs::remove_dir_all(crate::shm::place(self.id()));
         // Again if somebody is still writing into it.
         crate::wait::until("the state directory is deleted", crate::wait::PATIENCE, || {
             match fs::remove_dir_all(&self.0.directory) {

@@ -19,6 +19,10 @@ impl Director {
     /// Judges anew how the virtual addresses stand, and tells what has changed. On twins it is with
     /// [`Director::place_virtual_addresses`].
     pub(super) fn judge_addresses(&mut self) {
+        if !self.is_settled {
+            return;
+        }
+        self.peers.withdraw(self.orders.router || self.orders.stopping);
         let placed_by = self.config.run.virtual_addresses;
         let situation = Situation {
             placed_by,

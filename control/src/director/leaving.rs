@@ -122,7 +122,7 @@ impl Director {
         let Stop::Gracefully(deadline) = stop else {
             return self.end("stopping: at once", listener);
         };
-        if self.config.run.virtual_addresses == VirtualAddresses::Place && self.peers.are_none() {
+        if self.config.run.virtual_addresses == VirtualAddresses::Place && self.config.sync.is_none() {
             return self.end("stopping: nobody else could take the traffic", listener);
         }
         self.leave(Patience { deadline, quiet: QUIET }, listener).await;
@@ -143,6 +143,7 @@ impl Director {
         self.departure = Some(departure);
         if !self.orders.stopping {
             self.orders.stopping = true;
+            self.desk.close();
             self.put_in_force().await;
         }
     }

@@ -61,11 +61,15 @@ impl Director {
         let is_missing =
             |&&(ifindex, address): &&(u32, Ipv4Addr)| !learning && !held.contains(&(ifindex, address, 32));
         for &(ifindex, address) in wanted.iter().filter(is_missing) {
-            match linux.add_address(ifindex, address, 32).await {
-                Ok(true) => drop(self.placed.insert((ifindex, address))),
-                // It is there. What somebody else has put there is not ours to take away.
-                Ok(false) => {}
-                Err(error) => self.misplace(address, &error),
+            // Before it is there, since whoever ends this here, for an upgrade, has to know.
+            let is_new = self.placed.insert((ifindex, address));
+            let added = linux.add_address(ifindex, address, 32).await;
+            if is_new && !matches!(added, Ok(true)) {
+                // It is there, and what somebody else has put there is not ours to take away; or it is refused.
+                self.placed.remove(&(ifindex, address));
+            }
+            if let Err(error) = added {
+                self.misplace(address, &error);
             }
         }
         for (ifindex, address) in self.placed.clone().difference(&wanted) {
@@ -136,6 +140,10 @@ impl Director {
 
     /// Says who else has a virtual address that is here.
     pub(super) fn notice_rivals(&mut self) {
+        // Where addresses are announced, several routers have each by design.
+        if self.config.run.virtual_addresses == VirtualAddresses::Announce {
+            return;
+        }
         for (address, mac) in self.rivals.review(self.addresses_here(), Instant::now()) {
             let mac = ports::mac_text(mac);
             tracing::warn!(%address, mac, "a virtual address that is here is held by another machine as well");

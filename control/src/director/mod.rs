@@ -67,7 +67,7 @@ use crate::services::live::service_of;
 use crate::services::{List, Services};
 use crate::sync;
 use crate::systemd;
-use crate::upgrade::Desk;
+use crate::upgrade::{Desk, Knowledge};
 
 /// Linux is told this often, in periods of the estimator, which neighbours are in use.
 const NEIGHBOUR_PERIODS: u64 = 5;
@@ -108,6 +108,8 @@ pub struct Parts {
     pub peers: Option<Arc<sync::Shared>>,
     /// Virtual addresses that a predecessor has put on twins: (interface, address).
     pub placed: HashSet<(u32, Ipv4Addr)>,
+    /// What a predecessor knew.
+    pub knowledge: Knowledge,
     /// Who is asked for an upgrade.
     pub desk: Desk,
     /// Notified when RVS is to end, because somebody has asked for it by the admin API.
@@ -133,6 +135,9 @@ pub struct Director {
     rivals: Arc<Rivals>,
     /// Whether this router still learns what its peers know, and takes no virtual address before.
     learning: bool,
+    /// Whether it is known how things stand: checks are made, and next hops have been asked for.
+    is_settled: bool,
+    desk: Desk,
     ids: Ids,
     keep: Option<Keep>,
     health: Health,
@@ -189,6 +194,7 @@ impl Director {
             capture,
             peers,
             placed,
+            knowledge: Knowledge { orders, checks, .. },
             desk,
             stop,
         } = parts;
@@ -212,6 +218,8 @@ impl Director {
             workers,
             capture,
             learning: !peers.is_ready(),
+            is_settled: false,
+            desk: desk.clone(),
             peers,
             health: Health::new(sender, checks_at_once),
             news,
@@ -226,7 +234,7 @@ impl Director {
             live: HashSet::new(),
             placed,
             misplaced: false,
-            orders: Orders::default(),
+            orders,
             standings: Standings::new(),
             departure: None,
             leaving: None,
@@ -239,6 +247,11 @@ impl Director {
             overload: Overload::default(),
         };
         director.check_room(director.services.running())?;
+        if !checks.is_empty() {
+            // The first snapshot is to know what the last one knew.
+            director.health.inherit(checks);
+            director.watch_health();
+        }
         director.publish();
         Ok((director, Handle { requests: requester, events, desk }))
     }
@@ -267,6 +280,7 @@ impl Director {
             }
         }
         self.fib = None;
+        self.is_settled = true;
         self.publish();
         self.place_virtual_addresses().await;
         Ok(())
@@ -302,9 +316,9 @@ impl Director {
         self.ports[usize::from(port)].ifindex
     }
 
-    /// Whether this router knows what its peers know, as far as it has any.
-    pub fn is_ready(&self) -> bool {
-        !self.learning
+    /// What a successor has to know.
+    pub fn knowledge(&self) -> Knowledge {
+        Knowledge { is_ready: !self.learning, orders: self.orders.clone(), checks: self.health.known() }
     }
 
     /// A worker's view of the snapshots.
@@ -372,10 +386,10 @@ impl Director {
         self.peers.notice(&self.events);
         self.let_go();
         self.publisher.reclaim();
-        // It may have learned what peers know.
+        // Before addresses are put there, since the mirror hears of them a moment later.
+        self.miss_addresses();
         self.judge_addresses();
         self.mend_addresses().await;
-        self.miss_addresses();
         self.notice_rivals();
         if self.manager.listens() {
             self.manager.status(&self.status());
@@ -392,6 +406,7 @@ impl Director {
     async fn have_learned(&mut self) {
         self.learning = false;
         tracing::info!("the connections of peers are known");
+        self.judge_addresses();
         self.place_virtual_addresses().await;
         self.say_ready();
     }

@@ -37,16 +37,18 @@ impl Peers {
         self.shared.as_ref().is_none_or(|shared| shared.is_ready())
     }
 
+    /// Whether this router is out of service.
+    pub(super) fn withdraw(&self, is_withdrawn: bool) {
+        if let Some(shared) = &self.shared {
+            shared.is_withdrawn.store(is_withdrawn, Ordering::Relaxed);
+        }
+    }
+
     /// Waits until it does.
     pub(super) async fn until_ready(&self) {
         if let Some(shared) = &self.shared {
             shared.until_ready().await;
         }
-    }
-
-    /// Whether there is nobody to tell of connections.
-    pub(super) fn are_none(&self) -> bool {
-        self.shared.is_none()
     }
 
     /// How things stand. Without peers there is nothing to wait for.

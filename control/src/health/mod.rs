@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use foldhash::HashMap;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::{AbortHandle, JoinSet};
@@ -86,6 +87,19 @@ pub struct Health {
     sockets: Arc<Semaphore>,
     /// Kept when a kind is not used any more: counts never go back.
     counts: BTreeMap<&'static str, Arc<Counts>>,
+    /// What a predecessor has found out, until [`Self::watch`] knows of whom.
+    inherited: Vec<Known>,
+}
+
+/// What the checks of an address have found out, for the program that this one becomes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    address: SocketAddrV4,
+    /// The kind of check.
+    kind: String,
+    up: bool,
+    reason: String,
+    weight: Option<u32>,
 }
 
 struct Prober {
@@ -105,7 +119,23 @@ impl Health {
             news,
             sockets: Arc::new(Semaphore::new(at_once)),
             counts: BTreeMap::new(),
+            inherited: Vec::new(),
         }
+    }
+
+    /// The first targets begin as what a predecessor has found out about them.
+    pub fn inherit(&mut self, known: Vec<Known>) {
+        self.inherited = known;
+    }
+
+    /// What a successor begins with.
+    pub fn known(&self) -> Vec<Known> {
+        let known = |(target, prober): (&Target, &Prober)| {
+            let (address, kind, standing) = (target.address, target.check.kind.name(), prober.standing());
+            let (up, reason, weight) = (standing.is_up(), standing.reason().to_owned(), standing.weight());
+            Known { address, kind: kind.to_owned(), up, reason, weight }
+        };
+        self.probers.iter().map(known).collect()
     }
 
     /// Starts what is new, stops what is gone; what stays keeps its state and its rhythm.
@@ -121,6 +151,9 @@ impl Health {
                 users.push(user);
             }
         }
+        let predecessors = std::mem::take(&mut self.inherited);
+        let predecessors: HashMap<_, _> =
+            predecessors.iter().map(|known| ((known.address, known.kind.as_str()), known)).collect();
         let mut inherited: HashMap<Identity, Standing> = HashMap::default();
         for (target, prober) in self.probers.extract_if(|target, _| !wanted.contains_key(target)) {
             prober.task.abort();
@@ -131,7 +164,10 @@ impl Health {
                 prober.users = users;
                 continue;
             }
-            let standing = inherited.get(&target.identity()).cloned();
+            let standing = inherited.get(&target.identity()).cloned().or_else(|| {
+                let known = predecessors.get(&(target.address, target.check.kind.name()))?;
+                Some(Standing::of(known.up, known.reason.clone(), known.weight))
+            });
             let standing = standing.unwrap_or_else(|| Standing::new(target.check.start));
             self.start(target, standing, users);
         }

@@ -15,7 +15,12 @@ impl Standing {
     /// Before the first check.
     pub(super) fn new(start: Start) -> Standing {
         let reason = if start == Start::Up { "" } else { "not checked yet" };
-        Standing { up: start == Start::Up, against: 0, reason: reason.to_owned(), weight: None }
+        Standing::of(start == Start::Up, reason.to_owned(), None)
+    }
+
+    /// As somebody else has found it out.
+    pub(super) fn of(up: bool, reason: String, weight: Option<u32>) -> Standing {
+        Standing { up, against: 0, reason, weight }
     }
 
     pub(super) fn is_up(&self) -> bool {

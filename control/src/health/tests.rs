@@ -257,6 +257,40 @@ async fn equal_targets_are_checked_once_and_a_gone_one_no_more() {
 }
 
 #[tokio::test]
+async fn a_successor_begins_with_what_has_been_found_out() {
+    let slow = |start| Check {
+        interval: Duration::from_secs(3600),
+        jitter: Duration::from_secs(3600),
+        start,
+        ..FAST
+    };
+    let (up, down) = (target(nobody(3), slow(Start::Up)), target(nobody(4), slow(Start::Down)));
+    let health = || Health::new(unbounded_channel().0, 512);
+    let mut before = health();
+    watch(&mut before, [up.clone(), down.clone()]);
+    assert!(before.is_up(&up) && !before.is_up(&down));
+    let known = before.known();
+
+    // Even if it would begin otherwise; what its predecessor did not know begins as ever.
+    let mut after = health();
+    after.inherit(known);
+    let (was_up, was_down) = (target(nobody(3), slow(Start::Down)), target(nobody(4), slow(Start::Up)));
+    let new = target(nobody(5), slow(Start::Down));
+    watch(&mut after, [was_up.clone(), was_down.clone(), new.clone()]);
+    assert!(after.is_up(&was_up) && !after.is_up(&was_down) && !after.is_up(&new));
+    assert_eq!(after.reason(&was_down).as_deref(), Some("not checked yet"));
+    // It is not told again of what comes later.
+    watch(&mut after, []);
+    watch(&mut after, [was_up.clone()]);
+    assert!(!after.is_up(&was_up));
+}
+
+/// Somewhere that nobody is checked in this test.
+fn nobody(host: u8) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(127, 82, 0, host), 9)
+}
+
+#[tokio::test]
 async fn a_target_knows_whom_it_concerns() {
     let address = |last| SocketAddrV4::new(Ipv4Addr::new(127, 82, 0, last), 9);
     let (sender, _receiver) = unbounded_channel();

@@ -6,6 +6,7 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use dataplane::table::write_mapped;
@@ -112,6 +113,19 @@ impl Directory {
         let path = self.path.join(name);
         let opened = File::options().read(true).write(true).open(&path);
         opened.with_context(|| format!("cannot open {}", path.display()))
+    }
+
+    /// Notes that a file is in use now.
+    pub fn touch(&self, name: &str) -> Result<()> {
+        self.open_file(name)?.set_modified(SystemTime::now()).with_context(|| format!("cannot touch {name}"))
+    }
+
+    /// How long ago a file was in use.
+    pub fn untouched(&self, name: &str) -> Result<Duration> {
+        let touched = self.open_file(name)?.metadata().and_then(|metadata| metadata.modified());
+        let touched = touched.with_context(|| format!("cannot look at {name}"))?;
+        // A clock that was set back says nothing.
+        Ok(touched.elapsed().unwrap_or_default())
     }
 
     /// Takes a file away, if it is there.

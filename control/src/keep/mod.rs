@@ -99,6 +99,10 @@ impl Origin {
     }
 }
 
+/// How long a table may lie without a process: the stamps of its words turn round, and a word that has not been swept for
+/// longer than this might seem young again ([`dataplane::clock::FINE_LIMIT`], with room).
+const LONGEST: Duration = Duration::from_secs(2 * 3600);
+
 /// Takes the directory, if connections are to be kept. An error if it does not do, or another process has it.
 pub fn claim(config: &Config) -> Result<Option<Directory>, ConfigErrors> {
     let taken = config.table.keep.as_deref().map(Directory::open).transpose();
@@ -169,6 +173,12 @@ fn adopt(directory: &Directory, config: &Config, threads: Threads<'_>) -> Result
     let Some(bytes) = directory.read(INDEX)? else { return Ok(None) };
     let mut index = Index::parse(&bytes)?;
     ensure!(index.boot == boot()?, "it is of another boot of this machine");
+    let lain = directory.untouched(INDEX)?;
+    ensure!(
+        lain < LONGEST,
+        "it was in use {} ago",
+        humantime::format_duration(Duration::from_secs(lain.as_secs()))
+    );
     // It is a name and nothing else.
     ensure!(index.table.starts_with(TABLE) && !index.table.contains('/'), "the index names no table");
     let wanted = configured(config);
@@ -242,16 +252,23 @@ pub struct Keep {
 }
 
 impl Keep {
-    /// Remembers who the ids are, if that has changed. To be called before workers get a snapshot with them.
+    /// Remembers who the ids are, if that has changed. To be called before workers get a snapshot with them, and every few
+    /// seconds, so that the next process knows how long the table has lain.
     ///
     /// If that fails, there is no index at all: better none than one by which connections go to the wrong servers. To be
     /// called again then.
     pub fn record(&mut self, ids: &mut Ids) {
         if !ids.take_changed() && self.is_written {
+            if let Err(error) = self.directory.touch(INDEX) {
+                tracing::warn!(error = format!("{error:#}"), "the next process may find its table too old");
+            }
             return;
         }
         self.index.members = ids.members().collect();
-        match self.directory.replace(INDEX, self.index.to_string().as_bytes()) {
+        let text = self.index.to_string();
+        let write = || self.directory.replace(INDEX, text.as_bytes());
+        // On hugetlbfs there may be no page for two.
+        match write().or_else(|_| self.directory.remove(INDEX).and_then(|()| write())) {
             Ok(()) => {
                 if self.is_said {
                     tracing::info!("connections are kept again");

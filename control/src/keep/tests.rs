@@ -171,8 +171,12 @@ fn what_does_not_do_is_refused_and_begun_anew() {
     }
     let (overwritten, _) = thirty();
     fs::write(overwritten.path().join(INDEX), [0xFF; 8192]).unwrap();
+    let (forgotten, _) = thirty();
+    let index = fs::File::options().write(true).open(forgotten.path().join(INDEX)).unwrap();
+    index.set_modified(std::time::SystemTime::now() - Duration::from_secs(3 * 3600)).unwrap();
     let this = boot().unwrap();
     let cases = [
+        (forgotten, "it was in use 3h"),
         (truncated, "its table cannot be used: it has 4096 bytes; expected 1024 buckets of 64"),
         (overwritten, "the index is no text"),
         (edit(&|text| text.replace(&this, "another")), "it is of another boot of this machine"),

@@ -1,7 +1,7 @@
 //! How things stand with the peers, for everybody but the thread that speaks to them.
 
 use std::net::SocketAddrV4;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use crate::admin::api;
 pub struct Shared {
     /// The newest snapshot that it has used, as workers report theirs.
     pub generation: AtomicU64,
+    /// Whether this router is out of service: somebody else has its connections, and knows better how they are.
+    pub is_withdrawn: AtomicBool,
     status: Mutex<Status>,
     /// Whether it has been ready; it stays so.
     ready: watch::Sender<bool>,

@@ -29,7 +29,7 @@ use super::ipvs::{self, Ipvs};
 use super::peer::{Peer, Standing};
 use super::status::{PeerStatus, Rates, Shared, Status};
 use super::store::{Adoptions, Numbers, View};
-use crate::config::{Config, ConfigErrors, Sync, sync};
+use crate::config::{Config, ConfigErrors, Sync};
 
 /// The thread looks at the notes this often, if nothing comes in before.
 const PERIOD: Duration = Duration::from_millis(3);
@@ -78,8 +78,7 @@ impl Synchroniser {
         let ipvs = config.ipvs_sync.as_ref().zip(link).map(|(ipvs, link)| Ipvs::new(ipvs, link));
         let thread = Thread {
             socket,
-            // Directors of Linux have no say in it.
-            states: config.sync.as_ref().map_or_else(|| sync::states().collect(), |sync| sync.states.clone()),
+            states: config.sync.as_ref().map(|sync| sync.states.clone()).unwrap_or_default(),
             // Linux has no way to ask for all connections, so there is nothing to wait for.
             is_ready: peers.is_empty() || shared.is_ready(),
             peers,
@@ -234,11 +233,10 @@ impl Thread {
         let overflows = self.changes.iter().map(|changes| changes.lost()).sum();
         if std::mem::replace(&mut self.overflows, overflows) != overflows {
             self.peers.iter_mut().for_each(|link| link.peer.missed());
-            self.ipvs.iter_mut().for_each(|ipvs| ipvs.missed(now));
         }
         let mut result = Ok(());
         if let Some(ipvs) = &mut self.ipvs {
-            result = ipvs.turn(now, &view);
+            result = ipvs.turn(now, &view, self.shared.is_withdrawn.load(Ordering::Relaxed));
         }
         for Link { address, peer, .. } in &mut self.peers {
             for _ in 0..AT_ONCE {

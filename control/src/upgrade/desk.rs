@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -28,6 +29,8 @@ struct Shared {
     /// Gone with the first order.
     order: Mutex<Option<oneshot::Sender<Order>>>,
     last: OnceLock<api::Upgrade>,
+    /// RVS has been told to stop.
+    is_closed: AtomicBool,
     events: Events,
 }
 
@@ -47,7 +50,9 @@ impl Desk {
         let (order, last) = (Mutex::new(Some(sender)), OnceLock::new());
         // Services can be many, and are not asked about.
         let config = Config { services: Vec::new(), ..config.clone() };
-        let shared = Shared { program: own_program(), config, order, last, events: events.clone() };
+        let is_closed = AtomicBool::default();
+        let shared =
+            Shared { program: own_program(), config, order, last, is_closed, events: events.clone() };
         (Desk(Arc::new(shared)), receiver)
     }
 
@@ -63,6 +68,7 @@ impl Desk {
             self.0.events.publish(Kind::UpgradeFailed { error });
         }
         let (binary, proof) = result?;
+        ensure!(!self.0.is_closed.load(Ordering::Relaxed), "RVS is stopping");
         let id = format!("{:016x}", RandomState::new().build_hasher().finish());
         let from = env!("CARGO_PKG_VERSION").to_owned();
         tracing::info!(from, to = proof.version, binary = %binary.display(), "upgrade");
@@ -72,6 +78,11 @@ impl Desk {
         let sent = order.take().is_some_and(|order| order.send(Order { id, binary }).is_ok());
         ensure!(sent, "RVS is stopping");
         Ok(upgrading)
+    }
+
+    /// RVS has been told to stop, and becomes nothing any more.
+    pub fn close(&self) {
+        self.0.is_closed.store(true, Ordering::Relaxed);
     }
 
     async fn prove(&self, question: &Question) -> Result<(PathBuf, Proof)> {

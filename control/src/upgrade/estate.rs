@@ -24,7 +24,9 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::Gap;
+use crate::addresses::Orders;
 use crate::admin::api;
+use crate::health::Known;
 
 /// The form of the text. A program understands one.
 pub const FORM: u32 = 1;
@@ -44,8 +46,8 @@ pub struct Estate {
     pub from: String,
     /// How long nothing has been forwarded so far.
     pub gap: Gap,
-    /// Whether the old program knew what its peers know, and the connections are still known.
-    pub is_ready: bool,
+    /// What the old program knew.
+    pub knowledge: Knowledge,
     /// What the old program had on its twins.
     pub twins: Vec<OldTwin>,
     /// Why the program that was to take over could not be started.
@@ -58,6 +60,18 @@ impl From<Estate> for api::Upgrade {
         let to = env!("CARGO_PKG_VERSION").to_owned();
         api::Upgrade { id, from, to, gap_us: gap.microseconds(), stages: gap.stages(), error }
     }
+}
+
+/// What a director knows and its successor could not find again at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Knowledge {
+    /// Whether it knows what its peers know, as far as it has any.
+    pub is_ready: bool,
+    /// What an operator has taken out of service.
+    pub orders: Orders,
+    /// Which servers are up, and which are not. Without it those that begin as down would have no new connection until they
+    /// have been checked, and their addresses would be withdrawn meanwhile.
+    pub checks: Vec<Known>,
 }
 
 /// What a program had on a twin.
@@ -188,7 +202,7 @@ mod tests {
             id: "7".into(),
             from: "0.1.0".into(),
             gap: Gap::begin(),
-            is_ready: true,
+            knowledge: Knowledge { is_ready: true, ..Knowledge::default() },
             twins: vec![OldTwin {
                 name: "wan".into(),
                 addresses: vec![([192, 0, 2, 1].into(), 24)],

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 
-use super::estate::{Estate, Item, OldTwin, VARIABLE, leave};
+use super::estate::{Estate, Item, Knowledge, OldTwin, VARIABLE, leave};
 use super::{Gap, Order};
 use crate::capabilities;
 use crate::config::Port;
@@ -28,11 +28,11 @@ pub struct HandOver {
 
 impl HandOver {
     /// The gap begins.
-    pub fn begin(order: Order, is_ready: bool) -> HandOver {
+    pub fn begin(order: Order, knowledge: Knowledge) -> HandOver {
         let Order { id, binary } = order;
         let from = env!("CARGO_PKG_VERSION").to_owned();
         let gap = Gap::begin();
-        let estate = Estate { id, from, gap, is_ready, twins: Vec::new(), error: None };
+        let estate = Estate { id, from, gap, knowledge, twins: Vec::new(), error: None };
         HandOver { binary, estate, items: Vec::new() }
     }
 

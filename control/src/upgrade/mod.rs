@@ -34,7 +34,7 @@ mod proof;
 mod twins;
 
 pub use self::desk::{Desk, Order};
-pub use self::estate::{Estate, Inheritance, Item, OldTwin};
+pub use self::estate::{Estate, Inheritance, Item, Knowledge, OldTwin};
 pub use self::gap::Gap;
 pub use self::hand_over::{HandOver, heed_signals};
 pub use self::listeners::listen;

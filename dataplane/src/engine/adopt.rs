@@ -77,12 +77,22 @@ fn is_news(snapshot: &Snapshot, ours: Word, theirs: Word, now: Tick, slack: u32)
     let is_other = ours.dest_number() != theirs.dest_number() || ours.state() != theirs.state();
     let moment = same_moment(ours.is_coarse() || theirs.is_coarse());
     if is_other && slack == 0 && ours_age.abs_diff(theirs_age) <= moment {
+        // A coarse moment is a minute, in which a client may have begun anew what had ended here. To end that would cost it
+        // its connection; to keep what is over costs a slot.
+        let (ours_is_over, theirs_is_over) = (is_over(ours), is_over(theirs));
+        if moment > 1 && ours_is_over != theirs_is_over {
+            return ours_is_over;
+        }
         // Both may hear the other's word at this moment, and would change places for ever.
         return precedence(snapshot, theirs) > precedence(snapshot, ours);
     }
     // In fine units a tick too much in a minute of healing does no harm; a coarse unit is longer than that minute.
     let margin = if moment > 1 { moment } else { 0 };
     theirs_age + margin < ours_age || is_other && theirs_age <= ours_age + slack
+}
+
+fn is_over(word: Word) -> bool {
+    matches!(word.state(), State::TimeWait | State::Close)
 }
 
 /// Of two words of one moment, which counts in every router: what is nearer to its end, then any order of the servers.

@@ -19,7 +19,7 @@ use crate::sync::peer::Walk;
 /// few changes can pay for small messages, and who has many fills them sooner. What has not been told dies with its
 /// director.
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
-/// Changes that wait. With more, the walk through the table begins anew instead.
+/// Changes that wait. What finds no room is found by the walk through the table, within a minute.
 const NOTES: usize = 1 << 20;
 /// Buckets read for a message, at most, when there is little in them.
 const BUCKETS_AT_ONCE: usize = 1 << 14;
@@ -52,18 +52,10 @@ impl Master {
 
     /// A connection has changed.
     pub fn note(&mut self, now: Duration, slot: Slot) {
-        if self.notes.len() >= NOTES {
-            return self.missed(now);
-        }
-        if self.noted.insert(slot) {
+        if self.notes.len() < NOTES && self.noted.insert(slot) {
             self.notes.push_back(slot);
             self.since.get_or_insert(now);
         }
-    }
-
-    /// Changes have been missed: all is told again, from the beginning.
-    pub fn missed(&mut self, now: Duration) {
-        self.walk = Walk { next: 0, began: now };
     }
 
     /// The next message, if one is due. To be asked again until there is none, and every few milliseconds.

@@ -23,6 +23,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use dataplane::service::State;
 use dataplane::table::Slot;
 
 use self::backup::Backup;
@@ -132,16 +133,10 @@ impl Ipvs {
         }
     }
 
-    /// Changes have been missed.
-    pub fn missed(&mut self, now: Duration) {
-        if let Some(master) = &mut self.master {
-            master.missed(now);
-        }
-    }
-
-    /// Hears what has come in and says what is due.
-    pub fn turn(&mut self, now: Duration, view: &View<'_>) -> Result<()> {
-        let mut view = View { adoptions: &mut self.adoptions, ..*view };
+    /// Hears what has come in and says what is due, unless this router is out of service.
+    pub fn turn(&mut self, now: Duration, view: &View<'_>, is_withdrawn: bool) -> Result<()> {
+        // What the peers of RVS are told of is their affair.
+        let mut view = View { adoptions: &mut self.adoptions, states: State::ALL, ..*view };
         if let Some(backup) = &mut self.backup {
             for _ in 0..AT_ONCE {
                 let Some((from, message)) = self.link.receive().context("cannot hear directors")? else {
@@ -150,7 +145,7 @@ impl Ipvs {
                 backup.hear(from, message, &mut view, &mut self.counts);
             }
         }
-        if let Some(master) = &mut self.master {
+        if let Some(master) = self.master.as_mut().filter(|_| !is_withdrawn) {
             for _ in 0..AT_ONCE {
                 let Some(message) = master.speak(now, &view, &mut self.counts) else { break };
                 // What is not sent is lost, until everything is told again.

@@ -170,3 +170,17 @@ fn a_connection_with_a_long_timeout_does_not_become_younger_by_being_told() {
         }
     }
 }
+
+#[test]
+fn what_has_ended_in_one_router_does_not_end_what_has_begun_anew_in_the_other() {
+    let heard = |first: State, then: State| {
+        let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+        rig.spec.timeouts.0[State::Established as usize] = 4 * 3600;
+        rig.publish();
+        assert_eq!(rig.adopt(word(1, first), 0, 0), Adopted::New);
+        rig.adopt(word(1, then), 20, 0);
+        rig.connections()[0].2
+    };
+    assert_eq!(heard(State::Established, State::TimeWait), State::Established);
+    assert_eq!(heard(State::TimeWait, State::Established), State::Established);
+}
