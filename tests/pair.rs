@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, thread, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::{
     capture::Capture,
     cluster::{CLIENT, Layout, VIP, vip},

@@ -306,7 +306,8 @@ fn what_checks_have_found_and_what_is_out_of_service_goes_on() -> Result<()> {
             Ok(())
         })?;
         let told = router.rvs("events").run()?;
-        ensure!(!told.contains("is withdrawn"), "withdrawn before it was announced: {told}");
+        let (withdrawn, announced) = (told.find("is withdrawn"), told.find("is announced"));
+        ensure!(withdrawn < announced && told.matches("is announced").count() == 1, "{told}");
         let monitor = listen(&cluster.router)?;
         router.rvs("upgrade --lose-connections").run()?;
         ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
