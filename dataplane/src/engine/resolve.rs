@@ -11,7 +11,7 @@ use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
 use crate::service::{Mode, Protocol, State};
-use crate::snapshot::{Dest, EndpointIndex, ServiceIndex, Snapshot};
+use crate::snapshot::{Dest, EndpointIndex, Service, Snapshot};
 use crate::table::{Client, DestId, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
 use crate::tcp;
 use crate::wire::transport::RST;
@@ -196,14 +196,14 @@ impl<'a> Path<'a> {
     fn begin(&self, packet: &Packet, vacancy: Option<Slot>) -> Result<Option<&'a Dest>, Verdict> {
         let Packet { client, hash, .. } = *packet;
         let side = packet.side();
-        let Side::Service(service) = side else {
+        let Side::Service(index) = side else {
             return Err(Verdict::Punt(Punt::ServerReply));
         };
-        if !self.snapshot.services[service as usize].live {
+        let service = &self.snapshot.services[index as usize];
+        if !service.live {
             return Err(Verdict::Punt(Punt::NoService));
         }
-        let sloppy = self.snapshot.services[service as usize].sloppy_tcp;
-        if !(packet.may_begin() || sloppy && packet.may_begin_late()) {
+        if !(packet.may_begin() || service.sloppy_tcp && packet.may_begin_late()) {
             return Err(Verdict::Punt(Punt::NoConnection));
         }
         if self.snapshot.is_virtual(packet.source) {
@@ -224,8 +224,7 @@ impl<'a> Path<'a> {
         if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(None) }
     }
 
-    fn schedule(&self, index: ServiceIndex, packet: &Packet) -> Result<(&'a Dest, Word), Verdict> {
-        let service = &self.snapshot.services[index as usize];
+    fn schedule(&self, service: &Service, packet: &Packet) -> Result<(&'a Dest, Word), Verdict> {
         let picked: Option<DestId> = service.picker.pick(&packet.flow());
         let (id, dest) =
             picked.and_then(|id| Some((id, self.snapshot.dest(id)?))).ok_or(Verdict::Drop(Drop::NoServer))?;
