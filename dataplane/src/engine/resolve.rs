@@ -231,6 +231,14 @@ impl<'a> Path<'a> {
         if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(None) }
     }
 
+    /// Counts a packet of so many bytes that is forwarded.
+    #[inline]
+    pub fn count(&self, dest: &Dest, direction: Direction, length: u16) {
+        let (direction, bytes) = (direction as usize, u64::from(length));
+        dest.traffic[self.engine.worker].add(direction, 1, bytes);
+        self.engine.counters.traffic.add(direction, 1, bytes);
+    }
+
     fn schedule(&self, service: &Service, packet: &Packet) -> Result<(&'a Dest, Word), Verdict> {
         let picked: Option<DestId> = service.picker.pick(&packet.flow());
         let (id, dest) =
