@@ -35,6 +35,24 @@ fn a_client_learns_at_once_that_no_server_listens() -> Result<()> {
     })
 }
 
+#[test]
+fn a_service_without_a_server_says_so() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let idle = |service: Service| service.server(cluster.endpoint(0, 80), 0);
+        let config = cluster.config().service(idle(Service::tcp("nat", vip(80))));
+        let router = cluster.start_router(&config.service(idle(Service::udp("nat", vip(53)))))?;
+        // Refused by the service itself: nobody else knows that there is none behind it.
+        let error = client::connect(&cluster.client, vip(80)).expect_err("nobody takes connections");
+        ensure!(format!("{error:#}").contains("refused"), "{error:#}");
+        let error = client::dig(&cluster.client, 6000, vip(53)).expect_err("nobody takes queries");
+        ensure!(format!("{error:#}").contains("refused"), "{error:#}");
+        ensure!(
+            router.counters()?.fates().iter().any(|(name, count)| name.contains("no_server") && *count > 0)
+        );
+        router.finish()
+    })
+}
+
 /// A machine behind the client, and the address that it has there. The way to it is narrower than all before.
 fn behind_the_client(cluster: &Cluster) -> Result<Namespace> {
     let Cluster { client, router, real_servers, .. } = cluster;
@@ -81,4 +99,20 @@ fn path_mtu_is_found_nat() -> Result<()> {
 #[test]
 fn path_mtu_is_found_dr() -> Result<()> {
     path_mtu_is_found(Layout::OneArmed)
+}
+
+/// Here it is the router itself who cannot send what servers send.
+#[test]
+fn the_mtu_of_a_port_is_found() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let mut config = cluster.config().service(cluster.web());
+        config.ports[0].mtu = Some(1300);
+        let router = cluster.start_router(&config)?;
+        let mut download = client::start_download(&cluster.client, vip(80), "100m", "download")?;
+        ensure!(download.wait(PATIENCE)?.success(), "{}", download.log());
+        let bytes = std::fs::read(cluster.state().file("download"))?;
+        ensure!(bytes == harness::nginx::big_file(), "{} bytes came", bytes.len());
+        router.finish()
+    })
 }

@@ -15,6 +15,7 @@ mod related;
 pub mod reset;
 mod resolve;
 mod rewrite;
+pub mod tell;
 #[cfg(test)]
 mod tests;
 

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod related;
+mod tell;
 
 use std::net::SocketAddrV4;
 

@@ -1,9 +1,19 @@
 //! ICMP (RFC 792), as far as errors quote the packet that they are about.
 
-use super::checksum::Delta;
+use super::checksum::{self, Delta};
 use super::transport::{self, updated_checksum};
 use super::{ipv4, read16, read32};
 use crate::service::Protocol;
+
+/// Type and code of an error.
+pub type Kind = (u8, u8);
+
+/// No server takes it: port unreachable.
+pub const PORT_UNREACHABLE: Kind = (3, 3);
+/// It is longer than the next link's MTU, and must not be fragmented (RFC 1191).
+pub const FRAGMENTATION_NEEDED: Kind = (3, 4);
+/// Its time to live is used up.
+pub const TTL_EXCEEDED: Kind = (11, 0);
 
 mod field {
     pub const TYPE: usize = 0;
@@ -11,6 +21,9 @@ mod field {
     /// Where the quoted packet begins.
     pub const QUOTE: usize = 8;
 }
+
+/// The protocol's number.
+const ICMP: u8 = 1;
 
 /// Type of an error that tells a host of a better way than by its sender.
 const REDIRECT: u8 = 5;
@@ -31,6 +44,21 @@ pub struct Quote {
     pub source_port: u16,
     /// Destination port.
     pub destination_port: u16,
+}
+
+/// An error about an IPv4 packet, with the MTU if the kind has one: an IPv4 packet of at most `longest` bytes, which quotes as
+/// much as there is room for.
+pub fn error(from: u32, to: u32, kind: Kind, mtu: u16, packet: &[u8], longest: usize) -> Vec<u8> {
+    let quote = &packet[..packet.len().min(longest - ipv4::HEADER - field::QUOTE)];
+    let length = (ipv4::HEADER + field::QUOTE + quote.len()) as u16;
+    let mut error = ipv4::header(length, ICMP, from, to).to_vec();
+    let [mtu_high, mtu_low] = mtu.to_be_bytes();
+    error.extend([kind.0, kind.1, 0, 0, 0, 0, mtu_high, mtu_low]);
+    error.extend(quote);
+    let message = &mut error[ipv4::HEADER..];
+    let sum = !checksum::sum(message);
+    message[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    error
 }
 
 /// An end of a quoted packet.

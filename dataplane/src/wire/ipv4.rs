@@ -33,6 +33,8 @@ pub struct Ipv4 {
     pub protocol: u8,
     /// Whether this is a fragment, first or later.
     pub is_fragment: bool,
+    /// Whether routers may not make fragments of it.
+    pub dont_fragment: bool,
     /// Source address.
     pub source: u32,
     /// Destination address.
@@ -76,12 +78,27 @@ impl Ipv4 {
             total_length,
             ttl: header[field::TTL],
             protocol: header[field::PROTOCOL],
-            // More-fragments flag or an offset; the "don't fragment" bit does not matter here.
+            // More-fragments flag or an offset.
             is_fragment: read16(header, field::FRAGMENT) & 0x3FFF != 0,
+            dont_fragment: read16(header, field::FRAGMENT) & 0x4000 != 0,
             source: read32(header, SOURCE),
             destination: read32(header, DESTINATION),
         })
     }
+}
+
+/// The header of a packet that this router makes: so many bytes in all, 64 hops, not to be fragmented.
+pub fn header(length: u16, protocol: u8, source: u32, destination: u32) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[0] = 0x45;
+    header[field::TOTAL_LENGTH..field::TOTAL_LENGTH + 2].copy_from_slice(&length.to_be_bytes());
+    header[field::FRAGMENT] = 0x40;
+    (header[field::TTL], header[field::PROTOCOL]) = (64, protocol);
+    header[SOURCE..SOURCE + 4].copy_from_slice(&source.to_be_bytes());
+    header[DESTINATION..DESTINATION + 4].copy_from_slice(&destination.to_be_bytes());
+    let sum = !checksum::sum(&header);
+    header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    header
 }
 
 /// Whether a header is that of a fragment which is not the first.
