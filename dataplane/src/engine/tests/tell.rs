@@ -5,8 +5,11 @@ use crate::engine::tell::error;
 
 const ANOTHER: &str = "198.51.100.8:1";
 
-/// The error about a packet that has met a verdict: source, destination, type and code, MTU, quote.
-fn told(rig: &Rig, port: PortIndex, frame: &[u8]) -> Option<(u32, u32, [u8; 2], u16, Vec<u8>)> {
+/// An error: source, destination, type and code, MTU, quote.
+type Told = (u32, u32, [u8; 2], u16, Vec<u8>);
+
+/// The error about a packet that is dropped.
+fn told(rig: &Rig, port: PortIndex, frame: &[u8]) -> Option<Told> {
     let Verdict::Drop(reason) = rig.push(port, &mut frame.to_vec()) else { panic!("it was not dropped") };
     let error = error(&rig.engine.table, &rig.snapshot, rig.now, reason, &frame[14..])?;
     assert_eq!((checksum::sum(&error[..20]), checksum::sum(&error[20..])), (0xFFFF, 0xFFFF));
