@@ -43,7 +43,7 @@ impl Twos {
     fn choose(&self, draw: u64) -> Option<&Candidate> {
         let lots = self.sums.last()? + 1;
         let drawn = |random: u64| {
-            let lot = (u128::from(random) * u128::from(lots) >> 64) as u64;
+            let lot = ((u128::from(random) * u128::from(lots)) >> 64) as u64;
             self.servers.get(self.sums.partition_point(|sum| *sum < lot))
         };
         let (first, second) = (drawn(mixed(2 * draw))?, drawn(mixed(2 * draw + 1))?);
