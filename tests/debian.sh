@@ -33,6 +33,7 @@ enter_root() {
     mount -t proc proc "$root/proc"
     mount --rbind /sys "$root/sys"
     mount --rbind /dev "$root/dev"
+    mount -t tmpfs tmpfs "$root/dev/shm"
     mount -t tmpfs tmpfs "$root/run"
     cp --dereference /etc/resolv.conf /etc/hosts "$root/etc/"
 }
@@ -71,6 +72,37 @@ build() {
     in_root build 'cd /rvs && make deb'
 }
 
+# One without NICs, which forwards nothing: it is there if DPDK finds its drivers.
+router() {
+    cat <<'END'
+[eal]
+hugepages = false
+memory = 64
+
+[workers]
+cores = [0]
+idle = "adaptive"
+
+[table]
+connections = 1024
+
+[admin]
+socket = "/run/rvs.sock"
+
+[[port]]
+name = "wan"
+device = "net_null0"
+addresses = ["192.0.2.1/24"]
+
+[[service]]
+address = "192.0.2.10:80"
+mode = "nat"
+
+[[service.server]]
+address = "192.0.2.11:80"
+END
+}
+
 # On a machine without anything of DPDK's: what the package depends on has to be enough.
 use() {
     rm -rf "$place/clean"
@@ -79,10 +111,10 @@ use() {
     step "the package on a bare machine"
     in_root clean 'apt-get update -qq && apt-get install -y -qq --no-install-recommends /root/rvs_*.deb > /root/apt.log'
     in_root clean 'rvs --version && rvs check --no-machine -c /etc/rvs/rvs.toml'
-    cp tests/debian.toml "$place/clean/root/root/"
+    router > "$place/clean/root/root/rvs.toml"
     in_root clean '
         cd /root
-        rvs run -c debian.toml > rvs.log 2>&1 &
+        rvs run -c rvs.toml > rvs.log 2>&1 &
         rvs=$!
         i=0
         until rvs list -s /run/rvs.sock 2> /dev/null; do
@@ -93,7 +125,9 @@ use() {
         kill $rvs
         wait $rvs
         apt-get purge -y -qq rvs > /dev/null
-        ! ls -d /etc/rvs /usr/sbin/rvs /usr/share/doc/rvs 2> /dev/null'
+        for left in /etc/rvs /usr/sbin/rvs /usr/share/doc/rvs; do
+            [ ! -e $left ] || { echo "$left is left"; exit 1; }
+        done'
 }
 
 if [[ ${2:-} == inside ]]; then
@@ -109,4 +143,4 @@ fi
 mkdir -p "$place"
 [[ -d $place/base ]] || bootstrap
 cargo fetch --quiet --locked
-exec unshare --mount --propagation private --pid --fork --kill-child "$0" "$suite" inside
+exec unshare --mount --propagation private --pid --fork --kill-child tests/debian.sh "$suite" inside
