@@ -19,7 +19,10 @@ use dataplane::engine::reset::reset;
 use dataplane::table::Table;
 use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Queues};
+use futures_util::FutureExt;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+use nix::sys::signal::raise;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
@@ -109,6 +112,19 @@ impl StopSignals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Those that came at the last moment, when nobody waited here any more, come once more: to be called when they are held.
+    async fn hand_on(&mut self) {
+        // So that the runtime hears of them.
+        tokio::task::yield_now().await;
+        for (came, which) in [(&mut self.terminate, SIGTERM), (&mut self.interrupt, SIGINT)] {
+            if came.recv().now_or_never().is_some()
+                && let Err(error) = raise(which)
+            {
+                tracing::warn!(%error, %which, "a signal is lost");
+            }
         }
     }
 }
@@ -385,7 +401,14 @@ async fn with_eal(
         Ok(order) => (order, Ok(())),
         Err(error) => (None, Err(error)),
     };
-    let mut hand_over = order.map(|order| HandOver::begin(order, director.knowledge()));
+    let mut hand_over = match order {
+        None => None,
+        Some(order) => {
+            upgrade::hold_signals();
+            stop.hand_on().await;
+            Some(HandOver::begin(order, director.knowledge()))
+        }
+    };
     match hand_over {
         Some(_) => manager.reloading(),
         None => manager.stopping(),

@@ -73,8 +73,6 @@ impl HandOver {
     }
 
     fn become_other(&self) -> Result<std::convert::Infallible> {
-        // Until the other program heeds them, they wait.
-        SIGNALS.into_iter().collect::<SigSet>().thread_block().context("cannot have signals wait")?;
         capabilities::hand_on().context("cannot hand on what this program may do")?;
         dpdk::close_on_exec().context("cannot close what DPDK has opened")?;
         let error = self.command(Command::new(&self.binary))?.exec();
@@ -95,6 +93,13 @@ impl HandOver {
         rustix::stdio::dup2_stdin(&socket).context("cannot use standard input")?;
         command.args(std::env::args_os().skip(1)).env(VARIABLE, std::process::id().to_string());
         Ok(command)
+    }
+}
+
+/// From here on signals wait until somebody heeds them, in this program or in the one that it becomes.
+pub fn hold_signals() {
+    if let Err(error) = dpdk::hold_signals(&SIGNALS.map(|signal| signal as i32)) {
+        tracing::warn!(%error, "a signal that comes before the new program listens is lost, or ends it");
     }
 }
 

@@ -36,7 +36,7 @@ mod twins;
 pub use self::desk::{Desk, Order};
 pub use self::estate::{Estate, Inheritance, Item, Knowledge, OldTwin};
 pub use self::gap::Gap;
-pub use self::hand_over::{HandOver, heed_signals};
+pub use self::hand_over::{HandOver, heed_signals, hold_signals};
 pub use self::listeners::listen;
 pub use self::proof::Proof;
 pub use self::twins::take_over;
