@@ -26,6 +26,7 @@ use nix::sys::signal::raise;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 
 use crate::admin;
 use crate::capabilities;
@@ -41,6 +42,7 @@ use crate::health::checks_at_once;
 use crate::keep;
 use crate::net::{Twin, Watcher};
 use crate::ports;
+use crate::services::Services;
 use crate::slowpath;
 use crate::stages::Stopwatch;
 use crate::sync::{self, Synchroniser};
@@ -261,7 +263,15 @@ async fn with_eal(
         None => Default::default(),
     };
     stopwatch.lap(|stages| &mut stages.ports);
-    let keep::Start { table, ids, keep, origin } = keep::start(&config, kept, control_cores)?;
+    let mut services = Services::new(config.services.clone());
+    let knowledge = inheritance.as_ref().map(|inheritance| inheritance.estate.knowledge.clone());
+    let knowledge = knowledge.unwrap_or_default();
+    for change in services.inherit(&knowledge.changes, Instant::now()) {
+        tracing::warn!(change, "a live change is lost, since the file has another entry by now");
+    }
+    let keep::Start { table, ids, keep, origin } = keep::start(&config, &services, kept, control_cores)?;
+    let members = ids.members().map(|member| (member.service, member.server));
+    services.come_back(members, &knowledge.changes, Instant::now());
     stopwatch.lap(|stages| &mut stages.table);
     let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
     if config.run.drop_capabilities {
@@ -275,8 +285,7 @@ async fn with_eal(
     let remote = remote.zip(settings.as_ref().map(admin::tcp::Settings::subscribe));
     let farewell = admin::tcp::Farewell::default();
     // It knows what its predecessor knew.
-    let was_ready = matches!(origin, keep::Origin::Adopted { .. })
-        && inheritance.as_ref().is_some_and(|inheritance| inheritance.estate.knowledge.is_ready);
+    let was_ready = matches!(origin, keep::Origin::Adopted { .. }) && knowledge.is_ready;
     // Directors of Linux cannot be asked, so there is nothing to wait for without peers.
     let shared = if was_ready || config.sync.is_none() {
         sync::Shared::of_a_ready_one()
@@ -288,7 +297,8 @@ async fn with_eal(
     // A ring for each worker, if there is somebody to be told.
     let changes: Vec<Arc<Changes>> = peers.iter().flat_map(|_| &counters).map(|_| Arc::default()).collect();
     let parts = Parts {
-        config: config.clone(),
+        config: Config { services: Vec::new(), ..config.clone() },
+        services,
         remote: settings,
         watcher,
         ports: links,
@@ -302,10 +312,7 @@ async fn with_eal(
         capture: capture.clone(),
         peers: peers.clone(),
         placed,
-        knowledge: inheritance
-            .as_ref()
-            .map(|inheritance| inheritance.estate.knowledge.clone())
-            .unwrap_or_default(),
+        knowledge,
         desk: desk.clone(),
         stop: stop.asked.clone(),
     };

@@ -27,9 +27,10 @@ use super::Gap;
 use crate::addresses::Orders;
 use crate::admin::api;
 use crate::health::Known;
+use crate::services::Changes;
 
 /// The form of the text. A program understands one.
-pub const FORM: u32 = 1;
+pub const FORM: u32 = 2;
 
 /// Has the number of the process whose standard input is an estate, so that programs that it starts are not meant.
 pub const VARIABLE: &str = "RVS_ESTATE";
@@ -72,6 +73,8 @@ pub struct Knowledge {
     /// Which servers are up, and which are not. Without it those that begin as down would have no new connection until they
     /// have been checked, and their addresses would be withdrawn meanwhile.
     pub checks: Vec<Known>,
+    /// What was changed live.
+    pub changes: Changes,
 }
 
 /// What a program had on a twin.
