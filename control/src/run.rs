@@ -61,6 +61,21 @@ const BEFORE_UPGRADE: Duration = Duration::from_millis(100);
 pub fn run(config: Config) -> Result<()> {
     // First of all, since it lies where programs read what is typed.
     let inheritance = Inheritance::take();
+    let mut way_back = inheritance.as_ref().and_then(HandOver::back);
+    match (run_once(config, inheritance, &mut way_back), way_back) {
+        (Ok(None), _) => Ok(()),
+        (Ok(Some(hand_over)), _) => Err(hand_over.carry_out()),
+        (Err(error), Some(way_back)) => Err(way_back.go_back(error)),
+        (Err(error), None) => Err(error),
+    }
+}
+
+/// Until its end, or until another program is to go on. There is no way back any more from the moment when it forwards.
+fn run_once(
+    config: Config,
+    inheritance: Option<Inheritance>,
+    way_back: &mut Option<HandOver>,
+) -> Result<Option<HandOver>> {
     lock_any_memory();
     let machine = Machine::read().context("cannot find out what this machine has")?;
     config.check_machine(&machine)?;
@@ -78,9 +93,9 @@ pub fn run(config: Config) -> Result<()> {
         });
     }
     let runtime = runtime.enable_all().build().context("cannot start the control thread's runtime")?;
-    let hand_over = LocalSet::new().block_on(&runtime, start(config, &control_cores, inheritance))?;
+    let result = LocalSet::new().block_on(&runtime, start(config, &control_cores, inheritance, way_back));
     runtime.shutdown_background();
-    hand_over.map_or(Ok(()), |hand_over| Err(hand_over.carry_out()))
+    result
 }
 
 /// Ends when one of these comes; before it exists, signals end the process as they always do.
@@ -135,6 +150,7 @@ async fn start(
     config: Config,
     control_cores: &[usize],
     mut inheritance: Option<Inheritance>,
+    way_back: &mut Option<HandOver>,
 ) -> Result<Option<HandOver>> {
     let mut stopwatch = Stopwatch::start();
     // From here on signals wait until there is somebody to heed them.
@@ -156,7 +172,7 @@ async fn start(
     let doors = Doors { socket, remote, speaker };
     let signals = Signals { stop, hangup, upgrade };
     stopwatch.lap(|stages| &mut stages.eal);
-    let setting = Setting { eal: &eal, devices: &devices, control_cores, kept };
+    let setting = Setting { eal: &eal, devices: &devices, control_cores, kept, way_back };
     let mut result = with_eal(config, setting, doors, signals, manager, stopwatch, inheritance).await;
     if let Err(error) = eal.cleanup() {
         tracing::warn!(%error, "EAL was not taken down cleanly");
@@ -182,6 +198,8 @@ struct Setting<'a> {
     control_cores: &'a [usize],
     /// Where the connections of the process before are.
     kept: Option<keep::Directory>,
+    /// To the program before this one.
+    way_back: &'a mut Option<HandOver>,
 }
 
 /// Where others reach this router.
@@ -213,7 +231,7 @@ fn claims(config: &Config) -> Result<Vec<Claim>> {
 
 async fn with_eal(
     config: Config,
-    Setting { eal, devices, control_cores, kept }: Setting<'_>,
+    Setting { eal, devices, control_cores, kept, way_back }: Setting<'_>,
     Doors { socket, remote, speaker }: Doors,
     Signals { mut stop, hangup, upgrade }: Signals,
     manager: systemd::Manager,
@@ -337,6 +355,7 @@ async fn with_eal(
     });
     let crew = Crew::start(workers.collect(), &config.workers.cores, config.run.drop_capabilities)?;
     stopwatch.lap(|stages| &mut stages.publish);
+    *way_back = None;
     if let Some(inheritance) = inheritance {
         desk.tell(inheritance.settle(), &stopwatch.stages);
     }

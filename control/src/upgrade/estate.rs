@@ -13,6 +13,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Seek};
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -45,6 +46,8 @@ pub struct Estate {
     pub id: String,
     /// The version that hands over.
     pub from: String,
+    /// How the program that hands over was called.
+    pub program: PathBuf,
     /// How long nothing has been forwarded so far.
     pub gap: Gap,
     /// What the old program knew.
@@ -97,6 +100,8 @@ pub enum Item {
     Remote,
     /// The twin of the port of this name.
     Twin(String),
+    /// The program that hands over, whatever is by now where it was started from.
+    Program,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -140,6 +145,11 @@ impl Inheritance {
     pub fn item(&mut self, wanted: &Item) -> Option<OwnedFd> {
         let place = self.items.iter().position(|(item, _)| item == wanted)?;
         Some(self.items.swap_remove(place).1)
+    }
+
+    /// All items once more.
+    pub(super) fn copies(&self) -> io::Result<Vec<(Item, OwnedFd)>> {
+        self.items.iter().map(|(item, descriptor)| Ok((item.clone(), descriptor.try_clone()?))).collect()
     }
 
     /// What was wanted has been taken, and the rest goes, as twins of ports that are not configured any more. To be called
@@ -204,6 +214,7 @@ mod tests {
         Estate {
             id: "7".into(),
             from: "0.1.0".into(),
+            program: "/usr/local/sbin/rvs".into(),
             gap: Gap::begin(),
             knowledge: Knowledge { is_ready: true, ..Knowledge::default() },
             twins: vec![OldTwin {
