@@ -22,8 +22,7 @@ use crate::services::live::{check_new_server, require_server, require_service, s
 use crate::services::save;
 
 /// What is said of how long a live change holds.
-const HOLDS: &str =
-    "until it is taken back, the file's entry is edited and reloaded, or rvs ends; `rvs save` keeps it";
+const HOLDS: &str = "until it is taken back, the file's entry is edited and reloaded, or rvs ends (an upgrade is no end); `rvs save` keeps it";
 
 /// Buckets that are flushed at a time.
 const CHUNK: usize = 4096;

@@ -54,6 +54,7 @@ mod pool;
 mod port;
 mod queue;
 mod rss;
+mod signals;
 pub mod synthetic;
 
 pub use batch::{Batch, Drain};
@@ -66,6 +67,7 @@ pub use pool::Mempool;
 pub use port::{Link, Port, PortInfo, PortStats, Queues, Settings, Started, Stopped};
 pub use queue::{RxQueue, TxQueue};
 pub use rss::Hashed;
+pub use signals::hold_signals;
 
 /// The longest frame that a port with a given MTU may receive: Ethernet header, one VLAN tag and FCS.
 pub const FRAME_OVERHEAD: u16 = 14 + 4 + 4;
