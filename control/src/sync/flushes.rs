@@ -5,7 +5,7 @@
 //! connection that begins afterwards is another one and stays, whenever the order comes and however often.
 //!
 //! Peers tell of what they know until the order has come to them, and one that was away tells of everything when it is back.
-//! So an order is remembered, and what it covers is not taken over from anybody.
+//! So an order is remembered, and what it covers is not taken over from anybody who tells of it once more.
 
 use dataplane::clock::{COARSE_SHIFT, TICKS_PER_SECOND, Tick};
 use dataplane::snapshot::Snapshot;
@@ -16,8 +16,9 @@ use crate::flush::{self, Filter};
 /// Orders that are remembered, and for how long: longer than a peer is away that comes back with what it knew.
 pub const REMEMBERED: usize = 64;
 pub const HOURS: u64 = 1;
-/// Buckets that are looked through in a turn: a millisecond or two.
-const BUCKETS_AT_ONCE: usize = 1 << 15;
+/// Buckets that are looked through in a turn: some ten milliseconds. Few turns, since what begins anew within the tick of the order
+/// would be taken for what is meant.
+const BUCKETS_AT_ONCE: usize = 1 << 18;
 
 /// Orders to forget connections.
 #[derive(Debug, Default)]

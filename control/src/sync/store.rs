@@ -109,7 +109,8 @@ impl Store for View<'_> {
 
     fn adopt(&mut self, identity: &Identity, record: &Record, live: bool) {
         match self.numbers.dest(identity) {
-            Some(dest) if !self.is_flushed(identity, dest, record) => {
+            // What has just changed there has been seen since, though it may be of the same tick.
+            Some(dest) if live || !self.is_flushed(identity, dest, record) => {
                 self.take(dest, record, if live { ON_THE_WAY } else { 0 });
             }
             _ => self.adoptions.stale += 1,

