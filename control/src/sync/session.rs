@@ -109,13 +109,13 @@ pub enum Letter<'a> {
 
 /// Reads the outside of a datagram.
 pub fn read<'a>(proof: &Proof, datagram: &'a [u8]) -> Letter<'a> {
-    match datagram {
-        &[DATA, to, o, number, n, ref sealed @ ..] => {
+    match *datagram {
+        [DATA, to, o, number, n, ref sealed @ ..] => {
             let [to, number] = [[to, o], [number, n]].map(u16::from_be_bytes);
             Letter::Data { to, number, sealed }
         }
-        &[CALL | ANSWER | OLD_DATA, version, ..] if version != VERSION => Letter::OtherVersion(version),
-        &[kind @ (CALL | ANSWER), ..] => match (kind, proof.take(datagram)) {
+        [CALL | ANSWER | OLD_DATA, version, ..] if version != VERSION => Letter::OtherVersion(version),
+        [kind @ (CALL | ANSWER), ..] => match (kind, proof.take(datagram)) {
             (_, None) => Letter::Forged,
             (CALL, Some(&[_, _, ref message @ ..])) => Letter::Call(message),
             (_, Some(&[_, _, to, o, ref message @ ..])) => {
