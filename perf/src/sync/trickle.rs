@@ -17,8 +17,9 @@ const FROM: u32 = 10;
 const BYTES: f64 = 64.0;
 
 /// Bytes a second that two routers speak which have nothing to tell.
-pub fn idle(figures: &mut Figures) -> Result<f64> {
-    let pair = Pair::start(&rig(0, 1)?, &rig(0, 1)?)?;
+pub(super) fn idle(figures: &mut Figures) -> Result<f64> {
+    let (here, there) = (rig(0, 1_000)?, rig(0, 1_000)?);
+    let pair = Pair::start(&here, &there)?;
     let (seconds, before) = (2.0, spent(&pair)?);
     std::thread::sleep(Duration::from_secs_f64(seconds));
     let bytes = (spent(&pair)?.bytes - before.bytes) as f64 / seconds;
@@ -27,7 +28,7 @@ pub fn idle(figures: &mut Figures) -> Result<f64> {
 }
 
 /// What connections cost that come so often, as clients do who know nothing of each other. `idle` is what is said anyway.
-pub fn trickle(a_second: u32, idle: f64, figures: &mut Figures) -> Result<()> {
+pub(super) fn trickle(a_second: u32, idle: f64, figures: &mut Figures) -> Result<()> {
     let seconds = (CONNECTIONS / a_second).clamp(SECONDS[0], SECONDS[1]);
     let connections = a_second * seconds;
     let mut here = rig(0, connections)?;
