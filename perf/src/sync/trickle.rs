@@ -45,10 +45,10 @@ pub(super) fn trickle(a_second: u32, idle: f64, figures: &mut Figures) -> Result
     let (spent, lasted) = (spent(&pair)?.bytes - before.bytes, began.elapsed());
     let of = format!("trickle, {a_second}/s");
     let event = |bytes: f64| bytes / f64::from(connections);
-    let bound = |holds: bool| holds.then_some(Promise::AtMost(BYTES));
-    figures.add(&of, "on the wire", "bytes/connection", event(spent as f64), bound(a_second >= FROM));
+    let bound = (a_second >= FROM).then_some(Promise::AtMost(BYTES));
+    figures.add(&of, "on the wire", "bytes/connection", event(spent as f64), bound);
     let more = spent as f64 - idle * lasted.as_secs_f64();
-    figures.add(&of, "more than idle", "bytes/connection", event(more), bound(true));
+    figures.add(&of, "more than idle", "bytes/connection", event(more), None);
     let known = known(&here.table, &there.table);
     figures.add(&of, "known to the peer", "%", known, Some(Promise::AtLeast(99.99)));
     Ok(())
