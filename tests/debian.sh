@@ -72,7 +72,7 @@ router() {
     cat <<'END'
 [eal]
 hugepages = false
-memory = 64
+memory = 256
 
 [workers]
 cores = [0]
