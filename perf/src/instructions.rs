@@ -34,8 +34,11 @@ pub struct Arguments {
     #[arg(long, hide = true, value_name = "PATH")]
     bare: Option<String>,
     /// Packets of the shorter run.
-    #[arg(long, default_value_t = PACKETS, hide = true)]
+    #[arg(long, default_value_t = 64_000, hide = true)]
     packets: usize,
+    /// Flows that can be opened: as many for the longer run, so that both begin alike.
+    #[arg(long, default_value_t = 0, hide = true)]
+    room: u32,
 }
 
 /// The recorded figures.
@@ -50,10 +53,6 @@ struct Record {
 /// How much more passes if nothing is recorded.
 const BOUND: f64 = 5.0;
 const FLOWS: u32 = 1_000;
-/// The most connections that are opened.
-const MOST: u32 = 2 * PACKETS as u32;
-/// Packets of the shorter run.
-const PACKETS: usize = 64_000;
 
 /// What is counted, by name.
 const PATHS: [(&str, Mode, Bare); 5] = [
@@ -67,7 +66,7 @@ const PATHS: [(&str, Mode, Bare); 5] = [
 /// Counts and reports.
 pub fn run(arguments: &Arguments) -> Result<()> {
     if let Some(path) = &arguments.bare {
-        return bare(path, arguments.packets);
+        return bare(path, arguments.packets, arguments.room);
     }
     let record: Option<Record> = match &arguments.check {
         Some(path) => {
@@ -81,8 +80,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for (name, _, _) in PATHS {
         let mut figure = Figure::new("instructions/packet", vec![("path", name.to_owned())]);
         let mut counts = [0; 2];
-        for (count, packets) in counts.iter_mut().zip([arguments.packets, 2 * arguments.packets]) {
-            *count = callgrind(name, packets)?;
+        let longer = 2 * arguments.packets;
+        for (count, packets) in counts.iter_mut().zip([arguments.packets, longer]) {
+            *count = callgrind(name, packets, longer)?;
             bar.inc(1);
         }
         figure.samples.push((counts[1] - counts[0]) as f64 / arguments.packets as f64);
@@ -119,13 +119,21 @@ const HEADING: &str = "\
 # changes it says why. Written by: rvs-perf instructions --record perf/instructions.toml
 ";
 
-/// All instructions of a run with so many packets.
-fn callgrind(path: &str, packets: usize) -> Result<u64> {
+/// All instructions of a run with so many packets, which could be as many as `room`.
+fn callgrind(path: &str, packets: usize, room: usize) -> Result<u64> {
     let program = env::current_exe().context("cannot find this program's own file")?;
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(program)
-        .args(["instructions", "--bare", path, "--packets", &packets.to_string()])
+        .args([
+            "instructions",
+            "--bare",
+            path,
+            "--packets",
+            &packets.to_string(),
+            "--room",
+            &room.to_string(),
+        ])
         .output()
         .context("cannot run valgrind; install it: apt-get install valgrind")?;
     let text = String::from_utf8_lossy(&output.stderr);
@@ -137,20 +145,16 @@ fn callgrind(path: &str, packets: usize) -> Result<u64> {
         .with_context(|| format!("valgrind says no count: {}", text.trim()))
 }
 
-fn bare(name: &str, packets: usize) -> Result<()> {
+fn bare(name: &str, packets: usize, room: u32) -> Result<()> {
     let known = PATHS.iter().find(|(path, _, _)| *path == name);
     let (_, mode, bare) = known.with_context(|| format!("there is no path {name:?}"))?;
     let setting = match bare {
         Bare::Established(_) => Setting::plain(*mode, Protocol::Tcp, FLOWS),
-        // The table is the same for the shorter and the longer run, and half full after the longer one.
-        Bare::Opening => Setting {
-            scheduler: Scheduler::Mh,
-            servers: 10,
-            room: MOST,
-            ..Setting::plain(*mode, Protocol::Tcp, 0)
-        },
+        // The table is half full after the longer run.
+        Bare::Opening => {
+            Setting { scheduler: Scheduler::Mh, servers: 10, room, ..Setting::plain(*mode, Protocol::Tcp, 0) }
+        }
     };
-    ensure!(packets <= MOST as usize, "there are only {MOST} flows to open");
     let rig = Rig::new(&setting)?;
     ensure!(rig.run_bare(*bare, packets) == packets, "not every packet was forwarded");
     Ok(())
