@@ -63,6 +63,9 @@ struct One {
     known: Arc<Known>,
     twin: Rc<Twin>,
     told: Option<bool>,
+    /// What the twin has.
+    carrier: Option<bool>,
+    has_complained: bool,
     notice: Option<Notice>,
 }
 
@@ -80,6 +83,8 @@ impl Watch {
             known,
             twin,
             told: None,
+            carrier: None,
+            has_complained: false,
             notice: None,
         };
         Watch {
@@ -130,25 +135,29 @@ impl One {
             (Some(_), _) => Link { up: false, speed: None },
         };
         self.known.set(link, self.notice.map(word));
-        if self.told == Some(link.up) || !link.up && is_patient {
-            return;
-        }
-        if let Err(error) = linux.set_carrier(self.twin.ifindex(), link.up).await {
-            tracing::warn!(
-                twin = self.name,
-                error = format!("{error:#}"),
-                "the twin does not follow the port's link; trying again"
-            );
+        if !link.up && is_patient {
             return;
         }
         // That it is up at the start is what everybody expects.
-        if self.told.is_some() || !link.up {
+        if self.told.unwrap_or(true) != link.up {
             let (port, speed) = (self.name.clone(), link.speed);
-            let shown = LinkText { up: link.up, speed }.to_string();
-            tracing::info!("port {port}: link {shown}");
+            tracing::info!("port {port}: link {}", LinkText { up: link.up, speed });
             events.publish(if link.up { Kind::LinkUp { port, speed } } else { Kind::LinkDown { port } });
         }
         self.told = Some(link.up);
+        if self.carrier == Some(link.up) {
+            return;
+        }
+        match linux.set_carrier(self.twin.ifindex(), link.up).await {
+            Ok(()) => self.carrier = Some(link.up),
+            // It is tried again, and said once.
+            Err(error) if !self.has_complained => {
+                self.has_complained = true;
+                let error = format!("{error:#}");
+                tracing::warn!(twin = self.name, error, "the twin does not follow the port's link");
+            }
+            Err(_) => {}
+        }
     }
 }
 
