@@ -257,9 +257,10 @@ async fn with_eal(
     }
     let events = Events::default();
     let watched = config.ports.iter().zip(&links).zip(&twins);
-    let watched = watched.map(|((port, link), twin)| (port.name.as_str(), link.device.clone(), twin.clone()));
+    let watched = watched.map(|((port, link), twin)| (port.name.clone(), link.device.clone(), twin.clone()));
     let reopen: Rc<Notify> = Rc::default();
-    let watch = Watch::new(linux.clone(), events.clone(), reopen.clone(), watched, inheritance.is_some());
+    let is_upgrade = inheritance.is_some();
+    let watch = Watch::new(linux.clone(), events.clone(), reopen.clone(), watched.collect(), is_upgrade);
     let (desk, order) = Desk::open(&config, &events);
     origin.tell(&events);
     let capture: Arc<Switch> = Arc::default();

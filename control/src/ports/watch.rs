@@ -71,15 +71,15 @@ struct One {
 
 impl Watch {
     /// Of the ports with these names, in their order; `reopen` is told when one has to be opened anew.
-    pub fn new<'a>(
+    pub fn new(
         linux: Linux,
         events: Events,
         reopen: Rc<Notify>,
-        ports: impl IntoIterator<Item = (&'a str, Arc<Known>, Rc<Twin>)>,
+        ports: Vec<(String, Arc<Known>, Rc<Twin>)>,
         is_upgrade: bool,
     ) -> Watch {
-        let one = |(name, known, twin): (&str, _, _)| One {
-            name: name.to_owned(),
+        let one = |(name, known, twin)| One {
+            name,
             known,
             twin,
             told: None,
@@ -211,7 +211,7 @@ mod tests {
         let twin = Rc::new(Twin::create(&linux, "wan", [2, 0, 0, 0, 0, 1], 1500).await.unwrap());
         let (events, known) = (Events::default(), Arc::new(Known::made_up()));
         let port = Port { link: Cell::new(Some(link)), notice: Cell::new(None) };
-        let ports = [("wan", known.clone(), twin)];
+        let ports = vec![("wan".to_owned(), known.clone(), twin)];
         let watch = Watch::new(linux, events.clone(), Rc::default(), ports, is_upgrade);
         (port, watch, known, events)
     }

@@ -140,13 +140,13 @@ fn everything(kernel: &Imitation) -> Vec<(String, String)> {
     fn collect(directory: &Path, all: &mut Vec<(String, String)>) {
         for entry in fs::read_dir(directory).unwrap().flatten() {
             let (path, kind) = (entry.path(), entry.file_type().unwrap());
-            let contents = match () {
-                () if kind.is_dir() => {
-                    collect(&path, all);
-                    continue;
-                }
-                () if kind.is_symlink() => fs::read_link(&path).unwrap().display().to_string(),
-                () => fs::read_to_string(&path).unwrap(),
+            if kind.is_dir() {
+                collect(&path, all);
+                continue;
+            }
+            let contents = match kind.is_symlink() {
+                true => fs::read_link(&path).unwrap().display().to_string(),
+                false => fs::read_to_string(&path).unwrap(),
             };
             all.push((path.display().to_string(), contents));
         }
