@@ -116,7 +116,7 @@ mod tests {
         // 2^19 - 1 packets of 2048 + 128 + 256 bytes, and what is beside.
         let mut many = config("[workers]\ncores = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]");
         many.ports[0].descriptors = 8192;
-        assert_eq!(wanted(&many, 1), (((1 << 19) - 1) * (2048 + 128 + 256) >> 20) + 128);
+        assert_eq!(wanted(&many, 1), ((((1 << 19) - 1) * (2048 + 128 + 256)) >> 20) + 128);
     }
 
     #[test]
