@@ -1,6 +1,6 @@
 # `make demo` shows RVS, `make test` proves it. Both install what they need, on Debian as root.
 
-.PHONY: help demo test unit loom e2e lint build release man bench gate clean install-packages
+.PHONY: help demo test unit loom e2e lint build release man deb test-debian13 bench gate clean install-packages
 
 # Where cargo builds.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -10,7 +10,9 @@ LOOM := RUSTFLAGS="--cfg loom -Ctarget-cpu=x86-64-v3" cargo test -p dataplane --
 help:
 	@echo "make demo        a cluster in network namespaces, shown in a minute (ARGS=--keep leaves it up)"
 	@echo "make test        everything: unit, property, loom and end-to-end tests"
+	@echo "make test-debian13 builds and tests on Debian 13, in a root of its own; half an hour"
 	@echo "make release     the fastest build: target/release/rvs, DPDK linked statically"
+	@echo "make deb         Debian package: target/debian, linked with Debian's DPDK"
 	@echo "make man         manual pages and completions: target/man"
 	@echo "make bench       every promise of perf/PROMISES.md that one machine can keep, in a few minutes"
 	@echo "make gate        instructions per packet, against the record"
@@ -31,8 +33,13 @@ release: install-packages
 
 # What a package puts into share/man/man1 and into the shells' directories for completions.
 man: build
-	target/debug/rvs man target/man/man1
-	for shell in bash zsh fish; do target/debug/rvs completions $$shell > target/man/rvs.$$shell; done
+	$(TARGET)/debug/rvs man $(TARGET)/man/man1
+	for shell in bash zsh fish; do $(TARGET)/debug/rvs completions $$shell > $(TARGET)/man/rvs.$$shell; done
+
+# The package installs Debian's own DPDK with it, whose drivers are loaded at run time. RVS=PROGRAM packs what is built.
+deb: install-packages
+	$(if $(RVS),,cargo build --release -p rvs)
+	configs/debian/build $(or $(RVS),$(TARGET)/release/rvs) $(TARGET)/debian
 
 test: unit loom e2e
 
@@ -48,6 +55,10 @@ loom:
 e2e: install-packages
 	cargo build -p rvs
 	$(NEXTEST) -p rvs-tests
+
+# As root; downloads what it needs by this machine's own package sources. Takes long, and longer the first time.
+test-debian13:
+	tests/debian.sh trixie
 
 lint: install-packages
 	cargo fmt --all --check
