@@ -4,14 +4,18 @@
 //! nobody owns. Only `rvs run` and `rvs check` ask: a reload cannot change cores, devices or the table,
 //! and while RVS runs, its own table is what made the memory scarce.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
 use anyhow::Context;
 
 use super::error::Report;
 use super::raw::Document;
 use super::{Config, ConfigErrors, Table, value};
+use crate::hardware::{self, Obstacle};
+use crate::memory;
+use crate::root::Root;
 
 /// Facts about a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,8 +24,10 @@ pub struct Machine {
     pub online_cores: BTreeSet<usize>,
     /// Network interfaces in this network namespace.
     pub interfaces: BTreeSet<String>,
-    /// PCI addresses, e.g. `0000:01:00.0`.
-    pub pci_devices: BTreeSet<String>,
+    /// By PCI address, e.g. `0000:01:00.0`: why DPDK cannot have the device, if it cannot.
+    pub(crate) pci_devices: BTreeMap<String, Option<Obstacle>>,
+    /// Whether there are hugepages, as far as Linux says.
+    pub has_hugepages: Option<bool>,
     /// Bytes that programs can have without swapping (`MemAvailable`).
     pub available_memory: u64,
 }
@@ -30,18 +36,18 @@ impl Machine {
     /// This machine.
     pub fn read() -> anyhow::Result<Machine> {
         let read = |path| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
+        let root = Root::new(Path::new("/"));
         let online = read("/sys/devices/system/cpu/online")?;
-        let memory = read("/proc/meminfo")?;
+        let meminfo = read("/proc/meminfo")?;
         // By system call and not from /sys/class/net, which shows the namespace in which it was mounted.
         let interfaces = nix::net::if_::if_nameindex().context("cannot list the network interfaces")?;
         let names = interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned());
-        // A machine without PCI has no such directory.
-        let pci = fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().flatten();
         Ok(Machine {
             online_cores: core_list(&online).context("cannot understand /sys/devices/system/cpu/online")?,
             interfaces: names.collect(),
-            pci_devices: pci.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect(),
-            available_memory: available_memory(&memory).context("/proc/meminfo has no MemAvailable")?,
+            pci_devices: hardware::obstacles(&root),
+            has_hugepages: memory::has_pages(&root),
+            available_memory: available_memory(&meminfo).context("/proc/meminfo has no MemAvailable")?,
         })
     }
 }
@@ -65,13 +71,10 @@ impl Config {
         }
         for (index, port) in self.ports.iter().enumerate() {
             let key = format!("port[{index}].device");
-            if let Some(address) = value::pci_address(&port.device)
-                && !machine.pci_devices.contains(&address)
+            if let Some(obstacle @ (Obstacle::Absent(_) | Obstacle::NoNic(..))) =
+                machine.obstacle(&port.device)
             {
-                wrong(
-                    &key,
-                    format!("this machine has no PCI device {address}; expected one that `lspci -D` lists"),
-                );
+                wrong(&key, self.with_remedy(&obstacle));
             }
             if let Some(interface) = value::interface(&port.device)
                 && !machine.interfaces.contains(interface)
@@ -100,6 +103,48 @@ impl Config {
             );
         }
         report.finish()
+    }
+
+    /// Whether RVS could start on it now: whether DPDK can have the NICs, and there are hugepages. What a machine lacks that
+    /// nobody has prepared yet, and no fault of the file.
+    pub fn check_prepared(&self, machine: &Machine) -> Result<(), ConfigErrors> {
+        let document = Document::parse(&self.source)?;
+        let report = Report::new(self.source.clone());
+        let wrong = |key: &str, message: String| report.error(document.find(key), key, message);
+        for (index, port) in self.ports.iter().enumerate() {
+            // That another RVS has it is told by its claim.
+            if let Some(obstacle) = machine.obstacle(&port.device).filter(|obstacle| !obstacle.is_rvs()) {
+                wrong(&format!("port[{index}].device"), self.with_remedy(&obstacle));
+            }
+        }
+        if self.eal.hugepages && machine.has_hugepages == Some(false) {
+            let file = self.path.display();
+            wrong(
+                "eal",
+                format!("no hugepages are reserved; rvs setup -c {file}, or hugepages = false under [eal]"),
+            );
+        }
+        report.finish()
+    }
+
+    /// Whether a program that takes over from a running one could start. What that one has taken of memory will be free, and
+    /// its NICs will be; those that nobody has prepared yet would end both.
+    pub fn check_to_take_over(&self, machine: &Machine) -> Result<(), ConfigErrors> {
+        self.check_machine(&Machine { available_memory: u64::MAX, ..machine.clone() })?;
+        self.check_prepared(machine)
+    }
+
+    fn with_remedy(&self, obstacle: &Obstacle) -> String {
+        format!("{obstacle}; {}", obstacle.remedy(&self.path.to_string_lossy()))
+    }
+}
+
+impl Machine {
+    /// Why DPDK cannot have a device, if it is on PCI and cannot be had.
+    fn obstacle(&self, device: &str) -> Option<Obstacle> {
+        let address = value::pci_address(device)?;
+        let known = self.pci_devices.get(&address).cloned();
+        known.unwrap_or(Some(Obstacle::Absent(address)))
     }
 }
 
@@ -134,7 +179,8 @@ pub(crate) fn show_cores(cores: &BTreeSet<usize>) -> String {
     ranges.iter().map(show).collect::<Vec<_>>().join(",")
 }
 
-fn available_memory(meminfo: &str) -> Option<u64> {
+/// Bytes that programs can have without swapping, by `/proc/meminfo`.
+pub(crate) fn available_memory(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kilobytes * 1024)
@@ -165,7 +211,8 @@ device = "net_null"
         Machine {
             online_cores: BTreeSet::from([0, 1, 2, 3, 8]),
             interfaces: ["eth7", "lo"].map(str::to_owned).into(),
-            pci_devices: ["0000:3b:00.0".to_owned()].into(),
+            pci_devices: [("0000:3b:00.0".to_owned(), None)].into(),
+            has_hugepages: Some(true),
             available_memory: 64 << 30,
         }
     }
@@ -184,7 +231,8 @@ device = "net_null"
         let poor = Machine {
             online_cores: BTreeSet::from([0, 1, 2, 3, 5]),
             interfaces: ["eth0", "lo"].map(str::to_owned).into(),
-            pci_devices: BTreeSet::new(),
+            pci_devices: BTreeMap::new(),
+            has_hugepages: None,
             available_memory: 2 << 30,
         };
         let expected = r#"
@@ -200,10 +248,68 @@ f:5:15: table.connections: 500000000 connections take 15258 MB, of which 2048 MB
 f:8:10: port[0].device: this machine has no interface "eth7"; expected one of eth0, lo
     8 | device = "net_af_packet,iface=eth7"
       |          ^^^^^^^^^^^^^^^^^^^^^^^^^^
-f:11:10: port[1].device: this machine has no PCI device 0000:3b:00.0; expected one that `lspci -D` lists
+f:11:10: port[1].device: there is no PCI device 0000:3b:00.0; take an address that `rvs ports` shows
    11 | device = "3b:00.0"
       |          ^^^^^^^^^"#;
         assert_eq!(judge(FILE, &poor).unwrap_err().to_string(), expected.trim_start());
+    }
+
+    fn prepared(machine: &Machine) -> Result<(), ConfigErrors> {
+        super::super::parse(Path::new("f"), FILE.into()).unwrap().check_prepared(machine)
+    }
+
+    #[test]
+    fn a_machine_without_hugepages() {
+        prepared(&machine()).unwrap();
+        prepared(&Machine { has_hugepages: None, ..machine() }).unwrap();
+        let refused = prepared(&Machine { has_hugepages: Some(false), ..machine() }).unwrap_err().to_string();
+        assert!(
+            refused.contains("eal: no hugepages are reserved; rvs setup -c f, or hugepages = false"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_nic_that_somebody_else_has() {
+        let address = || "0000:3b:00.0".to_owned();
+        let with = |obstacle| {
+            let machine = Machine { pci_devices: [(address(), Some(obstacle))].into(), ..machine() };
+            // It is no fault of the file.
+            judge(&FILE.replace("9", "2"), &machine).unwrap();
+            prepared(&machine)
+        };
+        let refused = with(Obstacle::Linux(address(), "ixgbe".to_owned())).unwrap_err().to_string();
+        let expected =
+            "port[1].device: 0000:3b:00.0 is Linux' (driver ixgbe), DPDK cannot have it; rvs setup -c f";
+        assert!(refused.contains(expected), "{refused}");
+        let used =
+            |program: &str| Obstacle::InUse { address: address(), pid: 7, program: program.to_owned() };
+        assert!(with(used("dpdk-testpmd")).is_err());
+        // Its claim is what tells.
+        with(used("rvs")).unwrap();
+    }
+
+    #[test]
+    fn who_takes_over_needs_nics_that_are_prepared() {
+        let address = "0000:3b:00.0".to_owned();
+        let take_over = |obstacle, hugepages| {
+            let machine = Machine {
+                pci_devices: [(address.clone(), obstacle)].into(),
+                has_hugepages: Some(hugepages),
+                available_memory: 1 << 20,
+                ..machine()
+            };
+            let file = FILE.replace("9", "2").into();
+            super::super::parse(Path::new("f"), file).unwrap().check_to_take_over(&machine)
+        };
+        take_over(None, true).unwrap();
+        // The running one's.
+        let used = Obstacle::InUse { address: address.clone(), pid: 7, program: "rvs".to_owned() };
+        take_over(Some(used), true).unwrap();
+        let linux = Obstacle::Linux(address.clone(), "ixgbe".to_owned());
+        let refused = take_over(Some(linux), true).unwrap_err().to_string();
+        assert!(refused.contains("(driver ixgbe), DPDK cannot have it; rvs setup -c f"), "{refused}");
+        assert!(take_over(None, false).unwrap_err().to_string().contains("no hugepages are reserved"));
     }
 
     #[test]
