@@ -1,0 +1,274 @@
+//! What is shown, in order. Every step says what it has shown, and when.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::SocketAddrV4,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use harness::{
+    client,
+    cluster::{CLIENT, Cluster, vip},
+    listing::Counters,
+    nginx, wait,
+};
+
+use crate::{
+    PAGE,
+    guest::Guest,
+    image::Image,
+    nics::{self, E1000E, Kind, LOGIN, VIRTIO, VMXNET3},
+    page::{Page, Step},
+};
+
+/// How long something may take that takes some seconds in the emulation.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How many real servers the page has.
+const SERVERS: usize = 2;
+
+/// The machines, and how far the walk has come.
+struct Rig<'a> {
+    cluster: &'a Cluster,
+    image: &'a Image,
+    guest: Guest,
+    page: Page,
+    transcript: File,
+    start: Instant,
+}
+
+/// Walks the page, and goes on beyond it.
+pub fn run(cluster: &Cluster, directory: &Path, package: &Path) -> Result<()> {
+    let start = Instant::now();
+    let image = Image::build(directory, cluster.state(), package)?;
+    nics::wire(cluster)?;
+    let _web = cluster.start_web()?;
+    for server in &cluster.real_servers[..SERVERS] {
+        // It is the page that has to say so.
+        server.ip("route del default")?;
+    }
+    let transcript = File::create(cluster.state().file("walk.log"))?;
+    let guest = Guest::boot(&image, &cluster.router)?;
+    let page = Page::parse(PAGE)?;
+    let mut rig = Rig { cluster, image: &image, guest, page, transcript, start };
+    rig.told("Debian's kernel and systemd, booted");
+    rig.from_nothing()?;
+    rig.cable()?;
+    rig.crash()?;
+    rig.other_nics()?;
+    rig.without_iommu()?;
+    rig.direct()?;
+    rig.page.finish()
+}
+
+impl Rig<'_> {
+    /// From a machine without anything to a router under NAT that is there again after a reboot.
+    fn from_nothing(&mut self) -> Result<()> {
+        self.walk("The kernel's command line")?;
+        let words = self.guest.run("cat /proc/cmdline")?;
+        ensure!(words.contains("isolcpus=1-3"), "the words have not come through: {words}");
+        let units = self.guest.run("ls /sys/class/iommu; cat /sys/devices/system/cpu/nohz_full")?;
+        ensure!(units.contains("dmar0") && units.contains("1-3"), "no IOMMU, or ticks: {units}");
+        self.told("booted again with the page's words: IOMMU, isolated cores");
+
+        self.walk("The package")?;
+        self.walk("The NICs")?;
+        self.walk("The configuration")?;
+        self.refuse_the_login()?;
+        self.told("package installed; the NIC with the default route refused");
+
+        self.walk("From Linux to RVS")?;
+        self.walk("Real servers under NAT")?;
+        self.expect(&[("rs1", 6), ("rs2", 6)])?;
+        self.told("e1000e, vfio-pci: real curl from outside, NAT over two real servers");
+
+        self.walk("Day to day")?;
+        self.walk("Changes")?;
+        self.expect(&[("rs1", 3), ("rs2", 3), ("rs3", 6)])?;
+        self.told("systemctl reload: a third server, of twice the weight");
+
+        self.walk("After a reboot")?;
+        self.expect(&[("rs1", 3), ("rs2", 3), ("rs3", 6)])?;
+        self.told("booted again: it balances, and nobody has typed anything");
+        Ok(())
+    }
+
+    /// The login would be gone, if somebody mistook the address.
+    fn refuse_the_login(&mut self) -> Result<()> {
+        let file = "/tmp/wrong.toml";
+        self.guest.run(&format!("sed s/{}/{LOGIN}/ /etc/rvs/rvs.toml > {file}", E1000E.addresses[0]))?;
+        let done = self.guest.output(&format!("rvs setup -c {file}"))?;
+        ensure!(done.status == 1 && done.printed.contains("default route"), "{done:?}");
+        self.guest.run("ip route get 10.0.2.2 | grep -q 10.0.2.15")?;
+        Ok(())
+    }
+
+    /// The clients' cable is pulled and put back.
+    fn cable(&mut self) -> Result<()> {
+        let wan = E1000E.name(0);
+        self.guest.set_link(&wan, false)?;
+        let curl = self.cluster.client.command("curl").words("--silent --max-time 2 http://192.0.2.10/").output()?;
+        ensure!(curl.code() == Some(28), "without a cable: {curl:?}");
+        self.guest.set_link(&wan, true)?;
+        wait::until("it balances", PATIENCE, || client::get(&self.cluster.client, vip(80), 1)?.counts())?;
+        self.told("a cable pulled, and put back");
+        Ok(())
+    }
+
+    /// The program is killed in the middle of a download.
+    fn crash(&mut self) -> Result<()> {
+        let mut download = client::start_download(&self.cluster.client, vip(80), "1m", "kept")?;
+        let file = self.cluster.state().file("kept");
+        wait::until("the download has begun", PATIENCE, || Ok(ensure!(fs::metadata(&file)?.len() > 100_000)))?;
+        self.guest.run("kill -9 $(systemctl show --property MainPID --value rvs)")?;
+        let status = download.wait(2 * PATIENCE)?;
+        ensure!(status.success() && fs::read(&file)? == nginx::big_file(), "the download: {status}");
+        let restarts = self.guest.run("systemctl show --property NRestarts --value rvs")?;
+        ensure!(restarts.trim() == "1", "restarts: {restarts}");
+        self.told("kill -9: systemd starts it again, and a download that was under way ends whole");
+        Ok(())
+    }
+
+    /// NICs of other kinds, one after the other.
+    fn other_nics(&mut self) -> Result<()> {
+        let counters = self.use_nics(VIRTIO, "cores = [1, 1, 2, 2]\nidle = \"adaptive\"")?;
+        let received: Vec<u64> = counters.workers.iter().map(|worker| worker.received).collect();
+        ensure!(
+            received.len() == VIRTIO.queues && received.iter().all(|packets| *packets > 0),
+            "a queue without packets: {received:?}"
+        );
+        self.told(&format!("virtio-net, vfio-pci: RSS over four queues, packets by worker {received:?}"));
+        self.use_nics(VMXNET3, "cores = [1]")?;
+        self.told("vmxnet3, vfio-pci");
+        Ok(())
+    }
+
+    /// The machine without its IOMMU.
+    fn without_iommu(&mut self) -> Result<()> {
+        self.use_nics(E1000E, "cores = [1]")?;
+        self.reboot(
+            "sed -i s/intel_iommu=on/intel_iommu=off/ /etc/default/grub.d/rvs.cfg\nupdate-grub\nsystemctl reboot\n",
+        )?;
+        wait::until("it balances", PATIENCE, || self.ask_from_ports())?;
+        for address in E1000E.addresses {
+            let driver = self.guest.run(&format!("basename $(readlink /sys/bus/pci/devices/{address}/driver)"))?;
+            ensure!(driver.trim() == "uio_pci_generic", "{address} has {driver}");
+        }
+        self.told("e1000e, uio_pci_generic: booted without the IOMMU");
+        Ok(())
+    }
+
+    /// Direct routing, with the first real servers on the clients' network.
+    fn direct(&mut self) -> Result<()> {
+        for index in 0..SERVERS {
+            nics::move_to_clients(self.cluster, index)?;
+        }
+        self.walk("Direct routing")?;
+        self.expect(&[("rs1", 6), ("rs2", 6)])?;
+        self.told("direct routing: real servers answer by themselves");
+        Ok(())
+    }
+
+    /// Has RVS run with other NICs, by a configuration of the page's kind with the third real server alone, and asks.
+    fn use_nics(&mut self, kind: Kind, workers: &str) -> Result<Counters> {
+        let [wan, lan] = kind.addresses;
+        let configuration = format!(
+            r#"eal.memory = 512
+table.connections = 100_000
+
+[workers]
+{workers}
+
+[[port]]
+name = "wan"
+device = "{wan}"
+addresses = ["192.0.2.1/24"]
+
+[[port]]
+name = "lan"
+device = "{lan}"
+addresses = ["10.0.0.1/24"]
+
+[[service]]
+address = "192.0.2.10:80"
+
+[[service.server]]
+address = "10.0.0.13:8080"
+"#
+        );
+        self.guest.write("/etc/rvs/rvs.toml", &configuration)?;
+        let said = self.guest.run("rvs setup -c /etc/rvs/rvs.toml && systemctl restart rvs && rvs ports")?;
+        self.transcript.write_all(said.as_bytes())?;
+        self.ask_from_ports()?;
+        let text = self.guest.run("rvs list --counters --json")?;
+        serde_json::from_str(&text).context(text)
+    }
+
+    /// Asks for a page from each of forty ports, which are always the same, since a NIC spreads by them.
+    fn ask_from_ports(&self) -> Result<()> {
+        self.cluster.client.enter(|| {
+            for port in 20_000..20_040 {
+                let socket = client::bound(SocketAddrV4::new(CLIENT, port))?;
+                socket.connect(&vip(80).into()).with_context(|| format!("from port {port}"))?;
+                let mut stream = std::net::TcpStream::from(socket);
+                stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer)?;
+                ensure!(answer.ends_with("rs3\n"), "from port {port}: {answer}");
+            }
+            Ok(())
+        })
+    }
+
+    /// Does what a section of the page says.
+    fn walk(&mut self, heading: &str) -> Result<()> {
+        for step in self.page.take(heading)? {
+            self.step(&step).with_context(|| format!("docs/bare-metal.md, \"{heading}\""))?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Router(script) if script.trim_end().ends_with("systemctl reboot") => self.reboot(script)?,
+            Step::Router(script) => {
+                let said = self.guest.run(script)?;
+                writeln!(self.transcript, "router\n{script}{said}")?;
+            }
+            Step::File(path, content) => self.guest.write(path, content)?,
+            Step::RealServer(script) => {
+                for server in &self.cluster.real_servers[..SERVERS] {
+                    server.command("sh").args(["-ec", script]).run()?;
+                }
+            }
+            Step::Client(script) => {
+                let said = self.cluster.client.command("sh").args(["-ec", script]).run()?;
+                writeln!(self.transcript, "client\n{script}{said}")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reboot(&mut self, script: &str) -> Result<()> {
+        self.guest.reboot(self.image, script)
+    }
+
+    /// Asks twelve times, once it balances, and compares who has answered how often.
+    fn expect(&self, shares: &[(&str, u64)]) -> Result<()> {
+        let ask = || client::get(&self.cluster.client, vip(80), 12);
+        wait::until("it balances", PATIENCE, || {
+            let answers = ask()?;
+            for (server, count) in shares {
+                ensure!(answers.of(server) == *count, "{answers:?}, not {shares:?}");
+            }
+            Ok(())
+        })
+    }
+
+    fn told(&self, what: &str) {
+        println!("{:>6.1} s  {what}", self.start.elapsed().as_secs_f32());
+    }
+}
