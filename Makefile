@@ -1,6 +1,6 @@
 # `make demo` shows RVS, `make test` proves it. Both install what they need, on Debian as root.
 
-.PHONY: help demo test unit loom e2e test-metal lint build release man bench gate clean install-packages
+.PHONY: help demo test unit loom e2e test-metal lint build release man deb test-debian13 bench gate clean install-packages
 
 # Where cargo builds.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -11,7 +11,9 @@ help:
 	@echo "make demo        a cluster in network namespaces, shown in a minute (ARGS=--keep leaves it up)"
 	@echo "make test        everything: unit, property, loom and end-to-end tests"
 	@echo "make test-metal  the Debian package on an emulated machine with PCI NICs, by docs/bare-metal.md"
+	@echo "make test-debian13 builds and tests on Debian 13, in a root of its own; half an hour"
 	@echo "make release     the fastest build: target/release/rvs, DPDK linked statically"
+	@echo "make deb         Debian package: target/debian, linked with Debian's DPDK"
 	@echo "make man         manual pages and completions: target/man"
 	@echo "make bench       every promise of perf/PROMISES.md that one machine can keep, in a few minutes"
 	@echo "make gate        instructions per packet, against the record"
@@ -32,8 +34,13 @@ release: install-packages
 
 # What a package puts into share/man/man1 and into the shells' directories for completions.
 man: build
-	target/debug/rvs man target/man/man1
-	for shell in bash zsh fish; do target/debug/rvs completions $$shell > target/man/rvs.$$shell; done
+	$(TARGET)/debug/rvs man $(TARGET)/man/man1
+	for shell in bash zsh fish; do $(TARGET)/debug/rvs completions $$shell > $(TARGET)/man/rvs.$$shell; done
+
+# The package installs Debian's own DPDK with it, whose drivers are loaded at run time.
+deb: install-packages
+	cargo build --release -p rvs
+	configs/debian/build $(TARGET)/release/rvs $(TARGET)/debian
 
 test: unit loom e2e
 
@@ -53,7 +60,11 @@ e2e: install-packages
 # docs/bare-metal.md, walked on an emulated machine with PCI NICs behind an IOMMU; takes some minutes.
 test-metal: install-packages
 	cargo build --quiet -p rvs -p rvs-tests --bins
-	$(TARGET)/debug/rvs-metal $$(configs/debian/build $(TARGET)/debug/rvs $(TARGET)/metal)
+	$(TARGET)/debug/rvs-metal $(ARGS)
+
+# As root; downloads what it needs by this machine's own package sources. Takes long, and longer the first time.
+test-debian13:
+	tests/debian.sh trixie
 
 lint: install-packages
 	cargo fmt --all --check

@@ -213,7 +213,7 @@ fn systemd_understands_the_unit() -> Result<()> {
     let state = harness::state::State::unique()?;
     let unit = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/systemd/rvs.service");
     let program = router::program()?.display().to_string();
-    let text = fs::read_to_string(unit)?.replace("/usr/local/sbin/rvs", &program);
+    let text = fs::read_to_string(unit)?.replace("/usr/sbin/rvs", &program);
     ensure!(text.contains(&program));
     let copy = state.file("rvs.service");
     fs::write(&copy, text)?;

@@ -14,6 +14,7 @@
 //! | [`peers`], [`pair`] | routers that know each other's connections, and two of them under keepalived |
 //! | [`crowd`] (in a [`background`] thread), [`flood`] | ten thousand connections of sockets, a million of frames |
 //! | [`authority`], [`flags`] | certificates, and files that say how a server is to behave |
+//! | [`image`] | a copy of this machine, to install packages in |
 //! | [`ipvs`] | directors of Linux |
 //! | [`client`] | users |
 //! | [`fleet`], [`peers`] | several routers that know of each other |
@@ -38,6 +39,7 @@ pub mod crowd;
 pub mod flags;
 pub mod fleet;
 pub mod flood;
+pub mod image;
 pub mod ipvs;
 pub mod listing;
 pub mod names;

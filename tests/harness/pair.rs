@@ -72,7 +72,7 @@ impl Pair {
         let ready = format!("{} sync --ready -s {}", program()?.display(), self.configs[index].socket);
         let text = example(
             &format!("keepalived-{}.conf", index + 1),
-            &[("/usr/local/sbin/rvs sync --ready", &ready)],
+            &[("/usr/sbin/rvs sync --ready", &ready)],
         )?;
         // After three of the 0.2 s of the files a backup takes over, and this machine may stand still for longer.
         let interval = env::var("RVS_ADVERT_INT").unwrap_or_else(|_| "1".to_owned());

@@ -44,6 +44,7 @@ impl Image {
     /// Makes what is missing below `directory`, and a new disk in `state` with this package in the guest's `/root`.
     pub fn build(directory: &Path, state: &State, package: &Path) -> Result<Image> {
         fs::create_dir_all(directory)?;
+        let directory = &directory.canonicalize()?;
         unpack(state, directory, "linux-image-amd64", "kernel")?;
         unpack(state, directory, "busybox-static", "busybox")?;
         let modules = directory.join("kernel/lib/modules");

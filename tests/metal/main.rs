@@ -6,7 +6,7 @@
 //! NICs and drivers are used.
 //!
 //! ```text
-//! rvs-metal PACKAGE    PACKAGE: the .deb that is installed
+//! rvs-metal [PACKAGE]    the .deb that is installed; without one, the built program is packed
 //! ```
 //!
 //! All of it is emulated, also the CPU, so nothing here says how fast anything is.
@@ -19,28 +19,19 @@ mod rig;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result};
 use harness::cluster::Layout;
 
 /// The page that is walked.
 const PAGE: &str = include_str!("../../docs/bare-metal.md");
 
 fn main() -> ExitCode {
-    let Some(package) = std::env::args().nth(1) else {
-        eprintln!("usage: rvs-metal PACKAGE");
-        return ExitCode::from(2);
-    };
-    match run(PathBuf::from(package)) {
+    let package = std::env::args().nth(1).map(PathBuf::from);
+    let directory = PathBuf::from("target/metal");
+    match harness::with_cluster(Layout::TwoArmed, |cluster| rig::run(cluster, &directory, package)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::FAILURE
         }
     }
-}
-
-fn run(package: PathBuf) -> Result<()> {
-    let package = package.canonicalize().with_context(|| package.display().to_string())?;
-    let directory = std::env::current_dir()?.join("target/metal");
-    harness::with_cluster(Layout::TwoArmed, |cluster| rig::run(cluster, &directory, &package))
 }

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     net::SocketAddrV4,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -27,6 +27,9 @@ use crate::{
 /// How long something may take that takes some seconds in the emulation.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Of the package that is made of the built program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// How many real servers the page has.
 const SERVERS: usize = 2;
 
@@ -41,9 +44,10 @@ struct Rig<'a> {
 }
 
 /// Walks the page, and goes on beyond it.
-pub fn run(cluster: &Cluster, directory: &Path, package: &Path) -> Result<()> {
+pub fn run(cluster: &Cluster, directory: &Path, package: Option<PathBuf>) -> Result<()> {
     let start = Instant::now();
-    let image = Image::build(directory, cluster.state(), package)?;
+    let package = package.map_or_else(|| harness::image::package(cluster.state(), VERSION), Ok)?;
+    let image = Image::build(directory, cluster.state(), &package)?;
     nics::wire(cluster)?;
     let _web = cluster.start_web()?;
     for server in &cluster.real_servers[..SERVERS] {
