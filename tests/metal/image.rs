@@ -19,8 +19,8 @@ const MODULES: [&str; 6] = ["virtio_pci", "9p", "9pnet_virtio", "virtio_blk", "e
 /// Directories of the machine's root that the guest sees; of others it has its own.
 const SEEN: [&str; 10] = ["bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr", "var"];
 
-/// Directories in there whose content the guest does not see: what this machine starts.
-const HIDDEN: [&str; 9] = [
+/// Directories in there whose content the guest does not see: what this machine starts, and what it has written.
+const HIDDEN: [&str; 11] = [
     "etc/systemd/system",
     "etc/rc0.d",
     "etc/rc1.d",
@@ -30,6 +30,8 @@ const HIDDEN: [&str; 9] = [
     "etc/rc5.d",
     "etc/rc6.d",
     "etc/rcS.d",
+    "var/log",
+    "var/tmp",
 ];
 
 /// Where all of it is.
@@ -131,10 +133,9 @@ impl Image {
             }
         }
         for directory in opaque.iter().map(String::as_str).chain(["proc", "sys", "dev", "run", "rig", "usr/lib/modules"]) {
-            let mode = if directory == "tmp" { 0o1777 } else { 0o755 };
+            let mode = if directory.ends_with("tmp") { 0o1777 } else { 0o755 };
             fs::DirBuilder::new().recursive(true).mode(mode).create(upper.join(directory))?;
         }
-        fs::set_permissions(upper.join("tmp"), Permissions::from_mode(0o1777))?;
         let name = package.file_name().context("the package has no name")?;
         fs::copy(package, upper.join("root").join(name)).with_context(|| package.display().to_string())?;
         let units = upper.join("etc/systemd/system");

@@ -82,6 +82,7 @@ impl Rig<'_> {
         self.walk("The NICs")?;
         self.walk("The configuration")?;
         self.refuse_the_login()?;
+        self.doctor_finds(&["nic-linux", "hugepages-none"])?;
         self.told("package installed; the NIC with the default route refused");
 
         self.walk("From Linux to RVS")?;
@@ -107,6 +108,17 @@ impl Rig<'_> {
         let done = self.guest.output(&format!("rvs setup -c {file}"))?;
         ensure!(done.status == 1 && done.printed.contains("default route"), "{done:?}");
         self.guest.run("ip route get 10.0.2.2 | grep -q 10.0.2.15")?;
+        Ok(())
+    }
+
+    /// `rvs doctor` finds these, by keys that the page explains, as it does all others that it finds.
+    fn doctor_finds(&mut self, wanted: &[&str]) -> Result<()> {
+        let said = self.guest.output("rvs doctor -c /etc/rvs/rvs.toml")?.printed;
+        let keys = said.lines().filter_map(|line| line.strip_suffix(']')?.rsplit_once('['));
+        let keys: Vec<&str> = keys.map(|(_, key)| key).collect();
+        let unexplained = keys.iter().find(|key| !PAGE.contains(&format!("`{key}`")));
+        ensure!(unexplained.is_none(), "the page does not explain {unexplained:?}");
+        ensure!(wanted.iter().all(|key| keys.contains(key)), "expected {wanted:?}: {said}");
         Ok(())
     }
 
@@ -161,6 +173,7 @@ impl Rig<'_> {
             let driver = self.guest.run(&format!("basename $(readlink /sys/bus/pci/devices/{address}/driver)"))?;
             ensure!(driver.trim() == "uio_pci_generic", "{address} has {driver}");
         }
+        self.doctor_finds(&["nic-unprotected"])?;
         self.told("e1000e, uio_pci_generic: booted without the IOMMU");
         Ok(())
     }
