@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
 use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
-use dpdk::Hashed;
 
 use crate::config::{Server, Service};
 use crate::effects::Effects;
 use crate::health::Target;
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::net::Mirror;
+use crate::ports::Known;
 use crate::services::Services;
 
 /// A port and its twin, as far as snapshots depend on them.
@@ -23,8 +24,8 @@ pub struct PortLink {
     pub mac: [u8; 6],
     /// The longest IP packet.
     pub mtu: u16,
-    /// By what the device spreads packets over its queues, if it does.
-    pub hashed: Option<Hashed>,
+    /// What is known of its device.
+    pub device: Arc<Known>,
 }
 
 impl ServiceKey {

@@ -1,5 +1,6 @@
 //! From the `device` of a port to what DPDK wants to hear.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::config::value::pci_address;
@@ -78,8 +79,13 @@ impl Device {
     }
 }
 
-/// EAL's arguments, the operator's own last.
-pub fn eal_arguments(config: &Config, devices: &[Device], control_cores: &[usize]) -> Vec<String> {
+/// EAL's arguments, the operator's own last. NICs are on these NUMA nodes, as far as that is known.
+pub fn eal_arguments(
+    config: &Config,
+    devices: &[Device],
+    control_cores: &[usize],
+    nodes: &BTreeSet<usize>,
+) -> Vec<String> {
     let own = &config.eal.args;
     let given = |names: &[&str]| {
         own.iter().any(|argument| {
@@ -104,8 +110,16 @@ pub fn eal_arguments(config: &Config, devices: &[Device], control_cores: &[usize
         arguments.push("--no-huge".to_owned());
     }
     let memory = config.eal.memory_mb.or((!config.eal.hugepages).then_some(256));
-    if let Some(megabytes) = memory {
-        arguments.extend(["-m".to_owned(), megabytes.to_string()]);
+    match (memory, nodes.last()) {
+        (None, _) => {}
+        // Left to itself, EAL takes it from the node of the control thread.
+        (Some(megabytes), Some(last)) if config.eal.hugepages && !given(&["--socket-mem"]) => {
+            let share = megabytes.div_ceil(nodes.len() as u32);
+            let shares = (0..=*last).map(|node| if nodes.contains(&node) { share } else { 0 });
+            let shares: Vec<String> = shares.map(|share| share.to_string()).collect();
+            arguments.extend(["--socket-mem".to_owned(), shares.join(",")]);
+        }
+        (Some(megabytes), _) => arguments.extend(["-m".to_owned(), megabytes.to_string()]),
     }
     let mut pci = devices.iter().filter_map(|device| match device {
         Device::Pci { devargs, .. } => Some(devargs),
@@ -176,9 +190,19 @@ mod tests {
         let config = config("3B:00.1,x=1", "[1]", "[]");
         let device = Device::of(&config, 0);
         assert_eq!(device.port_name(), "0000:3b:00.1");
-        let arguments = eal_arguments(&config, &[device], &[0, 2]).join(" ");
+        let arguments = eal_arguments(&config, &[device], &[0, 2], &BTreeSet::new()).join(" ");
         assert!(arguments.contains("-a 3B:00.1,x=1") && !arguments.contains("--no-pci"), "{arguments}");
         assert!(arguments.contains("--lcores 0@(0,2)"), "{arguments}");
+    }
+
+    #[test]
+    fn memory_is_where_nics_are() {
+        let text = "[eal]\nmemory = 1001\n[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"3b:00.0\"\n";
+        let config = crate::config::parse(Path::new("x.toml"), text.into()).unwrap();
+        let with = |nodes: &[usize]| eal_arguments(&config, &[], &[0], &nodes.iter().copied().collect()).join(" ");
+        assert!(with(&[]).contains("-m 1001"), "{}", with(&[]));
+        assert!(with(&[1]).contains("--socket-mem 0,1001"), "{}", with(&[1]));
+        assert!(with(&[0, 2]).contains("--socket-mem 501,0,501"), "{}", with(&[0, 2]));
     }
 
     #[test]
@@ -187,7 +211,7 @@ mod tests {
         let config = config("foo0", "[1]", args);
         let device = Device::of(&config, 0);
         assert_eq!(device, Device::Existing("foo0".into()));
-        let arguments = eal_arguments(&config, &[device], &[0]);
+        let arguments = eal_arguments(&config, &[device], &[0], &BTreeSet::new());
         assert_eq!(arguments[arguments.len() - 4..], ["-d", "x.so", "--vdev=foo0,a=b", "--no-shconf"]);
         assert_eq!(arguments.iter().filter(|argument| *argument == "--no-shconf").count(), 1);
     }

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::net::UdpSocket;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,11 +34,14 @@ use crate::config::{self, Config, Idle, Machine, VirtualAddresses};
 use crate::crew::{Crew, control_cores, pin};
 use crate::devices::{self, Device};
 use crate::director::{Director, Parts};
+use crate::doctor;
 use crate::events::{Events, Kind};
 use crate::health::checks_at_once;
 use crate::keep;
+use crate::memory;
 use crate::net::{Twin, Watcher};
-use crate::ports;
+use crate::ports::{self, Open, Pools, Watch};
+use crate::root::Root;
 use crate::slowpath;
 use crate::stages::Stopwatch;
 use crate::sync::{self, Synchroniser};
@@ -59,6 +63,9 @@ pub fn run(config: Config) -> Result<()> {
     lock_any_memory();
     let machine = Machine::read().context("cannot find out what this machine has")?;
     config.check_machine(&machine)?;
+    for finding in doctor::at_start(Path::new("/"), &config) {
+        tracing::warn!(remedy = finding.remedy, "{}: {}", finding.subject, finding.problem);
+    }
     let control_cores = control_cores(&config, &machine);
     pin(&control_cores)?;
     let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -134,7 +141,8 @@ async fn start(
     let kept = keep::claim(&config)?;
     let speaker = sync::bind(&config)?;
     let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
-    let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores))?;
+    let nodes = memory::nodes_of_nics(&Root::new(Path::new("/")), &config);
+    let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores, &nodes))?;
     let doors = Doors { socket, remote, speaker };
     let signals = Signals { stop, hangup, upgrade };
     stopwatch.lap(|stages| &mut stages.eal);
@@ -203,7 +211,7 @@ async fn with_eal(
     mut inheritance: Option<Inheritance>,
 ) -> Result<Option<HandOver>> {
     let lcore = Rc::new(eal.main_lcore()?);
-    let pool = ports::pool(&config, eal)?;
+    let mut pools = Pools::default();
     let watcher = Watcher::start().await?;
     let linux = watcher.handle();
 
@@ -211,32 +219,21 @@ async fn with_eal(
     let mut twins = Vec::new();
     let mut links = Vec::new();
     let mut queues: Vec<Queues> = Vec::new();
+    let mut packets = Vec::new();
     for (index, device) in devices.iter().enumerate() {
-        let (port, pairs) = ports::open(&config, index, device, eal, pool)?;
+        let Open { port, queues: pairs, pool, known } = ports::open(&config, index, device, eal, &mut pools)?;
         let (name, mac) = (&config.ports[index].name, ports::usable_mac(port.mac()?, index));
-        let (mtu, hashed) = (config.ports[index].mtu, port.hashed());
+        let mtu = config.ports[index].mtu;
         let tap = inheritance.as_mut().and_then(|old| old.item(&Item::Twin(name.clone())));
         let twin = Rc::new(match tap {
             Some(tap) => Twin::inherit(&linux, tap, name, mac, mtu).await?,
             None => Twin::create(&linux, name, mac, mtu).await?,
         });
-        links.push(PortLink { ifindex: twin.ifindex(), mac, mtu, hashed });
-        let spread_by = match hashed {
-            Some(hashed) => hashed.to_string(),
-            None if pairs.len() == 1 => "one queue".to_owned(),
-            None => "the device's own way".to_owned(),
-        };
-        tracing::info!(
-            port = name,
-            device = device.port_name(),
-            mac = ports::mac_text(mac),
-            queues = pairs.len(),
-            spread_by,
-            "port up"
-        );
+        links.push(PortLink { ifindex: twin.ifindex(), mac, mtu, device: known });
         twins.push(twin);
         ports.push(port);
         queues.push(pairs);
+        packets.push(pool);
     }
     // On a twin, or on any other interface.
     let link = sync::ipvs::open(&config)?;
@@ -245,13 +242,20 @@ async fn with_eal(
         None => Default::default(),
     };
     stopwatch.lap(|stages| &mut stages.ports);
-    let keep::Start { table, ids, keep, origin } = keep::start(&config, kept, control_cores)?;
+    // Linux takes memory from the node of whoever touches it first.
+    pin(&config.workers.cores)?;
+    let started = keep::start(&config, kept, control_cores);
+    pin(control_cores)?;
+    let keep::Start { table, ids, keep, origin } = started?;
     stopwatch.lap(|stages| &mut stages.table);
     let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
     if config.run.drop_capabilities {
         give_up_capabilities(&config, eal)?;
     }
     let events = Events::default();
+    let watched = config.ports.iter().zip(&links).zip(&twins);
+    let watched = watched.map(|((port, link), twin)| (port.name.as_str(), link.device.clone(), twin.clone()));
+    let watch = Watch::new(linux.clone(), events.clone(), watched, inheritance.is_some());
     let (desk, order) = Desk::open(&config, &events);
     origin.tell(&events);
     let capture: Arc<Switch> = Arc::default();
@@ -353,7 +357,8 @@ async fn with_eal(
             events.publish(Kind::started(&config, stages));
             director.run(hangup).await.map(|()| None)
         };
-        let from_linux = (0..).zip(&twins).map(|(port, twin)| pumps.from_linux(port, twin, pool, &lcore));
+        let from_linux = (0..).zip(&twins).zip(&packets);
+        let from_linux = from_linux.map(|((port, twin), pool)| pumps.from_linux(port, twin, pool, &lcore));
         tokio::select! {
             () = async {
                 let why = stop.received().await;
@@ -375,6 +380,7 @@ async fn with_eal(
             () = desk.heed(upgrade) => unreachable!("signals do not end"),
             result = direct => result,
             () = pumps.to_linux(&twins) => unreachable!("it never ends"),
+            () = watch.run(&ports) => unreachable!("it never ends"),
             () = gone(from_linux) => Err(anyhow!("somebody has removed a twin from Linux; RVS cannot go on without it")),
             result = crew.lost_worker() => result.map(|()| None),
         }

@@ -311,6 +311,68 @@ pub struct Port {
     pub queues: u32,
     /// What decides about a packet's queue; null with one queue, or if that is the device's own business.
     pub hashed: Option<Hashed>,
+    /// What it can do, and what is used of it; null if an older RVS answers.
+    #[serde(default)]
+    pub device: Option<Device>,
+}
+
+/// The device of a port: what it can do, and what is used of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// DPDK's name of it; the address of a NIC, e.g. `0000:01:00.0`.
+    pub name: String,
+    /// Its driver in DPDK, e.g. `net_ixgbe`.
+    pub driver: String,
+    /// The MAC of port and twin.
+    pub mac: String,
+    /// The NUMA node that it is on, if there are several.
+    pub node: Option<u32>,
+    /// The largest IP packet.
+    pub mtu: u16,
+    /// How many queues it could have.
+    pub max_queues: u16,
+    /// Descriptors of each receive queue.
+    pub rx_descriptors: u16,
+    /// Descriptors of each transmit queue.
+    pub tx_descriptors: u16,
+    /// Whose address and port are hashed: `both`, `source` or `destination`.
+    pub hashed_side: String,
+    /// What it could hash, e.g. `ipv4-tcp`.
+    pub rss: Vec<String>,
+    /// What it could do with received packets, in DPDK's words; RVS uses none of it.
+    pub rx_offloads: Vec<String>,
+    /// What it could do with packets to send, in DPDK's words; RVS uses none of it.
+    pub tx_offloads: Vec<String>,
+    /// Whether it receives what is for other MACs; null if it has no switch for that.
+    pub promiscuous: Option<bool>,
+    /// Whether it has a link.
+    pub link_up: bool,
+    /// Mbit/s, if it is known.
+    pub link_speed: Option<u32>,
+    /// `reset` or `removed`: it has said so of itself, and forwards nothing.
+    pub trouble: Option<String>,
+}
+
+/// A link for a person: `up 10 Gbit/s`.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkText {
+    /// Whether it is up.
+    pub up: bool,
+    /// Mbit/s, if it is known.
+    pub speed: Option<u32>,
+}
+
+impl fmt::Display for LinkText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.up, self.speed) {
+            (false, _) => f.write_str("down"),
+            (true, None) => f.write_str("up"),
+            (true, Some(speed)) if speed >= 1000 && speed.is_multiple_of(100) => {
+                write!(f, "up {} Gbit/s", f64::from(speed) / 1000.0)
+            }
+            (true, Some(speed)) => write!(f, "up {speed} Mbit/s"),
+        }
+    }
 }
 
 /// What a device hashes of an IPv4 packet to choose its queue (RSS).

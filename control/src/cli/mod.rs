@@ -11,10 +11,12 @@ mod fmt;
 mod leave;
 mod list;
 mod man;
+mod ports;
 mod prove;
 mod reload;
 mod run;
 mod schema;
+mod setup;
 mod sync;
 mod top;
 mod upgrade;
@@ -55,6 +57,8 @@ const EXAMPLES: &str = "\
 Examples:
   rvs check -c /etc/rvs/rvs.toml      does the file make sense, and on this machine?
   rvs doctor -c /etc/rvs/rvs.toml     is the machine as it should be for it?
+  rvs ports -c /etc/rvs/rvs.toml      which NICs are there, and can DPDK have them?
+  rvs setup -c /etc/rvs/rvs.toml      give it what the file names: NICs and hugepages; --undo takes them back
   rvs run -c /etc/rvs/rvs.toml        balance, in the foreground, logging to stderr
   rvs reload                          apply the edited file (as SIGHUP does)
   rvs reload --dry-run                what would that change?
@@ -99,6 +103,15 @@ enum Command {
     /// Say what on this machine keeps rvs from starting or from being fast, and what to do about it
     #[command(after_help = doctor::EXIT_CODES)]
     Doctor(doctor::Doctor),
+    /// List the NICs of this machine: driver, NUMA node, link, IOMMU group, whether DPDK can have them, and why not
+    #[command(after_help = EXIT_CODES)]
+    Ports(ports::Ports),
+    /// Prepare this machine for a configuration: take its NICs from Linux for DPDK, and reserve hugepages
+    ///
+    /// Each step is printed as one would type it. Only what is missing is done; when something speaks against it, nothing
+    /// is. A boot undoes all of it.
+    #[command(after_help = setup::EXIT_CODES)]
+    Setup(setup::Setup),
     /// Have the running rvs read its configuration again
     ///
     /// The new configuration is checked first. If it is refused, the old one stays in force.
@@ -264,6 +277,8 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Run(command) => command.execute(),
         Command::Check(command) => command.execute(),
         Command::Doctor(command) => command.execute(),
+        Command::Ports(command) => command.execute(),
+        Command::Setup(command) => command.execute(),
         Command::Reload(command) => command.execute(),
         Command::Upgrade(command) => command.execute(),
         Command::Prove(command) => command.execute(),

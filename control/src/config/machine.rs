@@ -4,14 +4,17 @@
 //! nobody owns. Only `rvs run` and `rvs check` ask: a reload cannot change cores, devices or the table,
 //! and while RVS runs, its own table is what made the memory scarce.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
 use anyhow::Context;
 
 use super::error::Report;
 use super::raw::Document;
 use super::{Config, ConfigErrors, Table, value};
+use crate::hardware::{self, Obstacle};
+use crate::root::Root;
 
 /// Facts about a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,8 +23,8 @@ pub struct Machine {
     pub online_cores: BTreeSet<usize>,
     /// Network interfaces in this network namespace.
     pub interfaces: BTreeSet<String>,
-    /// PCI addresses, e.g. `0000:01:00.0`.
-    pub pci_devices: BTreeSet<String>,
+    /// By PCI address, e.g. `0000:01:00.0`: why DPDK cannot have the device, if it cannot.
+    pub(crate) pci_devices: BTreeMap<String, Option<Obstacle>>,
     /// Bytes that programs can have without swapping (`MemAvailable`).
     pub available_memory: u64,
 }
@@ -35,12 +38,10 @@ impl Machine {
         // By system call and not from /sys/class/net, which shows the namespace in which it was mounted.
         let interfaces = nix::net::if_::if_nameindex().context("cannot list the network interfaces")?;
         let names = interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned());
-        // A machine without PCI has no such directory.
-        let pci = fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().flatten();
         Ok(Machine {
             online_cores: core_list(&online).context("cannot understand /sys/devices/system/cpu/online")?,
             interfaces: names.collect(),
-            pci_devices: pci.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect(),
+            pci_devices: hardware::obstacles(&Root::new(Path::new("/"))),
             available_memory: available_memory(&memory).context("/proc/meminfo has no MemAvailable")?,
         })
     }
@@ -65,13 +66,14 @@ impl Config {
         }
         for (index, port) in self.ports.iter().enumerate() {
             let key = format!("port[{index}].device");
-            if let Some(address) = value::pci_address(&port.device)
-                && !machine.pci_devices.contains(&address)
-            {
-                wrong(
-                    &key,
-                    format!("this machine has no PCI device {address}; expected one that `lspci -D` lists"),
-                );
+            if let Some(address) = value::pci_address(&port.device) {
+                let absent = || Some(Obstacle::Absent(address.clone()));
+                let obstacle = machine.pci_devices.get(&address).cloned().unwrap_or_else(absent);
+                // Another RVS that has it is the next one's affair, which asks again when it starts.
+                if let Some(obstacle) = obstacle.filter(|obstacle| !obstacle.is_rvs()) {
+                    let remedy = obstacle.remedy(&self.path.to_string_lossy());
+                    wrong(&key, format!("{obstacle}; {remedy}"));
+                }
             }
             if let Some(interface) = value::interface(&port.device)
                 && !machine.interfaces.contains(interface)
@@ -134,7 +136,8 @@ pub(crate) fn show_cores(cores: &BTreeSet<usize>) -> String {
     ranges.iter().map(show).collect::<Vec<_>>().join(",")
 }
 
-fn available_memory(meminfo: &str) -> Option<u64> {
+/// Bytes that programs can have without swapping, by `/proc/meminfo`.
+pub(crate) fn available_memory(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kilobytes * 1024)
@@ -165,7 +168,7 @@ device = "net_null"
         Machine {
             online_cores: BTreeSet::from([0, 1, 2, 3, 8]),
             interfaces: ["eth7", "lo"].map(str::to_owned).into(),
-            pci_devices: ["0000:3b:00.0".to_owned()].into(),
+            pci_devices: [("0000:3b:00.0".to_owned(), None)].into(),
             available_memory: 64 << 30,
         }
     }
@@ -184,7 +187,7 @@ device = "net_null"
         let poor = Machine {
             online_cores: BTreeSet::from([0, 1, 2, 3, 5]),
             interfaces: ["eth0", "lo"].map(str::to_owned).into(),
-            pci_devices: BTreeSet::new(),
+            pci_devices: BTreeMap::new(),
             available_memory: 2 << 30,
         };
         let expected = r#"
@@ -200,10 +203,26 @@ f:5:15: table.connections: 500000000 connections take 15258 MB, of which 2048 MB
 f:8:10: port[0].device: this machine has no interface "eth7"; expected one of eth0, lo
     8 | device = "net_af_packet,iface=eth7"
       |          ^^^^^^^^^^^^^^^^^^^^^^^^^^
-f:11:10: port[1].device: this machine has no PCI device 0000:3b:00.0; expected one that `lspci -D` lists
+f:11:10: port[1].device: there is no PCI device 0000:3b:00.0; take an address that `rvs ports` shows
    11 | device = "3b:00.0"
       |          ^^^^^^^^^"#;
         assert_eq!(judge(FILE, &poor).unwrap_err().to_string(), expected.trim_start());
+    }
+
+    #[test]
+    fn a_nic_that_somebody_else_has() {
+        let address = || "0000:3b:00.0".to_owned();
+        let with = |obstacle| {
+            let machine = Machine { pci_devices: [(address(), Some(obstacle))].into(), ..machine() };
+            judge(&FILE.replace("9", "2"), &machine)
+        };
+        let refused = with(Obstacle::Linux(address(), "ixgbe".to_owned())).unwrap_err().to_string();
+        let expected = "port[1].device: 0000:3b:00.0 is Linux' (driver ixgbe), DPDK cannot have it; rvs setup -c f";
+        assert!(refused.contains(expected), "{refused}");
+        let used = |program: &str| Obstacle::InUse { address: address(), pid: 7, program: program.to_owned() };
+        assert!(with(used("dpdk-testpmd")).is_err());
+        // Its claim is what tells.
+        with(used("rvs")).unwrap();
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(super) fn judge(config: &Config, ahead: Duration) -> Vec<Finding> {
         (None, None) => return Vec::new(),
     };
     let remedy = "put another one into admin.tcp.certificate, its key into admin.tcp.key, and `rvs reload`";
-    vec![Finding::new(Severity::Warning, "admin.tcp", problem, remedy)]
+    vec![Finding::new("admin-certificate", Severity::Warning, "admin.tcp", problem, remedy)]
 }
 
 #[cfg(test)]

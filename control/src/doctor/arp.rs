@@ -38,7 +38,7 @@ pub fn probe(config: &Config) -> Result<Vec<Finding>> {
         let candidates = [Some(port.name.as_str()), interface(&port.device)];
         match candidates.into_iter().flatten().find(|name| links.contains_key(*name)) {
             Some(name) => drop(asked.entry(name).or_default().insert(*service.address.ip())),
-            None => findings.push(Finding::new(
+            None => findings.push(Finding::new("arp-unasked", 
                 Severity::Note,
                 format_args!("port {}", port.name),
                 format_args!(
@@ -75,10 +75,10 @@ fn judge(answers: &BTreeMap<Ipv4Addr, BTreeSet<Mac>>, config: &Config) -> Vec<Fi
         let macs = macs.join(" and ");
         if config.run.virtual_addresses != VirtualAddresses::Place {
             let what = format_args!("{macs} answers ARP for it, as another router may that has it");
-            return Finding::new(Severity::Note, subject, what, remedy);
+            return Finding::new("arp-shared", Severity::Note, subject, what, remedy);
         }
         let what = format_args!("{macs} answers ARP for it: clients go there, not to RVS");
-        Finding::new(Severity::Error, subject, what, remedy)
+        Finding::new("arp-answered", Severity::Error, subject, what, remedy)
     };
     answers.iter().map(finding).collect()
 }

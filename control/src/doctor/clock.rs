@@ -42,7 +42,7 @@ pub(super) fn judge(facts: &Facts, config: Option<&Config>) -> Vec<Finding> {
     let xdp =
         config.is_some_and(|config| config.ports.iter().any(|port| port.device.starts_with("net_af_xdp")));
     if let Some((major, minor)) = facts.kernel.filter(|kernel| *kernel < XDP_KERNEL) {
-        findings.push(Finding::new(
+        findings.push(Finding::new("kernel-old", 
             if xdp { Severity::Error } else { Severity::Warning },
             "kernel",
             format_args!("Linux {major}.{minor} is older than what RVS is tried with, and has no AF_XDP as DPDK wants it"),
@@ -51,7 +51,7 @@ pub(super) fn judge(facts: &Facts, config: Option<&Config>) -> Vec<Finding> {
     }
     // A virtual machine's own clock (kvm-clock, hyperv) is as fast.
     if let Some(source @ ("hpet" | "acpi_pm" | "jiffies" | "xen")) = facts.source.as_deref() {
-        findings.push(Finding::new(
+        findings.push(Finding::new("clock-source", 
             Severity::Warning,
             "clock",
             format_args!("Linux reads the time from {source}, which takes a microsecond each time, or more"),
@@ -59,7 +59,7 @@ pub(super) fn judge(facts: &Facts, config: Option<&Config>) -> Vec<Finding> {
         ));
     }
     if !facts.synchronised {
-        findings.push(Finding::new(
+        findings.push(Finding::new("clock-alone", 
             Severity::Note,
             "clock",
             "no time service is seen: logs of several machines will not fit together",

@@ -62,12 +62,12 @@ impl Facts {
 
 pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut find = |severity, problem: String, remedy: String| {
-        findings.push(Finding::new(severity, SUBJECT, problem, remedy));
+    let mut find = |key, severity, problem: String, remedy: String| {
+        findings.push(Finding::new(key, severity, SUBJECT, problem, remedy));
     };
     let workers: Cores = config.workers.cores.iter().copied().collect();
     if !facts.lacks.is_empty() {
-        find(
+        find("cpu-old", 
             Severity::Error,
             format!("the CPU lacks {}", facts.lacks.join(", ")),
             "take one with x86-64-v3 (Intel Haswell, AMD Zen or newer)".to_owned(),
@@ -76,7 +76,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     for (port, (node, near)) in &facts.near {
         let far: Cores = workers.difference(near).copied().collect();
         if !far.is_empty() {
-            find(
+            find("numa-workers", 
                 Severity::Warning,
                 format!(
                     "workers on cores {} are not on node {node}, where the NIC of {port} is",
@@ -89,7 +89,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     let slow = |core: &&usize| facts.governors.get(core).is_some_and(|governor| governor != "performance");
     let slow: Cores = workers.iter().filter(slow).copied().collect();
     if !slow.is_empty() {
-        find(
+        find("cores-clock", 
             Severity::Warning,
             format!("the clock of cores {} is not governed by `performance`", show_cores(&slow)),
             format!("cpupower -c {} frequency-set -g performance", show_cores(&slow)),
@@ -101,14 +101,14 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     }
     let shown = show_cores(&workers);
     if !workers.is_subset(&facts.isolated) {
-        find(
+        find("cores-shared", 
             Severity::Warning,
             format!("Linux runs other threads on the workers' cores {shown}"),
             format!("isolcpus={shown} on the kernel's command line, or a cpuset"),
         );
     }
     if !workers.is_subset(&facts.tickless) {
-        find(
+        find("cores-tick", 
             Severity::Note,
             format!("Linux' clock interrupts the workers' cores {shown} hundreds of times a second"),
             format!("nohz_full={shown} rcu_nocbs={shown} on the kernel's command line"),
@@ -117,7 +117,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     for (core, siblings) in &facts.siblings {
         let other = siblings.iter().find(|sibling| *sibling > core && workers.contains(sibling));
         if let Some(other) = other {
-            find(
+            find("cores-siblings", 
                 Severity::Note,
                 format!("workers on {core} and {other} share a core, as its two hyperthreads"),
                 "take one of them, where there are enough cores".to_owned(),

@@ -3,23 +3,19 @@
 use super::{Finding, Root, Severity};
 use crate::config::Config;
 use crate::config::value::{interface, pci_address};
-
-/// Drivers of Linux beside which DPDK works.
-const SHARED: [&str; 4] = ["mlx5_core", "mlx4_core", "mana", "cxgb4"];
+use crate::hardware::{Nic, Standing};
 
 #[derive(Debug, Default)]
 pub(super) struct Facts {
-    /// Whether the IOMMU is on.
-    iommu: bool,
-    /// Whether vfio works without one.
-    no_iommu_mode: bool,
+    /// Whether RVS runs, and has NICs open itself.
+    runs: bool,
     /// Of each port.
     ports: Vec<Device>,
 }
 
 #[derive(Debug)]
 enum Device {
-    Pci { address: String, there: bool, driver: Option<String> },
+    Pci { address: String, standing: Standing },
     Interface { name: String, there: bool, up: bool, mtu: Option<u16>, queues: usize },
     Other,
 }
@@ -28,19 +24,16 @@ impl Facts {
     pub(super) fn collect(root: &Root, config: &Config) -> Facts {
         let device = |port: &crate::config::Port| {
             if let Some(address) = pci_address(&port.device) {
-                let path = format!("/sys/bus/pci/devices/{address}");
-                let driver = root.target(&format!("{path}/driver"));
-                Device::Pci { there: root.exists(&path), driver, address }
+                let nic = Nic::read(root, &address);
+                Device::Pci { standing: Standing::of(root, &address, nic.as_ref()), address }
             } else if let Some(name) = interface(&port.device) {
                 let path = format!("/sys/class/net/{name}");
-                let flags = root.read(&format!("{path}/flags")).unwrap_or_default();
-                let flags = u32::from_str_radix(flags.trim_start_matches("0x"), 16).unwrap_or(0);
                 let queues = root.list(&format!("{path}/queues"));
                 Device::Interface {
                     name: name.to_owned(),
                     there: root.exists(&path),
                     // IFF_UP.
-                    up: flags & 1 != 0,
+                    up: root.hex(&format!("{path}/flags")).unwrap_or(0) & 1 != 0,
                     mtu: root.number(&format!("{path}/mtu")),
                     queues: queues.iter().filter(|queue| queue.starts_with("rx-")).count(),
                 }
@@ -48,71 +41,45 @@ impl Facts {
                 Device::Other
             }
         };
-        Facts {
-            iommu: !root.list("/sys/kernel/iommu_groups").is_empty(),
-            no_iommu_mode: root
-                .read("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode")
-                .is_some_and(|mode| mode == "Y"),
-            ports: config.ports.iter().map(device).collect(),
-        }
+        Facts { runs: root.runs(config), ports: config.ports.iter().map(device).collect() }
     }
 }
 
 pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (port, device) in config.ports.iter().zip(&facts.ports) {
-        let mut find = |severity, problem: String, remedy: String| {
-            findings.push(Finding::new(severity, format_args!("port {}", port.name), problem, remedy));
+        let mut find = |key, severity, problem: String, remedy: String| {
+            findings.push(Finding::new(key, severity, format_args!("port {}", port.name), problem, remedy));
         };
         match device {
-            Device::Pci { address, there: false, .. } => find(
-                Severity::Error,
-                format!("there is no PCI device {address}"),
-                "take an address that `lspci -D` shows".to_owned(),
+            Device::Pci { standing: Standing::Ready | Standing::Shared(_), .. } => {}
+            Device::Pci { address, standing: Standing::Unprotected(how) } => find(
+                "nic-unprotected",
+                Severity::Note,
+                format!("{address} is bound to {how}: it can write to all of the memory"),
+                "switch the IOMMU on, if the machine has one; then `rvs setup` takes vfio-pci after the next boot".to_owned(),
             ),
-            Device::Pci { address, driver, .. } => {
-                let bind = format!("modprobe vfio-pci; dpdk-devbind.py --bind=vfio-pci {address}");
-                match driver.as_deref() {
-                    Some("vfio-pci") if !facts.iommu && !facts.no_iommu_mode => find(
-                        Severity::Error,
-                        format!("{address} is bound to vfio-pci, and the IOMMU is off"),
-                        "switch it on (intel_iommu=on or amd_iommu=on on the kernel's command line, and in the firmware); \
-                         in a virtual machine without one: \
-                         echo Y > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
-                            .to_owned(),
-                    ),
-                    Some("vfio-pci") if !facts.iommu => find(
-                        Severity::Note,
-                        format!("{address} is used without an IOMMU: it can write to all of the memory"),
-                        "switch the IOMMU on, if the machine has one".to_owned(),
-                    ),
-                    Some("vfio-pci") => {}
-                    Some(driver @ ("uio_pci_generic" | "igb_uio")) => find(
-                        Severity::Note,
-                        format!("{address} is bound to {driver}: it can write to all of the memory"),
-                        bind,
-                    ),
-                    Some(driver) if SHARED.contains(&driver) => {}
-                    Some(driver) => find(
-                        Severity::Error,
-                        format!("{address} is Linux' (driver {driver}), DPDK cannot have it"),
-                        bind,
-                    ),
-                    None => find(Severity::Error, format!("{address} is bound to no driver"), bind),
-                }
-            }
+            Device::Pci { standing: Standing::Hindered(obstacle), .. } if facts.runs && obstacle.is_rvs() => {}
+            Device::Pci { standing: Standing::Hindered(obstacle), .. } => find(
+                obstacle.key(),
+                Severity::Error,
+                obstacle.to_string(),
+                obstacle.remedy(&config.path.to_string_lossy()),
+            ),
             Device::Interface { name, there: false, .. } => find(
+                "interface-absent",
                 Severity::Error,
                 format!("there is no interface {name} in this network namespace"),
                 "take one that `ip link` shows".to_owned(),
             ),
             Device::Interface { name, up, mtu, queues, .. } => {
                 if !up {
-                    find(Severity::Error, format!("{name} is down"), format!("ip link set {name} up"));
+                    find("interface-down", Severity::Error, format!("{name} is down"), format!("ip link set {name} up"));
                 }
                 if mtu.is_some_and(|mtu| mtu < port.mtu) {
                     let (own, mtu) = (mtu.unwrap_or(0), port.mtu);
                     find(
+                        "interface-mtu",
                         Severity::Error,
                         format!("{name} has an MTU of {own}, the port has {mtu}: larger packets are lost"),
                         format!("ip link set {name} mtu {mtu}, or mtu = {own} for the port"),
@@ -121,6 +88,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
                 let workers = config.workers.cores.len();
                 if port.device.starts_with("net_af_xdp") && *queues < workers {
                     find(
+                        "interface-queues",
                         Severity::Error,
                         format!("{name} has {queues} receive queues, {workers} workers want one each"),
                         format!("ethtool -L {name} combined {workers}, or fewer workers.cores"),
@@ -137,36 +105,46 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
 mod tests {
     use super::super::testing::{config, machine, short};
     use super::*;
+    use crate::hardware::testing::{Card, tree};
+    use crate::root::testing::put;
 
-    fn nic(driver: &str, iommu: bool) -> Vec<String> {
-        let driver = format!("-> ../../../drivers/{driver}");
-        let mut files = vec![("/sys/bus/pci/devices/0000:01:00.0/driver", driver.as_str())];
-        if iommu {
-            files.push(("/sys/kernel/iommu_groups/1/type", "DMA"));
-        }
-        let (_directory, root) = machine(&files);
+    const NIC: &str = "0000:01:00.0";
+
+    fn found(root: &Root) -> Vec<(&'static str, String)> {
         let config = config("01:00.0", "");
-        short(&judge(&Facts::collect(&root, &config), &config))
+        let findings = judge(&Facts::collect(root, &config), &config);
+        assert!(findings.iter().all(|finding| finding.subject == "port wan"));
+        findings.iter().map(|finding| (finding.key, finding.to_string())).collect()
+    }
+
+    fn nic(driver: Option<&str>, group: Option<&str>) -> Vec<(&'static str, String)> {
+        let (_directory, root) = tree(&[Card { driver, group, ..Card::at(NIC) }]);
+        found(&root)
     }
 
     #[test]
     fn drivers_of_a_nic() {
-        assert_eq!(nic("vfio-pci", true), [""; 0]);
-        assert_eq!(nic("mlx5_core", false), [""; 0]);
-        assert_eq!(nic("vfio-pci", false), ["error 0000:01:00.0 is bound to vfio-pci, and the IOMMU is off"]);
-        assert_eq!(nic("ixgbe", true), ["error 0000:01:00.0 is Linux' (driver ixgbe), DPDK cannot have it"]);
-        assert!(nic("igb_uio", true)[0].starts_with("note "));
+        assert_eq!(nic(Some("vfio-pci"), Some("1")), []);
+        assert_eq!(nic(Some("mlx5_core"), None), []);
+        assert_eq!(nic(Some("vfio-pci"), None)[0].0, "nic-no-iommu");
+        assert_eq!(nic(Some("igb_uio"), Some("1"))[0].0, "nic-unprotected");
+        assert_eq!(nic(None, None)[0].0, "nic-unbound");
+        let text = "error    port wan: 0000:01:00.0 is Linux' (driver ixgbe), DPDK cannot have it [nic-linux]\n         \
+                    -> rvs setup -c f";
+        assert_eq!(nic(Some("ixgbe"), Some("1")), [("nic-linux", text.to_owned())]);
     }
 
     #[test]
-    fn nics_that_are_not_there_or_nobodys() {
-        let config = config("01:00.0", "");
+    fn nics_that_are_not_there_or_somebody_elses() {
         let (_directory, root) = machine(&[]);
-        let nothing = judge(&Facts::collect(&root, &config), &config);
-        assert_eq!(short(&nothing), ["error there is no PCI device 0000:01:00.0"]);
-        let (_directory, root) = machine(&[("/sys/bus/pci/devices/0000:01:00.0/vendor", "0x8086")]);
-        let unbound = judge(&Facts::collect(&root, &config), &config);
-        assert_eq!(short(&unbound), ["error 0000:01:00.0 is bound to no driver"]);
+        assert_eq!(found(&root)[0].0, "nic-absent");
+        let (_directory, root) = tree(&[Card { driver: Some("vfio-pci"), group: Some("1"), ..Card::at(NIC) }]);
+        put(&root, "/proc/7/fd/3", "-> /dev/vfio/1");
+        put(&root, "/proc/7/comm", "rvs");
+        assert_eq!(found(&root)[0].0, "nic-in-use");
+        // It is the one that is asked about.
+        put(&root, "/run/rvs/rvs.sock", "");
+        assert_eq!(found(&root), []);
     }
 
     #[test]

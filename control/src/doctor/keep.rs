@@ -1,14 +1,10 @@
 //! The directory where connections outlive the process.
 
-use std::path::Path;
-
-use super::{Finding, Root, Severity, memory};
+use super::{Finding, Root, Severity};
 use crate::config::Config;
+use crate::memory;
 
 const SUBJECT: &str = "table.keep";
-
-/// Besides the table: its index, and the next one while it is written.
-const INDEX: u64 = 4;
 
 #[derive(Debug, Default)]
 pub(super) struct Facts {
@@ -25,16 +21,8 @@ pub(super) struct Facts {
 impl Facts {
     pub(super) fn collect(root: &Root, config: &Config) -> Facts {
         let Some(path) = &config.table.keep else { return Facts::default() };
-        let mounts = root.read("/proc/mounts").unwrap_or_default();
-        let mount = |line: &str| {
-            let mut words = line.split(' ').skip(1).map(str::to_owned);
-            Some((words.next()?, words.next()?, words.next()?))
-        };
-        let around = mounts.lines().filter_map(mount).filter(|(point, ..)| path.starts_with(point));
-        // Of two at the same place the later one is seen.
-        let nearest = around.max_by_key(|(point, ..)| Path::new(point).components().count());
         Facts {
-            system: nearest.map(|(_, system, options)| (system, options)),
+            system: root.file_system(path),
             free: root.number("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"),
             shmem: root.read("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
             made: root.exists(&path.join("index").to_string_lossy()),
@@ -46,19 +34,20 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     let (Some(path), Some((system, options))) = (&config.table.keep, &facts.system) else {
         return Vec::new();
     };
-    let megabytes = config.table.bytes().div_ceil(1 << 20) + INDEX;
     let finding =
-        |severity, problem: String, remedy: String| vec![Finding::new(severity, SUBJECT, problem, remedy)];
+        |key, severity, problem: String, remedy: String| vec![Finding::new(key, severity, SUBJECT, problem, remedy)];
     match system.as_str() {
         "hugetlbfs" if options.split(',').any(|option| option == "pagesize=1024M") => finding(
+            "keep-page-size",
             Severity::Error,
             format!("{} has pages of 1 GB, and each file takes one", path.display()),
             "mount -t hugetlbfs -o pagesize=2M nodev /mnt/huge2m, and a directory in there".to_owned(),
         ),
         "hugetlbfs" => {
-            let wanted = megabytes + memory::wanted(config);
+            let wanted = memory::of_kept_table(config) + memory::wanted(config, 1);
             match facts.free.map(|pages| pages * 2) {
                 Some(free) if free < wanted && !facts.made => finding(
+                    "keep-hugepages",
                     Severity::Error,
                     format!("{free} MB of hugepages are free, {wanted} MB are wanted with the table"),
                     format!("reserve {} more hugepages of 2 MB", (wanted - free).div_ceil(2)),
@@ -75,12 +64,14 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
                 return Vec::new();
             }
             finding(
+                "keep-tmpfs",
                 Severity::Note,
                 "on tmpfs the table is in pages of 4 kB, which costs a packet 3 to 5 % more cycles at a million flows".to_owned(),
                 "keep = \"/dev/hugepages/rvs\", or echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled".to_owned(),
             )
         }
         other => finding(
+            "keep-disk",
             Severity::Error,
             format!("{} is on {other}, where Linux would write every connection to a disk", path.display()),
             "a directory on hugetlbfs or tmpfs, e.g. keep = \"/dev/hugepages/rvs\"".to_owned(),

@@ -1,18 +1,20 @@
 //! Memory for packets: hugepages.
 
+use std::collections::BTreeSet;
+
 use super::{Finding, Root, Severity};
 use crate::config::Config;
 use crate::config::value::pci_address;
+use crate::memory::{self, Pages};
 
 const SUBJECT: &str = "memory";
 
-/// What DPDK takes when the file does not say how much, in MB: enough for two ports.
-const USUAL: u64 = 512;
-
 #[derive(Debug, Default)]
 pub(super) struct Facts {
-    /// Of each size of hugepages: its size in bytes, how many are reserved, how many of them are free.
-    pools: Vec<(u64, u64, u64)>,
+    /// What there is.
+    pages: Vec<Pages>,
+    /// The NUMA nodes where it is wanted: those of the NICs.
+    nodes: BTreeSet<usize>,
     /// Whether a hugetlbfs is mounted.
     mounted: bool,
     /// Whether RVS runs, and has taken its part of them.
@@ -21,24 +23,14 @@ pub(super) struct Facts {
 
 impl Facts {
     pub(super) fn collect(root: &Root, config: &Config) -> Facts {
-        let directory = "/sys/kernel/mm/hugepages";
-        let pool = |name: String| {
-            let kilobytes: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-            let count = |what: &str| root.number(&format!("{directory}/{name}/{what}"));
-            Some((kilobytes << 10, count("nr_hugepages")?, count("free_hugepages")?))
-        };
         let mounts = root.read("/proc/mounts").unwrap_or_default();
         Facts {
-            pools: root.list(directory).into_iter().filter_map(pool).collect(),
+            pages: memory::pages(root),
+            nodes: memory::nodes(root, config),
             mounted: mounts.lines().any(|line| line.split(' ').nth(2) == Some("hugetlbfs")),
             runs: root.runs(config),
         }
     }
-}
-
-/// How many MB of hugepages DPDK wants.
-pub(super) fn wanted(config: &Config) -> u64 {
-    if config.eal.hugepages { config.eal.memory_mb.map_or(USUAL, u64::from) } else { 0 }
 }
 
 pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
@@ -46,6 +38,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
         let nics = config.ports.iter().any(|port| pci_address(&port.device).is_some());
         return Vec::from_iter(nics.then(|| {
             Finding::new(
+                "hugepages-off",
                 Severity::Warning,
                 SUBJECT,
                 "eal.hugepages = false with a NIC: slow, and most NICs' drivers refuse it",
@@ -54,25 +47,44 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
         }));
     }
     let mut findings = Vec::new();
-    let sum = |count: fn(&(u64, u64, u64)) -> u64| {
-        facts.pools.iter().map(|pool| pool.0 * count(pool)).sum::<u64>() >> 20
+    let sum = |count: fn(&Pages) -> u64, node: Option<usize>| {
+        let here = facts.pages.iter().filter(|pages| node.is_none() || pages.node == node);
+        here.map(|pages| pages.size * count(pages)).sum::<u64>() >> 20
     };
-    let (reserved, free) = (sum(|pool| pool.1), sum(|pool| pool.2));
-    let wanted = wanted(config);
-    let reserve = format!(
-        "echo {} > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages, and vm.nr_hugepages in /etc/sysctl.d to have \
-         them after a boot; or hugepages = false under [eal], if speed does not matter",
-        (wanted + (reserved - free.min(reserved))).div_ceil(2)
+    let (reserved, free) = (sum(|pages| pages.reserved, None), sum(|pages| pages.free, None));
+    let share = memory::wanted(config, facts.nodes.len());
+    let wanted = share * facts.nodes.len() as u64;
+    let remedy = format!(
+        "rvs setup -c {}, and the unit rvs-setup to have them after a boot; or hugepages = false under [eal], if speed does not matter",
+        config.path.display()
     );
+    let severity = if config.eal.memory_mb.is_some() { Severity::Error } else { Severity::Warning };
     if reserved == 0 {
-        findings.push(Finding::new(Severity::Error, SUBJECT, "no hugepages are reserved", reserve));
+        findings.push(Finding::new(
+            "hugepages-none",
+            Severity::Error,
+            SUBJECT,
+            "no hugepages are reserved",
+            remedy,
+        ));
     } else if free < wanted && !facts.runs {
         let problem = format!("{free} MB of hugepages are free (of {reserved} MB), {wanted} MB are wanted");
-        let severity = if config.eal.memory_mb.is_some() { Severity::Error } else { Severity::Warning };
-        findings.push(Finding::new(severity, SUBJECT, problem, reserve));
+        findings.push(Finding::new("hugepages-few", severity, SUBJECT, problem, remedy));
+    } else if !facts.runs {
+        let is_known = |node: &&usize| facts.pages.iter().any(|pages| pages.node == Some(**node));
+        for &node in facts.nodes.iter().filter(is_known) {
+            let free = sum(|pages| pages.free, Some(node));
+            if free < share {
+                let problem = format!(
+                    "{free} MB of hugepages are free on node {node}, where NICs are; {share} MB are wanted there"
+                );
+                findings.push(Finding::new("hugepages-node", Severity::Warning, SUBJECT, problem, &remedy));
+            }
+        }
     }
     if config.eal.file_prefix.is_some() && !facts.mounted && reserved > 0 {
         findings.push(Finding::new(
+            "hugepages-unmounted",
             Severity::Error,
             SUBJECT,
             "no hugetlbfs is mounted, which eal.file_prefix needs",
@@ -86,6 +98,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
 mod tests {
     use super::super::testing::{config, machine, short};
     use super::*;
+    use crate::hardware::testing::{Card, plug};
 
     fn facts(reserved: &str, free: &str) -> Facts {
         let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB";
@@ -116,5 +129,24 @@ mod tests {
         assert_eq!(judge(&facts("0", "0"), &config("net_null", "[eal]\nhugepages = false")), []);
         let nic = config("0000:01:00.0", "[eal]\nhugepages = false");
         assert_eq!(judge(&facts("0", "0"), &nic)[0].severity, Severity::Warning);
+    }
+
+    #[test]
+    fn enough_and_on_the_wrong_node() {
+        let node = |n| format!("/sys/devices/system/node/node{n}/hugepages/hugepages-2048kB");
+        let files: Vec<(String, &str)> = [(0, "1024"), (1, "10")]
+            .into_iter()
+            .flat_map(|(n, count)| ["nr_hugepages", "free_hugepages"].map(|file| (format!("{}/{file}", node(n)), count)))
+            .collect();
+        let files: Vec<(&str, &str)> = files.iter().map(|(path, count)| (path.as_str(), *count)).collect();
+        let (_directory, root) = machine(&files);
+        plug(&root, &Card { driver: Some("vfio-pci"), node: 1, ..Card::at("0000:01:00.0") });
+        let config = config("0000:01:00.0", "");
+        assert_eq!(
+            short(&judge(&Facts::collect(&root, &config), &config)),
+            ["warning 20 MB of hugepages are free on node 1, where NICs are; 512 MB are wanted there"]
+        );
+        plug(&root, &Card { driver: Some("vfio-pci"), node: 0, ..Card::at("0000:01:00.0") });
+        assert_eq!(short(&judge(&Facts::collect(&root, &config), &config)), [""; 0]);
     }
 }

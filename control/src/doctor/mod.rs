@@ -16,12 +16,12 @@ mod network;
 pub mod spread;
 
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::root::Root;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -48,6 +48,8 @@ impl fmt::Display for Severity {
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
+    /// What kind of finding it is, as the manual's table of them has it: `nic-linux`.
+    pub key: &'static str,
     /// How bad it is.
     pub severity: Severity,
     /// What it is about, e.g. `memory` or `port wan`.
@@ -60,26 +62,28 @@ pub struct Finding {
 
 impl Finding {
     fn new(
+        key: &'static str,
         severity: Severity,
         subject: impl fmt::Display,
         problem: impl fmt::Display,
         remedy: impl fmt::Display,
     ) -> Finding {
         let (subject, problem, remedy) = (subject.to_string(), problem.to_string(), remedy.to_string());
-        Finding { severity, subject, problem, remedy }
+        Finding { key, severity, subject, problem, remedy }
     }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<7}  {}: {}\n         -> {}", self.severity, self.subject, self.problem, self.remedy)
+        let Finding { key, severity, subject, problem, remedy } = self;
+        write!(f, "{severity:<7}  {subject}: {problem} [{key}]\n         -> {remedy}")
     }
 }
 
 /// Examines the machine whose `/proc` and `/sys` are below `root`; the worst comes first. Without a configuration only what
 /// every one needs is looked at.
 pub fn examine(root: &Path, config: Option<&Config>) -> Vec<Finding> {
-    let root = Root(root.to_owned());
+    let root = Root::new(root);
     let mut findings = clock::judge(&clock::Facts::collect(&root), config);
     if let Some(config) = config {
         findings.extend(memory::judge(&memory::Facts::collect(&root, config), config));
@@ -93,67 +97,19 @@ pub fn examine(root: &Path, config: Option<&Config>) -> Vec<Finding> {
     findings
 }
 
-/// A file system to read facts from.
-struct Root(PathBuf);
-
-impl Root {
-    fn path(&self, path: &str) -> PathBuf {
-        self.0.join(path.trim_start_matches('/'))
-    }
-
-    /// A small file, without the newline at its end.
-    fn read(&self, path: &str) -> Option<String> {
-        fs::read_to_string(self.path(path)).ok().map(|text| text.trim_end().to_owned())
-    }
-
-    /// A file with a number in it.
-    fn number<T: std::str::FromStr>(&self, path: &str) -> Option<T> {
-        self.read(path)?.trim().parse().ok()
-    }
-
-    /// The names in a directory; none if there is no such directory.
-    fn list(&self, path: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.path(path)).into_iter().flatten().flatten();
-        let mut names: Vec<String> =
-            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        names.sort();
-        names
-    }
-
-    /// The last part of what a symbolic link points to, e.g. the driver of a device.
-    fn target(&self, path: &str) -> Option<String> {
-        let target = fs::read_link(self.path(path)).ok()?;
-        Some(target.file_name()?.to_string_lossy().into_owned())
-    }
-
-    fn exists(&self, path: &str) -> bool {
-        self.path(path).exists()
-    }
-
-    /// Whether an RVS runs with this configuration, or has left its socket when it was killed.
-    fn runs(&self, config: &Config) -> bool {
-        self.exists(&config.admin.socket.to_string_lossy())
-    }
+/// What is worth a word in the log when RVS starts, and does not keep it from starting: packets that go from one NUMA node to
+/// another, and NICs that nothing keeps from the memory of others.
+pub fn at_start(root: &Path, config: &Config) -> Vec<Finding> {
+    let mut findings = examine(root, Some(config));
+    findings.retain(|finding| matches!(finding.key, "numa-workers" | "hugepages-node" | "nic-unprotected"));
+    findings
 }
 
 #[cfg(test)]
 mod testing {
-    use super::*;
+    pub use crate::root::testing::machine;
 
-    /// A machine that nobody owns: files with their contents; `-> target` is a symbolic link.
-    pub fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
-        let directory = tempfile::tempdir().unwrap();
-        for (path, contents) in files {
-            let path = directory.path().join(path.trim_start_matches('/'));
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            match contents.strip_prefix("-> ") {
-                Some(target) => std::os::unix::fs::symlink(target, path).unwrap(),
-                None => fs::write(path, format!("{contents}\n")).unwrap(),
-            }
-        }
-        let root = Root(directory.path().to_owned());
-        (directory, root)
-    }
+    use super::*;
 
     /// A configuration with this in it besides what it must have.
     pub fn config(device: &str, rest: &str) -> Config {
@@ -176,8 +132,8 @@ mod tests {
 
     #[test]
     fn the_worst_comes_first_and_nothing_is_said_without_a_remedy() {
-        let (_directory, root) = testing::machine(&[("/proc/sys/kernel/osrelease", "4.19.0")]);
-        let findings = examine(&root.0, Some(&testing::config("0000:01:00.0", "")));
+        let (directory, _) = testing::machine(&[("/proc/sys/kernel/osrelease", "4.19.0")]);
+        let findings = examine(directory.path(), Some(&testing::config("0000:01:00.0", "")));
         assert!(findings.is_sorted_by_key(|finding| finding.severity), "{findings:#?}");
         assert_eq!(findings[0].severity, Severity::Error);
         assert!(findings.iter().all(|finding| !finding.remedy.is_empty()));

@@ -47,13 +47,13 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let all = facts.all();
     for port in &config.ports {
-        let mut find = |severity, problem: String, remedy: String| {
-            findings.push(Finding::new(severity, format_args!("port {}", port.name), problem, remedy));
+        let mut find = |key, severity, problem: String, remedy: String| {
+            findings.push(Finding::new(key, severity, format_args!("port {}", port.name), problem, remedy));
         };
         let name = &port.name;
         let Some(&mtu) = facts.twins.get(name) else { continue };
         if !facts.runs {
-            find(
+            find("twin-name", 
                 Severity::Error,
                 format!("an interface {name} exists, and RVS does not run: its twin cannot have this name"),
                 format!("rename the interface, or the port (port.name, e.g. \"rvs-{name}\")"),
@@ -62,7 +62,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
         }
         if mtu != port.mtu {
             let wanted = port.mtu;
-            find(
+            find("twin-mtu", 
                 Severity::Warning,
                 format!("the twin has an MTU of {mtu}, the port has {wanted}"),
                 format!("ip link set {name} mtu {wanted}, or mtu = {mtu} for the port and a restart"),
@@ -71,7 +71,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
         // Linux takes the stricter of the two; 2 is loose.
         let own = facts.settings.get(name).copied().unwrap_or_default();
         if own.0.max(all.0) == 1 {
-            find(
+            find("rp-filter", 
                 Severity::Warning,
                 "rp_filter is strict: Linux drops what it gets from a client whose way back is another interface".to_owned(),
                 format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2"),
@@ -79,7 +79,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
         }
     }
     if facts.forwards == Some(0) && config.ports.len() > 1 {
-        findings.push(Finding::new(
+        findings.push(Finding::new("ip-forward", 
             Severity::Warning,
             "routing",
             "Linux does not forward: what is no service's ends here, as do real servers' own connections",
@@ -101,7 +101,7 @@ fn arp(facts: &Facts, config: &Config) -> Option<Finding> {
         facts.settings.keys().filter(is_other).filter(answers).map(String::as_str).collect();
     let direct = config.services.iter().any(|service| service.mode == Mode::Dr);
     (direct && !others.is_empty()).then(|| {
-        Finding::new(
+        Finding::new("arp-others", 
             Severity::Warning,
             "arp",
             format_args!(

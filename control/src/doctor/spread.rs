@@ -17,12 +17,12 @@ pub fn judge(config: &Config, ports: &[api::Port]) -> Vec<Finding> {
         else {
             continue;
         };
-        let mut find = |severity, problem: String, remedy: &str| {
-            findings.push(Finding::new(severity, format_args!("port {}", port.name), problem, remedy));
+        let mut find = |key, severity, problem: String, remedy: &str| {
+            findings.push(Finding::new(key, severity, format_args!("port {}", port.name), problem, remedy));
         };
         let Some(hashed) = port.hashed else {
             match interface(device).filter(|_| device.starts_with("net_af_xdp")) {
-                Some(name) => find(
+                Some(name) => find("rss-linux", 
                     Severity::Note,
                     format!(
                         "Linux' driver of {name} spreads packets over {} queues, in its own way",
@@ -35,7 +35,7 @@ pub fn judge(config: &Config, ports: &[api::Port]) -> Vec<Finding> {
                 ),
                 // Others that are virtual hash addresses and ports by themselves, or have no way to.
                 None if pci_address(device).is_none() => {}
-                None => find(
+                None => find("rss-none", 
                     Severity::Warning,
                     format!(
                         "the NIC does not spread packets over its {} queues: one worker gets all",
@@ -58,7 +58,7 @@ pub fn judge(config: &Config, ports: &[api::Port]) -> Vec<Finding> {
             } else {
                 format!("hashes nothing of {name} over IPv4: one worker gets all of it")
             };
-            find(
+            find("rss-ports", 
                 Severity::Warning,
                 format!("the NIC {how}"),
                 "look for a driver or firmware of the NIC that hashes ports, or take another NIC; \
@@ -77,7 +77,7 @@ mod tests {
     fn found(device: &str, queues: u32, hashed: Option<[bool; 3]>) -> Vec<String> {
         let hashed =
             hashed.map(|[addresses, tcp_ports, udp_ports]| api::Hashed { addresses, tcp_ports, udp_ports });
-        let port = |name: &str| api::Port { name: name.to_owned(), queues, hashed };
+        let port = |name: &str| api::Port { name: name.to_owned(), queues, hashed, device: None };
         let findings = judge(&config(device, ""), &[port("wan"), port("unknown")]);
         assert!(findings.iter().all(|finding| finding.subject == "port wan"));
         short(&findings)

@@ -239,6 +239,28 @@ pub enum Kind {
         /// Its syncid.
         syncid: u8,
     },
+    /// A port has a link again.
+    LinkUp {
+        /// The port's name.
+        port: String,
+        /// Mbit/s, if it is known.
+        speed: Option<u32>,
+    },
+    /// A port has no link.
+    LinkDown {
+        /// The port's name.
+        port: String,
+    },
+    /// The device of a port has been reset by somebody else, and forwards nothing until RVS is started again.
+    PortReset {
+        /// The port's name.
+        port: String,
+    },
+    /// The device of a port has been taken out.
+    PortRemoved {
+        /// The port's name.
+        port: String,
+    },
     /// Linux' network configuration cannot be followed for the moment.
     LinuxLost {
         /// Why.
@@ -314,6 +336,10 @@ impl Kind {
             Kind::PeerVersion { .. } => "peer_version",
             Kind::IpvsHeard { .. } => "ipvs_heard",
             Kind::IpvsOtherSyncid { .. } => "ipvs_other_syncid",
+            Kind::LinkUp { .. } => "link_up",
+            Kind::LinkDown { .. } => "link_down",
+            Kind::PortReset { .. } => "port_reset",
+            Kind::PortRemoved { .. } => "port_removed",
             Kind::LinuxLost { .. } => "linux_lost",
             Kind::Missed { .. } => "missed",
         }
@@ -416,6 +442,15 @@ impl fmt::Display for Kind {
             Kind::IpvsOtherSyncid { director, syncid } => {
                 write!(f, "IPVS director {director} is not listened to: its syncid is {syncid}, not ours")
             }
+            Kind::LinkUp { port, speed } => {
+                write!(f, "port {port}: link {}", api::LinkText { up: true, speed: *speed })
+            }
+            Kind::LinkDown { port } => write!(f, "port {port}: link down"),
+            Kind::PortReset { port } => write!(
+                f,
+                "port {port}: its device has been reset and forwards nothing; `rvs upgrade` or a restart sets it up anew"
+            ),
+            Kind::PortRemoved { port } => write!(f, "port {port}: its device has been taken out"),
             Kind::LinuxLost { error } => {
                 write!(f, "cannot follow Linux' network configuration; trying again: {error}")
             }

@@ -7,11 +7,13 @@
 mod connections;
 mod counters;
 mod explain;
+mod ports;
 mod services;
 
 pub use connections::{connection, connections_header};
 pub use counters::counters;
 pub use explain::explanation;
+pub(crate) use ports::{Ports, ports};
 pub use services::{Columns, Numbers, services};
 
 use crate::admin::api;

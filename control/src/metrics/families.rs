@@ -16,7 +16,7 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 
 use super::Scrape;
-use crate::admin::api::{Server, Service, Stats, Worker};
+use crate::admin::api::{Port, Server, Service, Stats, Worker};
 use crate::events::Tally;
 use crate::health::{BOUNDS, Checks};
 
@@ -31,6 +31,7 @@ impl Collector for Scrape {
         families.checks(&self.checks)?;
         families.workers(&self.counters.workers)?;
         families.table(self)?;
+        families.ports(&self.counters.ports)?;
         self.sync.as_ref().map_or(Ok(()), |sync| families.peers(sync))
     }
 }
@@ -174,6 +175,15 @@ impl Families<'_> {
         let states = states.map(|(state, count)| ([("state", state.name())], count));
         let help = "Connections by state, as of at most half a minute ago";
         self.gauges("table_state_connections", help, states)
+    }
+
+    fn ports(&mut self, ports: &[Port]) -> Result<(), Error> {
+        let known = || ports.iter().filter_map(|port| Some(([("port", port.name.clone())], port.device.as_ref()?)));
+        let up = known().map(|(labels, device)| (labels, u64::from(device.link_up)));
+        self.gauges("port_link_up", "Whether the port has a link (1) or not (0)", up)?;
+        let speed = known().filter(|(_, device)| device.link_up);
+        let speed = speed.filter_map(|(labels, device)| Some((labels, u64::from(device.link_speed?) * 1_000_000)));
+        self.gauges("port_link_speed", "What the port and the other end have agreed upon, in bits a second", speed)
     }
 
     /// A family of what only grows.

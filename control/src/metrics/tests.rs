@@ -95,7 +95,7 @@ fn scrape(servers: u32) -> Scrape {
             generation: 12,
             table: api::Table { slots: 2_048, connections: 77 },
             workers: vec![worker(0), worker(1)],
-            ports: Vec::new(),
+            ports: vec![port("wan", true, Some(10_000)), port("lan", false, None)],
         },
         services: vec![
             service("tcp", "192.0.2.10:80", (1..=servers).map(server).collect()),
@@ -115,6 +115,28 @@ fn scrape(servers: u32) -> Scrape {
         events: [("reload_applied", tally(4, 100)), ("reload_refused", tally(1, 200))].into(),
         states: std::array::from_fn(|state| state as u64),
     }
+}
+
+fn port(name: &str, link_up: bool, link_speed: Option<u32>) -> api::Port {
+    let device = api::Device {
+        name: "0000:01:00.0".to_owned(),
+        driver: "net_ixgbe".to_owned(),
+        mac: "02:00:00:00:00:01".to_owned(),
+        node: None,
+        mtu: 1500,
+        max_queues: 16,
+        rx_descriptors: 1024,
+        tx_descriptors: 1024,
+        hashed_side: "both".to_owned(),
+        rss: Vec::new(),
+        rx_offloads: Vec::new(),
+        tx_offloads: Vec::new(),
+        promiscuous: Some(true),
+        link_up,
+        link_speed,
+        trouble: None,
+    };
+    api::Port { name: name.to_owned(), queues: 2, hashed: None, device: Some(device) }
 }
 
 fn text(servers: u32) -> String {
@@ -158,6 +180,9 @@ fn every_value_is_where_it_belongs() {
         "rvs_worker_punted_packets_total{worker=\"0\",core=\"2\",reason=\"no_service\"} 50",
         "rvs_worker_dropped_packets_total{worker=\"1\",core=\"3\",reason=\"table_full\"} 99",
         "rvs_worker_inject_dropped_packets_total{worker=\"0\",core=\"2\"} 1",
+        "rvs_port_link_up{port=\"wan\"} 1",
+        "rvs_port_link_up{port=\"lan\"} 0",
+        "rvs_port_link_speed{port=\"wan\"} 10000000000",
         "rvs_table_slots 2048",
         "rvs_table_connections 77",
         "rvs_table_state_connections{state=\"ESTABLISHED\"} 1",

@@ -1,6 +1,7 @@
 //! Requests to Linux: what RVS sets up on its twins, and the dump that a mirror is made of.
 
 use std::collections::HashSet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +11,7 @@ use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
@@ -81,6 +82,13 @@ impl Linux {
         done.map_err(explain).with_context(|| format!("set up interface {ifindex}"))
     }
 
+    /// Gives an interface that has no cable the appearance of one that is plugged in or not.
+    pub async fn set_carrier(&self, ifindex: u32, up: bool) -> Result<()> {
+        let message = LinkMessageBuilder::<LinkUnspec>::new().index(ifindex).carrier(up).build();
+        let done = self.0.link().change(message).execute().await;
+        done.map_err(explain).with_context(|| format!("set the carrier of interface {ifindex}"))
+    }
+
     /// Index of the interface of that name, if there is one.
     pub async fn index_of(&self, name: &str) -> Result<Option<u32>> {
         match self.0.link().get().match_name(name).execute().try_next().await {
@@ -143,6 +151,51 @@ impl Linux {
         Ok(self.dump_of(&[addresses]).await?.addresses.into_iter().collect())
     }
 
+    /// The interfaces that carry a default route of whatever table, IPv4 or IPv6.
+    pub async fn default_routes(&self) -> Result<HashSet<u32>> {
+        let mut interfaces = HashSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut all = RouteMessage::default();
+            all.header.address_family = family;
+            let routes = self.routes(all, NLM_F_DUMP).await.context("list the routes")?;
+            let default = |route: &&RouteMessage| {
+                route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
+            };
+            interfaces.extend(routes.iter().filter(default).flat_map(leaves_by));
+        }
+        Ok(interfaces)
+    }
+
+    /// The interface by which a packet for an address would leave; none if it could not.
+    pub async fn way_to(&self, address: IpAddr) -> Result<Option<u32>> {
+        let mut wanted = RouteMessage::default();
+        (wanted.header.address_family, wanted.header.destination_prefix_length) = match address {
+            IpAddr::V4(_) => (AddressFamily::Inet, 32),
+            IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+        };
+        wanted.attributes.push(RouteAttribute::Destination(address.into()));
+        match self.routes(wanted, 0).await {
+            Ok(routes) => Ok(routes.iter().flat_map(leaves_by).next()),
+            Err(error) if error.raw_os_error() == Some(Errno::ENETUNREACH as i32) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("look for the way to {address}")),
+        }
+    }
+
+    async fn routes(&self, wanted: RouteMessage, flags: u16) -> io::Result<Vec<RouteMessage>> {
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(wanted));
+        message.header.flags = NLM_F_REQUEST | flags;
+        let mut answers = self.0.clone().request(message).map_err(io::Error::other)?;
+        let mut routes = Vec::new();
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => routes.push(route),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
+            }
+        }
+        Ok(routes)
+    }
+
     /// All that Linux knows, as of now.
     pub(super) async fn dump(&self) -> Result<Mirror> {
         // Links first. Their dump waits for Linux' configuration lock, and so for the end of the very operation
@@ -182,6 +235,16 @@ impl Linux {
         }
         Ok((mirror, consistent))
     }
+}
+
+/// The interfaces that a route leads out of.
+fn leaves_by(route: &RouteMessage) -> Vec<u32> {
+    let interfaces = route.attributes.iter().flat_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    });
+    interfaces.collect()
 }
 
 fn dump_requests() -> [RouteNetlinkMessage; 4] {

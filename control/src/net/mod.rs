@@ -24,7 +24,7 @@
 mod linux;
 mod mirror;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod twin;
 mod watch;
 

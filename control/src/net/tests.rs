@@ -1,6 +1,7 @@
 //! With a real Linux: each test in a network namespace of its own, on a thread of its own, so that nothing is left
 //! behind. They need root.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
@@ -17,7 +18,7 @@ const PEER_MAC: [u8; 6] = [2, 0x52, 0x56, 0x53, 0, 2];
 const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 
 /// Runs a test in a new namespace, or says loudly that it does not.
-fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+pub(crate) fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED: this test makes a network namespace, which takes root");
         return;
@@ -404,5 +405,25 @@ fn errors_say_what_was_wanted() {
         linux.remove_address(4711, Ipv4Addr::LOCALHOST, 8).await.unwrap();
         assert!(linux.use_neighbour(4711, PEER).await.is_err());
         assert!(linux.set_link(4711, true, None, None).await.is_err());
+    });
+}
+
+#[test]
+fn by_which_interface_a_packet_would_leave() {
+    in_namespace(async || {
+        let linux = Linux::open().unwrap();
+        assert_eq!(linux.way_to("198.51.100.7".parse().unwrap()).await.unwrap(), None);
+        assert_eq!(linux.default_routes().await.unwrap(), HashSet::new());
+        sh("ip link set lo up && ip link add a type dummy && ip link add b type dummy && ip link set a up && ip link set b up");
+        sh("ip address add 192.0.2.1/24 dev a && ip address add 10.0.0.1/24 dev b && ip address add 2001:db8::1/64 dev b nodad");
+        let index = async |name| linux.index_of(name).await.unwrap().unwrap();
+        let (a, b) = (index("a").await, index("b").await);
+        assert_eq!(linux.way_to("10.0.0.7".parse().unwrap()).await.unwrap(), Some(b));
+        assert_eq!(linux.way_to("2001:db8::7".parse().unwrap()).await.unwrap(), Some(b));
+        // Also of a table of its own, and of several ways.
+        sh("ip route add default via 10.0.0.2 table 7 && ip route add default nexthop via 192.0.2.2 nexthop via 10.0.0.2");
+        assert_eq!(linux.default_routes().await.unwrap(), HashSet::from([a, b]));
+        sh("ip route del default && ip route flush table 7 && ip -6 route add default via 2001:db8::2");
+        assert_eq!(linux.default_routes().await.unwrap(), HashSet::from([b]));
     });
 }

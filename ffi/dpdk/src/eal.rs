@@ -105,6 +105,13 @@ impl Eal {
         }
     }
 
+    /// The socket (the NUMA node) that the calling thread runs on; none if it may run on several.
+    pub fn socket(&self) -> Option<u32> {
+        // SAFETY: reads a thread-local integer, which every thread has.
+        let socket = unsafe { dpdk_sys::rte_socket_id() };
+        (socket != u32::MAX).then_some(socket)
+    }
+
     /// The ports that there are, by id; not those that belong to another port, as those of a bond do.
     pub fn ports(&self) -> Vec<u16> {
         let next = |from: u16| {

@@ -50,9 +50,11 @@ mod eal;
 mod error;
 mod lcore;
 mod mbuf;
+mod notice;
 mod pool;
 mod port;
 mod queue;
+mod reta;
 mod rss;
 pub mod synthetic;
 
@@ -63,9 +65,10 @@ pub use error::{Errno, Error};
 pub use lcore::Lcore;
 pub use mbuf::Mbuf;
 pub use pool::Mempool;
-pub use port::{Link, Port, PortInfo, PortStats, Queues, Settings, Started, Stopped};
+pub use notice::Notice;
+pub use port::{Link, Port, PortInfo, PortStats, Queues, Settings, Started, Stopped, Terms};
 pub use queue::{RxQueue, TxQueue};
-pub use rss::Hashed;
+pub use rss::{Hashed, LONGEST_KEY, Rss, Side};
 
 /// The longest frame that a port with a given MTU may receive: Ethernet header, one VLAN tag and FCS.
 pub const FRAME_OVERHEAD: u16 = 14 + 4 + 4;

@@ -12,7 +12,9 @@ use crate::eal::{Eal, Tenants, c_string, tenants};
 use crate::error::{Errno, Error};
 use crate::pool::Mempool;
 use crate::queue::{RxQueue, TxQueue, pair};
-use crate::rss::Hashed;
+use crate::notice::{self, Notice};
+use crate::reta;
+use crate::rss::{self, Ask, Hashed, Rss, Side};
 use crate::{FRAME_OVERHEAD, HEADROOM};
 
 /// A network device: [`Stopped`], until [`configure`](Port::configure) makes queues of it, then
@@ -32,7 +34,7 @@ pub struct Stopped {
 /// A port that receives and sends.
 pub struct Started {
     claim: Arc<Claim>,
-    hashed: Option<Hashed>,
+    terms: Terms,
 }
 
 /// The queues of a started port, in order: number 0 first.
@@ -47,15 +49,39 @@ pub struct Settings {
     pub descriptors: u16,
     /// The largest IP packet.
     pub mtu: u16,
-    /// Whether the device is to spread IP packets over the queues by a hash of addresses and ports. Without
+    /// How the device is to spread IP packets over the queues by a hash of addresses and ports. Without
     /// effect on one queue, and on a device that cannot (virtual ones spread in their own way).
-    pub rss: bool,
+    pub rss: Option<Rss>,
     /// Where received packets are put. Its packets must have room for a frame of the MTU in one piece.
     pub pool: &'static Mempool,
     /// Another MAC than the device's own.
     pub mac: Option<[u8; 6]>,
     /// Whether to receive what is for other MACs too.
     pub promiscuous: bool,
+}
+
+/// What a started port runs with: what was asked for, as far as the device has it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct Terms {
+    /// Pairs of queues.
+    pub queues: u16,
+    /// Descriptors of a receive queue.
+    pub rx_descriptors: u16,
+    /// Descriptors of a transmit queue.
+    pub tx_descriptors: u16,
+    /// The largest IP packet.
+    pub mtu: u16,
+    /// By what it spreads packets over its queues, if it does.
+    pub hashed: Option<Hashed>,
+    /// Which side of that counts.
+    pub side: Side,
+    /// Whether its table of queues had to be laid out anew; none if it does not tell, or has no use for it.
+    pub relaid: Option<bool>,
+    /// Whether it receives what is for other MACs too; none if it has no switch for that.
+    pub promiscuous: Option<bool>,
+    /// Whether it takes VLAN tags out of received packets, which is not asked for.
+    pub strips_vlan: bool,
 }
 
 /// What a device can do, and what it is.
@@ -76,7 +102,7 @@ pub struct PortInfo {
     pub max_mtu: u16,
     /// The Linux interface under it, if there is one.
     pub if_index: Option<u32>,
-    /// The socket whose memory is near.
+    /// The socket (the NUMA node) whose memory is near.
     pub socket: Option<u32>,
     /// `RTE_ETH_RX_OFFLOAD_*`.
     pub rx_offloads: u64,
@@ -84,6 +110,32 @@ pub struct PortInfo {
     pub tx_offloads: u64,
     /// `RTE_ETH_RSS_*`: what it can hash; 0 if it cannot.
     pub rss: u64,
+}
+
+impl PortInfo {
+    /// What it can hash, as far as that matters to a router.
+    pub fn rss_names(&self) -> Vec<&'static str> {
+        rss::names(self.rss)
+    }
+
+    /// What it can do with received packets, in DPDK's words.
+    pub fn rx_offload_names(&self) -> Vec<String> {
+        // SAFETY: any number is a valid question.
+        named(self.rx_offloads, |bit| unsafe { dpdk_sys::rte_eth_dev_rx_offload_name(bit) })
+    }
+
+    /// What it can do with packets to send, in DPDK's words.
+    pub fn tx_offload_names(&self) -> Vec<String> {
+        // SAFETY: any number is a valid question.
+        named(self.tx_offloads, |bit| unsafe { dpdk_sys::rte_eth_dev_tx_offload_name(bit) })
+    }
+}
+
+/// The names of the bits that are set.
+fn named(bits: u64, name: impl Fn(u64) -> *const c_char) -> Vec<String> {
+    let set = (0..u64::BITS).map(|bit| 1u64 << bit).filter(|bit| bits & bit != 0);
+    // SAFETY: DPDK answers with terminated strings that are never changed.
+    set.map(|bit| unsafe { CStr::from_ptr(name(bit)) }.to_string_lossy().into_owned()).collect()
 }
 
 /// The device's own counters, from its start.
@@ -159,27 +211,15 @@ impl Port<Stopped> {
         let raw = claim.raw_info()?;
         claim.check(&settings, &raw)?;
 
-        let hash = (dpdk_sys::RVS_RSS_IP | dpdk_sys::RVS_RSS_TCP | dpdk_sys::RVS_RSS_UDP)
-            & raw.flow_type_rss_offloads;
-        let rss = settings.rss && settings.queues > 1 && hash != 0;
-        let mut conf = rte_eth_conf::default();
-        conf.rxmode.mtu = u32::from(settings.mtu);
-        if rss {
-            conf.rxmode.mq_mode = dpdk_sys::rte_eth_rx_mq_mode_RTE_ETH_MQ_RX_RSS;
-            conf.rx_adv_conf.rss_conf.rss_hf = hash;
-        }
+        let ask = claim.configure(&settings, &raw)?;
+        let (mut rx_descriptors, mut tx_descriptors) = (settings.descriptors, settings.descriptors);
         // SAFETY: here and below: the port is valid, stopped and ours alone; each structure lives
         // through the call that reads or writes it; the pool lives as long as the process.
-        claim.ask("configure it", unsafe {
-            dpdk_sys::rte_eth_dev_configure(id, settings.queues, settings.queues, &conf)
-        })?;
-        let (mut rx_descriptors, mut tx_descriptors) = (settings.descriptors, settings.descriptors);
-        // SAFETY: see above.
         claim.ask("have so many descriptors", unsafe {
             dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &mut rx_descriptors, &mut tx_descriptors)
         })?;
-        // SAFETY: see above; -1 stands for any socket, as in C.
-        let socket = unsafe { dpdk_sys::rte_eth_dev_socket_id(id) } as u32;
+        // Rings are where packets are: on the device's own socket, if there was room.
+        let socket = settings.pool.socket();
         for queue in 0..settings.queues {
             // SAFETY: see above; null asks for the driver's own defaults.
             claim.ask("set up a receive queue", unsafe {
@@ -198,6 +238,7 @@ impl Port<Stopped> {
                 dpdk_sys::rte_eth_dev_default_mac_addr_set(id, &mut address)
             })?;
         }
+        notice::listen(id);
         // SAFETY: see above.
         claim.ask("start it", unsafe { dpdk_sys::rte_eth_dev_start(id) })?;
         let mut claim = self.state.claim;
@@ -210,10 +251,27 @@ impl Port<Stopped> {
                 claim.ask("make it promiscuous", returned)?;
             }
         }
-        let hashed = rss.then(|| claim.hashed(hash));
+        // SAFETY: the port is started with these queues, and still ours alone.
+        let relaid = ask.as_ref().and_then(|_| unsafe { reta::spread(id, settings.queues, raw.reta_size) });
+        // SAFETY: a valid port.
+        let promiscuous = unsafe { dpdk_sys::rte_eth_promiscuous_get(id) };
+        // SAFETY: a valid port.
+        let vlan = unsafe { dpdk_sys::rte_eth_dev_get_vlan_offload(id) };
+        let terms = Terms {
+            queues: settings.queues,
+            rx_descriptors,
+            tx_descriptors,
+            mtu: claim.mtu().unwrap_or(settings.mtu),
+            hashed: ask.as_ref().map(|ask| claim.hashed(ask.hash)),
+            side: ask.map_or(Side::Both, |ask| ask.side),
+            // A driver that refuses keeps what it has.
+            relaid: relaid.map(|relaid| relaid == Ok(true)),
+            promiscuous: (promiscuous >= 0).then_some(promiscuous == 1),
+            strips_vlan: vlan >= 0 && vlan & dpdk_sys::RVS_VLAN_STRIP != 0,
+        };
         // SAFETY: the port is started with these queues, and a claim is configured once.
         let queues = (0..settings.queues).map(|queue| unsafe { pair(&claim, queue) }).collect();
-        Ok((Port { state: Started { claim, hashed } }, queues))
+        Ok((Port { state: Started { claim, terms } }, queues))
     }
 
     /// Takes the device away from DPDK.
@@ -237,9 +295,14 @@ impl Port<Started> {
         self.stop()?.close()
     }
 
-    /// By what the device spreads packets over its queues, if it does.
-    pub fn hashed(&self) -> Option<Hashed> {
-        self.state.hashed
+    /// What it runs with.
+    pub fn terms(&self) -> Terms {
+        self.state.terms
+    }
+
+    /// What the device has said of itself since it was started, if it has.
+    pub fn notice(&self) -> Option<Notice> {
+        notice::of(self.id())
     }
 }
 
@@ -381,6 +444,51 @@ impl Claim {
         })
     }
 
+    /// Configures the device with the best spreading that it takes; what that is, if there is any.
+    fn configure(&self, settings: &Settings, device: &rte_eth_dev_info) -> Result<Option<Ask>, Error> {
+        let rss = settings.rss.filter(|_| settings.queues > 1);
+        let asks = rss.map(|rss| rss.asks(device.flow_type_rss_offloads, device.hash_key_size)).unwrap_or_default();
+        let mut ways: Vec<Option<Ask>> = asks.into_iter().map(Some).collect();
+        if ways.is_empty() {
+            ways.push(None);
+        }
+        let mut refused = Ok(None);
+        // SAFETY: the flags are those of the device, which is there as long as the port.
+        let flags = unsafe { device.dev_flags.as_ref() }.copied().unwrap_or(0);
+        for way in ways {
+            let mut conf = rte_eth_conf::default();
+            conf.rxmode.mtu = u32::from(settings.mtu);
+            // Who asks a driver for it that has none is refused.
+            conf.intr_conf.set_rmv(u32::from(flags & dpdk_sys::RVS_DEV_INTR_RMV != 0));
+            if let Some(ask) = &way {
+                conf.rxmode.mq_mode = dpdk_sys::rte_eth_rx_mq_mode_RTE_ETH_MQ_RX_RSS;
+                conf.rx_adv_conf.rss_conf.rss_hf = ask.hash;
+                if let Some(key) = ask.key {
+                    // A pointer that could be written by only in its type, as it is in C.
+                    conf.rx_adv_conf.rss_conf.rss_key = key.as_ptr().cast_mut();
+                    conf.rx_adv_conf.rss_conf.rss_key_len = key.len() as _;
+                }
+            }
+            // SAFETY: the port is valid, stopped and ours alone; the structure lives through the call, and the key, which
+            // drivers read at each start, for ever.
+            let returned = unsafe {
+                dpdk_sys::rte_eth_dev_configure(self.id, settings.queues, settings.queues, &conf)
+            };
+            match self.ask("configure it", returned) {
+                Ok(_) => return Ok(way),
+                Err(error) => refused = Err(error),
+            }
+        }
+        refused
+    }
+
+    fn mtu(&self) -> Option<u16> {
+        let mut mtu = 0;
+        // SAFETY: a valid port, and a place for the answer.
+        let returned = unsafe { dpdk_sys::rte_eth_dev_get_mtu(self.id, &mut mtu) };
+        (returned == 0).then_some(mtu)
+    }
+
     /// What decides about a packet's queue, of a device that was asked to hash this.
     fn hashed(&self, asked: u64) -> Hashed {
         // Without a place for the key, which nobody wants.
@@ -425,6 +533,7 @@ impl Claim {
         // SAFETY: a valid port, ours alone: `&mut self` shows that no queue shares the claim.
         self.ask("stop it", unsafe { dpdk_sys::rte_eth_dev_stop(self.id) })?;
         self.started = false;
+        notice::ignore(self.id);
         Ok(())
     }
 

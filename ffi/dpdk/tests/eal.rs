@@ -7,9 +7,12 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dpdk::{Batch, Eal, Error, Lcore, Mbuf, Mempool, Port, Queues, Settings, Started, clock};
+use dpdk::{Batch, Eal, Error, Lcore, Mbuf, Mempool, Port, Queues, Rss, Settings, Side, Started, clock};
 
 const CACHE: u32 = 64;
+
+/// As a router asks for it.
+const RSS: Rss = Rss { side: Side::Source, key: Some(&[0x5a; dpdk::LONGEST_KEY]) };
 
 /// `--no-shconf` and not `--in-memory`, which 22.11 refuses together with `--no-huge`. Nothing is
 /// shared under the prefix then, so that all processes may have the same.
@@ -47,7 +50,7 @@ fn on_lcore<T: Send>(body: impl FnOnce(&Lcore) -> T + Send) -> T {
 }
 
 fn settings(pool: &'static Mempool, queues: u16) -> Settings {
-    Settings { queues, descriptors: 256, mtu: 1500, rss: true, pool, mac: None, promiscuous: true }
+    Settings { queues, descriptors: 256, mtu: 1500, rss: Some(RSS), pool, mac: None, promiscuous: true }
 }
 
 fn start(device: &str, pool: &'static Mempool, queues: u16) -> (Port<Started>, Queues) {
@@ -317,12 +320,20 @@ fn a_device_says_what_it_spreads_packets_by() {
     let (port, queues) = start("net_null1", pool, 2);
     let all = dpdk::Hashed { addresses: true, tcp_ports: true, udp_ports: true };
     assert_eq!(dpdk::Hashed::of(port.info().expect("it tells").rss), all);
-    assert_eq!(port.hashed(), Some(all));
+    let terms = port.terms();
+    assert_eq!(terms.hashed, Some(all));
+    // It cannot be told which side to hash, begins with all entries at queue 0, and has no switch to be promiscuous.
+    assert_eq!((terms.side, terms.relaid), (Side::Both, Some(true)));
+    assert_eq!((terms.queues, terms.rx_descriptors, terms.mtu, terms.strips_vlan), (2, 256, 1500, false));
+    let info = port.info().expect("it tells");
+    assert_eq!(info.rss_names()[..3], ["ipv4", "ipv4-tcp", "ipv4-udp"]);
+    assert!(info.tx_offload_names().contains(&"MULTI_SEGS".to_owned()), "{:?}", info.tx_offload_names());
+    assert_eq!(port.notice(), None);
     drop(queues);
     port.close().expect("no queue is left");
     // There is nothing to spread over.
     let (port, queues) = start("net_null2", pool, 1);
-    assert_eq!(port.hashed(), None);
+    assert_eq!(port.terms().hashed, None);
     drop(queues);
     port.close().expect("no queue is left");
 }
@@ -334,7 +345,7 @@ fn a_ring_gives_back_what_it_took_and_drops_what_it_cannot() {
     let info = port.info().expect("it tells");
     assert_eq!((info.driver.as_str(), info.rss), ("net_ring", 0));
     assert_eq!(port.mac().expect("it has one"), info.mac);
-    assert_eq!(port.hashed(), None);
+    assert_eq!(port.terms().hashed, None);
     let link = port.link().expect("it has one");
     assert!(link.up, "{link:?}");
 

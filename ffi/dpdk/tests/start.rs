@@ -94,7 +94,7 @@ fn nothing_left_ends_cleanly() {
             queues: 1,
             descriptors: 64,
             mtu: 1500,
-            rss: false,
+            rss: None,
             pool,
             mac: None,
             promiscuous: true,

@@ -94,7 +94,7 @@ impl Generator {
             queues: 1,
             descriptors: DESCRIPTORS,
             mtu: 1500,
-            rss: false,
+            rss: None,
             pool,
             mac: None,
             promiscuous: true,

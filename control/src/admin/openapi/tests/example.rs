@@ -113,7 +113,26 @@ impl Backend for Example {
     async fn counters(&self) -> anyhow::Result<api::Counters> {
         self.there()?;
         let hashed = api::Hashed { addresses: true, tcp_ports: true, udp_ports: false };
-        let port = api::Port { name: "wan".to_owned(), queues: 2, hashed: self.maybe(hashed) };
+        let device = api::Device {
+            name: "0000:01:00.0".to_owned(),
+            driver: "net_ixgbe".to_owned(),
+            mac: "02:00:00:00:00:01".to_owned(),
+            node: self.maybe(1),
+            mtu: 1500,
+            max_queues: 16,
+            rx_descriptors: 1024,
+            tx_descriptors: 512,
+            hashed_side: "source".to_owned(),
+            rss: self.list("ipv4-tcp".to_owned()),
+            rx_offloads: self.list("VLAN_STRIP".to_owned()),
+            tx_offloads: self.list("VLAN_INSERT".to_owned()),
+            promiscuous: self.maybe(true),
+            link_up: true,
+            link_speed: self.maybe(10_000),
+            trouble: self.maybe("removed".to_owned()),
+        };
+        let (hashed, device) = (self.maybe(hashed), self.maybe(device));
+        let port = api::Port { name: "wan".to_owned(), queues: 2, hashed, device };
         let table = api::Table::default();
         Ok(api::Counters { generation: 1, table, workers: vec![self.worker()], ports: vec![port] })
     }
@@ -335,6 +354,10 @@ pub fn kinds() -> Vec<Kind> {
         Kind::PeerVersion { peer: server, theirs: 1, ours: 2 },
         Kind::IpvsHeard { director: address },
         Kind::IpvsOtherSyncid { director: address, syncid: 7 },
+        Kind::LinkUp { port: "wan".to_owned(), speed: Some(10_000) },
+        Kind::LinkDown { port: "wan".to_owned() },
+        Kind::PortReset { port: "wan".to_owned() },
+        Kind::PortRemoved { port: "wan".to_owned() },
         Kind::LinuxLost { error: error() },
         Kind::Missed { events: 7 },
     ]

@@ -1,0 +1,130 @@
+//! DPDK's ports, and the pool that their packets come from: opened, described, looked after.
+
+mod known;
+mod spread;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use dpdk::{Eal, Mempool, Port, Queues, Rss, Settings, Started};
+
+use crate::config::Config;
+use crate::devices::Device;
+use crate::slowpath;
+
+pub use known::Known;
+pub use watch::Watch;
+
+/// Packets in each core's cache of the pool; at least four bursts.
+const POOL_CACHE: u32 = 512;
+
+/// How many packets there can be at a time: full queues, and what workers and control hold.
+pub fn packets(config: &Config) -> u32 {
+    let workers = config.workers.cores.len() as u32;
+    let in_queues: u32 = config.ports.iter().map(|port| 2 * u32::from(port.descriptors) * workers).sum();
+    let in_slow_path = (slowpath::PUNTS + slowpath::INJECTS * config.workers.cores.len()) as u32;
+    // In caches, and in workers' hands.
+    let with_threads = 2 * POOL_CACHE * (workers + 1);
+    let wanted = in_queues + in_slow_path + with_threads;
+    // DPDK's rings are best at one less than a power of two.
+    wanted.next_power_of_two() - 1
+}
+
+/// The largest MTU of all ports: a packet of one may leave by any other.
+pub fn mtu(config: &Config) -> u16 {
+    config.ports.iter().map(|port| port.mtu).max().unwrap_or(1500)
+}
+
+/// The pools that packets come from: one on each NUMA node that a port is on, each as large as it can be needed.
+#[derive(Default)]
+pub struct Pools(BTreeMap<Option<u32>, &'static Mempool>);
+
+impl Pools {
+    /// The pool on a node; where that has no memory, one on any other.
+    fn near(&mut self, node: Option<u32>, config: &Config, eal: &Eal) -> Result<&'static Mempool> {
+        let node = node.or(eal.socket());
+        if let Some(pool) = self.0.get(&node) {
+            return Ok(pool);
+        }
+        let (packets, data_room) = (packets(config), dpdk::data_room(mtu(config)));
+        let name = node.map_or("rvs-packets".to_owned(), |node| format!("rvs-packets-{node}"));
+        let pool = match Mempool::on(eal, node, &name, packets, POOL_CACHE, data_room) {
+            Ok(pool) => pool,
+            Err(error) => {
+                let elsewhere = Mempool::on(eal, None, "rvs-packets-elsewhere", packets, POOL_CACHE, data_room);
+                let pool = elsewhere.map_err(|_| error).with_context(|| {
+                    format!(
+                        "no memory for {packets} packets: reserve more hugepages (`rvs setup -c {}`), or raise eal.memory",
+                        config.path.display()
+                    )
+                })?;
+                tracing::warn!(node, "no memory for packets on the NIC's node; they are on another one, which is slower");
+                pool
+            }
+        };
+        self.0.insert(node, pool);
+        Ok(pool)
+    }
+}
+
+/// A port that is open.
+pub struct Open {
+    /// The port.
+    pub port: Port<Started>,
+    /// A pair for each worker.
+    pub queues: Queues,
+    /// Where its packets come from.
+    pub pool: &'static Mempool,
+    /// What is known of it.
+    pub known: Arc<Known>,
+}
+
+/// Opens a port with a pair of queues for each worker, and says in the log what has become of it.
+pub fn open(
+    config: &Config,
+    index: usize,
+    device: &Device,
+    eal: &Eal,
+    pools: &mut Pools,
+) -> Result<Open> {
+    let port = &config.ports[index];
+    let failed = |error: dpdk::Error| {
+        let remedy = match error {
+            dpdk::Error::TooManyQueues { .. } => {
+                "expected one for each of workers.cores: have fewer of them, or another NIC"
+            }
+            _ => "expected a device that DPDK can open; what its driver says is above",
+        };
+        config.error(&format!("port[{index}].device"), format_args!("{error}; {remedy}"))
+    };
+    if let Device::Virtual { devargs, .. } = device {
+        eal.probe(devargs).map_err(failed)?;
+    }
+    let stopped = Port::by_name(eal, device.port_name()).map_err(failed)?;
+    let pool = pools.near(stopped.info().map_err(failed)?.socket, config, eal)?;
+    let settings = Settings {
+        queues: config.workers.cores.len() as u16,
+        descriptors: port.descriptors,
+        mtu: port.mtu,
+        rss: Some(Rss { side: spread::side(config, index), key: Some(spread::key()?) }),
+        pool,
+        mac: port.mac,
+        promiscuous: true,
+    };
+    let (started, queues) = stopped.configure(settings).map_err(failed)?;
+    let known = Known::of(&started, usable_mac(started.mac().map_err(failed)?, index)).map_err(failed)?;
+    tracing::info!("port {}: {}", port.name, known.told(port.descriptors));
+    Ok(Open { port: started, queues, pool, known: Arc::new(known) })
+}
+
+/// The device's MAC; one of our own (locally administered) for a device that has none, as rings have.
+pub fn usable_mac(mac: [u8; 6], index: usize) -> [u8; 6] {
+    if mac == [0; 6] { [2, 0, 0, 0, 0, index as u8 + 1] } else { mac }
+}
+
+/// As people write a MAC.
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

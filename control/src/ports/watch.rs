@@ -1,0 +1,265 @@
+//! Looks after ports while they run: their links, and whether they still work.
+//!
+//! Drivers tell of a link by an interrupt, or say that they do, or lose it; so each port is asked once a second, which none takes
+//! for an order to wait. The twin follows: it loses its carrier, as the interface of a NIC would, so that keepalived, BIRD and
+//! whoever else looks at it know.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dpdk::{Link, Notice, Port, Started};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::Known;
+use crate::admin::api::LinkText;
+use crate::events::{Events, Kind};
+use crate::net::{Linux, Twin};
+
+/// Between two looks.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// How long a link may be down after an upgrade before its twin, which had its carrier all the time, loses it: a NIC that was
+/// opened anew agrees with the other end anew.
+const AFTER_UPGRADE: Duration = Duration::from_secs(8);
+
+/// What is asked of a port.
+pub trait Watched {
+    /// Its link, if it can tell.
+    fn link(&self) -> Option<Link>;
+    /// What it has said of itself.
+    fn notice(&self) -> Option<Notice>;
+}
+
+impl Watched for Port<Started> {
+    fn link(&self) -> Option<Link> {
+        Port::link(self).ok()
+    }
+
+    fn notice(&self) -> Option<Notice> {
+        Port::notice(self)
+    }
+}
+
+/// Who looks after ports.
+pub struct Watch {
+    linux: Linux,
+    events: Events,
+    /// Until when a link that is down is nothing to be told of.
+    patient_until: Option<Instant>,
+    ports: Vec<One>,
+}
+
+/// A port, and what has been told of it.
+struct One {
+    name: String,
+    known: Arc<Known>,
+    twin: Rc<Twin>,
+    told: Option<bool>,
+    notice: Option<Notice>,
+}
+
+impl Watch {
+    /// Of the ports with these names, in their order.
+    pub fn new<'a>(
+        linux: Linux,
+        events: Events,
+        ports: impl IntoIterator<Item = (&'a str, Arc<Known>, Rc<Twin>)>,
+        is_upgrade: bool,
+    ) -> Watch {
+        let one = |(name, known, twin): (&str, _, _)| One {
+            name: name.to_owned(),
+            known,
+            twin,
+            told: None,
+            notice: None,
+        };
+        Watch {
+            linux,
+            events,
+            patient_until: is_upgrade.then(|| Instant::now() + AFTER_UPGRADE),
+            ports: ports.into_iter().map(one).collect(),
+        }
+    }
+
+    /// Looks at them for ever.
+    pub async fn run(mut self, ports: &[impl Watched]) {
+        let mut look = interval(PERIOD);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let is_patient = self.patient_until.is_some_and(|until| Instant::now() < until);
+            for (one, port) in self.ports.iter_mut().zip(ports) {
+                one.look(port, is_patient, &self.linux, &self.events).await;
+            }
+        }
+    }
+}
+
+impl One {
+    async fn look(&mut self, port: &impl Watched, is_patient: bool, linux: &Linux, events: &Events) {
+        let notice = port.notice();
+        // One that is gone may still believe in its link.
+        let link = match (notice, port.link()) {
+            (None, Some(link)) => link,
+            (None, None) => return,
+            (Some(_), _) => Link { up: false, speed: None },
+        };
+        self.known.set(link, notice.map(word));
+        if notice > self.notice {
+            self.notice = notice;
+            let port = self.name.clone();
+            events.publish(match notice {
+                Some(Notice::Removed) => Kind::PortRemoved { port },
+                _ => Kind::PortReset { port },
+            });
+        }
+        if self.told == Some(link.up) || !link.up && is_patient {
+            return;
+        }
+        if let Err(error) = linux.set_carrier(self.twin.ifindex(), link.up).await {
+            tracing::warn!(twin = self.name, error = format!("{error:#}"), "the twin does not follow the port's link; trying again");
+            return;
+        }
+        // That it is up at the start is what everybody expects.
+        if self.told.is_some() || !link.up {
+            let (port, speed) = (self.name.clone(), link.speed);
+            let shown = LinkText { up: link.up, speed }.to_string();
+            tracing::info!("port {port}: link {shown}");
+            events.publish(if link.up { Kind::LinkUp { port, speed } } else { Kind::LinkDown { port } });
+        }
+        self.told = Some(link.up);
+    }
+}
+
+fn word(notice: Notice) -> &'static str {
+    match notice {
+        Notice::Reset => "reset",
+        Notice::Removed => "removed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::process::Command;
+
+    use super::*;
+    use crate::net::tests::in_namespace;
+
+    /// A port whose link is as a test wants it.
+    struct Port {
+        link: Cell<Option<Link>>,
+        notice: Cell<Option<Notice>>,
+    }
+
+    impl Watched for Port {
+        fn link(&self) -> Option<Link> {
+            self.link.get()
+        }
+
+        fn notice(&self) -> Option<Notice> {
+            self.notice.get()
+        }
+    }
+
+    const UP: Link = Link { up: true, speed: Some(10_000) };
+    const DOWN: Link = Link { up: false, speed: None };
+
+    /// What Linux thinks of the twin's cable.
+    fn has_carrier() -> bool {
+        let shown = Command::new("ip").args(["link", "show", "dev", "wan"]).output().expect("run ip");
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains("wan"), "{shown}");
+        !shown.contains("NO-CARRIER")
+    }
+
+    /// A port with this link, its twin, and who looks after both.
+    async fn watched(link: Link, is_upgrade: bool) -> (Port, Watch, Arc<Known>, Events) {
+        let linux = Linux::open().unwrap();
+        let twin = Rc::new(Twin::create(&linux, "wan", [2, 0, 0, 0, 0, 1], 1500).await.unwrap());
+        let (events, known) = (Events::default(), Arc::new(Known::made_up()));
+        let port = Port { link: Cell::new(Some(link)), notice: Cell::new(None) };
+        let watch = Watch::new(linux, events.clone(), [("wan", known.clone(), twin)], is_upgrade);
+        (port, watch, known, events)
+    }
+
+    /// The texts of all events so far.
+    async fn told(events: &Events) -> Vec<String> {
+        let batch = events.read(None, false).batch().await.unwrap_or_default();
+        batch.iter().map(|event| event.kind.to_string()).collect()
+    }
+
+    /// Long enough for some looks; nobody waits for it, as the clock jumps.
+    async fn looks() {
+        tokio::time::sleep(4 * PERIOD).await;
+    }
+
+    #[test]
+    fn the_twin_follows_the_link() {
+        in_namespace(async || {
+            let (port, watch, known, events) = watched(UP, false).await;
+            let ports = [port];
+            let story = async {
+                looks().await;
+                assert!(has_carrier());
+                assert_eq!(told(&events).await, [""; 0]);
+                ports[0].link.set(Some(DOWN));
+                looks().await;
+                assert!(!has_carrier());
+                assert!(!known.describe().link_up);
+                // A driver that cannot say for once.
+                ports[0].link.set(None);
+                looks().await;
+                assert!(!has_carrier());
+                ports[0].link.set(Some(UP));
+                looks().await;
+                assert!(has_carrier());
+                assert_eq!((known.describe().link_up, known.describe().link_speed), (true, Some(10_000)));
+                assert_eq!(told(&events).await, ["port wan: link down", "port wan: link up 10 Gbit/s"]);
+            };
+            tokio::time::pause();
+            tokio::select! { () = watch.run(&ports) => unreachable!("it never ends"), () = story => {} }
+        });
+    }
+
+    #[test]
+    fn a_device_that_is_taken_out_has_no_link_whatever_it_says() {
+        in_namespace(async || {
+            let (port, watch, known, events) = watched(UP, false).await;
+            let ports = [port];
+            let story = async {
+                looks().await;
+                ports[0].notice.set(Some(Notice::Reset));
+                looks().await;
+                assert_eq!(known.describe().trouble.as_deref(), Some("reset"));
+                ports[0].notice.set(Some(Notice::Removed));
+                looks().await;
+                assert!(!has_carrier());
+                assert_eq!(known.describe().trouble.as_deref(), Some("removed"));
+                let told = told(&events).await;
+                assert!(told[0].starts_with("port wan: its device has been reset"), "{told:?}");
+                assert_eq!(told[1..], ["port wan: link down", "port wan: its device has been taken out"]);
+            };
+            tokio::time::pause();
+            tokio::select! { () = watch.run(&ports) => unreachable!("it never ends"), () = story => {} }
+        });
+    }
+
+    #[test]
+    fn after_an_upgrade_a_nic_has_a_moment_to_find_its_link_again() {
+        in_namespace(async || {
+            tokio::time::pause();
+            let (port, watch, _, events) = watched(DOWN, true).await;
+            let ports = [port];
+            let story = async {
+                looks().await;
+                assert!(has_carrier());
+                tokio::time::sleep(AFTER_UPGRADE).await;
+                assert!(!has_carrier());
+                assert_eq!(told(&events).await, ["port wan: link down"]);
+            };
+            tokio::select! { () = watch.run(&ports) => unreachable!("it never ends"), () = story => {} }
+        });
+    }
+}
