@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::{image::Image, nics};
 
 /// How long a script may take: some of a machine's seconds are minutes of its emulation.
-const SCRIPT: Duration = Duration::from_secs(120);
+const SCRIPT: Duration = Duration::from_secs(240);
 
 /// How long a boot may take.
 const BOOT: Duration = Duration::from_secs(180);
@@ -70,7 +70,7 @@ impl Guest {
             .arg(image.kernel())
             .arg("-initrd")
             .arg(image.initrd())
-            .args(["-append", &format!("console=ttyS0 panic=-1 {words}")])
+            .args(["-append", &format!("console=ttyS0 quiet panic=-1 {words}")])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .args(["-chardev", &socket("monitor", &monitor), "-mon", "chardev=monitor,mode=control"])

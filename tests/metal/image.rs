@@ -20,7 +20,7 @@ const MODULES: [&str; 6] = ["virtio_pci", "9p", "9pnet_virtio", "virtio_blk", "e
 const SEEN: [&str; 10] = ["bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr", "var"];
 
 /// Directories in there whose content the guest does not see: what this machine starts, and what it has written.
-const HIDDEN: [&str; 11] = [
+const HIDDEN: [&str; 13] = [
     "etc/systemd/system",
     "etc/rc0.d",
     "etc/rc1.d",
@@ -32,6 +32,9 @@ const HIDDEN: [&str; 11] = [
     "etc/rcS.d",
     "var/log",
     "var/tmp",
+    // Indices over everything that Debian has, or that is installed here: minutes of emulation.
+    "var/lib/apt/lists",
+    "var/lib/man-db",
 ];
 
 /// Where all of it is.

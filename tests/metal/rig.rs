@@ -126,12 +126,24 @@ impl Rig<'_> {
     fn cable(&mut self) -> Result<()> {
         let wan = E1000E.name(0);
         self.guest.set_link(&wan, false)?;
-        let curl = self.cluster.client.command("curl").words("--silent --max-time 2 http://192.0.2.10/").output()?;
-        ensure!(curl.code() == Some(28), "without a cable: {curl:?}");
+        self.event("port wan: link down")?;
+        let curl = self.cluster.client.command("curl").words("--silent --max-time 2 http://192.0.2.10/");
+        let output = curl.output()?;
+        ensure!(output.code() == Some(28), "without a cable: {output:?}");
         self.guest.set_link(&wan, true)?;
+        self.event("port wan: link up")?;
         wait::until("it balances", PATIENCE, || client::get(&self.cluster.client, vip(80), 1)?.counts())?;
-        self.told("a cable pulled, and put back");
+        self.told("a cable pulled, and put back: RVS says so");
         Ok(())
+    }
+
+    /// Waits until `rvs events` tells of something.
+    fn event(&mut self, wanted: &str) -> Result<()> {
+        wait::until(wanted, PATIENCE, || {
+            let events = self.guest.run("rvs events")?;
+            ensure!(events.contains(wanted), "{events}");
+            Ok(())
+        })
     }
 
     /// The program is killed in the middle of a download.
