@@ -197,9 +197,11 @@ mod tests {
 
     #[test]
     fn memory_is_where_nics_are() {
-        let text = "[eal]\nmemory = 1001\n[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"3b:00.0\"\n";
+        let text =
+            "[eal]\nmemory = 1001\n[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"3b:00.0\"\n";
         let config = crate::config::parse(Path::new("x.toml"), text.into()).unwrap();
-        let with = |nodes: &[usize]| eal_arguments(&config, &[], &[0], &nodes.iter().copied().collect()).join(" ");
+        let with =
+            |nodes: &[usize]| eal_arguments(&config, &[], &[0], &nodes.iter().copied().collect()).join(" ");
         assert!(with(&[]).contains("-m 1001"), "{}", with(&[]));
         assert!(with(&[1]).contains("--socket-mem 0,1001"), "{}", with(&[1]));
         assert!(with(&[0, 2]).contains("--socket-mem 501,0,501"), "{}", with(&[0, 2]));

@@ -77,9 +77,21 @@ pub(crate) fn pages(root: &Root) -> Vec<Pages> {
     let nodes = root.list("/sys/devices/system/node").into_iter();
     let mut nodes: Vec<usize> = nodes.filter_map(|name| name.strip_prefix("node")?.parse().ok()).collect();
     nodes.sort_unstable();
-    let by_node = nodes.into_iter().flat_map(|node| of(Some(node), format!("/sys/devices/system/node/node{node}/hugepages")));
+    let by_node = nodes
+        .into_iter()
+        .flat_map(|node| of(Some(node), format!("/sys/devices/system/node/node{node}/hugepages")));
     let by_node: Vec<Pages> = by_node.collect();
     if by_node.is_empty() { of(None, "/sys/kernel/mm/hugepages".to_owned()) } else { by_node }
+}
+
+/// Whether there are any, or may be when somebody wants them; none if Linux does not say.
+pub(crate) fn has_pages(root: &Root) -> Option<bool> {
+    let directory = "/sys/kernel/mm/hugepages";
+    let counts = root.list(directory).into_iter().filter_map(|name| {
+        let count = |file: &str| root.number::<u64>(&format!("{directory}/{name}/{file}"));
+        Some(count("nr_hugepages")? + count("nr_overcommit_hugepages").unwrap_or(0))
+    });
+    counts.reduce(|sum, count| sum + count).map(|sum| sum > 0)
 }
 
 #[cfg(test)]
@@ -96,7 +108,10 @@ mod tests {
     fn what_a_configuration_takes() {
         assert_eq!(wanted(&config("[workers]\ncores = [1]"), 1), 512);
         assert_eq!(wanted(&config("[eal]\nmemory = 301\n[workers]\ncores = [1]"), 2), 151);
-        assert_eq!(wanted(&config("[eal]\nhugepages = false\n[workers]\ncores = [1]\nidle = \"adaptive\""), 1), 0);
+        assert_eq!(
+            wanted(&config("[eal]\nhugepages = false\n[workers]\ncores = [1]\nidle = \"adaptive\""), 1),
+            0
+        );
         // 2^19 - 1 packets of 2048 + 128 + 256 bytes, and what is beside.
         let mut many = config("[workers]\ncores = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]");
         many.ports[0].descriptors = 8192;
@@ -104,15 +119,32 @@ mod tests {
     }
 
     #[test]
+    fn pages_or_none_at_all() {
+        let all = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+        let (count, more) = (format!("{all}/nr_hugepages"), format!("{all}/nr_overcommit_hugepages"));
+        let has = |files: &[(&str, &str)]| has_pages(&machine(files).1);
+        assert_eq!(has(&[]), None);
+        assert_eq!(has(&[(&count, "0"), (&more, "0")]), Some(false));
+        assert_eq!(has(&[(&count, "0"), (&more, "9")]), Some(true));
+        assert_eq!(has(&[(&count, "1")]), Some(true));
+    }
+
+    #[test]
     fn pages_by_node_or_of_the_machine() {
         let all = "/sys/kernel/mm/hugepages/hugepages-2048kB";
         let (count, free) = (format!("{all}/nr_hugepages"), format!("{all}/free_hugepages"));
         let (_directory, root) = machine(&[(&count, "8"), (&free, "5")]);
-        assert_eq!(pages(&root), [Pages { node: None, size: 2 << 20, reserved: 8, free: 5, file: count.clone() }]);
+        assert_eq!(
+            pages(&root),
+            [Pages { node: None, size: 2 << 20, reserved: 8, free: 5, file: count.clone() }]
+        );
         let on_node = "/sys/devices/system/node/node1/hugepages/hugepages-1048576kB";
         let (count1, free1) = (format!("{on_node}/nr_hugepages"), format!("{on_node}/free_hugepages"));
         let (_directory, root) = machine(&[(&count, "8"), (&free, "5"), (&count1, "2"), (&free1, "1")]);
-        assert_eq!(pages(&root), [Pages { node: Some(1), size: 1 << 30, reserved: 2, free: 1, file: count1 }]);
+        assert_eq!(
+            pages(&root),
+            [Pages { node: Some(1), size: 1 << 30, reserved: 2, free: 1, file: count1 }]
+        );
         assert_eq!(nodes(&root, &config("[workers]\ncores = [1]")), BTreeSet::from([0]));
     }
 }

@@ -63,6 +63,7 @@ pub fn run(config: Config) -> Result<()> {
     lock_any_memory();
     let machine = Machine::read().context("cannot find out what this machine has")?;
     config.check_machine(&machine)?;
+    config.check_prepared(&machine)?;
     for finding in doctor::at_start(Path::new("/"), &config) {
         tracing::warn!(remedy = finding.remedy, "{}: {}", finding.subject, finding.problem);
     }
@@ -142,7 +143,9 @@ async fn start(
     let speaker = sync::bind(&config)?;
     let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
     let nodes = memory::nodes_of_nics(&Root::new(Path::new("/")), &config);
-    let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores, &nodes))?;
+    let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores, &nodes));
+    let eal =
+        eal.map_err(|error| anyhow!("{error}; `rvs doctor -c {}` may know why", config.path.display()))?;
     let doors = Doors { socket, remote, speaker };
     let signals = Signals { stop, hangup, upgrade };
     stopwatch.lap(|stages| &mut stages.eal);
@@ -255,7 +258,8 @@ async fn with_eal(
     let events = Events::default();
     let watched = config.ports.iter().zip(&links).zip(&twins);
     let watched = watched.map(|((port, link), twin)| (port.name.as_str(), link.device.clone(), twin.clone()));
-    let watch = Watch::new(linux.clone(), events.clone(), watched, inheritance.is_some());
+    let reopen: Rc<Notify> = Rc::default();
+    let watch = Watch::new(linux.clone(), events.clone(), reopen.clone(), watched, inheritance.is_some());
     let (desk, order) = Desk::open(&config, &events);
     origin.tell(&events);
     let capture: Arc<Switch> = Arc::default();
@@ -378,6 +382,13 @@ async fn with_eal(
                 Some(order)
             } => Ok(Some(order)),
             () = desk.heed(upgrade) => unreachable!("signals do not end"),
+            () = async {
+                loop {
+                    reopen.notified().await;
+                    // What speaks against it has been said in the log and as an event.
+                    let _ = desk.ask(Default::default()).await;
+                }
+            } => unreachable!("it never ends"),
             result = direct => result,
             () = pumps.to_linux(&twins) => unreachable!("it never ends"),
             () = watch.run(&ports) => unreachable!("it never ends"),

@@ -43,7 +43,10 @@ impl Setup {
         let mut out = io::stdout().lock();
         let Some(file) = self.config else {
             if !setup::undo(&mut linux, mode, &mut out)? {
-                writeln!(out, "# nothing to be undone: rvs setup has changed nothing since this machine was booted")?;
+                writeln!(
+                    out,
+                    "# nothing to be undone: rvs setup has changed nothing since this machine was booted"
+                )?;
             }
             return Ok(Exit::Ok);
         };

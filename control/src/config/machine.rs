@@ -14,6 +14,7 @@ use super::error::Report;
 use super::raw::Document;
 use super::{Config, ConfigErrors, Table, value};
 use crate::hardware::{self, Obstacle};
+use crate::memory;
 use crate::root::Root;
 
 /// Facts about a machine.
@@ -25,6 +26,8 @@ pub struct Machine {
     pub interfaces: BTreeSet<String>,
     /// By PCI address, e.g. `0000:01:00.0`: why DPDK cannot have the device, if it cannot.
     pub(crate) pci_devices: BTreeMap<String, Option<Obstacle>>,
+    /// Whether there are hugepages, as far as Linux says.
+    pub has_hugepages: Option<bool>,
     /// Bytes that programs can have without swapping (`MemAvailable`).
     pub available_memory: u64,
 }
@@ -33,16 +36,18 @@ impl Machine {
     /// This machine.
     pub fn read() -> anyhow::Result<Machine> {
         let read = |path| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
+        let root = Root::new(Path::new("/"));
         let online = read("/sys/devices/system/cpu/online")?;
-        let memory = read("/proc/meminfo")?;
+        let meminfo = read("/proc/meminfo")?;
         // By system call and not from /sys/class/net, which shows the namespace in which it was mounted.
         let interfaces = nix::net::if_::if_nameindex().context("cannot list the network interfaces")?;
         let names = interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned());
         Ok(Machine {
             online_cores: core_list(&online).context("cannot understand /sys/devices/system/cpu/online")?,
             interfaces: names.collect(),
-            pci_devices: hardware::obstacles(&Root::new(Path::new("/"))),
-            available_memory: available_memory(&memory).context("/proc/meminfo has no MemAvailable")?,
+            pci_devices: hardware::obstacles(&root),
+            has_hugepages: memory::has_pages(&root),
+            available_memory: available_memory(&meminfo).context("/proc/meminfo has no MemAvailable")?,
         })
     }
 }
@@ -66,14 +71,10 @@ impl Config {
         }
         for (index, port) in self.ports.iter().enumerate() {
             let key = format!("port[{index}].device");
-            if let Some(address) = value::pci_address(&port.device) {
-                let absent = || Some(Obstacle::Absent(address.clone()));
-                let obstacle = machine.pci_devices.get(&address).cloned().unwrap_or_else(absent);
-                // Another RVS that has it is the next one's affair, which asks again when it starts.
-                if let Some(obstacle) = obstacle.filter(|obstacle| !obstacle.is_rvs()) {
-                    let remedy = obstacle.remedy(&self.path.to_string_lossy());
-                    wrong(&key, format!("{obstacle}; {remedy}"));
-                }
+            if let Some(obstacle @ (Obstacle::Absent(_) | Obstacle::NoNic(..))) =
+                machine.obstacle(&port.device)
+            {
+                wrong(&key, self.with_remedy(&obstacle));
             }
             if let Some(interface) = value::interface(&port.device)
                 && !machine.interfaces.contains(interface)
@@ -102,6 +103,41 @@ impl Config {
             );
         }
         report.finish()
+    }
+
+    /// Whether RVS could start on it now: whether DPDK can have the NICs, and there are hugepages. What a machine lacks that
+    /// nobody has prepared yet, and no fault of the file.
+    pub fn check_prepared(&self, machine: &Machine) -> Result<(), ConfigErrors> {
+        let document = Document::parse(&self.source)?;
+        let report = Report::new(self.source.clone());
+        let wrong = |key: &str, message: String| report.error(document.find(key), key, message);
+        for (index, port) in self.ports.iter().enumerate() {
+            // That another RVS has it is told by its claim.
+            if let Some(obstacle) = machine.obstacle(&port.device).filter(|obstacle| !obstacle.is_rvs()) {
+                wrong(&format!("port[{index}].device"), self.with_remedy(&obstacle));
+            }
+        }
+        if self.eal.hugepages && machine.has_hugepages == Some(false) {
+            let file = self.path.display();
+            wrong(
+                "eal",
+                format!("no hugepages are reserved; rvs setup -c {file}, or hugepages = false under [eal]"),
+            );
+        }
+        report.finish()
+    }
+
+    fn with_remedy(&self, obstacle: &Obstacle) -> String {
+        format!("{obstacle}; {}", obstacle.remedy(&self.path.to_string_lossy()))
+    }
+}
+
+impl Machine {
+    /// Why DPDK cannot have a device, if it is on PCI and cannot be had.
+    fn obstacle(&self, device: &str) -> Option<Obstacle> {
+        let address = value::pci_address(device)?;
+        let known = self.pci_devices.get(&address).cloned();
+        known.unwrap_or(Some(Obstacle::Absent(address)))
     }
 }
 
@@ -169,6 +205,7 @@ device = "net_null"
             online_cores: BTreeSet::from([0, 1, 2, 3, 8]),
             interfaces: ["eth7", "lo"].map(str::to_owned).into(),
             pci_devices: [("0000:3b:00.0".to_owned(), None)].into(),
+            has_hugepages: Some(true),
             available_memory: 64 << 30,
         }
     }
@@ -188,6 +225,7 @@ device = "net_null"
             online_cores: BTreeSet::from([0, 1, 2, 3, 5]),
             interfaces: ["eth0", "lo"].map(str::to_owned).into(),
             pci_devices: BTreeMap::new(),
+            has_hugepages: None,
             available_memory: 2 << 30,
         };
         let expected = r#"
@@ -209,17 +247,36 @@ f:11:10: port[1].device: there is no PCI device 0000:3b:00.0; take an address th
         assert_eq!(judge(FILE, &poor).unwrap_err().to_string(), expected.trim_start());
     }
 
+    fn prepared(machine: &Machine) -> Result<(), ConfigErrors> {
+        super::super::parse(Path::new("f"), FILE.into()).unwrap().check_prepared(machine)
+    }
+
+    #[test]
+    fn a_machine_without_hugepages() {
+        prepared(&machine()).unwrap();
+        prepared(&Machine { has_hugepages: None, ..machine() }).unwrap();
+        let refused = prepared(&Machine { has_hugepages: Some(false), ..machine() }).unwrap_err().to_string();
+        assert!(
+            refused.contains("eal: no hugepages are reserved; rvs setup -c f, or hugepages = false"),
+            "{refused}"
+        );
+    }
+
     #[test]
     fn a_nic_that_somebody_else_has() {
         let address = || "0000:3b:00.0".to_owned();
         let with = |obstacle| {
             let machine = Machine { pci_devices: [(address(), Some(obstacle))].into(), ..machine() };
-            judge(&FILE.replace("9", "2"), &machine)
+            // It is no fault of the file.
+            judge(&FILE.replace("9", "2"), &machine).unwrap();
+            prepared(&machine)
         };
         let refused = with(Obstacle::Linux(address(), "ixgbe".to_owned())).unwrap_err().to_string();
-        let expected = "port[1].device: 0000:3b:00.0 is Linux' (driver ixgbe), DPDK cannot have it; rvs setup -c f";
+        let expected =
+            "port[1].device: 0000:3b:00.0 is Linux' (driver ixgbe), DPDK cannot have it; rvs setup -c f";
         assert!(refused.contains(expected), "{refused}");
-        let used = |program: &str| Obstacle::InUse { address: address(), pid: 7, program: program.to_owned() };
+        let used =
+            |program: &str| Obstacle::InUse { address: address(), pid: 7, program: program.to_owned() };
         assert!(with(used("dpdk-testpmd")).is_err());
         // Its claim is what tells.
         with(used("rvs")).unwrap();

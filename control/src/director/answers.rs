@@ -209,10 +209,8 @@ impl Director {
         let ports = self.config.ports.iter().zip(&self.ports).map(|(port, link)| api::Port {
             name: port.name.clone(),
             queues,
-            hashed: link.device.hashed().map(|dpdk::Hashed { addresses, tcp_ports, udp_ports }| api::Hashed {
-                addresses,
-                tcp_ports,
-                udp_ports,
+            hashed: link.device.hashed().map(|dpdk::Hashed { addresses, tcp_ports, udp_ports }| {
+                api::Hashed { addresses, tcp_ports, udp_ports }
             }),
             device: Some(link.device.describe()),
         });

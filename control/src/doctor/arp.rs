@@ -38,7 +38,8 @@ pub fn probe(config: &Config) -> Result<Vec<Finding>> {
         let candidates = [Some(port.name.as_str()), interface(&port.device)];
         match candidates.into_iter().flatten().find(|name| links.contains_key(*name)) {
             Some(name) => drop(asked.entry(name).or_default().insert(*service.address.ip())),
-            None => findings.push(Finding::new("arp-unasked", 
+            None => findings.push(Finding::new(
+                "arp-unasked",
                 Severity::Note,
                 format_args!("port {}", port.name),
                 format_args!(

@@ -59,7 +59,8 @@ pub(super) fn judge(facts: &Facts, config: Option<&Config>) -> Vec<Finding> {
         ));
     }
     if !facts.synchronised {
-        findings.push(Finding::new("clock-alone", 
+        findings.push(Finding::new(
+            "clock-alone",
             Severity::Note,
             "clock",
             "no time service is seen: logs of several machines will not fit together",

@@ -67,7 +67,8 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     };
     let workers: Cores = config.workers.cores.iter().copied().collect();
     if !facts.lacks.is_empty() {
-        find("cpu-old", 
+        find(
+            "cpu-old",
             Severity::Error,
             format!("the CPU lacks {}", facts.lacks.join(", ")),
             "take one with x86-64-v3 (Intel Haswell, AMD Zen or newer)".to_owned(),
@@ -76,7 +77,8 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     for (port, (node, near)) in &facts.near {
         let far: Cores = workers.difference(near).copied().collect();
         if !far.is_empty() {
-            find("numa-workers", 
+            find(
+                "numa-workers",
                 Severity::Warning,
                 format!(
                     "workers on cores {} are not on node {node}, where the NIC of {port} is",
@@ -89,7 +91,8 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     let slow = |core: &&usize| facts.governors.get(core).is_some_and(|governor| governor != "performance");
     let slow: Cores = workers.iter().filter(slow).copied().collect();
     if !slow.is_empty() {
-        find("cores-clock", 
+        find(
+            "cores-clock",
             Severity::Warning,
             format!("the clock of cores {} is not governed by `performance`", show_cores(&slow)),
             format!("cpupower -c {} frequency-set -g performance", show_cores(&slow)),
@@ -101,14 +104,16 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     }
     let shown = show_cores(&workers);
     if !workers.is_subset(&facts.isolated) {
-        find("cores-shared", 
+        find(
+            "cores-shared",
             Severity::Warning,
             format!("Linux runs other threads on the workers' cores {shown}"),
             format!("isolcpus={shown} on the kernel's command line, or a cpuset"),
         );
     }
     if !workers.is_subset(&facts.tickless) {
-        find("cores-tick", 
+        find(
+            "cores-tick",
             Severity::Note,
             format!("Linux' clock interrupts the workers' cores {shown} hundreds of times a second"),
             format!("nohz_full={shown} rcu_nocbs={shown} on the kernel's command line"),
@@ -117,7 +122,8 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     for (core, siblings) in &facts.siblings {
         let other = siblings.iter().find(|sibling| *sibling > core && workers.contains(sibling));
         if let Some(other) = other {
-            find("cores-siblings", 
+            find(
+                "cores-siblings",
                 Severity::Note,
                 format!("workers on {core} and {other} share a core, as its two hyperthreads"),
                 "take one of them, where there are enough cores".to_owned(),

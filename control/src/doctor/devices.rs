@@ -138,7 +138,8 @@ mod tests {
     fn nics_that_are_not_there_or_somebody_elses() {
         let (_directory, root) = machine(&[]);
         assert_eq!(found(&root)[0].0, "nic-absent");
-        let (_directory, root) = tree(&[Card { driver: Some("vfio-pci"), group: Some("1"), ..Card::at(NIC) }]);
+        let (_directory, root) =
+            tree(&[Card { driver: Some("vfio-pci"), group: Some("1"), ..Card::at(NIC) }]);
         put(&root, "/proc/7/fd/3", "-> /dev/vfio/1");
         put(&root, "/proc/7/comm", "rvs");
         assert_eq!(found(&root)[0].0, "nic-in-use");

@@ -34,8 +34,9 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     let (Some(path), Some((system, options))) = (&config.table.keep, &facts.system) else {
         return Vec::new();
     };
-    let finding =
-        |key, severity, problem: String, remedy: String| vec![Finding::new(key, severity, SUBJECT, problem, remedy)];
+    let finding = |key, severity, problem: String, remedy: String| {
+        vec![Finding::new(key, severity, SUBJECT, problem, remedy)]
+    };
     match system.as_str() {
         "hugetlbfs" if options.split(',').any(|option| option == "pagesize=1024M") => finding(
             "keep-page-size",

@@ -136,7 +136,9 @@ mod tests {
         let node = |n| format!("/sys/devices/system/node/node{n}/hugepages/hugepages-2048kB");
         let files: Vec<(String, &str)> = [(0, "1024"), (1, "10")]
             .into_iter()
-            .flat_map(|(n, count)| ["nr_hugepages", "free_hugepages"].map(|file| (format!("{}/{file}", node(n)), count)))
+            .flat_map(|(n, count)| {
+                ["nr_hugepages", "free_hugepages"].map(|file| (format!("{}/{file}", node(n)), count))
+            })
             .collect();
         let files: Vec<(&str, &str)> = files.iter().map(|(path, count)| (path.as_str(), *count)).collect();
         let (_directory, root) = machine(&files);

@@ -53,7 +53,8 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
         let name = &port.name;
         let Some(&mtu) = facts.twins.get(name) else { continue };
         if !facts.runs {
-            find("twin-name", 
+            find(
+                "twin-name",
                 Severity::Error,
                 format!("an interface {name} exists, and RVS does not run: its twin cannot have this name"),
                 format!("rename the interface, or the port (port.name, e.g. \"rvs-{name}\")"),
@@ -62,7 +63,8 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
         }
         if mtu != port.mtu {
             let wanted = port.mtu;
-            find("twin-mtu", 
+            find(
+                "twin-mtu",
                 Severity::Warning,
                 format!("the twin has an MTU of {mtu}, the port has {wanted}"),
                 format!("ip link set {name} mtu {wanted}, or mtu = {mtu} for the port and a restart"),
@@ -79,7 +81,8 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
         }
     }
     if facts.forwards == Some(0) && config.ports.len() > 1 {
-        findings.push(Finding::new("ip-forward", 
+        findings.push(Finding::new(
+            "ip-forward",
             Severity::Warning,
             "routing",
             "Linux does not forward: what is no service's ends here, as do real servers' own connections",

@@ -22,7 +22,8 @@ pub fn judge(config: &Config, ports: &[api::Port]) -> Vec<Finding> {
         };
         let Some(hashed) = port.hashed else {
             match interface(device).filter(|_| device.starts_with("net_af_xdp")) {
-                Some(name) => find("rss-linux", 
+                Some(name) => find(
+                    "rss-linux",
                     Severity::Note,
                     format!(
                         "Linux' driver of {name} spreads packets over {} queues, in its own way",
@@ -35,7 +36,8 @@ pub fn judge(config: &Config, ports: &[api::Port]) -> Vec<Finding> {
                 ),
                 // Others that are virtual hash addresses and ports by themselves, or have no way to.
                 None if pci_address(device).is_none() => {}
-                None => find("rss-none", 
+                None => find(
+                    "rss-none",
                     Severity::Warning,
                     format!(
                         "the NIC does not spread packets over its {} queues: one worker gets all",
@@ -58,7 +60,8 @@ pub fn judge(config: &Config, ports: &[api::Port]) -> Vec<Finding> {
             } else {
                 format!("hashes nothing of {name} over IPv4: one worker gets all of it")
             };
-            find("rss-ports", 
+            find(
+                "rss-ports",
                 Severity::Warning,
                 format!("the NIC {how}"),
                 "look for a driver or firmware of the NIC that hashes ports, or take another NIC; \

@@ -251,7 +251,7 @@ pub enum Kind {
         /// The port's name.
         port: String,
     },
-    /// The device of a port has been reset by somebody else, and forwards nothing until RVS is started again.
+    /// The device of a port has been reset by somebody else, and forwards nothing until it is opened anew.
     PortReset {
         /// The port's name.
         port: String,
@@ -448,7 +448,7 @@ impl fmt::Display for Kind {
             Kind::LinkDown { port } => write!(f, "port {port}: link down"),
             Kind::PortReset { port } => write!(
                 f,
-                "port {port}: its device has been reset and forwards nothing; `rvs upgrade` or a restart sets it up anew"
+                "port {port}: its device has been reset and forwards nothing until it is opened anew"
             ),
             Kind::PortRemoved { port } => write!(f, "port {port}: its device has been taken out"),
             Kind::LinuxLost { error } => {

@@ -108,7 +108,13 @@ fn above(root: &Root, interface: &str) -> BTreeSet<String> {
     let mut open = vec![interface.to_owned()];
     while let Some(name) = open.pop() {
         let files = root.list(&format!("/sys/class/net/{name}"));
-        open.extend(files.iter().filter_map(|file| file.strip_prefix("upper_")).map(str::to_owned).filter(|upper| !found.contains(upper)));
+        open.extend(
+            files
+                .iter()
+                .filter_map(|file| file.strip_prefix("upper_"))
+                .map(str::to_owned)
+                .filter(|upper| !found.contains(upper)),
+        );
         found.insert(name);
     }
     found
@@ -120,9 +126,11 @@ fn ssh_client(root: &Root, pid: u32) -> Option<(IpAddr, Option<String>)> {
     let mut pid = pid;
     while pid > 1 {
         let environment = root.read(&format!("/proc/{pid}/environ")).unwrap_or_default();
-        let connection = environment.split('\0').find_map(|variable| variable.strip_prefix("SSH_CONNECTION="));
+        let connection =
+            environment.split('\0').find_map(|variable| variable.strip_prefix("SSH_CONNECTION="));
         if let Some(client) = connection.and_then(|words| words.split(' ').next()) {
-            let (client, scope) = client.split_once('%').map_or((client, None), |(client, scope)| (client, Some(scope)));
+            let (client, scope) =
+                client.split_once('%').map_or((client, None), |(client, scope)| (client, Some(scope)));
             return Some((client.parse().ok()?, scope.map(str::to_owned)));
         }
         let status = root.read(&format!("/proc/{pid}/status"))?;
@@ -162,7 +170,8 @@ mod tests {
 
     #[test]
     fn what_a_nic_is_needed_for() {
-        let (_directory, root) = tree(&[Card { driver: Some("e1000e"), interface: Some("eth1"), ..Card::at(NIC) }]);
+        let (_directory, root) =
+            tree(&[Card { driver: Some("e1000e"), interface: Some("eth1"), ..Card::at(NIC) }]);
         // A VLAN on a bond, on a bridge beside it.
         put(&root, "/sys/class/net/eth1/upper_bond0", "-> ../bond0");
         put(&root, "/sys/class/net/bond0/upper_bond0.7", "-> ../bond0.7");
@@ -174,11 +183,17 @@ mod tests {
         lines.addresses = vec![address("br0", "10.0.0.2"), address("eth2", "10.0.0.1")];
         assert_eq!(held(&root, &lines), None);
         lines.addresses.push(address("bond0", "192.0.2.1"));
-        assert_eq!(held(&root, &lines).as_deref(), Some("has the address 192.0.2.1 (bond0, which is on eth1)"));
+        assert_eq!(
+            held(&root, &lines).as_deref(),
+            Some("has the address 192.0.2.1 (bond0, which is on eth1)")
+        );
         lines.ssh = Some(("2001:db8::7".parse().unwrap(), "eth1".to_owned()));
         assert_eq!(held(&root, &lines).as_deref(), Some("carries your SSH session from 2001:db8::7 (eth1)"));
         lines.default_routes.insert("bond0.7".to_owned());
-        assert_eq!(held(&root, &lines).as_deref(), Some("carries the default route (bond0.7, which is on eth1)"));
+        assert_eq!(
+            held(&root, &lines).as_deref(),
+            Some("carries the default route (bond0.7, which is on eth1)")
+        );
         lines.default_routes = ["eth2".to_owned()].into();
         lines.ssh = None;
         lines.addresses.clear();

@@ -131,9 +131,20 @@ mod tests {
     #[test]
     fn a_nic_of_linux() {
         let (_directory, root) = tree(&[
-            Card { driver: Some("e1000e"), group: Some("7"), node: 1, interface: Some("eth1"), ..Card::at("0000:01:00.0") },
+            Card {
+                driver: Some("e1000e"),
+                group: Some("7"),
+                node: 1,
+                interface: Some("eth1"),
+                ..Card::at("0000:01:00.0")
+            },
             Card { driver: Some("ahci"), group: Some("7"), class: "0x010601", ..Card::at("0000:01:00.1") },
-            Card { driver: Some("pcieport"), group: Some("7"), class: "0x060400", ..Card::at("0000:00:01.0") },
+            Card {
+                driver: Some("pcieport"),
+                group: Some("7"),
+                class: "0x060400",
+                ..Card::at("0000:00:01.0")
+            },
         ]);
         let nics = nics(&root);
         let [nic] = &nics[..] else { panic!("{nics:?}") };

@@ -98,7 +98,9 @@ impl Standing {
             Some(driver) if SHARED.contains(&driver) => Standing::Shared(driver.to_owned()),
             Some(VFIO) => match &nic.group {
                 None if !iommu.waived => Standing::Hindered(Obstacle::NoIommu(own())),
-                Some(group) if !group.others.is_empty() => Standing::Hindered(Obstacle::of_group(nic, group.others.clone())),
+                Some(group) if !group.others.is_empty() => {
+                    Standing::Hindered(Obstacle::of_group(nic, group.others.clone()))
+                }
                 _ => Standing::used(root, nic).unwrap_or(match iommu.on {
                     true => Standing::Ready,
                     false => Standing::Unprotected("vfio-pci without an IOMMU".to_owned()),
@@ -152,7 +154,8 @@ impl Obstacle {
                  which takes {UIO} instead"
             ),
             Obstacle::Group { .. } => {
-                "take a NIC in another slot or another port of the card; they go to one owner together".to_owned()
+                "take a NIC in another slot or another port of the card; they go to one owner together"
+                    .to_owned()
             }
             Obstacle::InUse { pid, .. } => format!("end process {pid}, or take another NIC"),
         }
@@ -168,7 +171,9 @@ impl fmt::Display for Obstacle {
                 write!(f, "{address} is Linux' (driver {driver}), DPDK cannot have it")
             }
             Obstacle::Unbound(address) => write!(f, "{address} is bound to no driver"),
-            Obstacle::NoIommu(address) => write!(f, "{address} is bound to {VFIO}, and there is no IOMMU, or it is off"),
+            Obstacle::NoIommu(address) => {
+                write!(f, "{address} is bound to {VFIO}, and there is no IOMMU, or it is off")
+            }
             Obstacle::Group { address, number, others } => {
                 write!(f, "{address} shares its IOMMU group {number} with what stays with Linux:")?;
                 others.iter().enumerate().try_for_each(|(index, (other, driver))| {
@@ -199,7 +204,10 @@ pub(crate) fn obstacles(root: &Root) -> BTreeMap<String, Option<Obstacle>> {
 /// Which process has opened a NIC by VFIO or UIO: number and name. Only whoever may look into other processes sees it.
 pub(crate) fn user(root: &Root, nic: &Nic) -> Option<(u32, String)> {
     let uio = root.list(&format!("{}/uio", directory(&nic.address)));
-    let vfio = nic.group.iter().flat_map(|group| ["vfio/", "vfio/noiommu-"].map(|begin| format!("{begin}{}", group.number)));
+    let vfio = nic
+        .group
+        .iter()
+        .flat_map(|group| ["vfio/", "vfio/noiommu-"].map(|begin| format!("{begin}{}", group.number)));
     let devices: Vec<String> = uio.into_iter().chain(vfio).map(|name| format!("/dev/{name}")).collect();
     let mut processes = root.list("/proc").into_iter().filter_map(|name| name.parse::<u32>().ok());
     let has_open = |pid: &u32| {
@@ -257,7 +265,10 @@ mod tests {
             said(&root)
         };
         let none = |text: &str| text.to_owned();
-        assert_eq!(with(Card::at("0000:02:00.0")), ("nic-absent", none("there is no PCI device 0000:01:00.0")));
+        assert_eq!(
+            with(Card::at("0000:02:00.0")),
+            ("nic-absent", none("there is no PCI device 0000:01:00.0"))
+        );
         assert_eq!(
             with(Card { class: "0x010802", ..Card::at(NIC) }),
             ("nic-none", none("0000:01:00.0 is no NIC (PCI class 0x010802)"))
@@ -278,7 +289,8 @@ mod tests {
         let other = |driver| Card { driver, group: Some("3"), ..Card::at("0000:01:00.1") };
         let own = Card { driver: Some("vfio-pci"), group: Some("3"), ..Card::at(NIC) };
         let (_directory, root) = tree(&[own.clone(), other(Some("ixgbe"))]);
-        let expected = "0000:01:00.0 shares its IOMMU group 3 with what stays with Linux: 0000:01:00.1 (ixgbe)";
+        let expected =
+            "0000:01:00.0 shares its IOMMU group 3 with what stays with Linux: 0000:01:00.1 (ixgbe)";
         assert_eq!(said(&root), ("nic-group", expected.to_owned()));
         for harmless in [None, Some("vfio-pci")] {
             let (_directory, root) = tree(&[own.clone(), other(harmless)]);
@@ -288,7 +300,8 @@ mod tests {
 
     #[test]
     fn who_has_it_open() {
-        let (_directory, root) = tree(&[Card { driver: Some("vfio-pci"), group: Some("3"), ..Card::at(NIC) }]);
+        let (_directory, root) =
+            tree(&[Card { driver: Some("vfio-pci"), group: Some("3"), ..Card::at(NIC) }]);
         put(&root, "/proc/17/fd/4", "-> /dev/vfio/31");
         assert_eq!(standing(&root), Standing::Ready);
         put(&root, "/proc/4711/fd/9", "-> /dev/vfio/3");

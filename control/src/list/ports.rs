@@ -87,7 +87,9 @@ fn card(root: &Root, nic: Nic, names: &Names, config: Option<&Config>) -> Card {
     let standing = Standing::of(root, &nic.address, Some(&nic));
     let remark = match &standing {
         Standing::Ready => None,
-        Standing::Shared(driver) => Some(Remark { key: None, text: format!("DPDK works beside {driver}"), remedy: None }),
+        Standing::Shared(driver) => {
+            Some(Remark { key: None, text: format!("DPDK works beside {driver}"), remedy: None })
+        }
         Standing::Unprotected(how) => Some(Remark {
             key: Some("nic-unprotected"),
             text: format!("by {how} it can write to all of the memory"),
@@ -112,7 +114,10 @@ fn card(root: &Root, nic: Nic, names: &Names, config: Option<&Config>) -> Card {
         node: nic.node,
         interfaces: nic.interfaces.into_iter().map(Linux::from).collect(),
         iommu_group: group,
-        shares_group_with: others.into_iter().map(|(address, driver)| format!("{address} ({driver})")).collect(),
+        shares_group_with: others
+            .into_iter()
+            .map(|(address, driver)| format!("{address} ({driver})"))
+            .collect(),
         usable,
         remark,
         port: port.map(|port| port.name.clone()),
@@ -131,7 +136,8 @@ pub(crate) fn ports(out: &mut impl Write, ports: &Ports) -> io::Result<()> {
         writeln!(out, "this machine has no NIC on PCI")?;
     }
     let of = |card: &Card| {
-        let is_it = |port: &&api::Port| port.device.as_ref().is_some_and(|device| device.name == card.address);
+        let is_it =
+            |port: &&api::Port| port.device.as_ref().is_some_and(|device| device.name == card.address);
         ports.running.iter().find(is_it)
     };
     for card in &ports.nics {
@@ -157,18 +163,30 @@ fn running(out: &mut impl Write, port: &api::Port) -> io::Result<()> {
         writeln!(out, "      it has been {trouble}, and forwards nothing")?;
     }
     let queues = port.queues;
-    writeln!(out, "      queues {queues} of {max_queues}, descriptors {rx_descriptors} to receive, {tx_descriptors} to send")?;
+    writeln!(
+        out,
+        "      queues {queues} of {max_queues}, descriptors {rx_descriptors} to receive, {tx_descriptors} to send"
+    )?;
     let spread = match &port.hashed {
         None if queues == 1 => "nothing, with one queue".to_owned(),
         None => "the device's own rules".to_owned(),
         Some(hashed) => {
-            let side = if device.hashed_side == "both" { String::new() } else { format!(", of the {}", device.hashed_side) };
+            let side = if device.hashed_side == "both" {
+                String::new()
+            } else {
+                format!(", of the {}", device.hashed_side)
+            };
             let api::Hashed { addresses, tcp_ports, udp_ports } = *hashed;
             format!("{}{side}", dpdk::Hashed { addresses, tcp_ports, udp_ports })
         }
     };
     writeln!(out, "      spread by {spread}; it could hash {}", listed(&device.rss))?;
-    writeln!(out, "      offloads that are not used: {} / {}", listed(&device.rx_offloads), listed(&device.tx_offloads))
+    writeln!(
+        out,
+        "      offloads that are not used: {} / {}",
+        listed(&device.rx_offloads),
+        listed(&device.tx_offloads)
+    )
 }
 
 fn listed(words: &[String]) -> String {
@@ -179,7 +197,11 @@ fn paragraph(out: &mut impl Write, card: &Card) -> io::Result<()> {
     write!(out, "{}  {}", card.address, card.id)?;
     card.name.iter().try_for_each(|name| write!(out, "  {name}"))?;
     writeln!(out)?;
-    write!(out, "    {}", card.driver.as_ref().map_or("no driver".to_owned(), |driver| format!("driver {driver}")))?;
+    write!(
+        out,
+        "    {}",
+        card.driver.as_ref().map_or("no driver".to_owned(), |driver| format!("driver {driver}"))
+    )?;
     card.node.iter().try_for_each(|node| write!(out, ", NUMA node {node}"))?;
     match &card.iommu_group {
         None => write!(out, ", behind no IOMMU")?,
@@ -261,7 +283,12 @@ mod tests {
         };
         let hashed = api::Hashed { addresses: true, tcp_ports: true, udp_ports: false };
         let running = vec![
-            api::Port { name: "lan".to_owned(), queues: 1, hashed: None, device: Some(device("net_tap1", "both")) },
+            api::Port {
+                name: "lan".to_owned(),
+                queues: 1,
+                hashed: None,
+                device: Some(device("net_tap1", "both")),
+            },
             api::Port {
                 name: "old".to_owned(),
                 queues: 2,
@@ -303,6 +330,9 @@ net_tap1
         let json = serde_json::to_value(&found).unwrap();
         assert_eq!(json["nics"][1]["port"], "wan");
         assert_eq!(json["nics"][2]["remark"]["key"], "nic-linux");
-        assert_eq!((json["nics"][0]["usable"].clone(), json["nics"][3]["usable"].clone()), (false.into(), true.into()));
+        assert_eq!(
+            (json["nics"][0]["usable"].clone(), json["nics"][3]["usable"].clone()),
+            (false.into(), true.into())
+        );
     }
 }

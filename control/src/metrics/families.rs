@@ -178,12 +178,18 @@ impl Families<'_> {
     }
 
     fn ports(&mut self, ports: &[Port]) -> Result<(), Error> {
-        let known = || ports.iter().filter_map(|port| Some(([("port", port.name.clone())], port.device.as_ref()?)));
+        let known =
+            || ports.iter().filter_map(|port| Some(([("port", port.name.clone())], port.device.as_ref()?)));
         let up = known().map(|(labels, device)| (labels, u64::from(device.link_up)));
         self.gauges("port_link_up", "Whether the port has a link (1) or not (0)", up)?;
         let speed = known().filter(|(_, device)| device.link_up);
-        let speed = speed.filter_map(|(labels, device)| Some((labels, u64::from(device.link_speed?) * 1_000_000)));
-        self.gauges("port_link_speed", "What the port and the other end have agreed upon, in bits a second", speed)
+        let speed =
+            speed.filter_map(|(labels, device)| Some((labels, u64::from(device.link_speed?) * 1_000_000)));
+        self.gauges(
+            "port_link_speed",
+            "What the port and the other end have agreed upon, in bits a second",
+            speed,
+        )
     }
 
     /// A family of what only grows.

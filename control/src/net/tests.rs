@@ -414,14 +414,20 @@ fn by_which_interface_a_packet_would_leave() {
         let linux = Linux::open().unwrap();
         assert_eq!(linux.way_to("198.51.100.7".parse().unwrap()).await.unwrap(), None);
         assert_eq!(linux.default_routes().await.unwrap(), HashSet::new());
-        sh("ip link set lo up && ip link add a type dummy && ip link add b type dummy && ip link set a up && ip link set b up");
-        sh("ip address add 192.0.2.1/24 dev a && ip address add 10.0.0.1/24 dev b && ip address add 2001:db8::1/64 dev b nodad");
+        sh(
+            "ip link set lo up && ip link add a type veth peer name b && ip link set a up && ip link set b up",
+        );
+        sh(
+            "ip address add 192.0.2.1/24 dev a && ip address add 10.0.0.1/24 dev b && ip address add 2001:db8::1/64 dev b nodad",
+        );
         let index = async |name| linux.index_of(name).await.unwrap().unwrap();
         let (a, b) = (index("a").await, index("b").await);
         assert_eq!(linux.way_to("10.0.0.7".parse().unwrap()).await.unwrap(), Some(b));
         assert_eq!(linux.way_to("2001:db8::7".parse().unwrap()).await.unwrap(), Some(b));
         // Also of a table of its own, and of several ways.
-        sh("ip route add default via 10.0.0.2 table 7 && ip route add default nexthop via 192.0.2.2 nexthop via 10.0.0.2");
+        sh(
+            "ip route add default via 10.0.0.2 table 7 && ip route add default nexthop via 192.0.2.2 nexthop via 10.0.0.2",
+        );
         assert_eq!(linux.default_routes().await.unwrap(), HashSet::from([a, b]));
         sh("ip route del default && ip route flush table 7 && ip -6 route add default via 2001:db8::2");
         assert_eq!(linux.default_routes().await.unwrap(), HashSet::from([b]));

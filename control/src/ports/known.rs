@@ -147,12 +147,14 @@ mod tests {
         let mut known = Known::made_up();
         (known.terms.queues, known.terms.rx_descriptors, known.terms.tx_descriptors) = (1, 1024, 1024);
         known.terms.mtu = 1500;
-        let expected = "net_null0 net_null, 1 queue of 1024 descriptors, MTU 1500, MAC 02:00:00:00:00:01, link up";
+        let expected =
+            "net_null0 net_null, 1 queue of 1024 descriptors, MTU 1500, MAC 02:00:00:00:00:01, link up";
         assert_eq!(known.told(1024).to_string(), expected);
 
         known.terms.hashed = Some(Hashed { addresses: true, tcp_ports: true, udp_ports: false });
         (known.terms.queues, known.terms.side, known.terms.relaid) = (2, Side::Source, Some(true));
-        (known.terms.promiscuous, known.terms.strips_vlan, known.terms.tx_descriptors) = (Some(false), true, 512);
+        (known.terms.promiscuous, known.terms.strips_vlan, known.terms.tx_descriptors) =
+            (Some(false), true, 512);
         (known.device.node, known.device.link_speed) = (Some(1), Some(10_000));
         let expected = "net_null0 net_null on node 1, 2 queues of 1024 descriptors to receive and 512 to send (asked 2048), \
                         RSS by addresses, ports of TCP of the source (over a table laid out anew), MTU 1500, \

@@ -53,14 +53,18 @@ impl Pools {
         let pool = match Mempool::on(eal, node, &name, packets, POOL_CACHE, data_room) {
             Ok(pool) => pool,
             Err(error) => {
-                let elsewhere = Mempool::on(eal, None, "rvs-packets-elsewhere", packets, POOL_CACHE, data_room);
+                let elsewhere =
+                    Mempool::on(eal, None, "rvs-packets-elsewhere", packets, POOL_CACHE, data_room);
                 let pool = elsewhere.map_err(|_| error).with_context(|| {
                     format!(
                         "no memory for {packets} packets: reserve more hugepages (`rvs setup -c {}`), or raise eal.memory",
                         config.path.display()
                     )
                 })?;
-                tracing::warn!(node, "no memory for packets on the NIC's node; they are on another one, which is slower");
+                tracing::warn!(
+                    node,
+                    "no memory for packets on the NIC's node; they are on another one, which is slower"
+                );
                 pool
             }
         };
@@ -82,13 +86,7 @@ pub struct Open {
 }
 
 /// Opens a port with a pair of queues for each worker, and says in the log what has become of it.
-pub fn open(
-    config: &Config,
-    index: usize,
-    device: &Device,
-    eal: &Eal,
-    pools: &mut Pools,
-) -> Result<Open> {
+pub fn open(config: &Config, index: usize, device: &Device, eal: &Eal, pools: &mut Pools) -> Result<Open> {
     let port = &config.ports[index];
     let failed = |error: dpdk::Error| {
         let remedy = match error {

@@ -3,12 +3,17 @@
 //! Drivers tell of a link by an interrupt, or say that they do, or lose it; so each port is asked once a second, which none takes
 //! for an order to wait. The twin follows: it loses its carrier, as the interface of a NIC would, so that keepalived, BIRD and
 //! whoever else looks at it know.
+//!
+//! A device that has been reset by somebody else is opened anew only by what takes all of them down and up again, since workers
+//! hold their queues: an upgrade to the same program. That goes without losses if the connections are kept; if they are not, it is
+//! refused, and the operator chooses when to restart.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dpdk::{Link, Notice, Port, Started};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Known;
@@ -45,6 +50,8 @@ impl Watched for Port<Started> {
 pub struct Watch {
     linux: Linux,
     events: Events,
+    /// Told when a device has to be opened anew.
+    reopen: Rc<Notify>,
     /// Until when a link that is down is nothing to be told of.
     patient_until: Option<Instant>,
     ports: Vec<One>,
@@ -60,10 +67,11 @@ struct One {
 }
 
 impl Watch {
-    /// Of the ports with these names, in their order.
+    /// Of the ports with these names, in their order; `reopen` is told when one has to be opened anew.
     pub fn new<'a>(
         linux: Linux,
         events: Events,
+        reopen: Rc<Notify>,
         ports: impl IntoIterator<Item = (&'a str, Arc<Known>, Rc<Twin>)>,
         is_upgrade: bool,
     ) -> Watch {
@@ -77,6 +85,7 @@ impl Watch {
         Watch {
             linux,
             events,
+            reopen,
             patient_until: is_upgrade.then(|| Instant::now() + AFTER_UPGRADE),
             ports: ports.into_iter().map(one).collect(),
         }
@@ -90,35 +99,46 @@ impl Watch {
             look.tick().await;
             let is_patient = self.patient_until.is_some_and(|until| Instant::now() < until);
             for (one, port) in self.ports.iter_mut().zip(ports) {
-                one.look(port, is_patient, &self.linux, &self.events).await;
+                if one.has_changed_for_the_worse(port, &self.events) == Some(Notice::Reset) {
+                    self.reopen.notify_one();
+                }
+                one.follow(port, is_patient, &self.linux, &self.events).await;
             }
         }
     }
 }
 
 impl One {
-    async fn look(&mut self, port: &impl Watched, is_patient: bool, linux: &Linux, events: &Events) {
-        let notice = port.notice();
+    /// What the device has said of itself since the last look.
+    fn has_changed_for_the_worse(&mut self, port: &impl Watched, events: &Events) -> Option<Notice> {
+        let notice = port.notice().filter(|notice| Some(*notice) > self.notice)?;
+        self.notice = Some(notice);
+        let port = self.name.clone();
+        events.publish(match notice {
+            Notice::Removed => Kind::PortRemoved { port },
+            Notice::Reset => Kind::PortReset { port },
+        });
+        Some(notice)
+    }
+
+    /// Has the twin follow the link.
+    async fn follow(&mut self, port: &impl Watched, is_patient: bool, linux: &Linux, events: &Events) {
         // One that is gone may still believe in its link.
-        let link = match (notice, port.link()) {
+        let link = match (self.notice, port.link()) {
             (None, Some(link)) => link,
             (None, None) => return,
             (Some(_), _) => Link { up: false, speed: None },
         };
-        self.known.set(link, notice.map(word));
-        if notice > self.notice {
-            self.notice = notice;
-            let port = self.name.clone();
-            events.publish(match notice {
-                Some(Notice::Removed) => Kind::PortRemoved { port },
-                _ => Kind::PortReset { port },
-            });
-        }
+        self.known.set(link, self.notice.map(word));
         if self.told == Some(link.up) || !link.up && is_patient {
             return;
         }
         if let Err(error) = linux.set_carrier(self.twin.ifindex(), link.up).await {
-            tracing::warn!(twin = self.name, error = format!("{error:#}"), "the twin does not follow the port's link; trying again");
+            tracing::warn!(
+                twin = self.name,
+                error = format!("{error:#}"),
+                "the twin does not follow the port's link; trying again"
+            );
             return;
         }
         // That it is up at the start is what everybody expects.
@@ -143,6 +163,8 @@ fn word(notice: Notice) -> &'static str {
 mod tests {
     use std::cell::Cell;
     use std::process::Command;
+
+    use futures_util::FutureExt;
 
     use super::*;
     use crate::net::tests::in_namespace;
@@ -180,7 +202,8 @@ mod tests {
         let twin = Rc::new(Twin::create(&linux, "wan", [2, 0, 0, 0, 0, 1], 1500).await.unwrap());
         let (events, known) = (Events::default(), Arc::new(Known::made_up()));
         let port = Port { link: Cell::new(Some(link)), notice: Cell::new(None) };
-        let watch = Watch::new(linux, events.clone(), [("wan", known.clone(), twin)], is_upgrade);
+        let ports = [("wan", known.clone(), twin)];
+        let watch = Watch::new(linux, events.clone(), Rc::default(), ports, is_upgrade);
         (port, watch, known, events)
     }
 
@@ -227,16 +250,22 @@ mod tests {
     fn a_device_that_is_taken_out_has_no_link_whatever_it_says() {
         in_namespace(async || {
             let (port, watch, known, events) = watched(UP, false).await;
-            let ports = [port];
+            let (ports, reopen) = ([port], watch.reopen.clone());
             let story = async {
                 looks().await;
+                assert_eq!(reopen.notified().now_or_never(), None);
                 ports[0].notice.set(Some(Notice::Reset));
                 looks().await;
+                // Once, however long it takes.
+                assert_eq!(reopen.notified().now_or_never(), Some(()));
+                looks().await;
+                assert_eq!(reopen.notified().now_or_never(), None);
                 assert_eq!(known.describe().trouble.as_deref(), Some("reset"));
                 ports[0].notice.set(Some(Notice::Removed));
                 looks().await;
                 assert!(!has_carrier());
                 assert_eq!(known.describe().trouble.as_deref(), Some("removed"));
+                assert_eq!(reopen.notified().now_or_never(), None);
                 let told = told(&events).await;
                 assert!(told[0].starts_with("port wan: its device has been reset"), "{told:?}");
                 assert_eq!(told[1..], ["port wan: link down", "port wan: its device has been taken out"]);

@@ -92,7 +92,8 @@ impl Step {
         match self {
             Step::Load(module) => kernel.load(module).with_context(|| format!("cannot load {module}")),
             Step::Write(path, line) => kernel.write(path, line).map_err(|error| {
-                let remedy = if error.kind() == io::ErrorKind::PermissionDenied { "; it takes root" } else { "" };
+                let remedy =
+                    if error.kind() == io::ErrorKind::PermissionDenied { "; it takes root" } else { "" };
                 anyhow::anyhow!("cannot write {line:?} to {path}: {error}{remedy}")
             }),
         }
@@ -152,7 +153,9 @@ pub(super) fn give_back(root: &Root, address: &str, to: Option<&str>, forced: Op
         return steps;
     }
     steps.extend(has.map(|_| Step::Write(of_device("driver/unbind"), address.to_owned())));
-    steps.extend(to.map(|driver| Step::Write(format!("/sys/bus/pci/drivers/{driver}/bind"), address.to_owned())));
+    steps.extend(
+        to.map(|driver| Step::Write(format!("/sys/bus/pci/drivers/{driver}/bind"), address.to_owned())),
+    );
     steps
 }
 

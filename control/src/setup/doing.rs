@@ -35,7 +35,9 @@ pub(crate) fn apply(
     };
     writeln!(out, "# {error:#}: all of it is taken back")?;
     let taken_back = restore(kernel, &before, Mode::Do, out);
-    taken_back.with_context(|| format!("{error:#}; and it could not be taken back (`rvs setup --undo` tries again)"))?;
+    taken_back.with_context(|| {
+        format!("{error:#}; and it could not be taken back (`rvs setup --undo` tries again)")
+    })?;
     noted.unwrap_or_default().write(kernel.root())?;
     Err(error.context("nothing is changed"))
 }
@@ -46,7 +48,9 @@ pub(crate) fn undo(kernel: &mut impl Kernel, mode: Mode, out: &mut impl Write) -
     // Linux would wait for whoever has it open, and this command with it.
     for Nic { address, .. } in &record.nics {
         let nic = Device::read(kernel.root(), address);
-        if let Standing::Hindered(obstacle @ Obstacle::InUse { .. }) = Standing::of(kernel.root(), address, nic.as_ref()) {
+        if let Standing::Hindered(obstacle @ Obstacle::InUse { .. }) =
+            Standing::of(kernel.root(), address, nic.as_ref())
+        {
             bail!("{obstacle}; end it first (`systemctl stop rvs`)");
         }
     }

@@ -31,14 +31,19 @@ pub(crate) fn plan(root: &Root, config: &Config, lifelines: &Lifelines, take: bo
         let wanted = match Standing::of(root, &address, nic.as_ref()) {
             Standing::Ready | Standing::Unprotected(_) => continue,
             Standing::Shared(driver) => {
-                plan.notes.push(format!("port {}: {address} stays with {driver}, beside which DPDK works", port.name));
+                plan.notes.push(format!(
+                    "port {}: {address} stays with {driver}, beside which DPDK works",
+                    port.name
+                ));
                 continue;
             }
             // The router itself, as it should be.
             Standing::Hindered(obstacle) if obstacle.is_rvs() && root.runs(config) => continue,
             Standing::Hindered(Obstacle::Linux(..) | Obstacle::Unbound(_) | Obstacle::NoIommu(_)) => nic,
             // Those that are there only because this one's neighbour is not bound yet are no reason.
-            Standing::Hindered(Obstacle::Group { .. }) if with_others(nic.as_ref(), &own).is_none() => continue,
+            Standing::Hindered(Obstacle::Group { .. }) if with_others(nic.as_ref(), &own).is_none() => {
+                continue;
+            }
             Standing::Hindered(obstacle) => {
                 let remedy = obstacle.remedy(&config.path.to_string_lossy());
                 plan.refusals.push(format!("port {}: {obstacle}; {remedy}", port.name));
@@ -130,7 +135,9 @@ fn has_module(root: &Root, module: &str) -> bool {
         };
         list.lines().any(is_it)
     };
-    root.exists(&format!("/sys/bus/pci/drivers/{module}")) || listed("modules.dep") || listed("modules.builtin")
+    root.exists(&format!("/sys/bus/pci/drivers/{module}"))
+        || listed("modules.dep")
+        || listed("modules.builtin")
 }
 
 /// The hugepages that are missing, on each node where ports are.
@@ -147,14 +154,17 @@ fn reserve(root: &Root, config: &Config) -> Result<Vec<Change>, String> {
     let mut changes = Vec::new();
     let mut sum = 0;
     for (node, megabytes) in wanted.into_iter().filter(|(_, megabytes)| *megabytes > 0) {
-        let here: Vec<&Pages> = pages.iter().filter(|pages| pages.node.is_none_or(|own| own == node)).collect();
+        let here: Vec<&Pages> =
+            pages.iter().filter(|pages| pages.node.is_none_or(|own| own == node)).collect();
         // What a running router has is not free, and is what it needs.
         let count = |pages: &&Pages| pages.size * if runs { pages.reserved } else { pages.free };
         let there: u64 = here.iter().map(count).sum();
         let missing = (megabytes << 20).saturating_sub(there);
         // The smallest: larger ones are rarely to be had on a machine that has run for a while.
         let Some(smallest) = here.first() else {
-            return Err(format!("this kernel has no hugepages on node {node}; set eal.hugepages = false, or run another one"));
+            return Err(format!(
+                "this kernel has no hugepages on node {node}; set eal.hugepages = false, or run another one"
+            ));
         };
         let more = missing.div_ceil(smallest.size);
         if more > 0 {

@@ -92,7 +92,8 @@ impl Record {
 
     /// Notes it down, in one piece; nothing in it means no file.
     pub fn write(&self, root: &Root) -> Result<()> {
-        let (path, shown) = (root.path(FILE), || format!("cannot note down in {FILE} what was before; it takes root"));
+        let (path, shown) =
+            (root.path(FILE), || format!("cannot note down in {FILE} what was before; it takes root"));
         if self.is_empty() {
             return match fs::remove_file(path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(shown),

@@ -74,7 +74,11 @@ impl Imitation {
     fn bind(&self, address: &str, driver: &str) {
         let there = self.root.exists(&format!("/sys/bus/pci/drivers/{driver}"));
         if there && self.shy != Some(driver) {
-            put(&self.root, &format!("/sys/bus/pci/devices/{address}/driver"), &format!("-> ../../drivers/{driver}"));
+            put(
+                &self.root,
+                &format!("/sys/bus/pci/devices/{address}/driver"),
+                &format!("-> ../../drivers/{driver}"),
+            );
         }
     }
 }
@@ -235,7 +239,8 @@ fn pages_on_the_node_of_each_nic() {
         Card { driver: Some("vfio-pci"), group: Some("6"), node: 1, ..Card::at(LAN) },
     ]);
     let plan = plan(kernel.root(), &config("[eal]\nmemory = 101"), &Lifelines::default(), false);
-    let steps: Vec<String> = plan.changes.iter().flat_map(|change| change.steps()).map(|step| step.to_string()).collect();
+    let steps: Vec<String> =
+        plan.changes.iter().flat_map(|change| change.steps()).map(|step| step.to_string()).collect();
     // 51 MB each; ten pages are free.
     assert_eq!(steps, [format!("echo 32 > {NODE0}/nr_hugepages"), format!("echo 32 > {NODE1}/nr_hugepages")]);
 }
@@ -243,8 +248,18 @@ fn pages_on_the_node_of_each_nic() {
 #[test]
 fn what_fails_takes_all_of_it_back() {
     for (broken, shy, most_pages, expected) in [
-        (Some("vfio-pci"), None, 1 << 20, "cannot load vfio-pci: modprobe: ERROR: could not insert 'vfio-pci'"),
-        (Some("0000:01:00.1/driver_override"), None, 1 << 20, "cannot write \"vfio-pci\" to /sys/bus/pci/devices/0000:01:00.1"),
+        (
+            Some("vfio-pci"),
+            None,
+            1 << 20,
+            "cannot load vfio-pci: modprobe: ERROR: could not insert 'vfio-pci'",
+        ),
+        (
+            Some("0000:01:00.1/driver_override"),
+            None,
+            1 << 20,
+            "cannot write \"vfio-pci\" to /sys/bus/pci/devices/0000:01:00.1",
+        ),
         (None, Some("vfio-pci"), 1 << 20, "vfio-pci does not take 0000:01:00.0; `dmesg` may tell why"),
         (None, None, 100, "Linux has found memory for 100 of 262 hugepages"),
     ] {
@@ -293,7 +308,8 @@ fn what_keeps_the_operator_in_stays() {
     );
     assert_eq!(plan(kernel.root(), &config(""), &lines, true).refusals, [""; 0]);
     lines.ssh = Some(("198.51.100.7".parse().unwrap(), "eth2".to_owned()));
-    let session = "port lan: 0000:01:00.1 carries your SSH session from 198.51.100.7 (eth2); it stays with Linux";
+    let session =
+        "port lan: 0000:01:00.1 carries your SSH session from 198.51.100.7 (eth2); it stays with Linux";
     assert!(refusal(&kernel, &lines, true).starts_with(session));
     lines.default_routes.insert("eth1".to_owned());
     lines.ssh = None;
@@ -319,15 +335,22 @@ fn nics_that_cannot_be_had() {
     let shared = refused(&[
         lan.clone(),
         Card { driver: Some("e1000e"), group: Some("5"), ..Card::at(WAN) },
-        Card { driver: Some("snd_hda_intel"), group: Some("5"), class: "0x040300", ..Card::at("0000:01:00.2") },
+        Card {
+            driver: Some("snd_hda_intel"),
+            group: Some("5"),
+            class: "0x040300",
+            ..Card::at("0000:01:00.2")
+        },
     ]);
     let expected = "port wan: 0000:01:00.0 shares its IOMMU group 5 with what stays with Linux: 0000:01:00.2 (snd_hda_intel); take";
     assert!(shared.starts_with(expected), "{shared}");
 
-    let (_directory, kernel) = with(&[Card { driver: Some("vfio-pci"), group: Some("5"), ..Card::at(WAN) }, lan]);
+    let (_directory, kernel) =
+        with(&[Card { driver: Some("vfio-pci"), group: Some("5"), ..Card::at(WAN) }, lan]);
     put(&kernel.root, "/proc/12/fd/3", "-> /dev/vfio/5");
     put(&kernel.root, "/proc/12/comm", "testpmd");
-    let used = "port wan: 0000:01:00.0 is in use by process 12 (testpmd); end process 12, or take another NIC";
+    let used =
+        "port wan: 0000:01:00.0 is in use by process 12 (testpmd); end process 12, or take another NIC";
     assert_eq!(refusal(&kernel, &Lifelines::default(), true), used);
     // RVS itself, as long as it is this one.
     put(&kernel.root, "/proc/12/comm", "rvs");
@@ -346,13 +369,17 @@ fn ports_that_share_a_group_go_together() {
     run(&mut kernel, Mode::Do).1.unwrap();
     assert_eq!(driver_of(&kernel.root, LAN).as_deref(), Some("vfio-pci"));
     // Half done is no reason not to do the other half.
-    let (_directory, kernel) = with(&[Card { driver: Some("vfio-pci"), ..cards[0].clone() }, cards[1].clone()]);
+    let (_directory, kernel) =
+        with(&[Card { driver: Some("vfio-pci"), ..cards[0].clone() }, cards[1].clone()]);
     assert!(planned(&kernel).refusals.is_empty());
 }
 
 #[test]
 fn without_an_iommu() {
-    let cards = [Card { driver: Some("e1000e"), ..Card::at(WAN) }, Card { driver: Some("vfio-pci"), ..Card::at(LAN) }];
+    let cards = [
+        Card { driver: Some("e1000e"), ..Card::at(WAN) },
+        Card { driver: Some("vfio-pci"), ..Card::at(LAN) },
+    ];
     let (_directory, mut kernel) = with(&cards);
     let plan = planned(&kernel);
     let note = "port wan: there is no IOMMU, or it is off: by uio_pci_generic 0000:01:00.0 can write to all of the memory";
@@ -364,7 +391,8 @@ fn without_an_iommu() {
         assert_eq!(driver_of(&kernel.root, address).as_deref(), Some("uio_pci_generic"));
     }
 
-    let (_directory, kernel) = with(&[cards[0].clone(), Card { driver: Some("uio_pci_generic"), ..Card::at(LAN) }]);
+    let (_directory, kernel) =
+        with(&[cards[0].clone(), Card { driver: Some("uio_pci_generic"), ..Card::at(LAN) }]);
     fs::remove_dir_all(kernel.root.path("/sys/bus/pci/drivers/uio_pci_generic")).unwrap();
     put(&kernel.root, "/lib/modules/6.1.0-13-amd64/modules.dep", "");
     let refusal = refusal(&kernel, &Lifelines::default(), false);

@@ -57,9 +57,8 @@ impl Mempool {
         let socket = socket.map_or(-1, |socket| socket as i32);
         let c_name = c_string(name)?;
         // SAFETY: EAL runs, as `eal` shows; the name is terminated, and copied.
-        let raw = unsafe {
-            dpdk_sys::rte_pktmbuf_pool_create(c_name.as_ptr(), mbufs, cache, 0, data_room, socket)
-        };
+        let raw =
+            unsafe { dpdk_sys::rte_pktmbuf_pool_create(c_name.as_ptr(), mbufs, cache, 0, data_room, socket) };
         let Some(raw) = NonNull::new(raw) else {
             return Err(Error::Pool { name: name.to_owned(), mbufs, data_room, errno: Errno::last() });
         };

@@ -10,9 +10,9 @@ use dpdk_sys::{rte_eth_conf, rte_eth_dev_info, rte_eth_rss_conf, rte_eth_stats, 
 
 use crate::eal::{Eal, Tenants, c_string, tenants};
 use crate::error::{Errno, Error};
+use crate::notice::{self, Notice};
 use crate::pool::Mempool;
 use crate::queue::{RxQueue, TxQueue, pair};
-use crate::notice::{self, Notice};
 use crate::reta;
 use crate::rss::{self, Ask, Hashed, Rss, Side};
 use crate::{FRAME_OVERHEAD, HEADROOM};
@@ -238,7 +238,7 @@ impl Port<Stopped> {
                 dpdk_sys::rte_eth_dev_default_mac_addr_set(id, &mut address)
             })?;
         }
-        notice::listen(id);
+        notice::listen(id, &claim.name);
         // SAFETY: see above.
         claim.ask("start it", unsafe { dpdk_sys::rte_eth_dev_start(id) })?;
         let mut claim = self.state.claim;
@@ -447,7 +447,8 @@ impl Claim {
     /// Configures the device with the best spreading that it takes; what that is, if there is any.
     fn configure(&self, settings: &Settings, device: &rte_eth_dev_info) -> Result<Option<Ask>, Error> {
         let rss = settings.rss.filter(|_| settings.queues > 1);
-        let asks = rss.map(|rss| rss.asks(device.flow_type_rss_offloads, device.hash_key_size)).unwrap_or_default();
+        let asks =
+            rss.map(|rss| rss.asks(device.flow_type_rss_offloads, device.hash_key_size)).unwrap_or_default();
         let mut ways: Vec<Option<Ask>> = asks.into_iter().map(Some).collect();
         if ways.is_empty() {
             ways.push(None);
@@ -471,9 +472,8 @@ impl Claim {
             }
             // SAFETY: the port is valid, stopped and ours alone; the structure lives through the call, and the key, which
             // drivers read at each start, for ever.
-            let returned = unsafe {
-                dpdk_sys::rte_eth_dev_configure(self.id, settings.queues, settings.queues, &conf)
-            };
+            let returned =
+                unsafe { dpdk_sys::rte_eth_dev_configure(self.id, settings.queues, settings.queues, &conf) };
             match self.ask("configure it", returned) {
                 Ok(_) => return Ok(way),
                 Err(error) => refused = Err(error),
@@ -533,7 +533,7 @@ impl Claim {
         // SAFETY: a valid port, ours alone: `&mut self` shows that no queue shares the claim.
         self.ask("stop it", unsafe { dpdk_sys::rte_eth_dev_stop(self.id) })?;
         self.started = false;
-        notice::ignore(self.id);
+        notice::ignore(self.id, &self.name);
         Ok(())
     }
 
@@ -562,5 +562,20 @@ impl Drop for Claim {
         // Nobody is left to hear of an error; a device that would not stop must not be closed.
         let stopped = self.started && self.stop().is_ok();
         let _ = self.give_up(stopped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offloads_have_names() {
+        // SAFETY: any number is a valid question.
+        let rx = |bit| unsafe { dpdk_sys::rte_eth_dev_rx_offload_name(bit) };
+        // SAFETY: as above.
+        let tx = |bit| unsafe { dpdk_sys::rte_eth_dev_tx_offload_name(bit) };
+        assert_eq!((named(0b11, rx), named(1, tx)), (vec!["VLAN_STRIP".to_owned(), "IPV4_CKSUM".to_owned()], vec!["VLAN_INSERT".to_owned()]));
+        assert_eq!(named(0, rx), [""; 0]);
     }
 }

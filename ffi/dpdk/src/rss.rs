@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn what_a_device_is_asked_for() {
-        let (source, ipv4, tcp) = (dpdk_sys::RVS_RSS_SOURCE, dpdk_sys::RVS_RSS_IPV4, dpdk_sys::RVS_RSS_IPV4_TCP);
+        let (source, ipv4, tcp) =
+            (dpdk_sys::RVS_RSS_SOURCE, dpdk_sys::RVS_RSS_IPV4, dpdk_sys::RVS_RSS_IPV4_TCP);
         let rss = |side, key| Rss { side, key };
         let plain = |key| Ask { hash: ipv4 | tcp, side: Side::Both, key };
         assert_eq!(rss(Side::Source, None).asks(0, 40), []);

@@ -90,15 +90,8 @@ fn nothing_left_ends_cleanly() {
         let eal = Eal::init(&args(&["-l", "0"])).expect("EAL starts");
         let pool = Mempool::new(&eal, "pool", 255, 32, dpdk::data_room(1500)).expect("a small pool");
         eal.probe("net_null0").expect("it exists");
-        let settings = Settings {
-            queues: 1,
-            descriptors: 64,
-            mtu: 1500,
-            rss: None,
-            pool,
-            mac: None,
-            promiscuous: true,
-        };
+        let settings =
+            Settings { queues: 1, descriptors: 64, mtu: 1500, rss: None, pool, mac: None, promiscuous: true };
         let port = Port::by_name(&eal, "net_null0").expect("it is a port");
         let (port, mut queues) = port.configure(settings).expect("it starts");
         let lcore = eal.main_lcore().expect("we started it");

@@ -1,0 +1,118 @@
+//! Devices: what is said of them, what is asked of the machine for them, and links that come and go.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use harness::{
+    client,
+    cluster::{Cluster, Layout, vip},
+    router::{self, Router},
+    wait::{self, PATIENCE},
+    with_cluster,
+};
+use serde_json::Value;
+
+/// The router of configs/af_xdp.toml: with AF_XDP a port has the link of its interface.
+fn start(cluster: &Cluster) -> Result<Router> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/af_xdp.toml"))?;
+    let socket = cluster.config().socket;
+    let text = format!("{text}\n[admin]\nsocket = {socket:?}\n");
+    let text = if harness::cores().contains(&1) { text } else { text.replace("cores = [1]", "cores = [0]") };
+    Router::start_text(cluster, &text, &cluster.config())
+}
+
+/// What `rvs ports` says of the running router's port of this name.
+fn port(router: &Router, name: &str) -> Result<Value> {
+    let output = router.rvs("ports --json").output()?;
+    let listing: Value = serde_json::from_str(&output.stdout)?;
+    let running = listing["running"].as_array().cloned().unwrap_or_default();
+    let found = running.into_iter().find(|port| port["name"] == name);
+    found.ok_or_else(|| anyhow::anyhow!("no port {name}: {listing:#}"))
+}
+
+/// Whether Linux takes the twin for plugged in.
+fn has_carrier(cluster: &Cluster, twin: &str) -> Result<bool> {
+    let shown = cluster.router.ip_json(&format!("link show dev {twin}"))?;
+    let flags = shown[0]["flags"].as_array().cloned().unwrap_or_default();
+    Ok(!flags.iter().any(|flag| flag == "NO-CARRIER"))
+}
+
+#[test]
+fn a_link_that_goes_takes_the_twins_carrier_along_and_brings_it_back() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let router = start(cluster)?;
+        ensure!(client::get(&cluster.client, vip(80), 3)?.counts()?.iter().sum::<u64>() == 3);
+        let wan = port(&router, "wan")?;
+        ensure!(wan["device"]["link_up"] == true && wan["device"]["driver"] == "net_af_xdp", "{wan:#}");
+        ensure!(has_carrier(cluster, "wan")?);
+        let said = |text: &str| -> Result<usize> {
+            Ok(router.events()?.iter().filter(|event| event.contains(text)).count())
+        };
+        ensure!(said("port wan: link")? == 0);
+
+        cluster.client.ip("link set eth0 down")?;
+        wait::until("the twin has lost its carrier", PATIENCE, || {
+            ensure!(!has_carrier(cluster, "wan")?);
+            ensure!(said("port wan: link down")? == 1);
+            Ok(())
+        })?;
+        ensure!(port(&router, "wan")?["device"]["link_up"] == false);
+        ensure!(has_carrier(cluster, "lan")? && said("port lan")? == 0);
+
+        cluster.client.ip("link set eth0 up")?;
+        wait::until("the twin has its carrier again", PATIENCE, || {
+            ensure!(has_carrier(cluster, "wan")?);
+            ensure!(said("port wan: link up")? == 1);
+            Ok(())
+        })?;
+        ensure!(client::get(&cluster.client, vip(80), 3)?.counts()?.iter().sum::<u64>() == 3);
+        router.finish()
+    })
+}
+
+#[test]
+fn what_is_said_of_a_port_at_the_start() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let router = cluster.start_router(&cluster.config().service(cluster.web()))?;
+        let log = router.log();
+        let line = log.lines().find(|line| line.contains("port wan: net_af_packet")).unwrap_or(&log);
+        for part in ["1 queue of", "MTU 1500, MAC 02:", "link up"] {
+            ensure!(line.contains(part), "{line}\nexpected {part}");
+        }
+        let shown = router.rvs("ports").output()?.stdout;
+        ensure!(shown.contains("port wan runs: net_af_packet, link up"), "{shown}");
+        router.finish()
+    })
+}
+
+#[test]
+fn a_nic_that_is_not_there_is_refused_by_all_that_would_need_it() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let file = cluster.state().file("rvs.toml");
+        let text = cluster.config().service(cluster.web()).to_string();
+        let wire = text.lines().find(|line| line.starts_with("device = ") && line.contains("wan0"));
+        let text = text.replace(wire.unwrap_or_default(), "device = \"ffff:ff:1f.7\"");
+        fs::write(&file, &text)?;
+        let problem = "there is no PCI device ffff:ff:1f.7";
+        for (words, code) in [
+            ("setup -c", 1),
+            ("setup --dry-run -c", 1),
+            ("setup --boot -c", 1),
+            ("check -c", 2),
+            ("run -c", 2),
+        ] {
+            let output = router::once(cluster, words)?.arg(&file).output()?;
+            ensure!(output.code() == Some(code) && output.stderr.contains(problem), "{words}: {output:?}");
+            ensure!(output.stdout.is_empty(), "{words} has done something: {output:?}");
+        }
+        let output = router::once(cluster, "doctor --json -c")?.arg(&file).output()?;
+        let findings: Vec<Value> = serde_json::from_str(&output.stdout)?;
+        ensure!(findings.iter().any(|finding| finding["key"] == "nic-absent"), "{findings:#?}");
+        let listing = router::once(cluster, "ports --json -c")?.arg(&file).output()?;
+        let listing: Value = serde_json::from_str(&listing.stdout)?;
+        ensure!(listing["nics"].is_array() && listing["running"] == serde_json::json!([]), "{listing:#}");
+        Ok(())
+    })
+}
