@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # RVS on another Debian than this machine's, from nothing: `tests/debian.sh trixie` is Debian 13 with its DPDK 24.11.
+# `tests/debian.sh trixie demo` takes only this step again; they are: install, unit, demo, deb, use.
 #
 # In a root made by debootstrap: build, unit tests, demo and package; then the package, by apt, in a root that has seen
 # nothing of DPDK yet. Sources, Rust and cargo's downloads are this machine's, seen read-only. All mounts and processes
@@ -53,7 +54,8 @@ show() {
     mount -o bind,ro "$1" "$place/build/root$1"
 }
 
-build() {
+# Where it is built.
+enter_build() {
     enter_root build
     show "$sysroot"
     show "$cargo_home"
@@ -61,15 +63,6 @@ build() {
     mkdir -p "$place/build/root/rvs" "$place/build/target" target
     mount -o bind,ro . "$place/build/root/rvs"
     mount --bind "$place/build/target" "$place/build/root/rvs/target"
-
-    step "what it takes to build"
-    in_root build 'cd /rvs && .ci/install && pkg-config --modversion libdpdk'
-    step "unit tests"
-    in_root build 'cd /rvs && make unit'
-    step "demo"
-    in_root build 'cd /rvs && make demo'
-    step "package"
-    in_root build 'cd /rvs && make deb'
 }
 
 # One without NICs, which forwards nothing: it is there if DPDK finds its drivers.
@@ -108,7 +101,6 @@ use() {
     rm -rf "$place/clean"
     enter_root clean
     cp "$place"/build/target/debian/rvs_*.deb "$place/clean/root/root/"
-    step "the package on a bare machine"
     in_root clean 'apt-get update -qq && apt-get install -y -qq --no-install-recommends /root/rvs_*.deb > /root/apt.log'
     in_root clean 'rvs --version && rvs check --no-machine -c /etc/rvs/rvs.toml'
     router > "$place/clean/root/root/rvs.toml"
@@ -130,9 +122,23 @@ use() {
         done'
 }
 
-if [[ ${2:-} == inside ]]; then
-    build
-    use
+steps=("${@:2}")
+[[ ${#steps[@]} -gt 0 ]] || steps=(install unit demo deb use)
+
+if [[ -n ${RVS_INSIDE:-} ]]; then
+    enter_build
+    for name in "${steps[@]}"; do
+        step "$name"
+        case $name in
+        install) in_root build 'cd /rvs && .ci/install && pkg-config --modversion libdpdk' ;;
+        unit | demo | deb) in_root build "cd /rvs && make $name" ;;
+        use) use ;;
+        *)
+            echo "$name is no step; expected install, unit, demo, deb or use" >&2
+            exit 2
+            ;;
+        esac
+    done
     step "done"
     exit
 fi
@@ -143,4 +149,4 @@ fi
 mkdir -p "$place"
 [[ -d $place/base ]] || bootstrap
 cargo fetch --quiet --locked
-exec unshare --mount --propagation private --pid --fork --kill-child tests/debian.sh "$suite" inside
+RVS_INSIDE=1 exec unshare --mount --propagation private --pid --fork --kill-child tests/debian.sh "$suite" "${steps[@]}"

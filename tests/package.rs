@@ -29,9 +29,10 @@ fn machine() -> Result<Option<(State, Image)>> {
     Ok(Some((state, image)))
 }
 
-/// What is there of the package, or of what it has made.
+/// What is there of the package, or of what it has made; but not the pages that `man` keeps, once it has shown them.
 fn traces(image: &Image) -> Result<BTreeSet<String>> {
-    Ok(image.changed()?.into_iter().filter(|path| path.contains("rvs")).collect())
+    let is_trace = |path: &String| path.contains("rvs") && !path.starts_with("/var/cache/man/");
+    Ok(image.changed()?.into_iter().filter(is_trace).collect())
 }
 
 fn dpkg(image: &Image, words: &str) -> Result<Output> {

@@ -59,8 +59,8 @@ impl Image {
         let state = namespace.state().clone();
         let directory = state.file("image");
         fs::create_dir(&directory)?;
-        let hold = namespace.command("sh").args(["-ec", HOLD, "sh"]).arg(&directory).spawn("image")?;
-        let mut image = Image { state, directory, holder: hold };
+        let holder = namespace.command("sh").args(["-ec", HOLD, "sh"]).arg(&directory).spawn("image")?;
+        let mut image = Image { state, directory, holder };
         wait::until("the image is there", PATIENCE, || {
             image.holder.check_running()?;
             let name = fs::read_to_string(format!("/proc/{}/comm", image.holder.pid()))?;
@@ -68,7 +68,6 @@ impl Image {
             Ok(())
         })?;
         let systemctl = image.file("/usr/bin/systemctl");
-        fs::remove_file(&systemctl).or_else(|_| fs::create_dir_all(image.file("/usr/bin")))?;
         fs::write(&systemctl, SYSTEMCTL)?;
         fs::set_permissions(&systemctl, Permissions::from_mode(0o755))?;
         Ok(image)

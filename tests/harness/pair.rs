@@ -70,10 +70,8 @@ impl Pair {
     pub fn start_keepalived(&self, index: usize) -> Result<Daemon> {
         let (namespace, name) = (&self.namespaces[index], format!("keepalived-{}", NAMES[index]));
         let ready = format!("{} sync --ready -s {}", program()?.display(), self.configs[index].socket);
-        let text = example(
-            &format!("keepalived-{}.conf", index + 1),
-            &[("/usr/sbin/rvs sync --ready", &ready)],
-        )?;
+        let text =
+            example(&format!("keepalived-{}.conf", index + 1), &[("/usr/sbin/rvs sync --ready", &ready)])?;
         // After three of the 0.2 s of the files a backup takes over, and this machine may stand still for longer.
         let interval = env::var("RVS_ADVERT_INT").unwrap_or_else(|_| "1".to_owned());
         ensure!(text.matches("advert_int 0.2").count() == 2, "an interval for each instance");
