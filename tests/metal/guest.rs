@@ -57,7 +57,8 @@ impl Guest {
         }
         let words = fs::read_to_string(&bootloader).unwrap_or_default();
         let words = words.lines().last().unwrap_or_default();
-        let socket = |id, path: &PathBuf| format!("socket,id={id},path={},server=on,wait=off", path.display());
+        let socket =
+            |id, path: &PathBuf| format!("socket,id={id},path={},server=on,wait=off", path.display());
         let share = |id, path: PathBuf| {
             format!("local,id={id},path={},security_model=none,readonly=on,multidevs=remap", path.display())
         };
@@ -83,7 +84,9 @@ impl Guest {
             .arg("-chardev")
             .arg(format!("file,id=bootloader,append=on,path={}", bootloader.display()))
             .words("-device virtserialport,chardev=bootloader,name=bootloader");
-        for (tag, path) in [("host", PathBuf::from("/")), ("modules", image.modules()), ("rig", image.share())] {
+        for (tag, path) in
+            [("host", PathBuf::from("/")), ("modules", image.modules()), ("rig", image.share())]
+        {
             qemu = qemu
                 .args(["-fsdev", &share(tag, path)])
                 .args(["-device", &format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}")]);
@@ -131,7 +134,10 @@ impl Guest {
 
     /// Writes a file there.
     pub fn write(&mut self, path: &str, content: &str) -> Result<()> {
-        self.run(&format!("mkdir -p \"$(dirname {path})\"\ncat > {path} <<'END OF FILE'\n{content}END OF FILE\n")).map(drop)
+        self.run(&format!(
+            "mkdir -p \"$(dirname {path})\"\ncat > {path} <<'END OF FILE'\n{content}END OF FILE\n"
+        ))
+        .map(drop)
     }
 
     /// Runs a script that ends in a reboot, and switches the machine on again, as its firmware would.

@@ -53,7 +53,8 @@ impl Image {
         unpack(state, directory, "linux-image-amd64", "kernel")?;
         unpack(state, directory, "busybox-static", "busybox")?;
         let modules = directory.join("kernel/lib/modules");
-        let version = fs::read_dir(&modules)?.next().context("the kernel's package has no modules")??.file_name();
+        let version =
+            fs::read_dir(&modules)?.next().context("the kernel's package has no modules")??.file_name();
         let version = version.to_string_lossy().into_owned();
         let image = Image { directory: directory.to_owned(), version, disk: state.file("disk") };
         image.make_initrd(state)?;
@@ -135,7 +136,9 @@ impl Image {
                 opaque.push(name);
             }
         }
-        for directory in opaque.iter().map(String::as_str).chain(["proc", "sys", "dev", "run", "rig", "usr/lib/modules"]) {
+        for directory in
+            opaque.iter().map(String::as_str).chain(["proc", "sys", "dev", "run", "rig", "usr/lib/modules"])
+        {
             let mode = if directory.ends_with("tmp") { 0o1777 } else { 0o755 };
             fs::DirBuilder::new().recursive(true).mode(mode).create(upper.join(directory))?;
         }

@@ -70,7 +70,9 @@ pub fn arguments() -> Vec<String> {
                 "-device".into(),
                 format!("pcie-root-port,id=slot{bus},chassis={bus}"),
                 "-device".into(),
-                format!("{model},romfile=,bus=slot{bus},netdev={name},mac=52:54:00:00:00:{bus:02x}{settings}"),
+                format!(
+                    "{model},romfile=,bus=slot{bus},netdev={name},mac=52:54:00:00:00:{bus:02x}{settings}"
+                ),
             ]);
         }
     }
@@ -85,7 +87,9 @@ pub fn wire(cluster: &Cluster) -> Result<()> {
     router.nft("delete table netdev rvs")?;
     router.sysctl("net/bridge/bridge-nf-call-iptables", 0)?;
     for (side, name) in SIDES.into_iter().enumerate() {
-        router.ip(&format!("link add {name} type bridge mcast_snooping 0\nlink set {name} up\nlink set {name}0 master {name}"))?;
+        router.ip(&format!(
+            "link add {name} type bridge mcast_snooping 0\nlink set {name} up\nlink set {name}0 master {name}"
+        ))?;
         for kind in KINDS {
             tap(router, &kind.name(side), name, kind.queues)?;
         }
