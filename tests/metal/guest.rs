@@ -32,7 +32,6 @@ pub struct Guest {
     monitor: BufReader<UnixStream>,
     namespace: Namespace,
     console: PathBuf,
-    bootloader: PathBuf,
 }
 
 /// What a script did.
@@ -102,7 +101,7 @@ impl Guest {
         };
         let (monitor, agent) = (connect(&monitor)?, connect(&agent)?);
         let namespace = namespace.clone();
-        let mut guest = Guest { qemu, agent, monitor, namespace, console, bootloader };
+        let mut guest = Guest { qemu, agent, monitor, namespace, console };
         guest.monitor_line()?;
         guest.monitor("qmp_capabilities", json!({}))?;
         let ready = guest.answer(BOOT).context("the guest does not come up")?;

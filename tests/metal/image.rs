@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::{DirBuilderExt, PermissionsExt, symlink},
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
 
@@ -139,8 +139,10 @@ impl Image {
         for directory in
             opaque.iter().map(String::as_str).chain(["proc", "sys", "dev", "run", "rig", "usr/lib/modules"])
         {
-            let mode = if directory.ends_with("tmp") { 0o1777 } else { 0o755 };
-            fs::DirBuilder::new().recursive(true).mode(mode).create(upper.join(directory))?;
+            fs::create_dir_all(upper.join(directory))?;
+        }
+        for directory in ["tmp", "var/tmp"] {
+            fs::set_permissions(upper.join(directory), Permissions::from_mode(0o1777))?;
         }
         let name = package.file_name().context("the package has no name")?;
         fs::copy(package, upper.join("root").join(name)).with_context(|| package.display().to_string())?;

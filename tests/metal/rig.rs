@@ -129,7 +129,7 @@ impl Rig<'_> {
         self.event("port wan: link down")?;
         let curl = self.cluster.client.command("curl").words("--silent --max-time 2 http://192.0.2.10/");
         let output = curl.output()?;
-        ensure!(output.code() == Some(28), "without a cable: {output:?}");
+        ensure!(output.code() != Some(0), "without a cable: {output:?}");
         self.guest.set_link(&wan, true)?;
         self.event("port wan: link up")?;
         wait::until("it balances", PATIENCE, || client::get(&self.cluster.client, vip(80), 1)?.counts())?;
@@ -150,12 +150,16 @@ impl Rig<'_> {
     fn crash(&mut self) -> Result<()> {
         let mut download = client::start_download(&self.cluster.client, vip(80), "1m", "kept")?;
         let file = self.cluster.state().file("kept");
-        wait::until("the download has begun", PATIENCE, || Ok(ensure!(fs::metadata(&file)?.len() > 100_000)))?;
+        wait::until("the download has begun", PATIENCE, || {
+            Ok(ensure!(fs::metadata(&file)?.len() > 100_000))
+        })?;
+        let starts = "systemctl show --property NRestarts --value rvs";
+        let before: u32 = self.guest.run(starts)?.trim().parse()?;
         self.guest.run("kill -9 $(systemctl show --property MainPID --value rvs)")?;
         let status = download.wait(2 * PATIENCE)?;
         ensure!(status.success() && fs::read(&file)? == nginx::big_file(), "the download: {status}");
-        let restarts = self.guest.run("systemctl show --property NRestarts --value rvs")?;
-        ensure!(restarts.trim() == "1", "restarts: {restarts}");
+        let after: u32 = self.guest.run(starts)?.trim().parse()?;
+        ensure!(after == before + 1, "started again {} times", after - before);
         self.told("kill -9: systemd starts it again, and a download that was under way ends whole");
         Ok(())
     }
@@ -182,7 +186,8 @@ impl Rig<'_> {
         )?;
         wait::until("it balances", PATIENCE, || self.ask_from_ports())?;
         for address in E1000E.addresses {
-            let driver = self.guest.run(&format!("basename $(readlink /sys/bus/pci/devices/{address}/driver)"))?;
+            let driver =
+                self.guest.run(&format!("basename $(readlink /sys/bus/pci/devices/{address}/driver)"))?;
             ensure!(driver.trim() == "uio_pci_generic", "{address} has {driver}");
         }
         self.doctor_finds(&["nic-unprotected"])?;
@@ -231,6 +236,10 @@ address = "10.0.0.13:8080"
         self.guest.write("/etc/rvs/rvs.toml", &configuration)?;
         let said = self.guest.run("rvs setup -c /etc/rvs/rvs.toml && systemctl restart rvs && rvs ports")?;
         self.transcript.write_all(said.as_bytes())?;
+        // Another NIC has another MAC, and RVS does not announce it.
+        for neighbour in [&self.cluster.client, &self.cluster.real_servers[SERVERS]] {
+            neighbour.ip("neighbour flush all")?;
+        }
         self.ask_from_ports()?;
         let text = self.guest.run("rvs list --counters --json")?;
         serde_json::from_str(&text).context(text)
