@@ -59,7 +59,7 @@ pub fn run(cluster: &Cluster, directory: &Path, package: Option<PathBuf>) -> Res
     let page = Page::parse(PAGE)?;
     let mut rig = Rig { cluster, image: &image, guest, page, transcript, start };
     rig.told("Debian's kernel and systemd, booted");
-    rig.from_nothing()?;
+    rig.begin()?;
     rig.cable()?;
     rig.crash()?;
     rig.other_nics()?;
@@ -70,7 +70,7 @@ pub fn run(cluster: &Cluster, directory: &Path, package: Option<PathBuf>) -> Res
 
 impl Rig<'_> {
     /// From a machine without anything to a router under NAT that is there again after a reboot.
-    fn from_nothing(&mut self) -> Result<()> {
+    fn begin(&mut self) -> Result<()> {
         self.walk("The kernel's command line")?;
         let words = self.guest.run("cat /proc/cmdline")?;
         ensure!(words.contains("isolcpus=1-3"), "the words have not come through: {words}");
@@ -151,7 +151,8 @@ impl Rig<'_> {
         let mut download = client::start_download(&self.cluster.client, vip(80), "1m", "kept")?;
         let file = self.cluster.state().file("kept");
         wait::until("the download has begun", PATIENCE, || {
-            Ok(ensure!(fs::metadata(&file)?.len() > 100_000))
+            ensure!(fs::metadata(&file)?.len() > 100_000);
+            Ok(())
         })?;
         let starts = "systemctl show --property NRestarts --value rvs";
         let before: u32 = self.guest.run(starts)?.trim().parse()?;
