@@ -40,6 +40,8 @@ struct Rig<'a> {
     guest: Guest,
     page: Page,
     transcript: File,
+    /// The last port that a client has asked from.
+    port: u16,
     start: Instant,
 }
 
@@ -57,7 +59,7 @@ pub fn run(cluster: &Cluster, directory: &Path, package: Option<PathBuf>) -> Res
     let transcript = File::create(cluster.state().file("walk.log"))?;
     let guest = Guest::boot(&image, &cluster.router)?;
     let page = Page::parse(PAGE)?;
-    let mut rig = Rig { cluster, image: &image, guest, page, transcript, start };
+    let mut rig = Rig { cluster, image: &image, guest, page, transcript, port: 20_000, start };
     rig.told("Debian's kernel and systemd, booted");
     rig.begin()?;
     rig.cable()?;
@@ -229,6 +231,7 @@ addresses = ["10.0.0.1/24"]
 
 [[service]]
 address = "192.0.2.10:80"
+mode = "nat"
 
 [[service.server]]
 address = "10.0.0.13:8080"
@@ -246,10 +249,13 @@ address = "10.0.0.13:8080"
         serde_json::from_str(&text).context(text)
     }
 
-    /// Asks for a page from each of forty ports, which are always the same, since a NIC spreads by them.
-    fn ask_from_ports(&self) -> Result<()> {
+    /// Asks for a page from each of forty ports, which are the same in each run, since a NIC spreads by them, and others each
+    /// time, since the connections before linger.
+    fn ask_from_ports(&mut self) -> Result<()> {
+        let ports = self.port..self.port + 40;
+        self.port = ports.end;
         self.cluster.client.enter(|| {
-            for port in 20_000..20_040 {
+            for port in ports {
                 let socket = client::bound(SocketAddrV4::new(CLIENT, port))?;
                 socket.connect(&vip(80).into()).with_context(|| format!("from port {port}"))?;
                 let mut stream = std::net::TcpStream::from(socket);
