@@ -61,16 +61,26 @@ pub fn run(cluster: &Cluster, directory: &Path, package: Option<PathBuf>) -> Res
     let page = Page::parse(PAGE)?;
     let mut rig = Rig { cluster, image: &image, guest, page, transcript, port: 20_000, start };
     rig.told("Debian's kernel and systemd, booted");
-    rig.begin()?;
-    rig.cable()?;
-    rig.crash()?;
-    rig.other_nics()?;
-    rig.without_iommu()?;
-    rig.direct()?;
+    let result = rig.all();
+    if result.is_err() {
+        // With the transcript it is shown by whoever hears of the failure.
+        let journal = rig.guest.output("journalctl --boot --no-pager --lines 40 --unit rvs --unit rvs-setup");
+        writeln!(rig.transcript, "{}", journal.map_or_else(|error| error.to_string(), |done| done.printed))?;
+    }
+    result?;
     rig.page.finish()
 }
 
 impl Rig<'_> {
+    fn all(&mut self) -> Result<()> {
+        self.begin()?;
+        self.cable()?;
+        self.crash()?;
+        self.other_nics()?;
+        self.without_iommu()?;
+        self.direct()
+    }
+
     /// From a machine without anything to a router under NAT that is there again after a reboot.
     fn begin(&mut self) -> Result<()> {
         self.walk("The kernel's command line")?;
