@@ -37,10 +37,10 @@ man: build
 	$(TARGET)/debug/rvs man $(TARGET)/man/man1
 	for shell in bash zsh fish; do $(TARGET)/debug/rvs completions $$shell > $(TARGET)/man/rvs.$$shell; done
 
-# The package installs Debian's own DPDK with it, whose drivers are loaded at run time.
+# The package installs Debian's own DPDK with it, whose drivers are loaded at run time. RVS=PROGRAM packs what is built.
 deb: install-packages
-	cargo build --release -p rvs
-	configs/debian/build $(TARGET)/release/rvs $(TARGET)/debian
+	$(if $(RVS),,cargo build --release -p rvs)
+	configs/debian/build $(or $(RVS),$(TARGET)/release/rvs) $(TARGET)/debian
 
 test: unit loom e2e
 

@@ -31,6 +31,8 @@ use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, set_capab
 
 use crate::config::Config;
 use crate::config::value::pci_address;
+use crate::hardware::Nic;
+use crate::root::Root;
 
 /// What it takes to become another user.
 const LENT: [Capability; 2] = [Capability::CAP_SETUID, Capability::CAP_SETGID];
@@ -101,15 +103,27 @@ pub fn enough_to_start_again(config: &Config) -> Result<()> {
         "rvs was started with a bounding set that lacks {}, so that it cannot be handed on; restart instead",
         show(&may.difference(&most).copied().collect())
     );
+    if config.run.drop_capabilities { can_open(&Root::new(Path::new("/")), config) } else { Ok(()) }
+}
+
+/// Whether a program with the capabilities of this one can open the devices of a configuration.
+pub fn enough_to_open(config: &Config) -> Result<()> {
+    let is_root = caps::has_cap(None, CapSet::Permitted, Capability::CAP_SYS_ADMIN);
+    match is_root.context("cannot read the capabilities")? {
+        true => Ok(()),
+        false => can_open(&Root::new(Path::new("/")), config),
+    }
+}
+
+/// Whether no device takes more than what is kept. One that is absent is spoken of elsewhere.
+fn can_open(root: &Root, config: &Config) -> Result<()> {
     let addresses = config.ports.iter().filter_map(|port| pci_address(&port.device));
-    let behind_iommu =
-        |address: &String| Path::new("/sys/bus/pci/devices").join(address).join("iommu_group").exists();
-    let bare = addresses.into_iter().find(|address| !behind_iommu(address));
-    match bare.filter(|_| config.run.drop_capabilities) {
+    let mut nics = addresses.filter_map(|address| Nic::read(root, &address));
+    match nics.find(|nic| !nic.is_confined(root)) {
         None => Ok(()),
-        Some(address) => bail!(
-            "{address} is not behind an IOMMU, so that to open it takes capabilities that this program has given up; \
-             restart instead, or set run.drop_capabilities = false"
+        Some(Nic { address, .. }) => bail!(
+            "DPDK does not have {address} by vfio-pci behind an IOMMU, so that to open it takes capabilities that this \
+             program has given up; restart instead, or set run.drop_capabilities = false"
         ),
     }
 }
@@ -174,6 +188,27 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::hardware::testing::{Card, tree};
+    use crate::root::testing::put;
+
+    #[test]
+    fn what_the_next_program_can_open() {
+        const NIC: &str = "0000:01:00.0";
+        let with = |driver, group, name| {
+            let (_directory, root) = tree(&[Card { driver: Some(driver), group, ..Card::at(NIC) }]);
+            if let Some(name) = name {
+                put(&root, "/sys/kernel/iommu_groups/3/name", name);
+            }
+            can_open(&root, &config(NIC)).map_err(|error| error.to_string())
+        };
+        assert_eq!(with("vfio-pci", Some("3"), None), Ok(()));
+        // The driver has memory translated.
+        assert_eq!(with("mlx5_core", None, None), Ok(()));
+        let refused = with("vfio-pci", Some("3"), Some("vfio-noiommu")).unwrap_err();
+        assert!(refused.starts_with("DPDK does not have 0000:01:00.0 by vfio-pci behind"), "{refused}");
+        assert!(with("uio_pci_generic", Some("3"), None).is_err());
+        assert!(with("vfio-pci", None, None).is_err());
+    }
 
     fn config(device: &str) -> Config {
         let text = format!("[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"{device}\"\n");

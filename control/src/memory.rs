@@ -48,10 +48,11 @@ pub(crate) fn of_kept_table(config: &Config) -> u64 {
     config.table.bytes().div_ceil(1 << 20) + 4
 }
 
-/// The NUMA nodes that the NICs of a configuration are on; none on a machine that does not say.
+/// The NUMA nodes with memory that the NICs of a configuration are on; none on a machine that does not say.
 pub(crate) fn nodes_of_nics(root: &Root, config: &Config) -> BTreeSet<usize> {
     let node = |port: &crate::config::Port| Nic::read(root, &pci_address(&port.device)?)?.node;
-    config.ports.iter().filter_map(node).collect()
+    let has_memory = |node: &usize| root.exists(&format!("/sys/devices/system/node/node{node}/hugepages"));
+    config.ports.iter().filter_map(node).filter(has_memory).collect()
 }
 
 /// Where memory is wanted: on those nodes, or on the first.
@@ -115,7 +116,7 @@ mod tests {
         // 2^19 - 1 packets of 2048 + 128 + 256 bytes, and what is beside.
         let mut many = config("[workers]\ncores = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]");
         many.ports[0].descriptors = 8192;
-        assert_eq!(wanted(&many, 1), (((1 << 19) - 1) * (2048 + 128 + 256) >> 20) + 128);
+        assert_eq!(wanted(&many, 1), ((((1 << 19) - 1) * (2048 + 128 + 256)) >> 20) + 128);
     }
 
     #[test]

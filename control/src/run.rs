@@ -17,6 +17,7 @@ use dataplane::capture::Switch;
 use dataplane::changes::Changes;
 use dataplane::counters::WorkerCounters;
 use dataplane::engine::reset::reset;
+use dataplane::engine::{Verdict, tell};
 use dataplane::table::Table;
 use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Queues};
@@ -257,9 +258,10 @@ async fn with_eal(
     }
     let events = Events::default();
     let watched = config.ports.iter().zip(&links).zip(&twins);
-    let watched = watched.map(|((port, link), twin)| (port.name.as_str(), link.device.clone(), twin.clone()));
+    let watched = watched.map(|((port, link), twin)| (port.name.clone(), link.device.clone(), twin.clone()));
     let reopen: Rc<Notify> = Rc::default();
-    let watch = Watch::new(linux.clone(), events.clone(), reopen.clone(), watched, inheritance.is_some());
+    let is_upgrade = inheritance.is_some();
+    let watch = Watch::new(linux.clone(), events.clone(), reopen.clone(), watched.collect(), is_upgrade);
     let (desk, order) = Desk::open(&config, &events);
     origin.tell(&events);
     let capture: Arc<Switch> = Arc::default();
@@ -302,7 +304,7 @@ async fn with_eal(
         stop: stop.asked.clone(),
     };
     let (mut director, handle) = Director::new(parts)?;
-    let (pumps, ends) = slowpath::queues(counters.len(), resets(&director, &table), director.rivals())?;
+    let (pumps, ends) = slowpath::queues(counters.len(), answers(&director, &table), director.rivals())?;
 
     let workers = ends.into_iter().enumerate().map(|(index, slow_path)| Worker {
         index,
@@ -468,10 +470,21 @@ async fn gone(pumps: impl Iterator<Item = impl Future<Output = ()>>) {
     futures_util::future::select_all(pumps).await;
 }
 
-/// Control's view of what workers see when they hand over a connection to be reset.
-fn resets(director: &Director, table: &Arc<Table>) -> slowpath::Resets {
+/// Control's view of what workers see when they hand over a connection to be reset, or what they have dropped.
+fn answers(director: &Director, table: &Arc<Table>) -> slowpath::Answers {
     let (snapshots, table) = (RefCell::new(director.subscribe()), table.clone());
-    Box::new(move |packet| reset(&table, snapshots.borrow_mut().latest(), packet))
+    Box::new(move |verdict, packet| {
+        let mut snapshots = snapshots.borrow_mut();
+        match verdict {
+            Verdict::Punt(_) => {
+                reset(&table, snapshots.latest(), packet).into_iter().map(Vec::from).collect()
+            }
+            Verdict::Drop(reason) => {
+                tell::error(&table, snapshots.latest(), worker::now(), reason, packet).into_iter().collect()
+            }
+            Verdict::Forward(_) => Vec::new(),
+        }
+    })
 }
 
 /// Lets this process have as many files open as it may allow itself, for health checks; how many that is.

@@ -9,8 +9,8 @@
 //! By then the neighbour is news on netlink, and the next packets take the fast path. (Dropping the first
 //! packet instead would cost each such client a second, the first retransmission of TCP.)
 //!
-//! Another kind starts two packets: of a connection whose server has been removed, and whose ends are to be told so by a
-//! RST ([`Resets`]). They leave by the raw socket, too.
+//! Another kind starts others ([`Answers`]): of a connection whose server has been removed, whose ends are to be told so by a
+//! RST; or one that was dropped, whose sender is told why by an ICMP error. They leave by the raw socket, too.
 //!
 //! Control is one thread, and these pumps are tasks on it, each bounded in what it does before it lets the
 //! others run. What does not fit into the queue is dropped by the worker, under a name; the worker keeps room
@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use crossbeam::queue::ArrayQueue;
 use dataplane::counters::Punt;
-use dataplane::engine::reset::Reset;
+use dataplane::engine::Verdict;
 use dataplane::fib::PortIndex;
 use dataplane::wire::ethernet;
 use dataplane::wire::ipv4::Ipv4;
@@ -48,21 +48,21 @@ const SLICE: usize = 64;
 /// twin fills meanwhile, and what it drops it counts on the interface.
 const BACKOFF: Duration = Duration::from_millis(1);
 
-/// What RSTs to send for a frame, without its Ethernet header, of a connection that is to be reset.
-pub type Resets = Box<dyn Fn(&[u8]) -> Vec<Reset>>;
+/// The IPv4 packets to send for one that has met this verdict.
+pub type Answers = Box<dyn Fn(Verdict, &[u8]) -> Vec<Vec<u8>>>;
 
 /// Control's ends of the queues.
 pub struct Pumps {
     bell: Arc<Notify>,
     punts: Arc<ArrayQueue<Punted>>,
     sender: Sender,
-    resets: Resets,
+    answers: Answers,
     rivals: Arc<Rivals>,
     injects: Vec<Arc<ArrayQueue<(PortIndex, Mbuf)>>>,
 }
 
 /// Makes the queues: control's ends, and those of each worker.
-pub fn queues(workers: usize, resets: Resets, rivals: Arc<Rivals>) -> Result<(Pumps, Vec<SlowPath>)> {
+pub fn queues(workers: usize, answers: Answers, rivals: Arc<Rivals>) -> Result<(Pumps, Vec<SlowPath>)> {
     let bell = Arc::new(Notify::new());
     let punts = Arc::new(ArrayQueue::new(PUNTS));
     let injects: Vec<_> = (0..workers).map(|_| Arc::new(ArrayQueue::new(INJECTS))).collect();
@@ -76,7 +76,7 @@ pub fn queues(workers: usize, resets: Resets, rivals: Arc<Rivals>) -> Result<(Pu
         }
     });
     let ends = ends.collect();
-    Ok((Pumps { bell, punts, sender: Sender::open()?, resets, rivals, injects }, ends))
+    Ok((Pumps { bell, punts, sender: Sender::open()?, answers, rivals, injects }, ends))
 }
 
 impl Pumps {
@@ -95,10 +95,10 @@ impl Pumps {
 
     fn empty(&self, twins: &[Rc<Twin>]) {
         for _ in 0..SLICE {
-            let Some(Punted { port, reason, mbuf }) = self.punts.pop() else { return };
-            let result = match (reason, twins.get(usize::from(port))) {
-                (Punt::Unresolved, _) => self.sender.send_frame(&frame(&mbuf)),
-                (Punt::Reset, _) => self.reset(&frame(&mbuf)),
+            let Some(Punted { port, verdict, mbuf }) = self.punts.pop() else { return };
+            let result = match (verdict, twins.get(usize::from(port))) {
+                (Verdict::Punt(Punt::Unresolved), _) => self.sender.send_frame(&frame(&mbuf)),
+                (Verdict::Punt(Punt::Reset) | Verdict::Drop(_), _) => self.answer(verdict, &frame(&mbuf)),
                 (_, Some(twin)) => {
                     let frame = frame(&mbuf);
                     self.rivals.listen(&frame);
@@ -107,14 +107,14 @@ impl Pumps {
                 (_, None) => continue,
             };
             if let Err(error) = result {
-                tracing::debug!(port, reason = reason.name(), %error, "Linux did not take a packet");
+                tracing::debug!(port, ?verdict, %error, "Linux did not take a packet");
             }
         }
     }
 
-    fn reset(&self, frame: &[u8]) -> std::io::Result<()> {
+    fn answer(&self, verdict: Verdict, frame: &[u8]) -> std::io::Result<()> {
         let packet = frame.get(ethernet::HEADER..).unwrap_or_default();
-        (self.resets)(packet).iter().try_for_each(|reset| self.sender.send(reset))
+        (self.answers)(verdict, packet).iter().try_for_each(|answer| self.sender.send(answer))
     }
 
     /// Hands what Linux sends on a port's twin to a worker, until the twin is gone.

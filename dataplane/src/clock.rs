@@ -15,7 +15,7 @@ pub const COARSE_SHIFT: u32 = 8;
 pub const FINE_LIMIT: u32 = 1 << 15;
 
 /// A moment, in ticks since the start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tick(pub u64);
 
 impl Tick {

@@ -54,8 +54,7 @@ named! {
         BadIpChecksum = "bad_ip_checksum",
         /// The TCP or UDP header is cut off or contradicts itself.
         BadTransportHeader = "bad_transport_header",
-        /// An ICMP error about a connection to a real server: it shows the server's address and is not
-        /// translated yet.
+        /// An ICMP error about a packet to a real server that is of no connection: it shows the server's address.
         IcmpError = "icmp_error",
         /// A fragment to or from a service.
         ServiceFragment = "service_fragment",

@@ -99,6 +99,12 @@ named! {
         Dh = "dh",
         /// Maglev hashing, bit-compatible with IPVS `mh`.
         Mh = "mh",
+        /// Failover: the server of the highest weight.
+        Fo = "fo",
+        /// Overflow: the server of the highest weight that has no more active connections than that.
+        Ovf = "ovf",
+        /// Of two servers drawn by lot, the less loaded one.
+        Twos = "twos",
     }
 }
 

@@ -25,6 +25,7 @@ use crate::capture::{Switch, Tap};
 use crate::changes::Changes;
 use crate::clock::{TICKS_PER_SECOND, Tick};
 use crate::counters::{Drop, Punt, WorkerCounters};
+use crate::engine::tell::Allowance;
 use crate::engine::{BURST, Engine, Frame, Probe, Stage, Verdict};
 use crate::fib::PortIndex;
 use crate::snapshot::{Snapshot, Subscriber};
@@ -59,13 +60,14 @@ pub struct SlowPath {
     pub doorbell: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// A packet for Linux.
+/// A packet for control.
 #[derive(Debug)]
 pub struct Punted {
     /// The port that it came in on.
     pub port: PortIndex,
-    /// Why it goes to Linux; with [`Punt::Unresolved`] Linux has to send it, else to receive it.
-    pub reason: Punt,
+    /// What has become of it. Punted, it is for Linux: to be received, and with [`Punt::Unresolved`] to be sent. Dropped, its
+    /// sender is to be told ([`crate::engine::tell`]).
+    pub verdict: Verdict,
     /// The packet.
     pub mbuf: Mbuf,
 }
@@ -179,7 +181,7 @@ fn forward(
         }
         match common {
             Some(to) => output.send(lcore, to, &mut burst),
-            None => output.distribute(lcore, port, &mut burst, &verdicts),
+            None => output.distribute(lcore, now, port, &mut burst, &verdicts),
         }
     }
     output.flush(lcore);
@@ -194,13 +196,15 @@ struct Output {
     dropped: Batch<BURST>,
     counters: Arc<WorkerCounters>,
     slow_path: SlowPath,
+    allowance: Allowance,
     tap: Tap,
 }
 
 impl Output {
     fn new(transmitters: Vec<TxQueue>, counters: Arc<WorkerCounters>, slow_path: SlowPath, tap: Tap) -> Self {
         let batches = transmitters.iter().map(|_| Batch::new()).collect();
-        Output { transmitters, batches, dropped: Batch::new(), counters, slow_path, tap }
+        let (dropped, allowance) = (Batch::new(), Allowance::default());
+        Output { transmitters, batches, dropped, counters, slow_path, allowance, tap }
     }
 
     /// Sends a whole burst out of one port, behind what waits for it already.
@@ -216,6 +220,7 @@ impl Output {
     fn distribute(
         &mut self,
         lcore: &Lcore,
+        now: Tick,
         from: PortIndex,
         burst: &mut Batch<BURST>,
         verdicts: &[Verdict; BURST],
@@ -234,7 +239,11 @@ impl Output {
                 Verdict::Punt(reason) => punted |= self.punt(from, mbuf, reason),
                 Verdict::Drop(reason) => {
                     self.counters.dropped(reason, 1);
-                    let _ = self.dropped.push(mbuf);
+                    if self.allowance.take(reason, now) {
+                        punted |= self.hand_over(Punted { port: from, verdict, mbuf });
+                    } else {
+                        let _ = self.dropped.push(mbuf);
+                    }
                 }
             }
         }
@@ -261,16 +270,21 @@ impl Output {
     /// The last quarter of the queue is kept for ARP and for what real servers answer to health checks, so that a
     /// flood of packets for Linux does not make all servers look dead.
     fn punt(&self, from: PortIndex, mbuf: Mbuf, reason: Punt) -> bool {
-        let punts = &self.slow_path.punts;
         let vital = matches!(reason, Punt::NotIpv4 | Punt::ServerReply);
-        let room = vital || punts.len() < punts.capacity() / 4 * 3;
-        let taken = room && punts.push(Punted { port: from, reason, mbuf }).is_ok();
+        let punted = Punted { port: from, verdict: Verdict::Punt(reason), mbuf };
+        let taken = if vital { self.slow_path.punts.push(punted).is_ok() } else { self.hand_over(punted) };
         if taken {
             self.counters.punted(reason, 1);
         } else {
             self.counters.dropped(Drop::PuntFull, 1);
         }
         taken
+    }
+
+    /// Hands a packet to control, if the queue has room for what is not vital.
+    fn hand_over(&self, punted: Punted) -> bool {
+        let punts = &self.slow_path.punts;
+        punts.len() < punts.capacity() / 4 * 3 && punts.push(punted).is_ok()
     }
 
     /// Transmits what Linux has sent on the twins; how many packets that were.

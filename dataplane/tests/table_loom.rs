@@ -31,6 +31,19 @@ impl Judge for Referee {
     }
 }
 
+/// Puts a word where it is told to.
+struct Lenient;
+
+impl Judge for Lenient {
+    fn is_mine(&self, _: Word) -> bool {
+        false
+    }
+    fn worth(&self, _: Word) -> Worth {
+        Worth::Keep
+    }
+    fn removed(&self, _: Word) {}
+}
+
 fn client() -> Client {
     Client::new(0xC633_6407, 40112)
 }
@@ -79,19 +92,30 @@ fn two_workers_agree_though_a_slot_is_freed_between_them() {
         let table = Arc::new(Table::new(2, KEY));
         let stranger = Word::new(client(), DestId::new(9).unwrap());
         let hash = table.hash(client(), Protocol::Tcp);
-        struct Lenient;
-        impl Judge for Lenient {
-            fn is_mine(&self, _: Word) -> bool {
-                false
-            }
-            fn worth(&self, _: Word) -> Worth {
-                Worth::Keep
-            }
-            fn removed(&self, _: Word) {}
-        }
         assert_eq!(table.insert(hash, stranger, 9, &Lenient, None), Inserted::New);
         let other = table.clone();
         let thread = loom::thread::spawn(move || connect(&other, 2));
+        let mine = connect(&table, 1);
+        let theirs = thread.join().unwrap();
+        assert_eq!(mine, theirs);
+        assert_eq!(table.words(0..table.buckets()).count(), 1);
+    });
+}
+
+/// The same when it is another client's, so that either worker has seen a vacancy, but not the same one.
+#[test]
+fn two_workers_agree_though_they_have_seen_different_vacancies() {
+    model(|| {
+        let table = Arc::new(Table::new(2, KEY));
+        let hash = table.hash(client(), Protocol::Tcp);
+        let stranger = Word::new(Client::new(1, 1), DestId::new(9).unwrap());
+        assert_eq!(table.insert(hash, stranger, 9, &Lenient, None), Inserted::New);
+        let (slot, _) = table.entries(0..table.buckets()).next().unwrap();
+        let other = table.clone();
+        let thread = loom::thread::spawn(move || {
+            other.replace(slot, stranger, Word::EMPTY).unwrap();
+            connect(&other, 2)
+        });
         let mine = connect(&table, 1);
         let theirs = thread.join().unwrap();
         assert_eq!(mine, theirs);

@@ -66,6 +66,15 @@ impl Setting {
     }
 }
 
+/// Packets that are taken through the engine and nothing else.
+#[derive(Clone, Copy, Debug)]
+pub enum Bare {
+    /// Of connections that are in the table, one after the other.
+    Established(Way),
+    /// The first of as many flows as the table has room for.
+    Opening,
+}
+
 /// A router without devices.
 pub struct Rig {
     /// What it is made for.
@@ -155,12 +164,16 @@ impl Rig {
 
     /// Takes packets through the engine without worker, queues and EAL, always as many and the same; how many were
     /// forwarded.
-    pub fn run_bare(&self, way: Way, packets: usize) -> usize {
-        let frames = frames(&self.setting, Flags::Ack, SHORTEST);
+    pub fn run_bare(&self, bare: Bare, packets: usize) -> usize {
+        let (flags, way, flows) = match bare {
+            Bare::Established(way) => (Flags::Ack, way, self.setting.flows),
+            Bare::Opening => (Flags::Syn, Way::In, self.setting.room),
+        };
+        let frames = frames(&self.setting, flags, SHORTEST);
         let engine = Engine::new(0, self.table.clone(), self.counters[0].clone());
         let snapshot = self.publisher.borrow().current();
         let templates: Vec<Vec<u8>> =
-            (0..self.setting.flows).map(|number| frames.frame(way, frames.flow(number))).collect();
+            (0..flows).map(|number| frames.frame(way, frames.flow(number))).collect();
         let mut burst: Vec<Vec<u8>> = templates.iter().take(BURST).cloned().collect();
         let mut verdicts = [Verdict::Forward(0); BURST];
         let time = now();

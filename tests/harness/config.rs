@@ -35,6 +35,8 @@ pub struct Port {
     pub device: String,
     /// Address of the twin with its prefix length.
     pub address: String,
+    /// The longest IP packet, if it is not that of Ethernet.
+    pub mtu: Option<u16>,
 }
 
 /// A `[[service]]`.
@@ -85,6 +87,7 @@ impl Config {
             name,
             device: format!("net_af_packet,iface={interface}"),
             address: format!("{address}/24"),
+            mtu: None,
         };
         let mut ports = vec![port("wan", "wan0", layout.router())];
         if layout == Layout::TwoArmed {
@@ -206,6 +209,9 @@ impl Display for Config {
         for port in &self.ports {
             writeln!(f, "\n[[port]]\nname = {:?}\ndevice = {:?}", port.name, port.device)?;
             writeln!(f, "addresses = [{:?}]", port.address)?;
+            if let Some(mtu) = port.mtu {
+                writeln!(f, "mtu = {mtu}")?;
+            }
         }
         self.services.iter().try_for_each(|service| write!(f, "\n{service}"))
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Exit;
+use crate::capabilities;
 use crate::config::{self, Machine};
 use crate::upgrade::Proof;
 
@@ -18,10 +19,9 @@ pub(super) struct Prove {
 
 impl Prove {
     pub(super) fn execute(self) -> anyhow::Result<Exit> {
-        // What the running one has taken will be free.
-        let machine = Machine { available_memory: u64::MAX, ..Machine::read()? };
         let config = config::load(&self.config)?;
-        config.check_machine(&machine)?;
+        config.check_to_take_over(&Machine::read()?)?;
+        capabilities::enough_to_open(&config)?;
         writeln!(io::stdout(), "{}", serde_json::to_string(&Proof::own(&config))?)?;
         Ok(Exit::Ok)
     }

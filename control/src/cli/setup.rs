@@ -4,17 +4,18 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, block_on, complain};
 use crate::config;
 use crate::hardware::Lifelines;
 use crate::root::Root;
-use crate::setup::{self, Linux, Mode};
+use crate::setup::{self, Consent, Linux, Mode, Permit};
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0  everything is as it should be
-  1  it was refused, or a step failed; nothing is changed
+  1  it was refused, or a step failed; what was done is taken back
   2  the command line or the configuration is wrong";
 
 #[derive(Debug, Args)]
@@ -25,13 +26,14 @@ pub(super) struct Setup {
     /// Print the steps, and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Take NICs with addresses of Linux, too; never the one with the default route or your SSH session
+    /// Take NICs that Linux uses, too; never the one with the default route or your SSH session
     #[arg(long, conflicts_with = "undo")]
     take: bool,
-    /// Say nothing if nothing is to be done, for a unit at boot
-    #[arg(long, conflicts_with = "undo")]
+    /// For a unit at boot: take the NICs that a run by hand has taken, and no others; say nothing if nothing is to be done
+    #[arg(long, conflicts_with_all = ["undo", "take"])]
     boot: bool,
-    /// Give back what has been taken since this machine was booted: NICs to their drivers, hugepages to Linux
+    /// Give back what has been taken since this machine was booted: NICs to their drivers, hugepages to Linux; and a boot takes
+    /// nothing any more
     #[arg(long, conflicts_with = "config")]
     undo: bool,
 }
@@ -52,7 +54,12 @@ impl Setup {
         };
         let config = config::load(&file)?;
         let lifelines = block_on(Lifelines::read(&linux.0))?;
-        let plan = setup::plan(&linux.0, &config, &lifelines, self.take);
+        let consent = match (self.boot, self.take) {
+            (true, _) => Consent::Permitted(Permit::read(&linux.0)?),
+            (false, true) => Consent::Used,
+            (false, false) => Consent::Unused,
+        };
+        let plan = setup::plan(&linux.0, &config, &lifelines, &consent);
         if !plan.refusals.is_empty() {
             plan.refusals.iter().for_each(|refusal| complain(format_args!("{refusal}")));
             complain(format_args!("rvs: refused, and nothing is changed"));
@@ -64,7 +71,12 @@ impl Setup {
         if plan.changes.is_empty() && !self.boot {
             writeln!(out, "# nothing to be done: everything is as {} needs it", file.display())?;
         }
+        // A session that breaks leaves nothing half done; the handler stays when this is over.
+        block_on(async { Ok(signal(SignalKind::hangup())?) })?;
         setup::apply(&mut linux, &plan.changes, mode, &mut out)?;
+        if mode == Mode::Do && !self.boot {
+            Permit::give(&linux.0, &config)?;
+        }
         Ok(Exit::Ok)
     }
 }

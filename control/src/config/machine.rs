@@ -127,6 +127,13 @@ impl Config {
         report.finish()
     }
 
+    /// Whether a program that takes over from a running one could start. What that one has taken of memory will be free, and
+    /// its NICs will be; those that nobody has prepared yet would end both.
+    pub fn check_to_take_over(&self, machine: &Machine) -> Result<(), ConfigErrors> {
+        self.check_machine(&Machine { available_memory: u64::MAX, ..machine.clone() })?;
+        self.check_prepared(machine)
+    }
+
     fn with_remedy(&self, obstacle: &Obstacle) -> String {
         format!("{obstacle}; {}", obstacle.remedy(&self.path.to_string_lossy()))
     }
@@ -280,6 +287,29 @@ f:11:10: port[1].device: there is no PCI device 0000:3b:00.0; take an address th
         assert!(with(used("dpdk-testpmd")).is_err());
         // Its claim is what tells.
         with(used("rvs")).unwrap();
+    }
+
+    #[test]
+    fn who_takes_over_needs_nics_that_are_prepared() {
+        let address = "0000:3b:00.0".to_owned();
+        let take_over = |obstacle, hugepages| {
+            let machine = Machine {
+                pci_devices: [(address.clone(), obstacle)].into(),
+                has_hugepages: Some(hugepages),
+                available_memory: 1 << 20,
+                ..machine()
+            };
+            let file = FILE.replace("9", "2").into();
+            super::super::parse(Path::new("f"), file).unwrap().check_to_take_over(&machine)
+        };
+        take_over(None, true).unwrap();
+        // The running one's.
+        let used = Obstacle::InUse { address: address.clone(), pid: 7, program: "rvs".to_owned() };
+        take_over(Some(used), true).unwrap();
+        let linux = Obstacle::Linux(address.clone(), "ixgbe".to_owned());
+        let refused = take_over(Some(linux), true).unwrap_err().to_string();
+        assert!(refused.contains("(driver ixgbe), DPDK cannot have it; rvs setup -c f"), "{refused}");
+        assert!(take_over(None, false).unwrap_err().to_string().contains("no hugepages are reserved"));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub fn why(
             let measure = match scheduler {
                 Scheduler::Lc => "the fewest connections",
                 Scheduler::Sed => "the shortest expected delay",
+                Scheduler::Fo => "the highest weight",
+                Scheduler::Ovf => "the highest weight that is not full",
                 Scheduler::Nq if active == 0 => "the first idle one",
                 Scheduler::Nq => "nobody is idle, and it has the shortest expected delay",
                 _ => "the fewest connections for its weight",

@@ -41,8 +41,14 @@ enum Need {
     DefaultRoute,
     /// Without it the operator is out.
     Ssh(IpAddr),
+    /// One of both, if what has it is on this NIC, which Linux does not tell.
+    Perhaps,
     /// Somebody uses it, perhaps.
     Address(IpAddr),
+    /// A bridge, a bond or the like has it, and with it virtual machines, perhaps.
+    Part,
+    /// Another network namespace has its interface, perhaps.
+    Elsewhere,
 }
 
 impl Lifelines {
@@ -66,7 +72,8 @@ impl Lifelines {
         Ok(Lifelines { default_routes, ssh, addresses: addresses()? })
     }
 
-    /// What Linux needs a NIC for, the worst first; an address that it has, or that an interface above it has, is the least.
+    /// What Linux needs a NIC for, the worst first. The least is an address that it has, or that an interface above it has; that
+    /// there is an interface above it; and that its own cannot be seen.
     pub fn of(&self, root: &Root, nic: &Nic) -> Option<Hold> {
         let stacks = nic.interfaces.iter().map(|interface| (&interface.name, above(root, &interface.name)));
         let stacks: Vec<(&String, BTreeSet<String>)> = stacks.collect();
@@ -77,14 +84,52 @@ impl Lifelines {
         let default_route = self.default_routes.iter().find_map(|by| hold(by, Need::DefaultRoute));
         let ssh = || self.ssh.as_ref().and_then(|(client, by)| hold(by, Need::Ssh(*client)));
         let address = || self.addresses.iter().find_map(|(by, address)| hold(by, Need::Address(*address)));
-        default_route.or_else(ssh).or_else(address)
+        let perhaps = || {
+            let ways = self.default_routes.iter().chain(self.ssh.iter().map(|(_, by)| by));
+            let mut ways = ways.filter(|by| is_loose(root, by));
+            ways.find_map(|by| {
+                let mut stacks = nic.interfaces.iter().zip(&stacks);
+                let (interface, _) = stacks.find(|(interface, (_, stack))| {
+                    interface.up && is_ppp(by) || stack.contains("ovs-system")
+                })?;
+                Some(Hold { need: Need::Perhaps, interface: interface.name.clone(), by: by.clone() })
+            })
+        };
+        let part = || {
+            stacks.iter().find_map(|(interface, stack)| {
+                let by = stack.iter().find(|name| name != interface)?;
+                Some(Hold { need: Need::Part, interface: (*interface).clone(), by: by.clone() })
+            })
+        };
+        let elsewhere = || {
+            let driver = nic.driver_of_linux().filter(|_| nic.interfaces.is_empty())?.to_owned();
+            Some(Hold { need: Need::Elsewhere, interface: driver.clone(), by: driver })
+        };
+        default_route.or_else(ssh).or_else(perhaps).or_else(address).or_else(part).or_else(elsewhere)
     }
 }
 
 impl Hold {
-    /// Whether it is only an address, which somebody may have forgotten there.
-    pub fn is_mere_address(&self) -> bool {
-        matches!(self.need, Need::Address(_))
+    /// Whether it is nothing that this machine is reached by, so that somebody may have forgotten it there.
+    pub fn is_mere(&self) -> bool {
+        matches!(self.need, Need::Address(_) | Need::Part | Need::Elsewhere)
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self.need {
+            Need::DefaultRoute | Need::Ssh(_) => {
+                "it stays with Linux; take another NIC, or another way in".to_owned()
+            }
+            Need::Perhaps if is_ppp(&self.by) => {
+                format!("if it does not, `ip link set {} down`", self.interface)
+            }
+            Need::Perhaps => "if it does not, take it out of Open vSwitch".to_owned(),
+            Need::Address(_) => "remove it, or `rvs setup --take` takes the NIC all the same".to_owned(),
+            Need::Part | Need::Elsewhere => {
+                "free it, or `rvs setup --take` takes the NIC all the same".to_owned()
+            }
+        }
     }
 }
 
@@ -93,13 +138,38 @@ impl fmt::Display for Hold {
         match self.need {
             Need::DefaultRoute => write!(f, "carries the default route")?,
             Need::Ssh(client) => write!(f, "carries your SSH session from {client}")?,
+            Need::Perhaps => {
+                return write!(
+                    f,
+                    "may carry {}, which has the default route or your SSH session and does not tell what it is on",
+                    self.by
+                );
+            }
             Need::Address(address) => write!(f, "has the address {address}")?,
+            Need::Part => write!(f, "is in use")?,
+            Need::Elsewhere => {
+                return write!(
+                    f,
+                    "has the driver {} and no interface here: perhaps another network namespace has it",
+                    self.by
+                );
+            }
         }
         match self.by == self.interface {
             true => write!(f, " ({})", self.by),
             false => write!(f, " ({}, which is on {})", self.by, self.interface),
         }
     }
+}
+
+/// Whether an interface is on another one, if any, that sysfs does not tell: PPP over Ethernet, a bridge of Open vSwitch.
+fn is_loose(root: &Root, interface: &str) -> bool {
+    let files = root.list(&format!("/sys/class/net/{interface}"));
+    !files.iter().any(|file| file == "device" || file.starts_with("lower_"))
+}
+
+fn is_ppp(interface: &str) -> bool {
+    interface.starts_with("ppp")
 }
 
 /// An interface, and all that stand on it: bonds, bridges, VLANs.
@@ -178,10 +248,11 @@ mod tests {
         put(&root, "/sys/class/net/bond0.7/flags", "0x1003");
         put(&root, "/sys/class/net/eth2/upper_br0", "-> ../br0");
         let mut lines = Lifelines::default();
-        assert_eq!(held(&root, &lines), None);
+        let part = Some("is in use (bond0, which is on eth1)");
+        assert_eq!(held(&root, &lines).as_deref(), part);
         let address = |name: &str, address: &str| (name.to_owned(), address.parse().unwrap());
         lines.addresses = vec![address("br0", "10.0.0.2"), address("eth2", "10.0.0.1")];
-        assert_eq!(held(&root, &lines), None);
+        assert_eq!(held(&root, &lines).as_deref(), part);
         lines.addresses.push(address("bond0", "192.0.2.1"));
         assert_eq!(
             held(&root, &lines).as_deref(),
@@ -197,7 +268,46 @@ mod tests {
         lines.default_routes = ["eth2".to_owned()].into();
         lines.ssh = None;
         lines.addresses.clear();
+        assert_eq!(held(&root, &lines).as_deref(), part);
+        std::fs::remove_file(root.path("/sys/class/net/eth1/upper_bond0")).unwrap();
         assert_eq!(held(&root, &lines), None);
+    }
+
+    #[test]
+    fn what_does_not_tell_that_it_is_on_a_nic() {
+        let card = Card { driver: Some("e1000e"), interface: Some("eth1"), ..Card::at(NIC) };
+        let (_directory, root) = tree(std::slice::from_ref(&card));
+        put(&root, "/sys/class/net/ppp0/flags", "0x1091");
+        put(&root, "/sys/class/net/br-ex/flags", "0x1003");
+        let mut lines = Lifelines { default_routes: ["ppp0".to_owned()].into(), ..Lifelines::default() };
+        let hold = |lines: &Lifelines| lines.of(&root, &Nic::read(&root, NIC).unwrap());
+        let perhaps = hold(&lines).unwrap();
+        let told = perhaps.to_string();
+        assert!(told.starts_with("may carry ppp0, which has the default route") && !perhaps.is_mere(), "{told}");
+        assert_eq!(perhaps.remedy(), "if it does not, `ip link set eth1 down`");
+        put(&root, &format!("/sys/bus/pci/devices/{NIC}/net/eth1/flags"), "0x1002");
+        assert_eq!(hold(&lines), None);
+
+        lines.default_routes = ["br-ex".to_owned()].into();
+        assert_eq!(hold(&lines), None);
+        put(&root, "/sys/class/net/eth1/upper_ovs-system", "-> ../ovs-system");
+        assert!(!hold(&lines).unwrap().is_mere());
+        // Another NIC carries it, for certain.
+        put(&root, "/sys/class/net/br-ex/lower_eth2", "-> ../eth2");
+        assert!(hold(&lines).unwrap().is_mere());
+    }
+
+    #[test]
+    fn a_nic_whose_interface_is_in_another_namespace() {
+        let held_with = |driver| {
+            let (_directory, root) = tree(&[Card { driver, ..Card::at(NIC) }]);
+            held(&root, &Lifelines::default())
+        };
+        let expected =
+            "has the driver e1000e and no interface here: perhaps another network namespace has it";
+        assert_eq!(held_with(Some("e1000e")).as_deref(), Some(expected));
+        assert_eq!(held_with(Some("vfio-pci")), None);
+        assert_eq!(held_with(None), None);
     }
 
     #[test]

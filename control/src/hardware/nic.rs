@@ -4,8 +4,8 @@ use crate::root::Root;
 
 /// PCI class of what has to do with networks.
 const NETWORK: u32 = 0x02;
-/// PCI class of bridges, which forward and do not belong to anybody.
-const BRIDGE: u32 = 0x06;
+/// PCI class and subclass of bridges to another bus of PCI, which forward and do not belong to anybody.
+const BRIDGE: u32 = 0x0604;
 
 /// A device on the PCI bus; a NIC, if its class says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,8 +114,8 @@ fn group(root: &Root, address: &str) -> Option<Group> {
     let others = root.list(&format!("/sys/kernel/iommu_groups/{number}/devices")).into_iter();
     let others = others.filter(|other| other != address).filter_map(|other| {
         let path = directory(&other);
-        // Bridges of PCI may stay with their driver, which VFIO knows of.
-        let is_bridge = root.hex(&format!("{path}/class")).is_some_and(|class| class >> 16 == BRIDGE);
+        // Bridges of PCI may stay with their driver, which VFIO knows of; others may not.
+        let is_bridge = root.hex(&format!("{path}/class")).is_some_and(|class| class >> 8 == BRIDGE);
         let driver = root.target(&format!("{path}/driver")).filter(|_| !is_bridge)?;
         (!matches!(driver.as_str(), "vfio-pci" | "pci-stub")).then_some((other, driver))
     });
@@ -145,6 +145,12 @@ mod tests {
                 class: "0x060400",
                 ..Card::at("0000:00:01.0")
             },
+            Card {
+                driver: Some("lpc_ich"),
+                group: Some("7"),
+                class: "0x060100",
+                ..Card::at("0000:00:1f.0")
+            },
         ]);
         let nics = nics(&root);
         let [nic] = &nics[..] else { panic!("{nics:?}") };
@@ -152,7 +158,8 @@ mod tests {
         assert_eq!((nic.driver.as_deref(), nic.node), (Some("e1000e"), Some(1)));
         let group = nic.group.as_ref().unwrap();
         assert_eq!(group.number, "7");
-        assert_eq!(group.others, [("0000:01:00.1".to_owned(), "ahci".to_owned())]);
+        let other = |address: &str, driver: &str| (address.to_owned(), driver.to_owned());
+        assert_eq!(group.others, [other("0000:00:1f.0", "lpc_ich"), other("0000:01:00.1", "ahci")]);
         let [interface] = &nic.interfaces[..] else { panic!("{nic:?}") };
         assert_eq!((interface.name.as_str(), interface.up), ("eth1", true));
         assert_eq!((interface.link, interface.speed), (Some(true), Some(1000)));

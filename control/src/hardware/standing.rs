@@ -13,7 +13,9 @@ pub(crate) const VFIO: &str = "vfio-pci";
 pub(crate) const UIO: &str = "uio_pci_generic";
 
 /// Drivers of Linux beside which DPDK works: the NIC stays with them, and DPDK has queues of it.
-const SHARED: [&str; 4] = ["mlx5_core", "mlx4_core", "mana", "cxgb4"];
+const SHARED: [&str; 3] = ["mlx5_core", "mlx4_core", "mana"];
+/// Drivers that hand a device to a program and leave it alone.
+const HANDING: [&str; 3] = [VFIO, UIO, "igb_uio"];
 
 /// What keeps devices from the memory of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -28,13 +30,34 @@ impl Iommu {
     /// That of this machine.
     pub fn read(root: &Root) -> Iommu {
         let mode = root.read("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode");
-        // vfio-pci makes groups of its own where there is no IOMMU.
         let groups = root.list("/sys/kernel/iommu_groups");
-        let name = |group: &String| root.read(&format!("/sys/kernel/iommu_groups/{group}/name"));
         Iommu {
-            on: groups.iter().any(|group| name(group).is_none_or(|name| name != "vfio-noiommu")),
+            on: groups.iter().any(|group| !is_pretended(root, group)),
             waived: mode.is_some_and(|mode| mode == "Y"),
         }
+    }
+}
+
+/// Whether vfio-pci has made a group where there is no IOMMU.
+fn is_pretended(root: &Root, group: &str) -> bool {
+    let name = root.read(&format!("/sys/kernel/iommu_groups/{group}/name"));
+    name.is_some_and(|name| name == "vfio-noiommu")
+}
+
+impl Nic {
+    /// Whether it sees only the memory that it is shown, by an IOMMU or by its driver, so that who opens it needs no physical
+    /// addresses.
+    pub fn is_confined(&self, root: &Root) -> bool {
+        match self.driver.as_deref() {
+            Some(VFIO) => self.group.as_ref().is_some_and(|group| !is_pretended(root, &group.number)),
+            Some(driver) => SHARED.contains(&driver),
+            None => false,
+        }
+    }
+
+    /// The driver by which Linux uses it.
+    pub fn driver_of_linux(&self) -> Option<&str> {
+        self.driver.as_deref().filter(|driver| !HANDING.contains(driver))
     }
 }
 
@@ -252,6 +275,9 @@ mod tests {
         };
         assert_eq!(with("vfio-pci", Some("3")), Standing::Ready);
         assert_eq!(with("mlx5_core", None), Standing::Shared("mlx5_core".to_owned()));
+        // DPDK's driver for it wants it to itself.
+        let linux = Obstacle::Linux(NIC.to_owned(), "cxgb4".to_owned());
+        assert_eq!(with("cxgb4", Some("3")), Standing::Hindered(linux));
         assert_eq!(with("uio_pci_generic", None), Standing::Unprotected("uio_pci_generic".to_owned()));
         let (_directory, root) = tree(&[Card { driver: Some("vfio-pci"), ..Card::at(NIC) }]);
         put(&root, "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "Y");

@@ -415,13 +415,13 @@ fn by_which_interface_a_packet_would_leave() {
         assert_eq!(linux.way_to("198.51.100.7".parse().unwrap()).await.unwrap(), None);
         assert_eq!(linux.default_routes().await.unwrap(), HashSet::new());
         sh(
-            "ip link set lo up && ip link add a type veth peer name b && ip link set a up && ip link set b up",
+            "ip link set lo up && ip link add va type veth peer name vb && ip link set va up && ip link set vb up",
         );
         sh(
-            "ip address add 192.0.2.1/24 dev a && ip address add 10.0.0.1/24 dev b && ip address add 2001:db8::1/64 dev b nodad",
+            "ip address add 192.0.2.1/24 dev va && ip address add 10.0.0.1/24 dev vb && ip address add 2001:db8::1/64 dev vb nodad",
         );
         let index = async |name| linux.index_of(name).await.unwrap().unwrap();
-        let (a, b) = (index("a").await, index("b").await);
+        let (a, b) = (index("va").await, index("vb").await);
         assert_eq!(linux.way_to("10.0.0.7".parse().unwrap()).await.unwrap(), Some(b));
         assert_eq!(linux.way_to("2001:db8::7".parse().unwrap()).await.unwrap(), Some(b));
         // Also of a table of its own, and of several ways.

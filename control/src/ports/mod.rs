@@ -38,38 +38,60 @@ pub fn mtu(config: &Config) -> u16 {
 }
 
 /// The pools that packets come from: one on each NUMA node that a port is on, each as large as it can be needed.
-#[derive(Default)]
-pub struct Pools(BTreeMap<Option<u32>, &'static Mempool>);
+pub struct Pools<P = &'static Mempool> {
+    by_node: BTreeMap<Option<u32>, P>,
+    /// For nodes without memory.
+    elsewhere: Option<P>,
+}
+
+impl<P> Default for Pools<P> {
+    fn default() -> Self {
+        Pools { by_node: BTreeMap::new(), elsewhere: None }
+    }
+}
+
+impl<P: Copy> Pools<P> {
+    /// The pool on a node, or the one elsewhere, which is the same for all nodes without memory. `make` makes one on a node, or
+    /// on any, of this name.
+    fn on<E>(
+        &mut self,
+        node: Option<u32>,
+        make: impl Fn(Option<u32>, &str) -> std::result::Result<P, E>,
+    ) -> std::result::Result<P, E> {
+        if let Some(pool) = self.by_node.get(&node) {
+            return Ok(*pool);
+        }
+        let name = node.map_or("rvs-packets".to_owned(), |node| format!("rvs-packets-{node}"));
+        let pool = match (make(node, &name), self.elsewhere) {
+            (Ok(pool), _) => pool,
+            (Err(_), Some(pool)) => pool,
+            (Err(error), None) => {
+                let pool = make(None, "rvs-packets-elsewhere").map_err(|_| error)?;
+                tracing::warn!(
+                    node,
+                    "no memory for packets on the NIC's node; they are on another one, which is slower"
+                );
+                *self.elsewhere.insert(pool)
+            }
+        };
+        self.by_node.insert(node, pool);
+        Ok(pool)
+    }
+}
 
 impl Pools {
     /// The pool on a node; where that has no memory, one on any other.
     fn near(&mut self, node: Option<u32>, config: &Config, eal: &Eal) -> Result<&'static Mempool> {
         let node = node.or(eal.socket());
-        if let Some(pool) = self.0.get(&node) {
-            return Ok(pool);
-        }
         let (packets, data_room) = (packets(config), dpdk::data_room(mtu(config)));
-        let name = node.map_or("rvs-packets".to_owned(), |node| format!("rvs-packets-{node}"));
-        let pool = match Mempool::on(eal, node, &name, packets, POOL_CACHE, data_room) {
-            Ok(pool) => pool,
-            Err(error) => {
-                let elsewhere =
-                    Mempool::on(eal, None, "rvs-packets-elsewhere", packets, POOL_CACHE, data_room);
-                let pool = elsewhere.map_err(|_| error).with_context(|| {
-                    format!(
-                        "no memory for {packets} packets: reserve more hugepages (`rvs setup -c {}`), or raise eal.memory",
-                        config.path.display()
-                    )
-                })?;
-                tracing::warn!(
-                    node,
-                    "no memory for packets on the NIC's node; they are on another one, which is slower"
-                );
-                pool
-            }
-        };
-        self.0.insert(node, pool);
-        Ok(pool)
+        let make =
+            |node, name: &str| Mempool::on(eal, node, name, packets, POOL_CACHE, data_room);
+        self.on(node, make).with_context(|| {
+            format!(
+                "no memory for {packets} packets: reserve more hugepages (`rvs setup -c {}`), or raise eal.memory",
+                config.path.display()
+            )
+        })
     }
 }
 
@@ -125,4 +147,28 @@ pub fn usable_mac(mac: [u8; 6], index: usize) -> [u8; 6] {
 /// As people write a MAC.
 pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn nodes_without_memory_have_one_pool_together() {
+        // Numbers stand for pools; as with DPDK, a name is there once.
+        let made = RefCell::new(Vec::new());
+        let make = |node: Option<u32>, name: &str| {
+            if node.is_some_and(|node| node > 0) || made.borrow().iter().any(|known| known == name) {
+                return Err(());
+            }
+            made.borrow_mut().push(name.to_owned());
+            Ok(made.borrow().len())
+        };
+        let mut pools = Pools::<usize>::default();
+        let nodes = [Some(0), Some(1), Some(2), Some(0), Some(1)];
+        assert_eq!(nodes.map(|node| pools.on(node, make)), [Ok(1), Ok(2), Ok(2), Ok(1), Ok(2)]);
+        assert_eq!(*made.borrow(), ["rvs-packets-0", "rvs-packets-elsewhere"]);
+    }
 }

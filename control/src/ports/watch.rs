@@ -63,23 +63,28 @@ struct One {
     known: Arc<Known>,
     twin: Rc<Twin>,
     told: Option<bool>,
+    /// What the twin has.
+    carrier: Option<bool>,
+    has_complained: bool,
     notice: Option<Notice>,
 }
 
 impl Watch {
     /// Of the ports with these names, in their order; `reopen` is told when one has to be opened anew.
-    pub fn new<'a>(
+    pub fn new(
         linux: Linux,
         events: Events,
         reopen: Rc<Notify>,
-        ports: impl IntoIterator<Item = (&'a str, Arc<Known>, Rc<Twin>)>,
+        ports: Vec<(String, Arc<Known>, Rc<Twin>)>,
         is_upgrade: bool,
     ) -> Watch {
-        let one = |(name, known, twin): (&str, _, _)| One {
-            name: name.to_owned(),
+        let one = |(name, known, twin)| One {
+            name,
             known,
             twin,
             told: None,
+            carrier: None,
+            has_complained: false,
             notice: None,
         };
         Watch {
@@ -130,25 +135,29 @@ impl One {
             (Some(_), _) => Link { up: false, speed: None },
         };
         self.known.set(link, self.notice.map(word));
-        if self.told == Some(link.up) || !link.up && is_patient {
-            return;
-        }
-        if let Err(error) = linux.set_carrier(self.twin.ifindex(), link.up).await {
-            tracing::warn!(
-                twin = self.name,
-                error = format!("{error:#}"),
-                "the twin does not follow the port's link; trying again"
-            );
+        if !link.up && is_patient {
             return;
         }
         // That it is up at the start is what everybody expects.
-        if self.told.is_some() || !link.up {
+        if self.told.unwrap_or(true) != link.up {
             let (port, speed) = (self.name.clone(), link.speed);
-            let shown = LinkText { up: link.up, speed }.to_string();
-            tracing::info!("port {port}: link {shown}");
+            tracing::info!("port {port}: link {}", LinkText { up: link.up, speed });
             events.publish(if link.up { Kind::LinkUp { port, speed } } else { Kind::LinkDown { port } });
         }
         self.told = Some(link.up);
+        if self.carrier == Some(link.up) {
+            return;
+        }
+        match linux.set_carrier(self.twin.ifindex(), link.up).await {
+            Ok(()) => self.carrier = Some(link.up),
+            // It is tried again, and said once.
+            Err(error) if !self.has_complained => {
+                self.has_complained = true;
+                let error = format!("{error:#}");
+                tracing::warn!(twin = self.name, error, "the twin does not follow the port's link");
+            }
+            Err(_) => {}
+        }
     }
 }
 
@@ -202,7 +211,7 @@ mod tests {
         let twin = Rc::new(Twin::create(&linux, "wan", [2, 0, 0, 0, 0, 1], 1500).await.unwrap());
         let (events, known) = (Events::default(), Arc::new(Known::made_up()));
         let port = Port { link: Cell::new(Some(link)), notice: Cell::new(None) };
-        let ports = [("wan", known.clone(), twin)];
+        let ports = vec![("wan".to_owned(), known.clone(), twin)];
         let watch = Watch::new(linux, events.clone(), Rc::default(), ports, is_upgrade);
         (port, watch, known, events)
     }

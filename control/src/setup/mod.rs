@@ -11,10 +11,11 @@
 //!
 //! Only what is missing is done. Each step is printed as one would type it, so that an operator sees, and can do by hand, what
 //! dpdk-devbind.py, driverctl and sysctl would do. Nothing here survives a boot, neither the drivers nor the pages: a unit
-//! runs `rvs setup --boot` then.
+//! runs `rvs setup --boot` then, which takes the NICs that a run by hand has taken ([`Permit`]).
 
 mod change;
 mod doing;
+mod permit;
 mod plan;
 mod record;
 #[cfg(test)]
@@ -22,4 +23,5 @@ mod tests;
 
 pub(crate) use change::Linux;
 pub(crate) use doing::{Mode, apply, undo};
-pub(crate) use plan::plan;
+pub(crate) use permit::Permit;
+pub(crate) use plan::{Consent, plan};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::change::Change;
+use super::permit::Permit;
 use crate::config::Config;
 use crate::config::machine::available_memory;
 use crate::config::value::pci_address;
@@ -21,8 +22,19 @@ pub(crate) struct Plan {
     pub changes: Vec<Change>,
 }
 
-/// What this machine lacks for a configuration. With `take`, NICs with addresses of Linux are taken all the same.
-pub(crate) fn plan(root: &Root, config: &Config, lifelines: &Lifelines, take: bool) -> Plan {
+/// Which NICs may be taken from Linux; never one that this machine is reached by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Consent {
+    /// Those that Linux does not use.
+    Unused,
+    /// Those that it uses, too.
+    Used,
+    /// Those of this permit, at a boot.
+    Permitted(Permit),
+}
+
+/// What this machine lacks for a configuration.
+pub(crate) fn plan(root: &Root, config: &Config, lifelines: &Lifelines, consent: &Consent) -> Plan {
     let mut plan = Plan::default();
     let own: Vec<String> = config.ports.iter().filter_map(|port| pci_address(&port.device)).collect();
     for port in &config.ports {
@@ -31,6 +43,9 @@ pub(crate) fn plan(root: &Root, config: &Config, lifelines: &Lifelines, take: bo
         let wanted = match Standing::of(root, &address, nic.as_ref()) {
             Standing::Ready | Standing::Unprotected(_) => continue,
             Standing::Shared(driver) => {
+                // DPDK gets all that comes to it.
+                let taken = nic.iter().try_for_each(|nic| may_take(root, nic, config, lifelines, consent));
+                plan.refusals.extend(taken.err().map(|refusal| format!("port {}: {refusal}", port.name)));
                 plan.notes.push(format!(
                     "port {}: {address} stays with {driver}, beside which DPDK works",
                     port.name
@@ -51,13 +66,15 @@ pub(crate) fn plan(root: &Root, config: &Config, lifelines: &Lifelines, take: bo
             }
         };
         let Some(nic) = wanted else { continue };
-        match driver_for(root, &nic, &own, lifelines, take) {
+        let may = may_take(root, &nic, config, lifelines, consent);
+        match may.and_then(|()| driver_for(root, &nic, &own)) {
             Ok(driver) => plan.bind(root, &port.name, nic, driver),
             Err(refusal) => plan.refusals.push(format!("port {}: {refusal}", port.name)),
         }
     }
     match reserve(root, config) {
-        Ok(changes) => plan.changes.extend(changes),
+        // First, since it is what fails most easily, and can be taken back without a trace.
+        Ok(changes) => drop(plan.changes.splice(0..0, changes)),
         Err(refusal) => plan.refusals.push(format!("memory: {refusal}")),
     }
     plan
@@ -79,24 +96,35 @@ impl Plan {
     }
 }
 
-/// The driver that a NIC is to have, or why Linux keeps it.
-fn driver_for(
+/// Whether Linux can do without a NIC, or why not.
+fn may_take(
     root: &Root,
     nic: &Nic,
-    own: &[String],
+    config: &Config,
     lifelines: &Lifelines,
-    take: bool,
-) -> Result<&'static str, String> {
+    consent: &Consent,
+) -> Result<(), String> {
+    if let Consent::Permitted(permit) = consent {
+        permit.check(nic, config)?;
+    }
+    match lifelines.of(root, nic) {
+        Some(hold) if *consent == Consent::Unused || !hold.is_mere() => {
+            Err(format!("{} {hold}; {}", nic.address, hold.remedy()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The driver that a NIC is to have, or why it cannot have it.
+fn driver_for(root: &Root, nic: &Nic, own: &[String]) -> Result<&'static str, String> {
     let address = &nic.address;
-    if let Some(hold) = lifelines.of(root, nic)
-        && !(take && hold.is_mere_address())
-    {
-        let remedy = if hold.is_mere_address() {
-            "remove it, or `rvs setup --take` takes the NIC all the same"
-        } else {
-            "it stays with Linux; take another NIC, or another way in"
-        };
-        return Err(format!("{address} {hold}; {remedy}"));
+    let functions = format!("/sys/bus/pci/devices/{address}/sriov_numvfs");
+    let count: u32 = root.number(&functions).unwrap_or(0);
+    if count > 0 {
+        return Err(format!(
+            "{address} has {count} virtual functions, which would be lost with its driver; take one of them, or another \
+             NIC, or give them up (echo 0 > {functions})"
+        ));
     }
     if let Some(obstacle) = with_others(Some(nic), own) {
         return Err(format!("{obstacle}; {}", obstacle.remedy("")));

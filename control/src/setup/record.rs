@@ -4,6 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::change::{Change, driver_of, forced_driver};
@@ -41,17 +42,15 @@ pub(super) struct Pages {
     pub file: String,
     /// How many there were.
     pub count: u64,
+    /// How many were added.
+    pub added: u64,
 }
 
 impl Record {
     /// What has been noted since this machine was booted; none if nothing was.
     pub fn read(root: &Root) -> Result<Option<Record>> {
-        let shown = || format!("cannot read {FILE}, where rvs setup has noted what was before");
-        let record: Record = match fs::read(root.path(FILE)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            read => serde_json::from_slice(&read.with_context(shown)?).with_context(shown)?,
-        };
-        Ok((record.boot == boot(root)).then_some(record))
+        let record: Option<Record> = noted(root, FILE)?;
+        Ok(record.filter(|record| record.boot == boot(root)))
     }
 
     /// What is now, as far as these changes touch it.
@@ -65,23 +64,26 @@ impl Record {
                     driver_override: forced_driver(root, address),
                     address: address.clone(),
                 }),
-                Change::Reserve { file, from, .. } => {
-                    record.pages.push(Pages { file: file.clone(), count: *from });
+                Change::Reserve { file, from, to } => {
+                    record.pages.push(Pages { file: file.clone(), count: *from, added: to - from });
                 }
             }
         }
         record
     }
 
-    /// With what another one notes and this does not: the oldest word counts.
+    /// With what another one notes: of what was before the oldest word counts, what was added is added up.
     pub fn and(mut self, later: Record) -> Record {
         self.boot = later.boot;
         let is_new = |nic: &Nic| self.nics.iter().all(|known| known.address != nic.address);
         let nics: Vec<Nic> = later.nics.into_iter().filter(is_new).collect();
         self.nics.extend(nics);
-        let is_new = |pages: &Pages| self.pages.iter().all(|known| known.file != pages.file);
-        let pages: Vec<Pages> = later.pages.into_iter().filter(is_new).collect();
-        self.pages.extend(pages);
+        for pages in later.pages {
+            match self.pages.iter_mut().find(|known| known.file == pages.file) {
+                Some(known) => known.added += pages.added,
+                None => self.pages.push(pages),
+            }
+        }
         self
     }
 
@@ -90,22 +92,39 @@ impl Record {
         self.nics.is_empty() && self.pages.is_empty()
     }
 
-    /// Notes it down, in one piece; nothing in it means no file.
+    /// Notes it down; nothing in it means no file.
     pub fn write(&self, root: &Root) -> Result<()> {
-        let (path, shown) =
-            (root.path(FILE), || format!("cannot note down in {FILE} what was before; it takes root"));
-        if self.is_empty() {
-            return match fs::remove_file(path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(shown),
-                _ => Ok(()),
-            };
+        if self.is_empty() { forget(root, FILE) } else { note(root, FILE, self) }
+    }
+}
+
+/// What a file of notes says, if there is one.
+pub(super) fn noted<T: DeserializeOwned>(root: &Root, file: &str) -> Result<Option<T>> {
+    let shown = || format!("cannot read {file}, the notes of rvs setup");
+    match fs::read(root.path(file)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        read => Ok(Some(serde_json::from_slice(&read.with_context(shown)?).with_context(shown)?)),
+    }
+}
+
+/// Notes down, in one piece.
+pub(super) fn note(root: &Root, file: &str, value: &impl Serialize) -> Result<()> {
+    let (path, shown) = (root.path(file), || format!("cannot write {file}, the notes of rvs setup; it takes root"));
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).with_context(shown)?;
+    }
+    let new = path.with_extension("new");
+    fs::write(&new, serde_json::to_vec_pretty(value)?).with_context(shown)?;
+    fs::rename(new, path).with_context(shown)
+}
+
+/// Removes a file of notes, if there is one.
+pub(super) fn forget(root: &Root, file: &str) -> Result<()> {
+    match fs::remove_file(root.path(file)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {file}, the notes of rvs setup; it takes root"))
         }
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).with_context(shown)?;
-        }
-        let new = path.with_extension("new");
-        fs::write(&new, serde_json::to_vec_pretty(self)?).with_context(shown)?;
-        fs::rename(new, path).with_context(shown)
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::change::{Kernel, driver_of};
 use super::plan::Plan;
-use super::{Mode, apply, plan, undo};
+use super::{Consent, Mode, Permit, apply, plan, undo};
 use crate::config::Config;
 use crate::hardware::Lifelines;
 use crate::hardware::testing::{Card, plug};
@@ -46,7 +46,10 @@ impl Kernel for Imitation {
         } else if let Some(device) = path.strip_suffix("/driver/unbind") {
             assert!(device.ends_with(line));
             fs::remove_file(self.root.path(&format!("{device}/driver")))?;
-            let _ = fs::remove_dir_all(self.root.path(&format!("{device}/net")));
+            // Kept for the driver that makes it.
+            let (net, gone) = (format!("{device}/net"), format!("{device}/gone"));
+            fs::create_dir_all(self.root.path(&gone))?;
+            let _ = fs::rename(self.root.path(&net), self.root.path(&format!("{gone}/net")));
         } else if path == "/sys/bus/pci/drivers_probe" {
             let wanted = self.root.read(&format!("/sys/bus/pci/devices/{line}/driver_override")).unwrap();
             self.bind(line, if wanted == "(null)" { "e1000e" } else { &wanted });
@@ -79,6 +82,10 @@ impl Imitation {
                 &format!("/sys/bus/pci/devices/{address}/driver"),
                 &format!("-> ../../drivers/{driver}"),
             );
+            if driver == "e1000e" {
+                let device = self.root.path(&format!("/sys/bus/pci/devices/{address}"));
+                let _ = fs::rename(device.join("gone/net"), device.join("net"));
+            }
         }
     }
 }
@@ -117,12 +124,13 @@ fn config(text: &str) -> Config {
 }
 
 fn planned(kernel: &Imitation) -> Plan {
-    plan(kernel.root(), &config(""), &Lifelines::default(), false)
+    plan(kernel.root(), &config(""), &Lifelines::default(), &Consent::Unused)
 }
 
 /// The one reason why nothing would be done.
 fn refusal(kernel: &Imitation, lifelines: &Lifelines, take: bool) -> String {
-    let plan = plan(kernel.root(), &config(""), lifelines, take);
+    let consent = if take { Consent::Used } else { Consent::Unused };
+    let plan = plan(kernel.root(), &config(""), lifelines, &consent);
     let [refusal] = &plan.refusals[..] else { panic!("{plan:#?}") };
     refusal.clone()
 }
@@ -140,13 +148,13 @@ fn everything(kernel: &Imitation) -> Vec<(String, String)> {
     fn collect(directory: &Path, all: &mut Vec<(String, String)>) {
         for entry in fs::read_dir(directory).unwrap().flatten() {
             let (path, kind) = (entry.path(), entry.file_type().unwrap());
-            let contents = match () {
-                () if kind.is_dir() => {
-                    collect(&path, all);
-                    continue;
-                }
-                () if kind.is_symlink() => fs::read_link(&path).unwrap().display().to_string(),
-                () => fs::read_to_string(&path).unwrap(),
+            if kind.is_dir() {
+                collect(&path, all);
+                continue;
+            }
+            let contents = match kind.is_symlink() {
+                true => fs::read_link(&path).unwrap().display().to_string(),
+                false => fs::read_to_string(&path).unwrap(),
             };
             all.push((path.display().to_string(), contents));
         }
@@ -165,6 +173,7 @@ fn everything(kernel: &Imitation) -> Vec<(String, String)> {
 }
 
 const STEPS: &str = "\
+echo 262 > /sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages
 modprobe vfio-pci
 echo vfio-pci > /sys/bus/pci/devices/0000:01:00.0/driver_override
 echo 0000:01:00.0 > /sys/bus/pci/devices/0000:01:00.0/driver/unbind
@@ -172,7 +181,6 @@ echo 0000:01:00.0 > /sys/bus/pci/drivers_probe
 echo vfio-pci > /sys/bus/pci/devices/0000:01:00.1/driver_override
 echo 0000:01:00.1 > /sys/bus/pci/devices/0000:01:00.1/driver/unbind
 echo 0000:01:00.1 > /sys/bus/pci/drivers_probe
-echo 262 > /sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages
 ";
 
 #[test]
@@ -238,7 +246,7 @@ fn pages_on_the_node_of_each_nic() {
         Card { driver: Some("vfio-pci"), group: Some("5"), node: 0, ..Card::at(WAN) },
         Card { driver: Some("vfio-pci"), group: Some("6"), node: 1, ..Card::at(LAN) },
     ]);
-    let plan = plan(kernel.root(), &config("[eal]\nmemory = 101"), &Lifelines::default(), false);
+    let plan = plan(kernel.root(), &config("[eal]\nmemory = 101"), &Lifelines::default(), &Consent::Unused);
     let steps: Vec<String> =
         plan.changes.iter().flat_map(|change| change.steps()).map(|step| step.to_string()).collect();
     // 51 MB each; ten pages are free.
@@ -247,28 +255,31 @@ fn pages_on_the_node_of_each_nic() {
 
 #[test]
 fn what_fails_takes_all_of_it_back() {
-    for (broken, shy, most_pages, expected) in [
+    let (nothing, unset) = ("nothing is changed: ", "all of it is taken back, but what was set in Linux on ");
+    for (broken, shy, most_pages, begin, expected) in [
         (
             Some("vfio-pci"),
             None,
             1 << 20,
+            nothing.to_owned(),
             "cannot load vfio-pci: modprobe: ERROR: could not insert 'vfio-pci'",
         ),
         (
             Some("0000:01:00.1/driver_override"),
             None,
             1 << 20,
+            format!("{unset}0000:01:00.0 ("),
             "cannot write \"vfio-pci\" to /sys/bus/pci/devices/0000:01:00.1",
         ),
-        (None, Some("vfio-pci"), 1 << 20, "vfio-pci does not take 0000:01:00.0; `dmesg` may tell why"),
-        (None, None, 100, "Linux has found memory for 100 of 262 hugepages"),
+        (None, Some("vfio-pci"), 1 << 20, format!("{unset}0000:01:00.0 ("), "vfio-pci does not take 0000:01:00.0; `dmesg` may tell why"),
+        (None, None, 100, nothing.to_owned(), "Linux has found memory for 100 of 262 hugepages"),
     ] {
         let (_directory, mut kernel) = two_nics();
         let before = everything(&kernel);
         (kernel.broken, kernel.shy, kernel.most_pages) = (broken, shy, most_pages);
         let (_, result) = run(&mut kernel, Mode::Do);
         let error = format!("{:#}", result.unwrap_err());
-        assert!(error.starts_with("nothing is changed: ") && error.contains(expected), "{error}");
+        assert!(error.starts_with(&begin) && error.contains(expected), "{error}");
         assert_eq!(everything(&kernel), before, "{expected}");
     }
 }
@@ -276,10 +287,10 @@ fn what_fails_takes_all_of_it_back() {
 #[test]
 fn what_could_not_be_taken_back_can_be_tried_again() {
     let (_directory, mut kernel) = two_nics();
-    // The pages fail, and then the driver refuses to come back.
-    (kernel.broken, kernel.shy) = (Some("nr_hugepages"), Some("e1000e"));
+    // The second NIC fails, and then the driver refuses to take the first one back.
+    (kernel.broken, kernel.shy) = (Some("0000:01:00.1/driver_override"), Some("e1000e"));
     let error = format!("{:#}", run(&mut kernel, Mode::Do).1.unwrap_err());
-    assert!(error.contains("nr_hugepages: Input/output error"), "{error}");
+    assert!(error.contains("driver_override: Input/output error"), "{error}");
     assert!(error.contains("it could not be taken back (`rvs setup --undo` tries again)"), "{error}");
     assert!(error.contains("0000:01:00.0 is not with e1000e again"), "{error}");
     (kernel.broken, kernel.shy) = (None, None);
@@ -306,7 +317,7 @@ fn what_keeps_the_operator_in_stays() {
         refusal(&kernel, &lines, false),
         "port lan: 0000:01:00.1 has the address 10.0.0.1 (eth2); remove it, or `rvs setup --take` takes the NIC all the same"
     );
-    assert_eq!(plan(kernel.root(), &config(""), &lines, true).refusals, [""; 0]);
+    assert_eq!(plan(kernel.root(), &config(""), &lines, &Consent::Used).refusals, [""; 0]);
     lines.ssh = Some(("198.51.100.7".parse().unwrap(), "eth2".to_owned()));
     let session =
         "port lan: 0000:01:00.1 carries your SSH session from 198.51.100.7 (eth2); it stays with Linux";
@@ -362,8 +373,8 @@ fn nics_that_cannot_be_had() {
 #[test]
 fn ports_that_share_a_group_go_together() {
     let cards = [
-        Card { driver: Some("e1000e"), group: Some("5"), ..Card::at(WAN) },
-        Card { driver: Some("e1000e"), group: Some("5"), ..Card::at(LAN) },
+        Card { driver: Some("e1000e"), group: Some("5"), interface: Some("eth1"), ..Card::at(WAN) },
+        Card { driver: Some("e1000e"), group: Some("5"), interface: Some("eth2"), ..Card::at(LAN) },
     ];
     let (_directory, mut kernel) = with(&cards);
     run(&mut kernel, Mode::Do).1.unwrap();
@@ -377,7 +388,7 @@ fn ports_that_share_a_group_go_together() {
 #[test]
 fn without_an_iommu() {
     let cards = [
-        Card { driver: Some("e1000e"), ..Card::at(WAN) },
+        Card { driver: Some("e1000e"), interface: Some("eth1"), ..Card::at(WAN) },
         Card { driver: Some("vfio-pci"), ..Card::at(LAN) },
     ];
     let (_directory, mut kernel) = with(&cards);
@@ -402,12 +413,21 @@ fn without_an_iommu() {
 
 #[test]
 fn drivers_beside_which_dpdk_works_keep_their_nics() {
-    let shared = |address| Card { driver: Some("mlx5_core"), group: Some("5"), ..Card::at(address) };
-    let (_directory, kernel) = with(&[shared(WAN), shared(LAN)]);
+    let shared = |address, interface| Card {
+        driver: Some("mlx5_core"),
+        group: Some("5"),
+        interface: Some(interface),
+        ..Card::at(address)
+    };
+    let (_directory, kernel) = with(&[shared(WAN, "eth1"), shared(LAN, "eth2")]);
     put(&kernel.root, &format!("{NODE0}/free_hugepages"), "300");
     let plan = planned(&kernel);
     assert_eq!((plan.changes, plan.refusals), (Vec::new(), Vec::new()));
     assert_eq!(plan.notes[0], "port wan: 0000:01:00.0 stays with mlx5_core, beside which DPDK works");
+    // DPDK gets what comes to it all the same.
+    let lines = Lifelines { default_routes: ["eth1".to_owned()].into(), ..Lifelines::default() };
+    let route = "port wan: 0000:01:00.0 carries the default route (eth1); it stays with Linux";
+    assert!(refusal(&kernel, &lines, true).starts_with(route));
 }
 
 #[test]
@@ -427,4 +447,100 @@ fn nothing_is_taken_back_from_under_a_running_program() {
     let error = undo(&mut kernel, Mode::Do, &mut Vec::new()).unwrap_err().to_string();
     assert_eq!(error, "0000:01:00.1 is in use by process 12 (rvs); end it first (`systemctl stop rvs`)");
     assert_eq!(driver_of(&kernel.root, WAN).as_deref(), Some("vfio-pci"));
+}
+
+#[test]
+fn a_boot_takes_what_was_taken_by_hand() {
+    let boot = |kernel: &Imitation, lifelines: &Lifelines| {
+        let permit = Permit::read(kernel.root()).unwrap();
+        plan(kernel.root(), &config(""), lifelines, &Consent::Permitted(permit))
+    };
+    let (_directory, mut kernel) = two_nics();
+    let unknown = "has not been taken by hand yet, and a boot takes no others; run `rvs setup -c /etc/rvs/rvs.toml`";
+    assert_eq!(
+        boot(&kernel, &Lifelines::default()).refusals,
+        [format!("port wan: {WAN} {unknown}"), format!("port lan: {LAN} {unknown}")]
+    );
+
+    Permit::give(kernel.root(), &config("")).unwrap();
+    // One that was taken may have its address already, but is not what this machine is reached by.
+    let mut lines = Lifelines::default();
+    lines.addresses.push(("eth2".to_owned(), "10.0.0.1".parse().unwrap()));
+    let plan = boot(&kernel, &lines);
+    assert_eq!((&plan.refusals[..], plan.changes), (&[][..], planned(&kernel).changes));
+    lines.default_routes.insert("eth2".to_owned());
+    assert!(boot(&kernel, &lines).refusals[0].contains("carries the default route"));
+
+    // Another card has its address.
+    put(&kernel.root, &format!("/sys/bus/pci/devices/{WAN}/device"), "0x1521");
+    let changed = format!("port wan: {WAN} is a 8086:1521 now and was a 8086:10d3 when it was taken by hand");
+    assert!(boot(&kernel, &Lifelines::default()).refusals[0].starts_with(&changed));
+    put(&kernel.root, &format!("/sys/bus/pci/devices/{WAN}/device"), "0x10d3");
+
+    // A file that names another NIC.
+    let other = crate::config::parse(
+        Path::new("/etc/rvs/rvs.toml"),
+        format!("[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"{WAN}\"\n").into(),
+    );
+    Permit::give(kernel.root(), &other.unwrap()).unwrap();
+    assert_eq!(boot(&kernel, &Lifelines::default()).refusals, [format!("port lan: {LAN} {unknown}")]);
+
+    // What is taken back is not taken again.
+    Permit::give(kernel.root(), &config("")).unwrap();
+    run(&mut kernel, Mode::Do).1.unwrap();
+    put(&kernel.root, "/proc/sys/kernel/random/boot_id", "second");
+    assert_eq!(boot(&kernel, &Lifelines::default()).refusals, [""; 0]);
+    assert!(!undo(&mut kernel, Mode::Do, &mut Vec::new()).unwrap());
+    assert_eq!(Permit::read(kernel.root()).unwrap(), Permit::default());
+}
+
+#[test]
+fn virtual_functions_are_not_lost_by_the_way() {
+    let (_directory, kernel) = two_nics();
+    let functions = format!("/sys/bus/pci/devices/{WAN}/sriov_numvfs");
+    put(&kernel.root, &functions, "0");
+    assert_eq!(planned(&kernel).refusals, [""; 0]);
+    put(&kernel.root, &functions, "4");
+    let expected =
+        format!("port wan: {WAN} has 4 virtual functions, which would be lost with its driver; take one of");
+    assert!(refusal(&kernel, &Lifelines::default(), true).starts_with(&expected));
+}
+
+/// A reader that has gone.
+struct Gone;
+
+impl io::Write for Gone {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn nobody_has_to_read_along() {
+    let (_directory, mut kernel) = two_nics();
+    let before = everything(&kernel);
+    let plan = planned(&kernel);
+    kernel.broken = Some("0000:01:00.1/driver_override");
+    let error = format!("{:#}", apply(&mut kernel, &plan.changes, Mode::Do, &mut Gone).unwrap_err());
+    assert!(error.contains("driver_override: Input/output error"), "{error}");
+    assert_eq!(everything(&kernel), before);
+    kernel.broken = None;
+    apply(&mut kernel, &plan.changes, Mode::Do, &mut Gone).unwrap();
+    assert_eq!(driver_of(&kernel.root, LAN).as_deref(), Some("vfio-pci"));
+    assert!(undo(&mut kernel, Mode::Do, &mut Gone).unwrap());
+    assert_eq!(everything(&kernel), before);
+}
+
+#[test]
+fn hugepages_that_others_have_added_stay() {
+    let (_directory, mut kernel) = two_nics();
+    run(&mut kernel, Mode::Do).1.unwrap();
+    let file = format!("{NODE0}/nr_hugepages");
+    put(&kernel.root, &file, "300");
+    assert!(undo(&mut kernel, Mode::Do, &mut Vec::new()).unwrap());
+    assert_eq!(kernel.root.number(&file), Some(300 - 246));
 }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use super::packet::{Packet, Side, Work};
-use super::resolve::Judgement;
+use super::resolve::{Judgement, Path};
 use super::{BURST, Engine, Verdict, classify, parse};
 use crate::clock::Tick;
 use crate::counters::Drop;
@@ -60,7 +60,7 @@ pub fn explain(snapshot: &Snapshot, table: &Table, now: Tick, port: PortIndex, f
     // Whose packet it is: the first two stages, which change nothing.
     let mut work = Work::new();
     let mac = &snapshot.ports[usize::from(port)].mac;
-    parse::parse_all(&engine, snapshot, mac, &burst, &mut work, &mut verdicts);
+    parse::parse_all(&Path { engine: &engine, snapshot, now }, mac, &mut burst, &mut work, &mut verdicts);
     classify::classify_all(snapshot, false, &engine.table, &mut work, &mut verdicts);
     let ([packet], [frame]) = (&work.packets[..work.count], &mut burst) else {
         let (verdict, [frame]) = (verdicts[0], burst);

@@ -11,9 +11,11 @@ mod express;
 mod look_up;
 mod packet;
 mod parse;
+mod related;
 pub mod reset;
 mod resolve;
 mod rewrite;
+pub mod tell;
 #[cfg(test)]
 mod tests;
 
@@ -156,8 +158,10 @@ impl Engine {
         let mut work = Work::new();
         let mac = &snapshot.ports[usize::from(port)].mac;
 
+        let path = resolve::Path { engine: self, snapshot, now };
+
         // 1. parse
-        parse::parse_all(self, snapshot, mac, burst, &mut work, verdicts);
+        parse::parse_all(&path, mac, burst, &mut work, verdicts);
         probe.done(Stage::Parse);
 
         // 2. classify
@@ -169,7 +173,6 @@ impl Engine {
         probe.done(Stage::LookUp);
 
         // 4. resolve, 5. rewrite
-        let path = resolve::Path { engine: self, snapshot, now };
         let common = path.finish_all(&order, &mut work, burst, verdicts);
         probe.done(Stage::Rewrite);
         common

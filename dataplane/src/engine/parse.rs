@@ -1,12 +1,12 @@
 //! Stage 1: from bytes to a [`Packet`], or out by a named way.
 
 use super::packet::{Packet, Work};
-use super::{BURST, Engine, Frame, Verdict};
+use super::resolve::Path;
+use super::{BURST, Frame, Verdict, related};
 use crate::counters::{Drop, Punt};
 use crate::service::Protocol;
 use crate::snapshot::Snapshot;
 use crate::wire::ethernet::{self, Ethernet, Mac};
-use crate::wire::icmp;
 use crate::wire::ipv4::{Ipv4, Malformed};
 use crate::wire::plain::{self, MacPattern, Plain};
 use crate::wire::transport::Transport;
@@ -18,20 +18,19 @@ const UDP: u8 = Protocol::Udp.number();
 /// Stage 1: every packet of a burst that came in on a port with this MAC.
 #[inline(never)]
 pub(super) fn parse_all<F: Frame>(
-    engine: &Engine,
-    snapshot: &Snapshot,
+    path: &Path<'_>,
     mac: &Mac,
-    burst: &[F],
+    burst: &mut [F],
     work: &mut Work,
     verdicts: &mut [Verdict; BURST],
 ) {
     burst.iter().for_each(Frame::prefetch);
-    let pattern = if engine.express { MacPattern::new(mac) } else { MacPattern::NOBODY };
+    let pattern = if path.engine.express { MacPattern::new(mac) } else { MacPattern::NOBODY };
     let mut count = 0;
     for index in 0..burst.len().min(BURST) {
         let packet = &mut work.packets[count % BURST];
         if !parse_plain(&burst[index], pattern, packet)
-            && let Err(verdict) = parse_odd(&burst[index], mac, snapshot, packet)
+            && let Err(verdict) = parse_odd(path, &mut burst[index], mac, packet)
         {
             verdicts[index] = verdict;
             continue;
@@ -69,8 +68,12 @@ fn parse_plain(frame: &impl Frame, mac: MacPattern, packet: &mut Packet) -> bool
 /// Parses a frame that is not plain.
 #[cold]
 #[inline(never)]
-fn parse_odd(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot, packet: &mut Packet) -> Result<(), Verdict> {
-    *packet = parse(frame, mac, snapshot)?;
+fn parse_odd(path: &Path<'_>, frame: &mut impl Frame, mac: &Mac, packet: &mut Packet) -> Result<(), Verdict> {
+    match parse(frame, mac, path.snapshot) {
+        Ok(parsed) => *packet = parsed,
+        Err(Verdict::Punt(Punt::Icmp)) => return Err(related::follow(path, frame)),
+        Err(verdict) => return Err(verdict),
+    }
     Ok(())
 }
 
@@ -105,9 +108,6 @@ fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Result<Packet, V
     let protocol = match ip.protocol {
         TCP => Protocol::Tcp,
         UDP => Protocol::Udp,
-        ICMP if concerns_a_client(ip.destination, &packet[ip.header_length..], snapshot) => {
-            return Err(Verdict::Drop(Drop::IcmpError));
-        }
         ICMP => return Err(Verdict::Punt(Punt::Icmp)),
         _ => return Err(Verdict::Punt(Punt::OtherProtocol)),
     };
@@ -132,17 +132,4 @@ fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Result<Packet, V
         flags: transport.flags,
         ..Packet::default()
     })
-}
-
-/// Whether an ICMP message is an error about a packet to an endpoint that this router has rewritten. Linux would route it
-/// to the client, who must not see it: it names the real server. One for the router itself is about a packet of its own:
-/// a health check waits for it ("port unreachable" is all that one by UDP may have to go by).
-#[cold]
-fn concerns_a_client(destination: u32, message: &[u8], snapshot: &Snapshot) -> bool {
-    if snapshot.fib.is_own(destination) {
-        return false;
-    }
-    let Some(quote) = icmp::quoted(message) else { return false };
-    let Some(protocol) = Protocol::from_number(quote.protocol) else { return false };
-    snapshot.endpoint_at(quote.destination, quote.destination_port, protocol).is_some()
 }

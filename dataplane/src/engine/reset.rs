@@ -8,7 +8,7 @@ use crate::service::{Mode, Protocol};
 use crate::snapshot::{Dest, Snapshot};
 use crate::table::{Client, Judge, Table, Word, Worth};
 use crate::wire::checksum;
-use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::transport::{ACK, RST, Transport};
 
 /// An IPv4 packet without payload: 20 bytes of header, 20 of TCP.
@@ -85,16 +85,8 @@ struct Told {
 
 fn segment_of(from: End, to: End, told: Told) -> Reset {
     let mut packet = [0; 40];
-    let (ip, tcp) = packet.split_at_mut(20);
-    ip[0] = 0x45;
-    ip[2..4].copy_from_slice(&40u16.to_be_bytes());
-    ip[6] = 0x40; // don't fragment
-    (ip[8], ip[9]) = (64, TCP);
-    ip[12..16].copy_from_slice(&from.address.to_be_bytes());
-    ip[16..20].copy_from_slice(&to.address.to_be_bytes());
-    let sum = !checksum::sum(ip);
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
-
+    let (ip, tcp) = packet.split_at_mut(ipv4::HEADER);
+    ip.copy_from_slice(&ipv4::header(40, TCP, from.address, to.address));
     tcp[0..2].copy_from_slice(&from.port.to_be_bytes());
     tcp[2..4].copy_from_slice(&to.port.to_be_bytes());
     tcp[4..8].copy_from_slice(&told.sequence.to_be_bytes());

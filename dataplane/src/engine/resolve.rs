@@ -42,18 +42,19 @@ impl<'a> Path<'a> {
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex> {
         let mut progress = Progress::default();
-        self.finish(order, 0..order.hits, work, burst, verdicts, &mut progress);
+        self.finish::<false, _>(order, 0..order.hits, work, burst, verdicts, &mut progress);
         if order.hits < work.count {
             look_up::look_further(self.snapshot, &self.engine.table, order, work);
-            self.finish(order, order.hits..work.count, work, burst, verdicts, &mut progress);
+            self.finish::<true, _>(order, order.hits..work.count, work, burst, verdicts, &mut progress);
         }
         progress.tally.count(&self.engine.counters);
         progress.common.of_all(burst.len())
     }
 
-    /// Stages 4 and 5 for the packets whose turn it is.
+    /// Stages 4 and 5 for the packets whose turn it is. `REST` is whether they were not found in their home buckets; what
+    /// may begin a connection then goes the long way at once.
     #[inline(never)]
-    fn finish<F: Frame>(
+    fn finish<const REST: bool, F: Frame>(
         &self,
         order: &Order,
         turns: Range<usize>,
@@ -67,12 +68,13 @@ impl<'a> Path<'a> {
         }
         for turn in turns {
             let packet = &mut work.packets[order.turn(turn)];
-            if progress.stale {
+            let is_known = !(REST && packet.search == Search::Due);
+            if progress.stale && is_known {
                 packet.look_again(&self.engine.table);
             }
             let Some(frame) = burst.get_mut(usize::from(packet.index)) else { continue };
             let verdict = &mut verdicts[usize::from(packet.index) % BURST];
-            if let Some(port) = express::pass(self, packet, frame, &mut progress.tally) {
+            if is_known && let Some(port) = express::pass(self, packet, frame, &mut progress.tally) {
                 progress.common.add(port);
                 *verdict = Verdict::Forward(port);
                 continue;
@@ -110,20 +112,25 @@ impl<'a> Path<'a> {
     }
 
     /// Stage 4: the dest of the packet's connection, which is found or begun and whose state follows.
+    #[inline]
     fn resolve(&self, packet: &Packet) -> Result<&'a Dest, Verdict> {
-        let Packet { client, hash, .. } = *packet;
-        let side = packet.side();
-        let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, taking: None };
-        let table = &self.engine.table;
         if packet.search == Search::Vacancy
             && let Some(dest) = self.begin(packet, Some(packet.slot))?
         {
             return Ok(dest);
         }
+        self.find_or_begin(packet)
+    }
+
+    #[inline(never)]
+    fn find_or_begin(&self, packet: &Packet) -> Result<&'a Dest, Verdict> {
+        let Packet { client, hash, .. } = *packet;
+        let judge =
+            Judgement { snapshot: self.snapshot, now: self.now, side: packet.side(), client, taking: None };
         // Another worker may change the word between our look and our swap; then look again. Each round
         // that fails is one in which another worker got on.
         loop {
-            match table.find(hash, client, &judge) {
+            match self.engine.table.find(hash, client, &judge) {
                 Some((slot, word)) => {
                     if let Some(dest) = self.advance(slot, word, packet)? {
                         return Ok(dest);
@@ -222,6 +229,14 @@ impl<'a> Path<'a> {
         }
         dest.gauge.leave(active);
         if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(None) }
+    }
+
+    /// Counts a packet of so many bytes that is forwarded.
+    #[inline]
+    pub fn count(&self, dest: &Dest, direction: Direction, length: u16) {
+        let (direction, bytes) = (direction as usize, u64::from(length));
+        dest.traffic[self.engine.worker].add(direction, 1, bytes);
+        self.engine.counters.traffic.add(direction, 1, bytes);
     }
 
     fn schedule(&self, service: &Service, packet: &Packet) -> Result<(&'a Dest, Word), Verdict> {

@@ -13,27 +13,51 @@ use crate::wire::{ethernet, ipv4, transport};
 #[inline]
 pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut impl Frame) -> Verdict {
     let inward = packet.direction == Direction::In;
-    let service = &path.snapshot.services[dest.service as usize];
-    let mode = service.mode;
-    let next_hop = if inward { dest.next_hop } else { path.snapshot.fib.look_up(packet.destination) };
-    let (verdict, addresses) = match next_hop {
-        NextHop::Ready(adjacency) if packet.length > adjacency.mtu => return Verdict::Drop(Drop::TooBig),
-        NextHop::Ready(adjacency) => (Verdict::Forward(adjacency.port), Some(adjacency.addresses)),
-        // Linux would deliver a packet to the virtual address to itself.
-        NextHop::Unresolved(..) if mode == Mode::Dr => return Verdict::Drop(Drop::NoNeighbour),
-        NextHop::Unresolved(..) => (Verdict::Punt(Punt::Unresolved), None),
-        // A real server that is this machine: the router that has the address sends it packets to the virtual address.
-        NextHop::NoRoute if inward && !service.live => return Verdict::Punt(Punt::NoService),
-        NextHop::NoRoute => return Verdict::Drop(Drop::NoRoute),
-    };
+    let mode = path.snapshot.services[dest.service as usize].mode;
+    let Hop { verdict, addresses } =
+        match next_hop(path, dest, packet.direction, packet.length, packet.destination) {
+            Ok(hop) => hop,
+            Err(verdict) => return verdict,
+        };
     if !write(packet, dest, inward, mode, addresses.as_ref(), frame) {
         return Verdict::Drop(Drop::BadIpHeader);
     }
-
-    let (direction, bytes) = (packet.direction as usize, u64::from(packet.length));
-    dest.traffic[path.engine.worker].add(direction, 1, bytes);
-    path.engine.counters.traffic.add(direction, 1, bytes);
+    path.count(dest, packet.direction, packet.length);
     verdict
+}
+
+/// The next hop of a packet of a connection.
+pub(super) struct Hop {
+    /// What becomes of the packet.
+    pub verdict: Verdict,
+    /// The MACs, if they are known.
+    pub addresses: Option<[u8; 12]>,
+}
+
+/// Where a packet of a connection with this dest goes, of so many bytes; to the client, if it goes out, at this address.
+#[inline]
+pub(super) fn next_hop(
+    path: &Path<'_>,
+    dest: &Dest,
+    direction: Direction,
+    length: u16,
+    client: u32,
+) -> Result<Hop, Verdict> {
+    let inward = direction == Direction::In;
+    let service = &path.snapshot.services[dest.service as usize];
+    let next_hop = if inward { dest.next_hop } else { path.snapshot.fib.look_up(client) };
+    match next_hop {
+        NextHop::Ready(adjacency) if length > adjacency.mtu => Err(Verdict::Drop(Drop::TooBig)),
+        NextHop::Ready(adjacency) => {
+            Ok(Hop { verdict: Verdict::Forward(adjacency.port), addresses: Some(adjacency.addresses) })
+        }
+        // Linux would deliver a packet to the virtual address to itself.
+        NextHop::Unresolved(..) if service.mode == Mode::Dr => Err(Verdict::Drop(Drop::NoNeighbour)),
+        NextHop::Unresolved(..) => Ok(Hop { verdict: Verdict::Punt(Punt::Unresolved), addresses: None }),
+        // A real server that is this machine: the router that has the address sends it packets to the virtual address.
+        NextHop::NoRoute if inward && !service.live => Err(Verdict::Punt(Punt::NoService)),
+        NextHop::NoRoute => Err(Verdict::Drop(Drop::NoRoute)),
+    }
 }
 
 /// Writes all fields; the MACs if they are known. False if the frame has no room for the headers that were

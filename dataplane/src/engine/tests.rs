@@ -1,6 +1,8 @@
 //! The data path on bytes: what goes in, what comes out, and which counter moves.
 
 mod adopt;
+mod related;
+mod tell;
 
 use std::net::SocketAddrV4;
 
@@ -496,31 +498,6 @@ fn a_packet_from_a_virtual_address_begins_nothing() {
     let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
     let mut land = packet(Protocol::Tcp, WAN_MAC, VIP, VIP, SYN);
     assert_eq!(rig.push(WAN, &mut land), Verdict::Drop(Drop::Martian));
-}
-
-#[test]
-fn an_icmp_error_that_names_a_real_server_goes_nowhere() {
-    let rig = Rig::new(Protocol::Udp, Mode::Nat, &[1]);
-    let mut query = packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0);
-    rig.push(WAN, &mut query);
-    let error = |to: &str, quote: &[u8]| {
-        let mut frame = packet(Protocol::Udp, LAN_MAC, "10.0.0.1:1", to, 0)[..34].to_vec();
-        frame.extend([3, 3, 0, 0, 0, 0, 0, 0]);
-        frame.extend(&quote[14..42]);
-        frame[17] = 56;
-        frame[23] = 1;
-        frame[24..26].fill(0);
-        let sum = checksum::sum(&frame[14..34]);
-        frame[24..26].copy_from_slice(&(!sum).to_be_bytes());
-        frame
-    };
-    assert_eq!(rig.push(LAN, &mut error(CLIENT, &query)), Verdict::Drop(Drop::IcmpError));
-    let other = packet(Protocol::Udp, WAN_MAC, CLIENT, "10.0.0.1:9", 0);
-    let verdict = rig.push(LAN, &mut error(CLIENT, &other));
-    assert_eq!(verdict, Verdict::Punt(Punt::Icmp), "about something else");
-    let check = packet(Protocol::Udp, WAN_MAC, ROUTER, "10.0.0.1:8080", 0);
-    let verdict = rig.push(LAN, &mut error(ROUTER, &check));
-    assert_eq!(verdict, Verdict::Punt(Punt::Icmp), "about a packet of the router's own");
 }
 
 /// Cuts, lengths, checksums, options, TTL: each has its name, and none a panic.

@@ -1,12 +1,11 @@
 //! lc, wlc, sed and nq: the server with the least of something.
 //!
-//! A connection that is active costs as much as 256 that are not: IPVS' overhead is
-//! `256 * active + all`. The first server in the list wins a tie. The gauges are read without stopping
+//! A connection that is active costs as much as 256 that are not ([`overhead`], as in IPVS). The first server in the list wins a tie. The gauges are read without stopping
 //! anybody, so two workers may pick the same server at the same moment; the next pick sees both.
 
 use std::sync::Arc;
 
-use super::{Candidate, Reason};
+use super::{Candidate, Reason, overhead};
 use crate::counters::Gauge;
 use crate::table::DestId;
 
@@ -45,15 +44,14 @@ impl Least {
     fn choose(&self) -> Option<&Candidate> {
         let mut best: Option<(u64, u64, &Candidate)> = None;
         for server in &self.servers {
-            let (active, inactive) = server.gauge.get();
-            let (active, inactive) = (u64::from(active), u64::from(inactive));
-            if self.measure == Measure::NeverQueue && active == 0 {
+            let active = || u64::from(server.gauge.get().0);
+            if self.measure == Measure::NeverQueue && active() == 0 {
                 return Some(server);
             }
             let (load, weight) = match self.measure {
-                Measure::Connections => (257 * active + inactive, 1),
-                Measure::WeightedConnections => (257 * active + inactive, u64::from(server.weight)),
-                Measure::ExpectedDelay | Measure::NeverQueue => (active + 1, u64::from(server.weight)),
+                Measure::Connections => (overhead(&server.gauge), 1),
+                Measure::WeightedConnections => (overhead(&server.gauge), u64::from(server.weight)),
+                Measure::ExpectedDelay | Measure::NeverQueue => (active() + 1, u64::from(server.weight)),
             };
             // load / weight < best, without dividing: 2^32 * 257 * 65535 fits in 64 bits.
             if best.is_none_or(|(least, of, _)| load * of < least * weight) {
@@ -64,9 +62,7 @@ impl Least {
     }
 
     pub(super) fn reason(&self) -> Option<Reason> {
-        let server = self.choose()?;
-        let (active, inactive) = server.gauge.get();
-        Some(Reason::Load { active, inactive, weight: server.weight, of: self.servers.len() })
+        Some(Reason::of_load(self.choose()?, self.servers.len()))
     }
 
     /// That of no server.
@@ -76,10 +72,7 @@ impl Least {
 
     /// A copy that looks at other gauges, where there are any.
     pub(super) fn rehearsal(&self, gauge: impl Fn(DestId) -> Option<Arc<Gauge>>) -> Self {
-        let server = |server: &Candidate| Candidate {
-            gauge: gauge(server.dest).unwrap_or_else(|| Arc::new(server.gauge.copy())),
-            ..server.clone()
-        };
-        Least { measure: self.measure, servers: self.servers.iter().map(server).collect() }
+        let servers = self.servers.iter().map(|server| server.rehearsal(&gauge)).collect();
+        Least { measure: self.measure, servers }
     }
 }

@@ -11,8 +11,10 @@
 mod hashed;
 mod least;
 mod maglev;
+mod preferred;
 mod reason;
 mod round_robin;
+mod twos;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -20,8 +22,10 @@ use std::sync::atomic::AtomicU64;
 use self::hashed::Hashed;
 use self::least::Least;
 use self::maglev::Maglev;
+use self::preferred::Preferred;
 pub use self::reason::Reason;
 use self::round_robin::RoundRobin;
+use self::twos::Twos;
 use crate::counters::Gauge;
 use crate::service::{Scheduler, SchedulerFlag};
 use crate::table::DestId;
@@ -41,6 +45,14 @@ pub struct Candidate {
     pub last_weight: u32,
     /// Its live connections.
     pub gauge: Arc<Gauge>,
+}
+
+impl Candidate {
+    /// The same with another gauge: one that is given, or a copy.
+    fn rehearsal(&self, gauge: impl Fn(DestId) -> Option<Arc<Gauge>>) -> Self {
+        let gauge = gauge(self.dest).unwrap_or_else(|| Arc::new(self.gauge.copy()));
+        Candidate { gauge, ..self.clone() }
+    }
 }
 
 /// What a scheduler may look at in the packet that begins a connection.
@@ -68,6 +80,10 @@ pub enum Picker {
     Hashed(Hashed),
     /// mh.
     Maglev(Maglev),
+    /// fo and ovf.
+    Preferred(Preferred),
+    /// twos.
+    Twos(Twos),
 }
 
 impl Picker {
@@ -93,6 +109,9 @@ impl Picker {
                 has(SchedulerFlag::MhPort),
                 has(SchedulerFlag::MhFallback),
             )),
+            Scheduler::Fo => Picker::Preferred(Preferred::new(false, newest_first)),
+            Scheduler::Ovf => Picker::Preferred(Preferred::new(true, newest_first)),
+            Scheduler::Twos => Picker::Twos(Twos::new(newest_first, cursor)),
         }
     }
 
@@ -104,8 +123,17 @@ impl Picker {
             Picker::Least(picker) => picker.pick(),
             Picker::Hashed(picker) => picker.pick(flow),
             Picker::Maglev(picker) => picker.pick(flow),
+            Picker::Preferred(picker) => picker.pick(),
+            Picker::Twos(picker) => picker.pick(),
         }
     }
+}
+
+/// What a server's connections cost it: one that is active as much as 256 that are not.
+#[inline]
+fn overhead(gauge: &Gauge) -> u64 {
+    let (active, inactive) = gauge.get();
+    257 * u64::from(active) + u64::from(inactive)
 }
 
 fn gcd(a: u32, b: u32) -> u32 {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::least::Least;
-use super::{Flow, Picker};
+use super::{Candidate, Flow, Picker};
 use crate::counters::Gauge;
 use crate::table::DestId;
 
@@ -19,7 +19,7 @@ pub enum Reason {
         /// Connections in a period.
         period: u64,
     },
-    /// lc, wlc, sed and nq: the least loaded.
+    /// lc, wlc, sed and nq: the least loaded; twos: that of the two drawn; fo and ovf: the heaviest that is not full.
     Load {
         /// Its active connections.
         active: u32,
@@ -41,6 +41,14 @@ pub enum Reason {
     },
 }
 
+impl Reason {
+    /// The load of a server that was picked of so many.
+    pub(super) fn of_load(server: &Candidate, of: usize) -> Reason {
+        let (active, inactive) = server.gauge.get();
+        Reason::Load { active, inactive, weight: server.weight, of }
+    }
+}
+
 impl Picker {
     /// What decides the pick for this flow, now. Picks nobody, and moves no position.
     pub fn reason(&self, flow: &Flow) -> Reason {
@@ -49,6 +57,8 @@ impl Picker {
             Picker::Least(picker) => picker.reason(),
             Picker::Hashed(picker) => picker.reason(flow),
             Picker::Maglev(picker) => picker.reason(flow),
+            Picker::Preferred(picker) => picker.reason(),
+            Picker::Twos(picker) => picker.reason(),
         }
         .unwrap_or(Reason::Nobody)
     }
@@ -65,6 +75,8 @@ impl Picker {
             Picker::Least(picker) => Picker::Least(picker.rehearsal(gauge)),
             Picker::Hashed(picker) => Picker::Hashed(picker.clone()),
             Picker::Maglev(picker) => Picker::Maglev(picker.clone()),
+            Picker::Preferred(picker) => Picker::Preferred(picker.rehearsal(gauge)),
+            Picker::Twos(picker) => Picker::Twos(picker.rehearsal(gauge)),
         }
     }
 }

@@ -274,3 +274,62 @@ fn mh_quiesced_server_and_fallback() {
     let falling_back = picker(Scheduler::Mh, &[SchedulerFlag::MhFallback], &quiesced);
     assert!(clients.iter().all(|client| falling_back.pick(client).is_some_and(|d| d != quiesced[0].dest)));
 }
+
+#[test]
+fn fo_stays_with_the_heaviest() {
+    let list = servers(&[2, 5, 5, 0]);
+    list[2].gauge.enter(true);
+    // Of the two of weight 5 the newer one.
+    assert_eq!(letters(&picker(Scheduler::Fo, &[], &list), 3), "CCC");
+    assert_eq!(letters(&picker(Scheduler::Fo, &[], &servers(&[0])), 1), "-");
+}
+
+#[test]
+fn ovf_goes_on_to_the_next_when_one_has_more_active_connections_than_its_weight() {
+    let list = servers(&[1, 2, 0]);
+    let ovf = picker(Scheduler::Ovf, &[], &list);
+    let any = flow("198.51.100.7", 1);
+    let begun: String = std::iter::from_fn(|| {
+        let dest = ovf.pick(&any)?;
+        list[dest.index() - 1].gauge.enter(true);
+        Some((b'@' + dest.index() as u8) as char)
+    })
+    .collect();
+    assert_eq!(begun, "BBBAA", "each one more than its weight, then nobody");
+    (0..9).for_each(|_| list[0].gauge.enter(false));
+    list[1].gauge.change(false);
+    assert_eq!(letters(&ovf, 2), "BB", "inactive ones do not count");
+}
+
+#[test]
+fn twos_draws_by_weight_and_takes_the_less_loaded() {
+    let list = servers(&[1, 2, 0, 3]);
+    let twos = picker(Scheduler::Twos, &[], &list);
+    let share = |letter, drawn: &str| drawn.matches(letter).count() as f64 / drawn.len() as f64;
+    // Nobody has any: whom the first lot names, of 0 to 6. The newest has 0 to 3.
+    let drawn = letters(&twos, 70_000);
+    for (letter, lots) in [('A', 1.0), ('B', 2.0), ('D', 4.0)] {
+        assert!((share(letter, &drawn) - lots / 7.0).abs() < 0.01, "{letter}: {}", share(letter, &drawn));
+    }
+    assert_eq!(share('C', &drawn), 0.0);
+    // D is drawn alone by both lots, or another one is less loaded.
+    list[3].gauge.enter(true);
+    let drawn = letters(&twos, 70_000);
+    assert!((share('D', &drawn) - 16.0 / 49.0).abs() < 0.01, "{}", share('D', &drawn));
+    assert_eq!(letters(&picker(Scheduler::Twos, &[], &servers(&[0, 0])), 2), "--");
+}
+
+#[test]
+fn twos_keeps_the_loads_nearly_even() {
+    let list = servers(&[1, 1, 2, 4]);
+    let twos = picker(Scheduler::Twos, &[], &list);
+    let any = flow("198.51.100.7", 1);
+    for _ in 0..8_000 {
+        let dest = twos.pick(&any).unwrap();
+        list[dest.index() - 1].gauge.enter(true);
+    }
+    for (server, fair) in list.iter().zip([1_000, 1_000, 2_000, 4_000]) {
+        let (active, _) = server.gauge.get();
+        assert!(active.abs_diff(fair) <= fair / 50, "{active} of {fair}");
+    }
+}

@@ -51,7 +51,7 @@ use std::ops::Range;
 
 pub use self::hash::{Hash, HashKey};
 pub use self::inherit::{Census, Known, Threads};
-use self::matches::matches;
+use self::matches::{matches, vacant};
 use self::memory::Buckets;
 #[cfg(not(any(loom, miri)))]
 pub use self::memory::write_mapped;
@@ -64,6 +64,12 @@ const SLOTS: usize = if cfg!(loom) { 1 } else { 4 };
 
 /// Words in a pair of buckets from which on it is crowded.
 const CROWDED: usize = SLOTS * 2 * 3 / 4;
+
+/// Empty slots that a crowded pair has at most.
+const ROOMY: u32 = (SLOTS * 2 - CROWDED) as u32;
+
+/// A bit for each slot of a pair of buckets.
+const PAIR: u32 = (1 << (2 * SLOTS)) - 1;
 
 /// Rounds in which a tentative rival in an earlier slot is waited for.
 const PATIENCE: u32 = if cfg!(loom) { 1 } else { 16 };
@@ -103,6 +109,16 @@ impl Slot {
     #[inline(always)]
     const fn new(bucket: usize, index: usize) -> Self {
         Slot((bucket * SLOTS + index) as u32)
+    }
+
+    #[inline(always)]
+    const fn bucket(self) -> usize {
+        self.0 as usize / SLOTS
+    }
+
+    #[inline(always)]
+    const fn index(self) -> usize {
+        self.0 as usize % SLOTS
     }
 
     /// Its number, from 0 to [`Table::slots`].
@@ -281,42 +297,63 @@ impl Table {
     #[inline]
     pub fn vacancy(&self, hash: Hash, client: Client) -> Option<Slot> {
         let candidates = self.candidates(hash);
-        // Empty slots of each pair, the first bucket's in the lower bits.
-        let mut empty = [0u32; 2];
+        // A bit for each slot, the home bucket's in the lowest ones.
+        let (mut known, mut empty) = (0, 0);
         for (position, &bucket) in candidates.iter().enumerate() {
             let words = self.load(bucket);
-            if matches(&words, client) != 0 {
-                return None;
-            }
-            let vacant = words.iter().enumerate().map(|(index, word)| u32::from(word.is_empty()) << index);
-            empty[position / 2] |= vacant.sum::<u32>() << (position % 2 * SLOTS);
+            known |= matches(&words, client);
+            empty |= vacant(&words) << (position * SLOTS);
         }
-        let occupied = empty.map(|empty| 2 * SLOTS - empty.count_ones() as usize);
-        let crowded = occupied[0] >= CROWDED && occupied[0] > occupied[1];
-        let pair = usize::from(crowded || empty[0] == 0);
-        let first = empty[pair].trailing_zeros() as usize;
-        (empty[pair] != 0).then(|| Slot::new(candidates[2 * pair + first / SLOTS], first % SLOTS))
+        let (home, second) = (empty & PAIR, empty & PAIR << (2 * SLOTS));
+        let crowded = home.count_ones() <= ROOMY && home.count_ones() < second.count_ones();
+        let empty = if crowded || home == 0 { second } else { home };
+        let first = empty.trailing_zeros() as usize;
+        (known == 0 && empty != 0).then(|| Slot::new(candidates[first / SLOTS % 4], first % SLOTS))
     }
 
     /// Adds a connection, unless its flow has one. `worker` tells tentative words of different workers apart,
     /// which may be equal otherwise; `vacancy` is where to try first.
+    #[inline]
     pub fn insert(
         &self,
         hash: Hash,
         word: Word,
         worker: u8,
         judge: &impl Judge,
-        mut vacancy: Option<Slot>,
+        vacancy: Option<Slot>,
     ) -> Inserted {
         let tentative = word.tentative(worker);
+        if let Some(slot) = vacancy
+            && self.occupy(hash, slot, tentative, word)
+        {
+            return Inserted::New;
+        }
+        self.insert_anywhere(hash, tentative, word, judge)
+    }
+
+    /// Puts a connection into a slot, if that is empty and there is no other word of the client.
+    #[inline]
+    fn occupy(&self, hash: Hash, slot: Slot, tentative: Word, word: Word) -> bool {
+        if self.replace(slot, Word::EMPTY, tentative).is_err() {
+            return false;
+        }
+        let mut others = 0;
+        for bucket in self.candidates(hash) {
+            let words = self.buckets[bucket].read(Ordering::SeqCst);
+            let is_mine = u32::from(bucket == slot.bucket()) << slot.index();
+            others |= matches(&words, word.client()) & !is_mine;
+        }
+        let outcome = if others == 0 { word } else { Word::EMPTY };
+        self.replace(slot, tentative, outcome).is_ok() && others == 0
+    }
+
+    #[inline(never)]
+    fn insert_anywhere(&self, hash: Hash, tentative: Word, word: Word, judge: &impl Judge) -> Inserted {
         for round in 0.. {
-            let (slot, old) = match vacancy.take() {
-                Some(slot) => (slot, Word::EMPTY),
-                None => match self.survey(hash, word.client(), judge) {
-                    Survey::Existing(slot, word) => return Inserted::Existing(slot, word),
-                    Survey::Full => return Inserted::Full,
-                    Survey::Room(slot, old) => (slot, old),
-                },
+            let (slot, old) = match self.survey(hash, word.client(), judge) {
+                Survey::Existing(slot, word) => return Inserted::Existing(slot, word),
+                Survey::Full => return Inserted::Full,
+                Survey::Room(slot, old) => (slot, old),
             };
             if self.replace(slot, old, tentative).is_err() {
                 continue;
@@ -444,9 +481,6 @@ impl Table {
         let mut earlier = false;
         for bucket in self.candidates(hash) {
             let words = self.buckets[bucket].read(Ordering::SeqCst);
-            if matches(&words, word.client()) == 0 {
-                continue;
-            }
             for (index, rival) in words.into_iter().enumerate() {
                 let slot = Slot::new(bucket, index);
                 if slot == mine || rival.client() != word.client() || !judge.is_mine(rival) {
@@ -484,7 +518,7 @@ impl Table {
 
     #[inline]
     fn word(&self, slot: Slot) -> &AtomicU128 {
-        &self.buckets[slot.0 as usize / SLOTS].0[slot.0 as usize % SLOTS]
+        &self.buckets[slot.bucket()].0[slot.index()]
     }
 }
 

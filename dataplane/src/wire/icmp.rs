@@ -1,17 +1,39 @@
 //! ICMP (RFC 792), as far as errors quote the packet that they are about.
 
-use super::{read16, read32};
+use super::checksum::{self, Delta};
+use super::transport::{self, updated_checksum};
+use super::{ipv4, read16, read32};
+use crate::service::Protocol;
+
+/// Type and code of an error.
+pub type Kind = (u8, u8);
+
+/// No server takes it: port unreachable.
+pub const PORT_UNREACHABLE: Kind = (3, 3);
+/// It is longer than the next link's MTU, and must not be fragmented (RFC 1191).
+pub const FRAGMENTATION_NEEDED: Kind = (3, 4);
+/// Its time to live is used up.
+pub const TTL_EXCEEDED: Kind = (11, 0);
 
 mod field {
     pub const TYPE: usize = 0;
+    pub const CHECKSUM: usize = 2;
     /// Where the quoted packet begins.
     pub const QUOTE: usize = 8;
 }
+
+/// The protocol's number.
+const ICMP: u8 = 1;
+
+/// Type of an error that tells a host of a better way than by its sender.
+const REDIRECT: u8 = 5;
 
 /// What an error quotes of a packet: the IP header and at least eight bytes behind it, which TCP and UDP begin
 /// with their ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quote {
+    /// Whether the error concerns only the host that it was sent to.
+    pub is_redirect: bool,
     /// Protocol number.
     pub protocol: u8,
     /// Source address.
@@ -24,22 +46,109 @@ pub struct Quote {
     pub destination_port: u16,
 }
 
-/// The packet that an ICMP error is about; `None` if the message is no error, or quotes too little to tell.
+/// An error about an IPv4 packet, with the MTU if the kind has one: an IPv4 packet of at most `longest` bytes, which quotes as
+/// much as there is room for.
+pub fn error(from: u32, to: u32, kind: Kind, mtu: u16, packet: &[u8], longest: usize) -> Vec<u8> {
+    let quote = &packet[..packet.len().min(longest - ipv4::HEADER - field::QUOTE)];
+    let length = (ipv4::HEADER + field::QUOTE + quote.len()) as u16;
+    let mut error = ipv4::header(length, ICMP, from, to).to_vec();
+    let [mtu_high, mtu_low] = mtu.to_be_bytes();
+    error.extend([kind.0, kind.1, 0, 0, 0, 0, mtu_high, mtu_low]);
+    error.extend(quote);
+    let message = &mut error[ipv4::HEADER..];
+    let sum = !checksum::sum(message);
+    message[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    error
+}
+
+/// An end of a quoted packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its source.
+    Source,
+    /// Its destination.
+    Destination,
+}
+
+/// The packet that an ICMP error is about; `None` if the message is no error, or quotes too little to tell, or a fragment
+/// that has no ports.
 pub fn quoted(message: &[u8]) -> Option<Quote> {
     // Destination unreachable, source quench, redirect, time exceeded, parameter problem.
-    if !matches!(*message.get(field::TYPE)?, 3 | 4 | 5 | 11 | 12) {
+    let kind = *message.get(field::TYPE)?;
+    if !matches!(kind, 3 | 4 | REDIRECT | 11 | 12) {
         return None;
     }
     let packet = message.get(field::QUOTE..)?;
-    let header = packet.first_chunk::<20>()?;
-    let ports = packet.get(usize::from(header[0] & 0x0F) * 4..)?.first_chunk::<4>()?;
+    let header = packet.first_chunk::<{ ipv4::HEADER }>()?;
+    if header[0] >> 4 != 4
+        || transport_at(message) < field::QUOTE + ipv4::HEADER
+        || ipv4::is_later_fragment(header)
+    {
+        return None;
+    }
+    let ports = message.get(transport_at(message)..)?.first_chunk::<4>()?;
+    // Eight bytes of it, by RFC 792.
+    message.get(transport_at(message) + 7)?;
     Some(Quote {
+        is_redirect: kind == REDIRECT,
         protocol: header[9],
-        source: read32(header, 12),
-        destination: read32(header, 16),
+        source: read32(header, ipv4::SOURCE),
+        destination: read32(header, ipv4::DESTINATION),
         source_port: read16(ports, 0),
         destination_port: read16(ports, 2),
     })
+}
+
+/// Gives an end of the packet that a message quotes ([`quoted`] has found it there) another address and port, and mends
+/// what covers them: the quoted header's checksum, that of its TCP or UDP if it is quoted so far, and the message's own
+/// (RFC 5508, section 4.2). A message that was damaged stays so.
+pub fn translate(message: &mut [u8], protocol: Protocol, end: End, address: u32, port: u16) {
+    let at = transport_at(message);
+    let (address_at, port_at) = match end {
+        End::Source => (field::QUOTE + ipv4::SOURCE, at),
+        End::Destination => (field::QUOTE + ipv4::DESTINATION, at + 2),
+    };
+    if message.len() < port_at + 2 {
+        return;
+    }
+    let address_delta = Delta::double(read32(message, address_at), address);
+    let port_delta = Delta::word(read16(message, port_at), port);
+    let mut patch = Patch { message, delta: Delta::default() };
+    patch.put(address_at, (address >> 16) as u16);
+    patch.put(address_at + 2, address as u16);
+    patch.change(field::QUOTE + ipv4::CHECKSUM, |sum| address_delta.apply(sum));
+    patch.put(port_at, port);
+    let of_both = address_delta.and(port_delta);
+    patch.change(at + transport::checksum_at(protocol), |sum| updated_checksum(protocol, sum, of_both));
+    let sum = patch.delta.apply(read16(message, field::CHECKSUM));
+    message[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// A message under change, and what its checksum has to follow.
+struct Patch<'a> {
+    message: &'a mut [u8],
+    delta: Delta,
+}
+
+impl Patch<'_> {
+    fn put(&mut self, at: usize, new: u16) {
+        self.change(at, |_| new);
+    }
+
+    /// Changes a 16-bit word that is there, or nothing.
+    fn change(&mut self, at: usize, new: impl Fn(u16) -> u16) {
+        let Some(word) = self.message.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<2>()) else {
+            return;
+        };
+        let old = u16::from_be_bytes(*word);
+        *word = new(old).to_be_bytes();
+        self.delta = self.delta.and(Delta::word(old, u16::from_be_bytes(*word)));
+    }
+}
+
+/// Where the quoted packet's TCP or UDP header begins.
+fn transport_at(message: &[u8]) -> usize {
+    field::QUOTE + usize::from(message[field::QUOTE] & 0x0F) * 4
 }
 
 #[cfg(test)]
@@ -55,9 +164,15 @@ mod tests {
         let quote = quoted(&message).unwrap();
         assert_eq!((quote.protocol, quote.source, quote.destination), (17, 0xC633_6407, 0x0A00_0001));
         assert_eq!((quote.source_port, quote.destination_port), (40112, 53));
-        for length in 0..36 {
+        for length in 0..40 {
             assert_eq!(quoted(&message[..length]), None, "cut to {length}");
         }
+        message[8 + 7] = 1;
+        assert_eq!(quoted(&message), None, "a later fragment has no ports");
+        message[8 + 7] = 0;
+        message[8] = 0x44;
+        assert_eq!(quoted(&message), None, "no header is that short");
+        message[8] = 0x46;
         message[0] = 8;
         assert_eq!(quoted(&message), None, "an echo request is no error");
     }

@@ -8,10 +8,14 @@ mod field {
     pub const FRAGMENT: usize = 6;
     pub const TTL: usize = 8;
     pub const PROTOCOL: usize = 9;
-    pub const CHECKSUM: usize = 10;
-    pub const SOURCE: usize = 12;
-    pub const DESTINATION: usize = 16;
 }
+
+/// Where the checksum is in a header.
+pub(super) const CHECKSUM: usize = 10;
+/// Where the source address is.
+pub(super) const SOURCE: usize = 12;
+/// Where the destination address is.
+pub(super) const DESTINATION: usize = 16;
 
 /// Length of a header without options.
 pub const HEADER: usize = 20;
@@ -29,6 +33,8 @@ pub struct Ipv4 {
     pub protocol: u8,
     /// Whether this is a fragment, first or later.
     pub is_fragment: bool,
+    /// Whether routers may not make fragments of it.
+    pub dont_fragment: bool,
     /// Source address.
     pub source: u32,
     /// Destination address.
@@ -72,12 +78,32 @@ impl Ipv4 {
             total_length,
             ttl: header[field::TTL],
             protocol: header[field::PROTOCOL],
-            // More-fragments flag or an offset; the "don't fragment" bit does not matter here.
+            // More-fragments flag or an offset.
             is_fragment: read16(header, field::FRAGMENT) & 0x3FFF != 0,
-            source: read32(header, field::SOURCE),
-            destination: read32(header, field::DESTINATION),
+            dont_fragment: read16(header, field::FRAGMENT) & 0x4000 != 0,
+            source: read32(header, SOURCE),
+            destination: read32(header, DESTINATION),
         })
     }
+}
+
+/// The header of a packet that this router makes: so many bytes in all, 64 hops, not to be fragmented.
+pub fn header(length: u16, protocol: u8, source: u32, destination: u32) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[0] = 0x45;
+    header[field::TOTAL_LENGTH..field::TOTAL_LENGTH + 2].copy_from_slice(&length.to_be_bytes());
+    header[field::FRAGMENT] = 0x40;
+    (header[field::TTL], header[field::PROTOCOL]) = (64, protocol);
+    header[SOURCE..SOURCE + 4].copy_from_slice(&source.to_be_bytes());
+    header[DESTINATION..DESTINATION + 4].copy_from_slice(&destination.to_be_bytes());
+    let sum = !checksum::sum(&header);
+    header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    header
+}
+
+/// Whether a header is that of a fragment which is not the first.
+pub(super) fn is_later_fragment(header: &[u8; HEADER]) -> bool {
+    read16(header, field::FRAGMENT) & 0x1FFF != 0
 }
 
 /// The checksum's change when the TTL, the high byte of its word, becomes one less.
@@ -93,19 +119,19 @@ pub fn decrement_ttl(header: &mut [u8; HEADER]) {
 /// Replaces the source address; `delta` is the change of the checksum.
 #[inline]
 pub fn set_source(header: &mut [u8; HEADER], address: u32, delta: Delta) {
-    header[field::SOURCE..field::SOURCE + 4].copy_from_slice(&address.to_be_bytes());
+    header[SOURCE..SOURCE + 4].copy_from_slice(&address.to_be_bytes());
     update_checksum(header, delta);
 }
 
 /// Replaces the destination address; `delta` is the change of the checksum.
 #[inline]
 pub fn set_destination(header: &mut [u8; HEADER], address: u32, delta: Delta) {
-    header[field::DESTINATION..field::DESTINATION + 4].copy_from_slice(&address.to_be_bytes());
+    header[DESTINATION..DESTINATION + 4].copy_from_slice(&address.to_be_bytes());
     update_checksum(header, delta);
 }
 
 #[inline]
 fn update_checksum(header: &mut [u8; HEADER], delta: Delta) {
-    let updated = delta.apply(read16(header, field::CHECKSUM));
-    header[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&updated.to_be_bytes());
+    let updated = delta.apply(read16(header, CHECKSUM));
+    header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&updated.to_be_bytes());
 }

@@ -91,12 +91,18 @@ pub fn set_destination(protocol: Protocol, segment: &mut [u8], port: u16, delta:
 
 #[inline]
 fn update_checksum(protocol: Protocol, segment: &mut [u8], delta: Delta) {
-    let at = match protocol {
-        Protocol::Tcp => TCP_CHECKSUM,
-        Protocol::Udp => UDP_CHECKSUM,
-    };
+    let at = checksum_at(protocol);
     let new = updated_checksum(protocol, read16(segment, at), delta);
     segment[at..at + 2].copy_from_slice(&new.to_be_bytes());
+}
+
+/// Where the checksum is in a header.
+#[inline]
+pub(super) const fn checksum_at(protocol: Protocol) -> usize {
+    match protocol {
+        Protocol::Tcp => TCP_CHECKSUM,
+        Protocol::Udp => UDP_CHECKSUM,
+    }
 }
 
 /// The checksum after a change. RFC 768: a UDP checksum of 0 says that there is none, and one that comes out as 0

@@ -575,7 +575,10 @@ mod tests {
         let rx = |bit| unsafe { dpdk_sys::rte_eth_dev_rx_offload_name(bit) };
         // SAFETY: as above.
         let tx = |bit| unsafe { dpdk_sys::rte_eth_dev_tx_offload_name(bit) };
-        assert_eq!((named(0b11, rx), named(1, tx)), (vec!["VLAN_STRIP".to_owned(), "IPV4_CKSUM".to_owned()], vec!["VLAN_INSERT".to_owned()]));
+        assert_eq!(
+            (named(0b11, rx), named(1, tx)),
+            (vec!["VLAN_STRIP".to_owned(), "IPV4_CKSUM".to_owned()], vec!["VLAN_INSERT".to_owned()])
+        );
         assert_eq!(named(0, rx), [""; 0]);
     }
 }

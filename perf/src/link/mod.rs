@@ -163,7 +163,7 @@ impl Case {
     fn measure(&self, bench: &Bench, trials: &Trials, program: &Path) -> Result<(Findings, Duration)> {
         // While nothing else polls on the cores.
         let hand_over = cpu::hand_over([bench.cores.other, bench.cores.worker])?;
-        let socket = bench.file("link.sock");
+        let socket = bench.file("link");
         // A router that was killed has left it.
         let _ = fs::remove_file(&socket);
         let device = self.link.router(&socket);

@@ -38,15 +38,16 @@ impl Link {
     }
 
     /// The generator's end, which connects, by name and with arguments. As fast as either can be: a packed ring that is
-    /// used in order can be read by vectors, and a client of memif needs no copies.
+    /// used in order, as it is by default, can be read by vectors, and a client of memif needs no copies. DPDK 24.11 refuses
+    /// what is longer than 127 bytes.
     pub fn generator(self, socket: &Path) -> (&'static str, String) {
         let socket = socket.display();
         match self {
             Link::Vhost => (
                 "net_virtio_user0",
                 format!(
-                    "net_virtio_user0,path={socket},queues=1,queue_size={DESCRIPTORS},packed_vq=1,in_order=1,\
-                     mrg_rxbuf=0,vectorized=1,mac={MAC}"
+                    "net_virtio_user0,path={socket},queue_size={DESCRIPTORS},packed_vq=1,mrg_rxbuf=0,vectorized=1,\
+                     mac={MAC}"
                 ),
             ),
             Link::Memif => {

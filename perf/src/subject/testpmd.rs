@@ -102,9 +102,9 @@ impl Testpmd {
         command = command.args([format!("--forward-mode={}", forward.name()), format!("--burst={BURST}")]);
         command = command.args([format!("--rxd={descriptors}"), format!("--txd={descriptors}")]);
         command = command.args([format!("--mbcache={POOL_CACHE}"), format!("--total-num-mbufs={pool}")]);
-        // Without a terminal it would end at once; so it prints statistics once a day.
+        // Without a terminal it would end at once; so it prints statistics, every ten hours: it counts to 65535.
         let mut daemon = command
-            .arg("--stats-period=86400")
+            .arg("--stats-period=36000")
             .args(own)
             .spawn("testpmd")
             .context("cannot start dpdk-testpmd; it is in Debian's package dpdk-dev")?;

@@ -1,0 +1,132 @@
+//! ICMP errors about connections go where the connection goes.
+//!
+//! A router on the way, or the host at its end, says of a packet that it could not be delivered, and quotes it. What it
+//! quotes is the packet as it was there: behind a NAT, with the real server's address or the virtual one in the place of
+//! the other. So the message is translated inside and out, as RFC 5508 wants it of NATs and Linux IPVS does it:
+//!
+//! ```text
+//!   about a request      server's side --> client     quoted: client > server      becomes: client > virtual address
+//!   about a reply        client's side --> server     quoted: virtual > client     becomes: server > client
+//! ```
+//!
+//! Without it no path MTU is discovered through the router, and clients learn of a closed UDP port by waiting. An error
+//! changes no connection and does not keep it alive (RFC 5927): whoever can guess its ports can send one.
+
+use super::packet::{Direction, Side};
+use super::resolve::{Judgement, Path};
+use super::rewrite::{Hop, next_hop};
+use super::{Frame, Verdict};
+use crate::counters::{Drop, Punt};
+use crate::service::{Mode, Protocol};
+use crate::snapshot::Dest;
+use crate::table::Client;
+use crate::wire::checksum::Delta;
+use crate::wire::ethernet;
+use crate::wire::icmp::{self, End, Quote};
+use crate::wire::ipv4::{self, Ipv4};
+
+/// Where an ICMP packet goes, and the packet rewritten if it goes on. What is no error about a connection is Linux'.
+pub(super) fn follow(path: &Path<'_>, frame: &mut impl Frame) -> Verdict {
+    let linux = Verdict::Punt(Punt::Icmp);
+    let Some((ip, quote, protocol)) = read(frame.bytes()) else { return linux };
+    let (direction, side, client) = match subject(path, &ip, &quote, protocol) {
+        Subject::Reply(side, client) => (Direction::In, side, client),
+        Subject::Request(side, client) => (Direction::Out, side, client),
+        Subject::Other => return linux,
+    };
+    // Linux would route it to the client, who must not see it: it names the real server.
+    let nobodys = if direction == Direction::In { linux } else { Verdict::Drop(Drop::IcmpError) };
+    let is_to_another = direction == Direction::Out && ip.destination != quote.source;
+    if ip.is_fragment || quote.is_redirect || is_to_another {
+        return nobodys;
+    }
+    let table = &path.engine.table;
+    let judge = Judgement { snapshot: path.snapshot, now: path.now, side, client, taking: None };
+    let dest = table
+        .find(table.hash(client, protocol), client, &judge)
+        .and_then(|(_, word)| path.snapshot.dest_of(word));
+    let Some(dest) = dest else { return nobodys };
+    if ip.ttl <= 1 {
+        return Verdict::Drop(Drop::TtlExpired);
+    }
+    let Hop { verdict, addresses } = match next_hop(path, dest, direction, ip.total_length, ip.destination) {
+        Ok(hop) => hop,
+        Err(verdict) => return verdict,
+    };
+    let Some((ethernet, packet)) = frame.bytes_mut().split_first_chunk_mut::<{ ethernet::HEADER }>() else {
+        return nobodys;
+    };
+    if let Some(addresses) = &addresses {
+        ethernet::write_addresses(ethernet, addresses);
+    }
+    rewrite(path, packet, &ip, protocol, direction, dest);
+    path.count(dest, direction, ip.total_length);
+    verdict
+}
+
+/// The packet's header and what it quotes, if that is TCP or UDP.
+fn read(frame: &[u8]) -> Option<(Ipv4, Quote, Protocol)> {
+    let packet = frame.get(ethernet::HEADER..)?;
+    let ip = Ipv4::parse(packet).ok()?;
+    let quote = icmp::quoted(&packet[ip.header_length..usize::from(ip.total_length)])?;
+    Some((ip, quote, Protocol::from_number(quote.protocol)?))
+}
+
+/// What an error is about.
+enum Subject {
+    /// A service's reply to this client.
+    Reply(Side, Client),
+    /// This client's request, as an endpoint got it.
+    Request(Side, Client),
+    /// Something else.
+    Other,
+}
+
+/// An error is sent to whoever has sent the packet: one to another address is about something else, whatever it quotes. So is
+/// one to the router itself: a health check waits for it ("port unreachable" is all that one by UDP may have to go by).
+fn subject(path: &Path<'_>, ip: &Ipv4, quote: &Quote, protocol: Protocol) -> Subject {
+    let snapshot = path.snapshot;
+    if ip.destination == quote.source
+        && let Some(service) = snapshot.service_at(quote.source, quote.source_port, protocol)
+    {
+        return Subject::Reply(
+            Side::Service(service),
+            Client::new(quote.destination, quote.destination_port),
+        );
+    }
+    match snapshot.endpoint_at(quote.destination, quote.destination_port, protocol) {
+        Some(endpoint) if !snapshot.fib.is_own(ip.destination) => {
+            let client = Client::new(quote.source, quote.source_port);
+            Subject::Request(Side::Endpoint(endpoint), client)
+        }
+        _ => Subject::Other,
+    }
+}
+
+/// Translates a packet from its IP header on. Whoever reports, to a client it is the service that does, as all addresses behind
+/// it are the router's affair.
+fn rewrite(
+    path: &Path<'_>,
+    packet: &mut [u8],
+    ip: &Ipv4,
+    protocol: Protocol,
+    direction: Direction,
+    dest: &Dest,
+) {
+    let Some((headers, rest)) = packet.split_at_mut_checked(ip.header_length) else { return };
+    let Some(header) = headers.first_chunk_mut() else { return };
+    let Some(message) = rest.get_mut(..usize::from(ip.total_length) - ip.header_length) else { return };
+    ipv4::decrement_ttl(header);
+    match (path.snapshot.services[dest.service as usize].mode, direction) {
+        (Mode::Dr, _) => {}
+        (Mode::Nat, Direction::In) => {
+            ipv4::set_destination(header, dest.address, dest.address_delta);
+            icmp::translate(message, protocol, End::Source, dest.address, dest.port);
+        }
+        (Mode::Nat, Direction::Out) => {
+            let delta = Delta::double(ip.source, dest.virtual_address);
+            ipv4::set_source(header, dest.virtual_address, delta);
+            icmp::translate(message, protocol, End::Destination, dest.virtual_address, dest.virtual_port);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Tells the sender of a packet that goes no further: an ICMP error (RFC 792; RFC 1812, section 4.3).
+//!
+//! Control does this, with packets that a worker has dropped and handed over; it is not the packet path. A worker hands over
+//! so many a second and no more ([`Allowance`]): whoever floods it is not answered one by one.
+//!
+//! | dropped as | told as | from |
+//! |---|---|---|
+//! | `ttl_expired` | time exceeded | the router, so that it shows in a traceroute |
+//! | `too_big`, with "don't fragment" | fragmentation needed, with the MTU | the router |
+//! | `no_server` | port unreachable, as IPVS says it for TCP, too | the virtual address, which was asked |
+
+use super::packet::Side;
+use super::resolve::Judgement;
+use crate::clock::Tick;
+use crate::counters::Drop;
+use crate::fib::NextHop;
+use crate::service::Protocol;
+use crate::snapshot::Snapshot;
+use crate::table::{Client, Table};
+use crate::wire::icmp;
+use crate::wire::ipv4::Ipv4;
+use crate::wire::transport::Transport;
+
+/// Packets that a worker hands over in a tick: 128 a second.
+const IN_A_TICK: u32 = 32;
+
+/// The longest error (RFC 1812, 4.3.2.3).
+const LONGEST: usize = 576;
+
+/// Linux fills in the address of the interface that a packet leaves by.
+const OF_THE_INTERFACE: u32 = 0;
+
+/// How much a worker has left to say.
+#[derive(Debug, Default)]
+pub struct Allowance {
+    tick: Tick,
+    used: u32,
+}
+
+impl Allowance {
+    /// Whether the sender of a packet that was dropped now is to be told. Each yes counts.
+    #[inline]
+    pub fn take(&mut self, reason: Drop, now: Tick) -> bool {
+        if !matches!(reason, Drop::TtlExpired | Drop::TooBig | Drop::NoServer) {
+            return false;
+        }
+        if self.tick != now {
+            *self = Allowance { tick: now, used: 0 };
+        }
+        self.used += u32::from(self.used <= IN_A_TICK);
+        self.used <= IN_A_TICK
+    }
+}
+
+/// What to tell of an IPv4 packet that was dropped: an IPv4 packet, whose source is 0 where Linux is to fill it in. None if there
+/// is nothing to be told, or nobody.
+pub fn error(table: &Table, snapshot: &Snapshot, now: Tick, reason: Drop, packet: &[u8]) -> Option<Vec<u8>> {
+    let ip = Ipv4::parse(packet).ok().filter(|ip| !ip.is_fragment)?;
+    let packet = &packet[..usize::from(ip.total_length)];
+    let protocol = Protocol::from_number(ip.protocol)?;
+    if !is_somebody(ip.source) || snapshot.is_virtual(ip.source) || snapshot.fib.is_own(ip.source) {
+        return None;
+    }
+    let (source, kind, mtu) = match reason {
+        Drop::TtlExpired => (OF_THE_INTERFACE, icmp::TTL_EXCEEDED, 0),
+        Drop::NoServer => (ip.destination, icmp::PORT_UNREACHABLE, 0),
+        Drop::TooBig if ip.dont_fragment => {
+            let mtu = mtu(table, snapshot, now, &ip, protocol, packet)?;
+            (OF_THE_INTERFACE, icmp::FRAGMENTATION_NEEDED, mtu)
+        }
+        _ => return None,
+    };
+    Some(icmp::error(source, ip.source, kind, mtu, packet, LONGEST))
+}
+
+/// Whether errors may be sent to this address (RFC 1122, 3.2.2): it stands for one host.
+fn is_somebody(address: u32) -> bool {
+    // 0.0.0.0/8, 127.0.0.0/8, and multicast and all beyond.
+    !matches!(address >> 24, 0 | 127 | 224..)
+}
+
+/// The MTU of the way that a packet would have gone.
+fn mtu(
+    table: &Table,
+    snapshot: &Snapshot,
+    now: Tick,
+    ip: &Ipv4,
+    protocol: Protocol,
+    packet: &[u8],
+) -> Option<u16> {
+    let segment = &packet[ip.header_length..];
+    let ports = Transport::parse(protocol, segment, segment.len())?;
+    let next_hop = match snapshot.service_at(ip.destination, ports.destination, protocol) {
+        None => snapshot.fib.look_up(ip.destination),
+        Some(service) => {
+            let client = Client::new(ip.source, ports.source);
+            let judge = Judgement { snapshot, now, side: Side::Service(service), client, taking: None };
+            let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
+            snapshot.dest_of(word)?.next_hop
+        }
+    };
+    match next_hop {
+        NextHop::Ready(adjacency) => Some(adjacency.mtu),
+        NextHop::Unresolved(..) | NextHop::NoRoute => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_in_a_tick_and_no_more() {
+        let mut allowance = Allowance::default();
+        let mut taken = |now| (0..100_000).filter(|_| allowance.take(Drop::NoServer, Tick(now))).count();
+        assert_eq!([taken(7), taken(7), taken(8)], [IN_A_TICK as usize, 0, IN_A_TICK as usize]);
+        assert!(!allowance.take(Drop::Runt, Tick(9)), "of that nobody is told");
+    }
+}
