@@ -35,6 +35,8 @@ enter_root() {
     mount --rbind /sys "$root/sys"
     mount --rbind /dev "$root/dev"
     mount -t tmpfs tmpfs "$root/dev/shm"
+    # Whoever is purged in here removes no table of this machine's.
+    [[ ! -d $root/dev/hugepages ]] || mount -t tmpfs tmpfs "$root/dev/hugepages"
     mount -t tmpfs tmpfs "$root/run"
     cp --dereference /etc/resolv.conf /etc/hosts "$root/etc/"
 }
@@ -45,7 +47,7 @@ in_root() {
     env -i HOME=/root TERM=dumb LANG=C.UTF-8 CI=true DEBIAN_FRONTEND=noninteractive \
         PATH="$sysroot/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
         CARGO_HOME="$cargo_home" CARGO_NET_OFFLINE=true \
-        chroot "$root" sh -euc "$*"
+        ${network:+unshare --net} chroot "$root" sh -euc "$*"
 }
 
 # A directory of this machine's, where it is here, read-only.
@@ -70,7 +72,7 @@ router() {
     cat <<'END'
 [eal]
 hugepages = false
-memory = 64
+memory = 256
 
 [workers]
 cores = [0]
@@ -104,7 +106,9 @@ use() {
     in_root clean 'apt-get update -qq && apt-get install -y -qq --no-install-recommends /root/rvs_*.deb > /root/apt.log'
     in_root clean 'dpkg-query --show --showformat "\${Version} \${Depends}\n" rvs && rvs --version && rvs check --no-machine -c /etc/rvs/rvs.toml'
     router > "$place/clean/root/root/rvs.toml"
-    in_root clean '
+    # In a network of its own, and with nothing of this machine's NICs to be given back.
+    mount -o remount,bind,ro "$place/clean/root/sys"
+    network=own in_root clean '
         cd /root
         rvs run -c rvs.toml > rvs.log 2>&1 &
         rvs=$!

@@ -52,7 +52,7 @@ fn it_comes_and_goes() -> Result<()> {
     let listed = dpkg(&image, "--listfiles rvs")?.success()?;
     for path in [
         "/usr/sbin/rvs",
-        "/etc/rvs/rvs.toml",
+        "/usr/share/rvs/rvs.toml",
         "/usr/lib/sysusers.d/rvs.conf",
         "/usr/share/bash-completion/completions/rvs",
         "/usr/share/zsh/vendor-completions/_rvs",
@@ -87,9 +87,12 @@ fn it_comes_and_goes() -> Result<()> {
     let enabled = traces(&image)?.into_iter().find(|path| path.contains(".wants/"));
     ensure!(enabled.is_none(), "{enabled:?}");
 
-    // A configuration outlives its removal, as Debian has it, and is there for the next installation.
+    // A configuration outlives its removal, as Debian has it, and is there for the next installation. No other version of the
+    // example will ask what is to become of it.
     let file = image.file("/etc/rvs/rvs.toml");
-    let edited = fs::read_to_string(&file)? + "# edited\n";
+    let example = fs::read_to_string(image.file("/usr/share/rvs/rvs.toml"))?;
+    ensure!(fs::read_to_string(&file)? == example);
+    let edited = example + "# edited\n";
     fs::write(&file, &edited)?;
     dpkg(&image, "--remove rvs")?.success()?;
     ensure!(fs::read_to_string(&file)? == edited);

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::{TcpStream, UdpSocket},
+    net::{SocketAddrV4, TcpStream, UdpSocket},
     os::unix::net::UnixDatagram,
     time::{Duration, Instant},
 };
@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use harness::{
     client,
-    cluster::{Cluster, Layout, VIP, vip},
-    config::Config,
+    cluster::{CLIENT, Cluster, Layout, VIP, vip},
+    config::{Config, Service},
     crowd,
     netns::Namespace,
     peers::{self, ADDRESSES, WIRE, sync, wait_together},
@@ -279,8 +279,21 @@ fn a_router_that_returns_takes_no_virtual_address_before_it_knows_the_connection
         let known = connections(&peer)?;
         router.kill()?;
 
+        // That the peer is there is heard, and not what it tells of all connections.
+        cluster.router.nft(&format!(
+            "table netdev cut {{\nchain in {{ type filter hook ingress device \"{WIRE}\" priority 0; udp length > 200 drop; }}\n}}\n"
+        ))?;
+        let began = Instant::now();
         let (router, manager) = pair.start_managed(cluster)?;
         ensure!(hear(&manager)? == "STATUS=learning connections from peers\n");
+        wait_standing(&router, "joining")?;
+        wait::until_true("it would have gone on alone", PATIENCE, || began.elapsed() > 2 * ALONE_AFTER)?;
+        ensure!(!holds(cluster)?, "{:?}", cluster.router.addresses("wan")?);
+        let listed = router.rvs("list").run()?;
+        ensure!(listed.contains("withdrawn: still learning what peers know"), "{listed}");
+        ensure!(router.rvs("sync --ready").output()?.code() == Some(1), "{:#}", sync(&router)?);
+
+        cluster.router.nft("delete table netdev cut\n")?;
         ensure!(hear(&manager)?.starts_with("READY=1\nSTATUS=services: 1;"));
         // Whoever is told so can be sure of it.
         ensure!(holds(cluster)?, "{:?}", cluster.router.addresses("wan")?);
@@ -288,6 +301,70 @@ fn a_router_that_returns_takes_no_virtual_address_before_it_knows_the_connection
         for stream in &mut streams {
             client::echo(stream, b"after")?;
         }
+        peer.stop()?;
+        router.finish()
+    })
+}
+
+/// A flow whose timeout has passed three times is known by what has been told again.
+#[test]
+fn a_flow_that_goes_on_is_kept_by_the_peer_under_a_short_timeout() -> Result<()> {
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _echo = Server::udp_echo(&cluster.real_servers[0], cluster.endpoint(0, PORT))?;
+        let mut pair = Pair::new(cluster)?;
+        let service = Service::udp("nat", vip(PORT)).server(cluster.endpoint(0, PORT), 1);
+        let service = service.timeout("udp", &format!("{TIMEOUT:?}"));
+        pair.configs = pair.configs.map(|config| config.service(service.clone()));
+        let (router, peer) = (pair.start(cluster, 0)?, pair.start(cluster, 1)?);
+        wait_together(&router)?;
+        wait_together(&peer)?;
+        wait_live(cluster)?;
+        let socket = cluster.client.enter(|| Ok(UdpSocket::bind(SocketAddrV4::new(CLIENT, 5000))?))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(vip(PORT))?;
+        let say = || -> Result<()> {
+            socket.send(b"still there")?;
+            socket.recv(&mut [0; 64]).context("no echo")?;
+            Ok(())
+        };
+        say()?;
+        wait_same(&router, &peer, 1)?;
+        let began = Instant::now();
+        while began.elapsed() < 3 * TIMEOUT {
+            say()?;
+            let known = connections(&peer)?;
+            ensure!(known.len() == 1, "{known:?} after {:?}", began.elapsed());
+        }
+        peer.stop()?;
+        router.finish()
+    })
+}
+
+#[test]
+fn what_is_flushed_on_one_router_is_forgotten_by_the_other() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _echo = echo(cluster)?;
+        let pair = Pair::new(cluster)?;
+        let (router, peer) = (pair.start(cluster, 0)?, pair.start(cluster, 1)?);
+        wait_together(&router)?;
+        wait_together(&peer)?;
+        wait_live(cluster)?;
+        let connect = |_| client::connect(&cluster.client, vip(PORT));
+        let mut streams = (0..30).map(connect).collect::<Result<Vec<_>>>()?;
+        for stream in &mut streams {
+            client::echo(stream, b"before")?;
+        }
+        wait_same(&router, &peer, 30)?;
+        let flushed = router.rvs(&format!("flush --service tcp/{}", vip(PORT))).run()?;
+        ensure!(flushed == "forgot 30 connections\n", "{flushed}");
+        wait_same(&router, &peer, 0)?;
+        ensure!(sync(&peer)?["flushed"] == 30, "{:#}", sync(&peer)?);
+
+        // A client that comes back is another one.
+        let mut stream = client::connect(&cluster.client, vip(PORT))?;
+        client::echo(&mut stream, b"after")?;
+        wait_same(&router, &peer, 1)?;
         peer.stop()?;
         router.finish()
     })

@@ -2,8 +2,10 @@
 
 use std::{
     fs::{self, Permissions},
+    net::TcpStream,
     os::unix::{fs::PermissionsExt, net::UnixDatagram},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
 };
 
@@ -11,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use harness::{
     client,
     cluster::{Cluster, Layout, VIP, vip},
+    config::Config,
     netns::Namespace,
     nginx::big_file,
     process::{Daemon, Output},
@@ -27,6 +30,37 @@ fn another(cluster: &Cluster, name: &str) -> Result<PathBuf> {
     let path = cluster.state().file(name);
     fs::copy(router::program()?, &path)?;
     Ok(path)
+}
+
+/// Another build: what RVS_OTHER_BIN names, or the built program with another version written into it. And its version.
+fn another_build(cluster: &Cluster) -> Result<(PathBuf, String)> {
+    let path = cluster.state().file("rvs-other-build");
+    let program = match std::env::var_os("RVS_OTHER_BIN") {
+        Some(other) => fs::read(other)?,
+        None => with_another_version(fs::read(router::program()?)?),
+    };
+    fs::write(&path, program)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+    let said = cluster.router.command(&path).arg("--version").run()?;
+    let version = said.split_ascii_whitespace().nth(1).context("it says its version")?.to_owned();
+    Ok((path, version))
+}
+
+/// Makes it 0.9.0 of 0.1.0 wherever it stands: as a text, and as the compiler stores the beginning of a short one, which is
+/// a number in an instruction.
+fn with_another_version(mut program: Vec<u8>) -> Vec<u8> {
+    const MINOR: usize = 2;
+    let text = env!("CARGO_PKG_VERSION").as_bytes();
+    let stored = [&[0xC7, 0x00], &text[..4]].concat();
+    for at in 0..program.len() - 16 {
+        if program[at] == text[0] && program[at..].starts_with(text) {
+            program[at + MINOR] = b'9';
+        }
+        if program[at] == stored[0] && program[at..].starts_with(&stored) {
+            program[at + 2 + MINOR] = b'9';
+        }
+    }
+    program
 }
 
 /// A program of ours that proves itself, and then does this.
@@ -185,14 +219,9 @@ fn who_does_not_prove_himself_changes_nothing() -> Result<()> {
             let output = upgrade(&router, words, binary)?;
             ensure!(output.code() == Some(1) && output.stderr.contains(expected), "{expected}: {output:?}");
         }
-        // Something that only the running one knows.
-        router.rvs("weight tcp/192.0.2.10:7 10.0.0.11:7 3").run()?;
-        let output = upgrade(&router, lose, &other)?;
-        ensure!(output.code() == Some(1) && output.stderr.contains("--lose-changes"), "{output:?}");
-        router.rvs("weight tcp/192.0.2.10:7 10.0.0.11:7 1").run()?;
         // A configuration that the new one would refuse.
         fs::write(&router.file, config.to_string().replace("[[port]]", "[[prt]]"))?;
-        let output = upgrade(&router, "--lose-connections --lose-changes", &other)?;
+        let output = upgrade(&router, lose, &other)?;
         ensure!(output.code() == Some(1) && output.stderr.contains("rvs.toml:"), "{output:?}");
         router.write(&config)?;
 
@@ -220,6 +249,38 @@ fn a_program_that_cannot_be_started_is_followed_by_the_old_one() -> Result<()> {
         ensure!(linux.iter().all(|thing| of_linux(&cluster.router).is_ok_and(|now| now.contains(thing))));
         let events = router.rvs("events").run()?;
         ensure!(events.contains("upgrade failed: cannot start"), "{events}");
+        router.finish()
+    })
+}
+
+#[test]
+fn a_program_that_cannot_open_its_devices_is_followed_by_the_old_one() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let Held { router, mut stream, place: _place, _echo } = Held::start(cluster)?;
+        let (linux, program) = (of_linux(&cluster.router)?, runs(&router)?);
+        // Asks DPDK for something that it does not know.
+        let mut broken = fs::read(router::program()?)?;
+        let (known, unknown) = (b"--log-level", b"--log-lever");
+        for at in 0..broken.len() - known.len() {
+            if broken[at] == b'-' && broken[at..].starts_with(known) {
+                broken[at..at + unknown.len()].copy_from_slice(unknown);
+            }
+        }
+        let path = cluster.state().file("rvs-broken");
+        fs::write(&path, broken)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+        let output = upgrade(&router, "", &path)?;
+        ensure!(output.code() == Some(1), "{output:?}");
+        ensure!(output.stdout.contains("runs again: the new program could not start: "), "{output:?}");
+        ensure!(runs(&router)? == program, "{:?}", runs(&router)?);
+        client::echo(&mut stream, b"after")?;
+        ensure!(linux.iter().all(|thing| of_linux(&cluster.router).is_ok_and(|now| now.contains(thing))));
+        let events = router.rvs("events").run()?;
+        ensure!(events.contains("upgrade failed: the new program could not start: "), "{events}");
+        // Where it was started from is what it was.
+        router.rvs("upgrade").run()?;
+        ensure!(runs(&router)? == program, "{:?}", runs(&router)?);
+        client::echo(&mut stream, b"and on")?;
         router.finish()
     })
 }
@@ -266,8 +327,7 @@ fn another_configuration_comes_with_the_other_program() -> Result<()> {
         other.ports[0].address = "192.0.2.2/24".to_owned();
         let text = other.to_string().replacen("[[port]]", "[[port]]\nmtu = 1400", 1);
         fs::write(&router.file, text)?;
-        // What needs a restart is no live change that could be lost.
-        router.rvs("upgrade --lose-connections --lose-changes").run()?;
+        router.rvs("upgrade --lose-connections").run()?;
         ensure!((index("wan")?, index("lan")?) == (wan, lan), "other twins");
         let mut addresses = cluster.router.addresses("wan")?;
         addresses.sort();
@@ -285,6 +345,177 @@ fn another_configuration_comes_with_the_other_program() -> Result<()> {
             })
             .err()
             .context("the mtu needs a restart")?;
+        router.finish()
+    })
+}
+
+#[test]
+fn another_build_goes_on_with_the_connections_if_it_reads_the_table_alike() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let Held { place, router, mut stream, _echo } = Held::start(cluster)?;
+        let (other, version) = another_build(cluster)?;
+        let is_given = std::env::var_os("RVS_OTHER_BIN").is_some();
+        ensure!(version != env!("CARGO_PKG_VERSION") || is_given, "{version}");
+        let output = upgrade(&router, "", &other)?;
+        let own = env!("CARGO_PKG_VERSION");
+        let expected = format!("rvs {version} has taken over from {own}\n");
+        ensure!(output.code() == Some(0) && output.stdout.contains(&expected), "{output:?}");
+        ensure!(runs(&router)?.0 == other, "{:?}", runs(&router)?);
+        client::echo(&mut stream, b"by the other build")?;
+
+        // Back again. And one that reads words otherwise, as far as it says: that is refused.
+        let output = upgrade(&router, "", &router::program()?)?;
+        ensure!(output.code() == Some(0), "{output:?}");
+        client::echo(&mut stream, b"and by this one")?;
+        let otherwise = otherwise(cluster, &router, ":")?;
+        let output = upgrade(&router, "", &otherwise)?;
+        let expected = "it lays out the connection table otherwise";
+        ensure!(output.code() == Some(1) && output.stderr.contains(expected), "{output:?}");
+        let events = router.rvs("events").run()?;
+        ensure!(events.contains("upgrade failed: ") && events.contains(expected), "{events}");
+        client::echo(&mut stream, b"still")?;
+
+        // Who wants it all the same loses the connections, and is told so. To the new program the index is of a layout that
+        // it does not know.
+        let index = place.0.join("table/index");
+        let change =
+            format!("sed -i 's/^layout .*/layout 77/' {}; exec {} \"$@\"", index.display(), other.display());
+        let otherwise = self::otherwise(cluster, &router, &change)?;
+        let output = upgrade(&router, "--lose-connections", &otherwise)?;
+        ensure!(output.code() == Some(0), "{output:?}");
+        let reason = "another build made it: its layout is 77; expected";
+        ensure!(router.log().contains(reason), "{}", router.log());
+        let events = router.rvs("events").run()?;
+        ensure!(events.contains(reason), "{events}");
+        ensure!(client::echo(&mut stream, b"forgotten").is_err());
+        let mut stream = client::connect(&cluster.client, vip(7))?;
+        client::echo(&mut stream, b"anew")?;
+        router.finish()
+    })
+}
+
+#[test]
+fn connections_that_are_not_kept_at_the_moment_are_not_lost_unasked() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let Held { place, router, mut stream, _echo } = Held::start(cluster)?;
+        // Nothing can be made where a directory is.
+        let obstacle = place.0.join("table/index.new");
+        fs::create_dir(&obstacle)?;
+        router.rvs(&format!("add server tcp/{} 10.0.0.99:7", vip(7))).run()?;
+        ensure!(router.log().contains("connections would not outlive this process"), "{}", router.log());
+        let output = router.rvs("upgrade").output()?;
+        let expected = "connections are not kept at the moment, the log says why";
+        ensure!(output.code() == Some(1) && output.stderr.contains(expected), "{output:?}");
+        fs::remove_dir(&obstacle)?;
+        wait::until("they are kept again", PATIENCE, || {
+            ensure!(router.log().contains("connections are kept again"), "{}", router.log());
+            Ok(())
+        })?;
+        router.rvs("upgrade").run()?;
+        client::echo(&mut stream, b"after")?;
+        router.finish()
+    })
+}
+
+/// A program that says that it lays out the table otherwise, and then does this.
+fn otherwise(cluster: &Cluster, router: &Router, run: &str) -> Result<PathBuf> {
+    let proof = router::once(cluster, "prove -c")?.arg(&router.file).run()?;
+    let mut proof: serde_json::Value = serde_json::from_str(&proof)?;
+    proof["table"] = 77.into();
+    let text = format!("#!/bin/sh\nif [ \"$1\" = prove ]; then echo '{proof}'; else {run}; fi\n");
+    script(cluster, "otherwise", &text)
+}
+
+#[test]
+fn an_estate_that_cannot_be_read_is_done_without() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let Held { router, mut stream, place: _place, _echo } = Held::start(cluster)?;
+        let program = router::program()?;
+        let loses = format!("exec {} \"$@\" < /dev/null", program.display());
+        let loses = impostor(cluster, &router, "loses", ":", &loses)?;
+        let _asking = router.rvs(&format!("upgrade --binary {}", loses.display())).spawn("upgrade")?;
+        // It begins as after a crash, with twins of its own and the connections.
+        let said = "cannot take what the old program has left; starting afresh";
+        wait::until("it starts afresh", PATIENCE, || {
+            ensure!(router.log().contains(said), "{}", router.log());
+            let events = router.rvs("events").run()?;
+            ensure!(events.contains("connections go on that were there before: 1 (not: 0;"), "{events}");
+            Ok(())
+        })?;
+        client::echo(&mut stream, b"after")?;
+        ensure!(runs(&router)?.0 == program, "{:?}", runs(&router)?);
+        router.finish()
+    })
+}
+
+/// A router that keeps its connections, one of which is held.
+struct Held {
+    place: Place,
+    router: Router,
+    stream: TcpStream,
+    _echo: Vec<Server>,
+}
+
+impl Held {
+    fn start(cluster: &Cluster) -> Result<Held> {
+        let servers = cluster.real_servers.iter().enumerate();
+        let _echo = servers
+            .map(|(index, server)| Server::tcp_echo(server, cluster.endpoint(index, 7), ""))
+            .collect::<Result<Vec<_>>>()?;
+        let place = Place::new(cluster)?;
+        let mut config = cluster.config().service(cluster.web_on(7, 7).scheduler("rr"));
+        config.keep = place.keep();
+        let router = cluster.start_router(&config)?;
+        let mut stream = client::connect(&cluster.client, vip(7))?;
+        client::echo(&mut stream, b"before")?;
+        Ok(Held { place, router, stream, _echo })
+    }
+}
+
+#[test]
+fn what_was_changed_live_goes_on() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let servers = cluster.real_servers.iter().enumerate();
+        let _echo = servers
+            .map(|(index, server)| Server::tcp_echo(server, cluster.endpoint(index, 7), ""))
+            .collect::<Result<Vec<_>>>()?;
+        let place = Place::new(cluster)?;
+        let mut config = cluster.config().service(cluster.web_on(7, 7).scheduler("rr"));
+        config.keep = place.keep();
+        let third = config.services[0].servers.pop().context("three servers")?.address;
+        let router = cluster.start_router(&config)?;
+        let (first, second) = (cluster.endpoint(0, 7), cluster.endpoint(1, 7));
+        let (service, other) = (format!("tcp/{}", vip(7)), format!("tcp/{}", vip(8)));
+        for change in [
+            format!("weight {service} {first} 3"),
+            format!("add server {service} {third}"),
+            format!("add service {other} --mode nat --scheduler rr --server {second}"),
+        ] {
+            router.rvs(&change).run()?;
+        }
+        let connect = |port| client::connect(&cluster.client, vip(port));
+        let mut streams = [7, 7, 7, 8].map(connect).into_iter().collect::<Result<Vec<_>>>()?;
+        let mut go_on = |word: &[u8]| streams.iter_mut().try_for_each(|stream| client::echo(stream, word));
+        wait::until("a new server and a new service are reached", PATIENCE, || go_on(b"before"))?;
+        router.rvs(&format!("drain {service} {second} --deadline 1h")).run()?;
+        let shown = || -> Result<_> {
+            let services = router.services()?;
+            let servers = services.iter().flat_map(|service| &service.servers).map(|server| {
+                (server.address, server.state.clone(), server.weight, server.effective_weight, server.active)
+            });
+            Ok((router.rvs("diff").run()?, servers.collect::<Vec<_>>()))
+        };
+        let before = shown()?;
+        ensure!(before.0.lines().count() == 5, "{}", before.0);
+        for round in [&b"first"[..], b"second"] {
+            router.rvs("upgrade").run()?;
+            ensure!(shown()? == before, "{before:#?}\nbecame\n{:#?}", shown()?);
+            go_on(round)?;
+        }
+        // It can be written into the file as before.
+        router.rvs("save").run()?;
+        ensure!(router.rvs("diff").run()?.is_empty());
+        go_on(b"saved")?;
         router.finish()
     })
 }
@@ -326,29 +557,83 @@ fn what_checks_have_found_and_what_is_out_of_service_goes_on() -> Result<()> {
     })
 }
 
+/// The service manager of a router.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    /// Starts a router, and hears that it is ready.
+    fn start(cluster: &Cluster, config: &Config) -> Result<(Manager, Router)> {
+        let path = cluster.state().file("notify");
+        let manager = Manager(UnixDatagram::bind(&path)?);
+        manager.0.set_read_timeout(Some(PATIENCE))?;
+        let notify = path.to_string_lossy().into_owned();
+        let router = Router::start_with(&cluster.router, "rvs", &config.to_string(), config, |command| {
+            command.env("NOTIFY_SOCKET", &notify)
+        })?;
+        ensure!(manager.hear()?.starts_with("READY=1\n"));
+        Ok((manager, router))
+    }
+
+    /// What it is told next.
+    fn hear(&self) -> Result<String> {
+        let mut buffer = [0; 4096];
+        let length = self.0.recv(&mut buffer).context("the service manager waits for a message")?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    }
+
+    /// Waits for a message that begins so.
+    fn hear_until(&self, beginning: &str) -> Result<()> {
+        while !self.hear()?.starts_with(beginning) {}
+        Ok(())
+    }
+
+    /// Sends a signal as soon as the gap of an upgrade has begun. It takes the old program some hundred milliseconds to give
+    /// its devices up; that nothing goes on while the signal is on its way makes it sure.
+    fn signal_in_the_gap(&self, router: &mut Router, signal: Signal) -> Result<()> {
+        self.hear_until("RELOADING=1\n")?;
+        for signal in [Signal::SIGSTOP, signal, Signal::SIGCONT] {
+            router.signal(signal)?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_signal_in_the_gap_is_heeded_by_the_new_program() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let config = cluster.config().service(cluster.web().scheduler("rr"));
+        let (manager, mut router) = Manager::start(cluster, &config)?;
+        let mut asking = router.rvs("upgrade --lose-connections").spawn("upgrade")?;
+        manager.signal_in_the_gap(&mut router, Signal::SIGHUP)?;
+        ensure!(asking.wait(PATIENCE)?.success(), "{}", asking.log());
+        for beginning in ["READY=1\n", "RELOADING=1\n", "READY=1\n"] {
+            manager.hear_until(beginning).with_context(|| router.log())?;
+        }
+        ensure!(router.log().matches(" reloaded ").count() == 1, "{}", router.log());
+        ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
+
+        let _asking = router.rvs("upgrade --lose-connections").spawn("upgrade-and-end")?;
+        manager.signal_in_the_gap(&mut router, Signal::SIGTERM)?;
+        ensure!(router.wait()?.success(), "{}", router.log());
+        let (log, said) = (router.log(), "stopping signal=\"SIGTERM\"");
+        ensure!(log.matches(said).count() == 1, "{log}");
+        let left = cluster.router.interfaces()?;
+        ensure!(!left.iter().any(|name| name == "wan" || name == "lan"), "{left:?}");
+        Ok(())
+    })
+}
+
 #[test]
 fn a_service_manager_sees_one_process_that_reloads() -> Result<()> {
     with_cluster(Layout::TwoArmed, |cluster| {
         let _nginx = cluster.start_web()?;
         let config = cluster.config().service(cluster.web().scheduler("rr"));
-        let path = cluster.state().file("notify");
-        let manager = UnixDatagram::bind(&path)?;
-        manager.set_read_timeout(Some(PATIENCE))?;
-        let hear = || -> Result<String> {
-            let mut buffer = [0; 4096];
-            let length = manager.recv(&mut buffer).context("the service manager waits for a message")?;
-            Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
-        };
-        let notify = path.to_string_lossy().into_owned();
-        let mut router =
-            Router::start_with(&cluster.router, "rvs", &config.to_string(), &config, |command| {
-                command.env("NOTIFY_SOCKET", &notify)
-            })?;
-        ensure!(hear()?.starts_with("READY=1\n"));
+        let (manager, mut router) = Manager::start(cluster, &config)?;
         router.rvs("upgrade --lose-connections").run()?;
-        let said = hear()?;
+        let said = manager.hear()?;
         ensure!(said.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{said}");
-        let said = hear()?;
+        let said = manager.hear()?;
         ensure!(said.starts_with("READY=1\nSTATUS=services: 1; real servers up: 3 of 3\n"), "{said}");
         // A signal asks as well; what would be lost is not lost unasked.
         router.signal(Signal::SIGUSR2)?;
@@ -359,6 +644,32 @@ fn a_service_manager_sees_one_process_that_reloads() -> Result<()> {
         ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
         router.finish()
     })
+}
+
+/// Short requests without end.
+#[derive(Default)]
+struct Asking {
+    stop: AtomicBool,
+    answered: AtomicU64,
+}
+
+impl Asking {
+    /// Asks on and on; each request is answered.
+    fn run(&self, cluster: &Cluster) -> Result<()> {
+        while !self.stop.load(Ordering::Relaxed) {
+            let answers = client::get_parallel(&cluster.client, vip(80), 30, 3)?;
+            ensure!(answers.failed.is_empty() && answers.total() == 30, "{answers:?}");
+            self.answered.fetch_add(30, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Waits until some that began later than now have been answered.
+    fn wait(&self) -> Result<()> {
+        let before = self.answered.load(Ordering::Relaxed);
+        let answered = || self.answered.load(Ordering::Relaxed) >= before + 60;
+        wait::until_true("requests are answered", PATIENCE, answered)
+    }
 }
 
 /// Held connections, a long download and short requests, through two upgrades in a row.
@@ -393,7 +704,8 @@ fn everything_goes_on(layout: Layout) -> Result<()> {
             Ok(())
         };
         go_on("before")?;
-        let mut download = client::start_download(&cluster.client, vip(80), "1m", "download")?;
+        // Sixteen seconds.
+        let mut download = client::start_download(&cluster.client, vip(80), "512k", "download")?;
         let file = cluster.state().file("download");
         wait::until("the download runs", PATIENCE, || {
             ensure!(fs::metadata(&file)?.len() > 0);
@@ -401,15 +713,23 @@ fn everything_goes_on(layout: Layout) -> Result<()> {
         })?;
         let other = another(cluster, "rvs-other")?;
         for round in ["the first", "the second"] {
+            let asking = Asking::default();
             let output = thread::scope(|scope| -> Result<Output> {
-                let asking = scope.spawn(|| client::get_parallel(&cluster.client, vip(80), 300, 3));
-                let output = upgrade(&router, "", &other)?;
-                let answers = asking.join().expect("it does not panic")?;
-                ensure!(answers.failed.is_empty() && answers.total() == 300, "{answers:?}");
-                Ok(output)
+                let answers = scope.spawn(|| asking.run(cluster));
+                let replace = || -> Result<Output> {
+                    asking.wait()?;
+                    let output = upgrade(&router, "", &other)?;
+                    asking.wait()?;
+                    Ok(output)
+                };
+                let output = replace();
+                asking.stop.store(true, Ordering::Relaxed);
+                answers.join().expect("it does not panic")?;
+                output
             })?;
-            print!("{layout:?}: {}", output.stdout);
+            print!("{layout:?}, {:?} requests meanwhile: {}", asking.answered, output.stdout);
             ensure!(output.code() == Some(0), "{output:?}");
+            download.check_running().context("it was over too early to prove anything")?;
             go_on(round)?;
             let services = router.services()?;
             let echo = services.iter().find(|service| service.address == vip(PORT)).context("it is there")?;
@@ -439,18 +759,22 @@ fn connections_go_on_through_upgrades_with_direct_routing() -> Result<()> {
 fn start_keepalived(cluster: &Cluster, socket: &str) -> Result<Daemon> {
     let (state, program) = (cluster.state(), router::program()?);
     let file = state.file("keepalived.conf");
+    // As in the example, but for names, and the time that a busy machine may take.
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/pair/keepalived-1.conf");
+    let example = fs::read_to_string(example)?;
+    let (_, script) = example.split_once("vrrp_script ready {").context("the example has a script")?;
+    let (script, _) = script.split_once('}').context("the script ends")?;
+    ensure!(script.contains("timeout 5\n"), "{script}");
+    let command = format!("{} sync --ready -s {socket}", program.display());
+    let script =
+        script.replace("/usr/local/sbin/rvs sync --ready", &command).replace("timeout 5\n", "timeout 10\n");
     let text = format!(
         "global_defs {{
              vrrp_version 3
              script_user root
              enable_script_security
          }}
-         vrrp_script ready {{
-             script \"{} sync --ready -s {socket}\"
-             interval 1
-             timeout 10
-             fall 1
-         }}
+         vrrp_script ready {{{script}}}
          vrrp_instance wan {{
              state BACKUP
              interface wan
@@ -459,8 +783,7 @@ fn start_keepalived(cluster: &Cluster, socket: &str) -> Result<Daemon> {
              advert_int 0.2
              virtual_ipaddress {{ {VIP}/32 dev wan }}
              track_script {{ ready }}
-         }}\n",
-        program.display()
+         }}\n"
     );
     fs::write(&file, text)?;
     let command =

@@ -1,6 +1,7 @@
 //! Which virtual addresses this router shows to others, and why not the rest.
 //!
-//! A virtual address is *withdrawn* when it must not be on its twin: an operator says so, or RVS ends, or, if a routing
+//! A virtual address is *withdrawn* when it must not be on its twin: an operator says so, or RVS ends, or this router does not know
+//! yet what its peers know, so that clients would meet one that does not know their connections; or, if a routing
 //! daemon announces what is there, its services could not serve. What comes for it all the same is forwarded; only
 //! where somebody else places addresses is one that is not here Linux' own.
 //!
@@ -106,10 +107,11 @@ impl Orders {
                         standings.insert(address(service), Some(Reason::Quorum(key)));
                     }
                 }
-                if !is_ready {
-                    standings.values_mut().for_each(|standing| *standing = Some(Reason::Learning));
-                }
             }
+        }
+        // Whoever places them asks whether this router is ready.
+        if !is_ready && placed_by != VirtualAddresses::Follow {
+            standings.values_mut().for_each(|standing| *standing = Some(Reason::Learning));
         }
         for (address, standing) in &mut standings {
             *standing = self.order(*address).or(*standing);
@@ -168,8 +170,10 @@ mod tests {
     #[test]
     fn placed_unless_an_operator_or_the_end_says_otherwise() {
         let none = Orders::default();
-        let place = |orders: &Orders| judged(orders, VirtualAddresses::Place, &[], &[80, 443], false);
+        let place = |orders: &Orders| judged(orders, VirtualAddresses::Place, &[], &[80, 443], true);
         assert_eq!(place(&none), ["announced", "announced"]);
+        let learning = judged(&none, VirtualAddresses::Place, &[], &[], false);
+        assert_eq!(learning, ["still learning what peers know"; 2]);
         let one = Orders { addresses: [A].into(), ..none.clone() };
         assert_eq!(place(&one), ["out of service (rvs withdraw)", "announced"]);
         let router = Orders { router: true, ..one };

@@ -17,12 +17,14 @@ use dataplane::scheduler::Cursor;
 use dataplane::service::{Mode, Protocol};
 use dataplane::table::DestId;
 use foldhash::{HashMap, HashSet};
+use serde::{Deserialize, Serialize};
 
 use crate::config::error::quoted;
 use crate::rates::Meter;
 
 /// What makes a service the same after a reload. Shown, and typed, as `tcp/192.0.2.10:80`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct ServiceKey {
     /// Virtual address and port.
     pub address: SocketAddrV4,
@@ -47,6 +49,20 @@ impl FromStr for ServiceKey {
             .ok_or_else(|| format!("{} is no service; {expected}", quoted(typed)))?;
         let address = address.parse().map_err(|_| format!("{} is no service; {expected}", quoted(typed)))?;
         Ok(ServiceKey { address, protocol })
+    }
+}
+
+impl From<ServiceKey> for String {
+    fn from(key: ServiceKey) -> String {
+        key.to_string()
+    }
+}
+
+impl TryFrom<String> for ServiceKey {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 
@@ -141,7 +157,7 @@ pub struct Ids {
     workers: usize,
     numbers: Numbers,
     quarantine: VecDeque<Quarantined>,
-    /// Whether members are new, or other than they were.
+    /// Whether members are new, gone, or other than they were.
     changed: bool,
 }
 
@@ -237,8 +253,7 @@ impl Ids {
         self.services.iter().flat_map(of_service)
     }
 
-    /// Whether members have come or changed since this was last asked. Who has gone does not matter: its number means
-    /// nobody else before a new member has it.
+    /// Whether members have come, changed or gone since this was last asked.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
@@ -272,8 +287,8 @@ impl Ids {
     /// Forgets what a new configuration does not name: `named` has the servers of a service, if it is there at all.
     /// `generation` is its first snapshot's.
     pub fn retain(&mut self, generation: u64, named: impl Fn(&ServiceKey) -> Option<Vec<ServerKey>>) {
-        let quarantine = &mut self.quarantine;
-        self.services.retain(|key, record| {
+        let Ids { services, quarantine, changed, .. } = self;
+        services.retain(|key, record| {
             let named = named(key);
             let servers = named.as_deref().unwrap_or_default();
             let known = servers.iter().filter(|server| record.servers.contains_key(server)).count();
@@ -281,6 +296,7 @@ impl Ids {
                 let stays: HashSet<&ServerKey> = servers.iter().collect();
                 for (_, gone) in record.servers.extract_if(|server, _| !stays.contains(server)) {
                     record.retired += gone.traffic();
+                    *changed = true;
                     quarantine.push_back(Quarantined { id: gone.id, generation, sweeps: None });
                 }
             }
@@ -364,6 +380,10 @@ mod tests {
         assert!(!ids.take_changed(), "as it was");
         ids.enter(WEB).server(server(3), 4);
         assert!(ids.take_changed(), "another weight");
+        ids.enter(WEB).server(server(6), 1);
+        assert!(ids.take_changed());
+        ids.retain(1, |_| Some((1..=5).map(server).collect()));
+        assert!(ids.take_changed(), "one has gone");
         // Two of them are not configured any more, the last among them.
         let stay = ids.members().filter(|member| ![server(2), server(5)].contains(&member.server));
         let mut next = Ids::inherit(3, stay.map(|member| (member, Gauge::of(7, 1))));

@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod effects;
 pub mod events;
 pub mod explain;
+pub mod flush;
 mod hardware;
 pub mod health;
 mod hooks;

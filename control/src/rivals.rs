@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use dataplane::wire::ethernet::{Ethernet, HEADER, Mac};
 
+use crate::config::VirtualAddresses;
+
 /// EtherType of ARP.
 const ARP: u16 = 0x0806;
 /// Hardware Ethernet, protocol IPv4, and the lengths of their addresses (RFC 826).
@@ -64,6 +66,12 @@ impl Rivals {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Of the virtual addresses that are here, those that no other machine may have. Where addresses are announced, several routers
+/// have each by design.
+pub fn exclusive(placed_by: VirtualAddresses, here: HashSet<Ipv4Addr>) -> HashSet<Ipv4Addr> {
+    if placed_by == VirtualAddresses::Announce { HashSet::new() } else { here }
 }
 
 /// Who an ARP packet comes from, whether it asks, answers or announces.
@@ -125,6 +133,20 @@ mod tests {
         rivals.listen(&announcement(ADDRESS, OTHER));
         assert_eq!(rivals.review(HashSet::new(), Instant::now()), []);
         assert_eq!(rivals.review(ours(), Instant::now()), []);
+    }
+
+    #[test]
+    fn several_routers_that_announce_an_address_are_no_rivals() {
+        for (placed_by, contested) in [
+            (VirtualAddresses::Place, &[(ADDRESS, OTHER)][..]),
+            (VirtualAddresses::Follow, &[(ADDRESS, OTHER)]),
+            (VirtualAddresses::Announce, &[]),
+        ] {
+            let rivals = Rivals::new(vec![OWN]);
+            rivals.review(exclusive(placed_by, ours()), Instant::now());
+            rivals.listen(&announcement(ADDRESS, OTHER));
+            assert_eq!(rivals.review(exclusive(placed_by, ours()), Instant::now()), contested);
+        }
     }
 
     #[test]

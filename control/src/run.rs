@@ -21,10 +21,14 @@ use dataplane::engine::{Verdict, tell};
 use dataplane::table::Table;
 use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Queues};
+use futures_util::FutureExt;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+use nix::sys::signal::raise;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 
 use crate::admin;
 use crate::capabilities;
@@ -43,6 +47,7 @@ use crate::memory;
 use crate::net::{Twin, Watcher};
 use crate::ports::{self, Open, Pools, Watch};
 use crate::root::Root;
+use crate::services::Services;
 use crate::slowpath;
 use crate::stages::Stopwatch;
 use crate::sync::{self, Synchroniser};
@@ -61,6 +66,21 @@ const BEFORE_UPGRADE: Duration = Duration::from_millis(100);
 pub fn run(config: Config) -> Result<()> {
     // First of all, since it lies where programs read what is typed.
     let inheritance = Inheritance::take();
+    let mut way_back = inheritance.as_ref().and_then(HandOver::back);
+    match (run_once(config, inheritance, &mut way_back), way_back) {
+        (Ok(None), _) => Ok(()),
+        (Ok(Some(hand_over)), _) => Err(hand_over.carry_out()),
+        (Err(error), Some(way_back)) => Err(way_back.go_back(error)),
+        (Err(error), None) => Err(error),
+    }
+}
+
+/// Until its end, or until another program is to go on. There is no way back any more from the moment when it forwards.
+fn run_once(
+    config: Config,
+    inheritance: Option<Inheritance>,
+    way_back: &mut Option<HandOver>,
+) -> Result<Option<HandOver>> {
     lock_any_memory();
     let machine = Machine::read().context("cannot find out what this machine has")?;
     config.check_machine(&machine)?;
@@ -82,9 +102,9 @@ pub fn run(config: Config) -> Result<()> {
         });
     }
     let runtime = runtime.enable_all().build().context("cannot start the control thread's runtime")?;
-    let hand_over = LocalSet::new().block_on(&runtime, start(config, &control_cores, inheritance))?;
+    let result = LocalSet::new().block_on(&runtime, start(config, &control_cores, inheritance, way_back));
     runtime.shutdown_background();
-    hand_over.map_or(Ok(()), |hand_over| Err(hand_over.carry_out()))
+    result
 }
 
 /// Ends when one of these comes; before it exists, signals end the process as they always do.
@@ -120,12 +140,26 @@ impl StopSignals {
             _ = self.interrupt.recv() => {}
         }
     }
+
+    /// Those that came at the last moment, when nobody waited here any more, come once more: to be called when they are held.
+    async fn hand_on(&mut self) {
+        // So that the runtime hears of them.
+        tokio::task::yield_now().await;
+        for (came, which) in [(&mut self.terminate, SIGTERM), (&mut self.interrupt, SIGINT)] {
+            if came.recv().now_or_never().is_some()
+                && let Err(error) = raise(which)
+            {
+                tracing::warn!(%error, %which, "a signal is lost");
+            }
+        }
+    }
 }
 
 async fn start(
     config: Config,
     control_cores: &[usize],
     mut inheritance: Option<Inheritance>,
+    way_back: &mut Option<HandOver>,
 ) -> Result<Option<HandOver>> {
     let mut stopwatch = Stopwatch::start();
     // From here on signals wait until there is somebody to heed them.
@@ -150,7 +184,7 @@ async fn start(
     let doors = Doors { socket, remote, speaker };
     let signals = Signals { stop, hangup, upgrade };
     stopwatch.lap(|stages| &mut stages.eal);
-    let setting = Setting { eal: &eal, devices: &devices, control_cores, kept };
+    let setting = Setting { eal: &eal, devices: &devices, control_cores, kept, way_back };
     let mut result = with_eal(config, setting, doors, signals, manager, stopwatch, inheritance).await;
     if let Err(error) = eal.cleanup() {
         tracing::warn!(%error, "EAL was not taken down cleanly");
@@ -176,6 +210,8 @@ struct Setting<'a> {
     control_cores: &'a [usize],
     /// Where the connections of the process before are.
     kept: Option<keep::Directory>,
+    /// To the program before this one.
+    way_back: &'a mut Option<HandOver>,
 }
 
 /// Where others reach this router.
@@ -207,7 +243,7 @@ fn claims(config: &Config) -> Result<Vec<Claim>> {
 
 async fn with_eal(
     config: Config,
-    Setting { eal, devices, control_cores, kept }: Setting<'_>,
+    Setting { eal, devices, control_cores, kept, way_back }: Setting<'_>,
     Doors { socket, remote, speaker }: Doors,
     Signals { mut stop, hangup, upgrade }: Signals,
     manager: systemd::Manager,
@@ -246,11 +282,19 @@ async fn with_eal(
         None => Default::default(),
     };
     stopwatch.lap(|stages| &mut stages.ports);
+    let mut services = Services::new(config.services.clone());
+    let knowledge = inheritance.as_ref().map(|inheritance| inheritance.estate.knowledge.clone());
+    let knowledge = knowledge.unwrap_or_default();
+    for change in services.inherit(&knowledge.changes, Instant::now()) {
+        tracing::warn!(change, "a live change is lost, since the file has another entry by now");
+    }
     // Linux takes memory from the node of whoever touches it first.
     pin(&config.workers.cores)?;
-    let started = keep::start(&config, kept, control_cores);
+    let started = keep::start(&config, &services, kept, control_cores);
     pin(control_cores)?;
     let keep::Start { table, ids, keep, origin } = started?;
+    let members = ids.members().map(|member| (member.service, member.server));
+    services.come_back(members, &knowledge.changes, Instant::now());
     stopwatch.lap(|stages| &mut stages.table);
     let counters: Vec<Arc<WorkerCounters>> = config.workers.cores.iter().map(|_| Arc::default()).collect();
     if config.run.drop_capabilities {
@@ -269,8 +313,7 @@ async fn with_eal(
     let remote = remote.zip(settings.as_ref().map(admin::tcp::Settings::subscribe));
     let farewell = admin::tcp::Farewell::default();
     // It knows what its predecessor knew.
-    let was_ready = matches!(origin, keep::Origin::Adopted { .. })
-        && inheritance.as_ref().is_some_and(|inheritance| inheritance.estate.knowledge.is_ready);
+    let was_ready = matches!(origin, keep::Origin::Adopted { .. }) && knowledge.is_ready;
     // Directors of Linux cannot be asked, so there is nothing to wait for without peers.
     let shared = if was_ready || config.sync.is_none() {
         sync::Shared::of_a_ready_one()
@@ -282,7 +325,8 @@ async fn with_eal(
     // A ring for each worker, if there is somebody to be told.
     let changes: Vec<Arc<Changes>> = peers.iter().flat_map(|_| &counters).map(|_| Arc::default()).collect();
     let parts = Parts {
-        config: config.clone(),
+        config: Config { services: Vec::new(), ..config.clone() },
+        services,
         remote: settings,
         watcher,
         ports: links,
@@ -296,10 +340,7 @@ async fn with_eal(
         capture: capture.clone(),
         peers: peers.clone(),
         placed,
-        knowledge: inheritance
-            .as_ref()
-            .map(|inheritance| inheritance.estate.knowledge.clone())
-            .unwrap_or_default(),
+        knowledge,
         desk: desk.clone(),
         stop: stop.asked.clone(),
     };
@@ -324,6 +365,7 @@ async fn with_eal(
     });
     let crew = Crew::start(workers.collect(), &config.workers.cores, config.run.drop_capabilities)?;
     stopwatch.lap(|stages| &mut stages.publish);
+    *way_back = None;
     if let Some(inheritance) = inheritance {
         desk.tell(inheritance.settle(), &stopwatch.stages);
     }
@@ -404,7 +446,14 @@ async fn with_eal(
         Ok(order) => (order, Ok(())),
         Err(error) => (None, Err(error)),
     };
-    let mut hand_over = order.map(|order| HandOver::begin(order, director.knowledge()));
+    let mut hand_over = match order {
+        None => None,
+        Some(order) => {
+            upgrade::hold_signals();
+            stop.hand_on().await;
+            Some(HandOver::begin(order, director.knowledge()))
+        }
+    };
     match hand_over {
         Some(_) => manager.reloading(),
         None => manager.stopping(),

@@ -47,6 +47,11 @@ impl Changes {
         self.slots.pop()
     }
 
+    /// Whether all have been taken.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// Notes that found no room so far.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
@@ -54,12 +59,13 @@ impl Changes {
 }
 
 /// Whether peers should know of this connection. Of one that is not established there is nothing to lose that its
-/// client would not send again. IPVS has the same TCP states but LAST_ACK, and sends UDP unanswered, too.
+/// client would not send again, and a flood of what never will be would be told of. IPVS has the same TCP states but LAST_ACK,
+/// and sends UDP unanswered, too.
 pub fn is_shared(word: Word) -> bool {
     is_told(word.state(), word.flags() & FLAG_REPLIED != 0)
 }
 
-/// The same of a connection in this state, if it is UDP with an answer or without.
+/// The same of a connection in this state, if it is UDP that counts as answered ([`FLAG_REPLIED`]) or not.
 pub fn is_told(state: State, replied: bool) -> bool {
     match state {
         State::Established

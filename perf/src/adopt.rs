@@ -80,8 +80,10 @@ pub fn measure(arguments: &Arguments) -> Result<Vec<Figure>> {
         for ((size, connections_now), figure) in sizes.iter().zip(&mut figures) {
             bar.set_message(*size);
             let began = Instant::now();
-            let census = if *connections_now == connections {
-                Table::in_file(&old, connections, KEY)?.inherit(&known, threads)
+            // The table that goes on is not given up within the time: nobody would.
+            let (census, _table) = if *connections_now == connections {
+                let table = Table::in_file(&old, connections, KEY)?;
+                (table.inherit(&known, threads), table)
             } else {
                 resized(&old, connections, *connections_now, directory, &known, threads)?
             };
@@ -106,10 +108,11 @@ fn resized(
     directory: &Path,
     known: &Known,
     threads: Threads<'_>,
-) -> Result<Census> {
+) -> Result<(Census, Table)> {
     let new = Table::in_file(&file(directory, to)?, to, KEY)?;
     let now = Tick(1);
-    Ok(new.fill_from(&Table::in_file(old, from, KEY)?, now, now, known, threads))
+    let census = new.fill_from(&Table::in_file(old, from, KEY)?, now, now, known, threads);
+    Ok((census, new))
 }
 
 /// A file for a table, which goes when nobody has it any more.

@@ -64,7 +64,7 @@ fn a_peer_knows_all_connections() {
     let line =
         "sync --rounds 1 --time 20 --flows 100 --storms 20000 --connections 6000 --trickles 200 --bulks 5000";
     let figures = figures(command, line);
-    assert_eq!(figures.len(), 2 * 3 + 11 + 2 + 5 + 1, "paths, storm, trickle, bulk, forged calls");
+    assert_eq!(figures.len(), 1 + 3 + 2 * 3 + 11 + 5 + 1, "idle, trickle, paths, storm, bulk, forged calls");
     let known = figures.iter().filter(|figure| label(figure, "figure") == "known to the peer");
     let known: Vec<_> = known.map(|figure| figure["samples"][0].as_f64().expect("a share")).collect();
     assert_eq!(known, [100.0; 3]);

@@ -29,6 +29,10 @@ cd "$1"
 mkdir upper work root
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" root
 for seen in proc sys dev; do mount --rbind "/$seen" "root/$seen"; done
+# Whoever is removed in here gives nothing of the machine's back: neither its NICs, nor its tables.
+mount -o remount,bind,ro root/sys
+rm -rf root/var/lib/rvs
+if [ -d root/dev/hugepages ]; then mount -t tmpfs tmpfs root/dev/hugepages; fi
 mount -t tmpfs tmpfs root/run
 mkdir -p root/run/systemd/system root/run/rvs
 # Debian's answer to whether a service may be stopped: yes.
@@ -51,6 +55,8 @@ pub struct Image {
     state: State,
     directory: PathBuf,
     holder: Daemon,
+    /// What it has hidden of the machine from the beginning.
+    hidden: BTreeSet<String>,
 }
 
 impl Image {
@@ -60,7 +66,7 @@ impl Image {
         let directory = state.file("image");
         fs::create_dir(&directory)?;
         let holder = namespace.command("sh").args(["-ec", HOLD, "sh"]).arg(&directory).spawn("image")?;
-        let mut image = Image { state, directory, holder };
+        let mut image = Image { state, directory, holder, hidden: BTreeSet::new() };
         wait::until("the image is there", PATIENCE, || {
             image.holder.check_running()?;
             let name = fs::read_to_string(format!("/proc/{}/comm", image.holder.pid()))?;
@@ -70,6 +76,7 @@ impl Image {
         let systemctl = image.file("/usr/bin/systemctl");
         fs::write(&systemctl, SYSTEMCTL)?;
         fs::set_permissions(&systemctl, Permissions::from_mode(0o755))?;
+        image.hidden = image.differences()?;
         Ok(image)
     }
 
@@ -98,8 +105,13 @@ impl Image {
         fs::read_to_string(self.file("/run/systemctl.log")).unwrap_or_default()
     }
 
-    /// The files, links and whiteouts by which it differs from this machine.
+    /// The files and links that have come since it was made, or gone.
     pub fn changed(&self) -> Result<BTreeSet<String>> {
+        Ok(&self.differences()? - &self.hidden)
+    }
+
+    /// The files, links and whiteouts by which it differs from this machine.
+    fn differences(&self) -> Result<BTreeSet<String>> {
         let upper = self.directory.join("upper");
         let holder = self.holder.pid().to_string();
         let found = Command::new(&self.state, "nsenter")

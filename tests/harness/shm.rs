@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::cluster::Cluster;
 
-/// A directory on tmpfs, whatever /run is on; gone with the test.
+/// A directory on tmpfs, whatever /run is on, or in what RVS_KEEP_IN names, e.g. a hugetlbfs; gone with the test.
 #[derive(Debug)]
 pub struct Place(pub PathBuf);
 
@@ -26,7 +26,8 @@ impl Place {
 
 /// Where it is, for the cluster with this name.
 pub(crate) fn place(id: &str) -> PathBuf {
-    PathBuf::from(format!("/dev/shm/rvs-tests-{id}"))
+    let parent = std::env::var_os("RVS_KEEP_IN").map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
+    parent.join(format!("rvs-tests-{id}"))
 }
 
 impl Drop for Place {

@@ -127,6 +127,9 @@ pub struct Sync {
     pub peers: Vec<Peer>,
     /// What has become of the connections that they told of.
     pub adopted: Adopted,
+    /// Connections that were forgotten because an operator has flushed them at a peer.
+    #[serde(default)]
+    pub flushed: u64,
     /// Changes for which there was no room, so that everything was sent again.
     pub overflows: u64,
     /// Datagrams from addresses that are no peer's.
@@ -149,25 +152,34 @@ pub struct Ipvs {
     pub syncid: u8,
     /// Those that have told of connections; the first eight.
     pub directors: Vec<Ipv4Addr>,
+    /// What has become of the connections that they told of, if those are of a service and a server of ours.
+    pub adopted: Adopted,
+    /// What has been received and sent.
+    #[serde(flatten)]
+    pub counts: IpvsCounts,
+}
+
+/// What has been received from directors of Linux and sent to them, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpvsCounts {
     /// Messages received.
     pub received: u64,
-    /// Of them, those that are no messages.
+    /// Of them, those that are none, or contradict themselves.
     pub malformed: u64,
     /// Of them, those with another syncid.
     pub other_syncid: u64,
     /// Connections received.
     pub connections_received: u64,
-    /// What has become of those that are of a service and a server of ours.
-    pub adopted: Adopted,
-    /// Of another service, server or mode.
+    /// Of them, those of another service, server or mode.
     pub unknown: u64,
-    /// Templates of persistence.
+    /// Of them, templates of persistence.
     pub templates: u64,
-    /// Of a mark of the firewall.
+    /// Of them, those of a mark of the firewall.
     pub fwmarks: u64,
-    /// Of IPv6.
+    /// Of them, those of IPv6.
     pub ipv6: u64,
-    /// Of a protocol, a mode or a state that RVS does not have, not established, or with adjusted sequence numbers.
+    /// Of them, those of a protocol, a mode or a state that RVS does not have, not established, or with adjusted sequence
+    /// numbers.
     pub unsupported: u64,
     /// Messages sent.
     pub sent: u64,
@@ -195,23 +207,31 @@ pub struct Peer {
     pub received_a_second: u64,
     /// How much of all connections it has been sent, from 0 to 1, while it is sent all.
     pub bulk: Option<f64>,
-    /// Datagrams sent.
+    /// What has gone between the two.
+    #[serde(flatten)]
+    pub counts: PeerCounts,
+}
+
+/// What has gone between two routers, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerCounts {
+    /// Datagrams sent, acknowledgements included.
     pub sent: u64,
     /// Their bytes.
     pub sent_bytes: u64,
     /// Connections sent.
     pub connections_sent: u64,
-    /// Of those, how many it has confirmed.
+    /// Of those, how many the peer has confirmed.
     pub connections_confirmed: u64,
     /// Connections that were lost on the way and sent again.
     pub connections_retold: u64,
-    /// Datagrams received from its address.
+    /// Datagrams received from the peer's address.
     pub received: u64,
     /// Their bytes.
     pub received_bytes: u64,
     /// Connections received.
     pub connections_received: u64,
-    /// Datagrams that were lost on the way to it.
+    /// Datagrams that were lost on the way to the peer.
     pub lost: u64,
     /// Datagrams from its address that it has not made.
     pub forged: u64,
@@ -221,9 +241,9 @@ pub struct Peer {
     pub hasty: u64,
     /// Datagrams from its address that are of another version.
     pub other_version: u64,
-    /// Datagrams from its address that mean nothing.
+    /// Datagrams from its address, or parts of them, that mean nothing.
     pub not_understood: u64,
-    /// Times that all connections were sent.
+    /// Times that all connections were sent: the peer asked for them, or too much had changed.
     pub bulks: u64,
 }
 
@@ -236,7 +256,7 @@ pub struct Adopted {
     pub changed: u64,
     /// They were known as well or better.
     pub known: u64,
-    /// They had expired, or their service or server is not here.
+    /// They had expired or been flushed, or their service or server is not here.
     pub stale: u64,
     /// The table had no room.
     pub no_room: u64,

@@ -113,7 +113,7 @@ pub(super) struct RemoveServer {
     server: ServerArgs,
 }
 
-/// Connections for which all that is given holds.
+/// Connections for which all that is given holds; peer routers forget them as well
 #[derive(Debug, Args)]
 pub(super) struct Flush {
     /// Of this service, e.g. tcp/192.0.2.10:80

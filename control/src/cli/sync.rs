@@ -57,12 +57,13 @@ fn write_ipvs(out: &mut impl Write, ipvs: &api::Ipvs) -> io::Result<()> {
     let directors: Vec<String> = ipvs.directors.iter().map(ToString::to_string).collect();
     let heard = if directors.is_empty() { "none heard".to_owned() } else { directors.join(", ") };
     writeln!(out, "IPVS {} on {}, syncid {}; directors: {heard}", ipvs.role, ipvs.interface, ipvs.syncid)?;
-    let api::Ipvs { received, malformed, other_syncid, sent, .. } = ipvs;
+    let api::IpvsCounts { received, malformed, other_syncid, sent, .. } = ipvs.counts;
     writeln!(
         out,
         "Messages: {received} received, {malformed} malformed, {other_syncid} of another syncid, {sent} sent"
     )?;
-    let api::Ipvs { connections_received, unknown, templates, fwmarks, ipv6, unsupported, .. } = ipvs;
+    let api::IpvsCounts { connections_received, unknown, templates, fwmarks, ipv6, unsupported, .. } =
+        ipvs.counts;
     let api::Adopted { new, changed, known, stale, no_room } = ipvs.adopted;
     writeln!(
         out,
@@ -72,7 +73,7 @@ fn write_ipvs(out: &mut impl Write, ipvs: &api::Ipvs) -> io::Result<()> {
         out,
         "Not taken over: {unknown} of other services or servers, {templates} templates, {fwmarks} of marks, {ipv6} of IPv6, {unsupported} unsupported"
     )?;
-    writeln!(out, "Connections told to directors: {}", ipvs.connections_sent)
+    writeln!(out, "Connections told to directors: {}", ipvs.counts.connections_sent)
 }
 
 fn write_peers(out: &mut impl Write, sync: &api::Sync) -> io::Result<()> {
@@ -91,12 +92,12 @@ fn write_peers(out: &mut impl Write, sync: &api::Sync) -> io::Result<()> {
         let counts = [
             peer.sent_a_second,
             peer.received_a_second,
-            peer.connections_sent,
-            peer.connections_received,
-            peer.lost,
-            peer.forged,
-            peer.replayed,
-            peer.bulks,
+            peer.counts.connections_sent,
+            peer.counts.connections_received,
+            peer.counts.lost,
+            peer.counts.forged,
+            peer.counts.replayed,
+            peer.counts.bulks,
         ];
         counts.iter().try_for_each(|count| write!(out, "{count:>11}"))?;
         writeln!(out)?;
@@ -118,7 +119,8 @@ fn write_peers(out: &mut impl Write, sync: &api::Sync) -> io::Result<()> {
     writeln!(
         out,
         "Connections of peers: {new} new, {changed} changed, {known} known, {stale} stale, {no_room} without room"
-    )
+    )?;
+    writeln!(out, "Connections forgotten since they were flushed at a peer: {}", sync.flushed)
 }
 
 #[cfg(test)]
@@ -159,24 +161,24 @@ mod tests {
             sent_a_second: 11,
             received_a_second: 12,
             bulk: Some(0.25),
-            sent: 1,
-            sent_bytes: 2,
-            connections_sent: 40,
-            connections_confirmed: 39,
-            connections_retold: 1,
-            received: 5,
-            received_bytes: 6,
-            connections_received: 60,
-            lost: 7,
-            forged: 8,
-            replayed: 9,
-            hasty: 0,
-            other_version: 0,
-            not_understood: 0,
-            bulks: 1,
+            counts: api::PeerCounts {
+                sent: 1,
+                sent_bytes: 2,
+                connections_sent: 40,
+                connections_confirmed: 39,
+                connections_retold: 1,
+                received: 5,
+                received_bytes: 6,
+                connections_received: 60,
+                lost: 7,
+                forged: 8,
+                replayed: 9,
+                bulks: 1,
+                ..api::PeerCounts::default()
+            },
         };
         let other = api::Peer { standing: "away".into(), version: 1, bulk: None, ..peer.clone() };
-        let sync = api::Sync { ready: true, peers: vec![peer, other], ..api::Sync::default() };
+        let sync = api::Sync { ready: true, peers: vec![peer, other], flushed: 13, ..api::Sync::default() };
         let mut out = Vec::new();
         write(&mut out, &sync).unwrap();
         let text = String::from_utf8(out).unwrap();
@@ -186,5 +188,6 @@ mod tests {
         assert!(text.lines().skip(1).take(3).all(|line| line.len() == 22 + 11 * 11), "{text}");
         assert_eq!(words(4), "10.9.0.2:8848 is being sent all connections: 25 %");
         assert!(words(5).starts_with("10.9.0.2:8848 speaks version 1 of the protocol"), "{text}");
+        assert_eq!(words(7), "Connections forgotten since they were flushed at a peer: 13");
     }
 }

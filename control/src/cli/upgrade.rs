@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use tokio::time::{Instant, sleep};
 
-use super::{Exit, SocketArg, block_on, changes, complain};
+use super::{Exit, SocketArg, block_on};
 use crate::admin::api;
 use crate::admin::client::Client;
 use crate::admin::upgrade::Question;
@@ -30,9 +30,6 @@ pub(super) struct Upgrade {
     /// Go on if the new program will not know the connections
     #[arg(long)]
     lose_connections: bool,
-    /// Go on if something was changed live that is not in the file
-    #[arg(long)]
-    lose_changes: bool,
     #[command(flatten)]
     socket: SocketArg,
 }
@@ -43,15 +40,6 @@ impl Upgrade {
         let question = Question { binary, lose_connections: self.lose_connections };
         let client = self.socket.client();
         block_on(async {
-            let unsaved = if self.lose_changes { Vec::new() } else { client.diff().await? };
-            if !unsaved.is_empty() {
-                changes(&mut io::stderr(), &unsaved)?;
-                complain(format_args!(
-                    "rvs: the file does not say this, and the new program would not know it; \
-                     expected `rvs save` or `rvs reload` first, or --lose-changes"
-                ));
-                return Ok(Exit::Failed);
-            }
             let begun = client.upgrade(&question).await?;
             writeln!(io::stdout(), "rvs {} hands over to {} ({})", begun.from, begun.to, begun.binary)?;
             let ended = end_of(&client, &begun.id).await?;

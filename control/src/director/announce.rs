@@ -29,7 +29,8 @@ impl Director {
             present: self.services.present(),
             running: self.services.running(),
             has_quorum: |service| self.effects.has_quorum(service),
-            is_ready: self.peers.is_ready(),
+            // As it has been acted upon: peers may have told everything a moment ago.
+            is_ready: !self.learning,
             held: &self.live,
         };
         let mut standings = self.orders.judge(&situation);

@@ -12,6 +12,7 @@ use crate::config::{Service, VirtualAddresses};
 use crate::events::Kind;
 use crate::net::Mirror;
 use crate::ports;
+use crate::rivals::exclusive;
 
 /// Neighbours that Linux is asked for.
 #[derive(Clone, Copy, PartialEq)]
@@ -44,9 +45,6 @@ impl Director {
 
     /// Puts the virtual addresses on their twins, and takes away those that RVS had put there and that are
     /// withdrawn, or not configured any more. What Linux refuses is tried again in the next period.
-    ///
-    /// While connections are being learned from peers none is put there: a client would meet a router that does not
-    /// know its connection. Those that a predecessor has put there stay.
     pub(super) async fn place_virtual_addresses(&mut self) {
         if self.follows() && self.placed.is_empty() {
             return;
@@ -57,9 +55,7 @@ impl Director {
         // Also those that were there before: somebody may have taken them away. Linux is asked what it has, since the
         // mirror may be a moment behind. (To add a thousand again took 6 ms; to ask takes one.)
         let held = linux.addresses().await.unwrap_or_default();
-        let learning = self.learning;
-        let is_missing =
-            |&&(ifindex, address): &&(u32, Ipv4Addr)| !learning && !held.contains(&(ifindex, address, 32));
+        let is_missing = |&&(ifindex, address): &&(u32, Ipv4Addr)| !held.contains(&(ifindex, address, 32));
         for &(ifindex, address) in wanted.iter().filter(is_missing) {
             // Before it is there, since whoever ends this here, for an upgrade, has to know.
             let is_new = self.placed.insert((ifindex, address));
@@ -140,11 +136,8 @@ impl Director {
 
     /// Says who else has a virtual address that is here.
     pub(super) fn notice_rivals(&mut self) {
-        // Where addresses are announced, several routers have each by design.
-        if self.config.run.virtual_addresses == VirtualAddresses::Announce {
-            return;
-        }
-        for (address, mac) in self.rivals.review(self.addresses_here(), Instant::now()) {
+        let ours = exclusive(self.config.run.virtual_addresses, self.addresses_here());
+        for (address, mac) in self.rivals.review(ours, Instant::now()) {
             let mac = ports::mac_text(mac);
             tracing::warn!(%address, mac, "a virtual address that is here is held by another machine as well");
             self.events.publish(Kind::AddressContested { address, mac });

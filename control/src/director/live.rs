@@ -3,27 +3,24 @@
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use dataplane::service::MAX_WEIGHT;
-use dataplane::snapshot::Snapshot;
-use dataplane::table::{Fate, Table, Word};
 use tokio::time::Instant;
 
 use super::Director;
 use crate::admin::{Flush, Order, api};
 use crate::config::{self, Config, Server, ServerState, Service};
 use crate::events::Kind;
+use crate::flush::{self, Filter};
 use crate::ids::ServiceKey;
 use crate::services::diff::diff;
 use crate::services::live::{check_new_server, require_server, require_service, service_of};
 use crate::services::save;
 
 /// What is said of how long a live change holds.
-const HOLDS: &str =
-    "until it is taken back, the file's entry is edited and reloaded, or rvs ends; `rvs save` keeps it";
+const HOLDS: &str = "until it is taken back, the file's entry is edited and reloaded, or rvs ends (an upgrade is no end); `rvs save` keeps it";
 
 /// Buckets that are flushed at a time.
 const CHUNK: usize = 4096;
@@ -179,7 +176,7 @@ impl Director {
         Ok(api::Saved { path: shown.to_string(), changes })
     }
 
-    /// Prepares to forget connections.
+    /// Prepares to forget connections, here and at the peers.
     pub(super) fn flush(&self, filter: api::Filter) -> Result<Flush> {
         let service = match &filter.service {
             None => None,
@@ -194,34 +191,18 @@ impl Director {
             chosen != filter.all,
             "expected a service, a server or a client whose connections are to be forgotten, or all"
         );
-        let (table, snapshot) = (self.table.clone(), self.publisher.current());
-        Ok(Box::new(move || flush(&table, &snapshot, service, &filter)))
-    }
-}
-
-fn flush(table: &Table, snapshot: &Arc<Snapshot>, service: Option<ServiceKey>, filter: &api::Filter) -> u64 {
-    let matches = |word: Word| {
-        let Some(dest) = snapshot.dest_of(word) else { return false };
-        let address = SocketAddrV4::new(dest.address.into(), dest.port);
-        let of_service = service.is_none_or(|key| {
-            let virtual_ = SocketAddrV4::new(dest.virtual_address.into(), dest.virtual_port);
-            virtual_ == key.address && snapshot.services[dest.service as usize].protocol == key.protocol
-        });
-        of_service
-            && filter.server.is_none_or(|server| server == address)
-            && filter.client.is_none_or(|client| client == *word.client().socket().ip())
-    };
-    let decide = |word| if matches(word) { Fate::Remove } else { Fate::Keep };
-    let mut flushed = 0;
-    for start in (0..table.buckets()).step_by(CHUNK) {
-        table.sweep(start..(start + CHUNK).min(table.buckets()), decide, |word| {
-            flushed += 1;
-            if let Some(dest) = snapshot.dest_of(word) {
-                dest.gauge.leave(word.state().is_active());
+        let filter = Filter { service, server: filter.server, client: filter.client };
+        let (table, snapshot, peers) = (self.table.clone(), self.publisher.current(), self.peers.shared());
+        Ok(Box::new(move || {
+            if let Some(peers) = peers {
+                peers.flush(filter);
             }
-        });
+            let starts = (0..table.buckets()).step_by(CHUNK);
+            let chunks = starts.map(|start| start..(start + CHUNK).min(table.buckets()));
+            let is_to_go = |word| filter.matches_word(&snapshot, word);
+            chunks.map(|buckets| flush::remove(&table, &snapshot, buckets, is_to_go)).sum()
+        }))
     }
-    flushed
 }
 
 /// Puts a text in the place of a file, all of it or nothing, with the file's mode.

@@ -80,8 +80,10 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 /// What the director is made of.
 pub struct Parts {
-    /// The configuration in force.
+    /// The configuration in force, but for its services.
     pub config: Config,
+    /// Its services, and those of an earlier process.
+    pub services: Services,
     /// What a reload renews of the admin API on TCP, if it is there.
     pub remote: Option<tcp::Settings>,
     /// Linux' state.
@@ -180,7 +182,8 @@ impl Director {
     /// Compiles the first snapshot.
     pub fn new(parts: Parts) -> Result<(Director, Handle)> {
         let Parts {
-            mut config,
+            config,
+            services,
             remote,
             watcher,
             ports,
@@ -206,7 +209,7 @@ impl Director {
             rivals: Arc::new(Rivals::new(ports.iter().map(|link| link.mac).collect())),
             ids,
             keep,
-            services: Services::new(std::mem::take(&mut config.services)),
+            services,
             effects: Effects::default(),
             wake: None,
             pace: Pace::default(),
@@ -318,7 +321,12 @@ impl Director {
 
     /// What a successor has to know.
     pub fn knowledge(&self) -> Knowledge {
-        Knowledge { is_ready: !self.learning, orders: self.orders.clone(), checks: self.health.known() }
+        Knowledge {
+            is_ready: !self.learning,
+            orders: self.orders.clone(),
+            checks: self.health.known(),
+            changes: self.services.changes(Instant::now()),
+        }
     }
 
     /// A worker's view of the snapshots.

@@ -27,6 +27,11 @@ impl Peers {
         Peers { shared, ..Peers::default() }
     }
 
+    /// What others see of the thread that speaks to them.
+    pub(super) fn shared(&self) -> Option<Arc<Shared>> {
+        self.shared.clone()
+    }
+
     /// The oldest generation by which connections of peers are made.
     pub(super) fn generation(&self) -> u64 {
         self.shared.as_ref().map_or(u64::MAX, |shared| shared.generation.load(Ordering::Acquire))

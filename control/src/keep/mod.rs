@@ -10,18 +10,19 @@
 //!   one beside it, and only the index that names it puts it in the place of the old one;
 //! * the index is written *before* workers get a snapshot with new members ([`Keep::record`]), so that no word can have a
 //!   number that it does not know, or knows as somebody else;
-//! * of members that have gone it may still know, since their numbers are not given away before no word has them
-//!   ([`crate::ids`]).
+//! * the number of a member that has gone is not given away before no word has it ([`crate::ids`]), so it is the next
+//!   process that finds out whose words are left.
 //!
-//! Words of members that are not configured any more are removed at the start, those of servers that were leaving among
-//! them: until when, and how, only the process before has known.
+//! A member that is not wanted any more, because it was leaving, had been added live or is not in the file of the next
+//! process, leaves there with the connections that it has ([`Services::come_back`]). Words of all others are removed at the start.
 
 mod directory;
 mod index;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,10 +33,11 @@ use dataplane::worker::Ticks;
 
 pub use self::directory::Directory;
 use self::index::Index;
-use crate::config::{Config, ConfigErrors, ServerState};
+use crate::config::{Config, ConfigErrors};
 use crate::crew::pin;
 use crate::events::{Events, Kind};
-use crate::ids::{Ids, Member, ServerKey, ServiceKey};
+use crate::ids::{Ids, Member};
+use crate::services::Services;
 
 /// The name of the index.
 const INDEX: &str = "index";
@@ -114,10 +116,15 @@ fn of_key(config: &Config, error: &anyhow::Error) -> ConfigErrors {
 }
 
 /// Makes the table, or takes over the one that is kept in the directory, on all cores that are ours: no worker needs its
-/// own yet, and the calling thread waits.
+/// own yet, and the calling thread waits. Connections go on with the members of `services` and with those that may leave.
 ///
 /// An error if the directory has no room for the table.
-pub fn start(config: &Config, directory: Option<Directory>, control_cores: &[usize]) -> Result<Start> {
+pub fn start(
+    config: &Config,
+    services: &Services,
+    directory: Option<Directory>,
+    control_cores: &[usize],
+) -> Result<Start> {
     let workers = config.workers.cores.len();
     let connections = config.table.connections as usize;
     let Some(directory) = directory else {
@@ -135,7 +142,8 @@ pub fn start(config: &Config, directory: Option<Directory>, control_cores: &[usi
             );
         }
     };
-    let origin = match adopt(&directory, config, Threads { count: cores.len(), begin: &go }) {
+    let threads = Threads { count: cores.len(), begin: &go };
+    let origin = match adopt(&directory, connections, services, threads) {
         Ok(Some(Adopted { table, index, census, took })) => {
             let origin =
                 Origin::Adopted { kept: census.kept, removed: census.removed, no_room: census.no_room, took };
@@ -161,14 +169,19 @@ pub fn start(config: &Config, directory: Option<Directory>, control_cores: &[usi
 /// A table of the process before.
 struct Adopted {
     table: Table,
-    /// With the members that are configured.
+    /// With the members that are wanted, or have connections.
     index: Index,
     census: Census,
     took: Duration,
 }
 
 /// Takes over what is kept; none if nothing is. An error says why it does not do.
-fn adopt(directory: &Directory, config: &Config, threads: Threads<'_>) -> Result<Option<Adopted>> {
+fn adopt(
+    directory: &Directory,
+    connections: usize,
+    services: &Services,
+    threads: Threads<'_>,
+) -> Result<Option<Adopted>> {
     let began = Instant::now();
     let Some(bytes) = directory.read(INDEX)? else { return Ok(None) };
     let mut index = Index::parse(&bytes)?;
@@ -181,22 +194,25 @@ fn adopt(directory: &Directory, config: &Config, threads: Threads<'_>) -> Result
     );
     // It is a name and nothing else.
     ensure!(index.table.starts_with(TABLE) && !index.table.contains('/'), "the index names no table");
-    let wanted = configured(config);
-    index.members.retain(|member| wanted.contains(&(member.service, member.server)));
+    let (wanted, may_leave) = (services.members(), services.may_leave());
+    let is_wanted = |member: &Member| wanted.contains(&(member.service, member.server));
+    index.members.retain(|member| is_wanted(member) || may_leave(member.service, member.server));
     let known: Known = index.members.iter().map(|member| (member.id, member.service.protocol)).collect();
     let file = directory.open_file(&index.table)?;
     let old = Table::in_file(&file, index.connections, index.key).context("its table cannot be used")?;
 
     let (theirs, ours) = (Ticks::with(index.tsc_per_tick), Ticks::ours());
-    let connections = config.table.connections as usize;
     let same_clock = theirs.per_tick() == ours.per_tick();
+    let adopted = |table, mut index: Index, census: Census| {
+        index.members.retain(|member| is_wanted(member) || census.of(member.id) != (0, 0));
+        Ok(Some(Adopted { table, index, census, took: began.elapsed() }))
+    };
     if !same_clock || !Table::are_alike(connections, index.connections) {
         match make(directory, connections, index.key) {
             Ok((table, made)) => {
                 let tsc = dpdk::clock::tsc();
                 let census = table.fill_from(&old, theirs.at(tsc), ours.at(tsc), &known, threads);
-                let index = Index { members: index.members, ..made };
-                return Ok(Some(Adopted { table, index, census, took: began.elapsed() }));
+                return adopted(table, Index { members: index.members, ..made }, census);
             }
             // Better of the size that it was than empty.
             Err(error) if same_clock => tracing::warn!(
@@ -208,7 +224,7 @@ fn adopt(directory: &Directory, config: &Config, threads: Threads<'_>) -> Result
         }
     }
     let census = old.inherit(&known, threads);
-    Ok(Some(Adopted { table: old, index, census, took: began.elapsed() }))
+    adopted(old, index, census)
 }
 
 /// An empty table in a file, and what there is to say of it.
@@ -218,17 +234,6 @@ fn make(directory: &Directory, connections: usize, key: HashKey) -> Result<(Tabl
     let table = Table::in_file(&file, connections, key).context("cannot map the table")?;
     let tsc_per_tick = Ticks::ours().per_tick();
     Ok((table, Index { boot: boot()?, table: name, connections, key, tsc_per_tick, members: Vec::new() }))
-}
-
-/// All servers that packets will have to be forwarded for.
-fn configured(config: &Config) -> HashSet<(ServiceKey, ServerKey)> {
-    let of_service = |service| {
-        let service: &crate::config::Service = service;
-        let served = service.servers.iter().filter(|server| server.state != ServerState::Disabled);
-        let own = served.map(|server| ServerKey::of(service, server));
-        own.chain(ServerKey::of_sorry(service)).map(|server| (ServiceKey::of(service), server))
-    };
-    config.services.iter().flat_map(of_service).collect()
 }
 
 /// Takes away the tables that are not this one.
@@ -295,6 +300,11 @@ impl Keep {
             }
         }
     }
+}
+
+/// Whether the table in this directory is of use to the next process, as far as the one that runs knows.
+pub fn is_kept(directory: &Path) -> bool {
+    directory.join(INDEX).exists()
 }
 
 /// Which start of the machine this is.

@@ -2,26 +2,34 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use dataplane::service::{Protocol, State};
-use dataplane::table::{Client, DestId, FLAG_TENTATIVE, Inserted, Judge, Word, Worth};
+use dataplane::table::{Client, DestId, FLAG_TENTATIVE, Inserted, Judge, Word, Worth, write_mapped};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
 
 use super::directory::tests::on_tmpfs;
 use super::*;
 use crate::config;
+use crate::ids::ServerKey;
+use crate::services::Changes;
 
 const WEB: &str = "tcp/192.0.2.10:80";
 
-/// A configuration with these servers of one service, by the last number of their addresses.
+/// A configuration with these servers of one service, by the last number of their addresses. Those that are not there any
+/// more drain.
 fn config(keep: &Path, connections: usize, servers: &[u8]) -> Config {
+    config_with(keep, connections, servers, "drain")
+}
+
+fn config_with(keep: &Path, connections: usize, servers: &[u8], on_remove: &str) -> Config {
     let servers: String =
         servers.iter().map(|n| format!("[[service.server]]\naddress = \"10.0.0.{n}\"\n")).collect();
     let text = format!(
         "[workers]\ncores = [0]\nidle = \"adaptive\"\n[table]\nconnections = {connections}\nkeep = \"{}\"\n\
          [[port]]\nname = \"wan\"\ndevice = \"net_null\"\n\
-         [[service]]\naddress = \"192.0.2.10:80\"\nmode = \"nat\"\n{servers}",
+         [[service]]\naddress = \"192.0.2.10:80\"\nmode = \"nat\"\non_remove = \"{on_remove}\"\n{servers}",
         keep.display()
     );
     config::parse(Path::new("f"), text.into()).unwrap()
@@ -33,8 +41,11 @@ fn server(n: u8) -> ServerKey {
 
 /// Starts, and enters all servers as the first snapshot does.
 fn begin(config: &Config) -> Start {
-    let mut start = start(config, claim(config).unwrap(), &[0]).unwrap();
-    let mut servers = Vec::from_iter(configured(config));
+    let mut services = Services::new(config.services.clone());
+    let mut start = start(config, &services, claim(config).unwrap(), &[0]).unwrap();
+    let members = start.ids.members().map(|member| (member.service, member.server));
+    services.come_back(members, &Changes::default(), tokio::time::Instant::now());
+    let mut servers = Vec::from_iter(services.members());
     servers.sort_by_key(|(_, server)| server.address);
     for (service, server) in servers {
         start.ids.enter(service).server(server, 1);
@@ -89,14 +100,37 @@ fn word(n: u32, id: DestId) -> Word {
 /// A directory with thirty connections of three servers.
 fn thirty() -> (tempfile::TempDir, HashMap<Client, (ServerKey, State)>) {
     let parent = on_tmpfs();
-    let mut first = begin(&config(parent.path(), 2048, &[1, 2, 3]));
+    let connections = thirty_in(parent.path());
+    (parent, connections)
+}
+
+fn thirty_in(directory: &Path) -> HashMap<Client, (ServerKey, State)> {
+    let mut first = begin(&config(directory, 2048, &[1, 2, 3]));
     assert_eq!(first.origin, Origin::New);
     for n in 0..30 {
         let id = first.id(1 + (n % 3) as u8);
         first.insert(word(n, id));
     }
-    let connections = first.connections();
-    (parent, connections)
+    first.connections()
+}
+
+/// Does this with a file system of its own, which goes with its thread, or says loudly that it does not.
+fn on(kind: &str, options: &str, test: impl FnOnce(&Path) + Send) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: this test mounts a file system, which takes root");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let within = || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let nowhere = None::<&str>;
+        mount(nowhere, "/", nowhere, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nowhere).unwrap();
+        mount(Some(kind), place.path(), Some(kind), MsFlags::empty(), Some(options)).unwrap();
+        test(place.path());
+    };
+    if let Err(panic) = std::thread::scope(|scope| scope.spawn(within).join()) {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 fn counts(origin: &Origin) -> (u64, u64) {
@@ -124,7 +158,7 @@ fn all_connections_go_on() {
 #[test]
 fn servers_that_come_and_go_between_the_two() {
     let (parent, mut before) = thirty();
-    let mut next = begin(&config(parent.path(), 2048, &[4, 3, 1]));
+    let mut next = begin(&config_with(parent.path(), 2048, &[4, 3, 1], "drop"));
     assert_eq!(counts(&next.origin), (20, 10));
     before.retain(|_, (serving, _)| *serving != server(2));
     assert_eq!(next.connections(), before);
@@ -134,6 +168,33 @@ fn servers_that_come_and_go_between_the_two() {
     let mut last = begin(&config(parent.path(), 2048, &[1, 2, 3, 4]));
     assert_eq!((last.connections(), last.gauge(2)), (before, (0, 0)));
     assert_eq!(last.id(4).index(), 2);
+}
+
+#[test]
+fn servers_that_have_gone_leave_with_the_connections_that_they_have() {
+    let (parent, before) = thirty();
+    let mut next = begin(&config(parent.path(), 2048, &[3, 1]));
+    assert_eq!((counts(&next.origin), next.connections()), ((30, 0), before.clone()));
+    assert_eq!((next.gauge(2), next.id(2).index()), ((10, 0), 2));
+    // One that nobody has written into the file.
+    let id = next.id(4);
+    next.keep.as_mut().unwrap().record(&mut next.ids);
+    next.insert(word(100, id));
+    drop(next);
+    // Still on its way out in the next process but one, of another size.
+    let mut last = begin(&config(parent.path(), 1024, &[1]));
+    assert_eq!((counts(&last.origin), last.connections().len()), ((31, 0), 31));
+    assert_eq!([2, 3, 4].map(|n| last.gauge(n)), [(10, 0), (10, 0), (1, 0)]);
+    // Whose connections have ended is nobody.
+    let by = [last.id(2), last.id(4)];
+    let ended = |word: Word| by.iter().any(|id| id.index() == word.dest_number());
+    for (slot, word) in last.table.entries(0..last.table.buckets()).filter(|(_, word)| ended(*word)) {
+        last.table.replace(slot, word, Word::EMPTY).unwrap();
+    }
+    drop(last);
+    let mut after = begin(&config(parent.path(), 1024, &[1, 9]));
+    assert_eq!((counts(&after.origin), after.ids.members().count()), ((20, 0), 3));
+    assert_eq!(after.id(9).index(), 2, "its number is free");
 }
 
 #[test]
@@ -239,6 +300,52 @@ fn an_index_that_cannot_be_written_is_none() {
     assert_eq!(index.members.len(), 4);
 }
 
+/// The first attempt to write it fails, for want of a page.
+#[test]
+fn an_index_that_has_no_room_beside_the_old_one_takes_its_place() {
+    const PAGE: u64 = 4096;
+    let bytes = Table::bytes(2048).next_multiple_of(PAGE) + PAGE;
+    on("tmpfs", &format!("mode=0700,size={bytes}"), |path| {
+        let before = thirty_in(path);
+        let mut next = begin(&config(path, 2048, &[1, 2, 3]));
+        assert_eq!((counts(&next.origin), next.connections()), ((30, 0), before.clone()));
+        next.id(4);
+        let mut keep = next.keep.take().unwrap();
+        keep.record(&mut next.ids);
+        assert!(keep.is_written && !keep.is_said);
+        let index = Index::parse(&keep.directory.read(INDEX).unwrap().unwrap()).unwrap();
+        assert_eq!((index.members.len(), keep.directory.names(INDEX)), (4, vec![INDEX.to_owned()]));
+        drop(keep);
+        assert_eq!(begin(&config(path, 2048, &[1, 2, 3])).connections(), before);
+        // Nor is there room for a larger table beside the old one, which therefore stays.
+        let last = begin(&config(path, 4096, &[1, 2, 3]));
+        assert_eq!((last.table.slots(), last.connections()), (4096, before));
+    });
+}
+
+#[test]
+fn hugetlbfs_does_as_well() {
+    // Two tables and two indices.
+    const NEEDED: u32 = 4;
+    let free = fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+    if free.ok().and_then(|free| free.trim().parse::<u32>().ok()).is_none_or(|free| free < NEEDED) {
+        eprintln!("SKIPPED: this test takes {NEEDED} free hugepages of 2 MB");
+        return;
+    }
+    on("hugetlbfs", "pagesize=2M,mode=0700", |path| {
+        let before = thirty_in(path);
+        for connections in [2048, 20_000, 1024] {
+            let next = begin(&config(path, connections, &[1, 2, 3]));
+            assert_eq!((counts(&next.origin), next.connections()), ((30, 0), before.clone()));
+        }
+        let index = fs::File::options().read(true).write(true).open(path.join(INDEX)).unwrap();
+        write_mapped(&index, b"RVS connection table\nlayout 1\nboot 1").unwrap();
+        let next = begin(&config(path, 2048, &[1, 2, 3]));
+        assert_eq!(next.origin, Origin::Refused("the index is damaged: its checksum is wrong".to_owned()));
+        assert!(next.connections().is_empty());
+    });
+}
+
 #[derive(Clone, Debug)]
 enum Operation {
     Insert(u32, u8),
@@ -248,6 +355,8 @@ enum Operation {
     ChangeState(u32, u8),
     AddServer(u8),
     RemoveServer(u8),
+    /// Without the file.
+    AddLive(u8),
     /// Dies, and is followed by a process with a table of this size.
     Die(usize),
 }
@@ -261,6 +370,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (0..100u32, 0..12u8).prop_map(|(n, state)| Operation::ChangeState(n, state)),
         1 => (1..5u8).prop_map(Operation::AddServer),
         1 => (1..5u8).prop_map(Operation::RemoveServer),
+        1 => (1..5u8).prop_map(Operation::AddLive),
         2 => size.prop_map(Operation::Die),
     ]
 }
@@ -268,14 +378,18 @@ fn operation() -> impl Strategy<Value = Operation> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Against a plain map, with deaths at any moment between two operations. Servers are those of the file, and come and
-    /// go when a process does.
+    /// Against a plain map, with deaths at any moment between two operations. Servers of the file come and go when a process
+    /// does, others are added live and are gone then; both drain, or are dropped.
     #[test]
-    fn agrees_with_a_hash_map_over_deaths(operations in prop::collection::vec(operation(), 0..120)) {
+    fn agrees_with_a_hash_map_over_deaths(
+        operations in prop::collection::vec(operation(), 0..120),
+        drains in any::<bool>(),
+    ) {
         let parent = on_tmpfs();
         let mut servers: BTreeSet<u8> = [1, 2].into();
         let settle = |servers: &BTreeSet<u8>, connections| {
-            begin(&config(parent.path(), connections, &Vec::from_iter(servers.iter().copied())))
+            let servers = Vec::from_iter(servers.iter().copied());
+            begin(&config_with(parent.path(), connections, &servers, if drains { "drain" } else { "drop" }))
         };
         let mut model: HashMap<Client, (ServerKey, State)> = HashMap::new();
         let mut running = settle(&servers, 1024);
@@ -314,21 +428,27 @@ proptest! {
                 }
                 Operation::AddServer(n) => drop(servers.insert(n)),
                 Operation::RemoveServer(n) => drop(servers.remove(&n)),
+                Operation::AddLive(n) => {
+                    running.id(n);
+                    running.keep.as_mut().unwrap().record(&mut running.ids);
+                    serving.insert(n);
+                }
                 Operation::Die(connections) => {
                     drop(running);
                     running = settle(&servers, connections);
                     serving = servers.clone();
-                    model.retain(|_, (by, _)| servers.iter().any(|&n| server(n) == *by));
+                    model.retain(|_, (by, _)| drains || servers.iter().any(|&n| server(n) == *by));
                     prop_assert_eq!(counts(&running.origin).0, model.len() as u64);
                     let mut gauges: HashMap<ServerKey, (u32, u32)> = HashMap::new();
                     for (by, state) in model.values() {
                         let (active, inactive) = gauges.entry(*by).or_default();
                         *if state.is_active() { active } else { inactive } += 1;
                     }
-                    for &n in &serving {
-                        let expected = gauges.get(&server(n)).copied().unwrap_or_default();
-                        prop_assert_eq!(running.gauge(n), expected);
+                    for member in running.ids.members() {
+                        let gauge = running.ids.service(&member.service).unwrap().servers[&member.server].gauge.get();
+                        prop_assert_eq!(gauge, gauges.remove(&member.server).unwrap_or_default());
                     }
+                    prop_assert!(gauges.is_empty(), "{:?}", gauges);
                 }
                 _ => {}
             }

@@ -38,11 +38,11 @@ impl Families<'_> {
         }
         let refused = named.iter().flat_map(|(name, peer)| {
             let reasons = [
-                ("forged", peer.forged),
-                ("replayed", peer.replayed),
-                ("hasty", peer.hasty),
-                ("version", peer.other_version),
-                ("unknown", peer.not_understood),
+                ("forged", peer.counts.forged),
+                ("replayed", peer.counts.replayed),
+                ("hasty", peer.counts.hasty),
+                ("version", peer.counts.other_version),
+                ("unknown", peer.counts.not_understood),
             ];
             reasons.map(|(reason, count)| ([("peer", name.as_str()), ("reason", reason)], count))
         });
@@ -54,6 +54,8 @@ impl Families<'_> {
         let results = results.map(|(result, count)| ([("result", result)], count));
         let help = "Connections that peers told of, by what became of them";
         self.counters("sync_adoptions", help, results)?;
+        let help = "Connections forgotten because they were flushed at a peer";
+        self.counters("sync_flushed_connections", help, alone(sync.flushed))?;
         let help = "Changes of connections for which there was no room, so that everything was sent again";
         self.counters("sync_overflows", help, alone(sync.overflows))?;
         let help = "Datagrams from addresses that are no peer's";
@@ -64,20 +66,22 @@ impl Families<'_> {
 }
 
 const COUNTS: [Family<Peer>; 10] = [
-    ("peer_sent_datagrams", "Datagrams sent to the peer", |peer| peer.sent),
-    ("peer_sent_bytes", "Bytes of datagrams sent to the peer", |peer| peer.sent_bytes),
-    ("peer_sent_connections", "Connections sent to the peer", |peer| peer.connections_sent),
+    ("peer_sent_datagrams", "Datagrams sent to the peer", |peer| peer.counts.sent),
+    ("peer_sent_bytes", "Bytes of datagrams sent to the peer", |peer| peer.counts.sent_bytes),
+    ("peer_sent_connections", "Connections sent to the peer", |peer| peer.counts.connections_sent),
     ("peer_confirmed_connections", "Connections sent of which the peer has said that they came", |peer| {
-        peer.connections_confirmed
+        peer.counts.connections_confirmed
     }),
     ("peer_retold_connections", "Connections that were lost on the way to the peer and sent again", |peer| {
-        peer.connections_retold
+        peer.counts.connections_retold
     }),
-    ("peer_lost_datagrams", "Datagrams that were lost on the way to the peer", |peer| peer.lost),
-    ("peer_received_datagrams", "Datagrams received from the peer's address", |peer| peer.received),
+    ("peer_lost_datagrams", "Datagrams that were lost on the way to the peer", |peer| peer.counts.lost),
+    ("peer_received_datagrams", "Datagrams received from the peer's address", |peer| peer.counts.received),
     ("peer_received_bytes", "Bytes of datagrams received from the peer's address", |peer| {
-        peer.received_bytes
+        peer.counts.received_bytes
     }),
-    ("peer_received_connections", "Connections that the peer has told of", |peer| peer.connections_received),
-    ("peer_bulks", "Times that the peer was sent all connections", |peer| peer.bulks),
+    ("peer_received_connections", "Connections that the peer has told of", |peer| {
+        peer.counts.connections_received
+    }),
+    ("peer_bulks", "Times that the peer was sent all connections", |peer| peer.counts.bulks),
 ];

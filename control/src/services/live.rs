@@ -2,7 +2,7 @@
 //!
 //! A change names a service or a server, and remembers what the file said of it at the time. It holds until somebody
 //! takes it back, until a reload finds another entry in the file (whoever edits the entry has the last word), or
-//! until RVS ends; `rvs save` writes it into the file.
+//! until RVS ends, which an upgrade is not; `rvs save` writes it into the file.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
@@ -18,20 +18,22 @@ use crate::ids::ServiceKey;
 /// All live changes.
 #[derive(Clone, Debug, Default)]
 pub struct Live {
-    services: BTreeMap<ServiceKey, ServiceChange>,
-    servers: BTreeMap<(ServiceKey, SocketAddrV4), ServerChange>,
+    pub(super) services: BTreeMap<ServiceKey, ServiceChange>,
+    pub(super) servers: BTreeMap<(ServiceKey, SocketAddrV4), ServerChange>,
 }
 
+/// What the file says of a service, and what is to be instead.
 #[derive(Clone, Debug)]
-struct ServiceChange {
-    was: Option<Service>,
-    now: Option<Service>,
+pub(super) struct ServiceChange {
+    pub was: Option<Service>,
+    pub now: Option<Service>,
 }
 
+/// What the file says of a server, and what is to be instead.
 #[derive(Clone, Debug)]
-struct ServerChange {
-    was: Option<Server>,
-    now: Option<Server>,
+pub(super) struct ServerChange {
+    pub was: Option<Server>,
+    pub now: Option<Server>,
 }
 
 impl Live {

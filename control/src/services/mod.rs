@@ -9,6 +9,7 @@
 //! Pure: the time is an argument, and whoever changes something publishes it.
 
 pub mod diff;
+mod inherit;
 pub mod live;
 pub mod save;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use dataplane::service::{Mode, Protocol};
 use foldhash::HashMap;
 use tokio::time::Instant;
 
+pub use self::inherit::Changes;
 use crate::config::{OnRemove, Server, ServerState, Service};
 use crate::ids::{ServerKey, ServiceKey};
 use live::{Live, server_of, service_of};
@@ -235,6 +237,11 @@ impl Services {
 
     fn adopt(&mut self, running: List, now: Instant) {
         self.let_go(&running, now);
+        self.settle(running);
+    }
+
+    /// What follows from what is wanted, and from who is leaving.
+    fn settle(&mut self, running: List) {
         self.running = running;
         let running = &self.running;
         self.deadlines.retain(|(service, address), _| {

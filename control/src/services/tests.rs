@@ -14,28 +14,28 @@ pub(crate) fn services(text: &str) -> Vec<Service> {
     config::parse(Path::new("f"), text.into_bytes()).unwrap_or_else(|error| panic!("{error}")).services
 }
 
-const WEB: &str = "[[service]]\naddress = '192.0.2.10:80'\nmode = 'nat'\n\
+pub(crate) const WEB: &str = "[[service]]\naddress = '192.0.2.10:80'\nmode = 'nat'\n\
     [[service.server]]\naddress = '10.0.0.11:8080'\n\
     [[service.server]]\naddress = '10.0.0.12:8080'\n";
 
-fn key() -> ServiceKey {
+pub(crate) fn key() -> ServiceKey {
     "tcp/192.0.2.10:80".parse().unwrap()
 }
 
-fn address(last: u8) -> SocketAddrV4 {
+pub(crate) fn address(last: u8) -> SocketAddrV4 {
     SocketAddrV4::new([10, 0, 0, last].into(), 8080)
 }
 
-fn server(services: &[Service], last: u8) -> Option<Server> {
+pub(crate) fn server(services: &[Service], last: u8) -> Option<Server> {
     server_of(service_of(services, key())?, address(last)).copied()
 }
 
-fn weigh(services: &mut Services, last: u8, weight: u32) {
+pub(crate) fn weigh(services: &mut Services, last: u8, weight: u32) {
     let server = Server { weight, ..server(services.running(), last).unwrap() };
     services.set_server(key(), address(last), Some(server), None, Instant::now());
 }
 
-fn reload(all: &mut Services, file: Vec<Service>, now: Instant) -> Vec<String> {
+pub(crate) fn reload(all: &mut Services, file: Vec<Service>, now: Instant) -> Vec<String> {
     let plan = all.basis().plan(Arc::new(file));
     assert!(all.fits(&plan));
     all.carry_out(plan, now)

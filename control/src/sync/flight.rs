@@ -1,7 +1,10 @@
 //! Datagrams on their way: which have come, which are lost, and how many may be out at once.
 //!
-//! As QUIC does it (RFC 9002): numbers are never used again; a datagram is lost when three later ones have come, or when
-//! nothing has for a while. What it carried is then sent anew, as it is by then.
+//! As QUIC does it (RFC 9002): numbers are never used again; a datagram is lost when three later ones have come, or one
+//! that was sent much later, or when nothing has come for a while. What it carried is then sent anew, as it is by then.
+//!
+//! An acknowledgement may wait for something to go with, unless the datagram *asks* for it. So only the answers to those
+//! that ask tell how long the way is, and with others there is more patience.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,8 +17,8 @@ const FIRST_WINDOW: usize = 32;
 const LEAST_WINDOW: usize = 4;
 const GREATEST_WINDOW: usize = 256;
 
-/// How long nothing must have come before what is out counts as lost: several times what a peer waits before it
-/// acknowledges.
+/// How long nothing must have come before a datagram that asks counts as lost, and all with it: several times the way there and
+/// back.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(40);
 const LONGEST_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -29,6 +32,10 @@ pub struct Flight<T> {
     timeout: Duration,
     /// How long a datagram and its acknowledgement take.
     round_trip: Option<Duration>,
+    /// The number of one that asks and is not answered yet, and since when it is out.
+    asking: Option<(u64, Duration)>,
+    /// How long an acknowledgement may wait that nobody asks for.
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -46,22 +53,28 @@ pub struct Landed<T> {
     pub lost: Vec<T>,
 }
 
-impl<T> Default for Flight<T> {
-    fn default() -> Self {
+impl<T> Flight<T> {
+    /// None yet. Who is not asked acknowledges after so long at the latest.
+    pub fn new(patience: Duration) -> Flight<T> {
         Flight {
             out: BTreeMap::new(),
             window: FIRST_WINDOW,
             cut_until: 0,
             timeout: 4 * SHORTEST_TIMEOUT,
             round_trip: None,
+            asking: None,
+            patience,
         }
     }
-}
 
-impl<T> Flight<T> {
     /// Whether another one may go out.
     pub fn has_room(&self) -> bool {
         self.out.len() < self.window
+    }
+
+    /// Whether no other one may go out before something has come if one does now.
+    pub fn is_nearly_full(&self) -> bool {
+        self.out.len() + 1 >= self.window
     }
 
     /// What is on its way, the oldest first.
@@ -74,23 +87,30 @@ impl<T> Flight<T> {
         self.out.first_key_value().map(|(_, sent)| sent.at)
     }
 
-    /// One goes out. Numbers rise.
-    pub fn depart(&mut self, number: u64, at: Duration, cargo: T) {
+    /// One goes out, which may ask for an acknowledgement at once. Numbers rise.
+    pub fn depart(&mut self, number: u64, at: Duration, asks: bool, cargo: T) {
+        if asks {
+            self.asking.get_or_insert((number, at));
+        }
         self.out.insert(number, Sent { at, cargo });
     }
 
     /// The peer says which have come: the largest, and which of the 128 before it.
     pub fn acknowledge(&mut self, now: Duration, largest: u64, before: u128) -> Landed<T> {
         let mut landed = Landed { come: Vec::new(), lost: Vec::new() };
-        if let Some(sent) = self.out.get(&largest) {
-            self.measure(now.saturating_sub(sent.at));
+        let asking = self.asking.take_if(|(number, _)| *number <= largest);
+        if let Some((number, at)) = asking
+            && self.out.contains_key(&number)
+            && has_come(number, largest, before)
+        {
+            self.measure(now.saturating_sub(at));
         }
         let mut cut = None;
         let known: Vec<u64> = self.out.range(..=largest).map(|(&number, _)| number).collect();
         for number in known {
-            let back = largest - number;
-            let has_come = back == 0 || back <= 128 && before >> (back - 1) & 1 == 1;
-            if !has_come && back < REORDERED {
+            let has_come = has_come(number, largest, before);
+            let is_lost = |sent: &Sent<T>| largest - number >= REORDERED || now >= sent.at + self.timeout;
+            if !has_come && !self.out.get(&number).is_some_and(is_lost) {
                 continue;
             }
             let Some(sent) = self.out.remove(&number) else { continue };
@@ -111,9 +131,11 @@ impl<T> Flight<T> {
     /// What has been out for too long is lost.
     pub fn time_out(&mut self, now: Duration) -> Vec<T> {
         let Some(oldest) = self.oldest() else { return Vec::new() };
-        if now < oldest + self.timeout {
+        let asked = self.asking.map_or(Duration::MAX, |(_, at)| at);
+        if now < asked.min(oldest + self.patience).saturating_add(self.timeout) {
             return Vec::new();
         }
+        self.asking = None;
         self.timeout = (self.timeout * 2).min(LONGEST_TIMEOUT);
         if let Some((&number, _)) = self.out.last_key_value() {
             self.cut(number);
@@ -135,6 +157,12 @@ impl<T> Flight<T> {
     }
 }
 
+/// Whether an acknowledgement says that a number has come.
+fn has_come(number: u64, largest: u64, before: u128) -> bool {
+    let back = largest - number;
+    back == 0 || back <= 128 && before >> (back - 1) & 1 == 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,8 +170,8 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn flight(numbers: std::ops::Range<u64>) -> Flight<u64> {
-        let mut flight = Flight::default();
-        numbers.for_each(|number| flight.depart(number, MS, number));
+        let mut flight = Flight::new(250 * MS);
+        numbers.for_each(|number| flight.depart(number, MS, false, number));
         flight
     }
 
@@ -158,13 +186,36 @@ mod tests {
     }
 
     #[test]
+    fn a_later_one_that_was_sent_long_after_makes_a_datagram_lost() {
+        let mut flight = flight(0..1);
+        flight.depart(1, 150 * MS, false, 1);
+        assert!(flight.acknowledge(151 * MS, 1, 0).lost.is_empty(), "it may be on its way still");
+        flight.depart(2, 200 * MS, false, 2);
+        assert_eq!(flight.acknowledge(201 * MS, 2, 0b01), Landed { come: vec![2], lost: vec![0] });
+    }
+
+    #[test]
     fn after_long_silence_all_are_lost_and_the_next_silence_may_be_longer() {
         let mut flight = flight(0..3);
-        assert!(flight.time_out(100 * MS).is_empty());
-        assert_eq!(flight.time_out(161 * MS), [0, 1, 2]);
-        flight.depart(3, 200 * MS, 3);
-        assert!(flight.time_out(500 * MS).is_empty());
-        assert_eq!(flight.time_out(520 * MS), [3]);
+        assert!(flight.time_out(410 * MS).is_empty());
+        assert_eq!(flight.time_out(411 * MS), [0, 1, 2], "250 until it is acknowledged, and 160");
+        flight.depart(3, 500 * MS, false, 3);
+        assert!(flight.time_out(1069 * MS).is_empty());
+        assert_eq!(flight.time_out(1070 * MS), [3]);
+    }
+
+    #[test]
+    fn who_asks_waits_no_longer_than_the_way_takes() {
+        let mut flight = flight(0..1);
+        flight.depart(1, 10 * MS, true, 1);
+        assert!(flight.time_out(169 * MS).is_empty());
+        assert_eq!(flight.time_out(170 * MS), [0, 1]);
+        flight.depart(2, 200 * MS, true, 2);
+        flight.acknowledge(205 * MS, 2, 0);
+        flight.depart(3, 300 * MS, false, 3);
+        // What nobody has asked for says nothing of the way.
+        flight.acknowledge(500 * MS, 3, 0);
+        assert_eq!((flight.round_trip, flight.timeout), (Some(5 * MS), SHORTEST_TIMEOUT));
     }
 
     #[test]
@@ -172,7 +223,7 @@ mod tests {
         let mut flight = flight(0..32);
         assert!(!flight.has_room());
         flight.acknowledge(2 * MS, 31, u128::MAX);
-        (32..96).for_each(|number| flight.depart(number, 3 * MS, number));
+        (32..96).for_each(|number| flight.depart(number, 3 * MS, false, number));
         assert!(!flight.has_room(), "64 by now");
         flight.acknowledge(4 * MS, 60, 0);
         flight.acknowledge(4 * MS, 70, 0);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,6 +12,10 @@ use super::peer::{Counts, Standing};
 use super::session::VERSION;
 use super::store::Adoptions;
 use crate::admin::api;
+use crate::flush::Filter;
+
+/// Longer than the thread ever takes to look up.
+const LONGEST_TURN: Duration = Duration::from_secs(1);
 
 /// What others see of the thread.
 #[derive(Debug, Default)]
@@ -20,6 +24,8 @@ pub struct Shared {
     pub generation: AtomicU64,
     /// Whether this router is out of service: somebody else has its connections, and knows better how they are.
     pub is_withdrawn: AtomicBool,
+    /// What is being flushed, and who waits until the thread knows.
+    flushes: Mutex<Vec<(Filter, mpsc::Sender<()>)>>,
     status: Mutex<Status>,
     /// Whether it has been ready; it stays so.
     ready: watch::Sender<bool>,
@@ -43,6 +49,19 @@ impl Shared {
         let _ = self.ready.subscribe().wait_for(|&ready| ready).await;
     }
 
+    /// Connections are about to be flushed here. Returns when nobody can bring them back any more, so that they may be removed:
+    /// some milliseconds later. To be called where it may block.
+    pub fn flush(&self, filter: Filter) {
+        let (known, wait) = mpsc::channel();
+        self.flushes.lock().unwrap_or_else(PoisonError::into_inner).push((filter, known));
+        // A thread that has ended brings nothing back either.
+        let _ = wait.recv_timeout(LONGEST_TURN);
+    }
+
+    pub(super) fn flushes(&self) -> Vec<(Filter, mpsc::Sender<()>)> {
+        std::mem::take(&mut self.flushes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// How things stand.
     pub fn status(&self) -> Status {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -63,6 +82,8 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// What has become of what they told.
     pub adoptions: Adoptions,
+    /// Connections forgotten because they were flushed at a peer.
+    pub flushed: u64,
     /// Notes of workers that found no room, each of which has everything sent again.
     pub overflows: u64,
     /// Datagrams from addresses that are no peer's.
@@ -119,8 +140,8 @@ impl Rates {
             return;
         }
         let rate = |now: u64, before: u64| ((now - before) as f64 / elapsed.as_secs_f64()).round() as u64;
-        self.sent = rate(counts.records_sent, self.before.records_sent);
-        self.received = rate(counts.records_received, self.before.records_received);
+        self.sent = rate(counts.connections_sent, self.before.connections_sent);
+        self.received = rate(counts.connections_received, self.before.connections_received);
         (self.since, self.before) = (now, *counts);
     }
 }
@@ -133,7 +154,8 @@ impl Status {
             // That is for the director to say.
             withdrawn: false,
             peers: self.peers.iter().map(PeerStatus::describe).collect(),
-            adopted: self.adoptions.describe(),
+            adopted: self.adoptions,
+            flushed: self.flushed,
             overflows: self.overflows,
             strangers: self.strangers,
             cpu_seconds: self.cpu.as_secs_f64(),
@@ -142,68 +164,21 @@ impl Status {
     }
 }
 
-impl Adoptions {
-    fn describe(self) -> api::Adopted {
-        let Adoptions { new, changed, known, stale, no_room } = self;
-        api::Adopted { new, changed, known, stale, no_room }
-    }
-}
-
 impl ipvs::Status {
     fn describe(&self) -> api::Ipvs {
-        let ipvs::Counts {
-            received,
-            malformed,
-            other_syncid,
-            connections_received,
-            unknown,
-            templates,
-            fwmarks,
-            ipv6,
-            unsupported,
-            sent,
-            connections_sent,
-        } = self.counts;
         api::Ipvs {
             role: self.config.role.name().to_owned(),
             interface: self.config.interface.clone(),
             syncid: self.config.syncid,
             directors: self.heard.directors.clone(),
-            received,
-            malformed,
-            other_syncid,
-            connections_received,
-            adopted: self.adoptions.describe(),
-            unknown,
-            templates,
-            fwmarks,
-            ipv6,
-            unsupported,
-            sent,
-            connections_sent,
+            adopted: self.adoptions,
+            counts: self.counts,
         }
     }
 }
 
 impl PeerStatus {
     fn describe(&self) -> api::Peer {
-        let Counts {
-            sent,
-            sent_bytes,
-            records_sent,
-            records_confirmed,
-            records_retold,
-            received,
-            received_bytes,
-            records_received,
-            lost,
-            forged,
-            replayed,
-            hasty,
-            other_version,
-            not_understood,
-            bulks,
-        } = self.counts;
         api::Peer {
             address: self.address,
             standing: self.standing.name().to_owned(),
@@ -213,21 +188,7 @@ impl PeerStatus {
             sent_a_second: self.sent_a_second,
             received_a_second: self.received_a_second,
             bulk: self.bulk,
-            sent,
-            sent_bytes,
-            connections_sent: records_sent,
-            connections_confirmed: records_confirmed,
-            connections_retold: records_retold,
-            received,
-            received_bytes,
-            connections_received: records_received,
-            lost,
-            forged,
-            replayed,
-            hasty,
-            other_version,
-            not_understood,
-            bulks,
+            counts: self.counts,
         }
     }
 }
@@ -239,7 +200,7 @@ mod tests {
     #[test]
     fn a_rate_is_that_of_the_last_second() {
         let mut rates = Rates::default();
-        let counts = |sent| Counts { records_sent: sent, ..Counts::default() };
+        let counts = |sent| Counts { connections_sent: sent, ..Counts::default() };
         rates.follow(Duration::from_secs(2), &counts(1_000));
         assert_eq!((rates.sent, rates.received), (500, 0));
         rates.follow(Duration::from_millis(2_900), &counts(90_000));

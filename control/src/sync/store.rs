@@ -1,26 +1,39 @@
 //! The connection table, as peers see it: by who the dests are, not by their numbers.
 
-use dataplane::changes::is_shared;
-use dataplane::clock::Tick;
+use dataplane::changes::{is_shared, is_told};
+use dataplane::clock::{Tick, Timeout};
 use dataplane::engine::{Adopted, adopt};
-use dataplane::service::State;
+use dataplane::service::{Protocol, State};
 use dataplane::snapshot::{Dest, Snapshot};
 use dataplane::table::{Client, DestId, FLAG_REPLIED, Slot, Table, Word};
 use foldhash::HashMap;
 
+use super::flushes::{Flushes, Seen};
 use super::peer::Store;
+use super::walk::{Pace, Turn};
 use super::wire::{Identity, Record};
+pub use crate::admin::api::Adopted as Adoptions;
+use crate::flush::Filter;
 use crate::ids::{ServerKey, ServiceKey};
 
 /// Ticks that a change may take from there to here: two seconds.
 pub const ON_THE_WAY: u32 = 8;
 
-/// Which of our dests an identity is.
-#[derive(Debug, Default)]
+/// What is found out of a snapshot once: which of our dests an identity is, and how often peers have to hear of busy
+/// connections.
+#[derive(Debug)]
 pub struct Numbers {
     /// The snapshot that it is of.
     generation: Option<u64>,
     by_identity: HashMap<Identity, DestId>,
+    pace: Pace,
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        let pace = Pace::for_all(std::iter::empty());
+        Numbers { generation: None, by_identity: HashMap::default(), pace }
+    }
 }
 
 impl Numbers {
@@ -30,6 +43,7 @@ impl Numbers {
             self.generation = Some(snapshot.generation);
             self.by_identity.clear();
             self.by_identity.extend(snapshot.dests().map(|dest| (identity(snapshot, dest), dest.id)));
+            self.pace = Pace::for_all(timeouts(snapshot));
         }
     }
 
@@ -39,19 +53,18 @@ impl Numbers {
     }
 }
 
-/// What has become of connections that peers told of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Adoptions {
-    /// Not known before.
-    pub new: u64,
-    /// Known otherwise.
-    pub changed: u64,
-    /// Known as well or better.
-    pub known: u64,
-    /// Expired, or of a service or server that is not here.
-    pub stale: u64,
-    /// The table had no room.
-    pub no_room: u64,
+/// The timeouts of connections that have to be kept as long as they are busy.
+fn timeouts(snapshot: &Snapshot) -> impl Iterator<Item = Timeout> {
+    snapshot.services.iter().flat_map(|service| {
+        let is_of_service = |state: State| (state == State::Udp) == (service.protocol == Protocol::Udp);
+        let kept = State::ALL.iter().copied().filter(move |&state| is_of_service(state) && is_kept(state));
+        kept.map(|state| service.timeout(state))
+    })
+}
+
+/// Whether a connection in this state is told of, and has to be as long as it goes on.
+fn is_kept(state: State) -> bool {
+    is_told(state, true) && !matches!(state, State::TimeWait | State::Close)
 }
 
 /// The table, at one moment and under one snapshot.
@@ -66,6 +79,8 @@ pub struct View<'a> {
     pub numbers: &'a Numbers,
     /// The states that peers are told of.
     pub states: &'a [State],
+    /// What is not taken over, since it has been flushed.
+    pub flushes: &'a mut Flushes,
     /// Counts what peers tell.
     pub adoptions: &'a mut Adoptions,
 }
@@ -94,9 +109,33 @@ impl Store for View<'_> {
 
     fn adopt(&mut self, identity: &Identity, record: &Record, live: bool) {
         match self.numbers.dest(identity) {
-            Some(dest) => self.take(dest, record, if live { ON_THE_WAY } else { 0 }),
-            None => self.adoptions.stale += 1,
+            // What has just changed there has been seen since, though it may be of the same tick.
+            Some(dest) if live || !self.is_flushed(identity, dest, record) => {
+                self.take(dest, record, if live { ON_THE_WAY } else { 0 });
+            }
+            _ => self.adoptions.stale += 1,
         }
+    }
+
+    fn pace(&self) -> Pace {
+        self.numbers.pace
+    }
+
+    fn due(&self, turn: Turn) -> Vec<Slot> {
+        let entries = self.table.entries(turn.bucket..turn.bucket + 1);
+        let is_due = |word: Word| {
+            self.snapshot.dest_of(word).is_some_and(|dest| {
+                let (state, age) = (word.state(), word.age(self.now));
+                let timeout = is_kept(state).then(|| self.snapshot.timeout(dest, state));
+                self.numbers.pace.has_come(turn, timeout, age)
+            })
+        };
+        let due = entries.filter(|&(_, word)| self.is_told(word) && is_due(word));
+        due.map(|(slot, _)| slot).collect()
+    }
+
+    fn forget(&mut self, filter: &Filter, age: u32) {
+        self.flushes.obey(*filter, Tick(self.now.0.saturating_sub(age.into())));
     }
 }
 
@@ -121,6 +160,15 @@ impl View<'_> {
 impl View<'_> {
     fn is_told(&self, word: Word) -> bool {
         is_shared(word) && self.states.contains(&word.state())
+    }
+
+    /// Whether a peer tells of what has been flushed.
+    fn is_flushed(&self, identity: &Identity, dest: DestId, record: &Record) -> bool {
+        let dest = self.snapshot.dest(dest);
+        let is_coarse = dest.is_some_and(|dest| self.snapshot.timeout(dest, record.state).is_coarse());
+        let seen = Seen { at: Tick(self.now.0.saturating_sub(record.age.into())), is_coarse };
+        let Identity { service, server } = *identity;
+        self.flushes.covers(seen, |filter| filter.matches(service, server.address, *record.client.ip()))
     }
 }
 
@@ -155,6 +203,7 @@ mod tests {
         }
         let snapshot = Snapshot::new(1, Vec::new(), &[], [], Fib::default());
         let (numbers, mut adoptions) = (Numbers::default(), Adoptions::default());
+        let mut flushes = Flushes::default();
         let mut told = |states: &[State]| {
             let view = View {
                 table: &table,
@@ -162,6 +211,7 @@ mod tests {
                 now: Tick(1),
                 numbers: &numbers,
                 states,
+                flushes: &mut flushes,
                 adoptions: &mut adoptions,
             };
             assert_eq!(

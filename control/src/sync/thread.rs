@@ -25,6 +25,7 @@ use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
 
+use super::flushes::Flushes;
 use super::ipvs::{self, Ipvs};
 use super::peer::{Peer, Standing};
 use super::status::{PeerStatus, Rates, Shared, Status};
@@ -33,8 +34,9 @@ use crate::config::{Config, ConfigErrors, Sync};
 
 /// The thread looks at the notes this often, if nothing comes in before.
 const PERIOD: Duration = Duration::from_millis(3);
-/// Datagrams read, and sent to a peer, in one go.
+/// Datagrams sent to a peer in one go, and read in one: an acknowledgement follows, which knows of 128.
 const AT_ONCE: usize = 256;
+const READ_AT_ONCE: usize = 64;
 /// Notes taken from a worker in one go.
 const NOTES_AT_ONCE: usize = 1 << 14;
 /// Bytes that wait in the socket: a window of the peer's datagrams with all that the kernel adds to each.
@@ -88,6 +90,8 @@ impl Synchroniser {
             changes,
             numbers: Numbers::default(),
             adoptions: Adoptions::default(),
+            flushes: Flushes::default(),
+            flushed: 0,
             overflows: 0,
             strangers: 0,
             began: Instant::now(),
@@ -139,8 +143,8 @@ fn open(listen: SocketAddrV4) -> io::Result<UdpSocket> {
 }
 
 /// A number that nobody can foretell.
-fn random() -> u32 {
-    RandomState::new().build_hasher().finish() as u32
+fn random() -> u16 {
+    RandomState::new().build_hasher().finish() as u16
 }
 
 /// A peer, and where it is.
@@ -160,6 +164,9 @@ struct Thread {
     changes: Vec<Arc<Changes>>,
     numbers: Numbers,
     adoptions: Adoptions,
+    flushes: Flushes,
+    /// Connections that were removed because a peer has flushed them.
+    flushed: u64,
     overflows: u64,
     /// Datagrams of nobody who is a peer.
     strangers: u64,
@@ -181,6 +188,11 @@ impl Thread {
             }
             self.show();
         }
+        // What waits for others to go with must not be lost.
+        self.peers.iter_mut().for_each(|link| link.peer.hurry());
+        if let Err(error) = self.turn() {
+            self.complain(&error);
+        }
     }
 
     /// Until something comes in, but not for long.
@@ -199,17 +211,25 @@ impl Thread {
     fn turn(&mut self) -> Result<()> {
         let snapshot = self.snapshots.latest();
         self.numbers.follow(snapshot);
+        let (now, tick) = (self.began.elapsed(), worker::now());
+        for (filter, known) in self.shared.flushes() {
+            self.flushes.remember(filter, tick);
+            self.peers.iter_mut().for_each(|link| link.peer.forget(now, filter));
+            // Who waits may have lost patience.
+            let _ = known.send(());
+        }
+        self.flushed += self.flushes.go_on(&self.table, snapshot, tick);
         let mut view = View {
             table: &self.table,
             snapshot,
-            now: worker::now(),
+            now: tick,
             numbers: &self.numbers,
             states: &self.states,
+            flushes: &mut self.flushes,
             adoptions: &mut self.adoptions,
         };
-        let now = self.began.elapsed();
         let mut datagram = [0; 2048];
-        for _ in 0..AT_ONCE {
+        for _ in 0..READ_AT_ONCE {
             let Some(socket) = &self.socket else { break };
             let (length, from) = match socket.recv_from(&mut datagram) {
                 Ok((length, SocketAddr::V4(from))) => (length, from),
@@ -303,6 +323,7 @@ impl Thread {
             is_ready: self.is_ready,
             peers,
             adoptions: self.adoptions,
+            flushed: self.flushed,
             overflows: self.overflows,
             strangers: self.strangers,
             cpu: cpu_time(),

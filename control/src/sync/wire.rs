@@ -6,17 +6,20 @@
 //! ask     3
 //! done    4
 //! name    5  number (v)  protocol (1)  mode (1)  virtual address, port (6)  server's address, port (6)
-//! live    6  number (v)  client's address, port (6)  state, 0x80 if replied (1)  ticks since it was seen (v)
-//! told    7  the same
+//! record  0x40 + 0x20 if it has just changed + 0x10 if replied + its state
+//!            number (v)  client's address, port (6)  ticks since it was seen (v)
+//! forget  8  ticks since the order (v)  1 + 2 + 4 for what follows (1)  a service: protocol (1), address, port (6);
+//!            a server's address, port (6); a client's address (4)
 //! ```
 //!
-//! (v) is seven bits a byte, the lowest first, the eighth says that more follow. A connection takes 10 to 14 bytes, an
-//! acknowledgement four or five if nothing was lost.
+//! (v) is seven bits a byte, the lowest first, the eighth says that more follow. A connection takes 9 to 13 bytes, an
+//! acknowledgement four or five if nothing was lost. A datagram without frames says that its sender is there.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use dataplane::service::{Mode, Protocol, State};
 
+use crate::flush::Filter;
 use crate::ids::{ServerKey, ServiceKey};
 
 /// A real server in a service, whatever its number is here or there.
@@ -49,7 +52,7 @@ pub enum Frame {
     /// Which datagrams have come: the largest number, and of the 128 before it those whose bit is set, the lowest for
     /// the one just before.
     Ack { largest: u64, before: u128 },
-    /// Nothing, but it wants to hear that it is heard.
+    /// It wants to hear at once what has come of this and all before.
     Ping,
     /// It wants to hear of all connections.
     Ask,
@@ -61,10 +64,12 @@ pub enum Frame {
     Live(Record),
     /// A connection as it is.
     Told(Record),
+    /// An operator has had connections forgotten, so many ticks ago. Those that were seen since are others.
+    Forget { age: u32, filter: Filter },
 }
 
 /// The longest frame that is no acknowledgement.
-pub const LONGEST: usize = 1 + 5 + 14;
+pub const LONGEST: usize = 1 + 5 + 1 + 7 + 6 + 4;
 /// The longest acknowledgement.
 pub const LONGEST_ACK: usize = 1 + 10 + 10 + 10;
 
@@ -89,8 +94,13 @@ impl Frame {
                 put_socket(out, service.address);
                 put_socket(out, server.address);
             }
-            Frame::Live(record) => put_record(out, 6, &record),
-            Frame::Told(record) => put_record(out, 7, &record),
+            Frame::Live(record) => put_record(out, LIVE, &record),
+            Frame::Told(record) => put_record(out, 0, &record),
+            Frame::Forget { age, filter } => {
+                out.push(8);
+                put_number(out, age.into());
+                put_filter(out, &filter);
+            }
         }
     }
 
@@ -114,8 +124,11 @@ impl Frame {
                 let server = ServerKey { address: take_socket(bytes)?, mode };
                 Frame::Name { number, identity: Identity { service, server } }
             }
-            6 => Frame::Live(take_record(bytes)?),
-            7 => Frame::Told(take_record(bytes)?),
+            8 => Frame::Forget { age: take_u32(bytes)?, filter: take_filter(bytes)? },
+            kind if kind & !(LIVE | REPLIED | STATE) == RECORD => {
+                let record = take_record(bytes, kind)?;
+                if kind & LIVE != 0 { Frame::Live(record) } else { Frame::Told(record) }
+            }
             _ => return None,
         })
     }
@@ -135,23 +148,66 @@ pub fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Option<Frame>> {
     })
 }
 
-const REPLIED: u8 = 0x80;
+/// Bits of a record's kind. A connection is what is told most, so all of this is in one byte.
+const RECORD: u8 = 0x40;
+const LIVE: u8 = 0x20;
+const REPLIED: u8 = 0x10;
+const STATE: u8 = 0x0F;
+const _: () = assert!(State::COUNT <= STATE as usize + 1);
 
-fn put_record(out: &mut Vec<u8>, kind: u8, record: &Record) {
-    out.push(kind);
+fn put_record(out: &mut Vec<u8>, live: u8, record: &Record) {
+    out.push(RECORD | live | if record.replied { REPLIED } else { 0 } | record.state as u8);
     put_number(out, record.dest.into());
     put_socket(out, record.client);
-    out.push(record.state as u8 | if record.replied { REPLIED } else { 0 });
     put_number(out, record.age.into());
 }
 
-fn take_record(bytes: &mut &[u8]) -> Option<Record> {
-    let dest = take_u32(bytes)?;
-    let client = take_socket(bytes)?;
-    let [state] = take_array(bytes)?;
-    let age = take_u32(bytes)?;
-    let replied = state & REPLIED != 0;
-    Some(Record { dest, client, state: State::from_number(state & !REPLIED)?, replied, age })
+fn take_record(bytes: &mut &[u8], kind: u8) -> Option<Record> {
+    let (state, replied) = (State::from_number(kind & STATE)?, kind & REPLIED != 0);
+    let (dest, client, age) = (take_u32(bytes)?, take_socket(bytes)?, take_u32(bytes)?);
+    Some(Record { dest, client, state, replied, age })
+}
+
+const SERVICE: u8 = 1;
+const SERVER: u8 = 2;
+const CLIENT: u8 = 4;
+
+fn put_filter(out: &mut Vec<u8>, filter: &Filter) {
+    let Filter { service, server, client } = filter;
+    let given = [(service.is_some(), SERVICE), (server.is_some(), SERVER), (client.is_some(), CLIENT)];
+    out.push(given.iter().filter(|(is_given, _)| *is_given).map(|(_, bit)| bit).sum());
+    if let Some(service) = service {
+        out.push(service.protocol.number());
+        put_socket(out, service.address);
+    }
+    if let Some(server) = server {
+        put_socket(out, *server);
+    }
+    if let Some(client) = client {
+        out.extend(client.octets());
+    }
+}
+
+/// A condition that we do not know would make the order mean less than what is meant.
+fn take_filter(bytes: &mut &[u8]) -> Option<Filter> {
+    let [given] = take_array(bytes)?;
+    let mut filter = Filter::default();
+    if given & !(SERVICE | SERVER | CLIENT) != 0 {
+        return None;
+    }
+    if given & SERVICE != 0 {
+        let [protocol] = take_array(bytes)?;
+        let protocol = Protocol::from_number(protocol)?;
+        filter.service = Some(ServiceKey { address: take_socket(bytes)?, protocol });
+    }
+    if given & SERVER != 0 {
+        filter.server = Some(take_socket(bytes)?);
+    }
+    if given & CLIENT != 0 {
+        let client: [u8; 4] = take_array(bytes)?;
+        filter.client = Some(client.into());
+    }
+    Some(filter)
 }
 
 fn put_socket(out: &mut Vec<u8>, socket: SocketAddrV4) {
@@ -224,7 +280,15 @@ mod tests {
                 },
             },
         );
+        let service = (socket(), prop::sample::select(Protocol::ALL))
+            .prop_map(|(address, protocol)| ServiceKey { address, protocol });
+        let (service, server) = (prop::option::of(service), prop::option::of(socket()));
+        let client = prop::option::of(any::<Ipv4Addr>());
+        let forget = (any::<u32>(), service, server, client).prop_map(|(age, service, server, client)| {
+            Frame::Forget { age, filter: Filter { service, server, client } }
+        });
         prop_oneof![
+            forget,
             any::<(u64, u128)>().prop_map(|(largest, before)| Frame::Ack { largest, before }),
             Just(Frame::Ping),
             Just(Frame::Ask),

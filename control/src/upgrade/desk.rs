@@ -15,6 +15,7 @@ use crate::admin::upgrade::Question;
 use crate::capabilities;
 use crate::config::Config;
 use crate::events::{Events, Kind};
+use crate::keep;
 use crate::stages::Stages;
 
 /// Takes orders, one in the life of a process. Copies are the same desk.
@@ -98,7 +99,9 @@ impl Desk {
         // Whether Linux can, which there is no other way to know; when it comes to it there may be more to close.
         dpdk::close_on_exec().context("an upgrade takes Linux 5.11; restart instead")?;
         let proof = Proof::of(&binary, &config.path).await?;
-        if let Some(reason) = proof.loses(config)
+        let is_kept = config.table.keep.as_deref().is_some_and(keep::is_kept);
+        let not_now = (!is_kept).then_some("connections are not kept at the moment, the log says why");
+        if let Some(reason) = proof.loses(config).or(not_now)
             && !question.lose_connections
         {
             bail!(

@@ -13,6 +13,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Seek};
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -27,9 +28,10 @@ use super::Gap;
 use crate::addresses::Orders;
 use crate::admin::api;
 use crate::health::Known;
+use crate::services::Changes;
 
 /// The form of the text. A program understands one.
-pub const FORM: u32 = 1;
+pub const FORM: u32 = 2;
 
 /// Has the number of the process whose standard input is an estate, so that programs that it starts are not meant.
 pub const VARIABLE: &str = "RVS_ESTATE";
@@ -44,6 +46,8 @@ pub struct Estate {
     pub id: String,
     /// The version that hands over.
     pub from: String,
+    /// How the program that hands over was called.
+    pub program: PathBuf,
     /// How long nothing has been forwarded so far.
     pub gap: Gap,
     /// What the old program knew.
@@ -72,6 +76,8 @@ pub struct Knowledge {
     /// Which servers are up, and which are not. Without it those that begin as down would have no new connection until they
     /// have been checked, and their addresses would be withdrawn meanwhile.
     pub checks: Vec<Known>,
+    /// What was changed live.
+    pub changes: Changes,
 }
 
 /// What a program had on a twin.
@@ -94,6 +100,8 @@ pub enum Item {
     Remote,
     /// The twin of the port of this name.
     Twin(String),
+    /// The program that hands over, whatever is by now where it was started from.
+    Program,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -137,6 +145,11 @@ impl Inheritance {
     pub fn item(&mut self, wanted: &Item) -> Option<OwnedFd> {
         let place = self.items.iter().position(|(item, _)| item == wanted)?;
         Some(self.items.swap_remove(place).1)
+    }
+
+    /// All items once more.
+    pub(super) fn copies(&self) -> io::Result<Vec<(Item, OwnedFd)>> {
+        self.items.iter().map(|(item, descriptor)| Ok((item.clone(), descriptor.try_clone()?))).collect()
     }
 
     /// What was wanted has been taken, and the rest goes, as twins of ports that are not configured any more. To be called
@@ -201,6 +214,7 @@ mod tests {
         Estate {
             id: "7".into(),
             from: "0.1.0".into(),
+            program: "/usr/local/sbin/rvs".into(),
             gap: Gap::begin(),
             knowledge: Knowledge { is_ready: true, ..Knowledge::default() },
             twins: vec![OldTwin {

@@ -22,6 +22,9 @@
 //! and are closed by Linux if nobody takes them: a new program that dies on its way leaves no twin behind.
 //! Everything else is closed by exec.
 //!
+//! The old program itself is among them. If the new one cannot start though it has proven itself (EAL or a device refuses it),
+//! the process becomes the old one again, with the same estate ([`HandOver::back`]).
+//!
 //! A process that has given up capabilities cannot have them back. It hands on those that it has kept, and they are enough
 //! to start again: its devices are those that it had.
 
@@ -36,7 +39,7 @@ mod twins;
 pub use self::desk::{Desk, Order};
 pub use self::estate::{Estate, Inheritance, Item, Knowledge, OldTwin};
 pub use self::gap::Gap;
-pub use self::hand_over::{HandOver, heed_signals};
+pub use self::hand_over::{HandOver, heed_signals, hold_signals};
 pub use self::listeners::listen;
 pub use self::proof::Proof;
 pub use self::twins::take_over;

@@ -11,6 +11,7 @@ use super::packet::{Direction, Packet};
 use super::resolve::Path;
 use crate::counters::{TrafficCounters, WorkerCounters};
 use crate::fib::{Adjacency, PortIndex};
+use crate::service::State;
 use crate::snapshot::{RENEW_AFTER, Transform};
 use crate::table::{FLAG_REPLIED, Slot, Word};
 use crate::wire::plain::{Headers, Rewrite};
@@ -122,8 +123,12 @@ impl Way<'_> {
     }
 }
 
-/// Notes that the connection was seen now.
+/// Notes that the connection was seen now. If more has to be noted, since it may count as answered from now on, that is for the
+/// long way.
 #[inline(never)]
 fn renew(path: &Path<'_>, slot: Slot, word: Word) -> Option<()> {
+    if word.state() == State::Udp && word.flags() & FLAG_REPLIED == 0 {
+        return None;
+    }
     path.engine.table.replace(slot, word, word.seen(path.now, false)).ok()
 }

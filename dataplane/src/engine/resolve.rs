@@ -166,7 +166,11 @@ impl<'a> Path<'a> {
         let mut flags = word.flags();
         let state = match packet.protocol {
             Protocol::Udp => {
-                if !inward {
+                // With direct routing replies are not seen. A client that goes on says as much: a flood of single datagrams
+                // is nothing that peers should know.
+                let goes_on = service.mode == Mode::Dr
+                    && word.age(self.now) >= service.timeout(State::Udp).renew_after();
+                if !inward || goes_on {
                     flags |= FLAG_REPLIED;
                 }
                 State::Udp

@@ -8,6 +8,8 @@
 //!
 //! A table of another size, or one whose stamps count by another clock, cannot go on where it lies.
 //! [`Table::fill_from`] leaves it as it is and copies what goes on, so that a process that dies meanwhile spoils nothing.
+//! The home of a word is the upper part of its hash, in a table of any size. So who goes through one table from its beginning to
+//! its end does the same in the other, and waits for no line but those of the one word in twenty that is not at home.
 //!
 //! Words of the same dest keep its number, so nothing in a word has to be translated; who the numbers are is remembered
 //! by whoever made the file.
@@ -112,7 +114,7 @@ impl Table {
     /// Fills this table, which is empty, with the connections of another one. `then` and `now` are the present moment by
     /// the clock of its stamps and by that of ours. Nobody else may use either meanwhile.
     ///
-    /// If there is room for a part of them only, the established ones have it.
+    /// If there is less room than they had, the established ones have it first.
     pub fn fill_from(
         &self,
         old: &Table,
@@ -122,7 +124,9 @@ impl Table {
         threads: Threads<'_>,
     ) -> Census {
         let mut census = Census::default();
-        for round in [Round::Valuable, Round::Rest] {
+        let rounds: &[Round] =
+            if self.pairs < old.pairs { &[Round::Valuable, Round::Rest] } else { &[Round::All] };
+        for &round in rounds {
             census += in_parallel(old.buckets(), threads, |buckets| {
                 self.fill_from_part(old, buckets, (then, now), known, round)
             });
@@ -139,6 +143,8 @@ impl Table {
         round: Round,
     ) -> Census {
         let mut census = Census::default();
+        // With that much room nearly all will be at home.
+        let is_roomy = self.pairs >= 2 * old.pairs;
         let mut batch: Vec<(Hash, Word)> = Vec::with_capacity(BATCH * SLOTS);
         for start in buckets.clone().step_by(BATCH) {
             for slot in slots(start..(start + BATCH).min(buckets.end)) {
@@ -147,12 +153,14 @@ impl Table {
                     continue;
                 }
                 match known.protocol(word) {
-                    None => census.removed += u64::from(round == Round::Valuable),
-                    Some(_) if Round::of(word) != round => {}
+                    None => census.removed += u64::from(round != Round::Rest),
+                    Some(_) if !round.has(word) => {}
                     Some(protocol) => {
                         let hash = self.hash(word.client(), protocol);
                         self.prefetch(hash);
-                        self.prefetch_rest(hash);
+                        if !is_roomy {
+                            self.prefetch_rest(hash);
+                        }
                         batch.push((hash, restamped(word, then, now)));
                     }
                 }
@@ -172,7 +180,8 @@ impl Table {
     /// nobody to agree with by a tentative insertion.
     fn place(&self, hash: Hash, word: Word) -> bool {
         let put = |slot| self.replace(slot, Word::EMPTY, word).is_ok();
-        if self.vacancy(hash, word.client()).is_some_and(put) {
+        // Mostly there is room at home, where nobody has to be judged, and the second pair need not be loaded.
+        if self.vacancy_at_home(hash).is_some_and(put) || self.vacancy(hash, word.client()).is_some_and(put) {
             return true;
         }
         // The same client is there with another service, or another thread was faster.
@@ -181,9 +190,11 @@ impl Table {
     }
 }
 
-/// Who has the room of a table that is too small.
+/// Who has the room of a table, if it is smaller than the one before.
 #[derive(Clone, Copy, PartialEq)]
 enum Round {
+    /// There is enough.
+    All,
     /// What its client would miss.
     Valuable,
     /// What has ended, or is tried again by its client.
@@ -191,10 +202,12 @@ enum Round {
 }
 
 impl Round {
-    fn of(word: Word) -> Round {
-        match word.state() {
-            State::Established | State::Udp => Round::Valuable,
-            _ => Round::Rest,
+    fn has(self, word: Word) -> bool {
+        let is_valuable = matches!(word.state(), State::Established | State::Udp);
+        match self {
+            Round::All => true,
+            Round::Valuable => is_valuable,
+            Round::Rest => !is_valuable,
         }
     }
 }

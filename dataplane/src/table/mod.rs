@@ -311,6 +311,20 @@ impl Table {
         (known == 0 && empty != 0).then(|| Slot::new(candidates[first / SLOTS % 4], first % SLOTS))
     }
 
+    /// An empty slot in the home pair, if that is not crowded, whoever else is there.
+    fn vacancy_at_home(&self, hash: Hash) -> Option<Slot> {
+        let home = hash.home(self.pairs);
+        let pair = [home, home ^ 1];
+        let empty = |bucket: usize| {
+            let words = self.load(bucket);
+            words.map(|word| word.is_empty())
+        };
+        let [own, buddy] = pair.map(empty);
+        let vacant = own.iter().chain(&buddy).filter(|&&is_empty| is_empty).count();
+        let first = own.iter().chain(&buddy).position(|&is_empty| is_empty)?;
+        (2 * SLOTS - vacant < CROWDED).then(|| Slot::new(pair[first / SLOTS], first % SLOTS))
+    }
+
     /// Adds a connection, unless its flow has one. `worker` tells tentative words of different workers apart,
     /// which may be equal otherwise; `vacancy` is where to try first.
     #[inline]

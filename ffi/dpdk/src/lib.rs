@@ -56,6 +56,7 @@ mod port;
 mod queue;
 mod reta;
 mod rss;
+mod signals;
 pub mod synthetic;
 
 pub use batch::{Batch, Drain};
@@ -69,6 +70,7 @@ pub use pool::Mempool;
 pub use port::{Link, Port, PortInfo, PortStats, Queues, Settings, Started, Stopped, Terms};
 pub use queue::{RxQueue, TxQueue};
 pub use rss::{Hashed, LONGEST_KEY, Rss, Side};
+pub use signals::hold_signals;
 
 /// The longest frame that a port with a given MTU may receive: Ethernet header, one VLAN tag and FCS.
 pub const FRAME_OVERHEAD: u16 = 14 + 4 + 4;

@@ -7,7 +7,8 @@
 //! * **Path**: packets of established connections, with nobody to tell and while a peer is told.
 //! * **Storm**: a worker opens connections at a steady rate, each by a client's SYN and ACK and a server's packet, so each is told
 //!   of once. *Lag* is how long the oldest news has been waiting to be confirmed, looked at every few milliseconds.
-//! * **Trickle**: connections one by one, so that hardly any two go in one datagram.
+//! * **Idle, trickle**: nothing, and few connections, so that hardly any two go in one datagram. Below some ten a second it is what is
+//!   said anyway that costs; so the trickle is told without it, too. Once, since these are counts and take seconds.
 //! * **Bulk**: a router that has just started hears of all connections.
 //! * **Forged calls**: somebody without the key calls in the name of the peer.
 //!
@@ -15,12 +16,13 @@
 
 mod pace;
 mod pair;
+mod trickle;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use dataplane::service::{Mode, Protocol};
 
 use self::pair::{Pair, forged_call, known};
@@ -44,8 +46,8 @@ pub struct Arguments {
     /// Connections of a storm.
     #[arg(long, default_value_t = 1_000_000)]
     connections: u32,
-    /// Trickles: new connections a second, for a second.
-    #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000])]
+    /// Trickles: new connections a second, for one to ten seconds.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 50, 200, 550, 5_000])]
     trickles: Vec<u32>,
     /// Bulks: connections of which a peer has to hear.
     #[arg(long, value_delimiter = ',', default_values_t = [1_000_000])]
@@ -78,7 +80,15 @@ pub fn measure(environment: &Environment, arguments: &Arguments) -> Result<Vec<F
     let full: Vec<Rig> =
         bulks.iter().map(|&connections| rig(connections, connections)).collect::<Result<_>>()?;
     let mut figures = Figures::default();
-    let bar = progress(common.rounds.max(1) * (2 + storms.len() + trickles.len() + bulks.len()));
+    let bar = progress(1 + trickles.len() + common.rounds.max(1) * (2 + storms.len() + bulks.len()));
+    bar.set_message("idle");
+    let idle = trickle::idle(&mut figures)?;
+    bar.inc(1);
+    for &a_second in trickles {
+        bar.set_message(format!("trickle of {a_second}/s"));
+        trickle::trickle(a_second, idle, &mut figures)?;
+        bar.inc(1);
+    }
     for round in 0..common.rounds.max(1) {
         bar.set_message("path");
         path.measure(environment, common, round as u64, &mut figures)?;
@@ -86,11 +96,6 @@ pub fn measure(environment: &Environment, arguments: &Arguments) -> Result<Vec<F
         for &a_second in storms {
             bar.set_message(format!("storm of {a_second}/s"));
             storm(environment, arguments, a_second, &mut figures)?;
-            bar.inc(1);
-        }
-        for &a_second in trickles {
-            bar.set_message(format!("trickle of {a_second}/s"));
-            trickle(a_second, &mut figures)?;
             bar.inc(1);
         }
         for full in &full {
@@ -208,34 +213,6 @@ fn storm(
     figures.add(&of, "the thread that tells", "% of a core", share(0), None);
     figures.add(&of, "the thread that is told", "% of a core", share(1), None);
     figures.add(&of, "known to the peer", "%", known(&here.table, &there.table), least(99.99));
-    Ok(())
-}
-
-fn trickle(a_second: u32, figures: &mut Figures) -> Result<()> {
-    let mut here = rig(0, a_second)?;
-    here.changes = Some(Arc::default());
-    let there = rig(0, a_second)?;
-    let pair = Pair::start(&here, &there)?;
-    pair.settle()?;
-    let before = pair.spent()?;
-    let (opener, began) = (here.opener(), Instant::now());
-    for number in 0..a_second {
-        let due = Duration::from_secs(1) * number / a_second;
-        std::thread::sleep(due.saturating_sub(began.elapsed()));
-        ensure!(opener.open(number)?, "the table has no room");
-    }
-    pair.settle()?;
-    let spent = pair.spent()?;
-    let of = format!("trickle, {a_second}/s");
-    let bytes = (spent.bytes - before.bytes) as f64 / f64::from(a_second);
-    figures.add(&of, "on the wire", "bytes/connection", bytes, None);
-    figures.add(
-        &of,
-        "known to the peer",
-        "%",
-        known(&here.table, &there.table),
-        Some(Promise::AtLeast(99.99)),
-    );
     Ok(())
 }
 

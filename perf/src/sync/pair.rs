@@ -6,27 +6,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use dataplane::changes::is_shared;
+use anyhow::{Context, Result, bail, ensure};
+use dataplane::changes::{Changes, is_shared};
 use dataplane::table::{Table, Word};
 use harness::wait;
 use rvs::config::{self, Config};
 use rvs::sync::session::VERSION;
-use rvs::sync::{self, PeerStatus, Shared, Standing, Synchroniser};
+use rvs::sync::{self, PeerStatus, Shared, Standing, Status, Synchroniser};
 
 use crate::rig::Rig;
 
-/// Of this machine alone.
-const ADDRESSES: [SocketAddrV4; 2] = [
-    SocketAddrV4::new(Ipv4Addr::new(127, 8, 84, 1), 8848),
-    SocketAddrV4::new(Ipv4Addr::new(127, 8, 84, 2), 8848),
-];
 /// IP's and UDP's headers.
 const HEADERS: u64 = 20 + 8;
 /// More than ten million connections take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How old a status may be.
-const FRESH: Duration = Duration::from_millis(60);
 
 /// Forged calls, and how many of them come at once: no more than a socket holds.
 const FORGED: u32 = 20_000;
@@ -35,6 +28,8 @@ const AT_ONCE: u32 = 1_000;
 /// Two routers, and the threads by which they speak.
 pub struct Pair {
     sides: [Side; 2],
+    /// What the first router's worker notes.
+    changes: Option<Arc<Changes>>,
 }
 
 /// A router, as its thread shows it.
@@ -55,12 +50,14 @@ pub struct Spent {
 impl Pair {
     /// Lets two routers speak, and waits until each knows what the other one knows.
     pub fn start(here: &Rig, there: &Rig) -> Result<Pair> {
-        let configs = [config(ADDRESSES[0], ADDRESSES[1])?, config(ADDRESSES[1], ADDRESSES[0])?];
+        let [first, second] = addresses();
+        let configs = [config(first, second)?, config(second, first)?];
         // Both can be reached before either calls.
         let sockets = [sync::bind(&configs[0])?, sync::bind(&configs[1])?];
         let [first, second] = sockets;
         let pair = Pair {
             sides: [Side::start(&configs[0], first, here)?, Side::start(&configs[1], second, there)?],
+            changes: here.changes.clone(),
         };
         wait::until("both know the same", PATIENCE, || {
             for side in &pair.sides {
@@ -83,9 +80,16 @@ impl Pair {
 
     /// Waits until all that the first router has to say has come.
     pub fn settle(&self) -> Result<()> {
-        std::thread::sleep(FRESH);
+        wait::until("all notes have been taken", PATIENCE, || {
+            ensure!(self.changes.iter().all(|changes| changes.is_empty()), "some are left");
+            Ok(())
+        })?;
+        // What the thread shows from now on knows of them. It takes time to show anything, so the next one is told by that.
+        let shown = self.sides[0].shared.status().cpu;
         wait::until("all has been told", PATIENCE, || {
-            let PeerStatus { waiting, lag, .. } = self.sides[0].peer()?;
+            let Status { cpu, peers, .. } = self.sides[0].shared.status();
+            let &[PeerStatus { waiting, lag, .. }] = &peers[..] else { bail!("there is no peer") };
+            ensure!(cpu > shown, "nothing has been shown since");
             ensure!(waiting == 0 && lag == Duration::ZERO, "{waiting} wait, for {lag:?}");
             Ok(())
         })
@@ -119,10 +123,11 @@ impl Side {
 /// The CPU time that a router spends on a call of somebody who does not know the key and calls in the name of its peer.
 pub fn forged_call(rig: &Rig) -> Result<Duration> {
     // The lower address calls.
-    let forger = UdpSocket::bind(ADDRESSES[0]).context("cannot speak in the name of a peer")?;
-    let config = config(ADDRESSES[1], ADDRESSES[0])?;
+    let [caller, called] = addresses();
+    let forger = UdpSocket::bind(caller).context("cannot speak in the name of a peer")?;
+    let config = config(called, caller)?;
     let side = Side::start(&config, sync::bind(&config)?, rig)?;
-    let call = [&[1, VERSION][..], &[0x55; 84]].concat();
+    let call = [&[1, VERSION][..], &[0x55; 82]].concat();
     let refused = |count: u32| {
         wait::until("forged calls are refused", PATIENCE, || {
             let forged = side.peer()?.counts.forged;
@@ -134,11 +139,17 @@ pub fn forged_call(rig: &Rig) -> Result<Duration> {
     let before = side.shared.status().cpu;
     for sent in (AT_ONCE..=FORGED).step_by(AT_ONCE as usize) {
         for _ in 0..AT_ONCE {
-            forger.send_to(&call, ADDRESSES[1])?;
+            forger.send_to(&call, called)?;
         }
         refused(sent)?;
     }
     Ok((side.shared.status().cpu - before) / FORGED)
+}
+
+/// Two of this machine alone, and of this process: another one may measure at the same time.
+fn addresses() -> [SocketAddrV4; 2] {
+    let [high, middle, low] = [16, 8, 0].map(|shift| (std::process::id() >> shift) as u8);
+    [8848, 8849].map(|port| SocketAddrV4::new(Ipv4Addr::new(127, 128 | high & 63, middle, low), port))
 }
 
 /// What a router is told by its file.

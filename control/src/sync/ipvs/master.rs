@@ -1,8 +1,7 @@
 //! The side that tells backups.
 //!
-//! A backup hears of a connection when it changes, and again with each walk through the table, which takes
-//! [a minute](crate::sync::peer::HEAL): so one
-//! that joins knows all after that time, and one that is told of a connection as it is keeps it for as long as we do. A
+//! A backup hears of a connection when it changes, and again by the [walk](crate::sync::walk) through the table: so one
+//! that joins knows all after a minute, and one that is told of a connection as it is keeps it for as long as we do. A
 //! connection that never changes is a reason for the walk, too: a backup forgets it when the timeout that it was told has
 //! passed.
 
@@ -13,7 +12,7 @@ use dataplane::table::Slot;
 
 use super::translate::write;
 use super::{Counts, Router, wire};
-use crate::sync::peer::Walk;
+use crate::sync::walk::Walk;
 
 /// How long a change waits for others to fill the message with. Linux waits for two seconds, and RVS does not: who has
 /// few changes can pay for small messages, and who has many fills them sooner. What has not been told dies with its
@@ -46,7 +45,7 @@ impl Master {
             notes: VecDeque::new(),
             noted: HashSet::new(),
             since: None,
-            walk: Walk { next: 0, began: Duration::ZERO },
+            walk: Walk::new(Duration::ZERO),
         }
     }
 
@@ -58,8 +57,18 @@ impl Master {
         }
     }
 
-    /// The next message, if one is due. To be asked again until there is none, and every few milliseconds.
-    pub fn speak(&mut self, now: Duration, router: &impl Router, counts: &mut Counts) -> Option<Vec<u8>> {
+    /// The next message, if one is due. To be asked again until there is none, and every few milliseconds. A router that is
+    /// withdrawn says nothing: somebody else has its connections, and knows better how they are.
+    pub fn speak(
+        &mut self,
+        now: Duration,
+        router: &impl Router,
+        is_withdrawn: bool,
+        counts: &mut Counts,
+    ) -> Option<Vec<u8>> {
+        if is_withdrawn {
+            return None;
+        }
         self.go_on(now, router);
         let is_late = self.since.is_some_and(|since| now >= since + FLUSH_AFTER);
         if self.notes.len() < self.room && !is_late {
@@ -85,15 +94,12 @@ impl Master {
 
     /// Notes what is due of the walk.
     fn go_on(&mut self, now: Duration, router: &impl Router) {
-        let buckets = router.buckets();
-        let due = self.walk.due(now, buckets);
-        let until = due.min(self.walk.next + BUCKETS_AT_ONCE);
-        while self.notes.len() < self.room && self.walk.next < until {
-            router.slots(self.walk.next).into_iter().for_each(|slot| self.note(now, slot));
-            self.walk.next += 1;
-        }
-        if self.walk.next >= buckets {
-            self.walk = Walk { next: 0, began: now };
+        for _ in 0..BUCKETS_AT_ONCE {
+            if self.notes.len() >= self.room {
+                break;
+            }
+            let Some(turn) = self.walk.step(now, router.buckets(), router.pace()) else { break };
+            router.due(turn).into_iter().for_each(|slot| self.note(now, slot));
         }
     }
 }

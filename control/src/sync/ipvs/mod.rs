@@ -30,7 +30,10 @@ use self::backup::Backup;
 pub use self::link::{Link, open};
 use self::master::Master;
 use self::translate::Connection;
+use super::flushes::Flushes;
 use super::store::{Adoptions, View};
+use super::walk::{Pace, Turn};
+pub use crate::admin::api::IpvsCounts as Counts;
 use crate::config::IpvsSync;
 
 /// Datagrams received and sent in one go. As many as wait in a director's socket with Linux' own buffer, so that a
@@ -43,37 +46,12 @@ trait Router {
     fn connection(&self, slot: Slot) -> Option<Connection>;
     /// How many buckets there are.
     fn buckets(&self) -> usize;
-    /// The slots of a bucket with connections that backups may have to know of.
-    fn slots(&self, bucket: usize) -> Vec<Slot>;
+    /// How fast the walk has to be by which backups hear again of connections.
+    fn pace(&self) -> Pace;
+    /// The slots of a bucket with connections whose turn it is.
+    fn due(&self, turn: Turn) -> Vec<Slot>;
     /// Takes over a director's connection; false if its service or server is not here.
     fn take_over(&mut self, connection: &Connection) -> bool;
-}
-
-/// What has been received and sent since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Messages received.
-    pub received: u64,
-    /// Of them, those that are none, or contradict themselves.
-    pub malformed: u64,
-    /// Of them, those with another syncid.
-    pub other_syncid: u64,
-    /// Connections received.
-    pub connections_received: u64,
-    /// Of them, those of a service or server that is not here, or is by another mode.
-    pub unknown: u64,
-    /// Of them, templates of persistence.
-    pub templates: u64,
-    /// Of them, those of marks of the firewall.
-    pub fwmarks: u64,
-    /// Of them, those of IPv6.
-    pub ipv6: u64,
-    /// Of them, those of which RVS knows no use.
-    pub unsupported: u64,
-    /// Messages sent.
-    pub sent: u64,
-    /// Connections sent.
-    pub connections_sent: u64,
 }
 
 /// Who was heard.
@@ -135,8 +113,9 @@ impl Ipvs {
 
     /// Hears what has come in and says what is due, unless this router is out of service.
     pub fn turn(&mut self, now: Duration, view: &View<'_>, is_withdrawn: bool) -> Result<()> {
-        // What the peers of RVS are told of is their affair.
-        let mut view = View { adoptions: &mut self.adoptions, states: State::ALL, ..*view };
+        // What the peers of RVS are told of, and told to forget, is their affair.
+        let flushes = &mut Flushes::default();
+        let mut view = View { adoptions: &mut self.adoptions, flushes, states: State::ALL, ..*view };
         if let Some(backup) = &mut self.backup {
             for _ in 0..AT_ONCE {
                 let Some((from, message)) = self.link.receive().context("cannot hear directors")? else {
@@ -145,9 +124,9 @@ impl Ipvs {
                 backup.hear(from, message, &mut view, &mut self.counts);
             }
         }
-        if let Some(master) = self.master.as_mut().filter(|_| !is_withdrawn) {
+        if let Some(master) = &mut self.master {
             for _ in 0..AT_ONCE {
-                let Some(message) = master.speak(now, &view, &mut self.counts) else { break };
+                let Some(message) = master.speak(now, &view, is_withdrawn, &mut self.counts) else { break };
                 // What is not sent is lost, until everything is told again.
                 self.link
                     .send(&message)

@@ -2,13 +2,14 @@
 
 use std::cell::RefCell;
 
+use dataplane::clock::Timeout;
 use dataplane::service::{Mode, Protocol, State};
 use proptest::prelude::*;
 
 use super::translate::{read, write};
 use super::*;
 use crate::ids::{ServerKey, ServiceKey};
-use crate::sync::peer::HEAL;
+use crate::sync::walk::HEAL;
 use crate::sync::wire::Identity;
 
 const MS: Duration = Duration::from_millis(1);
@@ -42,7 +43,11 @@ impl Router for Table {
         self.slots.len() / 4
     }
 
-    fn slots(&self, bucket: usize) -> Vec<Slot> {
+    fn pace(&self) -> Pace {
+        Pace::for_all([Timeout::from_seconds(900)].into_iter())
+    }
+
+    fn due(&self, Turn { bucket, .. }: Turn) -> Vec<Slot> {
         self.looked.borrow_mut().push(bucket);
         let slots = (4 * bucket..4 * bucket + 4).filter(|&slot| self.slots[slot].is_some());
         slots.map(|slot| Slot::from_number(slot as u32)).collect()
@@ -71,18 +76,20 @@ fn connection(client: u16, port: u16, state: State) -> Connection {
 struct Speaker {
     master: Master,
     counts: Counts,
+    is_withdrawn: bool,
 }
 
 impl Speaker {
     /// Whose messages have room for two connections.
     fn new() -> Speaker {
-        Speaker { master: Master::new(5, 8 + 2 * 36), counts: Counts::default() }
+        let master = Master::new(5, 8 + 2 * 36);
+        Speaker { master, counts: Counts::default(), is_withdrawn: false }
     }
 
     /// The messages at this moment, each as the connections in it.
     fn say(&mut self, now: Duration, table: &Table) -> Vec<Vec<Connection>> {
         let mut said = Vec::new();
-        while let Some(message) = self.master.speak(now, table, &mut self.counts) {
+        while let Some(message) = self.master.speak(now, table, self.is_withdrawn, &mut self.counts) {
             let message = wire::decode(&message).unwrap();
             assert_eq!(message.syncid, 5);
             said.push(message.told.iter().map(|told| read(told).unwrap()).collect());
@@ -128,6 +135,24 @@ fn everything_is_told_once_in_a_walk_at_a_steady_pace() {
     assert_eq!((told.len(), ports.len()), (240, 240));
     speaker.say(HEAL * 2, &table);
     assert_eq!(speaker.counts.connections_sent, 480, "and again");
+}
+
+#[test]
+fn a_router_that_is_withdrawn_says_nothing_and_later_how_things_are_by_then() {
+    let mut table = Table::new(1);
+    let mut speaker = Speaker::new();
+    let slots = [0, 1, 2].map(|slot| table.set(slot, State::Established));
+    speaker.is_withdrawn = true;
+    slots.iter().for_each(|&slot| speaker.master.note(Duration::ZERO, slot));
+    // Neither what has changed nor what the walk comes to.
+    assert_eq!(speaker.say(HEAL * 2, &table), Vec::<Vec<Connection>>::new());
+    assert_eq!((speaker.counts, table.looked.borrow().len()), (Counts::default(), 0));
+
+    table.set(1, State::FinWait);
+    speaker.is_withdrawn = false;
+    let said = speaker.say(HEAL * 2, &table).concat();
+    let states = [State::Established, State::FinWait, State::Established];
+    assert_eq!(said[..3], [0, 1, 2].map(|slot: usize| connection(slot as u16, 80, states[slot])));
 }
 
 /// A backup, and what it has counted.

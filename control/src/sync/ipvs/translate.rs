@@ -119,21 +119,8 @@ pub fn age(ours: Timeout, seconds: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::ipvs::wire::tests::connection as entry;
     use crate::sync::ipvs::wire::{decode, encode};
-
-    fn entry() -> Entry {
-        Entry {
-            protocol: 6,
-            flags: 0,
-            state: 1,
-            client: "198.51.100.7:40112".parse().unwrap(),
-            service: "192.0.2.10:80".parse().unwrap(),
-            server: "10.0.0.11:8080".parse().unwrap(),
-            fwmark: 0,
-            timeout: 900,
-            is_adjusted: false,
-        }
-    }
 
     fn connection(protocol: Protocol, mode: Mode, state: State) -> Connection {
         let server = if mode == Mode::Nat { "10.0.0.11:8080" } else { "10.0.0.11:80" };

@@ -7,6 +7,7 @@ use super::Router;
 use super::translate::{Connection, age};
 use crate::sync::peer::Store;
 use crate::sync::store::{ON_THE_WAY, View, identity};
+use crate::sync::walk::{Pace, Turn};
 use crate::sync::wire::Record;
 
 impl Router for View<'_> {
@@ -30,8 +31,12 @@ impl Router for View<'_> {
         Store::buckets(self)
     }
 
-    fn slots(&self, bucket: usize) -> Vec<Slot> {
-        Store::slots(self, bucket)
+    fn pace(&self) -> Pace {
+        Store::pace(self)
+    }
+
+    fn due(&self, turn: Turn) -> Vec<Slot> {
+        Store::due(self, turn)
     }
 
     /// Linux tells of a connection when a packet has come, so what it says of the state is of this moment. How old the

@@ -247,4 +247,4 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

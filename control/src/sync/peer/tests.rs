@@ -1,17 +1,23 @@
 //! Two routers on a bad wire.
 
+mod flushed;
 mod hostile;
+mod kept;
 mod partition;
+mod rates;
 mod three;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 
+use dataplane::clock::Timeout;
 use dataplane::service::{Mode, Protocol, State};
 use proptest::prelude::*;
 
+use super::talk::DATAGRAM;
 use super::*;
 use crate::ids::{ServerKey, ServiceKey};
+use crate::sync::walk::HEAL;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -38,11 +44,14 @@ struct Router {
     tellings: usize,
     /// It does not take over what it is told, as if it did not know the services.
     is_deaf: bool,
+    /// What it was told to forget, and how many ticks ago that was ordered.
+    forgets: Vec<(Filter, u32)>,
 }
 
 impl Router {
     fn new(offset: u32) -> Router {
-        Router { offset, slots: vec![None; 64], told: BTreeSet::new(), tellings: 0, is_deaf: false }
+        let slots = vec![None; 64];
+        Router { offset, slots, told: BTreeSet::new(), tellings: 0, is_deaf: false, forgets: Vec::new() }
     }
 
     fn set(&mut self, slot: usize, dest: u32, state: State) {
@@ -72,6 +81,18 @@ impl Store for Router {
     fn slots(&self, bucket: usize) -> Vec<Slot> {
         let slots = (4 * bucket..4 * bucket + 4).filter(|&slot| self.slots[slot].is_some());
         slots.map(|slot| Slot::from_number(slot as u32)).collect()
+    }
+
+    fn pace(&self) -> Pace {
+        Pace::for_all([Timeout::from_seconds(900)].into_iter())
+    }
+
+    fn due(&self, turn: Turn) -> Vec<Slot> {
+        self.slots(turn.bucket)
+    }
+
+    fn forget(&mut self, filter: &Filter, age: u32) {
+        self.forgets.push((*filter, age));
     }
 
     fn adopt(&mut self, of: &Identity, record: &Record, _: bool) {
@@ -120,7 +141,7 @@ impl Wire {
     /// A router starts anew: it knows nothing, and numbers its dests otherwise.
     fn restart(&mut self, router: usize, offset: u32) {
         self.routers[router] = Router { told: self.routers[router].told.clone(), ..Router::new(offset) };
-        self.peers[router] = Peer::new(Key([9; 32]), router == 0, 1000 + offset);
+        self.peers[router] = Peer::new(Key([9; 32]), router == 0, 1000 + offset as u16);
     }
 
     /// Whatever a router was told has been so on the other one.
@@ -187,11 +208,11 @@ fn peers_join_and_tell_each_other_of_all_and_then_of_each_change() {
     assert_eq!(wire.routers[0].known(), wire.routers[1].known());
     assert_eq!(wire.routers[0].known().len(), 21);
 
-    let before = wire.peers[0].counts().records_sent;
+    let before = wire.peers[0].counts().connections_sent;
     wire.change(0, 50, 2, State::Established);
-    wire.run(20 * MS);
+    wire.run(120 * MS);
     assert_eq!(wire.routers[1].known()[&client(50)], (2, State::Established));
-    assert_eq!(wire.peers[0].counts().records_sent, before + 1, "once, and nothing else");
+    assert_eq!(wire.peers[0].counts().connections_sent, before + 1, "once, and nothing else");
     assert_eq!(wire.peers[1].counts().not_understood, 0);
 }
 
@@ -336,7 +357,7 @@ fn a_number_that_stands_for_somebody_else_now_is_named_again() {
     wire.routers[0].offset = 2;
     wire.routers[0].slots[2] = Some(Record { client: client(2), ..wire.routers[0].slots[1].unwrap() });
     wire.peers[0].note(wire.now, Slot::from_number(2));
-    wire.run(50 * MS);
+    wire.run(150 * MS);
     assert_eq!(wire.routers[1].known()[&client(2)], (4, State::Established));
 }
 

@@ -61,6 +61,22 @@ fn a_udp_connection_is_noted_when_it_is_answered() {
 }
 
 #[test]
+fn a_udp_connection_by_direct_routing_is_noted_when_its_client_goes_on() {
+    let (mut rig, changes) = Rig::new(Protocol::Udp, Mode::Dr, &[1]).noting();
+    let push = |rig: &Rig| {
+        rig.push(WAN, &mut packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0));
+        noted(rig, &changes).len()
+    };
+    assert_eq!([push(&rig), push(&rig)], [0, 0], "of one moment");
+    rig.now.0 += 3;
+    assert_eq!(push(&rig), 0);
+    rig.now.0 += 1;
+    assert_eq!([push(&rig), push(&rig)], [1, 0], "a second later");
+    rig.now.0 += 100;
+    assert_eq!(push(&rig), 0, "nothing has changed");
+}
+
+#[test]
 fn a_connection_goes_on_in_a_router_that_has_only_been_told_of_it() {
     // Both have two servers; round robin would give the next connection to another one.
     let (old, changes) = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 0]).noting();

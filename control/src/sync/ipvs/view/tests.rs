@@ -12,6 +12,7 @@ use dataplane::table::{HashKey, Table};
 
 use super::*;
 use crate::ids::{ServerKey, ServiceKey};
+use crate::sync::flushes::Flushes;
 use crate::sync::store::{Adoptions, Numbers};
 use crate::sync::wire::Identity;
 
@@ -19,6 +20,7 @@ struct Rig {
     table: Table,
     snapshot: Snapshot,
     numbers: Numbers,
+    flushes: Flushes,
     adoptions: Adoptions,
     now: Tick,
 }
@@ -62,12 +64,13 @@ impl Rig {
         let mut numbers = Numbers::default();
         numbers.follow(&snapshot);
         let table = Table::new(64, HashKey { blind: 5, factor: 7 });
-        Rig { table, snapshot, numbers, adoptions: Adoptions::default(), now: Tick(100_000) }
+        let (flushes, adoptions) = Default::default();
+        Rig { table, snapshot, numbers, flushes, adoptions, now: Tick(100_000) }
     }
 
     fn view(&mut self) -> View<'_> {
-        let Rig { table, snapshot, numbers, adoptions, now } = self;
-        View { table, snapshot, now: *now, numbers, states: State::ALL, adoptions }
+        let Rig { table, snapshot, numbers, flushes, adoptions, now } = self;
+        View { table, snapshot, now: *now, numbers, states: State::ALL, flushes, adoptions }
     }
 
     fn take_over(&mut self, state: State, timeout: u32) {
@@ -77,7 +80,7 @@ impl Rig {
     /// All connections, as they would be told of.
     fn told(&mut self) -> Vec<Connection> {
         let view = self.view();
-        let slots = (0..Router::buckets(&view)).flat_map(|bucket| Router::slots(&view, bucket));
+        let slots = (0..Router::buckets(&view)).flat_map(|bucket| view.slots(bucket));
         slots.filter_map(|slot| view.connection(slot)).collect()
     }
 

@@ -18,7 +18,8 @@ const CONNECTION: [u8; 36] = [
     10, 0, 0, 11,
 ];
 
-fn connection() -> Entry {
+/// The same as it is read.
+pub fn connection() -> Entry {
     Entry {
         protocol: 6,
         flags: 0,

@@ -82,8 +82,7 @@ proptest! {
     ) {
         let mut wire = together();
         // On its way when it is damaged, so that it would be new.
-        wire.change(0, 1, 1, State::FinWait);
-        wire.change(1, 2, 2, State::FinWait);
+        (0..8).for_each(|slot| wire.change(slot % 2, slot, slot as u32 % 5, State::FinWait));
         wire.speak();
         let tellings = [0, 1].map(|router: usize| wire.routers[router].tellings);
         for (to, which, damage) in damages {

@@ -74,7 +74,7 @@ fn a_wire_that_loses_half_of_all_for_a_minute_and_turns_the_order_round_stays_a_
         }
     });
     assert_eq!(wire.standings(), [Standing::Together; 2]);
-    assert!(wire.peers.iter().all(|peer| peer.counts().lost > 100 && peer.counts().records_retold > 100));
+    assert!(wire.peers.iter().all(|peer| peer.counts().lost > 100 && peer.counts().connections_retold > 100));
     assert_healed(&mut wire, Duration::from_secs(2));
 }
 
@@ -105,7 +105,7 @@ fn what_was_not_taken_over_is_told_again_within_one_pass_of_healing() {
     // Where the walk that heals comes to in half a minute.
     (2000..2040).for_each(|slot| wire.change(0, slot, 1, State::Established));
     wire.run(Duration::from_secs(1));
-    assert_eq!((wire.routers[1].known().len(), wire.peers[0].counts().records_confirmed), (0, 40));
+    assert_eq!((wire.routers[1].known().len(), wire.peers[0].counts().connections_confirmed), (0, 40));
     wire.routers[1].is_deaf = false;
     wire.run(HEAL + Duration::from_secs(1));
     assert!(wire.routers[0].known() == wire.routers[1].known());

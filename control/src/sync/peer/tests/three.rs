@@ -22,7 +22,7 @@ impl Mesh {
     }
 
     fn peer(from: usize, to: usize) -> Peer {
-        Peer::new(Key([9; 32]), from < to, 100 * from as u32)
+        Peer::new(Key([9; 32]), from < to, 100 * from as u16)
     }
 
     fn change(&mut self, router: usize, slot: usize, dest: u32, state: State) {
@@ -67,7 +67,7 @@ fn three_know_what_each_of_them_carries_and_one_that_starts_anew_learns_it() {
     mesh.run(50 * MS, |_, _| false);
     mesh.assert_all_know(60);
     // What is told is not told on as a change.
-    assert!(mesh.peers.values().all(|peer| peer.counts().records_sent < 60));
+    assert!(mesh.peers.values().all(|peer| peer.counts().connections_sent < 60));
 
     mesh.routers[1] = Router::new(500);
     for other in [0, 2] {
