@@ -20,7 +20,7 @@ const MODULES: [&str; 6] = ["virtio_pci", "9p", "9pnet_virtio", "virtio_blk", "e
 const SEEN: [&str; 10] = ["bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr", "var"];
 
 /// Directories in there whose content the guest does not see: what this machine starts, and what it has written.
-const HIDDEN: [&str; 13] = [
+const HIDDEN: [&str; 14] = [
     "etc/systemd/system",
     "etc/rc0.d",
     "etc/rc1.d",
@@ -30,6 +30,7 @@ const HIDDEN: [&str; 13] = [
     "etc/rc5.d",
     "etc/rc6.d",
     "etc/rcS.d",
+    "var/lib/rvs",
     "var/log",
     "var/tmp",
     // Indices over everything that Debian has, or that is installed here: minutes of emulation.

@@ -54,6 +54,11 @@ impl Kind {
     pub fn name(self, side: usize) -> String {
         format!("{}-{}", SIDES[side], self.model.split('-').next().unwrap_or(self.model))
     }
+
+    /// The name of the device itself, to QEMU.
+    pub fn id(self, side: usize) -> String {
+        format!("{}-nic", self.name(side))
+    }
 }
 
 /// QEMU's arguments for all NICs, and the one that the guest logs in by, which leads nowhere.
@@ -71,7 +76,8 @@ pub fn arguments() -> Vec<String> {
                 format!("pcie-root-port,id=slot{bus},chassis={bus}"),
                 "-device".into(),
                 format!(
-                    "{model},romfile=,bus=slot{bus},netdev={name},mac=52:54:00:00:00:{bus:02x}{settings}"
+                    "{model},id={},romfile=,bus=slot{bus},netdev={name},mac=52:54:00:00:00:{bus:02x}{settings}",
+                    kind.id(side)
                 ),
             ]);
         }

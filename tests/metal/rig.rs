@@ -1,7 +1,9 @@
 //! What is shown, in order. Every step says what it has shown, and when.
 
+mod trouble;
+
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{Read, Write},
     net::SocketAddrV4,
     path::{Path, PathBuf},
@@ -13,7 +15,7 @@ use harness::{
     client,
     cluster::{CLIENT, Cluster, vip},
     listing::Counters,
-    nginx, wait,
+    wait,
 };
 
 use crate::{
@@ -76,7 +78,9 @@ impl Rig<'_> {
         self.begin()?;
         self.cable()?;
         self.crash()?;
+        self.refused()?;
         self.other_nics()?;
+        self.unplug()?;
         self.without_iommu()?;
         self.direct()
     }
@@ -134,49 +138,6 @@ impl Rig<'_> {
         Ok(())
     }
 
-    /// The clients' cable is pulled and put back.
-    fn cable(&mut self) -> Result<()> {
-        let wan = E1000E.name(0);
-        self.guest.set_link(&wan, false)?;
-        self.event("port wan: link down")?;
-        let curl = self.cluster.client.command("curl").words("--silent --max-time 2 http://192.0.2.10/");
-        let output = curl.output()?;
-        ensure!(output.code() != Some(0), "without a cable: {output:?}");
-        self.guest.set_link(&wan, true)?;
-        self.event("port wan: link up")?;
-        wait::until("it balances", PATIENCE, || client::get(&self.cluster.client, vip(80), 1)?.counts())?;
-        self.told("a cable pulled, and put back: RVS says so");
-        Ok(())
-    }
-
-    /// Waits until `rvs events` tells of something.
-    fn event(&mut self, wanted: &str) -> Result<()> {
-        wait::until(wanted, PATIENCE, || {
-            let events = self.guest.run("rvs events")?;
-            ensure!(events.contains(wanted), "{events}");
-            Ok(())
-        })
-    }
-
-    /// The program is killed in the middle of a download.
-    fn crash(&mut self) -> Result<()> {
-        let mut download = client::start_download(&self.cluster.client, vip(80), "1m", "kept")?;
-        let file = self.cluster.state().file("kept");
-        wait::until("the download has begun", PATIENCE, || {
-            ensure!(fs::metadata(&file)?.len() > 100_000);
-            Ok(())
-        })?;
-        let starts = "systemctl show --property NRestarts --value rvs";
-        let before: u32 = self.guest.run(starts)?.trim().parse()?;
-        self.guest.run("kill -9 $(systemctl show --property MainPID --value rvs)")?;
-        let status = download.wait(2 * PATIENCE)?;
-        ensure!(status.success() && fs::read(&file)? == nginx::big_file(), "the download: {status}");
-        let after: u32 = self.guest.run(starts)?.trim().parse()?;
-        ensure!(after == before + 1, "started again {} times", after - before);
-        self.told("kill -9: systemd starts it again, and a download that was under way ends whole");
-        Ok(())
-    }
-
     /// NICs of other kinds, one after the other.
     fn other_nics(&mut self) -> Result<()> {
         let counters = self.use_nics(VIRTIO, "cores = [1, 1, 2, 2]\nidle = \"adaptive\"")?;
@@ -198,11 +159,7 @@ impl Rig<'_> {
             "sed -i s/intel_iommu=on/intel_iommu=off/ /etc/default/grub.d/rvs.cfg\nupdate-grub\nsystemctl reboot\n",
         )?;
         wait::until("it balances", PATIENCE, || self.ask_from_ports())?;
-        for address in E1000E.addresses {
-            let driver =
-                self.guest.run(&format!("basename $(readlink /sys/bus/pci/devices/{address}/driver)"))?;
-            ensure!(driver.trim() == "uio_pci_generic", "{address} has {driver}");
-        }
+        self.have_driver(E1000E, "uio_pci_generic")?;
         self.doctor_finds(&["nic-unprotected"])?;
         self.told("e1000e, uio_pci_generic: booted without the IOMMU");
         Ok(())
@@ -219,37 +176,12 @@ impl Rig<'_> {
         Ok(())
     }
 
-    /// Has RVS run with other NICs, by a configuration of the page's kind with the third real server alone, and asks.
+    /// Has RVS run with other NICs, and asks.
     fn use_nics(&mut self, kind: Kind, workers: &str) -> Result<Counters> {
-        let [wan, lan] = kind.addresses;
-        let configuration = format!(
-            r#"eal.memory = 512
-table.connections = 100_000
-
-[workers]
-{workers}
-
-[[port]]
-name = "wan"
-device = "{wan}"
-addresses = ["192.0.2.1/24"]
-
-[[port]]
-name = "lan"
-device = "{lan}"
-addresses = ["10.0.0.1/24"]
-
-[[service]]
-address = "192.0.2.10:80"
-mode = "nat"
-
-[[service.server]]
-address = "10.0.0.13:8080"
-"#
-        );
-        self.guest.write("/etc/rvs/rvs.toml", &configuration)?;
+        self.guest.write("/etc/rvs/rvs.toml", &configuration(kind, workers, 512))?;
         let said = self.guest.run("rvs setup -c /etc/rvs/rvs.toml && systemctl restart rvs && rvs ports")?;
         self.transcript.write_all(said.as_bytes())?;
+        self.have_driver(kind, "vfio-pci")?;
         // Another NIC has another MAC, and RVS does not announce it.
         for neighbour in [&self.cluster.client, &self.cluster.real_servers[SERVERS]] {
             neighbour.ip("neighbour flush all")?;
@@ -257,6 +189,16 @@ address = "10.0.0.13:8080"
         self.ask_from_ports()?;
         let text = self.guest.run("rvs list --counters --json")?;
         serde_json::from_str(&text).context(text)
+    }
+
+    /// Both NICs of this kind have this driver.
+    fn have_driver(&mut self, kind: Kind, wanted: &str) -> Result<()> {
+        for address in kind.addresses {
+            let link = format!("/sys/bus/pci/devices/{address}/driver");
+            let driver = self.guest.run(&format!("basename $(readlink {link})"))?;
+            ensure!(driver.trim() == wanted, "{address} has {driver}");
+        }
+        Ok(())
     }
 
     /// Asks for a page from each of forty ports, which are the same in each run, since a NIC spreads by them, and others each
@@ -326,4 +268,34 @@ address = "10.0.0.13:8080"
     fn told(&self, what: &str) {
         println!("{:>6.1} s  {what}", self.start.elapsed().as_secs_f32());
     }
+}
+
+/// A configuration of the page's kind with other NICs, so much memory in MB, and the third real server alone.
+fn configuration(kind: Kind, workers: &str, memory: u32) -> String {
+    let [wan, lan] = kind.addresses;
+    format!(
+        r#"eal.memory = {memory}
+table.connections = 100_000
+
+[workers]
+{workers}
+
+[[port]]
+name = "wan"
+device = "{wan}"
+addresses = ["192.0.2.1/24"]
+
+[[port]]
+name = "lan"
+device = "{lan}"
+addresses = ["10.0.0.1/24"]
+
+[[service]]
+address = "192.0.2.10:80"
+mode = "nat"
+
+[[service.server]]
+address = "10.0.0.13:8080"
+"#
+    )
 }
