@@ -123,7 +123,8 @@ fn a_twin_whose_mac_somebody_changes_gets_its_ports_back() -> Result<()> {
         let _web = cluster.start_web()?;
         let config = cluster.config().service(cluster.web());
         let _router = Router::start(cluster, &config)?;
-        let mac = || -> Result<Value> { Ok(cluster.router.ip_json("link show dev lan")?[0]["address"].clone()) };
+        let mac =
+            || -> Result<Value> { Ok(cluster.router.ip_json("link show dev lan")?[0]["address"].clone()) };
         let own = mac()?;
         cluster.router.ip("link set lan address 02:52:56:53:0f:0f")?;
         wait::until("the twin has its port's MAC again", PATIENCE, || {

@@ -46,7 +46,9 @@ impl Director {
                 continue;
             }
             match linux.restore_mac(link.ifindex, link.mac).await {
-                Ok(true) => tracing::info!(port = port.name, "the twin had got another MAC; it has its port's again"),
+                Ok(true) => {
+                    tracing::info!(port = port.name, "the twin had got another MAC; it has its port's again")
+                }
                 Ok(false) => {}
                 Err(error) => tracing::error!(
                     port = port.name,

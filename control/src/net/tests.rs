@@ -105,7 +105,10 @@ fn a_twin_that_has_got_another_mac_gets_its_own_back() {
             sh(&format!("ip link set wan address 02:52:56:53:00:02 {state}"));
             assert!(until(&mut watcher, has(PEER_MAC)).await.contains(&Change::Other));
             assert!(linux.restore_mac(index, MAC).await.unwrap());
-            until(&mut watcher, |m| m.links[&index].mac == Some(MAC) && m.links[&index].up == (state == "up")).await;
+            until(&mut watcher, |m| {
+                m.links[&index].mac == Some(MAC) && m.links[&index].up == (state == "up")
+            })
+            .await;
         }
     });
 }

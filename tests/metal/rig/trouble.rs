@@ -97,7 +97,10 @@ impl Rig<'_> {
     /// Runs a command on the router that has to fail (1: it was refused, or 2: so was the file), and to say why.
     fn fails(&mut self, command: &str, wanted: &str) -> Result<()> {
         let done = self.guest.output(&format!("timeout 120 {command}"))?;
-        ensure!([1, 2].contains(&done.status) && done.printed.contains(wanted), "{command}: expected {wanted}: {done:?}");
+        ensure!(
+            [1, 2].contains(&done.status) && done.printed.contains(wanted),
+            "{command}: expected {wanted}: {done:?}"
+        );
         Ok(())
     }
 
