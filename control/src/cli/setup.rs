@@ -72,7 +72,7 @@ impl Setup {
             writeln!(out, "# nothing to be done: everything is as {} needs it", file.display())?;
         }
         // A session that breaks leaves nothing half done; the handler stays when this is over.
-        block_on(async { Ok(signal(SignalKind::hangup())?) })?;
+        drop(block_on(async { Ok(signal(SignalKind::hangup())?) })?);
         setup::apply(&mut linux, &plan.changes, mode, &mut out)?;
         if mode == Mode::Do && !self.boot {
             Permit::give(&linux.0, &config)?;

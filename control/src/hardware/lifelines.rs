@@ -283,7 +283,10 @@ mod tests {
         let hold = |lines: &Lifelines| lines.of(&root, &Nic::read(&root, NIC).unwrap());
         let perhaps = hold(&lines).unwrap();
         let told = perhaps.to_string();
-        assert!(told.starts_with("may carry ppp0, which has the default route") && !perhaps.is_mere(), "{told}");
+        assert!(
+            told.starts_with("may carry ppp0, which has the default route") && !perhaps.is_mere(),
+            "{told}"
+        );
         assert_eq!(perhaps.remedy(), "if it does not, `ip link set eth1 down`");
         put(&root, &format!("/sys/bus/pci/devices/{NIC}/net/eth1/flags"), "0x1002");
         assert_eq!(hold(&lines), None);

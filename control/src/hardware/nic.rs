@@ -145,12 +145,7 @@ mod tests {
                 class: "0x060400",
                 ..Card::at("0000:00:01.0")
             },
-            Card {
-                driver: Some("lpc_ich"),
-                group: Some("7"),
-                class: "0x060100",
-                ..Card::at("0000:00:1f.0")
-            },
+            Card { driver: Some("lpc_ich"), group: Some("7"), class: "0x060100", ..Card::at("0000:00:1f.0") },
         ]);
         let nics = nics(&root);
         let [nic] = &nics[..] else { panic!("{nics:?}") };

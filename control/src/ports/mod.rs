@@ -84,8 +84,7 @@ impl Pools {
     fn near(&mut self, node: Option<u32>, config: &Config, eal: &Eal) -> Result<&'static Mempool> {
         let node = node.or(eal.socket());
         let (packets, data_room) = (packets(config), dpdk::data_room(mtu(config)));
-        let make =
-            |node, name: &str| Mempool::on(eal, node, name, packets, POOL_CACHE, data_room);
+        let make = |node, name: &str| Mempool::on(eal, node, name, packets, POOL_CACHE, data_room);
         self.on(node, make).with_context(|| {
             format!(
                 "no memory for {packets} packets: reserve more hugepages (`rvs setup -c {}`), or raise eal.memory",

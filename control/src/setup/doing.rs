@@ -117,13 +117,7 @@ fn restore(kernel: &mut impl Kernel, record: &Record, mode: Mode, out: &mut impl
 }
 
 /// Takes steps as far as they go.
-fn run(
-    kernel: &mut impl Kernel,
-    steps: &[Step],
-    mode: Mode,
-    out: &mut impl Write,
-    failed: &mut Vec<String>,
-) {
+fn run(kernel: &mut impl Kernel, steps: &[Step], mode: Mode, out: &mut impl Write, failed: &mut Vec<String>) {
     for step in steps {
         say(out, step);
         if mode == Mode::Do

@@ -109,7 +109,8 @@ pub(super) fn noted<T: DeserializeOwned>(root: &Root, file: &str) -> Result<Opti
 
 /// Notes down, in one piece.
 pub(super) fn note(root: &Root, file: &str, value: &impl Serialize) -> Result<()> {
-    let (path, shown) = (root.path(file), || format!("cannot write {file}, the notes of rvs setup; it takes root"));
+    let (path, shown) =
+        (root.path(file), || format!("cannot write {file}, the notes of rvs setup; it takes root"));
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).with_context(shown)?;
     }

@@ -271,7 +271,13 @@ fn what_fails_takes_all_of_it_back() {
             format!("{unset}0000:01:00.0 ("),
             "cannot write \"vfio-pci\" to /sys/bus/pci/devices/0000:01:00.1",
         ),
-        (None, Some("vfio-pci"), 1 << 20, format!("{unset}0000:01:00.0 ("), "vfio-pci does not take 0000:01:00.0; `dmesg` may tell why"),
+        (
+            None,
+            Some("vfio-pci"),
+            1 << 20,
+            format!("{unset}0000:01:00.0 ("),
+            "vfio-pci does not take 0000:01:00.0; `dmesg` may tell why",
+        ),
         (None, None, 100, nothing.to_owned(), "Linux has found memory for 100 of 262 hugepages"),
     ] {
         let (_directory, mut kernel) = two_nics();
@@ -456,7 +462,8 @@ fn a_boot_takes_what_was_taken_by_hand() {
         plan(kernel.root(), &config(""), lifelines, &Consent::Permitted(permit))
     };
     let (_directory, mut kernel) = two_nics();
-    let unknown = "has not been taken by hand yet, and a boot takes no others; run `rvs setup -c /etc/rvs/rvs.toml`";
+    let unknown =
+        "has not been taken by hand yet, and a boot takes no others; run `rvs setup -c /etc/rvs/rvs.toml`";
     assert_eq!(
         boot(&kernel, &Lifelines::default()).refusals,
         [format!("port wan: {WAN} {unknown}"), format!("port lan: {LAN} {unknown}")]
