@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use crate::{image::Image, nics};
 
 /// How long a script may take: some of a machine's seconds are minutes of its emulation.
-const SCRIPT: Duration = Duration::from_secs(240);
+const SCRIPT: Duration = Duration::from_secs(400);
 
 /// How long a boot may take.
-const BOOT: Duration = Duration::from_secs(180);
+const BOOT: Duration = Duration::from_secs(400);
 
 /// A running guest; switched off when dropped.
 #[derive(Debug)]
