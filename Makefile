@@ -1,6 +1,6 @@
 # `make demo` shows RVS, `make test` proves it. Both install what they need, on Debian as root.
 
-.PHONY: help demo test unit loom e2e lint build release man deb test-debian13 bench gate clean install-packages
+.PHONY: help demo test unit loom e2e test-metal lint build release man deb test-debian13 bench gate clean install-packages
 
 # Where cargo builds.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -10,6 +10,7 @@ LOOM := RUSTFLAGS="--cfg loom -Ctarget-cpu=x86-64-v3" cargo test -p dataplane --
 help:
 	@echo "make demo        a cluster in network namespaces, shown in a minute (ARGS=--keep leaves it up)"
 	@echo "make test        everything: unit, property, loom and end-to-end tests"
+	@echo "make test-metal  the Debian package on an emulated machine with PCI NICs, by docs/bare-metal.md"
 	@echo "make test-debian13 builds and tests on Debian 13, in a root of its own; half an hour"
 	@echo "make release     the fastest build: target/release/rvs, DPDK linked statically"
 	@echo "make deb         Debian package: target/debian, linked with Debian's DPDK"
@@ -55,6 +56,11 @@ loom:
 e2e: install-packages
 	cargo build -p rvs
 	$(NEXTEST) -p rvs-tests
+
+# docs/bare-metal.md, walked on an emulated machine with PCI NICs behind an IOMMU; takes some minutes.
+test-metal: install-packages
+	cargo build --quiet -p rvs -p rvs-tests --bins
+	$(TARGET)/debug/rvs-metal $(ARGS)
 
 # As root; downloads what it needs by this machine's own package sources. Takes long, and longer the first time.
 test-debian13:

@@ -4,7 +4,8 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use harness::{
-    cluster::{Cluster, Layout},
+    client,
+    cluster::{Cluster, Layout, vip},
     router::{self, Router},
     wait::{self, PATIENCE},
     with_cluster,
@@ -112,6 +113,25 @@ fn a_nic_that_is_not_there_is_refused_by_all_that_would_need_it() -> Result<()> 
         let listing = router::once(cluster, "ports --json -c")?.arg(&file).output()?;
         let listing: Value = serde_json::from_str(&listing.stdout)?;
         ensure!(listing["nics"].is_array() && listing["running"] == serde_json::json!([]), "{listing:#}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_twin_whose_mac_somebody_changes_gets_its_ports_back() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _web = cluster.start_web()?;
+        let config = cluster.config().service(cluster.web());
+        let _router = Router::start(cluster, &config)?;
+        let mac =
+            || -> Result<Value> { Ok(cluster.router.ip_json("link show dev lan")?[0]["address"].clone()) };
+        let own = mac()?;
+        cluster.router.ip("link set lan address 02:52:56:53:0f:0f")?;
+        wait::until("the twin has its port's MAC again", PATIENCE, || {
+            ensure!(mac()? == own);
+            Ok(())
+        })?;
+        client::get(&cluster.client, vip(80), 6)?.counts()?;
         Ok(())
     })
 }

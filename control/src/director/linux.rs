@@ -36,6 +36,29 @@ impl Director {
         Ok(())
     }
 
+    /// Gives twins that have another MAC that of their port, without which nothing that is sent to the router arrives: udev
+    /// gives a new interface one of its own choice (`MACAddressPolicy=persistent`), and may do so after RVS has set it up.
+    pub(super) async fn restore_macs(&self) {
+        let linux = self.watcher.handle();
+        for (port, link) in self.config.ports.iter().zip(&self.ports) {
+            let known = self.watcher.mirror().links.get(&link.ifindex);
+            if known.is_none_or(|known| known.mac == Some(link.mac)) {
+                continue;
+            }
+            match linux.restore_mac(link.ifindex, link.mac).await {
+                Ok(true) => {
+                    tracing::info!(port = port.name, "the twin had got another MAC; it has its port's again")
+                }
+                Ok(false) => {}
+                Err(error) => tracing::error!(
+                    port = port.name,
+                    error = format!("{error:#}"),
+                    "the twin has got another MAC, and not its port's again; what is sent to the router is lost"
+                ),
+            }
+        }
+    }
+
     /// Puts right what has not been done yet.
     pub(super) async fn mend_addresses(&mut self) {
         if self.misplaced {

@@ -60,7 +60,7 @@ use crate::health::{Health, News, Verdict};
 use crate::hooks::Hooks;
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::keep::Keep;
-use crate::net::Watcher;
+use crate::net::{Change, Watcher};
 use crate::rates;
 use crate::rivals::Rivals;
 use crate::services::live::service_of;
@@ -265,6 +265,7 @@ impl Director {
     /// address is there, Linux answers nothing for it. Needs the workers and the pumps to run.
     pub async fn settle(&mut self) -> Result<()> {
         self.place_router_addresses().await?;
+        self.restore_macs().await;
         self.watch_health();
         let deadline = Instant::now() + SETTLE;
         self.ask_for_missing_neighbours();
@@ -272,6 +273,7 @@ impl Director {
             match tokio::time::timeout_at(deadline, self.watcher.changed()).await {
                 Ok(change) => {
                     change.context("cannot follow Linux' network configuration")?;
+                    self.restore_macs().await;
                     self.fib = None;
                     self.publish();
                     self.ask_for_missing_neighbours();
@@ -358,7 +360,10 @@ impl Director {
                     tokio::task::yield_now().await;
                 }
                 change = self.watcher.changed() => match change {
-                    Ok(_) => {
+                    Ok(change) => {
+                        if change == Change::Other {
+                            self.restore_macs().await;
+                        }
                         self.fib = None;
                         self.pace.ask(Instant::now());
                     }
@@ -438,6 +443,7 @@ impl Director {
         self.events.publish(Kind::LinuxLost { error: format!("{error:#}") });
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.watcher = Watcher::start().await?;
+        self.restore_macs().await;
         self.fib = None;
         self.publish();
         Ok(())

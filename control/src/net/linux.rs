@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, TryStreamExt};
 use netlink_packet_route::address::AddressMessage;
-use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -80,6 +80,21 @@ impl Linux {
         let message = if up { builder.up() } else { builder.down() }.build();
         let done = self.0.link().change(message).execute().await;
         done.map_err(explain).with_context(|| format!("set up interface {ifindex}"))
+    }
+
+    /// Gives an interface its MAC back, should it have another one; whether it had. Linux is asked, since the mirror may lag
+    /// behind, and a MAC that is set costs the interface its neighbours, even if it is the same. The flags stay as they are.
+    pub async fn restore_mac(&self, ifindex: u32, mac: [u8; 6]) -> Result<bool> {
+        let found = self.0.link().get().match_index(ifindex).execute().try_next().await;
+        let link = found.map_err(explain).with_context(|| format!("look for interface {ifindex}"))?;
+        let has_it = |attribute: &LinkAttribute| *attribute == LinkAttribute::Address(mac.to_vec());
+        if link.is_none_or(|link| link.attributes.iter().any(has_it)) {
+            return Ok(false);
+        }
+        let message = LinkMessageBuilder::<LinkUnspec>::new().index(ifindex).address(mac.to_vec()).build();
+        let done = self.0.link().change(message).execute().await;
+        done.map_err(explain).with_context(|| format!("set the MAC of interface {ifindex}"))?;
+        Ok(true)
     }
 
     /// Gives an interface that has no cable the appearance of one that is plugged in or not.

@@ -92,6 +92,28 @@ fn arp_reply(request: &[u8], mac: [u8; 6]) -> Vec<u8> {
 }
 
 #[test]
+fn a_twin_that_has_got_another_mac_gets_its_own_back() {
+    in_namespace(|| async {
+        let mut watcher = Watcher::start().await.unwrap();
+        let linux = watcher.handle();
+        let twin = wan(&linux).await;
+        let index = twin.ifindex();
+        let has = |mac| move |m: &Mirror| m.links.get(&index).is_some_and(|link| link.mac == Some(mac));
+        until(&mut watcher, has(MAC)).await;
+        assert!(!linux.restore_mac(index, MAC).await.unwrap(), "it has it");
+        for state in ["up", "down"] {
+            sh(&format!("ip link set wan address 02:52:56:53:00:02 {state}"));
+            assert!(until(&mut watcher, has(PEER_MAC)).await.contains(&Change::Other));
+            assert!(linux.restore_mac(index, MAC).await.unwrap());
+            until(&mut watcher, |m| {
+                m.links[&index].mac == Some(MAC) && m.links[&index].up == (state == "up")
+            })
+            .await;
+        }
+    });
+}
+
+#[test]
 fn a_twin_comes_as_asked_and_goes_when_dropped() {
     in_namespace(|| async {
         let mut watcher = Watcher::start().await.unwrap();
