@@ -86,9 +86,8 @@ impl Flushes {
     pub fn obey(&mut self, peer: usize, number: u32, filter: Filter, at: Tick, buckets: usize) {
         let giver = Giver::Peer(peer, number);
         // A peer that has started anew counts from the beginning. An order's moment is not the same tick each time it comes.
-        let is_same = |order: &Order| {
-            order.giver == giver && order.filter == filter && order.at.0.abs_diff(at.0) <= 2
-        };
+        let is_same =
+            |order: &Order| order.giver == giver && order.filter == filter && order.at.0.abs_diff(at.0) <= 2;
         if !self.orders.iter().any(is_same) {
             self.add(Order { giver, filter, at, left: buckets });
         }
@@ -210,7 +209,10 @@ mod tests {
         assert!(covers(1, 10, TELLER) && covers(1, 1001, TELLER), "of one moment");
         assert!(!covers(1, 1002, TELLER) && !covers(2, 10, TELLER));
         let live = Teller { is_live: true, ..TELLER };
-        assert!(covers(1, 997, live) && !covers(1, 998, live), "what has just changed, if it is certainly older");
+        assert!(
+            covers(1, 997, live) && !covers(1, 998, live),
+            "what has just changed, if it is certainly older"
+        );
     }
 
     #[test]
@@ -220,7 +222,11 @@ mod tests {
         flushes.obey(2, 7, client(2), Tick(1000), 0);
         let covers = |n, peer| covers(&flushes, n, 900, Teller { peer, has_swept: true, ..TELLER });
         assert_eq!([covers(1, 1), covers(1, 2)], [false, false], "ours");
-        assert_eq!([covers(2, 1), covers(2, 2)], [true, false], "of that one, whom another one does not know");
+        assert_eq!(
+            [covers(2, 1), covers(2, 2)],
+            [true, false],
+            "of that one, whom another one does not know"
+        );
     }
 
     #[test]

@@ -296,10 +296,16 @@ mod tests {
             .prop_map(|(address, protocol)| ServiceKey { address, protocol });
         let (service, server) = (prop::option::of(service), prop::option::of(socket()));
         let client = prop::option::of(any::<Ipv4Addr>());
-        let filter = (service, server, client)
-            .prop_map(|(service, server, client)| Filter { service, server, client });
-        let forget = (any::<u32>(), any::<u32>(), filter)
-            .prop_map(|(number, age, filter)| Frame::Forget { number, age, filter });
+        let filter = (service, server, client).prop_map(|(service, server, client)| Filter {
+            service,
+            server,
+            client,
+        });
+        let forget = (any::<u32>(), any::<u32>(), filter).prop_map(|(number, age, filter)| Frame::Forget {
+            number,
+            age,
+            filter,
+        });
         prop_oneof![
             forget,
             any::<u32>().prop_map(Frame::Swept),

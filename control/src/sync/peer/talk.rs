@@ -85,11 +85,7 @@ struct Owed {
 
 impl Talk {
     /// Begins with what has been flushed here, so that the peer does not tell it back.
-    pub(super) fn new(
-        session: Session,
-        now: Duration,
-        flushed: impl Iterator<Item = Order> + Clone,
-    ) -> Talk {
+    pub(super) fn new(session: Session, now: Duration, flushed: impl Iterator<Item = Order> + Clone) -> Talk {
         Talk {
             session,
             heard: now,
