@@ -359,7 +359,11 @@ fn what_is_flushed_on_one_router_is_forgotten_by_the_other() -> Result<()> {
         let flushed = router.rvs(&format!("flush --service tcp/{}", vip(PORT))).run()?;
         ensure!(flushed == "forgot 30 connections\n", "{flushed}");
         wait_same(&router, &peer, 0)?;
-        ensure!(sync(&peer)?["flushed"] == 30, "{:#}", sync(&peer)?);
+        wait::until("the peer shows what it has forgotten", PATIENCE, || {
+            let shown = sync(&peer)?;
+            ensure!(shown["flushed"] == 30, "{shown:#}");
+            Ok(())
+        })?;
 
         // A client that comes back is another one.
         let mut stream = client::connect(&cluster.client, vip(PORT))?;

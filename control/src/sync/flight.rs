@@ -32,8 +32,6 @@ pub struct Flight<T> {
     timeout: Duration,
     /// How long a datagram and its acknowledgement take.
     round_trip: Option<Duration>,
-    /// The number of one that asks and is not answered yet, and since when it is out.
-    asking: Option<(u64, Duration)>,
     /// How long an acknowledgement may wait that nobody asks for.
     patience: Duration,
 }
@@ -41,6 +39,8 @@ pub struct Flight<T> {
 #[derive(Debug)]
 struct Sent<T> {
     at: Duration,
+    /// For an acknowledgement at once.
+    asks: bool,
     cargo: T,
 }
 
@@ -62,7 +62,6 @@ impl<T> Flight<T> {
             cut_until: 0,
             timeout: 4 * SHORTEST_TIMEOUT,
             round_trip: None,
-            asking: None,
             patience,
         }
     }
@@ -89,23 +88,13 @@ impl<T> Flight<T> {
 
     /// One goes out, which may ask for an acknowledgement at once. Numbers rise.
     pub fn depart(&mut self, number: u64, at: Duration, asks: bool, cargo: T) {
-        if asks {
-            self.asking.get_or_insert((number, at));
-        }
-        self.out.insert(number, Sent { at, cargo });
+        self.out.insert(number, Sent { at, asks, cargo });
     }
 
     /// The peer says which have come: the largest, and which of the 128 before it.
     pub fn acknowledge(&mut self, now: Duration, largest: u64, before: u128) -> Landed<T> {
         let mut landed = Landed { come: Vec::new(), lost: Vec::new() };
-        let asking = self.asking.take_if(|(number, _)| *number <= largest);
-        if let Some((number, at)) = asking
-            && self.out.contains_key(&number)
-            && has_come(number, largest, before)
-        {
-            self.measure(now.saturating_sub(at));
-        }
-        let mut cut = None;
+        let (mut cut, mut asked) = (None, None);
         let known: Vec<u64> = self.out.range(..=largest).map(|(&number, _)| number).collect();
         for number in known {
             let has_come = has_come(number, largest, before);
@@ -116,6 +105,7 @@ impl<T> Flight<T> {
             let Some(sent) = self.out.remove(&number) else { continue };
             if has_come {
                 self.window = (self.window + 1).min(GREATEST_WINDOW);
+                asked = sent.asks.then_some(sent.at).or(asked);
                 landed.come.push(sent.cargo);
             } else {
                 cut = Some(number);
@@ -125,17 +115,20 @@ impl<T> Flight<T> {
         if let Some(number) = cut {
             self.cut(number);
         }
+        // Of several the last one is what was answered at once.
+        if let Some(at) = asked {
+            self.measure(now.saturating_sub(at));
+        }
         landed
     }
 
     /// What has been out for too long is lost.
     pub fn time_out(&mut self, now: Duration) -> Vec<T> {
         let Some(oldest) = self.oldest() else { return Vec::new() };
-        let asked = self.asking.map_or(Duration::MAX, |(_, at)| at);
+        let asked = self.out.values().find(|sent| sent.asks).map_or(Duration::MAX, |sent| sent.at);
         if now < asked.min(oldest + self.patience).saturating_add(self.timeout) {
             return Vec::new();
         }
-        self.asking = None;
         self.timeout = (self.timeout * 2).min(LONGEST_TIMEOUT);
         if let Some((&number, _)) = self.out.last_key_value() {
             self.cut(number);
@@ -216,6 +209,28 @@ mod tests {
         // What nobody has asked for says nothing of the way.
         flight.acknowledge(500 * MS, 3, 0);
         assert_eq!((flight.round_trip, flight.timeout), (Some(5 * MS), SHORTEST_TIMEOUT));
+    }
+
+    #[test]
+    fn who_asks_waits_no_longer_because_a_later_one_has_come() {
+        for later_asks in [false, true] {
+            let mut flight = flight(0..0);
+            flight.depart(0, 10 * MS, true, 0);
+            flight.depart(1, 11 * MS, later_asks, 1);
+            flight.depart(2, 12 * MS, true, 2);
+            flight.acknowledge(13 * MS, 1, 0);
+            let timeout = flight.timeout;
+            assert_eq!(flight.time_out(10 * MS + timeout - MS), [0; 0]);
+            assert_eq!(flight.time_out(10 * MS + timeout), [0, 2]);
+        }
+        // Once it is lost, the next one that asks is waited for.
+        let mut flight = flight(0..0);
+        flight.depart(0, 10 * MS, true, 0);
+        (1..4).for_each(|number| flight.depart(number, 11 * MS, false, number));
+        flight.depart(4, 12 * MS, true, 4);
+        assert_eq!(flight.acknowledge(13 * MS, 3, 0b11).lost, [0]);
+        assert_eq!(flight.time_out(171 * MS), [0; 0]);
+        assert_eq!(flight.time_out(172 * MS), [4]);
     }
 
     #[test]

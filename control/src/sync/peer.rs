@@ -54,10 +54,15 @@ pub trait Store {
     fn pace(&self) -> Pace;
     /// Those of them whose turn it is.
     fn due(&self, turn: Turn) -> Vec<Slot>;
-    /// A peer's connection. `live`: it has just changed there.
-    fn adopt(&mut self, identity: &Identity, record: &Record, live: bool);
-    /// A peer's operator has had connections forgotten, so many ticks ago.
-    fn forget(&mut self, filter: &Filter, age: u32);
+    /// A peer's connection. `live`: it has just changed there. `has_swept`: the peer has carried out all orders between us before it
+    /// told of it.
+    fn adopt(&mut self, identity: &Identity, record: &Record, live: bool, has_swept: bool);
+    /// The peer's operator has had connections forgotten, so many ticks ago.
+    fn forget(&mut self, number: u32, filter: &Filter, age: u32);
+    /// Whether that is done, or nothing is known of an order with this number.
+    fn has_forgotten(&self, number: u32) -> bool;
+    /// Whether connections are just being removed that have been flushed here.
+    fn is_flushing(&self) -> bool;
 }
 
 /// How things stand with a peer.
@@ -99,13 +104,23 @@ pub struct Peer {
     /// Conversations in which the caller has not said anything yet.
     unproven: VecDeque<Session>,
     talk: Option<Talk>,
-    /// What has been flushed here, and when: the next conversation begins with it.
-    flushed: VecDeque<(Filter, Duration)>,
+    /// What has been flushed here: the next conversation begins with it.
+    flushed: VecDeque<Order>,
+    /// The number of the next order.
+    orders: u32,
     /// Datagrams to be sent as they are.
     ready: VecDeque<Vec<u8>>,
     counts: Counts,
     /// The version that the peer speaks, if that is why there is no conversation.
     other_version: Option<u8>,
+}
+
+/// An order to forget connections.
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    number: u32,
+    filter: Filter,
+    at: Duration,
 }
 
 /// A call that is not answered yet.
@@ -129,6 +144,7 @@ impl Peer {
             unproven: VecDeque::new(),
             talk: None,
             flushed: VecDeque::new(),
+            orders: 0,
             ready: VecDeque::new(),
             counts: Counts::default(),
             other_version: None,
@@ -173,13 +189,14 @@ impl Peer {
 
     /// An operator has had connections forgotten here, and the peer is to forget them as well.
     pub fn forget(&mut self, now: Duration, filter: Filter) {
-        self.flushed.retain(|(_, at)| now < *at + Duration::from_secs(3600 * HOURS));
         if self.flushed.len() >= REMEMBERED {
             self.flushed.pop_front();
         }
-        self.flushed.push_back((filter, now));
+        let order = Order { number: self.orders, filter, at: now };
+        self.orders = self.orders.wrapping_add(1);
+        self.flushed.push_back(order);
         if let Some(talk) = &mut self.talk {
-            talk.forget(filter, now);
+            talk.forget(order);
         }
     }
 
@@ -333,8 +350,8 @@ impl Peer {
     }
 
     fn begin(&mut self, session: Session, now: Duration) {
-        let flushed = self.flushed.iter().copied();
-        self.talk = Some(Talk::new(session, now, flushed));
+        self.flushed.retain(|order| now < order.at + Duration::from_secs(3600 * HOURS));
+        self.talk = Some(Talk::new(session, now, self.flushed.iter().copied()));
         self.other_version = None;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,11 +24,21 @@ pub struct Shared {
     pub generation: AtomicU64,
     /// Whether this router is out of service: somebody else has its connections, and knows better how they are.
     pub is_withdrawn: AtomicBool,
-    /// What is being flushed, and who waits until the thread knows.
-    flushes: Mutex<Vec<(Filter, mpsc::Sender<()>)>>,
+    /// Flushes that the thread does not know of.
+    flushes: Mutex<Vec<Flush>>,
     status: Mutex<Status>,
     /// Whether it has been ready; it stays so.
     ready: watch::Sender<bool>,
+}
+
+/// A flush that begins.
+#[derive(Debug)]
+pub(super) struct Flush {
+    pub(super) filter: Filter,
+    /// Lives until all are removed.
+    pub(super) under_way: Weak<()>,
+    /// Who waits until the thread knows.
+    pub(super) known: mpsc::Sender<()>,
 }
 
 impl Shared {
@@ -49,16 +59,21 @@ impl Shared {
         let _ = self.ready.subscribe().wait_for(|&ready| ready).await;
     }
 
-    /// Connections are about to be flushed here. Returns when nobody can bring them back any more, so that they may be removed:
-    /// some milliseconds later. To be called where it may block.
-    pub fn flush(&self, filter: Filter) {
+    /// Connections are about to be flushed here. Returns when peers cannot bring back any more what is older, so that they may be
+    /// removed: some milliseconds later. What is returned has to live until they are: nobody is told of any connection before. To
+    /// be called where it may block.
+    #[must_use]
+    pub fn flush(&self, filter: Filter) -> Arc<()> {
         let (known, wait) = mpsc::channel();
-        self.flushes.lock().unwrap_or_else(PoisonError::into_inner).push((filter, known));
+        let flush = Arc::new(());
+        let told = Flush { filter, under_way: Arc::downgrade(&flush), known };
+        self.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(told);
         // A thread that has ended brings nothing back either.
         let _ = wait.recv_timeout(LONGEST_TURN);
+        flush
     }
 
-    pub(super) fn flushes(&self) -> Vec<(Filter, mpsc::Sender<()>)> {
+    pub(super) fn flushes(&self) -> Vec<Flush> {
         std::mem::take(&mut self.flushes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

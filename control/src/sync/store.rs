@@ -8,7 +8,7 @@ use dataplane::snapshot::{Dest, Snapshot};
 use dataplane::table::{Client, DestId, FLAG_REPLIED, Slot, Table, Word};
 use foldhash::HashMap;
 
-use super::flushes::{Flushes, Seen};
+use super::flushes::{Flushes, Seen, Teller};
 use super::peer::Store;
 use super::walk::{Pace, Turn};
 use super::wire::{Identity, Record};
@@ -79,6 +79,8 @@ pub struct View<'a> {
     pub numbers: &'a Numbers,
     /// The states that peers are told of.
     pub states: &'a [State],
+    /// Which peer it is that tells and is told.
+    pub peer: usize,
     /// What is not taken over, since it has been flushed.
     pub flushes: &'a mut Flushes,
     /// Counts what peers tell.
@@ -107,10 +109,10 @@ impl Store for View<'_> {
         entries.filter(|&(_, word)| self.is_told(word)).map(|(slot, _)| slot).collect()
     }
 
-    fn adopt(&mut self, identity: &Identity, record: &Record, live: bool) {
+    fn adopt(&mut self, identity: &Identity, record: &Record, live: bool, has_swept: bool) {
+        let teller = Teller { peer: self.peer, is_live: live, has_swept };
         match self.numbers.dest(identity) {
-            // What has just changed there has been seen since, though it may be of the same tick.
-            Some(dest) if live || !self.is_flushed(identity, dest, record) => {
+            Some(dest) if !self.is_flushed(identity, dest, record, teller) => {
                 self.take(dest, record, if live { ON_THE_WAY } else { 0 });
             }
             _ => self.adoptions.stale += 1,
@@ -134,8 +136,17 @@ impl Store for View<'_> {
         due.map(|(slot, _)| slot).collect()
     }
 
-    fn forget(&mut self, filter: &Filter, age: u32) {
-        self.flushes.obey(*filter, Tick(self.now.0.saturating_sub(age.into())));
+    fn forget(&mut self, number: u32, filter: &Filter, age: u32) {
+        let at = Tick(self.now.0.saturating_sub(age.into()));
+        self.flushes.obey(self.peer, number, *filter, at, self.table.buckets());
+    }
+
+    fn has_forgotten(&self, number: u32) -> bool {
+        self.flushes.is_carried_out(self.peer, number)
+    }
+
+    fn is_flushing(&self) -> bool {
+        self.flushes.is_under_way()
     }
 }
 
@@ -163,12 +174,13 @@ impl View<'_> {
     }
 
     /// Whether a peer tells of what has been flushed.
-    fn is_flushed(&self, identity: &Identity, dest: DestId, record: &Record) -> bool {
+    fn is_flushed(&self, identity: &Identity, dest: DestId, record: &Record, teller: Teller) -> bool {
         let dest = self.snapshot.dest(dest);
         let is_coarse = dest.is_some_and(|dest| self.snapshot.timeout(dest, record.state).is_coarse());
         let seen = Seen { at: Tick(self.now.0.saturating_sub(record.age.into())), is_coarse };
         let Identity { service, server } = *identity;
-        self.flushes.covers(seen, |filter| filter.matches(service, server.address, *record.client.ip()))
+        self.flushes
+            .covers(seen, teller, |filter| filter.matches(service, server.address, *record.client.ip()))
     }
 }
 
@@ -211,6 +223,7 @@ mod tests {
                 now: Tick(1),
                 numbers: &numbers,
                 states,
+                peer: 0,
                 flushes: &mut flushes,
                 adoptions: &mut adoptions,
             };

@@ -28,7 +28,7 @@ use socket2::{Domain, Socket, Type};
 use super::flushes::Flushes;
 use super::ipvs::{self, Ipvs};
 use super::peer::{Peer, Standing};
-use super::status::{PeerStatus, Rates, Shared, Status};
+use super::status::{Flush, PeerStatus, Rates, Shared, Status};
 use super::store::{Adoptions, Numbers, View};
 use crate::config::{Config, ConfigErrors, Sync};
 
@@ -212,8 +212,8 @@ impl Thread {
         let snapshot = self.snapshots.latest();
         self.numbers.follow(snapshot);
         let (now, tick) = (self.began.elapsed(), worker::now());
-        for (filter, known) in self.shared.flushes() {
-            self.flushes.remember(filter, tick);
+        for Flush { filter, under_way, known } in self.shared.flushes() {
+            self.flushes.remember(filter, tick, under_way);
             self.peers.iter_mut().for_each(|link| link.peer.forget(now, filter));
             // Who waits may have lost patience.
             let _ = known.send(());
@@ -225,6 +225,7 @@ impl Thread {
             now: tick,
             numbers: &self.numbers,
             states: &self.states,
+            peer: 0,
             flushes: &mut self.flushes,
             adoptions: &mut self.adoptions,
         };
@@ -239,10 +240,12 @@ impl Thread {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
                 Err(error) => return Err(error).context("cannot receive from peers"),
             };
-            match self.peers.iter_mut().find(|link| link.address == from) {
-                Some(link) => link.peer.receive(now, &datagram[..length], &mut view)?,
-                None => self.strangers += 1,
-            }
+            let Some(index) = self.peers.iter().position(|link| link.address == from) else {
+                self.strangers += 1;
+                continue;
+            };
+            view.peer = index;
+            self.peers[index].peer.receive(now, &datagram[..length], &mut view)?;
         }
         for changes in &self.changes {
             for slot in (0..NOTES_AT_ONCE).map_while(|_| changes.take()) {
@@ -258,7 +261,8 @@ impl Thread {
         if let Some(ipvs) = &mut self.ipvs {
             result = ipvs.turn(now, &view, self.shared.is_withdrawn.load(Ordering::Relaxed));
         }
-        for Link { address, peer, .. } in &mut self.peers {
+        for (index, Link { address, peer, .. }) in self.peers.iter_mut().enumerate() {
+            view.peer = index;
             for _ in 0..AT_ONCE {
                 let (Some(socket), Some(datagram)) = (&self.socket, peer.send(now, &view)?) else { break };
                 match socket.send_to(&datagram, *address) {

@@ -8,8 +8,9 @@
 //! name    5  number (v)  protocol (1)  mode (1)  virtual address, port (6)  server's address, port (6)
 //! record  0x40 + 0x20 if it has just changed + 0x10 if replied + its state
 //!            number (v)  client's address, port (6)  ticks since it was seen (v)
-//! forget  8  ticks since the order (v)  1 + 2 + 4 for what follows (1)  a service: protocol (1), address, port (6);
+//! forget  8  number (v)  ticks since the order (v)  1 + 2 + 4 for what follows (1)  a service: protocol (1), address, port (6);
 //!            a server's address, port (6); a client's address (4)
+//! swept   9  the order's number (v)
 //! ```
 //!
 //! (v) is seven bits a byte, the lowest first, the eighth says that more follow. A connection takes 9 to 13 bytes, an
@@ -65,11 +66,13 @@ pub enum Frame {
     /// A connection as it is.
     Told(Record),
     /// An operator has had connections forgotten, so many ticks ago. Those that were seen since are others.
-    Forget { age: u32, filter: Filter },
+    Forget { number: u32, age: u32, filter: Filter },
+    /// The order with this number is carried out.
+    Swept(u32),
 }
 
 /// The longest frame that is no acknowledgement.
-pub const LONGEST: usize = 1 + 5 + 1 + 7 + 6 + 4;
+pub const LONGEST: usize = 1 + 5 + 5 + 1 + 7 + 6 + 4;
 /// The longest acknowledgement.
 pub const LONGEST_ACK: usize = 1 + 10 + 10 + 10;
 
@@ -96,10 +99,15 @@ impl Frame {
             }
             Frame::Live(record) => put_record(out, LIVE, &record),
             Frame::Told(record) => put_record(out, 0, &record),
-            Frame::Forget { age, filter } => {
+            Frame::Forget { number, age, filter } => {
                 out.push(8);
+                put_number(out, number.into());
                 put_number(out, age.into());
                 put_filter(out, &filter);
+            }
+            Frame::Swept(number) => {
+                out.push(9);
+                put_number(out, number.into());
             }
         }
     }
@@ -124,7 +132,11 @@ impl Frame {
                 let server = ServerKey { address: take_socket(bytes)?, mode };
                 Frame::Name { number, identity: Identity { service, server } }
             }
-            8 => Frame::Forget { age: take_u32(bytes)?, filter: take_filter(bytes)? },
+            8 => {
+                let [number, age] = [take_u32(bytes)?, take_u32(bytes)?];
+                Frame::Forget { number, age, filter: take_filter(bytes)? }
+            }
+            9 => Frame::Swept(take_u32(bytes)?),
             kind if kind & !(LIVE | REPLIED | STATE) == RECORD => {
                 let record = take_record(bytes, kind)?;
                 if kind & LIVE != 0 { Frame::Live(record) } else { Frame::Told(record) }
@@ -284,11 +296,19 @@ mod tests {
             .prop_map(|(address, protocol)| ServiceKey { address, protocol });
         let (service, server) = (prop::option::of(service), prop::option::of(socket()));
         let client = prop::option::of(any::<Ipv4Addr>());
-        let forget = (any::<u32>(), service, server, client).prop_map(|(age, service, server, client)| {
-            Frame::Forget { age, filter: Filter { service, server, client } }
+        let filter = (service, server, client).prop_map(|(service, server, client)| Filter {
+            service,
+            server,
+            client,
+        });
+        let forget = (any::<u32>(), any::<u32>(), filter).prop_map(|(number, age, filter)| Frame::Forget {
+            number,
+            age,
+            filter,
         });
         prop_oneof![
             forget,
+            any::<u32>().prop_map(Frame::Swept),
             any::<(u64, u128)>().prop_map(|(largest, before)| Frame::Ack { largest, before }),
             Just(Frame::Ping),
             Just(Frame::Ask),

@@ -123,11 +123,14 @@ impl Way<'_> {
     }
 }
 
-/// Notes that the connection was seen now. If more has to be noted, since it may count as answered from now on, that is for the
-/// long way.
+/// Notes that the connection was seen now. If more has to be noted, since with direct routing it may count as answered from now
+/// on, that is for the long way.
 #[inline(never)]
-fn renew(path: &Path<'_>, slot: Slot, word: Word) -> Option<()> {
-    if word.state() == State::Udp && word.flags() & FLAG_REPLIED == 0 {
+pub(super) fn renew(path: &Path<'_>, slot: Slot, word: Word) -> Option<()> {
+    if word.state() == State::Udp
+        && word.flags() & FLAG_REPLIED == 0
+        && path.snapshot.dest_of(word).is_some_and(|dest| dest.endpoint.is_none())
+    {
         return None;
     }
     path.engine.table.replace(slot, word, word.seen(path.now, false)).ok()

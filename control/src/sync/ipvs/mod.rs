@@ -113,7 +113,8 @@ impl Ipvs {
 
     /// Hears what has come in and says what is due, unless this router is out of service.
     pub fn turn(&mut self, now: Duration, view: &View<'_>, is_withdrawn: bool) -> Result<()> {
-        // What the peers of RVS are told of, and told to forget, is their affair.
+        // What the peers of RVS are told of is their affair. So is what they are told to forget: Linux goes on to tell of what has a
+        // packet there, as if it had just begun.
         let flushes = &mut Flushes::default();
         let mut view = View { adoptions: &mut self.adoptions, flushes, states: State::ALL, ..*view };
         if let Some(backup) = &mut self.backup {

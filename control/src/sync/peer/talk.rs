@@ -16,8 +16,7 @@ use dataplane::table::Slot;
 use foldhash::HashMap;
 
 use super::notes::{Kind, Note, Notes};
-use super::{Counts, Store};
-use crate::flush::Filter;
+use super::{Counts, Order, Store};
 use crate::sync::flight::Flight;
 use crate::sync::session::{OVERHEAD, Session};
 use crate::sync::wire::{self, Frame, Identity, LONGEST, LONGEST_ACK, Record};
@@ -46,8 +45,16 @@ pub(super) struct Talk {
     owed: Owed,
     /// One more than the largest number that has come.
     expected: u64,
-    /// Something was lost, or this router ends: do not wait for anything.
+    /// Orders that we have given and the peer has not carried out. It is told of no connections until then.
+    given: Vec<u32>,
+    /// Orders of the peer that it does not know to be carried out.
+    taken: Vec<u32>,
+    /// The datagram that said last of an order that it is given, or carried out.
+    ordered: u64,
+    /// Something was lost: what is said next does not wait for anything.
     is_hurried: bool,
+    /// This router ends: nothing waits for anything.
+    is_ending: bool,
     is_joined: bool,
 }
 
@@ -64,8 +71,8 @@ struct Cargo {
 enum Control {
     Ask,
     Done,
-    /// An order of this moment.
-    Forget(Filter, Duration),
+    Forget(Order),
+    Swept(u32),
 }
 
 /// Datagrams of the peer that are not acknowledged yet.
@@ -78,12 +85,7 @@ struct Owed {
 
 impl Talk {
     /// Begins with what has been flushed here, so that the peer does not tell it back.
-    pub(super) fn new(
-        session: Session,
-        now: Duration,
-        flushed: impl Iterator<Item = (Filter, Duration)>,
-    ) -> Talk {
-        let flushed = flushed.map(|(filter, at)| Control::Forget(filter, at));
+    pub(super) fn new(session: Session, now: Duration, flushed: impl Iterator<Item = Order> + Clone) -> Talk {
         Talk {
             session,
             heard: now,
@@ -91,12 +93,16 @@ impl Talk {
             spoken: now.saturating_sub(SPEAK_EVERY),
             flight: Flight::new(PATIENCE),
             notes: Notes::new(now),
-            controls: flushed.chain([Control::Ask]).collect(),
+            controls: flushed.clone().map(Control::Forget).chain([Control::Ask]).collect(),
             known: HashMap::default(),
             names: HashMap::default(),
             owed: Owed::default(),
             expected: 0,
+            given: flushed.map(|order| order.number).collect(),
+            taken: Vec::new(),
+            ordered: 0,
             is_hurried: false,
+            is_ending: false,
             is_joined: false,
         }
     }
@@ -143,13 +149,14 @@ impl Talk {
     }
 
     /// Connections have been flushed.
-    pub(super) fn forget(&mut self, filter: Filter, at: Duration) {
-        self.controls.push_back(Control::Forget(filter, at));
+    pub(super) fn forget(&mut self, order: Order) {
+        self.given.push(order.number);
+        self.controls.push_back(Control::Forget(order));
     }
 
-    /// Do not wait for anything.
+    /// Do not wait for anything from now on.
     pub(super) fn hurry(&mut self) {
-        self.is_hurried = true;
+        self.is_ending = true;
     }
 
     /// The frames of a datagram of the peer.
@@ -181,22 +188,40 @@ impl Talk {
                         *named = (identity, number);
                     }
                 }
-                Frame::Live(record) => self.adopt(&record, true, store, counts),
-                Frame::Told(record) => self.adopt(&record, false, store, counts),
-                Frame::Forget { age, filter } => store.forget(&filter, age),
+                Frame::Live(record) => self.adopt(number, &record, true, store, counts),
+                Frame::Told(record) => self.adopt(number, &record, false, store, counts),
+                Frame::Forget { number: order, age, filter } => {
+                    store.forget(order, &filter, age);
+                    self.taken.push(order);
+                    self.ordered = self.ordered.max(number);
+                }
+                Frame::Swept(order) => {
+                    self.given.retain(|&given| given != order);
+                    self.ordered = self.ordered.max(number);
+                }
             }
         }
         if is_owed {
             self.owed.datagrams += 1;
             self.owed.is_urgent |= self.owed.datagrams >= ACK_AFTER || number != self.expected;
         }
+        // Also if it is one without anything that shows that one is missing.
+        self.owed.is_urgent |= number > self.expected;
         self.expected = self.expected.max(number + 1);
     }
 
-    fn adopt(&mut self, record: &Record, live: bool, store: &mut impl Store, counts: &mut Counts) {
+    fn adopt(
+        &mut self,
+        number: u64,
+        record: &Record,
+        live: bool,
+        store: &mut impl Store,
+        counts: &mut Counts,
+    ) {
         counts.connections_received += 1;
+        let has_swept = self.given.is_empty() && number >= self.ordered;
         match self.names.get(&record.dest) {
-            Some((identity, _)) => store.adopt(identity, record, live),
+            Some((identity, _)) => store.adopt(identity, record, live, has_swept),
             // It always names them first.
             None => counts.not_understood += 1,
         }
@@ -232,6 +257,8 @@ impl Talk {
         for cargo in self.flight.time_out(now) {
             self.lose(cargo, counts);
         }
+        let done = self.taken.extract_if(.., |order| store.has_forgotten(*order));
+        self.controls.extend(done.map(Control::Swept));
         let is_due = now >= self.spoken + SPEAK_EVERY || self.owed.is_urgent;
         let mut frames = Vec::with_capacity(DATAGRAM);
         let mut cargo = Cargo::default();
@@ -240,7 +267,8 @@ impl Talk {
                 self.controls.push_back(Control::Done);
             }
             // What goes anyway takes along what waits.
-            if is_due || self.is_hurried || !self.controls.is_empty() || self.notes.are_due(now) {
+            let is_hurried = self.is_hurried || self.is_ending;
+            if is_due || is_hurried || !self.controls.is_empty() || self.notes.are_due(now) {
                 self.load(now, store, counts, &mut frames, &mut cargo);
             }
         }
@@ -252,7 +280,7 @@ impl Talk {
             Frame::Ping.put(&mut frames);
             self.is_hurried = false;
         }
-        if (self.owed.datagrams > 0 || cargo.is_empty())
+        if (self.owed.datagrams > 0 || self.owed.is_urgent || cargo.is_empty())
             && let Some((largest, before)) = self.session.received()
         {
             Frame::Ack { largest, before }.put(&mut frames);
@@ -289,7 +317,10 @@ impl Talk {
             control.frame(now).put(frames);
             cargo.controls.push(control);
         }
-        while frames.len() + 2 * LONGEST <= room
+        // What has been flushed may still be here, and the peer would forget what has begun since with the rest.
+        let may_tell = self.given.is_empty() && !store.is_flushing();
+        while may_tell
+            && frames.len() + 2 * LONGEST <= room
             && let Some(note) = self.notes.take()
         {
             let record = store.record(note.slot);
@@ -319,10 +350,11 @@ impl Control {
         match self {
             Control::Ask => Frame::Ask,
             Control::Done => Frame::Done,
-            Control::Forget(filter, at) => {
+            Control::Forget(Order { number, filter, at }) => {
                 let age = now.saturating_sub(at).as_millis() * u128::from(TICKS_PER_SECOND) / 1000;
-                Frame::Forget { filter, age: age.try_into().unwrap_or(u32::MAX) }
+                Frame::Forget { number, filter, age: age.try_into().unwrap_or(u32::MAX) }
             }
+            Control::Swept(number) => Frame::Swept(number),
         }
     }
 }

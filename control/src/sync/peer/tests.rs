@@ -46,12 +46,27 @@ struct Router {
     is_deaf: bool,
     /// What it was told to forget, and how many ticks ago that was ordered.
     forgets: Vec<(Filter, u32)>,
+    /// It has not come to an end with that.
+    is_sweeping: bool,
+    /// Connections are being removed that were flushed here.
+    is_flushing: bool,
+    /// What it took over from one that had carried out all orders, and from one that had not.
+    tellings_after: [usize; 2],
 }
 
 impl Router {
     fn new(offset: u32) -> Router {
-        let slots = vec![None; 64];
-        Router { offset, slots, told: BTreeSet::new(), tellings: 0, is_deaf: false, forgets: Vec::new() }
+        Router {
+            offset,
+            slots: vec![None; 64],
+            told: BTreeSet::new(),
+            tellings: 0,
+            is_deaf: false,
+            forgets: Vec::new(),
+            is_sweeping: false,
+            is_flushing: false,
+            tellings_after: [0, 0],
+        }
     }
 
     fn set(&mut self, slot: usize, dest: u32, state: State) {
@@ -91,15 +106,24 @@ impl Store for Router {
         self.slots(turn.bucket)
     }
 
-    fn forget(&mut self, filter: &Filter, age: u32) {
+    fn forget(&mut self, _: u32, filter: &Filter, age: u32) {
         self.forgets.push((*filter, age));
     }
 
-    fn adopt(&mut self, of: &Identity, record: &Record, _: bool) {
+    fn has_forgotten(&self, _: u32) -> bool {
+        !self.is_sweeping
+    }
+
+    fn is_flushing(&self) -> bool {
+        self.is_flushing
+    }
+
+    fn adopt(&mut self, of: &Identity, record: &Record, _: bool, has_swept: bool) {
         let n = u32::from(of.server.address.ip().octets()[3]);
         assert_eq!(*of, identity(n as u8), "an identity that nobody has");
         self.told.insert((record.client, n, record.state as u8));
         self.tellings += 1;
+        self.tellings_after[usize::from(!has_swept)] += 1;
         if self.is_deaf {
             return;
         }

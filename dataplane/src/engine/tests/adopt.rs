@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::changes::Changes;
+use crate::engine::express;
+use crate::engine::resolve::Path;
 use crate::table::{Client, FLAG_REPLIED, Word};
 
 impl Rig {
@@ -74,6 +76,24 @@ fn a_udp_connection_by_direct_routing_is_noted_when_its_client_goes_on() {
     assert_eq!([push(&rig), push(&rig)], [1, 0], "a second later");
     rig.now.0 += 100;
     assert_eq!(push(&rig), 0, "nothing has changed");
+}
+
+#[test]
+fn only_with_direct_routing_a_udp_connection_without_answers_leaves_the_short_way_to_be_renewed() {
+    for (mode, is_short) in [(Mode::Nat, true), (Mode::Dr, false)] {
+        let mut rig = Rig::new(Protocol::Udp, mode, &[1]);
+        rig.push(WAN, &mut packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0));
+        rig.now.0 += 8;
+        let path = Path { engine: &rig.engine, snapshot: &rig.snapshot, now: rig.now };
+        let entry = || rig.engine.table.entries(0..rig.engine.table.buckets()).next().unwrap();
+        let (slot, word) = entry();
+        assert_eq!(express::renew(&path, slot, word).is_some(), is_short, "{mode:?}");
+        assert_eq!(entry().1.age(rig.now) == 0, is_short, "{mode:?}");
+        let (slot, word) = entry();
+        let answered = word.with_flags(FLAG_REPLIED);
+        rig.engine.table.replace(slot, word, answered).unwrap();
+        assert!(express::renew(&path, slot, answered).is_some(), "{mode:?}, with an answer");
+    }
 }
 
 #[test]

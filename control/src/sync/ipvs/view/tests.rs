@@ -70,7 +70,7 @@ impl Rig {
 
     fn view(&mut self) -> View<'_> {
         let Rig { table, snapshot, numbers, flushes, adoptions, now } = self;
-        View { table, snapshot, now: *now, numbers, states: State::ALL, flushes, adoptions }
+        View { table, snapshot, now: *now, numbers, states: State::ALL, peer: 0, flushes, adoptions }
     }
 
     fn take_over(&mut self, state: State, timeout: u32) {

@@ -1,13 +1,13 @@
 //! Two real tables: busy connections are kept by the peer for as long as they are busy, and what was flushed stays away.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use dataplane::clock::{TICKS_PER_SECOND, Tick};
 use dataplane::counters::Gauge;
 use dataplane::scheduler::Cursor;
 use dataplane::service::{Scheduler, Timeouts};
 use dataplane::snapshot::{DestSpec, ServiceSpec, Snapshot};
-use dataplane::table::{DestId, HashKey, Table};
+use dataplane::table::{Client, DestId, HashKey, Table, Word};
 
 use super::*;
 use crate::flush;
@@ -31,6 +31,8 @@ struct Side {
 struct Two {
     now: Duration,
     sides: [Side; 2],
+    /// What they say is lost.
+    is_cut: [bool; 2],
 }
 
 fn service(protocol: Protocol, id: u32, seconds: u32) -> ServiceSpec {
@@ -84,7 +86,7 @@ impl Side {
     fn parts(&mut self, now: Duration) -> (&mut Peer, View<'_>) {
         let Side { peer, table, snapshot, numbers, flushes, adoptions, .. } = self;
         let now = tick(now);
-        (peer, View { table, snapshot, now, numbers, states: State::ALL, flushes, adoptions })
+        (peer, View { table, snapshot, now, numbers, states: State::ALL, peer: 0, flushes, adoptions })
     }
 
     /// A packet of a connection has come.
@@ -104,7 +106,7 @@ impl Side {
 
     /// The connections that have not expired, by the client's port.
     fn known(&self, now: Duration) -> BTreeSet<u16> {
-        let is_live = |word: &dataplane::table::Word| {
+        let is_live = |word: &Word| {
             let dest = self.snapshot.dest_of(*word).unwrap();
             !self.snapshot.timeout(dest, word.state()).has_passed(word.age(tick(now)))
         };
@@ -119,13 +121,27 @@ fn tick(now: Duration) -> Tick {
 
 impl Two {
     fn new(seconds: u32) -> Two {
-        let mut two = Two { now: Duration::ZERO, sides: [0, 1].map(|index| Side::new(index, seconds)) };
+        let sides = [0, 1].map(|index| Side::new(index, seconds));
+        let mut two = Two { now: Duration::ZERO, sides, is_cut: [false; 2] };
         two.run(Duration::from_secs(1), |_| {});
         assert!(two.sides.iter().all(|side| side.peer.standing() == Standing::Together));
         two
     }
 
-    /// Lets both speak over a good wire, and something happen before each step.
+    /// All is flushed on the first.
+    fn flush(&mut self) {
+        let Side { table, snapshot, flushes, peer, .. } = &mut self.sides[0];
+        flushes.remember(Filter::default(), tick(self.now), Weak::new());
+        peer.forget(self.now, Filter::default());
+        flush::remove(table, snapshot, 0..table.buckets(), |_| true);
+    }
+
+    /// What both know.
+    fn known(&self) -> [BTreeSet<u16>; 2] {
+        [0, 1].map(|side: usize| self.sides[side].known(self.now))
+    }
+
+    /// Lets both speak, and something happen before each step.
     fn run(&mut self, time: Duration, mut each: impl FnMut(&mut Two)) {
         let until = self.now + time;
         while self.now < until {
@@ -138,7 +154,7 @@ impl Two {
                     datagrams.push(datagram);
                 }
                 let (peer, mut view) = self.sides[1 - from].parts(self.now);
-                for datagram in datagrams {
+                for datagram in datagrams.into_iter().filter(|_| !self.is_cut[from]) {
                     peer.receive(self.now, &datagram, &mut view).unwrap();
                 }
             }
@@ -189,7 +205,7 @@ fn what_is_flushed_on_one_router_is_gone_on_both_and_what_begins_after_it_stays(
     let filter = Filter { client: Some(*client(1).ip()), ..Filter::default() };
     let now = two.now;
     let Side { table, snapshot, flushes, peer, .. } = &mut two.sides[0];
-    flushes.remember(filter, tick(now));
+    flushes.remember(filter, tick(now), Weak::new());
     peer.forget(now, filter);
     let removed =
         flush::remove(table, snapshot, 0..table.buckets(), |word| filter.matches_word(snapshot, word));
@@ -213,9 +229,84 @@ fn what_is_flushed_on_one_router_is_gone_on_both_and_what_begins_after_it_stays(
 fn a_peer_that_has_not_heard_of_a_flush_yet_does_not_bring_back_what_is_flushed() {
     let mut two = Two::new(300);
     (1..=20).for_each(|port| two.sides[1].pass(two.now, port, State::Established));
-    let now = two.now;
-    two.sides[0].flushes.remember(Filter::default(), tick(now));
-    two.run(65 * Duration::from_secs(1), |_| {});
+    two.run(10 * Duration::from_secs(1), |_| {});
+    two.flush();
+    two.is_cut[0] = true;
+    // It tells of all, of half of them as if they had just changed.
+    let Side { peer, table, .. } = &mut two.sides[1];
+    peer.missed();
+    let slots = table.entries(0..table.buckets()).map(|(slot, _)| slot);
+    slots.step_by(2).for_each(|slot| peer.note(two.now, slot));
+    two.run(Duration::from_secs(1), |_| {});
     assert_eq!(two.sides[0].known(two.now), BTreeSet::new());
     assert!(two.sides[0].adoptions.stale >= 20);
+    two.is_cut[0] = false;
+    two.run(Duration::from_secs(1), |_| {});
+    assert_eq!(two.known(), [BTreeSet::new(), BTreeSet::new()]);
+}
+
+#[test]
+fn what_begins_right_after_a_flush_is_known_to_the_peer_however_late_that_hears_of_the_flush() {
+    let second = Duration::from_secs(1);
+    // All phases of a tick; the order comes at once, once it is sent again, or with the next conversation.
+    for phase in (0..250).step_by(25) {
+        for late in [0, 300, 2500].map(Duration::from_millis) {
+            let mut two = Two::new(300);
+            two.run(Duration::from_millis(phase), |_| {});
+            (1..=20).for_each(|port| two.sides[0].change(two.now, port, State::Established));
+            two.run(second, |_| {});
+            assert_eq!(two.sides[1].known(two.now).len(), 20);
+            two.flush();
+            two.is_cut = [!late.is_zero(); 2];
+            // They come back at once, and fall silent.
+            (21..=40).for_each(|port| two.sides[0].change(two.now, port, State::Established));
+            two.run(late, |_| {});
+            two.is_cut = [false; 2];
+            two.run(2 * second, |_| {});
+            let expected = BTreeSet::from_iter(21..=40);
+            assert_eq!(two.known(), [expected.clone(), expected], "{phase} ms, {late:?}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_starts_anew_learns_what_began_right_after_a_flush() {
+    for seconds in [300, 4 * 3600] {
+        let mut two = Two::new(seconds);
+        two.flush();
+        (1..=20).for_each(|port| two.sides[0].change(two.now, port, State::CloseWait));
+        two.run(Duration::from_secs(5), |_| {});
+        two.sides[1] = Side { peer: Peer::new(Key([9; 32]), false, 5000), ..Side::new(1, seconds) };
+        two.run(Duration::from_secs(5), |_| {});
+        let expected = BTreeSet::from_iter(1..=20);
+        assert_eq!(two.known(), [expected.clone(), expected], "timeout of {seconds} s");
+    }
+}
+
+#[test]
+fn what_counts_in_units_of_a_minute_is_flushed_whatever_the_clocks_show() {
+    let phases = [0, 1, 127, 128, 254, 255];
+    for (seen, told) in phases.iter().flat_map(|&seen| phases.map(|told| (1 << 20 | seen, 2048 + told))) {
+        for (ahead, swept) in phases.iter().flat_map(|&ahead| phases.map(|swept| (ahead, swept))) {
+            let mut side = Side::new(1, 4 * 3600);
+            let dest = DestId::new(side.dests[1]).unwrap();
+            // How the one that has seen it tells of it.
+            let word = Word::new(Client::new(1, 1), dest).seen(Tick(seen), true);
+            let age = word.age(Tick(seen + told));
+            let record = Record {
+                dest: side.dests[1],
+                client: client(1),
+                state: State::CloseWait,
+                replied: false,
+                age,
+            };
+            let (_, mut view) = side.parts(Duration::ZERO);
+            view.now = Tick(seen + told + ahead);
+            view.take(dest, &record, 0);
+            view.flushes.obey(0, 0, Filter::default(), Tick(seen + ahead), view.table.buckets());
+            let now = Tick(seen + told + ahead + swept);
+            let removed = view.flushes.go_on(view.table, view.snapshot, now);
+            assert_eq!(removed, 1, "seen {seen}, told {told}, ahead {ahead}, swept {swept}");
+        }
+    }
 }

@@ -91,10 +91,31 @@ fn a_change_waits_for_three_others_or_for_a_tenth_of_a_second() {
     assert_eq!(known(&mut wire, 10 * MS), 1);
     wire.change(0, 4, 1, State::Established);
     assert_eq!(known(&mut wire, 2 * MS), 5);
-    // Before the end it does not wait.
-    wire.change(0, 5, 1, State::Established);
+    // Before the end nothing waits, however much there is.
+    (5..1005).for_each(|slot| wire.change(0, slot, 1, State::Established));
     wire.peers[0].hurry();
-    assert_eq!(known(&mut wire, 2 * MS), 6);
+    assert_eq!(known(&mut wire, 2 * MS), 1005);
+    wire.change(0, 1005, 1, State::Established);
+    assert_eq!(known(&mut wire, 2 * MS), 1006, "nor what comes after that");
+}
+
+#[test]
+fn a_gap_that_a_datagram_without_anything_shows_is_said_at_once() {
+    let mut wire = together();
+    wire.change(0, 0, 1, State::Established);
+    while wire.peers[0].counts().connections_sent == 0 {
+        wire.speak();
+        wire.under_way.iter_mut().for_each(VecDeque::clear);
+    }
+    // What the first says next is said without anything to tell.
+    while wire.under_way[1].is_empty() {
+        wire.speak();
+        wire.under_way[0].clear();
+    }
+    assert_eq!(wire.peers[0].counts().connections_sent, 1);
+    wire.deliver_all();
+    wire.speak();
+    assert_eq!(wire.under_way[0].len(), 1);
 }
 
 #[test]
