@@ -141,6 +141,8 @@ impl Guest {
 
     /// Runs a script that ends in a reboot, and switches the machine on again, as its firmware would.
     pub fn reboot(&mut self, image: &Image, script: &str) -> Result<()> {
+        // The disk is below the root, where systemd unmounts nothing: a file that has just been written came back as zeros.
+        self.run("sync")?;
         self.send(script)?;
         let status = self.qemu.wait(SCRIPT).with_context(|| self.last_words())?;
         ensure!(status.success(), "QEMU ended with {status}: {}", self.last_words());

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How long something may take that takes some seconds in the emulation.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Of the package that is made of the built program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
