@@ -271,15 +271,15 @@ fn a_router_that_returns_takes_no_virtual_address_before_it_knows_the_connection
         wait_together(&peer)?;
         wait_live(cluster)?;
         let connect = |_| client::connect(&cluster.client, vip(PORT));
-        let mut streams = (0..30).map(connect).collect::<Result<Vec<_>>>()?;
+        let mut streams = (0..100).map(connect).collect::<Result<Vec<_>>>()?;
         for stream in &mut streams {
             client::echo(stream, b"before")?;
         }
-        wait_same(&router, &peer, 30)?;
+        wait_same(&router, &peer, 100)?;
         let known = connections(&peer)?;
         router.kill()?;
 
-        // That the peer is there is heard, and not what it tells of all connections.
+        // That the peer is there is heard, and not what it tells of a hundred connections: that is longer, also in two halves.
         cluster.router.nft(&format!(
             "table netdev cut {{\nchain in {{ type filter hook ingress device \"{WIRE}\" priority 0; udp length > 200 drop; }}\n}}\n"
         ))?;

@@ -158,9 +158,11 @@ impl<'a> Fleet<'a> {
         config
     }
 
-    /// Waits until packets for the virtual address are spread over these routers and no others.
+    /// Waits until packets for the virtual address are spread over these routers and no others, for two seconds already: a BFD
+    /// session that has just come up may go down once more.
     pub fn wait_spread(&self, over: &[usize]) -> Result<()> {
         let expected: Vec<String> = over.iter().map(|&index| address(index).to_string()).collect();
+        let mut since = None;
         wait::until("packets go to those that announce", PATIENCE, || {
             let routes = self.upstream.ip_json(&format!("route show {}", SERVICE.ip()))?;
             let route = &routes[0];
@@ -169,7 +171,12 @@ impl<'a> Fleet<'a> {
             let mut hops: Vec<&str> =
                 single.into_iter().chain(several.filter_map(|hop| hop["gateway"].as_str())).collect();
             hops.sort();
+            if hops != expected {
+                since = None;
+            }
             ensure!(hops == expected, "{hops:?}, expected {expected:?}");
+            let lasts = since.get_or_insert_with(Instant::now).elapsed();
+            ensure!(lasts >= Duration::from_secs(2), "{hops:?} for {lasts:?} only");
             Ok(())
         })
     }

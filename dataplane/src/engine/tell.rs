@@ -8,6 +8,8 @@
 //! | `ttl_expired` | time exceeded | the router, so that it shows in a traceroute |
 //! | `too_big`, with "don't fragment" | fragmentation needed, with the MTU | the router |
 //! | `no_server` | port unreachable, as IPVS says it for TCP, too | the virtual address, which was asked |
+//!
+//! Of a server whose MAC is not known yet nothing is said: the client asks again in a second, and by then it is.
 
 use super::packet::Side;
 use super::resolve::Judgement;
@@ -63,6 +65,7 @@ pub fn error(table: &Table, snapshot: &Snapshot, now: Tick, reason: Drop, packet
     }
     let (source, kind, mtu) = match reason {
         Drop::TtlExpired => (OF_THE_INTERFACE, icmp::TTL_EXCEEDED, 0),
+        Drop::NoServer if waits(snapshot, &ip, protocol, packet)? => return None,
         Drop::NoServer => (ip.destination, icmp::PORT_UNREACHABLE, 0),
         Drop::TooBig if ip.dont_fragment => {
             let mtu = mtu(table, snapshot, now, &ip, protocol, packet)?;
@@ -79,6 +82,18 @@ fn is_somebody(address: u32) -> bool {
     !matches!(address >> 24, 0 | 127 | 224..)
 }
 
+/// Whether the service that a packet is for will soon have a server.
+fn waits(snapshot: &Snapshot, ip: &Ipv4, protocol: Protocol, packet: &[u8]) -> Option<bool> {
+    let ports = ports(ip, protocol, packet)?;
+    let service = snapshot.service_at(ip.destination, ports.destination, protocol)?;
+    Some(snapshot.services[service as usize].waits)
+}
+
+fn ports(ip: &Ipv4, protocol: Protocol, packet: &[u8]) -> Option<Transport> {
+    let segment = &packet[ip.header_length..];
+    Transport::parse(protocol, segment, segment.len())
+}
+
 /// The MTU of the way that a packet would have gone.
 fn mtu(
     table: &Table,
@@ -88,8 +103,7 @@ fn mtu(
     protocol: Protocol,
     packet: &[u8],
 ) -> Option<u16> {
-    let segment = &packet[ip.header_length..];
-    let ports = Transport::parse(protocol, segment, segment.len())?;
+    let ports = ports(ip, protocol, packet)?;
     let next_hop = match snapshot.service_at(ip.destination, ports.destination, protocol) {
         None => snapshot.fib.look_up(ip.destination),
         Some(service) => {

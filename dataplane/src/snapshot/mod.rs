@@ -98,6 +98,8 @@ pub struct Service {
     pub picker: Picker,
     /// See [`ServiceSpec::sloppy_tcp`].
     pub sloppy_tcp: bool,
+    /// Whether there is a server that would take connections if its next hop were known: soon it will.
+    pub waits: bool,
     timeouts: [Timeout; State::COUNT],
 }
 
@@ -295,18 +297,19 @@ impl Snapshot {
         };
         // A server that is down is not in the list at all, as with keepalived; nor is one whose MAC is not
         // known, since a connection could not reach it.
-        let reachable = |dest: &&DestSpec| {
-            dest.up
-                && dest.listed
-                && matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
-        };
-        let candidates: Vec<Candidate> = spec.dests.iter().filter(reachable).map(candidate).collect();
+        let (reachable, unreachable): (Vec<&DestSpec>, Vec<&DestSpec>) =
+            spec.dests.iter().filter(|dest| dest.up && dest.listed).partition(|dest| {
+                matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
+            });
+        let waits = unreachable.iter().any(|dest| dest.weight > 0);
+        let candidates: Vec<Candidate> = reachable.into_iter().map(candidate).collect();
         self.services.push(Service {
             protocol: spec.protocol,
             mode: spec.mode,
             live: spec.live,
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
             sloppy_tcp: spec.sloppy_tcp,
+            waits,
             timeouts: spec.timeouts.0.map(Timeout::from_seconds),
         });
         let key = Key::new(virtual_address, spec.address.port(), spec.protocol);

@@ -35,8 +35,8 @@ impl Snapshot {
             } else {
                 Picker::nobody()
             };
-            let Service { protocol, mode, live, sloppy_tcp, timeouts, .. } = *original;
-            copy.services.push(Service { protocol, mode, live, picker, sloppy_tcp, timeouts });
+            let Service { protocol, mode, live, sloppy_tcp, waits, timeouts, .. } = *original;
+            copy.services.push(Service { protocol, mode, live, picker, sloppy_tcp, waits, timeouts });
         }
         copy.transforms = copy.transforms();
         copy

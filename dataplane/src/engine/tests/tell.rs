@@ -47,6 +47,18 @@ fn a_service_without_server_is_unreachable() {
 }
 
 #[test]
+fn a_service_whose_server_is_still_looked_for_says_nothing() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    rig.spec.dests[0].address = socket("10.0.0.77:8080"); // whose MAC nobody knows
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Drop(Drop::NoServer));
+    assert_eq!(told(&rig, WAN, &from_client(SYN)), None);
+    rig.spec.dests[0].weight = 0;
+    rig.publish();
+    assert!(told(&rig, WAN, &from_client(SYN)).is_some(), "it would take none");
+}
+
+#[test]
 fn the_end_of_the_time_to_live_is_the_routers_to_tell() {
     let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
     let frame = changed(from_client(SYN), 47, 22, 1);
