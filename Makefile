@@ -59,6 +59,7 @@ e2e: install-packages
 
 # docs/bare-metal.md, walked on an emulated machine with PCI NICs behind an IOMMU; takes some minutes.
 test-metal: install-packages
+	@.ci/install .ci/packages.metal
 	cargo build --quiet -p rvs -p rvs-tests --bins
 	$(TARGET)/debug/rvs-metal $(ARGS)
 
