@@ -261,21 +261,27 @@ fn wait_live(cluster: &Cluster) -> Result<()> {
     })
 }
 
+/// Both routers of a pair, and so many connections that both know.
+fn talking(cluster: &Cluster, pair: &Pair, connections: usize) -> Result<(Router, Router, Vec<TcpStream>)> {
+    let (router, peer) = (pair.start(cluster, 0)?, pair.start(cluster, 1)?);
+    wait_together(&router)?;
+    wait_together(&peer)?;
+    wait_live(cluster)?;
+    let connect = |_| client::connect(&cluster.client, vip(PORT));
+    let mut streams = (0..connections).map(connect).collect::<Result<Vec<_>>>()?;
+    for stream in &mut streams {
+        client::echo(stream, b"before")?;
+    }
+    wait_same(&router, &peer, connections)?;
+    Ok((router, peer, streams))
+}
+
 #[test]
 fn a_router_that_returns_takes_no_virtual_address_before_it_knows_the_connections() -> Result<()> {
     with_cluster(Layout::TwoArmed, |cluster| {
         let _echo = echo(cluster)?;
         let pair = Pair::new(cluster)?;
-        let (router, peer) = (pair.start(cluster, 0)?, pair.start(cluster, 1)?);
-        wait_together(&router)?;
-        wait_together(&peer)?;
-        wait_live(cluster)?;
-        let connect = |_| client::connect(&cluster.client, vip(PORT));
-        let mut streams = (0..100).map(connect).collect::<Result<Vec<_>>>()?;
-        for stream in &mut streams {
-            client::echo(stream, b"before")?;
-        }
-        wait_same(&router, &peer, 100)?;
+        let (router, peer, mut streams) = talking(cluster, &pair, 100)?;
         let known = connections(&peer)?;
         router.kill()?;
 
@@ -346,16 +352,7 @@ fn what_is_flushed_on_one_router_is_forgotten_by_the_other() -> Result<()> {
     with_cluster(Layout::TwoArmed, |cluster| {
         let _echo = echo(cluster)?;
         let pair = Pair::new(cluster)?;
-        let (router, peer) = (pair.start(cluster, 0)?, pair.start(cluster, 1)?);
-        wait_together(&router)?;
-        wait_together(&peer)?;
-        wait_live(cluster)?;
-        let connect = |_| client::connect(&cluster.client, vip(PORT));
-        let mut streams = (0..30).map(connect).collect::<Result<Vec<_>>>()?;
-        for stream in &mut streams {
-            client::echo(stream, b"before")?;
-        }
-        wait_same(&router, &peer, 30)?;
+        let (router, peer, _streams) = talking(cluster, &pair, 30)?;
         let flushed = router.rvs(&format!("flush --service tcp/{}", vip(PORT))).run()?;
         ensure!(flushed == "forgot 30 connections\n", "{flushed}");
         wait_same(&router, &peer, 0)?;
