@@ -16,9 +16,7 @@ use crate::sync::walk::Walk;
 const MOST: usize = 1 << 20;
 /// Buckets read for a datagram, at most, when there is little in them.
 const BUCKETS_AT_ONCE: usize = 1 << 14;
-/// How long a change waits for others to share a datagram with, which costs more than it: headers and the cipher's tag are 49 bytes,
-/// a connection ten. With so many the share is small enough, and they go.
-const GATHER: Duration = Duration::from_millis(100);
+/// What is only told again goes without a change when there is so much of it: headers and the cipher's tag are 49 bytes, a connection ten.
 const ENOUGH: usize = 4;
 
 /// A slot whose connection the peer should hear of.
@@ -99,10 +97,11 @@ impl Notes {
         self.bulk.is_some()
     }
 
-    /// Whether it is time for a datagram. What is only told again goes with the next one, whatever that is for.
-    pub(super) fn are_due(&self, now: Duration) -> bool {
-        let is_late = |note: &Note| now >= note.since + GATHER && self.noted.get(&note.slot) == Some(&true);
-        self.queue.len() >= ENOUGH || self.has_bulk() || self.queue.iter().any(is_late)
+    /// Whether it is time for a datagram. A change does not wait for company: what the peer has not heard of is lost with this
+    /// router. What is only told again goes with the next datagram, whatever that is for.
+    pub(super) fn are_due(&self) -> bool {
+        let has_changed = |note: &Note| self.noted.get(&note.slot) == Some(&true);
+        self.queue.len() >= ENOUGH || self.has_bulk() || self.queue.iter().any(has_changed)
     }
 
     /// Adds one, unless its slot is noted.

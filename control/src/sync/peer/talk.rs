@@ -3,9 +3,9 @@
 //! Dests have numbers of their own in each router. A datagram says what the numbers in it stand for until the peer is
 //! known to have heard it.
 //!
-//! Changes wait a moment for others ([`notes`](super::notes)), and acknowledgements for something to go with: each datagram
-//! has 49 bytes of headers and tag. An acknowledgement goes at once when a datagram asks for it, which it does when its
-//! sender could not go on without, when one is missing, or when many have come.
+//! Changes go at once, acknowledgements wait for something to go with: each datagram has 49 bytes of headers and tag. An
+//! acknowledgement goes at once when a datagram asks for it, which it does when its sender could not go on without, when one is
+//! missing, or when many have come.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -268,7 +268,7 @@ impl Talk {
             }
             // What goes anyway takes along what waits.
             let is_hurried = self.is_hurried || self.is_ending;
-            if is_due || is_hurried || !self.controls.is_empty() || self.notes.are_due(now) {
+            if is_due || is_hurried || !self.controls.is_empty() || self.notes.are_due() {
                 self.load(now, store, counts, &mut frames, &mut cargo);
             }
         }

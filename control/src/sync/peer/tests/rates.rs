@@ -56,47 +56,32 @@ fn spent(arrivals: impl Iterator<Item = Duration>) -> (f64, u32) {
 }
 
 #[test]
-fn an_event_costs_64_bytes_at_the_most_from_ten_a_second_on() {
+fn an_event_costs_64_bytes_at_the_most() {
     let (idle, _) = spent(std::iter::empty());
     println!("idle: {idle} bytes a second");
-    for a_second in [10, 50, 200, 550] {
+    for a_second in [1, 10, 50, 200, 550] {
         let (spent, events) = spent(arrivals(a_second));
-        let event = spent * SECONDS as f64 / f64::from(events);
-        println!("{a_second} a second: {event:.1} bytes an event");
-        assert!(event <= 64.0, "{a_second} a second: {event:.1} bytes an event");
+        let [all, more] = [spent, spent - idle].map(|bytes| bytes * SECONDS as f64 / f64::from(events));
+        println!("{a_second} a second: {all:.1} bytes an event, {more:.1} more than none");
+        assert!(more <= 64.0, "{a_second} a second: {more:.1} bytes more than none");
     }
-    // One goes with what is said anyway, or in its place.
-    let (spent, events) = spent(arrivals(1));
-    let more = (spent - idle) * SECONDS as f64 / f64::from(events);
-    println!("1 a second: {more:.1} bytes more than none");
-    assert!(more <= 64.0, "{more:.1} bytes more than none");
 }
 
 #[test]
-fn a_change_waits_for_three_others_or_for_a_tenth_of_a_second() {
+fn a_change_is_told_at_once() {
     let mut wire = together();
     let known = |wire: &mut Wire, time: Duration| {
         wire.run(time);
         wire.routers[1].known().len()
     };
-    // Nothing else is to be said for a while.
-    while wire.under_way[1].is_empty() {
-        wire.speak();
-    }
-    wire.deliver_all();
     wire.change(0, 0, 1, State::Established);
-    assert_eq!(known(&mut wire, 90 * MS), 0);
-    assert_eq!(known(&mut wire, 12 * MS), 1);
-    (1..4).for_each(|slot| wire.change(0, slot, 1, State::Established));
-    assert_eq!(known(&mut wire, 10 * MS), 1);
-    wire.change(0, 4, 1, State::Established);
-    assert_eq!(known(&mut wire, 2 * MS), 5);
+    assert_eq!(known(&mut wire, 2 * MS), 1);
     // Before the end nothing waits, however much there is.
-    (5..1005).for_each(|slot| wire.change(0, slot, 1, State::Established));
+    (1..1001).for_each(|slot| wire.change(0, slot, 1, State::Established));
     wire.peers[0].hurry();
-    assert_eq!(known(&mut wire, 2 * MS), 1005);
-    wire.change(0, 1005, 1, State::Established);
-    assert_eq!(known(&mut wire, 2 * MS), 1006, "nor what comes after that");
+    assert_eq!(known(&mut wire, 2 * MS), 1001);
+    wire.change(0, 1001, 1, State::Established);
+    assert_eq!(known(&mut wire, 2 * MS), 1002, "nor what comes after that");
 }
 
 #[test]
