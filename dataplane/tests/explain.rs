@@ -106,8 +106,8 @@ struct Seen {
     begun: usize,
     /// New connections in the place of one of the same flow.
     replaced: usize,
-    /// Turns, loads, rows, nobody.
-    reasons: [usize; 4],
+    /// Turns, loads, rows, nobody, templates.
+    reasons: [usize; 5],
 }
 
 impl Seen {
@@ -124,6 +124,7 @@ impl Seen {
             Some(Reason::Load { .. }) => self.reasons[1] += 1,
             Some(Reason::Row { .. }) => self.reasons[2] += 1,
             Some(Reason::Nobody) => self.reasons[3] += 1,
+            Some(Reason::Template) => self.reasons[4] += 1,
             None => {}
         }
     }

@@ -101,6 +101,7 @@ mod tests {
             cursor: Arc::default(),
             timeouts: Timeouts::default(),
             sloppy_tcp: false,
+            persistence: None,
             live: true,
             dests: ids.map(dest).collect(),
         }

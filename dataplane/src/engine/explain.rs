@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use super::packet::{Packet, Side, Work};
+use super::persist::{Place, serves};
 use super::resolve::{Judgement, Path};
 use super::{BURST, Engine, Verdict, classify, parse};
 use crate::clock::Tick;
@@ -16,7 +17,7 @@ use crate::counters::Drop;
 use crate::fib::PortIndex;
 use crate::scheduler::Reason;
 use crate::service::State;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Service, ServiceIndex, Snapshot};
 use crate::table::{DestId, Table};
 
 /// What the data path would do with a packet, and why.
@@ -53,7 +54,10 @@ pub struct Connection {
 /// Explains what would happen to a frame that comes in on a port of the snapshot now. Changes nothing; takes as long as
 /// it takes to copy the list of real servers.
 pub fn explain(snapshot: &Snapshot, table: &Table, now: Tick, port: PortIndex, frame: &[u8]) -> Explanation {
-    let engine = Engine::new(0, Arc::new(table.for_one_flow()), Arc::default());
+    let engine = Engine {
+        templates: Arc::new(table.for_one_flow()),
+        ..Engine::new(0, Arc::new(table.for_one_flow()), Arc::default())
+    };
     let mut burst = [frame.to_vec()];
     let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
 
@@ -76,7 +80,11 @@ pub fn explain(snapshot: &Snapshot, table: &Table, now: Tick, port: PortIndex, f
     table.copy_flow(packet.hash, &engine.table);
     let stage = snapshot.rehearsal(service);
     let connection = connection(&engine, &stage, now, packet);
-    let reason = service.map(|service| stage.services[service as usize].picker.reason(&packet.flow()));
+    let sticks = service.is_some_and(|service| copy_template(table, &engine, &stage, now, service, packet));
+    let reason = service.map(|service| match sticks {
+        true => Reason::Template,
+        false => stage.services[service as usize].picker.reason(&packet.flow()),
+    });
 
     // The engine.
     engine.process(&stage, now, port, std::slice::from_mut(frame), &mut verdicts, &mut ());
@@ -87,10 +95,28 @@ pub fn explain(snapshot: &Snapshot, table: &Table, now: Tick, port: PortIndex, f
     Explanation { hit: Some(hit), connection, afterwards, reason: reason.filter(|_| asked), verdict, frame }
 }
 
+/// Copies the template of the packet's client, and what is around it, and says whether its server takes the client.
+fn copy_template(
+    table: &Table,
+    engine: &Engine,
+    stage: &Snapshot,
+    now: Tick,
+    service: ServiceIndex,
+    packet: &Packet,
+) -> bool {
+    let Service { protocol, persistent: Some(persistent), .. } = &stage.services[service as usize] else {
+        return false;
+    };
+    let place = Place::new(table, service, *protocol, persistent, packet.client);
+    table.copy_flow(place.hash, &engine.templates);
+    let template = place.find(table, stage, now).and_then(|(_, word)| stage.dest_of(word));
+    template.is_some_and(|dest| serves(dest, persistent))
+}
+
 /// The packet's connection in the engine's table.
 fn connection(engine: &Engine, snapshot: &Snapshot, now: Tick, packet: &Packet) -> Option<Connection> {
     let Packet { client, hash, .. } = *packet;
-    let judge = Judgement { snapshot, now, side: packet.side(), client, taking: None };
+    let judge = Judgement::of_known(snapshot, now, packet.side(), client);
     let (_, word) = engine.table.find(hash, client, &judge)?;
     let dest = snapshot.dest_of(word)?;
     let (state, age) = (word.state(), word.age(now));

@@ -11,6 +11,7 @@ mod express;
 mod look_up;
 mod packet;
 mod parse;
+mod persist;
 mod related;
 pub mod reset;
 mod resolve;
@@ -115,6 +116,8 @@ pub struct Engine {
     fresh: Cell<(u64, u32)>,
     worker: usize,
     table: Arc<Table>,
+    /// Where templates are: in the same table, but on a stage.
+    templates: Arc<Table>,
     counters: Arc<WorkerCounters>,
     changes: Option<Arc<Changes>>,
 }
@@ -122,7 +125,8 @@ pub struct Engine {
 impl Engine {
     /// The data path of the worker with this number.
     pub fn new(worker: usize, table: Arc<Table>, counters: Arc<WorkerCounters>) -> Self {
-        Engine { express: true, fresh: Cell::new((0, 0)), worker, table, counters, changes: None }
+        let (fresh, templates) = (Cell::new((0, 0)), table.clone());
+        Engine { express: true, fresh, worker, table, templates, counters, changes: None }
     }
 
     /// The same data path, which notes the connections that it changes, if there is where.

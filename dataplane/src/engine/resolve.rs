@@ -6,13 +6,13 @@ use super::express::{self, Tally};
 use super::look_up::{self, Order};
 use super::packet::{Direction, Packet, Search, Side, Work};
 use super::rewrite::rewrite;
-use super::{BURST, Engine, Frame, Verdict};
+use super::{BURST, Engine, Frame, Verdict, persist};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
 use crate::service::{Mode, Protocol, State};
-use crate::snapshot::{Dest, EndpointIndex, Service, Snapshot};
-use crate::table::{Client, DestId, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
+use crate::snapshot::{Dest, EndpointIndex, Service, ServiceIndex, Snapshot};
+use crate::table::{Client, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
 use crate::tcp;
 use crate::wire::transport::RST;
 
@@ -125,8 +125,7 @@ impl<'a> Path<'a> {
     #[inline(never)]
     fn find_or_begin(&self, packet: &Packet) -> Result<&'a Dest, Verdict> {
         let Packet { client, hash, .. } = *packet;
-        let judge =
-            Judgement { snapshot: self.snapshot, now: self.now, side: packet.side(), client, taking: None };
+        let judge = Judgement::of_known(self.snapshot, self.now, packet.side(), client);
         // Another worker may change the word between our look and our swap; then look again. Each round
         // that fails is one in which another worker got on.
         loop {
@@ -195,12 +194,22 @@ impl<'a> Path<'a> {
         if state.is_active() != old.is_active() {
             dest.gauge.change(state.is_active());
         }
-        if let Some(changes) = &self.engine.changes
-            && (state != old || flags != word.flags())
-        {
-            changes.note(slot, new);
+        if state != old || flags != word.flags() {
+            self.note(slot, new);
+            let goes_on = matches!(state, State::Established | State::Udp);
+            if goes_on && let Some(persistent) = &service.persistent {
+                self.confirm(dest, persistent, word.client());
+            }
         }
         Ok(Some(dest))
+    }
+
+    /// A word has become this one: peers may have to know.
+    #[inline]
+    pub(super) fn note(&self, slot: Slot, word: Word) {
+        if let Some(changes) = &self.engine.changes {
+            changes.note(slot, word);
+        }
     }
 
     /// A packet of no connection, for which there may be a vacancy; `None` if another worker has just begun one.
@@ -220,18 +229,18 @@ impl<'a> Path<'a> {
         if self.snapshot.is_virtual(packet.source) {
             return Err(Verdict::Drop(Drop::Martian));
         }
-        let (dest, word) = self.schedule(service, packet)?;
-        let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, taking: dest.endpoint };
+        let (dest, word) = self.schedule(index, service, packet)?;
+        let wanted = Wanted::Connection(dest.endpoint);
+        let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted };
         // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
-        let active = word.state().is_active();
-        dest.gauge.enter(active);
+        dest.gauge.enter(word.state());
         let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
         if inserted == Inserted::New {
             dest.traffic[self.engine.worker].connections.add(1);
             self.engine.counters.traffic.connections.add(1);
             return Ok(Some(dest));
         }
-        dest.gauge.leave(active);
+        dest.gauge.leave(word.state());
         if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(None) }
     }
 
@@ -243,10 +252,17 @@ impl<'a> Path<'a> {
         self.engine.counters.traffic.add(direction, 1, bytes);
     }
 
-    fn schedule(&self, service: &Service, packet: &Packet) -> Result<(&'a Dest, Word), Verdict> {
-        let picked: Option<DestId> = service.picker.pick(&packet.flow());
-        let (id, dest) =
-            picked.and_then(|id| Some((id, self.snapshot.dest(id)?))).ok_or(Verdict::Drop(Drop::NoServer))?;
+    fn schedule(
+        &self,
+        index: ServiceIndex,
+        service: &Service,
+        packet: &Packet,
+    ) -> Result<(&'a Dest, Word), Verdict> {
+        let picked = match &service.persistent {
+            None => self.pick(service, packet),
+            Some(persistent) => self.persist(index, service, persistent, packet),
+        };
+        let dest = picked.ok_or(Verdict::Drop(Drop::NoServer))?;
         let state = match packet.protocol {
             Protocol::Udp => State::Udp,
             Protocol::Tcp => match tcp::next(tcp::Direction::In, State::None, packet.flags) {
@@ -257,8 +273,14 @@ impl<'a> Path<'a> {
             },
         };
         let coarse = service.timeout(state).is_coarse();
-        let word = Word::new(packet.client, id).with_state(state).seen(self.now, coarse);
+        let word = Word::new(packet.client, dest.id).with_state(state).seen(self.now, coarse);
         Ok((dest, word))
+    }
+
+    /// The scheduler's choice.
+    #[inline]
+    pub(super) fn pick(&self, service: &Service, packet: &Packet) -> Option<&'a Dest> {
+        self.snapshot.dest(service.picker.pick(&packet.flow())?)
     }
 }
 
@@ -275,7 +297,7 @@ fn has_expired(snapshot: &Snapshot, now: Tick, dest: &Dest, word: Word) -> bool 
 /// A connection has left the table.
 pub(super) fn leave(snapshot: &Snapshot, word: Word) {
     if let Some(dest) = snapshot.dest_of(word) {
-        dest.gauge.leave(word.state().is_active());
+        dest.gauge.leave(word.state());
     }
 }
 
@@ -285,10 +307,25 @@ pub(super) struct Judgement<'a> {
     pub now: Tick,
     pub side: Side,
     pub client: Client,
-    /// The endpoint of the connection that is to be inserted. The real server can tell connections of one
+    pub wanted: Wanted,
+}
+
+/// What is looked for, or to be inserted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// A connection, and the endpoint of that which is to be inserted. The real server can tell connections of one
     /// client port apart by nothing else, so a connection of the same client with the same endpoint, through
     /// another service, is superseded.
-    pub taking: Option<EndpointIndex>,
+    Connection(Option<EndpointIndex>),
+    /// A template.
+    Template,
+}
+
+impl<'a> Judgement<'a> {
+    /// To find a connection that there may be.
+    pub fn of_known(snapshot: &'a Snapshot, now: Tick, side: Side, client: Client) -> Self {
+        Judgement { snapshot, now, side, client, wanted: Wanted::Connection(None) }
+    }
 }
 
 impl Judge for Judgement<'_> {
@@ -299,7 +336,8 @@ impl Judge for Judgement<'_> {
                 Side::Service(service) => dest.service == service,
                 Side::Endpoint(endpoint) => dest.endpoint == Some(endpoint),
             };
-            on_this_side && !has_expired(self.snapshot, self.now, dest, word)
+            let is_of_kind = (word.state() == State::Template) == (self.wanted == Wanted::Template);
+            on_this_side && is_of_kind && !has_expired(self.snapshot, self.now, dest, word)
         })
     }
 
@@ -308,8 +346,10 @@ impl Judge for Judgement<'_> {
         let Some(dest) = self.snapshot.dest_of(word) else {
             return if self.snapshot.has_removed(word) { Worth::Free } else { Worth::Keep };
         };
-        let superseded =
-            word.client() == self.client && dest.endpoint.is_some() && dest.endpoint == self.taking;
+        let superseded = word.client() == self.client
+            && dest.endpoint.is_some()
+            && self.wanted == Wanted::Connection(dest.endpoint)
+            && word.state() != State::Template;
         if superseded || has_expired(self.snapshot, self.now, dest, word) {
             return Worth::Free;
         }
@@ -317,7 +357,7 @@ impl Judge for Judgement<'_> {
             State::TimeWait | State::Close | State::LastAck => 0,
             State::None | State::SynSent | State::SynRecv | State::SynAck => 1,
             State::Udp if dest.endpoint.is_none() => 2, // nobody can say: replies are not seen
-            State::Udp if word.flags() & FLAG_REPLIED == 0 => 1,
+            State::Udp | State::Template if word.flags() & FLAG_REPLIED == 0 => 1,
             _ => return Worth::Keep,
         };
         const OLDEST: u32 = (1 << 24) - 1;
@@ -338,8 +378,10 @@ pub(super) fn sweep(table: &Table, snapshot: &Snapshot, now: Tick, buckets: Rang
         Some(dest) => {
             let timeout = snapshot.timeout(dest, word.state());
             if timeout.has_passed(word.age(now)) {
-                Fate::Remove
-            } else if timeout.is_coarse() && !word.is_coarse() {
+                return Fate::Remove;
+            }
+            persist::hold(table, snapshot, now, dest, word);
+            if timeout.is_coarse() && !word.is_coarse() {
                 let last_seen = Tick(now.0.saturating_sub(u64::from(word.age(now))));
                 Fate::Become(word.seen(last_seen, true))
             } else {

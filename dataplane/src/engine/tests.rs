@@ -1,6 +1,7 @@
 //! The data path on bytes: what goes in, what comes out, and which counter moves.
 
 mod adopt;
+mod persist;
 mod related;
 mod tell;
 
@@ -65,6 +66,7 @@ impl Rig {
             cursor: Cursor::default(),
             timeouts: Timeouts::default(),
             sloppy_tcp: false,
+            persistence: None,
             live: true,
             dests: dests.collect(),
         };

@@ -12,6 +12,8 @@ use crate::table::DestId;
 pub enum Reason {
     /// There is no server that could be picked.
     Nobody,
+    /// No scheduler: the client comes back to its server.
+    Template,
     /// rr and wrr: whose turn it is.
     Turn {
         /// Which connection of the period comes next, from 0.

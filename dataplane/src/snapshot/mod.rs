@@ -24,7 +24,7 @@ use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Fib, NextHop};
 use crate::scheduler::{Candidate, Cursor, Picker};
-use crate::service::{Mode, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
+use crate::service::{Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
 use crate::table::{DestId, Word};
 use crate::wire::checksum::Delta;
 use crate::wire::ethernet::Mac;
@@ -57,6 +57,8 @@ pub struct ServiceSpec {
     pub live: bool,
     /// Whether a TCP connection may begin with any packet but a RST, and not only with a SYN.
     pub sloppy_tcp: bool,
+    /// Whether clients come back to their servers.
+    pub persistence: Option<Persistence>,
     /// Real servers in the order of the configuration.
     pub dests: Vec<DestSpec>,
 }
@@ -98,9 +100,20 @@ pub struct Service {
     pub picker: Picker,
     /// See [`ServiceSpec::sloppy_tcp`].
     pub sloppy_tcp: bool,
+    /// Whether clients come back to their servers.
+    pub persistent: Option<Persistent>,
     /// Whether there is a server that would take connections if its next hop were known: soon it will.
     pub waits: bool,
     timeouts: [Timeout; State::COUNT],
+}
+
+/// How clients come back to their servers ([`Persistence`], compiled).
+#[derive(Clone, Copy, Debug)]
+pub struct Persistent {
+    /// What of a client's address counts.
+    pub mask: u32,
+    /// Whether a server of weight 0 loses its clients.
+    pub expire_quiescent: bool,
 }
 
 impl Service {
@@ -134,6 +147,8 @@ pub struct Dest {
     pub transport_delta: Delta,
     /// Whether it takes connections as far as its health goes.
     pub up: bool,
+    /// Whether its weight is 0: it takes no new connections, or only those of clients that come back.
+    pub quiescent: bool,
     /// Whether its TCP connections are to be ended.
     pub reset: bool,
     /// The way to it.
@@ -303,14 +318,20 @@ impl Snapshot {
             });
         let waits = unreachable.iter().any(|dest| dest.weight > 0);
         let candidates: Vec<Candidate> = reachable.into_iter().map(candidate).collect();
+        let mut timeouts = spec.timeouts;
+        timeouts.0[State::Template as usize] = spec.persistence.map_or(0, |persistence| persistence.seconds);
         self.services.push(Service {
             protocol: spec.protocol,
             mode: spec.mode,
             live: spec.live,
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
             sloppy_tcp: spec.sloppy_tcp,
+            persistent: spec.persistence.map(|persistence| Persistent {
+                mask: u32::MAX.checked_shl(32 - u32::from(persistence.prefix.min(32))).unwrap_or(0),
+                expire_quiescent: persistence.expire_quiescent,
+            }),
             waits,
-            timeouts: spec.timeouts.0.map(Timeout::from_seconds),
+            timeouts: timeouts.0.map(Timeout::from_seconds),
         });
         let key = Key::new(virtual_address, spec.address.port(), spec.protocol);
         self.by_virtual_address.insert(key, index);
@@ -346,6 +367,7 @@ impl Snapshot {
             address_delta,
             transport_delta: address_delta.and(Delta::word(virtual_port, port)),
             up: dest.up,
+            quiescent: dest.weight == 0,
             reset: dest.reset,
             next_hop: self.fib.look_up(address),
             traffic: dest.traffic.clone(),

@@ -35,8 +35,17 @@ impl Snapshot {
             } else {
                 Picker::nobody()
             };
-            let Service { protocol, mode, live, sloppy_tcp, waits, timeouts, .. } = *original;
-            copy.services.push(Service { protocol, mode, live, picker, sloppy_tcp, waits, timeouts });
+            let Service { protocol, mode, live, sloppy_tcp, persistent, waits, timeouts, .. } = *original;
+            copy.services.push(Service {
+                protocol,
+                mode,
+                live,
+                picker,
+                sloppy_tcp,
+                persistent,
+                waits,
+                timeouts,
+            });
         }
         copy.transforms = copy.transforms();
         copy

@@ -52,6 +52,7 @@ fn service(protocol: Protocol, mode: Mode, live: bool, id: u32) -> ServiceSpec {
         timeouts: Timeouts::default(),
         live,
         sloppy_tcp: false,
+        persistence: None,
         dests: vec![dest],
     }
 }

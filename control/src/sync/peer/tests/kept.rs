@@ -60,6 +60,7 @@ fn service(protocol: Protocol, id: u32, seconds: u32) -> ServiceSpec {
         timeouts,
         live: true,
         sloppy_tcp: false,
+        persistence: None,
         dests: vec![dest],
     }
 }
