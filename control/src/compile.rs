@@ -94,6 +94,7 @@ fn describe(
             up: duty.up,
             listed: duty.listed,
             reset: services.is_resetting(key, server.address),
+            returning: effects.is_up(key, server.address) && !services.is_leaving(key, server.address),
             traffic: record.counters.clone(),
             gauge: record.gauge.clone(),
         }
@@ -110,6 +111,7 @@ fn describe(
         cursor: entered.cursor().clone(),
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
+        persistence: service.persistence,
         live,
         dests,
     }

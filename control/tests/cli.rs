@@ -27,6 +27,7 @@ impl Backend for Router {
             reason: None,
             active: 12,
             inactive: 40,
+            persistent: 0,
             stats: api::Stats::default(),
             rates: api::Rates::default(),
         };
@@ -36,6 +37,7 @@ impl Backend for Router {
             scheduler: "wlc".to_owned(),
             flags: Vec::new(),
             mode: "nat".to_owned(),
+            persistence: None,
             withdrawn: None,
             stats: api::Stats { connections: 1200, ..api::Stats::default() },
             rates: api::Rates { connections: 15, ..api::Rates::default() },

@@ -178,7 +178,10 @@ impl State {
     /// The states of a connection of a protocol.
     pub fn of_protocol(protocol: Protocol) -> impl Iterator<Item = State> {
         let is_udp = protocol == Protocol::Udp;
-        Self::ALL.iter().copied().filter(move |&state| state != State::Template && (state == State::Udp) == is_udp)
+        Self::ALL
+            .iter()
+            .copied()
+            .filter(move |&state| state != State::Template && (state == State::Udp) == is_udp)
     }
 
     /// Whether IPVS counts a connection in this state as active (`ActiveConn`) rather than inactive.

@@ -331,6 +331,7 @@ fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
         up: true,
         listed: true,
         reset: false,
+        returning: true,
         traffic: (0..setting.workers).map(|_| TrafficCounters::default()).collect(),
         gauge: Arc::default(),
     };

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use dataplane::service::{
-    MAX_TIMEOUT_SECONDS, MAX_WEIGHT, Mode, Protocol, Scheduler, SchedulerFlag, State, Timeouts,
+    MAX_TIMEOUT_SECONDS, MAX_WEIGHT, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts,
 };
 
 use super::check::{names, narrow, one_of};
@@ -16,7 +16,7 @@ use super::{Server, ServerState, Service, availability, checks};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 10] = [
+const SERVICE_KEYS: [&str; 11] = [
     "address",
     "protocol",
     "mode",
@@ -25,6 +25,7 @@ const SERVICE_KEYS: [&str; 10] = [
     "port",
     "timeouts",
     "sloppy_tcp",
+    "persistence",
     "check",
     "server",
 ];
@@ -48,6 +49,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let timeouts =
         section.or("timeouts", Timeouts::default(), |field| timeouts(&field.section()?, protocol?));
     let sloppy_tcp = section.or("sloppy_tcp", false, |field| field.boolean());
+    let persistence = section.optional("persistence", |field| persistence(&field.section()?));
     let checks = section.or("check", Vec::new(), |field| checks::read(&field));
 
     let direct = address.filter(|_| mode == Some(Mode::Dr)).map(|address| address.port());
@@ -75,6 +77,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             port: port?,
             timeouts: timeouts?,
             sloppy_tcp: sloppy_tcp?,
+            persistence: persistence?,
             checks: checks?,
             availability: availability?,
             servers: servers.into_iter().collect::<Option<_>>()?,
@@ -112,32 +115,40 @@ fn flags(field: &Field<'_>, scheduler: Option<Scheduler>) -> Option<Vec<Schedule
 }
 
 fn timeouts(section: &Section<'_>, protocol: Protocol) -> Option<Timeouts> {
-    let belongs = |state: &State| (*state == State::Udp) == (protocol == Protocol::Udp);
-    let keys: Vec<String> =
-        State::ALL.iter().filter(|state| belongs(state)).map(|s| s.timeout_key()).collect();
+    let keys: Vec<String> = State::of_protocol(protocol).map(State::timeout_key).collect();
     section.known(&keys.iter().map(String::as_str).collect::<Vec<_>>());
     let mut timeouts = Timeouts::default();
     let mut good = true;
-    for &state in State::ALL.iter().filter(|state| belongs(state)) {
-        let longest = Duration::from_secs(MAX_TIMEOUT_SECONDS.into());
-        let seconds = section.optional(&state.timeout_key(), |field| {
-            let time = field.duration(SECOND..=longest)?;
-            match time.subsec_nanos() {
-                0 => u32::try_from(time.as_secs()).ok(),
-                _ => field.error(format_args!(
-                    "{} is not a whole number of seconds; expected e.g. \"{}s\"",
-                    humantime::format_duration(time),
-                    time.as_secs().max(1)
-                )),
-            }
-        });
-        match seconds {
+    for state in State::of_protocol(protocol) {
+        match section.optional(&state.timeout_key(), timeout) {
             Some(Some(seconds)) => timeouts.0[state as usize] = seconds,
             Some(None) => {}
             None => good = false,
         }
     }
     good.then_some(timeouts)
+}
+
+/// Whole seconds, as LVS has them.
+fn timeout(field: Field<'_>) -> Option<u32> {
+    let longest = Duration::from_secs(MAX_TIMEOUT_SECONDS.into());
+    let time = field.duration(SECOND..=longest)?;
+    match time.subsec_nanos() {
+        0 => u32::try_from(time.as_secs()).ok(),
+        _ => field.error(format_args!(
+            "{} is not a whole number of seconds; expected e.g. \"{}s\"",
+            humantime::format_duration(time),
+            time.as_secs().max(1)
+        )),
+    }
+}
+
+fn persistence(section: &Section<'_>) -> Option<Persistence> {
+    section.known(&["timeout", "prefix", "expire_quiescent"]);
+    let seconds = section.or("timeout", State::Template.default_timeout(), timeout);
+    let prefix = section.or("prefix", 32, |field| narrow(field.integer(1..=32)));
+    let expire_quiescent = section.or("expire_quiescent", false, |field| field.boolean());
+    Some(Persistence { seconds: seconds?, prefix: prefix?, expire_quiescent: expire_quiescent? })
 }
 
 /// What a real server takes from its service.

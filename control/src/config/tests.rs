@@ -91,7 +91,7 @@ fn keys_and_syntax() {
             r#"scheduler = "sh""#,
             r#"schedular = "sh""#,
             r#"
-rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, scheduler, flags, port, timeouts, sloppy_tcp, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
+rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, scheduler, flags, port, timeouts, sloppy_tcp, persistence, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
    33 | schedular = "sh"
       | ^^^^^^^^^
 rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for wlc
@@ -393,6 +393,31 @@ fn a_good_file_means_what_it_says() {
     assert_eq!(dns.servers[0].address.to_string(), "10.0.0.11:53");
     assert!(!dns.servers[0].check);
     assert_eq!(config.port_of(dns).name, "wan");
+}
+
+#[test]
+fn clients_may_come_back() {
+    let with = |text: &str| {
+        let config = read(&altered("port = \"wan\"", &format!("port = \"wan\"\npersistence = {text}")));
+        config.map(|config| config.services[0].persistence).map_err(|errors| errors.to_string())
+    };
+    assert_eq!(read(GOOD).unwrap().services[0].persistence, None);
+    let default = Persistence { seconds: 300, prefix: 32, expire_quiescent: false };
+    assert_eq!(with("{}"), Ok(Some(default)));
+    let all = "{ timeout = \"1h\", prefix = 24, expire_quiescent = true }";
+    assert_eq!(with(all), Ok(Some(Persistence { seconds: 3600, prefix: 24, expire_quiescent: true })));
+    for (wrong, message) in [
+        ("300", "service[0].persistence: is an integer; expected a table"),
+        ("{ timeout = \"500ms\" }", "service[0].persistence.timeout: 500ms is"),
+        (
+            "{ prefix = 0 }",
+            "service[0].persistence.prefix: 0 is out of range; expected an integer from 1 to 32",
+        ),
+        ("{ mask = 24 }", "persistence.mask: unknown key; expected one of timeout, prefix, expire_quiescent"),
+    ] {
+        let error = with(wrong).unwrap_err();
+        assert!(error.contains(message), "{wrong}: {error}");
+    }
 }
 
 #[test]

@@ -170,6 +170,7 @@ impl Director {
                 reason: reason.or(held),
                 active: active.into(),
                 inactive: inactive.into(),
+                persistent: known.map_or(0, |known| known.gauge.templates()).into(),
                 stats: stats(known.map(|known| known.traffic()).unwrap_or_default()),
                 rates: rates(known.map(|known| known.meter.rates()).unwrap_or_default()),
             }
@@ -185,6 +186,9 @@ impl Director {
                 .map(|flag| flag.name().to_owned())
                 .collect(),
             mode: service.mode.name().to_owned(),
+            persistence: service
+                .persistence
+                .map(|how| api::Persistence { timeout: how.seconds, prefix: how.prefix }),
             withdrawn: self
                 .standings
                 .get(service.address.ip())

@@ -133,6 +133,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         up: *server.address.ip() != Ipv4Addr::new(10, 0, 0, 2),
         listed: true,
         reset: false,
+        returning: true,
         traffic: Arc::new([TrafficCounters::default()]),
         gauge: Arc::<Gauge>::default(),
     };
@@ -145,6 +146,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         cursor: Arc::default(),
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
+        persistence: service.persistence,
         live: true,
         dests: service.servers.iter().map(dest).collect(),
     }

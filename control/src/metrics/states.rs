@@ -89,6 +89,7 @@ mod tests {
             up: true,
             listed: true,
             reset: false,
+            returning: true,
             traffic: Arc::new([TrafficCounters::default()]),
             gauge: Arc::default(),
         };

@@ -28,6 +28,7 @@ fn scrape(servers: u32) -> Scrape {
         reason: (n == 2).then(|| "connection refused".to_owned()),
         active: 3,
         inactive: 4,
+        persistent: 5,
         stats: stats(n.into()),
         rates: api::Rates::default(),
     };
@@ -37,6 +38,7 @@ fn scrape(servers: u32) -> Scrape {
         scheduler: "wlc".to_owned(),
         flags: Vec::new(),
         mode: "nat".to_owned(),
+        persistence: None,
         withdrawn: (protocol == "udp").then(|| "rvs stops".to_owned()),
         stats: stats(100),
         rates: api::Rates::default(),
@@ -171,6 +173,7 @@ fn every_value_is_where_it_belongs() {
         "rvs_server_weight{service=\"tcp/192.0.2.10:80\",server=\"10.0.0.2:8080\"} 2",
         "rvs_server_active_connections{service=\"tcp/192.0.2.10:80\",server=\"10.0.0.2:8080\"} 3",
         "rvs_server_inactive_connections{service=\"tcp/192.0.2.10:80\",server=\"10.0.0.2:8080\"} 4",
+        "rvs_server_persistent_clients{service=\"tcp/192.0.2.10:80\",server=\"10.0.0.2:8080\"} 5",
         "rvs_server_incoming_packets_total{service=\"tcp/192.0.2.10:80\",server=\"10.0.0.2:8080\"} 20",
         "rvs_health_checks_total{kind=\"tcp\",result=\"passed\"} 42",
         "rvs_health_checks_total{kind=\"tcp\",result=\"timed_out\"} 2",

@@ -93,6 +93,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
     let without_values = [
         ("check", old.checks != new.checks),
         ("timeouts", old.timeouts != new.timeouts),
+        ("persistence", old.persistence != new.persistence),
         ("on_down", was.on_down != is.on_down),
         ("on_remove", was.on_remove != is.on_remove),
         ("drain", was.drain != is.drain),

@@ -17,6 +17,7 @@ fn server(n: u8, up: bool, rate: u64) -> Server {
         reason: (!up).then(|| "connection refused".to_owned()),
         active: u64::from(n) * 100,
         inactive: 7,
+        persistent: 0,
         stats: Stats::default(),
         rates: Rates {
             connections: rate / 10,
@@ -43,6 +44,7 @@ fn service(protocol: &str, address: &str, servers: Vec<Server>) -> Service {
         scheduler: "wlc".to_owned(),
         flags: Vec::new(),
         mode: "nat".to_owned(),
+        persistence: None,
         withdrawn: None,
         stats: Stats::default(),
         rates,

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use super::packet::{Packet, Side, Work};
-use super::persist::{Place, serves};
+use super::persist::Place;
 use super::resolve::{Judgement, Path};
 use super::{BURST, Engine, Verdict, classify, parse};
 use crate::clock::Tick;
@@ -104,13 +104,13 @@ fn copy_template(
     service: ServiceIndex,
     packet: &Packet,
 ) -> bool {
-    let Service { protocol, persistent: Some(persistent), .. } = &stage.services[service as usize] else {
+    let Service { protocol, persistent: Some(mask), .. } = &stage.services[service as usize] else {
         return false;
     };
-    let place = Place::new(table, service, *protocol, persistent, packet.client);
+    let place = Place::new(table, service, *protocol, *mask, packet.client);
     table.copy_flow(place.hash, &engine.templates);
     let template = place.find(table, stage, now).and_then(|(_, word)| stage.dest_of(word));
-    template.is_some_and(|dest| serves(dest, persistent))
+    template.is_some_and(|dest| dest.returning)
 }
 
 /// The packet's connection in the engine's table.

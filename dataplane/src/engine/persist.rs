@@ -13,7 +13,7 @@ use super::packet::{Packet, Side};
 use super::resolve::{Judgement, Path, Wanted, leave};
 use crate::clock::{TICKS_PER_SECOND, Tick};
 use crate::service::{Protocol, State};
-use crate::snapshot::{Dest, Persistent, Service, ServiceIndex, Snapshot};
+use crate::snapshot::{Dest, Service, ServiceIndex, Snapshot};
 use crate::table::{Client, FLAG_REPLIED, Hash, Inserted, Slot, Table, Word};
 use crate::worker::SWEEP_SECONDS;
 
@@ -30,10 +30,10 @@ impl<'a> Path<'a> {
         &self,
         index: ServiceIndex,
         service: &Service,
-        persistent: &Persistent,
+        mask: u32,
         packet: &Packet,
     ) -> Option<&'a Dest> {
-        let place = Place::new(&self.engine.templates, index, service.protocol, persistent, packet.client);
+        let place = Place::new(&self.engine.templates, index, service.protocol, mask, packet.client);
         loop {
             let Some((slot, word)) = place.find(&self.engine.templates, self.snapshot, self.now) else {
                 let dest = self.pick(service, packet)?;
@@ -45,7 +45,7 @@ impl<'a> Path<'a> {
             };
             let timeout = service.timeout(State::Template);
             let Some(known) = self.snapshot.dest_of(word) else { continue };
-            if serves(known, persistent) {
+            if known.returning {
                 if word.age(self.now) >= timeout.renew_after() {
                     let renewed = word.seen(self.now, timeout.is_coarse());
                     if self.engine.templates.replace(slot, word, renewed).is_err() {
@@ -84,9 +84,9 @@ impl<'a> Path<'a> {
 
     /// A connection of a client with this dest is established or answered: its template is one to keep.
     #[inline(never)]
-    pub(super) fn confirm(&self, dest: &Dest, persistent: &Persistent, client: Client) {
+    pub(super) fn confirm(&self, dest: &Dest, mask: u32, client: Client) {
         let protocol = self.snapshot.services[dest.service as usize].protocol;
-        let place = Place::new(&self.engine.templates, dest.service, protocol, persistent, client);
+        let place = Place::new(&self.engine.templates, dest.service, protocol, mask, client);
         if let Some((slot, word)) = place.find(&self.engine.templates, self.snapshot, self.now)
             && word.dest_number() == dest.id.index()
             && word.flags() & FLAG_REPLIED == 0
@@ -100,18 +100,13 @@ impl<'a> Path<'a> {
     }
 }
 
-/// Whether a server takes the clients that come back to it.
-pub(super) fn serves(dest: &Dest, persistent: &Persistent) -> bool {
-    dest.up && !dest.reset && !(dest.quiescent && persistent.expire_quiescent)
-}
-
 /// Keeps the template of a live connection alive. Called for all that a sweep meets; looks at one in four of them.
 #[inline]
 pub(super) fn hold(table: &Table, snapshot: &Snapshot, now: Tick, dest: &Dest, word: Word) {
     let service = &snapshot.services[dest.service as usize];
-    let Some(persistent) = &service.persistent else { return };
+    let Some(mask) = service.persistent else { return };
     if word.state() != State::Template && is_due(service, word.client(), now) {
-        hold_now(table, snapshot, now, dest, persistent, word.client());
+        hold_now(table, snapshot, now, dest, mask, word.client());
     }
 }
 
@@ -123,17 +118,10 @@ fn is_due(service: &Service, client: Client, now: Tick) -> bool {
 }
 
 #[inline(never)]
-fn hold_now(
-    table: &Table,
-    snapshot: &Snapshot,
-    now: Tick,
-    dest: &Dest,
-    persistent: &Persistent,
-    client: Client,
-) {
+fn hold_now(table: &Table, snapshot: &Snapshot, now: Tick, dest: &Dest, mask: u32, client: Client) {
     let service = &snapshot.services[dest.service as usize];
     let timeout = service.timeout(State::Template);
-    let place = Place::new(table, dest.service, service.protocol, persistent, client);
+    let place = Place::new(table, dest.service, service.protocol, mask, client);
     if let Some((slot, word)) = place.find(table, snapshot, now)
         && word.dest_number() == dest.id.index()
         && timeout.remaining(word.age(now)) < HELD
@@ -152,14 +140,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub fn new(
-        table: &Table,
-        service: ServiceIndex,
-        protocol: Protocol,
-        persistent: &Persistent,
-        client: Client,
-    ) -> Self {
-        let client = Client::new(u32::from(*client.socket().ip()) & persistent.mask, 0);
+    pub fn new(table: &Table, service: ServiceIndex, protocol: Protocol, mask: u32, client: Client) -> Self {
+        let client = Client::new(u32::from(*client.socket().ip()) & mask, 0);
         Place { service, client, hash: table.hash(client, protocol) }
     }
 

@@ -197,8 +197,8 @@ impl<'a> Path<'a> {
         if state != old || flags != word.flags() {
             self.note(slot, new);
             let goes_on = matches!(state, State::Established | State::Udp);
-            if goes_on && let Some(persistent) = &service.persistent {
-                self.confirm(dest, persistent, word.client());
+            if goes_on && let Some(mask) = service.persistent {
+                self.confirm(dest, mask, word.client());
             }
         }
         Ok(Some(dest))
@@ -258,9 +258,9 @@ impl<'a> Path<'a> {
         service: &Service,
         packet: &Packet,
     ) -> Result<(&'a Dest, Word), Verdict> {
-        let picked = match &service.persistent {
+        let picked = match service.persistent {
             None => self.pick(service, packet),
-            Some(persistent) => self.persist(index, service, persistent, packet),
+            Some(mask) => self.persist(index, service, mask, packet),
         };
         let dest = picked.ok_or(Verdict::Drop(Drop::NoServer))?;
         let state = match packet.protocol {

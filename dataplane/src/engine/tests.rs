@@ -54,6 +54,7 @@ impl Rig {
             up: true,
             listed: true,
             reset: false,
+            returning: true,
             traffic: (0..1).map(|_| TrafficCounters::default()).collect(),
             gauge: Arc::<Gauge>::default(),
         });

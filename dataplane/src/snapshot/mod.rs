@@ -81,6 +81,8 @@ pub struct DestSpec {
     pub listed: bool,
     /// Whether its TCP connections are to be ended.
     pub reset: bool,
+    /// Whether clients of a persistent service come back to it: it is healthy, and not leaving.
+    pub returning: bool,
     /// Its traffic, a counter set for each worker.
     pub traffic: Arc<[TrafficCounters]>,
     /// Its live connections.
@@ -100,20 +102,11 @@ pub struct Service {
     pub picker: Picker,
     /// See [`ServiceSpec::sloppy_tcp`].
     pub sloppy_tcp: bool,
-    /// Whether clients come back to their servers.
-    pub persistent: Option<Persistent>,
+    /// If clients come back to their servers ([`ServiceSpec::persistence`]): what of their addresses counts.
+    pub persistent: Option<u32>,
     /// Whether there is a server that would take connections if its next hop were known: soon it will.
     pub waits: bool,
     timeouts: [Timeout; State::COUNT],
-}
-
-/// How clients come back to their servers ([`Persistence`], compiled).
-#[derive(Clone, Copy, Debug)]
-pub struct Persistent {
-    /// What of a client's address counts.
-    pub mask: u32,
-    /// Whether a server of weight 0 loses its clients.
-    pub expire_quiescent: bool,
 }
 
 impl Service {
@@ -147,10 +140,10 @@ pub struct Dest {
     pub transport_delta: Delta,
     /// Whether it takes connections as far as its health goes.
     pub up: bool,
-    /// Whether its weight is 0: it takes no new connections, or only those of clients that come back.
-    pub quiescent: bool,
     /// Whether its TCP connections are to be ended.
     pub reset: bool,
+    /// Whether clients of a persistent service come back to it.
+    pub returning: bool,
     /// The way to it.
     pub next_hop: NextHop,
     /// Its traffic, a counter set for each worker.
@@ -326,10 +319,9 @@ impl Snapshot {
             live: spec.live,
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
             sloppy_tcp: spec.sloppy_tcp,
-            persistent: spec.persistence.map(|persistence| Persistent {
-                mask: u32::MAX.checked_shl(32 - u32::from(persistence.prefix.min(32))).unwrap_or(0),
-                expire_quiescent: persistence.expire_quiescent,
-            }),
+            persistent: spec
+                .persistence
+                .map(|how| u32::MAX.checked_shl(32 - u32::from(how.prefix.min(32))).unwrap_or(0)),
             waits,
             timeouts: timeouts.0.map(Timeout::from_seconds),
         });
@@ -367,8 +359,12 @@ impl Snapshot {
             address_delta,
             transport_delta: address_delta.and(Delta::word(virtual_port, port)),
             up: dest.up,
-            quiescent: dest.weight == 0,
             reset: dest.reset,
+            returning: dest.returning
+                && dest.up
+                && dest.listed
+                && !dest.reset
+                && !(dest.weight == 0 && spec.persistence.is_some_and(|how| how.expire_quiescent)),
             next_hop: self.fib.look_up(address),
             traffic: dest.traffic.clone(),
             gauge: dest.gauge.clone(),

@@ -338,7 +338,10 @@ mod tests {
             let table = filled(400, alive().chain(rubbish()));
             let census = table.inherit(&known([1, 2]), by(threads));
             assert_eq!((census.kept, census.removed, census.no_room), (200, 4, 0));
-            assert_eq!((census.of(id(1)), census.of(id(2)), census.of(id(9))), (live(100, 0), live(50, 50), live(0, 0)));
+            assert_eq!(
+                (census.of(id(1)), census.of(id(2)), census.of(id(9))),
+                (live(100, 0), live(50, 50), live(0, 0))
+            );
             assert_eq!(sorted(&table), sorted(&filled(400, alive())));
             // The next one finds what this one has left.
             assert_eq!(table.inherit(&known([2]), by(threads)).removed, 100);

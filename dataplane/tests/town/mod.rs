@@ -107,6 +107,7 @@ fn service(index: usize) -> ServiceSpec {
         up: true,
         listed: true,
         reset: false,
+        returning: true,
         traffic: Arc::new([TrafficCounters::default()]),
         gauge: Arc::<Gauge>::default(),
     };

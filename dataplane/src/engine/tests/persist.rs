@@ -19,9 +19,8 @@ impl Rig {
         let client = socket(from);
         let mut syn = packet(self.spec.protocol, WAN_MAC, from, VIP, SYN);
         assert_eq!(self.push(WAN, &mut syn), Verdict::Forward(LAN), "{from}");
-        let of_client = |(known, _, state): &(SocketAddrV4, usize, State)| {
-            *known == client && *state != State::Template
-        };
+        let of_client =
+            |(known, _, state): &(SocketAddrV4, usize, State)| *known == client && *state != State::Template;
         let [(_, dest, _)] = self.connections().into_iter().filter(of_client).collect::<Vec<_>>()[..] else {
             panic!("one connection of {from}: {:?}", self.connections());
         };

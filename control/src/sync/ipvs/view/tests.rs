@@ -39,6 +39,7 @@ fn service(protocol: Protocol, mode: Mode, live: bool, id: u32) -> ServiceSpec {
         up: true,
         listed: true,
         reset: false,
+        returning: true,
         traffic: Arc::new([]),
         gauge: Arc::<Gauge>::default(),
     };
