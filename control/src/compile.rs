@@ -91,6 +91,7 @@ fn describe(
             address: server.address,
             weight: duty.weight,
             last_weight: record.last_weight * duty.scale,
+            limits: None,
             up: duty.up,
             listed: duty.listed,
             reset: services.is_resetting(key, server.address),

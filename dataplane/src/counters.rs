@@ -10,9 +10,9 @@
 //! one of [`Drop`].
 
 use std::ops::AddAssign;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use crate::service::{State, named};
+use crate::service::{Limits, State, named};
 
 named! {
     /// Why a packet was handed to Linux.
@@ -197,6 +197,8 @@ impl AddAssign for Live {
 pub struct Gauge {
     connections: AtomicU64,
     templates: AtomicU32,
+    /// It has reached its upper limit, and has not come below the lower one since.
+    full: AtomicBool,
 }
 
 impl Gauge {
@@ -206,7 +208,7 @@ impl Gauge {
     /// One that shows so many.
     pub fn of(live: Live) -> Gauge {
         let connections = u64::from(live.active) * Self::ACTIVE + u64::from(live.inactive) * Self::INACTIVE;
-        Gauge { connections: AtomicU64::new(connections), templates: AtomicU32::new(live.templates) }
+        Gauge { connections: AtomicU64::new(connections), templates: AtomicU32::new(live.templates), full: AtomicBool::default() }
     }
 
     /// A word in this state begins.
@@ -247,7 +249,8 @@ impl Gauge {
     /// Another gauge that shows the same now.
     pub fn copy(&self) -> Gauge {
         let (active, inactive) = self.get();
-        Gauge::of(Live { active, inactive, templates: self.templates() })
+        let full = AtomicBool::new(self.full.load(Ordering::Relaxed));
+        Gauge { full, ..Gauge::of(Live { active, inactive, templates: self.templates() }) }
     }
 
     /// Active and inactive connections.
@@ -255,6 +258,19 @@ impl Gauge {
     pub fn get(&self) -> (u32, u32) {
         let both = self.connections.load(Ordering::Relaxed);
         (both as u32, (both >> 32) as u32)
+    }
+
+    /// Whether a server with these limits gets no new connections. To be asked when one has begun, too: between the limits
+    /// it depends on where it comes from. Workers that ask at the same moment may each add one beyond the limit.
+    pub fn is_full(&self, limits: Limits) -> bool {
+        let (active, inactive) = self.get();
+        let connections = active.saturating_add(inactive);
+        let was = self.full.load(Ordering::Relaxed);
+        let is = connections >= limits.upper || was && connections >= limits.lower;
+        if is != was {
+            self.full.store(is, Ordering::Relaxed);
+        }
+        is
     }
 
     /// Templates.
@@ -325,6 +341,23 @@ mod tests {
         assert_eq!((gauge.get(), gauge.templates()), ((1, 0), 1));
         let copy = Gauge::of(Live { active: u32::MAX, inactive: 7, templates: 3 }).copy();
         assert_eq!((copy.get(), copy.templates()), ((u32::MAX, 7), 3));
+    }
+
+    #[test]
+    fn between_the_limits_it_is_as_it_was() {
+        let (gauge, limits) = (Gauge::default(), Limits { upper: 4, lower: 2 });
+        let mut seen = Vec::new();
+        for step in [1, 1, 1, 1, -1, -1, 1, -1, -1, 1, 1, 1i32] {
+            if step > 0 { gauge.enter(State::Established) } else { gauge.leave(State::Established) }
+            seen.push((gauge.get().0, gauge.is_full(limits)));
+        }
+        let full = [(4, true), (3, true), (2, true), (3, true), (2, true)];
+        assert_eq!(seen[..3], [(1, false), (2, false), (3, false)]);
+        assert_eq!(seen[3..8], full);
+        assert_eq!(seen[8..], [(1, false), (2, false), (3, false), (4, true)]);
+        assert!(gauge.copy().is_full(limits));
+        assert_eq!([1, 2, 3, 4, 5, 100].map(|upper| Limits::new(upper, None).lower), [1, 2, 3, 3, 4, 75]);
+        assert_eq!(Limits::new(100, Some(10)).lower, 10);
     }
 
     #[test]

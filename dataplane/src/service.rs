@@ -236,5 +236,21 @@ pub struct Persistence {
     pub expire_quiescent: bool,
 }
 
+/// How many connections a real server is given (IPVS' upper and lower threshold). Active and inactive ones count, templates do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// With so many it gets no new ones,
+    pub upper: u32,
+    /// until it has fewer than so many.
+    pub lower: u32,
+}
+
+impl Limits {
+    /// With IPVS' lower threshold, if none is given: three quarters of the upper one.
+    pub fn new(upper: u32, lower: Option<u32>) -> Limits {
+        Limits { upper, lower: lower.unwrap_or(upper - upper / 4) }
+    }
+}
+
 /// The largest weight of a real server, as in ipvsadm.
 pub const MAX_WEIGHT: u32 = 65535;

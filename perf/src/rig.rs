@@ -328,6 +328,7 @@ fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
         address: frames.server(service, n),
         weight: 1,
         last_weight: 1,
+        limits: None,
         up: true,
         listed: true,
         reset: false,

@@ -130,6 +130,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         address: server.address,
         weight: server.weight,
         last_weight: server.weight.max(1),
+        limits: None,
         up: *server.address.ip() != Ipv4Addr::new(10, 0, 0, 2),
         listed: true,
         reset: false,

@@ -86,6 +86,7 @@ mod tests {
             address: format!("10.0.0.{id}:80").parse().unwrap(),
             weight: 1,
             last_weight: 1,
+            limits: None,
             up: true,
             listed: true,
             reset: false,

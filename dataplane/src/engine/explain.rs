@@ -83,7 +83,7 @@ pub fn explain(snapshot: &Snapshot, table: &Table, now: Tick, port: PortIndex, f
     let sticks = service.is_some_and(|service| copy_template(table, &engine, &stage, now, service, packet));
     let reason = service.map(|service| match sticks {
         true => Reason::Template,
-        false => stage.services[service as usize].picker.reason(&packet.flow()),
+        false => stage.services[service as usize].picker.reason(&packet.flow(), &|id| stage.is_free(id)),
     });
 
     // The engine.

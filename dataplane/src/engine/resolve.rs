@@ -234,6 +234,10 @@ impl<'a> Path<'a> {
         let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted };
         // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
         dest.gauge.enter(word.state());
+        if service.is_limited {
+            // Whether it is full now has to be noticed now.
+            dest.is_full();
+        }
         let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
         if inserted == Inserted::New {
             dest.traffic[self.engine.worker].connections.add(1);
@@ -280,7 +284,11 @@ impl<'a> Path<'a> {
     /// The scheduler's choice.
     #[inline]
     pub(super) fn pick(&self, service: &Service, packet: &Packet) -> Option<&'a Dest> {
-        self.snapshot.dest(service.picker.pick(&packet.flow())?)
+        let picked = match service.is_limited {
+            true => service.picker.pick_free(&packet.flow(), &|id| self.snapshot.is_free(id)),
+            false => service.picker.pick(&packet.flow()),
+        };
+        self.snapshot.dest(picked?)
     }
 }
 

@@ -52,15 +52,15 @@ impl Reason {
 }
 
 impl Picker {
-    /// What decides the pick for this flow, now. Picks nobody, and moves no position.
-    pub fn reason(&self, flow: &Flow) -> Reason {
+    /// What decides the pick for this flow among the servers that are free, now. Picks nobody, and moves no position.
+    pub fn reason(&self, flow: &Flow, is_free: &impl Fn(DestId) -> bool) -> Reason {
         match self {
             Picker::RoundRobin(picker) => picker.reason(),
-            Picker::Least(picker) => picker.reason(),
+            Picker::Least(picker) => picker.reason(is_free),
             Picker::Hashed(picker) => picker.reason(flow),
             Picker::Maglev(picker) => picker.reason(flow),
-            Picker::Preferred(picker) => picker.reason(),
-            Picker::Twos(picker) => picker.reason(),
+            Picker::Preferred(picker) => picker.reason(is_free),
+            Picker::Twos(picker) => picker.reason(is_free),
         }
         .unwrap_or(Reason::Nobody)
     }

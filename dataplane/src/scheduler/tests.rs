@@ -334,3 +334,44 @@ fn twos_keeps_the_loads_nearly_even() {
         assert!(active.abs_diff(fair) <= fair / 50, "{active} of {fair}");
     }
 }
+
+/// Every scheduler, with the flags by which the hashing ones look for others.
+fn every_scheduler() -> Vec<(Scheduler, Vec<SchedulerFlag>)> {
+    let flags = |kind| {
+        let of_kind = |flag: &&SchedulerFlag| flag.scheduler() == kind;
+        SchedulerFlag::ALL.iter().filter(of_kind).copied().collect()
+    };
+    Scheduler::ALL.iter().map(|&kind| (kind, flags(kind))).collect()
+}
+
+#[test]
+fn a_server_that_is_not_free_is_passed_over_whatever_the_scheduler() {
+    let flow = |n: u32| Flow { source: n.wrapping_mul(0x9E37_79B9), source_port: n as u16, destination: n };
+    for (kind, flags) in every_scheduler() {
+        let list = servers(&[40_000, 3, 2]);
+        let picker = Picker::new(kind, &flags, &list, &Cursor::default());
+        let full = DestId::new(1).unwrap();
+        let picked = |is_free: &dyn Fn(DestId) -> bool| -> Vec<Option<DestId>> {
+            (0..600).map(|n| picker.pick_free(&flow(n), &|id| is_free(id))).collect()
+        };
+        for (n, dest) in picked(&|id| id != full).into_iter().enumerate() {
+            // Without a fallback the clients of its rows wait for it.
+            let refuses = kind == Scheduler::Dh;
+            assert!(dest.is_some_and(|dest| dest != full) || refuses && dest.is_none(), "{kind} {n}: {dest:?}");
+        }
+        assert_eq!(picked(&|_| false), [None; 600], "{kind}");
+        let reason = picker.reason(&flow(7), &|_| true);
+        assert_ne!(reason, Reason::Nobody, "{kind}");
+    }
+}
+
+#[test]
+fn turns_of_a_server_that_is_not_free_are_shared_by_all_others() {
+    let picker = Picker::new(Scheduler::Rr, &[], &servers(&[1, 1, 1, 1]), &Cursor::default());
+    let mut counts = HashMap::new();
+    for _ in 0..300 {
+        let dest = picker.pick_free(&flow("198.51.100.7", 1), &|id| id.index() != 2).unwrap();
+        *counts.entry(dest.index()).or_insert(0) += 1;
+    }
+    assert_eq!(counts, HashMap::from([(1, 100), (3, 100), (4, 100)]));
+}

@@ -24,7 +24,7 @@ use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Fib, NextHop};
 use crate::scheduler::{Candidate, Cursor, Picker};
-use crate::service::{Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
+use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
 use crate::table::{DestId, Word};
 use crate::wire::checksum::Delta;
 use crate::wire::ethernet::Mac;
@@ -74,6 +74,8 @@ pub struct DestSpec {
     pub weight: u32,
     /// See [`Candidate::last_weight`].
     pub last_weight: u32,
+    /// How many connections it is given.
+    pub limits: Option<Limits>,
     /// Whether it takes connections as far as its health goes.
     pub up: bool,
     /// Whether the scheduler knows it. A hashing scheduler has clients for each server that it knows, also for one of
@@ -102,6 +104,8 @@ pub struct Service {
     pub picker: Picker,
     /// See [`ServiceSpec::sloppy_tcp`].
     pub sloppy_tcp: bool,
+    /// Whether there is a server with [`Limits`].
+    pub is_limited: bool,
     /// If clients come back to their servers ([`ServiceSpec::persistence`]): what of their addresses counts.
     pub persistent: Option<u32>,
     /// Whether there is a server that would take connections if its next hop were known: soon it will.
@@ -138,6 +142,8 @@ pub struct Dest {
     pub address_delta: Delta,
     /// The same with the ports.
     pub transport_delta: Delta,
+    /// How many connections it is given.
+    pub limits: Option<Limits>,
     /// Whether it takes connections as far as its health goes.
     pub up: bool,
     /// Whether its TCP connections are to be ended.
@@ -182,6 +188,14 @@ pub struct Snapshot {
 
 const VIRTUAL: u32 = 1;
 const ENDPOINT: u32 = 2;
+
+impl Dest {
+    /// Whether it has no room for another connection.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.limits.is_some_and(|limits| self.gauge.is_full(limits))
+    }
+}
 
 impl Snapshot {
     /// Compiles services, ports, routes and neighbours. `removed` are the dests that have been removed but may
@@ -278,6 +292,11 @@ impl Snapshot {
         self.dests.get(id.index())?.as_ref()
     }
 
+    /// Whether a dest has room for another connection.
+    pub fn is_free(&self, id: DestId) -> bool {
+        self.dest(id).is_some_and(|dest| !dest.is_full())
+    }
+
     /// All dests.
     pub fn dests(&self) -> impl Iterator<Item = &Dest> {
         self.dests.iter().flatten()
@@ -319,6 +338,7 @@ impl Snapshot {
             live: spec.live,
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
             sloppy_tcp: spec.sloppy_tcp,
+            is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
             persistent: spec
                 .persistence
                 .map(|how| u32::MAX.checked_shl(32 - u32::from(how.prefix.min(32))).unwrap_or(0)),
@@ -358,6 +378,7 @@ impl Snapshot {
             address,
             address_delta,
             transport_delta: address_delta.and(Delta::word(virtual_port, port)),
+            limits: dest.limits,
             up: dest.up,
             reset: dest.reset,
             returning: dest.returning

@@ -35,13 +35,14 @@ impl Snapshot {
             } else {
                 Picker::nobody()
             };
-            let Service { protocol, mode, live, sloppy_tcp, persistent, waits, timeouts, .. } = *original;
+            let Service { protocol, mode, live, sloppy_tcp, is_limited, persistent, waits, timeouts, .. } = *original;
             copy.services.push(Service {
                 protocol,
                 mode,
                 live,
                 picker,
                 sloppy_tcp,
+                is_limited,
                 persistent,
                 waits,
                 timeouts,

@@ -104,6 +104,7 @@ fn service(index: usize) -> ServiceSpec {
         address: server_address(if index == 6 { 0 } else { index as u32 }, server, mode, address.port()),
         weight: 1 + server,
         last_weight: 1 + server,
+        limits: None,
         up: true,
         listed: true,
         reset: false,

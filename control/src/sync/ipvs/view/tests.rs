@@ -36,6 +36,7 @@ fn service(protocol: Protocol, mode: Mode, live: bool, id: u32) -> ServiceSpec {
         address: socket(if mode == Mode::Nat { "10.0.0.11:8080" } else { "10.0.0.11:80" }),
         weight: 1,
         last_weight: 1,
+        limits: None,
         up: true,
         listed: true,
         reset: false,

@@ -41,6 +41,7 @@ fn service(protocol: Protocol, id: u32, seconds: u32) -> ServiceSpec {
         address: "10.0.0.11:8080".parse().unwrap(),
         weight: 1,
         last_weight: 1,
+        limits: None,
         up: true,
         listed: true,
         reset: false,
