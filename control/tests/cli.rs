@@ -27,6 +27,8 @@ impl Backend for Router {
             reason: None,
             active: 12,
             inactive: 40,
+            upper_threshold: None,
+            lower_threshold: None,
             persistent: 0,
             stats: api::Stats::default(),
             rates: api::Rates::default(),

@@ -208,7 +208,11 @@ impl Gauge {
     /// One that shows so many.
     pub fn of(live: Live) -> Gauge {
         let connections = u64::from(live.active) * Self::ACTIVE + u64::from(live.inactive) * Self::INACTIVE;
-        Gauge { connections: AtomicU64::new(connections), templates: AtomicU32::new(live.templates), full: AtomicBool::default() }
+        Gauge {
+            connections: AtomicU64::new(connections),
+            templates: AtomicU32::new(live.templates),
+            full: AtomicBool::default(),
+        }
     }
 
     /// A word in this state begins.
@@ -348,7 +352,11 @@ mod tests {
         let (gauge, limits) = (Gauge::default(), Limits { upper: 4, lower: 2 });
         let mut seen = Vec::new();
         for step in [1, 1, 1, 1, -1, -1, 1, -1, -1, 1, 1, 1i32] {
-            if step > 0 { gauge.enter(State::Established) } else { gauge.leave(State::Established) }
+            if step > 0 {
+                gauge.enter(State::Established)
+            } else {
+                gauge.leave(State::Established)
+            }
             seen.push((gauge.get().0, gauge.is_full(limits)));
         }
         let full = [(4, true), (3, true), (2, true), (3, true), (2, true)];

@@ -102,6 +102,12 @@ pub struct Server {
     pub active: u64,
     /// The other connections.
     pub inactive: u64,
+    /// With so many connections it gets no new ones; null if there is no limit.
+    #[serde(default)]
+    pub upper_threshold: Option<u32>,
+    /// It gets new ones again with fewer than so many.
+    #[serde(default)]
+    pub lower_threshold: Option<u32>,
     /// Clients that come back to it, in a persistent service: its templates.
     #[serde(default)]
     pub persistent: u64,

@@ -20,6 +20,9 @@ pub(super) struct List {
     /// Clients that come back, in persistent services
     #[arg(long, conflicts_with_all = ["stats", "rate", "counters", "connections"])]
     persistent_conn: bool,
+    /// How many connections servers are given
+    #[arg(long, conflicts_with_all = ["stats", "rate", "counters", "connections", "persistent_conn"])]
+    thresholds: bool,
     /// Connections, packets and bytes a second
     #[arg(long, conflicts_with = "counters")]
     rate: bool,
@@ -78,6 +81,7 @@ async fn list(args: &List) -> anyhow::Result<()> {
             List { stats: true, .. } => Columns::Stats,
             List { rate: true, .. } => Columns::Rates,
             List { persistent_conn: true, .. } => Columns::Persistent,
+            List { thresholds: true, .. } => Columns::Thresholds,
             _ => Columns::State,
         };
         let numbers = if args.exact { Numbers::Exact } else { Numbers::Scaled };

@@ -33,7 +33,7 @@ use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
-use dataplane::service::{Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
+use dataplane::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
 
 pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
 pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Statuses, Tls, Trust};
@@ -365,6 +365,8 @@ pub struct Server {
     pub address: SocketAddrV4,
     /// 0 takes no new connections.
     pub weight: u32,
+    /// How many connections it is given.
+    pub limits: Option<Limits>,
     /// Whether the service's checks apply to it.
     pub check: bool,
     /// What the operator wants of it.

@@ -4,7 +4,8 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use dataplane::service::{
-    MAX_TIMEOUT_SECONDS, MAX_WEIGHT, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts,
+    Limits, MAX_TIMEOUT_SECONDS, MAX_WEIGHT, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State,
+    Timeouts,
 };
 
 use super::check::{names, narrow, one_of};
@@ -151,6 +152,18 @@ fn persistence(section: &Section<'_>) -> Option<Persistence> {
     Some(Persistence { seconds: seconds?, prefix: prefix?, expire_quiescent: expire_quiescent? })
 }
 
+/// `upper_threshold` and `lower_threshold` of a real server.
+fn limits(section: &Section<'_>) -> Option<Option<Limits>> {
+    let upper =
+        section.optional("upper_threshold", |field| narrow(field.integer(1..=u64::from(u32::MAX))))?;
+    let most = upper.unwrap_or(u32::MAX);
+    let lower = section.optional("lower_threshold", |field| narrow(field.integer(1..=u64::from(most))))?;
+    match (upper, section.get("lower_threshold")) {
+        (None, Some(field)) => field.error("has nothing to go with; expected upper_threshold as well"),
+        _ => Some(upper.map(|upper| Limits::new(upper, lower))),
+    }
+}
+
 /// What a real server takes from its service.
 struct ServerContext {
     address: Option<SocketAddrV4>,
@@ -160,10 +173,11 @@ struct ServerContext {
 
 impl ServerContext {
     fn server(&self, section: &Section<'_>) -> Option<Server> {
-        section.known(&["address", "weight", "check", "state"]);
+        section.known(&["address", "weight", "upper_threshold", "lower_threshold", "check", "state"]);
         let typed = section.require("address", SERVER);
         let endpoint = typed.as_ref().and_then(|field| field.parse(SERVER, value::endpoint));
         let weight = section.or("weight", 1, |field| narrow(field.integer(0..=u64::from(MAX_WEIGHT))));
+        let limits = limits(section);
         let check = section.or("check", self.checked, |field| match field.boolean()? {
             true if !self.checked => {
                 field.error("the service has no check; expected false, or a [service.check]")
@@ -183,6 +197,6 @@ impl ServerContext {
             ));
         }
         let address = SocketAddrV4::new(address, port.unwrap_or(service.port()));
-        Some(Server { address, weight: weight?, check: check?, state: state? })
+        Some(Server { address, weight: weight?, limits: limits?, check: check?, state: state? })
     }
 }

@@ -396,6 +396,28 @@ fn a_good_file_means_what_it_says() {
 }
 
 #[test]
+fn a_server_may_have_limits() {
+    let with = |text: &str| {
+        let config = read(&altered("weight = 3", &format!("weight = 3\n{text}")));
+        config.map(|config| config.services[0].servers[0].limits).map_err(|errors| errors.to_string())
+    };
+    assert_eq!(with("upper_threshold = 100"), Ok(Some(Limits { upper: 100, lower: 75 })));
+    let both = "upper_threshold = 100\nlower_threshold = 100";
+    assert_eq!(with(both), Ok(Some(Limits { upper: 100, lower: 100 })));
+    for (wrong, message) in [
+        (
+            "upper_threshold = 0",
+            "server[0].upper_threshold: 0 is out of range; expected an integer from 1 to",
+        ),
+        ("upper_threshold = 9\nlower_threshold = 10", "10 is out of range; expected an integer from 1 to 9"),
+        ("lower_threshold = 10", "lower_threshold: has nothing to go with; expected upper_threshold as well"),
+    ] {
+        let error = with(wrong).unwrap_err();
+        assert!(error.contains(message), "{wrong}: {error}");
+    }
+}
+
+#[test]
 fn clients_may_come_back() {
     let with = |text: &str| {
         let config = read(&altered("port = \"wan\"", &format!("port = \"wan\"\npersistence = {text}")));

@@ -15,6 +15,8 @@ pub enum Columns {
     State,
     /// Weight, connections, and clients that come back.
     Persistent,
+    /// Connections, and how many a server is given.
+    Thresholds,
     /// What has passed since the start.
     Stats,
     /// What passes a second.
@@ -45,10 +47,8 @@ pub fn services(
             writeln!(out, "Prot LocalAddress:Port Scheduler Flags")?;
             writeln!(out, "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn")?;
         }
-        Columns::Persistent => {
-            writeln!(out, "Prot LocalAddress:Port            Weight    PersistConn ActiveConn InActConn")?;
-            writeln!(out, "  -> RemoteAddress:Port")?;
-        }
+        Columns::Persistent => wide(out, ["Weight", "PersistConn", "ActiveConn", "InActConn"])?,
+        Columns::Thresholds => wide(out, ["Uthreshold", "Lthreshold", "ActiveConn", "InActConn"])?,
         Columns::Stats => heading(out, ["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"])?,
         Columns::Rates => heading(out, ["CPS", "InPPS", "OutPPS", "InBPS", "OutBPS"])?,
     }
@@ -64,7 +64,7 @@ pub fn services(
                 let persistent = service.persistence.map(persistent).unwrap_or_default();
                 writeln!(out, "{name} {scheduler}{flags}{persistent}{withdrawn}")?;
             }
-            Columns::Persistent => writeln!(out, "{name} {}", service.scheduler)?,
+            Columns::Persistent | Columns::Thresholds => writeln!(out, "{name} {}", service.scheduler)?,
             Columns::Stats => numbered(out, &name, &stats(&service.stats, numbers))?,
             Columns::Rates => numbered(out, &name, &rates(&service.rates).map(|n| number(n, numbers)))?,
         }
@@ -91,6 +91,13 @@ fn server_line(out: &mut impl Write, server: &Server, columns: Columns, numbers:
             let (active, inactive) = (server.active, server.inactive);
             writeln!(out, "{name} {weight:<9} {persistent:<11} {active:<10} {inactive:<10}")
         }
+        Columns::Thresholds => {
+            // No limit is 0 with ipvsadm.
+            let [upper, lower] =
+                [server.upper_threshold, server.lower_threshold].map(Option::unwrap_or_default);
+            let (active, inactive) = (server.active, server.inactive);
+            writeln!(out, "{name} {upper:<10} {lower:<10} {active:<10} {inactive:<10}")
+        }
         Columns::Stats => numbered(out, &name, &stats(&server.stats, numbers)),
         Columns::Rates => {
             // ipvsadm scales the bytes of a real server here, but not its packets.
@@ -101,6 +108,11 @@ fn server_line(out: &mut impl Write, server: &Server, columns: Columns, numbers:
             numbered(out, &name, &[&packets[..], &[bytes_in, bytes_out]].concat())
         }
     }
+}
+
+fn wide(out: &mut impl Write, [a, b, c, d]: [&str; 4]) -> io::Result<()> {
+    writeln!(out, "{:<32} {a:<9} {b:<10} {c:<10} {d}", "Prot LocalAddress:Port")?;
+    writeln!(out, "  -> RemoteAddress:Port")
 }
 
 fn heading(out: &mut impl Write, [a, b, c, d, e]: [&str; 5]) -> io::Result<()> {
@@ -182,6 +194,8 @@ mod tests {
             reason: None,
             active,
             inactive,
+            upper_threshold: None,
+            lower_threshold: None,
             persistent: 0,
             stats: Stats::default(),
             rates: Rates::default(),
@@ -278,12 +292,28 @@ UDP  192.0.2.10:53 rr
         web.persistence = Some(Persistence { timeout: 60, prefix: 24 });
         assert!(shown(&web).contains("80 wlc persistent 60 mask 255.255.255.0\n"), "{}", shown(&web));
         let expected = "
-Prot LocalAddress:Port            Weight    PersistConn ActiveConn InActConn
+Prot LocalAddress:Port           Weight    PersistConn ActiveConn InActConn
   -> RemoteAddress:Port
 TCP  192.0.2.10:80 wlc
   -> 10.0.0.1:80                  3         7           12         40········
 ";
         assert_eq!(listed(&[web], Columns::Persistent, Numbers::Scaled), &expected[1..]);
+    }
+
+    #[test]
+    fn thresholds() {
+        let mut limited = server("10.0.0.1:80", "nat", 3, 12, 40);
+        (limited.upper_threshold, limited.lower_threshold) = (Some(4_000_000_000), Some(3_000_000));
+        let servers = vec![limited, server("10.0.0.2:80", "nat", 3, 1, 0)];
+        let web = service("tcp", "192.0.2.10:80", "wlc", &[], servers);
+        let expected = "
+Prot LocalAddress:Port           Uthreshold Lthreshold ActiveConn InActConn
+  -> RemoteAddress:Port
+TCP  192.0.2.10:80 wlc
+  -> 10.0.0.1:80                  4000000000 3000000    12         40········
+  -> 10.0.0.2:80                  0          0          1          0·········
+";
+        assert_eq!(listed(&[web], Columns::Thresholds, Numbers::Scaled), &expected[1..]);
     }
 
     fn busy() -> [Service; 1] {

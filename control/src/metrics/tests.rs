@@ -28,6 +28,8 @@ fn scrape(servers: u32) -> Scrape {
         reason: (n == 2).then(|| "connection refused".to_owned()),
         active: 3,
         inactive: 4,
+        upper_threshold: None,
+        lower_threshold: None,
         persistent: 5,
         stats: stats(n.into()),
         rates: api::Rates::default(),

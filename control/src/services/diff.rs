@@ -77,12 +77,18 @@ fn changed(service: &str, was: &Server, is: &Server) -> Option<Change> {
     }
     let what = [
         differs("weight", was.weight, is.weight),
+        differs("thresholds", thresholds(was), thresholds(is)),
         differs("state", was.state.name(), is.state.name()),
         differs("check", was.check, is.check),
     ];
     let mut what = what.into_iter().flatten();
     let first = what.next()?;
     Some(change(Sign::Changed, service, Some(is.address), what.fold(first, |all, one| all + ", " + &one)))
+}
+
+/// The upper and the lower one.
+fn thresholds(server: &Server) -> String {
+    server.limits.map_or_else(|| "none".to_owned(), |limits| format!("{}/{}", limits.upper, limits.lower))
 }
 
 /// The settings of a service that differ, with both values where they are short.

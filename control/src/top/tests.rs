@@ -17,6 +17,8 @@ fn server(n: u8, up: bool, rate: u64) -> Server {
         reason: (!up).then(|| "connection refused".to_owned()),
         active: u64::from(n) * 100,
         inactive: 7,
+        upper_threshold: None,
+        lower_threshold: None,
         persistent: 0,
         stats: Stats::default(),
         rates: Rates {

@@ -357,7 +357,10 @@ fn a_server_that_is_not_free_is_passed_over_whatever_the_scheduler() {
         for (n, dest) in picked(&|id| id != full).into_iter().enumerate() {
             // Without a fallback the clients of its rows wait for it.
             let refuses = kind == Scheduler::Dh;
-            assert!(dest.is_some_and(|dest| dest != full) || refuses && dest.is_none(), "{kind} {n}: {dest:?}");
+            assert!(
+                dest.is_some_and(|dest| dest != full) || refuses && dest.is_none(),
+                "{kind} {n}: {dest:?}"
+            );
         }
         assert_eq!(picked(&|_| false), [None; 600], "{kind}");
         let reason = picker.reason(&flow(7), &|_| true);

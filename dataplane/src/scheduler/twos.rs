@@ -55,7 +55,9 @@ impl Twos {
             // The least loaded of all that are.
             [false, false] => {
                 let free = self.servers.iter().filter(|server| is_free(server.dest));
-                free.reduce(|best, server| if cost(best, server) > cost(server, best) { server } else { best })
+                free.reduce(
+                    |best, server| if cost(best, server) > cost(server, best) { server } else { best },
+                )
             }
         }
     }

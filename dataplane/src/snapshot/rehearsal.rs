@@ -35,7 +35,8 @@ impl Snapshot {
             } else {
                 Picker::nobody()
             };
-            let Service { protocol, mode, live, sloppy_tcp, is_limited, persistent, waits, timeouts, .. } = *original;
+            let Service { protocol, mode, live, sloppy_tcp, is_limited, persistent, waits, timeouts, .. } =
+                *original;
             copy.services.push(Service {
                 protocol,
                 mode,

@@ -70,6 +70,8 @@ impl Example {
             reason: self.maybe("connection refused".to_owned()),
             active: 1,
             inactive: 2,
+            upper_threshold: self.maybe(9),
+            lower_threshold: self.maybe(5),
             persistent: 3,
             stats: api::Stats::default(),
             rates: api::Rates::default(),
