@@ -89,7 +89,7 @@ fn a_client_comes_back_to_its_server_until_that_fails() -> Result<()> {
         let connections = router.rvs("list -c").run()?;
         let template = |line: &str| line.contains("TEMPLATE") && line.contains(&format!(" {CLIENT}:0 "));
         ensure!(connections.lines().filter(|line| template(line)).count() == 1, "{connections}");
-        let explained = router.rvs(&format!("explain tcp {CLIENT}:50000 {}", vip(PORT))).run()?;
+        let explained = router.rvs(&format!("explain --src {CLIENT}:50000 --dst {}", vip(PORT))).run()?;
         ensure!(explained.contains("persistence: it has the client's last connections"), "{explained}");
 
         // Weight 0: those who know it come back.
