@@ -114,6 +114,7 @@ fn describe(
         cursor: entered.cursor().clone(),
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
+        one_packet: service.one_packet,
         persistence: service.persistence,
         live,
         dests,

@@ -39,6 +39,7 @@ impl Backend for Router {
             scheduler: "wlc".to_owned(),
             flags: Vec::new(),
             mode: "nat".to_owned(),
+            one_packet: false,
             persistence: None,
             withdrawn: None,
             stats: api::Stats { connections: 1200, ..api::Stats::default() },

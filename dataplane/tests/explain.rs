@@ -60,7 +60,7 @@ fn run(connections: usize) -> Seen {
         let port = PortIndex::from(random.one_in(3));
         let packet = frame(&mut random, port);
         let about = || format!("seed {seed}, packet {number}: {packet:02x?}");
-        let explain = |side: &Side| engine::explain(&side.snapshot, &side.table, now, port, &packet);
+        let explain = |side: &Side| engine::explain(&side.snapshot, &side.table, now, port, &packet).unwrap();
 
         let thorough = random.one_in(50);
         let before = thorough.then(|| side.state());
@@ -84,7 +84,12 @@ fn run(connections: usize) -> Seen {
             assert_eq!(self::counted(&side.snapshot, &explained), expected, "{}", about());
         }
         if thorough {
-            assert_eq!(explain(&side).connection, explained.afterwards, "{}", about());
+            // Nobody remembers a datagram that is scheduled on its own.
+            let remembered = explained.afterwards.filter(|connection| {
+                let dest = side.snapshot.dest(connection.dest).unwrap();
+                !side.snapshot.services[dest.service as usize].one_packet
+            });
+            assert_eq!(explain(&side).connection, remembered, "{}", about());
         }
         seen.add(&explained, begins);
     }

@@ -345,6 +345,7 @@ fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
         cursor: Arc::default(),
         timeouts: setting.timeouts,
         sloppy_tcp: false,
+        one_packet: false,
         persistence: None,
         live: true,
         dests: (0..setting.servers).map(|n| dest(service, n)).collect(),

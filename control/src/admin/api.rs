@@ -52,6 +52,9 @@ pub struct Service {
     pub flags: Vec<String>,
     /// `nat` or `dr`.
     pub mode: String,
+    /// Whether each datagram is scheduled on its own.
+    #[serde(default)]
+    pub one_packet: bool,
     /// How clients come back to their servers, if they do.
     #[serde(default)]
     pub persistence: Option<Persistence>,

@@ -348,6 +348,8 @@ pub struct Service {
     pub timeouts: Timeouts,
     /// Whether a TCP connection may begin with any packet but a RST, as with IPVS' sysctl of this name.
     pub sloppy_tcp: bool,
+    /// Whether each datagram is scheduled on its own, and no connection remembered.
+    pub one_packet: bool,
     /// Whether clients come back to their real servers, and for how long.
     pub persistence: Option<Persistence>,
     /// How the real servers are checked; all of these must pass.

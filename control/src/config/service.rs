@@ -17,7 +17,7 @@ use super::{Server, ServerState, Service, availability, checks};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 11] = [
+const SERVICE_KEYS: [&str; 12] = [
     "address",
     "protocol",
     "mode",
@@ -27,6 +27,7 @@ const SERVICE_KEYS: [&str; 11] = [
     "timeouts",
     "sloppy_tcp",
     "persistence",
+    "one_packet",
     "check",
     "server",
 ];
@@ -50,6 +51,12 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let timeouts =
         section.or("timeouts", Timeouts::default(), |field| timeouts(&field.section()?, protocol?));
     let sloppy_tcp = section.or("sloppy_tcp", false, |field| field.boolean());
+    let one_packet = section.or("one_packet", false, |field| match field.boolean()? {
+        true if protocol == Some(Protocol::Tcp) => {
+            field.error("a TCP connection is more than a packet; expected it with protocol = \"udp\" only")
+        }
+        one_packet => Some(one_packet),
+    });
     let persistence = section.optional("persistence", |field| persistence(&field.section()?));
     let checks = section.or("check", Vec::new(), |field| checks::read(&field));
 
@@ -79,6 +86,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             timeouts: timeouts?,
             sloppy_tcp: sloppy_tcp?,
             persistence: persistence?,
+            one_packet: one_packet?,
             checks: checks?,
             availability: availability?,
             servers: servers.into_iter().collect::<Option<_>>()?,

@@ -189,6 +189,7 @@ impl Director {
                 .map(|flag| flag.name().to_owned())
                 .collect(),
             mode: service.mode.name().to_owned(),
+            one_packet: service.one_packet,
             persistence: service
                 .persistence
                 .map(|how| api::Persistence { timeout: how.seconds, prefix: how.prefix }),

@@ -52,7 +52,8 @@ impl Explainer<'_> {
         let (made, port, why) = self.understand(question)?;
         let frame =
             made.frame(&self.mac_towards(*made.source.ip()), &self.snapshot.ports[usize::from(port)].mac);
-        let explained = engine::explain(self.snapshot, self.table, self.now, port, &frame);
+        let explained = engine::explain(self.snapshot, self.table, self.now, port, &frame)
+            .context("no room for a stage to try the packet on")?;
         let engine::Explanation { hit, connection, afterwards, reason, verdict, frame: after } = explained;
 
         let dest = afterwards.or(connection).and_then(|connection| self.snapshot.dest(connection.dest));

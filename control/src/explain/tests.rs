@@ -147,6 +147,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         cursor: Arc::default(),
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
+        one_packet: service.one_packet,
         persistence: service.persistence,
         live: true,
         dests: service.servers.iter().map(dest).collect(),

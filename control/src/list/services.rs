@@ -62,7 +62,8 @@ pub fn services(
                 let withdrawn = withdrawn.map(|reason| format!("  withdrawn: {reason}")).unwrap_or_default();
                 let (scheduler, flags) = (&service.scheduler, flags(&service.flags));
                 let persistent = service.persistence.map(persistent).unwrap_or_default();
-                writeln!(out, "{name} {scheduler}{flags}{persistent}{withdrawn}")?;
+                let ops = if service.one_packet { " ops" } else { "" };
+                writeln!(out, "{name} {scheduler}{flags}{persistent}{ops}{withdrawn}")?;
             }
             Columns::Persistent | Columns::Thresholds => writeln!(out, "{name} {}", service.scheduler)?,
             Columns::Stats => numbered(out, &name, &stats(&service.stats, numbers))?,
@@ -215,6 +216,7 @@ mod tests {
             scheduler: scheduler.to_owned(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             mode: "nat".to_owned(),
+            one_packet: false,
             persistence: None,
             withdrawn: None,
             stats: Stats::default(),
@@ -291,6 +293,8 @@ UDP  192.0.2.10:53 rr
         assert!(shown(&web).contains("80 wlc persistent 300\n"), "{}", shown(&web));
         web.persistence = Some(Persistence { timeout: 60, prefix: 24 });
         assert!(shown(&web).contains("80 wlc persistent 60 mask 255.255.255.0\n"), "{}", shown(&web));
+        web.one_packet = true;
+        assert!(shown(&web).contains("80 wlc persistent 60 mask 255.255.255.0 ops\n"), "{}", shown(&web));
         let expected = "
 Prot LocalAddress:Port           Weight    PersistConn ActiveConn InActConn
   -> RemoteAddress:Port

@@ -103,6 +103,7 @@ mod tests {
             cursor: Arc::default(),
             timeouts: Timeouts::default(),
             sloppy_tcp: false,
+            one_packet: false,
             persistence: None,
             live: true,
             dests: ids.map(dest).collect(),

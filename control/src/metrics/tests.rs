@@ -40,6 +40,7 @@ fn scrape(servers: u32) -> Scrape {
         scheduler: "wlc".to_owned(),
         flags: Vec::new(),
         mode: "nat".to_owned(),
+        one_packet: false,
         persistence: None,
         withdrawn: (protocol == "udp").then(|| "rvs stops".to_owned()),
         stats: stats(100),

@@ -114,6 +114,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
         differs("flags", names(old), names(new)),
         differs("port", port(old), port(new)),
         differs("sloppy_tcp", old.sloppy_tcp, new.sloppy_tcp),
+        differs("one_packet", old.one_packet, new.one_packet),
         differs("quorum", was.quorum, is.quorum),
         differs("hysteresis", was.hysteresis, is.hysteresis),
     ];

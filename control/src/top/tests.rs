@@ -46,6 +46,7 @@ fn service(protocol: &str, address: &str, servers: Vec<Server>) -> Service {
         scheduler: "wlc".to_owned(),
         flags: Vec::new(),
         mode: "nat".to_owned(),
+        one_packet: false,
         persistence: None,
         withdrawn: None,
         stats: Stats::default(),

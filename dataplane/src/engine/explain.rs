@@ -1,11 +1,12 @@
 //! What the data path would do with a packet now, and why.
 //!
 //! No second implementation of the rules: the engine itself takes the packet, on a stage. The stage is a copy of all
-//! that it might change: the buckets of the packet's flow, and the snapshot with gauges and positions of its own. What
+//! that it might change: the buckets of the packet's flow and of its client's template, and the snapshot with gauges and positions of its own. What
 //! cannot be seen from outside of the engine (whose packet it is, which connection's) is found by its own stages and by
 //! its own judgement. So this agrees with the data path as long as nothing changes meanwhile; `tests/explain.rs` compares
 //! a million packets.
 
+use std::io;
 use std::sync::Arc;
 
 use super::packet::{Packet, Side, Work};
@@ -13,7 +14,7 @@ use super::persist::Place;
 use super::resolve::{Judgement, Path};
 use super::{BURST, Engine, Verdict, classify, parse};
 use crate::clock::Tick;
-use crate::counters::Drop;
+use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
 use crate::scheduler::Reason;
 use crate::service::State;
@@ -52,12 +53,15 @@ pub struct Connection {
 }
 
 /// Explains what would happen to a frame that comes in on a port of the snapshot now. Changes nothing; takes as long as
-/// it takes to copy the list of real servers.
-pub fn explain(snapshot: &Snapshot, table: &Table, now: Tick, port: PortIndex, frame: &[u8]) -> Explanation {
-    let engine = Engine {
-        templates: Arc::new(table.for_one_flow()),
-        ..Engine::new(0, Arc::new(table.for_one_flow()), Arc::default())
-    };
+/// it takes to copy the list of real servers. An error if there is no address space for the stage.
+pub fn explain(
+    snapshot: &Snapshot,
+    table: &Table,
+    now: Tick,
+    port: PortIndex,
+    frame: &[u8],
+) -> io::Result<Explanation> {
+    let engine = Engine::new(0, Arc::new(table.stage()?), Arc::default());
     let mut burst = [frame.to_vec()];
     let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
 
@@ -68,7 +72,14 @@ pub fn explain(snapshot: &Snapshot, table: &Table, now: Tick, port: PortIndex, f
     classify::classify_all(snapshot, false, &engine.table, &mut work, &mut verdicts);
     let ([packet], [frame]) = (&work.packets[..work.count], &mut burst) else {
         let (verdict, [frame]) = (verdicts[0], burst);
-        return Explanation { hit: None, connection: None, afterwards: None, reason: None, verdict, frame };
+        return Ok(Explanation {
+            hit: None,
+            connection: None,
+            afterwards: None,
+            reason: None,
+            verdict,
+            frame,
+        });
     };
 
     // The stage.
@@ -90,9 +101,12 @@ pub fn explain(snapshot: &Snapshot, table: &Table, now: Tick, port: PortIndex, f
     engine.process(&stage, now, port, std::slice::from_mut(frame), &mut verdicts, &mut ());
     let verdict = verdicts[0];
     let asked = engine.counters.traffic.connections.get() > 0 || verdict == Verdict::Drop(Drop::NoServer);
+    let goes_on = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved));
     let afterwards = self::connection(&engine, &stage, now, packet);
+    let afterwards = afterwards.or_else(|| alone(snapshot, packet).filter(|_| goes_on));
     let [frame] = burst;
-    Explanation { hit: Some(hit), connection, afterwards, reason: reason.filter(|_| asked), verdict, frame }
+    let reason = reason.filter(|_| asked);
+    Ok(Explanation { hit: Some(hit), connection, afterwards, reason, verdict, frame })
 }
 
 /// Copies the template of the packet's client, and what is around it, and says whether its server takes the client.
@@ -108,9 +122,22 @@ fn copy_template(
         return false;
     };
     let place = Place::new(table, service, *protocol, *mask, packet.client);
-    table.copy_flow(place.hash, &engine.templates);
+    table.copy_flow(place.hash, &engine.table);
     let template = place.find(table, stage, now).and_then(|(_, word)| stage.dest_of(word));
     template.is_some_and(|dest| dest.returning)
+}
+
+/// What a datagram is a part of that nobody remembers ([`Service::one_packet`]): the same turn, taken once more.
+fn alone(snapshot: &Snapshot, packet: &Packet) -> Option<Connection> {
+    let dest = match packet.side() {
+        Side::Service(service) => {
+            let stage = snapshot.rehearsal(Some(service));
+            let service = stage.services.get(service as usize).filter(|service| service.one_packet)?;
+            service.picker.pick_free(&packet.flow(), &|id| stage.is_free(id))?
+        }
+        Side::Endpoint(endpoint) => snapshot.answered_by(endpoint)?.id,
+    };
+    Some(Connection { dest, state: State::Udp, age: 0, expires: 0 })
 }
 
 /// The packet's connection in the engine's table.

@@ -116,8 +116,6 @@ pub struct Engine {
     fresh: Cell<(u64, u32)>,
     worker: usize,
     table: Arc<Table>,
-    /// Where templates are: in the same table, but on a stage.
-    templates: Arc<Table>,
     counters: Arc<WorkerCounters>,
     changes: Option<Arc<Changes>>,
 }
@@ -125,8 +123,7 @@ pub struct Engine {
 impl Engine {
     /// The data path of the worker with this number.
     pub fn new(worker: usize, table: Arc<Table>, counters: Arc<WorkerCounters>) -> Self {
-        let (fresh, templates) = (Cell::new((0, 0)), table.clone());
-        Engine { express: true, fresh, worker, table, templates, counters, changes: None }
+        Engine { express: true, fresh: Cell::new((0, 0)), worker, table, counters, changes: None }
     }
 
     /// The same data path, which notes the connections that it changes, if there is where.

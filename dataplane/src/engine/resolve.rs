@@ -216,8 +216,14 @@ impl<'a> Path<'a> {
     fn begin(&self, packet: &Packet, vacancy: Option<Slot>) -> Result<Option<&'a Dest>, Verdict> {
         let Packet { client, hash, .. } = *packet;
         let side = packet.side();
-        let Side::Service(index) = side else {
-            return Err(Verdict::Punt(Punt::ServerReply));
+        let index = match side {
+            Side::Service(index) => index,
+            Side::Endpoint(endpoint) => {
+                return match self.snapshot.answered_by(endpoint) {
+                    Some(dest) => Ok(Some(dest)),
+                    None => Err(Verdict::Punt(Punt::ServerReply)),
+                };
+            }
         };
         let service = &self.snapshot.services[index as usize];
         if !service.live {
@@ -230,6 +236,10 @@ impl<'a> Path<'a> {
             return Err(Verdict::Drop(Drop::Martian));
         }
         let (dest, word) = self.schedule(index, service, packet)?;
+        if service.one_packet {
+            self.count_connection(dest);
+            return Ok(Some(dest));
+        }
         let wanted = Wanted::Connection(dest.endpoint);
         let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted };
         // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
@@ -240,12 +250,16 @@ impl<'a> Path<'a> {
         }
         let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
         if inserted == Inserted::New {
-            dest.traffic[self.engine.worker].connections.add(1);
-            self.engine.counters.traffic.connections.add(1);
+            self.count_connection(dest);
             return Ok(Some(dest));
         }
         dest.gauge.leave(word.state());
         if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(None) }
+    }
+
+    fn count_connection(&self, dest: &Dest) {
+        dest.traffic[self.engine.worker].connections.add(1);
+        self.engine.counters.traffic.connections.add(1);
     }
 
     /// Counts a packet of so many bytes that is forwarded.

@@ -68,6 +68,7 @@ impl Rig {
             cursor: Cursor::default(),
             timeouts: Timeouts::default(),
             sloppy_tcp: false,
+            one_packet: false,
             persistence: None,
             live: true,
             dests: dests.collect(),
@@ -672,6 +673,35 @@ fn a_sloppy_service_takes_connections_from_the_middle_on() {
     assert_eq!(rig.connections()[0].2, State::SynRecv, "it may have been a flood's");
     assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Forward(LAN));
     assert_eq!((rig.connections()[0].2, rig.live(1)), (State::Established, (1, 0)));
+}
+
+#[test]
+fn each_datagram_may_be_scheduled_on_its_own() {
+    for mode in [Mode::Nat, Mode::Dr] {
+        let mut rig = Rig::new(Protocol::Udp, mode, &[1, 1]);
+        rig.spec.one_packet = true;
+        rig.publish();
+        for n in 0..10 {
+            let mut request = packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0);
+            assert_eq!(rig.push(WAN, &mut request), Verdict::Forward(LAN));
+            let server = 2 - n % 2;
+            let to = if mode == Mode::Nat { format!("10.0.0.{server}:8080") } else { VIP.to_owned() };
+            assert_eq!(request, expect(Protocol::Udp, (server_mac(server), LAN_MAC), CLIENT, &to, 0), "{n}");
+            if mode == Mode::Nat {
+                let from = format!("10.0.0.{server}:8080");
+                let mut reply = packet(Protocol::Udp, LAN_MAC, &from, CLIENT, 0);
+                assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN));
+                assert_eq!(reply, expect(Protocol::Udp, (CLIENT_MAC, WAN_MAC), VIP, CLIENT, 0));
+            }
+        }
+        assert_eq!(rig.connections(), [], "nothing is remembered");
+        let replies = if mode == Mode::Nat { 5 } else { 0 };
+        for dest in &rig.spec.dests {
+            let traffic = dest.traffic[0].get();
+            assert_eq!((traffic.connections, traffic.packets_in, traffic.packets_out), (5, 5, replies));
+            assert_eq!(dest.gauge.get(), (0, 0));
+        }
+    }
 }
 
 #[test]

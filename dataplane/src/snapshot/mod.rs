@@ -13,7 +13,7 @@ mod publish;
 mod rehearsal;
 mod transform;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
@@ -59,6 +59,8 @@ pub struct ServiceSpec {
     pub sloppy_tcp: bool,
     /// Whether clients come back to their servers.
     pub persistence: Option<Persistence>,
+    /// Whether each datagram is one of its own, and no connection is remembered (IPVS' one-packet scheduling).
+    pub one_packet: bool,
     /// Real servers in the order of the configuration.
     pub dests: Vec<DestSpec>,
 }
@@ -104,6 +106,8 @@ pub struct Service {
     pub picker: Picker,
     /// See [`ServiceSpec::sloppy_tcp`].
     pub sloppy_tcp: bool,
+    /// See [`ServiceSpec::one_packet`].
+    pub one_packet: bool,
     /// Whether there is a server with [`Limits`].
     pub is_limited: bool,
     /// If clients come back to their servers ([`ServiceSpec::persistence`]): what of their addresses counts.
@@ -182,6 +186,8 @@ pub struct Snapshot {
     removed: HashSet<DestId>,
     by_virtual_address: Index,
     by_endpoint: Index,
+    /// Whose datagrams an endpoint answers, if nobody remembers: dests of services with one-packet scheduling.
+    answering: HashMap<EndpointIndex, DestId>,
     /// What addresses are, whatever the port: [`VIRTUAL`], [`ENDPOINT`] or both.
     addresses: Index,
 }
@@ -217,6 +223,7 @@ impl Snapshot {
             removed: removed.into_iter().collect(),
             by_virtual_address: Index::default(),
             by_endpoint: Index::default(),
+            answering: HashMap::new(),
             addresses: Index::default(),
         };
         for spec in specs {
@@ -292,6 +299,11 @@ impl Snapshot {
         self.dests.get(id.index())?.as_ref()
     }
 
+    /// The dest whose datagrams an endpoint answers that are of no connection.
+    pub fn answered_by(&self, endpoint: EndpointIndex) -> Option<&Dest> {
+        self.dest(*self.answering.get(&endpoint)?)
+    }
+
     /// Whether a dest has room for another connection.
     pub fn is_free(&self, id: DestId) -> bool {
         self.dest(id).is_some_and(|dest| !dest.is_full())
@@ -338,6 +350,7 @@ impl Snapshot {
             live: spec.live,
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
             sloppy_tcp: spec.sloppy_tcp,
+            one_packet: spec.one_packet,
             is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
             persistent: spec
                 .persistence
@@ -364,6 +377,10 @@ impl Snapshot {
                 next
             })
         });
+        if let Some(endpoint) = endpoint.filter(|_| spec.one_packet) {
+            // Of several the first: nothing tells them apart.
+            self.answering.entry(endpoint).or_insert(dest.id);
+        }
         let address_delta = Delta::double(virtual_address, address);
         if self.dests.len() <= dest.id.index() {
             self.dests.resize_with(dest.id.index() + 1, || None);

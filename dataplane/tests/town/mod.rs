@@ -121,6 +121,7 @@ fn service(index: usize) -> ServiceSpec {
         cursor: Arc::default(),
         timeouts,
         sloppy_tcp: false,
+        one_packet: index == 3,
         // Of two services clients, or networks of them, come back to their servers.
         persistence: matches!(index, 1 | 4).then_some(Persistence {
             seconds: 20,

@@ -59,6 +59,7 @@ impl Backend for Fake {
             scheduler: "wlc".to_owned(),
             flags: Vec::new(),
             mode: "nat".to_owned(),
+            one_packet: false,
             persistence: None,
             withdrawn: None,
             stats: api::Stats { connections: 7, ..api::Stats::default() },

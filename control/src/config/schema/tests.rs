@@ -72,7 +72,10 @@ impl Table {
             document = contents;
         }
         // What a value elsewhere decides.
-        if document.pointer("/service/0/timeouts/udp").is_some() {
+        if ["timeouts/udp", "one_packet"]
+            .iter()
+            .any(|key| document.pointer(&format!("/service/0/{key}")).is_some())
+        {
             document["service"][0]["protocol"] = json!("udp");
         }
         if document.pointer("/service/0/hysteresis").is_some() {

@@ -93,6 +93,7 @@ impl Backend for Example {
             scheduler: "sh".to_owned(),
             flags: self.list("sh-port".to_owned()),
             mode: "nat".to_owned(),
+            one_packet: true,
             persistence: self.maybe(api::Persistence { timeout: 300, prefix: 32 }),
             withdrawn: self.maybe("rvs stops".to_owned()),
             stats: api::Stats { bytes_in: u64::MAX, ..api::Stats::default() },

@@ -54,6 +54,7 @@ fn service(protocol: Protocol, mode: Mode, live: bool, id: u32) -> ServiceSpec {
         timeouts: Timeouts::default(),
         live,
         sloppy_tcp: false,
+        one_packet: false,
         persistence: None,
         dests: vec![dest],
     }

@@ -62,6 +62,7 @@ fn service(protocol: Protocol, id: u32, seconds: u32) -> ServiceSpec {
         timeouts,
         live: true,
         sloppy_tcp: false,
+        one_packet: false,
         persistence: (protocol == Protocol::Tcp).then_some(Persistence {
             seconds,
             prefix: 32,
