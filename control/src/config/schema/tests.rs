@@ -78,6 +78,9 @@ impl Table {
         {
             document["service"][0]["protocol"] = json!("udp");
         }
+        if let Some(lower) = document.pointer("/service/0/server/0/lower_threshold").cloned() {
+            document["service"][0]["server"][0]["upper_threshold"] = lower;
+        }
         if document.pointer("/service/0/hysteresis").is_some() {
             document["service"][0]["quorum"] = json!(1_000_000_000);
         }
