@@ -111,6 +111,7 @@ fn describe(
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
         live,
+        tunnel: service.tunnel,
         dests,
     }
 }
@@ -138,7 +139,10 @@ pub fn fib(mirror: &Mirror, ports: &[PortLink]) -> Fib {
         let (index, port) = port_of(ifindex)?;
         Some(((index, u32::from(address)), Adjacency::new(index, port.mtu, mac, port.mac)))
     });
-    Fib::new(own.chain(routes), neighbours)
+    let addresses = mirror.addresses.iter().filter_map(|&(ifindex, address, length)| {
+        Some((port_of(ifindex)?.0, u32::from(address), length))
+    });
+    Fib::new(own.chain(routes), neighbours).with_own(addresses)
 }
 
 /// The neighbours that servers and gateways are reached through, known or not. Linux does not see the data

@@ -15,7 +15,7 @@ use dataplane::engine::Probe;
 use dataplane::engine::{BURST, Engine, Verdict};
 use dataplane::fib::{Adjacency, Fib, Route, Via};
 use dataplane::service::{Mode, Protocol, Scheduler, Timeouts};
-use dataplane::snapshot::{DestSpec, PortSpec, Publisher, ServiceSpec, Snapshot, Subscriber};
+use dataplane::snapshot::{DestSpec, PortSpec, Publisher, ServiceSpec, Snapshot, Subscriber, TunnelSpec};
 use dataplane::table::{DestId, HashKey, Table};
 use dataplane::worker::{self, Idle, SlowPath, Worker};
 use dpdk::synthetic::{self, Source};
@@ -344,6 +344,7 @@ fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
         timeouts: setting.timeouts,
         sloppy_tcp: false,
         live: true,
+        tunnel: TunnelSpec::default(),
         dests: (0..setting.servers).map(|n| dest(service, n)).collect(),
     };
     (0..setting.services).map(service).collect()

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
-use dataplane::service::SchedulerFlag;
+use dataplane::service::{Mode, SchedulerFlag};
 use dataplane::snapshot::Snapshot;
 use dataplane::table::Word;
 use dataplane::worker;
@@ -185,6 +185,7 @@ impl Director {
                 .map(|flag| flag.name().to_owned())
                 .collect(),
             mode: service.mode.name().to_owned(),
+            tunnel: (service.mode == Mode::Tunnel).then(|| service.tunnel.encapsulation.to_string()),
             withdrawn: self
                 .standings
                 .get(service.address.ip())

@@ -146,6 +146,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
         live: true,
+        tunnel: service.tunnel,
         dests: service.servers.iter().map(dest).collect(),
     }
 }

@@ -133,6 +133,7 @@ fn forward(mode: &str) -> &str {
     match Mode::from_name(mode) {
         Some(Mode::Nat) => "Masq",
         Some(Mode::Dr) => "Route",
+        Some(Mode::Tunnel) => "Tunnel",
         None => mode,
     }
 }
@@ -178,6 +179,7 @@ mod tests {
             scheduler: scheduler.to_owned(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             mode: "nat".to_owned(),
+            tunnel: None,
             withdrawn: None,
             stats: Stats::default(),
             rates: Rates::default(),
@@ -203,7 +205,7 @@ mod tests {
         let mut down = server("10.0.0.9:80", "nat", 7, 0, 3);
         (down.up, down.effective_weight) = (false, 0);
         let list = [
-            service("udp", "192.0.2.10:53", "rr", &[], vec![server("10.0.0.3:53", "dr", 1, 0, 0)]),
+            service("udp", "192.0.2.10:53", "rr", &[], vec![server("10.0.0.3:53", "tunnel", 1, 0, 0)]),
             service("tcp", "192.0.2.10:443", "sh", &["sh-fallback", "sh-port"], vec![]),
             service(
                 "tcp",

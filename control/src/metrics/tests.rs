@@ -37,6 +37,7 @@ fn scrape(servers: u32) -> Scrape {
         scheduler: "wlc".to_owned(),
         flags: Vec::new(),
         mode: "nat".to_owned(),
+        tunnel: None,
         withdrawn: (protocol == "udp").then(|| "rvs stops".to_owned()),
         stats: stats(100),
         rates: api::Rates::default(),

@@ -91,6 +91,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
     let port = |service: &Service| service.port.clone().unwrap_or_else(|| "any".to_owned());
     let (was, is) = (&old.availability, &new.availability);
     let without_values = [
+        ("tunnel", old.tunnel != new.tunnel),
         ("check", old.checks != new.checks),
         ("timeouts", old.timeouts != new.timeouts),
         ("on_down", was.on_down != is.on_down),

@@ -43,6 +43,7 @@ fn service(protocol: &str, address: &str, servers: Vec<Server>) -> Service {
         scheduler: "wlc".to_owned(),
         flags: Vec::new(),
         mode: "nat".to_owned(),
+        tunnel: None,
         withdrawn: None,
         stats: Stats::default(),
         rates,

@@ -6,9 +6,9 @@
 //! else says so by `None` and takes the long way, which gives the same result for these packets as well
 //! (`tests/lanes.rs`).
 
-use super::Frame;
 use super::packet::{Direction, Packet};
 use super::resolve::Path;
+use super::{Frame, tunnel};
 use crate::counters::{TrafficCounters, WorkerCounters};
 use crate::fib::{Adjacency, PortIndex};
 use crate::service::State;
@@ -60,11 +60,12 @@ pub(super) fn pass(
     if !is_undisturbed {
         return None;
     }
-    let way = way(path, packet, transform, frame)?;
+    let seen = || if age >= RENEW_AFTER { renew(path, packet.slot, word) } else { Some(()) };
+    let Some(way) = way(path, packet, transform, frame) else {
+        return tunnel::pass(path, packet, frame, seen);
+    };
     // Last of all: from here on the packet is forwarded.
-    if age >= RENEW_AFTER {
-        renew(path, packet.slot, word)?;
-    }
+    seen()?;
     Some(way.go(packet, transform, tally))
 }
 

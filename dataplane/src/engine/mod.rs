@@ -15,7 +15,10 @@ mod related;
 pub mod reset;
 mod resolve;
 mod rewrite;
+mod split;
 pub mod tell;
+mod tunnel;
+pub mod tunnel_errors;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +29,7 @@ use std::sync::Arc;
 pub use self::adopt::{Adopted, adopt};
 pub use self::explain::{Connection, Explanation, explain};
 pub use self::packet::Side;
+pub use self::split::fragments;
 use self::packet::Work;
 use crate::changes::Changes;
 use crate::clock::Tick;
@@ -54,6 +58,8 @@ pub trait Frame {
     fn is_vlan_stripped(&self) -> bool {
         false
     }
+    /// Makes it longer by so many bytes in front, whatever is in them; false, and it stays as it is, if there is no room.
+    fn prepend(&mut self, count: usize) -> bool;
     /// Starts to load its first bytes.
     fn prefetch(&self) {}
 }
@@ -65,6 +71,11 @@ impl Frame for Vec<u8> {
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         self
+    }
+
+    fn prepend(&mut self, count: usize) -> bool {
+        self.splice(0..0, std::iter::repeat_n(0, count));
+        true
     }
 }
 

@@ -3,6 +3,7 @@
 mod adopt;
 mod related;
 mod tell;
+mod tunnel;
 
 use std::net::SocketAddrV4;
 
@@ -11,7 +12,7 @@ use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Adjacency, Fib, Route, Via};
 use crate::scheduler::Cursor;
 use crate::service::{Mode, Protocol, Scheduler, State, Timeouts};
-use crate::snapshot::{DestSpec, PortSpec, ServiceSpec};
+use crate::snapshot::{DestSpec, PortSpec, ServiceSpec, TunnelSpec};
 use crate::table::{DestId, HashKey};
 use crate::wire::checksum;
 use crate::wire::transport::{ACK, FIN, RST, SYN};
@@ -66,6 +67,7 @@ impl Rig {
             timeouts: Timeouts::default(),
             sloppy_tcp: false,
             live: true,
+            tunnel: TunnelSpec::default(),
             dests: dests.collect(),
         };
         let table = Arc::new(Table::new(64, HashKey { blind: 1, factor: 3 }));

@@ -12,6 +12,7 @@ mod index;
 mod publish;
 mod rehearsal;
 mod transform;
+mod tunnel;
 
 use std::collections::HashSet;
 use std::net::SocketAddrV4;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use self::index::{Index, Key};
 pub use self::publish::{Publisher, Subscriber};
 pub use self::transform::{RENEW_AFTER, Transform};
+pub use self::tunnel::{MssClamp, Tunnel, TunnelSpec};
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Fib, NextHop};
@@ -57,6 +59,8 @@ pub struct ServiceSpec {
     pub live: bool,
     /// Whether a TCP connection may begin with any packet but a RST, and not only with a SYN.
     pub sloppy_tcp: bool,
+    /// How packets are put into others, with [`Mode::Tunnel`].
+    pub tunnel: TunnelSpec,
     /// Real servers in the order of the configuration.
     pub dests: Vec<DestSpec>,
 }
@@ -118,8 +122,10 @@ pub struct Dest {
     pub id: DestId,
     /// Its service.
     pub service: ServiceIndex,
-    /// Its endpoint; `None` with direct routing, whose replies do not come this way.
+    /// Its endpoint; `None` if its replies do not come this way.
     pub endpoint: Option<EndpointIndex>,
+    /// How packets to it are put into others, with [`Mode::Tunnel`].
+    pub tunnel: Option<Tunnel>,
     /// The virtual address.
     pub virtual_address: u32,
     /// The virtual port.
@@ -299,7 +305,7 @@ impl Snapshot {
         // known, since a connection could not reach it.
         let (reachable, unreachable): (Vec<&DestSpec>, Vec<&DestSpec>) =
             spec.dests.iter().filter(|dest| dest.up && dest.listed).partition(|dest| {
-                matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
+                matches!(self.way_to(spec, u32::from(*dest.address.ip())).0, NextHop::Ready(_))
             });
         let waits = unreachable.iter().any(|dest| dest.weight > 0);
         let candidates: Vec<Candidate> = reachable.into_iter().map(candidate).collect();
@@ -335,10 +341,12 @@ impl Snapshot {
         if self.dests.len() <= dest.id.index() {
             self.dests.resize_with(dest.id.index() + 1, || None);
         }
+        let (next_hop, tunnel) = self.way_to(spec, address);
         self.dests[dest.id.index()] = Some(Dest {
             id: dest.id,
             service,
             endpoint,
+            tunnel,
             virtual_address,
             virtual_port,
             port,
@@ -347,10 +355,17 @@ impl Snapshot {
             transport_delta: address_delta.and(Delta::word(virtual_port, port)),
             up: dest.up,
             reset: dest.reset,
-            next_hop: self.fib.look_up(address),
+            next_hop,
             traffic: dest.traffic.clone(),
             gauge: dest.gauge.clone(),
         });
+    }
+
+    fn way_to(&self, spec: &ServiceSpec, server: u32) -> (NextHop, Option<Tunnel>) {
+        match spec.mode {
+            Mode::Tunnel => spec.tunnel.towards(server, &self.fib),
+            Mode::Nat | Mode::Dr => (self.fib.look_up(server), None),
+        }
     }
 
     fn note(&mut self, address: u32, what: u32) {

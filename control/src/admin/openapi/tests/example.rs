@@ -90,6 +90,7 @@ impl Backend for Example {
             scheduler: "sh".to_owned(),
             flags: self.list("sh-port".to_owned()),
             mode: "nat".to_owned(),
+            tunnel: self.maybe("ipip".to_owned()),
             withdrawn: self.maybe("rvs stops".to_owned()),
             stats: api::Stats { bytes_in: u64::MAX, ..api::Stats::default() },
             rates: api::Rates::default(),
@@ -289,6 +290,12 @@ impl Backend for Example {
             }),
             afterwards: self.maybe(connection),
             rewritten: self.maybe(packet),
+            tunnel: self.maybe(explain::Tunnel {
+                encapsulation: "ipip".to_owned(),
+                source: "10.0.0.1".parse()?,
+                destination: "10.0.0.11".parse()?,
+                length: 60,
+            }),
             next_hop: Some(explain::NextHop {
                 address: self.maybe("10.0.0.11".parse()?),
                 port: self.maybe("lan".to_owned()),

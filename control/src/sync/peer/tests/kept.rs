@@ -6,7 +6,7 @@ use dataplane::clock::{TICKS_PER_SECOND, Tick};
 use dataplane::counters::Gauge;
 use dataplane::scheduler::Cursor;
 use dataplane::service::{Scheduler, Timeouts};
-use dataplane::snapshot::{DestSpec, ServiceSpec, Snapshot};
+use dataplane::snapshot::{DestSpec, ServiceSpec, Snapshot, TunnelSpec};
 use dataplane::table::{Client, DestId, HashKey, Table, Word};
 
 use super::*;
@@ -60,6 +60,7 @@ fn service(protocol: Protocol, id: u32, seconds: u32) -> ServiceSpec {
         timeouts,
         live: true,
         sloppy_tcp: false,
+        tunnel: TunnelSpec::default(),
         dests: vec![dest],
     }
 }
