@@ -139,9 +139,10 @@ pub fn fib(mirror: &Mirror, ports: &[PortLink]) -> Fib {
         let (index, port) = port_of(ifindex)?;
         Some(((index, u32::from(address)), Adjacency::new(index, port.mtu, mac, port.mac)))
     });
-    let addresses = mirror.addresses.iter().filter_map(|&(ifindex, address, length)| {
-        Some((port_of(ifindex)?.0, u32::from(address), length))
-    });
+    let addresses = mirror
+        .addresses
+        .iter()
+        .filter_map(|&(ifindex, address, length)| Some((port_of(ifindex)?.0, u32::from(address), length)));
     Fib::new(own.chain(routes), neighbours).with_own(addresses)
 }
 

@@ -99,10 +99,9 @@ impl Pumps {
             let Some(Punted { port, verdict, mbuf }) = self.punts.pop() else { return };
             let result = match (verdict, twins.get(usize::from(port))) {
                 (Verdict::Punt(Punt::Unresolved), _) => self.sender.send_frame(&frame(&mbuf)),
-                (
-                    Verdict::Punt(Punt::Reset | Punt::TunnelError | Punt::ToFragment) | Verdict::Drop(_),
-                    _,
-                ) => self.answer(verdict, &frame(&mbuf)),
+                (Verdict::Punt(Punt::Reset | Punt::TunnelError | Punt::ToFragment) | Verdict::Drop(_), _) => {
+                    self.answer(verdict, &frame(&mbuf))
+                }
                 (_, Some(twin)) => {
                     let frame = frame(&mbuf);
                     self.rivals.listen(&frame);

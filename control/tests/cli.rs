@@ -36,6 +36,7 @@ impl Backend for Router {
             scheduler: "wlc".to_owned(),
             flags: Vec::new(),
             mode: "nat".to_owned(),
+            tunnel: None,
             withdrawn: None,
             stats: api::Stats { connections: 1200, ..api::Stats::default() },
             rates: api::Rates { connections: 15, ..api::Rates::default() },

@@ -58,7 +58,9 @@ impl Kind {
         match self {
             Kind::Ipip => "tunnel = { encapsulation = \"ipip\" }".to_owned(),
             Kind::Gre => "tunnel = { encapsulation = \"gre\", checksum = true }".to_owned(),
-            Kind::Gue(port) => format!("tunnel = {{ encapsulation = \"gue\", port = {port}, checksum = true }}"),
+            Kind::Gue(port) => {
+                format!("tunnel = {{ encapsulation = \"gue\", port = {port}, checksum = true }}")
+            }
         }
     }
 }

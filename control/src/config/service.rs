@@ -52,8 +52,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let sloppy_tcp = section.or("sloppy_tcp", false, |field| field.boolean());
     let checks = section.or("check", Vec::new(), |field| checks::read(&field));
 
-    let direct =
-        address.filter(|_| mode.is_some_and(Mode::is_one_way)).map(|address| address.port());
+    let direct = address.filter(|_| mode.is_some_and(Mode::is_one_way)).map(|address| address.port());
     let availability = availability::read(section, direct);
 
     let sections = section.sections("server");

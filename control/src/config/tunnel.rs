@@ -79,7 +79,7 @@ mod tests {
             "[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n\
              [[service]]\naddress = \"192.0.2.10:80\"\nmode = {mode:?}\n{tunnel}\n"
         );
-        let config = crate::config::parse(Path::new("f"), text).map_err(|error| error.to_string())?;
+        let config = crate::config::parse(Path::new("f"), text.into()).map_err(|error| error.to_string())?;
         Ok(config.services[0].tunnel)
     }
 
@@ -88,8 +88,14 @@ mod tests {
         assert_eq!(read("", "tunnel"), Ok(TunnelSpec::default()));
         assert_eq!(TunnelSpec::default().encapsulation, Encapsulation::Ipip);
         let encapsulation = |text| read(text, "tunnel").unwrap().encapsulation;
-        assert_eq!(encapsulation("tunnel = { encapsulation = \"gue\" }"), Encapsulation::Gue { port: 6080, checksum: false });
-        assert_eq!(encapsulation("tunnel = { encapsulation = \"gre\" }"), Encapsulation::Gre { checksum: false });
+        assert_eq!(
+            encapsulation("tunnel = { encapsulation = \"gue\" }"),
+            Encapsulation::Gue { port: 6080, checksum: false }
+        );
+        assert_eq!(
+            encapsulation("tunnel = { encapsulation = \"gre\" }"),
+            Encapsulation::Gre { checksum: false }
+        );
     }
 
     #[test]
@@ -110,11 +116,19 @@ mod tests {
     fn what_does_not_belong_together() {
         for (tunnel, mode, expected) in [
             ("tunnel = {}", "nat", "the mode is nat; expected mode = \"tunnel\", or no such table"),
-            ("tunnel = { port = 6080 }", "tunnel", "ipip has no port; expected encapsulation = \"gue\", or no port"),
+            (
+                "tunnel = { port = 6080 }",
+                "tunnel",
+                "ipip has no port; expected encapsulation = \"gue\", or no port",
+            ),
             ("tunnel = { encapsulation = \"gre\", port = 1 }", "tunnel", "gre has no port"),
             ("tunnel = { checksum = true }", "tunnel", "ipip has no checksum"),
             ("tunnel = { encapsulation = \"vxlan\" }", "tunnel", "expected one of ipip, gue, gre"),
-            ("tunnel = { encapsulation = \"gue\", port = 0 }", "tunnel", "expected an integer from 1 to 65535"),
+            (
+                "tunnel = { encapsulation = \"gue\", port = 0 }",
+                "tunnel",
+                "expected an integer from 1 to 65535",
+            ),
             ("tunnel = { source = \"10.0.0.1:80\" }", "tunnel", "10.0.0.1 stands there with a port"),
             ("tunnel = { mss_clamp = 100 }", "tunnel", "expected an integer from 536 to 8960"),
             ("tunnel = { mss_clamp = \"fit\" }", "tunnel", "expected true or false"),

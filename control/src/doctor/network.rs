@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-
 use super::{Finding, Root, Severity};
 use crate::config::Config;
 

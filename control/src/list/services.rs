@@ -232,7 +232,7 @@ TCP  192.0.2.10:80 wlc
   -> 10.0.0.10:80                 Masq    65535  4294967296 1·········
 TCP  192.0.2.10:443 sh (sh-fallback,sh-port)
 UDP  192.0.2.10:53 rr
-  -> 10.0.0.3:53                  Route   1      0          0·········
+  -> 10.0.0.3:53                  Tunnel  1      0          0·········
 ";
         assert_eq!(listed(&list, Columns::State, Numbers::Scaled), &expected[1..]);
     }

@@ -231,9 +231,11 @@ const TRAFFIC: [Family<Stats>; 5] = [
         stats.packets_out
     }),
     ("incoming_bytes", "Bytes of IP packets from clients to real servers", |stats| stats.bytes_in),
-    ("outgoing_bytes", "Bytes of IP packets from real servers to clients; 0 unless the mode is nat", |stats| {
-        stats.bytes_out
-    }),
+    (
+        "outgoing_bytes",
+        "Bytes of IP packets from real servers to clients; 0 unless the mode is nat",
+        |stats| stats.bytes_out,
+    ),
 ];
 
 const WORK: [Family<Worker>; 7] = [

@@ -177,6 +177,13 @@ mod tests {
     }
 
     #[test]
+    fn the_tunnel_of_a_service() {
+        let old = WEB.replace("'nat'", "'tunnel'").replace(":8080", "");
+        let new = old.replace("mode", "tunnel = { encapsulation = 'gre' }\nmode");
+        assert_eq!(shown(&old, &new), ["~ service tcp/192.0.2.10:80 tunnel"]);
+    }
+
+    #[test]
     fn settings_of_a_service() {
         let new =
             WEB.replace("mode", "scheduler = 'rr'\nquorum = 2\ntimeouts = { established = '1m' }\nmode");

@@ -17,10 +17,10 @@ mod resolve;
 mod rewrite;
 mod split;
 pub mod tell;
-mod tunnel;
-pub mod tunnel_errors;
 #[cfg(test)]
 mod tests;
+mod tunnel;
+pub mod tunnel_errors;
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -29,8 +29,8 @@ use std::sync::Arc;
 pub use self::adopt::{Adopted, adopt};
 pub use self::explain::{Connection, Explanation, explain};
 pub use self::packet::Side;
-pub use self::split::fragments;
 use self::packet::Work;
+pub use self::split::fragments;
 use crate::changes::Changes;
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt, WorkerCounters};

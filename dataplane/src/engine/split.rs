@@ -19,7 +19,8 @@ pub fn fragments(snapshot: &Snapshot, packet: &[u8]) -> Vec<Vec<u8>> {
 }
 
 fn split(packet: &[u8], mtu: u16) -> Option<Vec<Vec<u8>>> {
-    let (header, payload) = packet.split_first_chunk::<{ ipv4::HEADER }>().filter(|(header, _)| header[0] == 0x45)?;
+    let (header, payload) =
+        packet.split_first_chunk::<{ ipv4::HEADER }>().filter(|(header, _)| header[0] == 0x45)?;
     // Offsets count in eights.
     let longest = usize::from(mtu).checked_sub(ipv4::HEADER)? / 8 * 8;
     let part = |(part, at): (&[u8], usize)| {

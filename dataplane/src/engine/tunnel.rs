@@ -47,7 +47,8 @@ pub(super) fn pass(
     let dest = path.snapshot.dest_of(packet.word)?;
     let tunnel = dest.tunnel.as_ref()?;
     let length = packet.length.checked_add(tunnel.encapsulation.overhead())?;
-    let Hop { verdict: Verdict::Forward(port), .. } = next_hop(path, dest, Direction::In, length, 0).ok()? else {
+    let Hop { verdict: Verdict::Forward(port), .. } = next_hop(path, dest, Direction::In, length, 0).ok()?
+    else {
         return None;
     };
     renew()?;
@@ -87,7 +88,8 @@ pub(super) fn encapsulate(
         return Verdict::Drop(Drop::NoHeadroom);
     }
     let parts = frame.bytes_mut().split_first_chunk_mut::<{ ethernet::HEADER }>();
-    let parts = parts.and_then(|(ethernet, rest)| Some((ethernet, rest.get_mut(..usize::from(outer_length))?)));
+    let parts =
+        parts.and_then(|(ethernet, rest)| Some((ethernet, rest.get_mut(..usize::from(outer_length))?)));
     let Some((ethernet, outer)) = parts else { return Verdict::Drop(Drop::BadIpHeader) };
     // Of a packet that Linux sends the addresses are Linux' affair.
     *ethernet = ethernet::around_ipv4(&addresses.unwrap_or_default());

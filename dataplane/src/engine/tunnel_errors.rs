@@ -59,7 +59,8 @@ struct Told<'a> {
 
 fn read<'a>(table: &Table, snapshot: &Snapshot, now: Tick, packet: &'a [u8]) -> Option<Told<'a>> {
     let ip = Ipv4::parse(packet).ok().filter(|ip| ip.protocol == ICMP && !ip.is_fragment)?;
-    let (kind, mtu, quote) = icmp::told(&packet[ip.header_length..usize::from(ip.total_length)])?;
+    let message = &packet[ip.header_length..usize::from(ip.total_length)];
+    let (kind, mtu, quote) = icmp::told(message)?;
     let kind = told_as(kind)?;
     let wrapped = Wrapped::parse(quote).filter(|wrapped| wrapped.source == ip.destination)?;
     let quoted = icmp::quote(wrapped.inside)?;
@@ -74,6 +75,9 @@ fn read<'a>(table: &Table, snapshot: &Snapshot, now: Tick, packet: &'a [u8]) -> 
         (seen, quoted, destination) == (encapsulation, source, dest.address)
     };
     let tunnel = dest.tunnel.filter(|tunnel| is_ours(tunnel.encapsulation, tunnel.source))?;
+    if !icmp::is_intact(message) {
+        return None;
+    }
     let mtu = match kind {
         icmp::FRAGMENTATION_NEEDED => {
             let outer = if mtu == 0 { MTU_NOT_TOLD } else { mtu };

@@ -203,6 +203,11 @@ impl Snapshot {
             by_endpoint: Index::default(),
             addresses: Index::default(),
         };
+        if specs.iter().any(|spec| spec.mode == Mode::Tunnel) {
+            // A real server takes no packet from an address that it has itself; and another router may have it next.
+            let addresses: HashSet<u32> = specs.iter().map(|spec| u32::from(*spec.address.ip())).collect();
+            snapshot.fib.disown(|address| addresses.contains(&address));
+        }
         for spec in specs {
             snapshot.add_service(spec);
         }

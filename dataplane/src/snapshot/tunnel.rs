@@ -1,9 +1,9 @@
 //! How packets get to the real servers of a service in other packets.
 
 use crate::fib::{Fib, NextHop};
+use crate::service::Protocol;
 use crate::wire::tunnel::Encapsulation;
 use crate::wire::{ipv4, transport};
-use crate::service::Protocol;
 
 /// A service's tunnel, as control describes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -68,11 +68,15 @@ pub fn error(from: u32, to: u32, kind: Kind, mtu: u16, packet: &[u8], longest: u
     error
 }
 
-/// Type and code of a message, the MTU if its kind has one, and what it quotes of a packet; `None` if it is damaged.
+/// Type and code of a message, the MTU if its kind has one, and what it quotes of a packet.
 pub fn told(message: &[u8]) -> Option<(Kind, u16, &[u8])> {
     let (headers, quote) = message.split_first_chunk::<{ field::QUOTE }>()?;
-    let is_right = checksum::sum(message) == 0xFFFF;
-    is_right.then(|| ((headers[field::TYPE], headers[field::CODE]), read16(headers, field::MTU), quote))
+    Some(((headers[field::TYPE], headers[field::CODE]), read16(headers, field::MTU), quote))
+}
+
+/// Whether a message is as it was sent, by its checksum.
+pub fn is_intact(message: &[u8]) -> bool {
+    checksum::sum(message) == 0xFFFF
 }
 
 /// An end of a quoted packet.

@@ -69,7 +69,8 @@ mod tests {
     /// A SYN with these options, whose sum is right (without a pseudo-header, which does not change).
     fn syn(options: &[u8]) -> Vec<u8> {
         let offset = (5 + options.len() / 4) as u8;
-        let mut segment = vec![0x9C, 0xB0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, offset << 4, 2, 0xFA, 0xF0, 0, 0, 0, 0];
+        let mut segment =
+            vec![0x9C, 0xB0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, offset << 4, 2, 0xFA, 0xF0, 0, 0, 0, 0];
         segment.extend(options);
         let sum = !checksum::sum(&segment);
         segment[TCP_CHECKSUM..TCP_CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
@@ -89,12 +90,17 @@ mod tests {
         assert_eq!(segment[20..24], [2, 4, 0x05, 0xA0]);
         // 0x14 less in the sum, so 0x14 more in its complement.
         assert_eq!(read16(&segment, TCP_CHECKSUM), 0xAC4A);
-        assert_eq!((&segment[..16], &segment[18..22], &segment[24..]), (&before[..16], &before[18..22], &before[24..]));
+        assert_eq!(
+            (&segment[..16], &segment[18..22], &segment[24..]),
+            (&before[..16], &before[18..22], &before[24..])
+        );
     }
 
     #[test]
     fn nonsense_stays() {
-        for options in [&[0, 2, 4, 5][..], &[2, 0, 5, 0xB4], &[2, 5, 5, 0xB4], &[1, 1, 1, 2], &[3, 200, 5, 5], &[]] {
+        for options in
+            [&[0, 2, 4, 5][..], &[2, 0, 5, 0xB4], &[2, 5, 5, 0xB4], &[1, 1, 1, 2], &[3, 200, 5, 5], &[]]
+        {
             let mut segment = syn(options);
             let before = segment.clone();
             clamp(&mut segment, 536);

@@ -86,7 +86,9 @@ impl Encapsulation {
     /// made of it.
     pub fn wrap(self, packet: &mut [u8], source: u32, destination: u32, who: u16) {
         let length = packet.len() as u16;
-        let Some((headers, inside)) = packet.split_at_mut_checked(usize::from(self.overhead())) else { return };
+        let Some((headers, inside)) = packet.split_at_mut_checked(usize::from(self.overhead())) else {
+            return;
+        };
         let Some((outer, between)) = headers.split_first_chunk_mut::<{ ipv4::HEADER }>() else { return };
         let Some(inner) = inside.first_chunk() else { return };
         *outer = ipv4::around(inner, length, self.protocol(), source, destination, who);
@@ -182,7 +184,8 @@ mod tests {
 
     /// A UDP packet, 198.51.100.7:40112 > 192.0.2.10:53, 63 hops, ECT(0) and AF11, "don't fragment", identification 0x1234, payload "ab".
     const INSIDE: [u8; 30] = [
-        0x45, 0x2A, 0x00, 0x1E, 0x12, 0x34, 0x40, 0x00, 0x3F, 0x11, 0x3D, 0x2C, 198, 51, 100, 7, 192, 0, 2, 10, //
+        0x45, 0x2A, 0x00, 0x1E, 0x12, 0x34, 0x40, 0x00, 0x3F, 0x11, 0x3D, 0x2C, 198, 51, 100, 7, 192, 0, 2,
+        10, //
         0x9C, 0xB0, 0x00, 0x35, 0x00, 0x0A, 0x15, 0x4D, b'a', b'b',
     ];
 
@@ -203,7 +206,8 @@ mod tests {
     fn ipip_to_the_byte() {
         // Class and ECN copied, 50 bytes, 0x1234 ^ 0x0102, DF copied, 64 hops, protocol 4.
         let outer = [
-            0x45, 0x2A, 0x00, 0x32, 0x13, 0x36, 0x40, 0x00, 0x40, 0x04, 0x12, 0x6A, 10, 0, 0, 254, 10, 0, 0, 1,
+            0x45, 0x2A, 0x00, 0x32, 0x13, 0x36, 0x40, 0x00, 0x40, 0x04, 0x12, 0x6A, 10, 0, 0, 254, 10, 0, 0,
+            1,
         ];
         assert_eq!(wrapped(Encapsulation::Ipip, &INSIDE, 0x0102), [&outer[..], &INSIDE].concat());
     }
@@ -211,13 +215,15 @@ mod tests {
     #[test]
     fn gre_to_the_byte() {
         let outer = [
-            0x45, 0x2A, 0x00, 0x36, 0x13, 0x36, 0x40, 0x00, 0x40, 0x2F, 0x12, 0x3B, 10, 0, 0, 254, 10, 0, 0, 1, //
+            0x45, 0x2A, 0x00, 0x36, 0x13, 0x36, 0x40, 0x00, 0x40, 0x2F, 0x12, 0x3B, 10, 0, 0, 254, 10, 0, 0,
+            1, //
             0x00, 0x00, 0x08, 0x00,
         ];
         let gre = Encapsulation::Gre { checksum: false };
         assert_eq!(wrapped(gre, &INSIDE, 0x0102), [&outer[..], &INSIDE].concat());
         let outer = [
-            0x45, 0x2A, 0x00, 0x3A, 0x13, 0x36, 0x40, 0x00, 0x40, 0x2F, 0x12, 0x37, 10, 0, 0, 254, 10, 0, 0, 1, //
+            0x45, 0x2A, 0x00, 0x3A, 0x13, 0x36, 0x40, 0x00, 0x40, 0x2F, 0x12, 0x37, 10, 0, 0, 254, 10, 0, 0,
+            1, //
             0x80, 0x00, 0x08, 0x00, 0x64, 0x60, 0x00, 0x00,
         ];
         let gre = Encapsulation::Gre { checksum: true };
@@ -227,7 +233,8 @@ mod tests {
     #[test]
     fn gue_to_the_byte() {
         let outer = [
-            0x45, 0x2A, 0x00, 0x3E, 0x13, 0x36, 0x40, 0x00, 0x40, 0x11, 0x12, 0x51, 10, 0, 0, 254, 10, 0, 0, 1, //
+            0x45, 0x2A, 0x00, 0x3E, 0x13, 0x36, 0x40, 0x00, 0x40, 0x11, 0x12, 0x51, 10, 0, 0, 254, 10, 0, 0,
+            1, //
             0xC1, 0x02, 0x17, 0xC0, 0x00, 0x2A, 0x00, 0x00, 0x00, 0x04, 0x00, 0x00,
         ];
         let gue = Encapsulation::Gue { port: 6080, checksum: false };
@@ -243,7 +250,11 @@ mod tests {
     fn what_may_be_fragmented_inside_may_be_outside() {
         let mut inside = INSIDE;
         inside[6] = 0;
-        assert_eq!(wrapped(Encapsulation::Ipip, &inside, 0x1234)[4..8], [0, 1, 0, 0], "and no packet has the number 0");
+        assert_eq!(
+            wrapped(Encapsulation::Ipip, &inside, 0x1234)[4..8],
+            [0, 1, 0, 0],
+            "and no packet has the number 0"
+        );
     }
 
     fn encapsulations() -> impl Strategy<Value = Encapsulation> {

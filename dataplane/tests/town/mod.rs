@@ -158,7 +158,10 @@ fn compile(generation: u64, specs: &[ServiceSpec]) -> Snapshot {
     }
     // Some take only short packets, with a tunnel's headers not all of these.
     for (index, (host, mtu)) in (0..SERVICES.len() as u32)
-        .flat_map(|service| [(1, 1500), (2, if service < 7 { 60 } else { 84 })].map(|(server, mtu)| (service * 16 + server, mtu)))
+        .flat_map(|service| {
+            [(1, 1500), (2, if service < 7 { 60 } else { 84 })]
+                .map(|(server, mtu)| (service * 16 + server, mtu))
+        })
         .enumerate()
     {
         neighbours
