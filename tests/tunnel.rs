@@ -16,6 +16,7 @@ use harness::{
     packet::Frame,
     router::Router,
     servers::Server,
+    shm::Place,
     tunnel::{End, Kind, path_mtu, through},
     wait::{self, PATIENCE},
     with_cluster,
@@ -230,6 +231,36 @@ fn datagrams_that_may_be_fragmented_are() -> Result<()> {
             ensure!(count(&router, "to_fragment")? - before == u64::from(length > 1452), "{length} bytes");
         }
         ends.iter_mut().try_for_each(End::check)?;
+        router.finish()
+    })
+}
+
+/// The next router knows the connection of the one that was killed; and by what tunnel it goes, the latest configuration says.
+#[test]
+fn a_connection_outlives_its_router_and_its_encapsulation() -> Result<()> {
+    with_cluster(Layout::OneArmed, |cluster| {
+        let (place, server) = (Place::new(cluster)?, &cluster.real_servers[0]);
+        let _echo = Server::tcp_echo(server, vip(7), "")?;
+        let config = |kind: Kind| {
+            let service = Service::tcp("tunnel", vip(7)).setting(&kind.setting());
+            let mut config = cluster.config().service(service.server(cluster.endpoint(0, 7), 1));
+            config.keep = place.keep();
+            config
+        };
+        let end = End::start(server, Kind::Ipip)?;
+        let router = cluster.start_router(&config(Kind::Ipip))?;
+        let mut stream = client::connect(&cluster.client, vip(7))?;
+        client::echo(&mut stream, b"at first")?;
+        router.kill()?;
+        let router = cluster.start_router(&config(Kind::Ipip))?;
+        client::echo(&mut stream, b"with the next router")?;
+
+        drop(end);
+        let mut end = End::start(server, Kind::Gue(6080))?;
+        router.apply(&config(Kind::Gue(6080)))?;
+        client::echo(&mut stream, b"through another tunnel")?;
+        ensure!(router.service()?.stats.connections == 0, "it is the same connection");
+        end.check()?;
         router.finish()
     })
 }

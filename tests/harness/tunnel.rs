@@ -70,16 +70,21 @@ impl Kind {
 pub struct End(Daemon);
 
 impl End {
-    /// Makes a machine the end of a tunnel, through a device `tunl0`.
+    /// Makes a machine the end of a tunnel, through a device `untun0`.
     pub fn start(machine: &Namespace, kind: Kind) -> Result<End> {
+        // A kernel that has these protocols, but no device up for them, would say so beside the program.
+        machine.nft(
+            "table ip untunnel {\nchain out {\ntype filter hook output priority 0;\n\
+             icmp type destination-unreachable icmp code { 2, 3 } drop\n}\n}\n",
+        )?;
         let program = machine.state().file("untunnel.py");
         std::fs::write(&program, include_str!("python/untunnel.py"))?;
         let port = if let Kind::Gue(port) = kind { port } else { 0 };
         let mut daemon = machine
             .command(PYTHON)
             .arg(program)
-            .args([kind.name(), &port.to_string(), "tunl0"])
-            .spawn(&format!("untunnel-{}", machine.name()))?;
+            .args([kind.name(), &port.to_string(), "untun0"])
+            .spawn(&format!("untunnel-{}-{}", kind.name(), machine.name()))?;
         wait::until("the tunnel's end is ready", PATIENCE, || {
             daemon.check_running()?;
             ensure!(daemon.log().contains("ready"));

@@ -4,7 +4,8 @@
 //! A plain packet without SYN, FIN and RST, of an established connection, changes nothing but itself and, once a
 //! second, the time when the connection was last seen. What it becomes is in its dest's [`Transform`]. Everything
 //! else says so by `None` and takes the long way, which gives the same result for these packets as well
-//! (`tests/lanes.rs`).
+//! (`tests/lanes.rs`). A tunnel's packets turn off at the end, where there is no way for them ([`tunnel::pass`]), so that all
+//! others have nothing to ask.
 
 use super::packet::{Direction, Packet};
 use super::resolve::Path;
