@@ -39,7 +39,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     });
     let modes = names(Mode::ALL);
     let mode = section
-        .require("mode", modes.join(" or "))
+        .require("mode", format_args!("one of {}", modes.join(", ")))
         .and_then(|field| one_of("mode", &modes, Mode::from_name, &field));
     let tunnel = tunnel::read(section, mode);
     let scheduler = section.or("scheduler", Scheduler::Wlc, |field| {

@@ -113,7 +113,7 @@ rvs.toml:7:2: worker: unknown key (did you mean workers?); expected one of eal, 
             r#"mode = "nat""#,
             "",
             r#"
-rvs.toml:30:1: service[0].mode: missing; expected nat or dr
+rvs.toml:30:1: service[0].mode: missing; expected one of nat, dr, tunnel
    30 | [[service]]
       | ^^^^^^^^^^^"#,
         ),

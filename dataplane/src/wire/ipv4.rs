@@ -139,7 +139,8 @@ pub fn around(
 pub fn of_fragment(whole: &[u8; HEADER], length: u16, offset: u16, more_follow: bool) -> [u8; HEADER] {
     let mut header = *whole;
     header[field::TOTAL_LENGTH..field::IDENTIFICATION].copy_from_slice(&length.to_be_bytes());
-    let fragment = offset / 8 | if more_follow { MORE_FRAGMENTS } else { 0 };
+    let flag = if more_follow { MORE_FRAGMENTS } else { 0 };
+    let fragment = flag | (offset / 8);
     header[field::FRAGMENT..field::TTL].copy_from_slice(&fragment.to_be_bytes());
     mend(&mut header);
     header
