@@ -41,6 +41,7 @@ impl Backend for Router {
             mode: "nat".to_owned(),
             one_packet: false,
             persistence: None,
+            tunnel: None,
             withdrawn: None,
             stats: api::Stats { connections: 1200, ..api::Stats::default() },
             rates: api::Rates { connections: 15, ..api::Rates::default() },

@@ -39,6 +39,10 @@ named! {
         Unresolved = "unresolved",
         /// Of a connection whose server has been removed: both ends are told by a RST.
         Reset = "reset",
+        /// In a tunnel's packet that is too long for the way to the server, and may be fragmented: Linux sends the fragments.
+        ToFragment = "to_fragment",
+        /// An ICMP error about a tunnel's packet: the client whose packet was in it is told.
+        TunnelError = "tunnel_error",
     }
 }
 
@@ -79,6 +83,8 @@ named! {
         TxFull = "tx_full",
         /// Linux did not fetch its packets fast enough.
         PuntFull = "punt_full",
+        /// The device has left no room in front of the packet for a tunnel's headers.
+        NoHeadroom = "no_headroom",
     }
 }
 

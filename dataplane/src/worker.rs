@@ -331,6 +331,10 @@ impl Frame for Mbuf {
         Mbuf::is_vlan_stripped(self)
     }
 
+    fn prepend(&mut self, count: usize) -> bool {
+        Mbuf::prepend(self, count).is_some()
+    }
+
     fn prefetch(&self) {
         self.prefetch_data();
     }

@@ -58,5 +58,5 @@ fn both_ways_do_the_same_to_a_million_packets() {
         }
     }
     let share = forwarded as f64 / packets as f64;
-    assert!((0.3..0.7).contains(&share), "{share} of the packets were forwarded: a test of something else");
+    assert!((0.25..0.7).contains(&share), "{share} of the packets were forwarded: a test of something else");
 }

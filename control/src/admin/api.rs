@@ -16,7 +16,7 @@ pub struct Stats {
     pub connections: u64,
     /// Packets from clients to real servers.
     pub packets_in: u64,
-    /// Packets from real servers to clients; always 0 in direct routing, whose replies take another way.
+    /// Packets from real servers to clients; always 0 unless the mode is `nat`, as replies take another way.
     pub packets_out: u64,
     /// Bytes (of IP packets) from clients to real servers.
     pub bytes_in: u64,
@@ -50,7 +50,7 @@ pub struct Service {
     pub scheduler: String,
     /// Options of the scheduler, e.g. `sh-port`.
     pub flags: Vec<String>,
-    /// `nat` or `dr`.
+    /// `nat`, `dr` or `tunnel`.
     pub mode: String,
     /// Whether each datagram is scheduled on its own.
     #[serde(default)]
@@ -58,6 +58,9 @@ pub struct Service {
     /// How clients come back to their servers, if they do.
     #[serde(default)]
     pub persistence: Option<Persistence>,
+    /// How packets are put into others with mode `tunnel`, as `ipvsadm --tun-info` shows it: `ipip`, `gre:-c`, `gue:6080:+c`.
+    #[serde(default)]
+    pub tunnel: Option<String>,
     /// Why its virtual address is withdrawn from the twin; null while it is not.
     #[serde(default)]
     pub withdrawn: Option<String>,
@@ -83,7 +86,7 @@ pub struct Persistence {
 pub struct Server {
     /// Address and port.
     pub address: SocketAddrV4,
-    /// `nat` or `dr`.
+    /// `nat`, `dr` or `tunnel`.
     pub mode: String,
     /// As configured, also while it is down.
     pub weight: u32,

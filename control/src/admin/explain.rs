@@ -54,8 +54,11 @@ pub struct Explanation {
     pub decision: Option<Decision>,
     /// Its entry of the connection table, as it would be afterwards.
     pub afterwards: Option<Connection>,
-    /// What it goes out as, if it does.
+    /// What it goes out as, if it does; the packet inside, if it goes through a tunnel.
     pub rewritten: Option<Packet>,
+    /// The packet that it is put into, if it goes through a tunnel.
+    #[serde(default)]
+    pub tunnel: Option<Tunnel>,
     /// Whom it is sent to.
     pub next_hop: Option<NextHop>,
     /// `forward`, `punt` (to Linux) or `drop`.
@@ -105,7 +108,7 @@ pub struct Service {
     pub protocol: String,
     /// Virtual address and port.
     pub address: SocketAddrV4,
-    /// `nat` or `dr`.
+    /// `nat`, `dr` or `tunnel`.
     pub mode: String,
     /// E.g. `wlc`.
     pub scheduler: String,
@@ -142,6 +145,19 @@ pub struct Unusable {
     pub server: SocketAddrV4,
     /// Why not.
     pub why: String,
+}
+
+/// A packet with another one inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// How, as `ipvsadm --tun-info` shows it, e.g. `ipip`.
+    pub encapsulation: String,
+    /// From whom.
+    pub source: Ipv4Addr,
+    /// To whom.
+    pub destination: Ipv4Addr,
+    /// Length of the outer IP packet in bytes.
+    pub length: u16,
 }
 
 /// Whom a packet is sent to.

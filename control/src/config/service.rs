@@ -12,15 +12,16 @@ use super::check::{names, narrow, one_of};
 use super::compare::{self, repeated};
 use super::raw::{Field, Section};
 use super::value::{self, ENDPOINT, SERVER};
-use super::{Server, ServerState, Service, availability, checks};
+use super::{Server, ServerState, Service, availability, checks, tunnel};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 12] = [
+const SERVICE_KEYS: [&str; 13] = [
     "address",
     "protocol",
     "mode",
+    "tunnel",
     "scheduler",
     "flags",
     "port",
@@ -41,8 +42,9 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     });
     let modes = names(Mode::ALL);
     let mode = section
-        .require("mode", modes.join(" or "))
+        .require("mode", format_args!("one of {}", modes.join(", ")))
         .and_then(|field| one_of("mode", &modes, Mode::from_name, &field));
+    let tunnel = tunnel::read(section, mode);
     let scheduler = section.or("scheduler", Scheduler::Wlc, |field| {
         one_of("scheduler", &names(Scheduler::ALL), Scheduler::from_name, &field)
     });
@@ -60,7 +62,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let persistence = section.optional("persistence", |field| persistence(&field.section()?));
     let checks = section.or("check", Vec::new(), |field| checks::read(&field));
 
-    let direct = address.filter(|_| mode == Some(Mode::Dr)).map(|address| address.port());
+    let direct = address.filter(|_| mode.is_some_and(Mode::is_one_way)).map(|address| address.port());
     let availability = availability::read(section, direct);
 
     let sections = section.sections("server");
@@ -80,6 +82,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             address: address?,
             protocol: protocol?,
             mode: mode?,
+            tunnel: tunnel?,
             scheduler: scheduler?,
             flags: flags?,
             port: port?,
@@ -197,10 +200,13 @@ impl ServerContext {
             one_of("state", &states, ServerState::from_name, &field)
         });
         let ((address, port), service) = (endpoint?, self.address?);
-        // Direct routing leaves the packet as it is, so its port is what the real server must listen on.
-        if self.mode == Some(Mode::Dr) && port.is_some_and(|port| port != service.port()) {
+        // The packet arrives as it is, so its port is what the real server must listen on.
+        if let Some(mode) = self.mode.filter(|mode| mode.is_one_way())
+            && port.is_some_and(|port| port != service.port())
+        {
+            let what = if mode == Mode::Dr { "direct routing" } else { "a tunnel" };
             return typed?.error(format_args!(
-                "direct routing cannot change the port; expected \"{address}:{}\" or \"{address}\"",
+                "{what} cannot change the port; expected \"{address}:{}\" or \"{address}\"",
                 service.port()
             ));
         }

@@ -91,7 +91,7 @@ fn keys_and_syntax() {
             r#"scheduler = "sh""#,
             r#"schedular = "sh""#,
             r#"
-rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, scheduler, flags, port, timeouts, sloppy_tcp, persistence, one_packet, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
+rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, tunnel, scheduler, flags, port, timeouts, sloppy_tcp, persistence, one_packet, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
    33 | schedular = "sh"
       | ^^^^^^^^^
 rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for wlc
@@ -113,7 +113,7 @@ rvs.toml:7:2: worker: unknown key (did you mean workers?); expected one of eal, 
             r#"mode = "nat""#,
             "",
             r#"
-rvs.toml:30:1: service[0].mode: missing; expected nat or dr
+rvs.toml:30:1: service[0].mode: missing; expected one of nat, dr, tunnel
    30 | [[service]]
       | ^^^^^^^^^^^"#,
         ),
@@ -218,7 +218,7 @@ rvs.toml:33:13: service[0].scheduler: unknown scheduler "foo"; expected one of r
             r#""nat""#,
             r#""tun""#,
             r#"
-rvs.toml:32:8: service[0].mode: unknown mode "tun"; expected one of nat, dr
+rvs.toml:32:8: service[0].mode: unknown mode "tun"; expected one of nat, dr, tunnel
    32 | mode = "tun"
       |        ^^^^^"#,
         ),

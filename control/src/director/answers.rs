@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
-use dataplane::service::SchedulerFlag;
+use dataplane::service::{Mode, SchedulerFlag};
 use dataplane::snapshot::Snapshot;
 use dataplane::table::Word;
 use dataplane::worker;
@@ -193,6 +193,7 @@ impl Director {
             persistence: service
                 .persistence
                 .map(|how| api::Persistence { timeout: how.seconds, prefix: how.prefix }),
+            tunnel: (service.mode == Mode::Tunnel).then(|| service.tunnel.encapsulation.to_string()),
             withdrawn: self
                 .standings
                 .get(service.address.ip())

@@ -16,7 +16,7 @@ use dataplane::counters::{Drop, Punt};
 use dataplane::engine::{self, Side, Verdict};
 use dataplane::fib::{NextHop, PortIndex};
 use dataplane::service::Protocol;
-use dataplane::snapshot::{Dest, Snapshot};
+use dataplane::snapshot::{Dest, Snapshot, Tunnel};
 use dataplane::table::{DestId, Table};
 use dataplane::wire::ethernet::{self, Ethernet, Mac};
 use dataplane::wire::ipv4::Ipv4;
@@ -63,7 +63,13 @@ impl Explainer<'_> {
         };
         let service = service.and_then(|index| self.services.get(index as usize));
         let inward = matches!(hit, Some(Side::Service(_)));
-        let is_rewritten = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved));
+        let is_rewritten =
+            matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
+        let through = dest.filter(|_| is_rewritten).and_then(|dest| dest.tunnel);
+        let (outer, after) = match through {
+            Some(tunnel) => taken_out(&tunnel, &after),
+            None => (None, after),
+        };
         let chosen = afterwards.and_then(|connection| self.server(connection.dest));
         let decision = service.zip(reason).map(|(service, reason)| api::Decision {
             server: chosen,
@@ -88,6 +94,7 @@ impl Explainer<'_> {
             decision,
             afterwards: afterwards.and_then(|connection| self.connection(&connection)),
             rewritten: if is_rewritten { headers(&after) } else { None },
+            tunnel: outer,
             next_hop: dest.filter(|_| asks_for_way(verdict)).map(|dest| self.next_hop(dest, inward, &made)),
             verdict: verdict_name.to_owned(),
             output: if let Verdict::Forward(port) = verdict { Some(self.port_name(port)) } else { None },
@@ -194,7 +201,7 @@ fn asks_for_way(verdict: Verdict) -> bool {
     matches!(
         verdict,
         Verdict::Forward(_)
-            | Verdict::Punt(Punt::Unresolved)
+            | Verdict::Punt(Punt::Unresolved | Punt::ToFragment)
             | Verdict::Drop(Drop::NoNeighbour | Drop::NoRoute | Drop::TooBig)
     )
 }
@@ -206,6 +213,19 @@ fn describe(service: &Service) -> api::Service {
         mode: service.mode.name().to_owned(),
         scheduler: service.scheduler.name().to_owned(),
     }
+}
+
+/// The outer packet of a frame, and the frame with the packet inside in its place.
+fn taken_out(tunnel: &Tunnel, frame: &[u8]) -> (Option<api::Tunnel>, Vec<u8>) {
+    let (ethernet, packet) = frame.split_at(frame.len().min(ethernet::HEADER));
+    let inside = packet.get(usize::from(tunnel.encapsulation.overhead())..).unwrap_or_default();
+    let outer = Ipv4::parse(packet).ok().map(|ip| api::Tunnel {
+        encapsulation: tunnel.encapsulation.to_string(),
+        source: ip.source.into(),
+        destination: ip.destination.into(),
+        length: ip.total_length,
+    });
+    (outer, [ethernet, inside].concat())
 }
 
 /// What the headers of a frame say.

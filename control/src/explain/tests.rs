@@ -45,6 +45,12 @@ scheduler = "sh"
 [[service.server]]
 address = "10.0.0.1:53"
 weight = 0
+[[service]]
+address = "192.0.2.20:80"
+mode = "tunnel"
+tunnel = { encapsulation = "gue", source = "10.0.0.254" }
+[[service.server]]
+address = "10.0.0.1"
 "#;
 
 struct Rig {
@@ -150,6 +156,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         one_packet: service.one_packet,
         persistence: service.persistence,
         live: true,
+        tunnel: service.tunnel,
         dests: service.servers.iter().map(dest).collect(),
     }
 }
@@ -203,6 +210,33 @@ next hop     192.0.2.254 on wan, 02:00:00:00:09:09
 verdict      forward, out of wan
 ";
     assert_eq!(rig.text(&format!("10.0.0.1:8080 {CLIENT} flags=FA")), reply[1..]);
+}
+
+#[test]
+fn a_packet_inside_of_another_one() {
+    let rig = Rig::new();
+    let told = "
+service      tcp 192.0.2.20:80, tunnel, wlc
+direction    in, to a real server
+connection   none
+scheduler    10.0.0.1:80; wlc: the fewest connections for its weight of 1 (0 active, 0 inactive, weight 1)
+afterwards   SYN_RECV with 10.0.0.1:80, forgotten in 60 s
+source       198.51.100.7:40112
+destination  192.0.2.20:80
+ttl          64 -> 63
+source mac   02:00:00:00:09:09 -> 02:00:00:00:00:02
+dest. mac    02:00:00:00:00:01 -> 02:00:00:00:02:01
+inside of    gue:6080:-c 10.0.0.254 -> 10.0.0.1, 72 bytes
+next hop     10.0.0.1 on lan, 02:00:00:00:02:01
+verdict      forward, out of lan
+";
+    let text = rig.text(&format!("{CLIENT} 192.0.2.20:80"));
+    assert!(text.ends_with(&told[1..]), "{text}");
+    let text = rig.text(&format!("{CLIENT} 192.0.2.20:80 length=1469"));
+    assert!(
+        text.ends_with("verdict      drop, too_big: Longer than the MTU of the output port.\n"),
+        "{text}"
+    );
 }
 
 /// Each way out has its name, its sentence, and what an operator would look for next.

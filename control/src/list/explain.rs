@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::admin::explain::{Connection, Explanation, NextHop, Packet};
+use crate::admin::explain::{Connection, Explanation, NextHop, Packet, Tunnel};
 
 /// Columns of a line's name.
 const NAME: usize = 12;
@@ -49,6 +49,9 @@ pub fn explanation(out: &mut impl Write, explanation: &Explanation) -> io::Resul
         line("ttl", change(packet.ttl, after.ttl))?;
         line("source mac", change(&packet.source_mac, &after.source_mac))?;
         line("dest. mac", change(&packet.destination_mac, &after.destination_mac))?;
+    }
+    if let Some(Tunnel { encapsulation, source, destination, length }) = &explanation.tunnel {
+        line("inside of", format!("{encapsulation} {source} -> {destination}, {length} bytes"))?;
     }
     if let Some(next_hop) = &explanation.next_hop {
         line("next hop", way(next_hop))?;

@@ -168,6 +168,7 @@ fn forward(mode: &str) -> &str {
     match Mode::from_name(mode) {
         Some(Mode::Nat) => "Masq",
         Some(Mode::Dr) => "Route",
+        Some(Mode::Tunnel) => "Tunnel",
         None => mode,
     }
 }
@@ -218,6 +219,7 @@ mod tests {
             mode: "nat".to_owned(),
             one_packet: false,
             persistence: None,
+            tunnel: None,
             withdrawn: None,
             stats: Stats::default(),
             rates: Rates::default(),
@@ -243,7 +245,7 @@ mod tests {
         let mut down = server("10.0.0.9:80", "nat", 7, 0, 3);
         (down.up, down.effective_weight) = (false, 0);
         let list = [
-            service("udp", "192.0.2.10:53", "rr", &[], vec![server("10.0.0.3:53", "dr", 1, 0, 0)]),
+            service("udp", "192.0.2.10:53", "rr", &[], vec![server("10.0.0.3:53", "tunnel", 1, 0, 0)]),
             service("tcp", "192.0.2.10:443", "sh", &["sh-fallback", "sh-port"], vec![]),
             service(
                 "tcp",
@@ -270,7 +272,7 @@ TCP  192.0.2.10:80 wlc
   -> 10.0.0.10:80                 Masq    65535  4294967296 1·········
 TCP  192.0.2.10:443 sh (sh-fallback,sh-port)
 UDP  192.0.2.10:53 rr
-  -> 10.0.0.3:53                  Route   1      0          0·········
+  -> 10.0.0.3:53                  Tunnel  1      0          0·········
 ";
         assert_eq!(listed(&list, Columns::State, Numbers::Scaled), &expected[1..]);
     }

@@ -229,13 +229,15 @@ pub(super) type Family<T> = (&'static str, &'static str, fn(&T) -> u64);
 const TRAFFIC: [Family<Stats>; 5] = [
     ("connections", "Connections scheduled", |stats| stats.connections),
     ("incoming_packets", "Packets from clients to real servers", |stats| stats.packets_in),
-    ("outgoing_packets", "Packets from real servers to clients; 0 with direct routing", |stats| {
+    ("outgoing_packets", "Packets from real servers to clients; 0 unless the mode is nat", |stats| {
         stats.packets_out
     }),
     ("incoming_bytes", "Bytes of IP packets from clients to real servers", |stats| stats.bytes_in),
-    ("outgoing_bytes", "Bytes of IP packets from real servers to clients; 0 with direct routing", |stats| {
-        stats.bytes_out
-    }),
+    (
+        "outgoing_bytes",
+        "Bytes of IP packets from real servers to clients; 0 unless the mode is nat",
+        |stats| stats.bytes_out,
+    ),
 ];
 
 const WORK: [Family<Worker>; 7] = [

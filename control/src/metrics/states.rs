@@ -61,7 +61,7 @@ mod tests {
 
     use dataplane::counters::TrafficCounters;
     use dataplane::service::{Mode, Protocol, Scheduler, Timeouts};
-    use dataplane::snapshot::{DestSpec, ServiceSpec};
+    use dataplane::snapshot::{DestSpec, ServiceSpec, TunnelSpec};
     use dataplane::table::{Client, DestId, HashKey, Inserted, Judge, Word, Worth};
 
     use super::*;
@@ -106,6 +106,7 @@ mod tests {
             one_packet: false,
             persistence: None,
             live: true,
+            tunnel: TunnelSpec::default(),
             dests: ids.map(dest).collect(),
         }
     }

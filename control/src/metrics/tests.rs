@@ -42,6 +42,7 @@ fn scrape(servers: u32) -> Scrape {
         mode: "nat".to_owned(),
         one_packet: false,
         persistence: None,
+        tunnel: None,
         withdrawn: (protocol == "udp").then(|| "rvs stops".to_owned()),
         stats: stats(100),
         rates: api::Rates::default(),

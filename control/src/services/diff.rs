@@ -97,6 +97,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
     let port = |service: &Service| service.port.clone().unwrap_or_else(|| "any".to_owned());
     let (was, is) = (&old.availability, &new.availability);
     let without_values = [
+        ("tunnel", old.tunnel != new.tunnel),
         ("check", old.checks != new.checks),
         ("timeouts", old.timeouts != new.timeouts),
         ("persistence", old.persistence != new.persistence),
@@ -181,6 +182,13 @@ mod tests {
                 "- server tcp/192.0.2.10:80 10.0.0.12:8080",
             ]
         );
+    }
+
+    #[test]
+    fn the_tunnel_of_a_service() {
+        let old = WEB.replace("'nat'", "'tunnel'").replace(":8080", "");
+        let new = old.replace("mode", "tunnel = { encapsulation = 'gre' }\nmode");
+        assert_eq!(shown(&old, &new), ["~ service tcp/192.0.2.10:80 tunnel"]);
     }
 
     #[test]

@@ -48,6 +48,7 @@ fn service(protocol: &str, address: &str, servers: Vec<Server>) -> Service {
         mode: "nat".to_owned(),
         one_packet: false,
         persistence: None,
+        tunnel: None,
         withdrawn: None,
         stats: Stats::default(),
         rates,

@@ -16,9 +16,12 @@ mod related;
 pub mod reset;
 mod resolve;
 mod rewrite;
+mod split;
 pub mod tell;
 #[cfg(test)]
 mod tests;
+mod tunnel;
+pub mod tunnel_errors;
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -28,6 +31,7 @@ pub use self::adopt::{Adopted, adopt};
 pub use self::explain::{Connection, Explanation, explain};
 pub use self::packet::Side;
 use self::packet::Work;
+pub use self::split::fragments;
 use crate::changes::Changes;
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt, WorkerCounters};
@@ -55,6 +59,8 @@ pub trait Frame {
     fn is_vlan_stripped(&self) -> bool {
         false
     }
+    /// Makes it longer by so many bytes in front, whatever is in them; false, and it stays as it is, if there is no room.
+    fn prepend(&mut self, count: usize) -> bool;
     /// Starts to load its first bytes.
     fn prefetch(&self) {}
 }
@@ -66,6 +72,11 @@ impl Frame for Vec<u8> {
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         self
+    }
+
+    fn prepend(&mut self, count: usize) -> bool {
+        self.splice(0..0, std::iter::repeat_n(0, count));
+        true
     }
 }
 

@@ -10,7 +10,7 @@ use super::{BURST, Engine, Frame, Verdict, persist};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
-use crate::service::{Mode, Protocol, State};
+use crate::service::{Protocol, State};
 use crate::snapshot::{Dest, EndpointIndex, Service, ServiceIndex, Snapshot};
 use crate::table::{Client, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
 use crate::tcp;
@@ -165,9 +165,9 @@ impl<'a> Path<'a> {
         let mut flags = word.flags();
         let state = match packet.protocol {
             Protocol::Udp => {
-                // With direct routing replies are not seen. A client that goes on says as much: a flood of single datagrams
-                // is nothing that peers should know.
-                let goes_on = service.mode == Mode::Dr
+                // Where replies are not seen, a client that goes on says as much: a flood of single datagrams is nothing that
+                // peers should know.
+                let goes_on = service.mode.is_one_way()
                     && word.age(self.now) >= service.timeout(State::Udp).renew_after();
                 if !inward || goes_on {
                     flags |= FLAG_REPLIED;
@@ -175,10 +175,10 @@ impl<'a> Path<'a> {
                 State::Udp
             }
             Protocol::Tcp => {
-                let direction = match (inward, service.mode) {
+                let direction = match (inward, service.mode.is_one_way()) {
                     (false, _) => tcp::Direction::Out,
-                    (true, Mode::Nat) => tcp::Direction::In,
-                    (true, Mode::Dr) => tcp::Direction::InOnly,
+                    (true, false) => tcp::Direction::In,
+                    (true, true) => tcp::Direction::InOnly,
                 };
                 tcp::next(direction, old, packet.flags)
             }

@@ -2,7 +2,7 @@
 
 use super::packet::{Direction, Packet};
 use super::resolve::Path;
-use super::{Frame, Verdict};
+use super::{Frame, Verdict, tunnel};
 use crate::counters::{Drop, Punt};
 use crate::fib::NextHop;
 use crate::service::Mode;
@@ -12,6 +12,9 @@ use crate::wire::{ethernet, ipv4, transport};
 /// Rewrites a packet of a connection with this dest and says where it goes.
 #[inline]
 pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut impl Frame) -> Verdict {
+    if let Some(tunnel) = &dest.tunnel {
+        return tunnel::send(path, packet, dest, tunnel, frame);
+    }
     let inward = packet.direction == Direction::In;
     let mode = path.snapshot.services[dest.service as usize].mode;
     let Hop { verdict, addresses } =
@@ -87,7 +90,8 @@ fn write(
     }
     ipv4::decrement_ttl(ip);
     match (mode, inward) {
-        (Mode::Dr, _) => {}
+        // A tunnel's packets do not come here.
+        (Mode::Dr | Mode::Tunnel, _) => {}
         (Mode::Nat, true) => {
             ipv4::set_destination(ip, dest.address, dest.address_delta);
             transport::set_destination(packet.protocol, segment, dest.port, dest.transport_delta);

@@ -94,7 +94,7 @@ fn ports(ip: &Ipv4, protocol: Protocol, packet: &[u8]) -> Option<Transport> {
     Transport::parse(protocol, segment, segment.len())
 }
 
-/// The MTU of the way that a packet would have gone.
+/// The MTU of the way that a packet would have gone, without the headers of a tunnel.
 fn mtu(
     table: &Table,
     snapshot: &Snapshot,
@@ -104,17 +104,20 @@ fn mtu(
     packet: &[u8],
 ) -> Option<u16> {
     let ports = ports(ip, protocol, packet)?;
+    let mut overhead = 0;
     let next_hop = match snapshot.service_at(ip.destination, ports.destination, protocol) {
         None => snapshot.fib.look_up(ip.destination),
         Some(service) => {
             let client = Client::new(ip.source, ports.source);
             let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
             let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
-            snapshot.dest_of(word)?.next_hop
+            let dest = snapshot.dest_of(word)?;
+            overhead = dest.tunnel.map_or(0, |tunnel| tunnel.encapsulation.overhead());
+            dest.next_hop
         }
     };
     match next_hop {
-        NextHop::Ready(adjacency) => Some(adjacency.mtu),
+        NextHop::Ready(adjacency) => Some(adjacency.mtu.saturating_sub(overhead)),
         NextHop::Unresolved(..) | NextHop::NoRoute => None,
     }
 }

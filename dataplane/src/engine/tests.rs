@@ -4,6 +4,7 @@ mod adopt;
 mod persist;
 mod related;
 mod tell;
+mod tunnel;
 
 use std::net::SocketAddrV4;
 
@@ -12,7 +13,7 @@ use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Adjacency, Fib, Route, Via};
 use crate::scheduler::Cursor;
 use crate::service::{Limits, Mode, Protocol, Scheduler, State, Timeouts};
-use crate::snapshot::{DestSpec, PortSpec, ServiceSpec};
+use crate::snapshot::{DestSpec, PortSpec, ServiceSpec, TunnelSpec};
 use crate::table::{DestId, HashKey};
 use crate::wire::checksum;
 use crate::wire::transport::{ACK, FIN, RST, SYN};
@@ -71,6 +72,7 @@ impl Rig {
             one_packet: false,
             persistence: None,
             live: true,
+            tunnel: TunnelSpec::default(),
             dests: dests.collect(),
         };
         let table = Arc::new(Table::new(64, HashKey { blind: 1, factor: 3 }));

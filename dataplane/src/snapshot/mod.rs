@@ -12,6 +12,7 @@ mod index;
 mod publish;
 mod rehearsal;
 mod transform;
+mod tunnel;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddrV4;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use self::index::{Index, Key};
 pub use self::publish::{Publisher, Subscriber};
 pub use self::transform::{RENEW_AFTER, Transform};
+pub use self::tunnel::{MssClamp, Tunnel, TunnelSpec};
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Fib, NextHop};
@@ -61,6 +63,8 @@ pub struct ServiceSpec {
     pub persistence: Option<Persistence>,
     /// Whether each datagram is one of its own, and no connection is remembered (IPVS' one-packet scheduling).
     pub one_packet: bool,
+    /// How packets are put into others, with [`Mode::Tunnel`].
+    pub tunnel: TunnelSpec,
     /// Real servers in the order of the configuration.
     pub dests: Vec<DestSpec>,
 }
@@ -132,8 +136,10 @@ pub struct Dest {
     pub id: DestId,
     /// Its service.
     pub service: ServiceIndex,
-    /// Its endpoint; `None` with direct routing, whose replies do not come this way.
+    /// Its endpoint; `None` if its replies do not come this way.
     pub endpoint: Option<EndpointIndex>,
+    /// How packets to it are put into others, with [`Mode::Tunnel`].
+    pub tunnel: Option<Tunnel>,
     /// The virtual address.
     pub virtual_address: u32,
     /// The virtual port.
@@ -226,6 +232,11 @@ impl Snapshot {
             answering: HashMap::new(),
             addresses: Index::default(),
         };
+        if specs.iter().any(|spec| spec.mode == Mode::Tunnel) {
+            // A real server takes no packet from an address that it has itself; and another router may have it next.
+            let addresses: HashSet<u32> = specs.iter().map(|spec| u32::from(*spec.address.ip())).collect();
+            snapshot.fib.disown(|address| addresses.contains(&address));
+        }
         for spec in specs {
             snapshot.add_service(spec);
         }
@@ -338,7 +349,7 @@ impl Snapshot {
         // known, since a connection could not reach it.
         let (reachable, unreachable): (Vec<&DestSpec>, Vec<&DestSpec>) =
             spec.dests.iter().filter(|dest| dest.up && dest.listed).partition(|dest| {
-                matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
+                matches!(self.way_to(spec, u32::from(*dest.address.ip())).0, NextHop::Ready(_))
             });
         let waits = unreachable.iter().any(|dest| dest.weight > 0);
         let candidates: Vec<Candidate> = reachable.into_iter().map(candidate).collect();
@@ -385,10 +396,12 @@ impl Snapshot {
         if self.dests.len() <= dest.id.index() {
             self.dests.resize_with(dest.id.index() + 1, || None);
         }
+        let (next_hop, tunnel) = self.way_to(spec, address);
         self.dests[dest.id.index()] = Some(Dest {
             id: dest.id,
             service,
             endpoint,
+            tunnel,
             virtual_address,
             virtual_port,
             port,
@@ -403,10 +416,17 @@ impl Snapshot {
                 && dest.listed
                 && !dest.reset
                 && !(dest.weight == 0 && spec.persistence.is_some_and(|how| how.expire_quiescent)),
-            next_hop: self.fib.look_up(address),
+            next_hop,
             traffic: dest.traffic.clone(),
             gauge: dest.gauge.clone(),
         });
+    }
+
+    fn way_to(&self, spec: &ServiceSpec, server: u32) -> (NextHop, Option<Tunnel>) {
+        match spec.mode {
+            Mode::Tunnel => spec.tunnel.towards(server, &self.fib),
+            Mode::Nat | Mode::Dr => (self.fib.look_up(server), None),
+        }
     }
 
     fn note(&mut self, address: u32, what: u32) {

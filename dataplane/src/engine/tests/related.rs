@@ -72,7 +72,7 @@ fn talk(protocol: Protocol, mode: Mode) -> Talk {
     let sent = packet(protocol, LAN_MAC, server, CLIENT, SYN | ACK);
     let reply = match mode {
         Mode::Nat => forwarded(LAN, sent, Verdict::Forward(WAN)),
-        Mode::Dr => [sent.clone(), sent],
+        Mode::Dr | Mode::Tunnel => [sent.clone(), sent],
     };
     Talk { rig, request, reply }
 }
