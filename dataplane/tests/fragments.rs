@@ -108,7 +108,8 @@ impl Fragment {
         let mut ip = vec![0x45, self.mark];
         ip.extend((20 + data.len() as u16).to_be_bytes());
         ip.extend(self.identification.to_be_bytes());
-        ip.extend((at as u16 / 8 | more).to_be_bytes());
+        let place = at as u16 / 8;
+        ip.extend((place | more).to_be_bytes());
         ip.extend([ttl, 17, 0, 0]);
         ip.extend(client.octets());
         ip.extend(to.ip().octets());
@@ -295,8 +296,8 @@ proptest! {
             };
             prop_assert_eq!(sorted(seen), sorted(said));
         }
-        for worker in 0..2 {
-            prop_assert_eq!(workers[worker].waiting.len(), model.waiting[worker].len());
+        for (worker, model) in workers.iter().zip(&model.waiting) {
+            prop_assert_eq!(worker.waiting.len(), model.len());
         }
     }
 }

@@ -304,6 +304,34 @@ mod tests {
         assert!((960..1000).contains(&left), "{left} of 1000 are left");
     }
 
+    /// What is found is what somebody has left, whole, however many write to a bucket at once.
+    #[test]
+    fn workers_that_leave_notes_at_once_find_whole_ones() {
+        let notes = Notes::new(KEY);
+        // Of one bucket, and more than it has room for.
+        let home = notes.tag(&datagram(7, 0)).place;
+        let tags = (0..u16::MAX).map(|id| (id, notes.tag(&datagram(7, id))));
+        let tags: Vec<(u16, Tag)> = tags.filter(|(_, tag)| tag.place == home).take(SLOTS + 2).collect();
+        std::thread::scope(|scope| {
+            for worker in 1..=4u32 {
+                let (notes, tags) = (&notes, &tags);
+                scope.spawn(move || {
+                    for round in 0..20_000u32 {
+                        let (id, tag) = tags[(round * worker) as usize % tags.len()];
+                        notes.leave(tag, Tick(NOW.0 + u64::from(round) / 1000), with(worker, id));
+                        for &(id, tag) in tags {
+                            let found = notes.find(tag, NOW);
+                            let is_whole = |note: Note| {
+                                matches!(note.fate, Fate::With(Flow { dest, client_port }) if (1..=4).contains(&dest.index()) && client_port == id)
+                            };
+                            assert!(found.is_none_or(is_whole), "{found:?}");
+                        }
+                    }
+                });
+            }
+        });
+    }
+
     #[test]
     fn datagrams_spread_over_the_buckets() {
         let notes = Notes::new(KEY);
