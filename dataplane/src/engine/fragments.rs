@@ -17,6 +17,7 @@ use crate::fib::PortIndex;
 use crate::fragments::{Datagram, Fate, Flow, Note, ROOM, Tag, Waiting};
 use crate::service::Protocol;
 use crate::snapshot::{Dest, Snapshot};
+use crate::table::Client;
 use crate::wire::ethernet;
 use crate::wire::ipv4::Ipv4;
 use crate::wire::transport::{Transport, header_length};
@@ -86,7 +87,7 @@ fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
         Ok(dest) => {
             let flow = Flow { dest: dest.id, client_port: packet.client.socket().port() };
             let verdict = rewrite(path, &packet, dest, frame);
-            (verdict, if goes_on(verdict) { Fate::With(flow) } else { Fate::Nowhere })
+            (verdict, if matches!(verdict, Verdict::Drop(_)) { Fate::Nowhere } else { Fate::With(flow) })
         }
         Err(verdict @ Verdict::Punt(_)) => (verdict, Fate::Linux),
         Err(verdict) => (verdict, Fate::Nowhere),
@@ -109,10 +110,6 @@ fn is_of(snapshot: &Snapshot, packet: &Packet, flow: Flow) -> bool {
         }
 }
 
-fn goes_on(verdict: Verdict) -> bool {
-    matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved))
-}
-
 /// A later fragment: it follows the first, or waits for it.
 fn later(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) -> Verdict {
     let flow = match path.engine.table.fragments().find(tag, path.now).map(|note| note.fate) {
@@ -127,7 +124,8 @@ fn later(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
     if packet.ttl <= 1 {
         return Verdict::Drop(Drop::TtlExpired);
     }
-    packet.direction = direction;
+    let client = if direction == Direction::In { packet.source } else { packet.destination };
+    (packet.direction, packet.client) = (direction, Client::new(client, flow.client_port));
     rewrite(path, &packet, dest, frame)
 }
 
