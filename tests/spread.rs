@@ -7,6 +7,8 @@ use harness::{
     client,
     cluster::{Cluster, Layout, vip},
     config::Service,
+    router::Router,
+    servers::Server,
     with_cluster,
 };
 
@@ -150,6 +152,31 @@ fn quiesce_weight_0_takes_no_new_connection_and_keeps_the_old() -> Result<()> {
             client::echo(stream, b"after")?;
         }
         ensure!(echoes.iter().map(|echo| echo.served()).collect::<Vec<_>>() == [1, 1, 1]);
+        router.finish()
+    })
+}
+
+#[test]
+fn a_server_is_given_as_many_connections_as_its_threshold_says() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let echoes: Vec<Server> = (0..3)
+            .map(|index| Server::tcp_echo(&cluster.real_servers[index], cluster.endpoint(index, 7), ""))
+            .collect::<Result<_>>()?;
+        let config = cluster.config().service(cluster.web_on(7, 7).scheduler("rr"));
+        let limited = config.to_string().replacen("weight = 1\n", "weight = 1\nupper_threshold = 2\n", 1);
+        let router = Router::start_text(cluster, &limited, &config)?;
+        let mut held = hold(cluster, 7, 10)?;
+        for stream in &mut held {
+            client::echo(stream, b"all are served")?;
+        }
+        let counts = listed(&router, 7)?;
+        ensure!(counts[0] == 2 && counts[1..].iter().all(|count| *count == 4), "{counts:?}");
+        let list = router.rvs("list --thresholds").run()?;
+        let line = ["->", &cluster.endpoint(0, 7).to_string(), "2", "2", "2", "0"].join(" ");
+        let lines: Vec<String> =
+            list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        ensure!(lines.contains(&line), "{list}");
+        ensure!(echoes.iter().map(Server::served).sum::<u64>() == 10);
         router.finish()
     })
 }

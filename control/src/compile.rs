@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
+use dataplane::service::Limits;
 use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
 
 use crate::config::{Server, Service};
@@ -83,7 +84,7 @@ fn describe(
 ) -> ServiceSpec {
     let key = ServiceKey::of(service);
     let (duties, mut entered) = (effects.duties(key), ids.enter(key));
-    let mut dest = |server: ServerKey, weight: u32| {
+    let mut dest = |server: ServerKey, weight: u32, limits: Option<Limits>| {
         let duty = duties.of(server.address);
         let record = entered.server(server, weight);
         DestSpec {
@@ -91,16 +92,19 @@ fn describe(
             address: server.address,
             weight: duty.weight,
             last_weight: record.last_weight * duty.scale,
+            limits,
             up: duty.up,
             listed: duty.listed,
             reset: services.is_resetting(key, server.address),
+            returning: effects.is_up(key, server.address) && !services.is_leaving(key, server.address),
             traffic: record.counters.clone(),
             gauge: record.gauge.clone(),
         }
     };
-    let servers = service.servers.iter().map(|server| (ServerKey::of(service, server), server.weight));
-    let sorry = ServerKey::of_sorry(service).map(|server| (server, 1));
-    let dests = servers.chain(sorry).map(|(server, weight)| dest(server, weight)).collect();
+    let servers =
+        service.servers.iter().map(|server| (ServerKey::of(service, server), server.weight, server.limits));
+    let sorry = ServerKey::of_sorry(service).map(|server| (server, 1, None));
+    let dests = servers.chain(sorry).map(|(server, weight, limits)| dest(server, weight, limits)).collect();
     ServiceSpec {
         address: service.address,
         protocol: service.protocol,
@@ -110,6 +114,8 @@ fn describe(
         cursor: entered.cursor().clone(),
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
+        one_packet: service.one_packet,
+        persistence: service.persistence,
         live,
         dests,
     }

@@ -69,7 +69,7 @@ pub fn remove(
     table.sweep(buckets, decide, |word| {
         removed += 1;
         if let Some(dest) = snapshot.dest_of(word) {
-            dest.gauge.leave(word.state().is_active());
+            dest.gauge.leave(word.state());
         }
     });
     removed

@@ -330,6 +330,8 @@ impl Ids {
 
 #[cfg(test)]
 mod tests {
+    use dataplane::counters::Live;
+
     use super::*;
 
     const WEB: ServiceKey = ServiceKey {
@@ -386,7 +388,10 @@ mod tests {
         assert!(ids.take_changed(), "one has gone");
         // Two of them are not configured any more, the last among them.
         let stay = ids.members().filter(|member| ![server(2), server(5)].contains(&member.server));
-        let mut next = Ids::inherit(3, stay.map(|member| (member, Gauge::of(7, 1))));
+        let mut next = Ids::inherit(
+            3,
+            stay.map(|member| (member, Gauge::of(Live { active: 7, inactive: 1, templates: 0 }))),
+        );
         for n in [1, 3, 4] {
             let id = next.enter(WEB).server(server(n), 0).id;
             let record = &next.service(&WEB).unwrap().servers[&server(n)];

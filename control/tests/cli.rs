@@ -27,6 +27,9 @@ impl Backend for Router {
             reason: None,
             active: 12,
             inactive: 40,
+            upper_threshold: None,
+            lower_threshold: None,
+            persistent: 0,
             stats: api::Stats::default(),
             rates: api::Rates::default(),
         };
@@ -36,6 +39,8 @@ impl Backend for Router {
             scheduler: "wlc".to_owned(),
             flags: Vec::new(),
             mode: "nat".to_owned(),
+            one_packet: false,
+            persistence: None,
             withdrawn: None,
             stats: api::Stats { connections: 1200, ..api::Stats::default() },
             rates: api::Rates { connections: 15, ..api::Rates::default() },

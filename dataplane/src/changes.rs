@@ -59,13 +59,13 @@ impl Changes {
 }
 
 /// Whether peers should know of this connection. Of one that is not established there is nothing to lose that its
-/// client would not send again, and a flood of what never will be would be told of. IPVS has the same TCP states but LAST_ACK,
-/// and sends UDP unanswered, too.
+/// client would not send again, and a flood of what never will be would be told of; nor of a template before one of its
+/// connections is. IPVS has the same TCP states but LAST_ACK, and sends UDP unanswered, too.
 pub fn is_shared(word: Word) -> bool {
     is_told(word.state(), word.flags() & FLAG_REPLIED != 0)
 }
 
-/// The same of a connection in this state, if it is UDP that counts as answered ([`FLAG_REPLIED`]) or not.
+/// The same of a connection in this state, if it is UDP or a template that counts as answered ([`FLAG_REPLIED`]) or not.
 pub fn is_told(state: State, replied: bool) -> bool {
     match state {
         State::Established
@@ -74,7 +74,7 @@ pub fn is_told(state: State, replied: bool) -> bool {
         | State::LastAck
         | State::TimeWait
         | State::Close => true,
-        State::Udp => replied,
+        State::Udp | State::Template => replied,
         State::None | State::SynSent | State::SynRecv | State::SynAck | State::Listen => false,
     }
 }

@@ -9,9 +9,10 @@
 //! Every packet that a worker receives is counted under exactly one name: forwarded, one of [`Punt`], or
 //! one of [`Drop`]; but for fragments that wait, which will be.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::AddAssign;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use crate::service::named;
+use crate::service::{Limits, State, named};
 
 named! {
     /// Why a packet was handed to Linux.
@@ -170,30 +171,81 @@ impl TrafficCounters {
     }
 }
 
-/// Live connections of a real server, active and inactive, changed by whoever wins a transition.
+/// What the table has of a real server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// Active connections.
+    pub active: u32,
+    /// Inactive ones.
+    pub inactive: u32,
+    /// Clients whose next connections go to it ([`State::Template`]); IPVS' `PersistConn`.
+    pub templates: u32,
+}
+
+impl Live {
+    /// Adds a word in this state.
+    pub fn add(&mut self, state: State) {
+        let count = match state {
+            State::Template => &mut self.templates,
+            state if state.is_active() => &mut self.active,
+            _ => &mut self.inactive,
+        };
+        *count += 1;
+    }
+}
+
+impl AddAssign for Live {
+    fn add_assign(&mut self, other: Live) {
+        self.active += other.active;
+        self.inactive += other.inactive;
+        self.templates += other.templates;
+    }
+}
+
+/// Live connections of a real server, active and inactive, and its templates, changed by whoever wins a transition.
 #[derive(Debug, Default)]
-pub struct Gauge(AtomicU64);
+pub struct Gauge {
+    connections: AtomicU64,
+    templates: AtomicU32,
+    /// It has reached its upper limit, and has not come below the lower one since.
+    full: AtomicBool,
+}
 
 impl Gauge {
     const ACTIVE: u64 = 1;
     const INACTIVE: u64 = 1 << 32;
 
-    /// One that shows so many connections.
-    pub fn of(active: u32, inactive: u32) -> Gauge {
-        Gauge(AtomicU64::new(u64::from(active) * Self::ACTIVE + u64::from(inactive) * Self::INACTIVE))
+    /// One that shows so many.
+    pub fn of(live: Live) -> Gauge {
+        let connections = u64::from(live.active) * Self::ACTIVE + u64::from(live.inactive) * Self::INACTIVE;
+        Gauge {
+            connections: AtomicU64::new(connections),
+            templates: AtomicU32::new(live.templates),
+            full: AtomicBool::default(),
+        }
     }
 
-    /// A connection begins.
+    /// A word in this state begins.
     #[inline]
-    pub fn enter(&self, active: bool) {
+    pub fn enter(&self, state: State) {
         // Relaxed: the count stands for itself; schedulers may read it a moment late.
-        self.0.fetch_add(if active { Self::ACTIVE } else { Self::INACTIVE }, Ordering::Relaxed);
+        match state {
+            State::Template => self.templates.fetch_add(1, Ordering::Relaxed).into(),
+            state => self.connections.fetch_add(Self::one(state), Ordering::Relaxed),
+        };
     }
 
-    /// A connection ends.
+    /// A word in this state ends.
     #[inline]
-    pub fn leave(&self, active: bool) {
-        self.0.fetch_sub(if active { Self::ACTIVE } else { Self::INACTIVE }, Ordering::Relaxed);
+    pub fn leave(&self, state: State) {
+        match state {
+            State::Template => self.templates.fetch_sub(1, Ordering::Relaxed).into(),
+            state => self.connections.fetch_sub(Self::one(state), Ordering::Relaxed),
+        };
+    }
+
+    const fn one(state: State) -> u64 {
+        if state.is_active() { Self::ACTIVE } else { Self::INACTIVE }
     }
 
     /// A connection changes between active and inactive.
@@ -205,19 +257,39 @@ impl Gauge {
         } else {
             Self::INACTIVE.wrapping_sub(Self::ACTIVE)
         };
-        self.0.fetch_add(step, Ordering::Relaxed);
+        self.connections.fetch_add(step, Ordering::Relaxed);
     }
 
     /// Another gauge that shows the same now.
     pub fn copy(&self) -> Gauge {
-        Gauge(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+        let (active, inactive) = self.get();
+        let full = AtomicBool::new(self.full.load(Ordering::Relaxed));
+        Gauge { full, ..Gauge::of(Live { active, inactive, templates: self.templates() }) }
     }
 
     /// Active and inactive connections.
     #[inline]
     pub fn get(&self) -> (u32, u32) {
-        let both = self.0.load(Ordering::Relaxed);
+        let both = self.connections.load(Ordering::Relaxed);
         (both as u32, (both >> 32) as u32)
+    }
+
+    /// Whether a server with these limits gets no new connections. To be asked when one has begun, too: between the limits
+    /// it depends on where it comes from. Workers that ask at the same moment may each add one beyond the limit.
+    pub fn is_full(&self, limits: Limits) -> bool {
+        let (active, inactive) = self.get();
+        let connections = active.saturating_add(inactive);
+        let was = self.full.load(Ordering::Relaxed);
+        let is = connections >= limits.upper || was && connections >= limits.lower;
+        if is != was {
+            self.full.store(is, Ordering::Relaxed);
+        }
+        is
+    }
+
+    /// Templates.
+    pub fn templates(&self) -> u32 {
+        self.templates.load(Ordering::Relaxed)
     }
 }
 
@@ -276,15 +348,38 @@ mod tests {
     #[test]
     fn a_gauge_keeps_its_halves_apart() {
         let gauge = Gauge::default();
-        gauge.enter(true);
-        gauge.enter(false);
+        gauge.enter(State::Established);
+        gauge.enter(State::TimeWait);
+        gauge.enter(State::Template);
         gauge.change(false);
         assert_eq!(gauge.get(), (0, 2));
         gauge.change(true);
         gauge.change(true);
-        gauge.leave(true);
-        assert_eq!(gauge.get(), (1, 0));
-        assert_eq!(Gauge::of(u32::MAX, 7).get(), (u32::MAX, 7));
+        gauge.leave(State::SynRecv);
+        assert_eq!((gauge.get(), gauge.templates()), ((1, 0), 1));
+        let copy = Gauge::of(Live { active: u32::MAX, inactive: 7, templates: 3 }).copy();
+        assert_eq!((copy.get(), copy.templates()), ((u32::MAX, 7), 3));
+    }
+
+    #[test]
+    fn between_the_limits_it_is_as_it_was() {
+        let (gauge, limits) = (Gauge::default(), Limits { upper: 4, lower: 2 });
+        let mut seen = Vec::new();
+        for step in [1, 1, 1, 1, -1, -1, 1, -1, -1, 1, 1, 1i32] {
+            if step > 0 {
+                gauge.enter(State::Established)
+            } else {
+                gauge.leave(State::Established)
+            }
+            seen.push((gauge.get().0, gauge.is_full(limits)));
+        }
+        let full = [(4, true), (3, true), (2, true), (3, true), (2, true)];
+        assert_eq!(seen[..3], [(1, false), (2, false), (3, false)]);
+        assert_eq!(seen[3..8], full);
+        assert_eq!(seen[8..], [(1, false), (2, false), (3, false), (4, true)]);
+        assert!(gauge.copy().is_full(limits));
+        assert_eq!([1, 2, 3, 4, 5, 100].map(|upper| Limits::new(upper, None).lower), [1, 2, 3, 3, 4, 75]);
+        assert_eq!(Limits::new(100, Some(10)).lower, 10);
     }
 
     #[test]

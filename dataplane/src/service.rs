@@ -161,6 +161,8 @@ named! {
         SynAck = "SYNACK",
         /// UDP has no other.
         Udp = "UDP",
+        /// No connection: where a client's next one goes, in a persistent service.
+        Template = "TEMPLATE",
     }
 }
 
@@ -171,6 +173,15 @@ impl State {
     /// The state with this number, if it is one.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// The states of a connection of a protocol.
+    pub fn of_protocol(protocol: Protocol) -> impl Iterator<Item = State> {
+        let is_udp = protocol == Protocol::Udp;
+        Self::ALL
+            .iter()
+            .copied()
+            .filter(move |&state| state != State::Template && (state == State::Udp) == is_udp)
     }
 
     /// Whether IPVS counts a connection in this state as active (`ActiveConn`) rather than inactive.
@@ -187,7 +198,7 @@ impl State {
             State::SynRecv | State::CloseWait => 60,
             State::Close => 10,
             State::LastAck => 30,
-            State::Udp => 300,
+            State::Udp | State::Template => 300,
         }
     }
 
@@ -211,6 +222,33 @@ impl Default for Timeouts {
             seconds[state as usize] = state.default_timeout();
         }
         Timeouts(seconds)
+    }
+}
+
+/// Connections of a client go to the server that its last ones went to (LVS "persistence", session affinity).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// For so many seconds after the last connection began, and as long as one lives.
+    pub seconds: u32,
+    /// Clients whose addresses are equal in so many bits are one.
+    pub prefix: u8,
+    /// Whether a server of weight 0 loses its clients; else they come back to it (IPVS' `expire_quiescent_template`).
+    pub expire_quiescent: bool,
+}
+
+/// How many connections a real server is given (IPVS' upper and lower threshold). Active and inactive ones count, templates do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// With so many it gets no new ones,
+    pub upper: u32,
+    /// until it has fewer than so many.
+    pub lower: u32,
+}
+
+impl Limits {
+    /// With IPVS' lower threshold, if none is given: three quarters of the upper one.
+    pub fn new(upper: u32, lower: Option<u32>) -> Limits {
+        Limits { upper, lower: lower.unwrap_or(upper - upper / 4) }
     }
 }
 

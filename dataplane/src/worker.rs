@@ -34,7 +34,7 @@ use crate::snapshot::{Snapshot, Subscriber};
 use crate::table::Table;
 
 /// How long a sweep over the whole table takes.
-const SWEEP_SECONDS: u64 = 4;
+pub(crate) const SWEEP_SECONDS: u64 = 4;
 
 /// Buckets swept in one go at the most: some microseconds.
 const SWEEP_SLICE: usize = 128;

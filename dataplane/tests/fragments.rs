@@ -42,6 +42,8 @@ fn snapshot() -> Snapshot {
         cursor: Arc::default(),
         timeouts: Timeouts::default(),
         sloppy_tcp: false,
+        persistence: None,
+        one_packet: false,
         live: true,
         dests: server
             .into_iter()
@@ -50,9 +52,11 @@ fn snapshot() -> Snapshot {
                 address,
                 weight: 1,
                 last_weight: 1,
+                limits: None,
                 up: true,
                 listed: true,
                 reset: false,
+                returning: true,
                 traffic: Arc::new([TrafficCounters::default()]),
                 gauge: Arc::<Gauge>::default(),
             })

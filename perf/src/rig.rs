@@ -328,9 +328,11 @@ fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
         address: frames.server(service, n),
         weight: 1,
         last_weight: 1,
+        limits: None,
         up: true,
         listed: true,
         reset: false,
+        returning: true,
         traffic: (0..setting.workers).map(|_| TrafficCounters::default()).collect(),
         gauge: Arc::default(),
     };
@@ -343,6 +345,8 @@ fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
         cursor: Arc::default(),
         timeouts: setting.timeouts,
         sloppy_tcp: false,
+        one_packet: false,
+        persistence: None,
         live: true,
         dests: (0..setting.servers).map(|n| dest(service, n)).collect(),
     };

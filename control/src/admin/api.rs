@@ -52,6 +52,12 @@ pub struct Service {
     pub flags: Vec<String>,
     /// `nat` or `dr`.
     pub mode: String,
+    /// Whether each datagram is scheduled on its own.
+    #[serde(default)]
+    pub one_packet: bool,
+    /// How clients come back to their servers, if they do.
+    #[serde(default)]
+    pub persistence: Option<Persistence>,
     /// Why its virtual address is withdrawn from the twin; null while it is not.
     #[serde(default)]
     pub withdrawn: Option<String>,
@@ -61,6 +67,15 @@ pub struct Service {
     pub rates: Rates,
     /// Its real servers.
     pub servers: Vec<Server>,
+}
+
+/// How clients come back to the server that their last connections went to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Persistence {
+    /// For so many seconds.
+    pub timeout: u32,
+    /// Clients whose addresses are equal in so many bits are one.
+    pub prefix: u8,
 }
 
 /// A real server of a service.
@@ -90,6 +105,15 @@ pub struct Server {
     pub active: u64,
     /// The other connections.
     pub inactive: u64,
+    /// With so many connections it gets no new ones; null if there is no limit.
+    #[serde(default)]
+    pub upper_threshold: Option<u32>,
+    /// It gets new ones again with fewer than so many.
+    #[serde(default)]
+    pub lower_threshold: Option<u32>,
+    /// Clients that come back to it, in a persistent service: its templates.
+    #[serde(default)]
+    pub persistent: u64,
     /// What has passed since the start.
     pub stats: Stats,
     /// What passes now.
@@ -172,8 +196,6 @@ pub struct IpvsCounts {
     pub connections_received: u64,
     /// Of them, those of another service, server or mode.
     pub unknown: u64,
-    /// Of them, templates of persistence.
-    pub templates: u64,
     /// Of them, those of a mark of the firewall.
     pub fwmarks: u64,
     /// Of them, those of IPv6.

@@ -17,6 +17,12 @@ pub(super) struct List {
     /// Connections, packets and bytes since the start
     #[arg(long, conflicts_with_all = ["rate", "counters"])]
     stats: bool,
+    /// Clients that come back, in persistent services
+    #[arg(long, conflicts_with_all = ["stats", "rate", "counters", "connections"])]
+    persistent_conn: bool,
+    /// How many connections servers are given
+    #[arg(long, conflicts_with_all = ["stats", "rate", "counters", "connections", "persistent_conn"])]
+    thresholds: bool,
     /// Connections, packets and bytes a second
     #[arg(long, conflicts_with = "counters")]
     rate: bool,
@@ -71,9 +77,11 @@ async fn list(args: &List) -> anyhow::Result<()> {
         pretty(&mut out, &services)?;
     } else {
         let table = client.counters().await?.table;
-        let columns = match (args.stats, args.rate) {
-            (true, _) => Columns::Stats,
-            (_, true) => Columns::Rates,
+        let columns = match args {
+            List { stats: true, .. } => Columns::Stats,
+            List { rate: true, .. } => Columns::Rates,
+            List { persistent_conn: true, .. } => Columns::Persistent,
+            List { thresholds: true, .. } => Columns::Thresholds,
             _ => Columns::State,
         };
         let numbers = if args.exact { Numbers::Exact } else { Numbers::Scaled };

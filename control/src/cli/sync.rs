@@ -62,8 +62,7 @@ fn write_ipvs(out: &mut impl Write, ipvs: &api::Ipvs) -> io::Result<()> {
         out,
         "Messages: {received} received, {malformed} malformed, {other_syncid} of another syncid, {sent} sent"
     )?;
-    let api::IpvsCounts { connections_received, unknown, templates, fwmarks, ipv6, unsupported, .. } =
-        ipvs.counts;
+    let api::IpvsCounts { connections_received, unknown, fwmarks, ipv6, unsupported, .. } = ipvs.counts;
     let api::Adopted { new, changed, known, stale, no_room } = ipvs.adopted;
     writeln!(
         out,
@@ -71,7 +70,7 @@ fn write_ipvs(out: &mut impl Write, ipvs: &api::Ipvs) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "Not taken over: {unknown} of other services or servers, {templates} templates, {fwmarks} of marks, {ipv6} of IPv6, {unsupported} unsupported"
+        "Not taken over: {unknown} of other services or servers, {fwmarks} of marks, {ipv6} of IPv6, {unsupported} unsupported"
     )?;
     writeln!(out, "Connections told to directors: {}", ipvs.counts.connections_sent)
 }
@@ -131,7 +130,7 @@ mod tests {
     fn directors_of_linux() {
         let ipvs = serde_json::json!({
             "role": "backup", "interface": "eth2", "syncid": 5, "directors": ["10.9.0.3"], "received": 9, "malformed": 1,
-            "other_syncid": 2, "connections_received": 12, "unknown": 3, "templates": 4, "fwmarks": 5, "ipv6": 6,
+            "other_syncid": 2, "connections_received": 12, "unknown": 3, "fwmarks": 5, "ipv6": 6,
             "adopted": { "new": 11, "changed": 0, "known": 0, "stale": 0, "no_room": 0 },
             "unsupported": 7, "sent": 0, "connections_sent": 0,
         });
@@ -145,7 +144,7 @@ mod tests {
              IPVS backup on eth2, syncid 5; directors: 10.9.0.3\n\
              Messages: 9 received, 1 malformed, 2 of another syncid, 0 sent\n\
              Connections of directors: 12: 11 new, 0 changed, 0 known, 0 stale, 0 without room\n\
-             Not taken over: 3 of other services or servers, 4 templates, 5 of marks, 6 of IPv6, 7 unsupported\n\
+             Not taken over: 3 of other services or servers, 5 of marks, 6 of IPv6, 7 unsupported\n\
              Connections told to directors: 0\n"
         );
     }

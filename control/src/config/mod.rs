@@ -33,7 +33,7 @@ use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
-use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag, Timeouts};
+use dataplane::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
 
 pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
 pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Statuses, Tls, Trust};
@@ -348,6 +348,10 @@ pub struct Service {
     pub timeouts: Timeouts,
     /// Whether a TCP connection may begin with any packet but a RST, as with IPVS' sysctl of this name.
     pub sloppy_tcp: bool,
+    /// Whether each datagram is scheduled on its own, and no connection remembered.
+    pub one_packet: bool,
+    /// Whether clients come back to their real servers, and for how long.
+    pub persistence: Option<Persistence>,
     /// How the real servers are checked; all of these must pass.
     pub checks: Vec<Check>,
     /// What it does when its real servers come and go.
@@ -363,6 +367,8 @@ pub struct Server {
     pub address: SocketAddrV4,
     /// 0 takes no new connections.
     pub weight: u32,
+    /// How many connections it is given.
+    pub limits: Option<Limits>,
     /// Whether the service's checks apply to it.
     pub check: bool,
     /// What the operator wants of it.

@@ -4,7 +4,8 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use dataplane::service::{
-    MAX_TIMEOUT_SECONDS, MAX_WEIGHT, Mode, Protocol, Scheduler, SchedulerFlag, State, Timeouts,
+    Limits, MAX_TIMEOUT_SECONDS, MAX_WEIGHT, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State,
+    Timeouts,
 };
 
 use super::check::{names, narrow, one_of};
@@ -16,7 +17,7 @@ use super::{Server, ServerState, Service, availability, checks};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 10] = [
+const SERVICE_KEYS: [&str; 12] = [
     "address",
     "protocol",
     "mode",
@@ -25,6 +26,8 @@ const SERVICE_KEYS: [&str; 10] = [
     "port",
     "timeouts",
     "sloppy_tcp",
+    "persistence",
+    "one_packet",
     "check",
     "server",
 ];
@@ -48,6 +51,13 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let timeouts =
         section.or("timeouts", Timeouts::default(), |field| timeouts(&field.section()?, protocol?));
     let sloppy_tcp = section.or("sloppy_tcp", false, |field| field.boolean());
+    let one_packet = section.or("one_packet", false, |field| match field.boolean()? {
+        true if protocol == Some(Protocol::Tcp) => {
+            field.error("a TCP connection is more than a packet; expected it with protocol = \"udp\" only")
+        }
+        one_packet => Some(one_packet),
+    });
+    let persistence = section.optional("persistence", |field| persistence(&field.section()?));
     let checks = section.or("check", Vec::new(), |field| checks::read(&field));
 
     let direct = address.filter(|_| mode == Some(Mode::Dr)).map(|address| address.port());
@@ -75,6 +85,8 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             port: port?,
             timeouts: timeouts?,
             sloppy_tcp: sloppy_tcp?,
+            persistence: persistence?,
+            one_packet: one_packet?,
             checks: checks?,
             availability: availability?,
             servers: servers.into_iter().collect::<Option<_>>()?,
@@ -112,32 +124,52 @@ fn flags(field: &Field<'_>, scheduler: Option<Scheduler>) -> Option<Vec<Schedule
 }
 
 fn timeouts(section: &Section<'_>, protocol: Protocol) -> Option<Timeouts> {
-    let belongs = |state: &State| (*state == State::Udp) == (protocol == Protocol::Udp);
-    let keys: Vec<String> =
-        State::ALL.iter().filter(|state| belongs(state)).map(|s| s.timeout_key()).collect();
+    let keys: Vec<String> = State::of_protocol(protocol).map(State::timeout_key).collect();
     section.known(&keys.iter().map(String::as_str).collect::<Vec<_>>());
     let mut timeouts = Timeouts::default();
     let mut good = true;
-    for &state in State::ALL.iter().filter(|state| belongs(state)) {
-        let longest = Duration::from_secs(MAX_TIMEOUT_SECONDS.into());
-        let seconds = section.optional(&state.timeout_key(), |field| {
-            let time = field.duration(SECOND..=longest)?;
-            match time.subsec_nanos() {
-                0 => u32::try_from(time.as_secs()).ok(),
-                _ => field.error(format_args!(
-                    "{} is not a whole number of seconds; expected e.g. \"{}s\"",
-                    humantime::format_duration(time),
-                    time.as_secs().max(1)
-                )),
-            }
-        });
-        match seconds {
+    for state in State::of_protocol(protocol) {
+        match section.optional(&state.timeout_key(), timeout) {
             Some(Some(seconds)) => timeouts.0[state as usize] = seconds,
             Some(None) => {}
             None => good = false,
         }
     }
     good.then_some(timeouts)
+}
+
+/// Whole seconds, as LVS has them.
+fn timeout(field: Field<'_>) -> Option<u32> {
+    let longest = Duration::from_secs(MAX_TIMEOUT_SECONDS.into());
+    let time = field.duration(SECOND..=longest)?;
+    match time.subsec_nanos() {
+        0 => u32::try_from(time.as_secs()).ok(),
+        _ => field.error(format_args!(
+            "{} is not a whole number of seconds; expected e.g. \"{}s\"",
+            humantime::format_duration(time),
+            time.as_secs().max(1)
+        )),
+    }
+}
+
+fn persistence(section: &Section<'_>) -> Option<Persistence> {
+    section.known(&["timeout", "prefix", "expire_quiescent"]);
+    let seconds = section.or("timeout", State::Template.default_timeout(), timeout);
+    let prefix = section.or("prefix", 32, |field| narrow(field.integer(1..=32)));
+    let expire_quiescent = section.or("expire_quiescent", false, |field| field.boolean());
+    Some(Persistence { seconds: seconds?, prefix: prefix?, expire_quiescent: expire_quiescent? })
+}
+
+/// `upper_threshold` and `lower_threshold` of a real server.
+fn limits(section: &Section<'_>) -> Option<Option<Limits>> {
+    let upper =
+        section.optional("upper_threshold", |field| narrow(field.integer(1..=u64::from(u32::MAX))))?;
+    let most = upper.unwrap_or(u32::MAX);
+    let lower = section.optional("lower_threshold", |field| narrow(field.integer(1..=u64::from(most))))?;
+    match (upper, section.get("lower_threshold")) {
+        (None, Some(field)) => field.error("has nothing to go with; expected upper_threshold as well"),
+        _ => Some(upper.map(|upper| Limits::new(upper, lower))),
+    }
 }
 
 /// What a real server takes from its service.
@@ -149,10 +181,11 @@ struct ServerContext {
 
 impl ServerContext {
     fn server(&self, section: &Section<'_>) -> Option<Server> {
-        section.known(&["address", "weight", "check", "state"]);
+        section.known(&["address", "weight", "upper_threshold", "lower_threshold", "check", "state"]);
         let typed = section.require("address", SERVER);
         let endpoint = typed.as_ref().and_then(|field| field.parse(SERVER, value::endpoint));
         let weight = section.or("weight", 1, |field| narrow(field.integer(0..=u64::from(MAX_WEIGHT))));
+        let limits = limits(section);
         let check = section.or("check", self.checked, |field| match field.boolean()? {
             true if !self.checked => {
                 field.error("the service has no check; expected false, or a [service.check]")
@@ -172,6 +205,6 @@ impl ServerContext {
             ));
         }
         let address = SocketAddrV4::new(address, port.unwrap_or(service.port()));
-        Some(Server { address, weight: weight?, check: check?, state: state? })
+        Some(Server { address, weight: weight?, limits: limits?, check: check?, state: state? })
     }
 }

@@ -91,7 +91,7 @@ fn keys_and_syntax() {
             r#"scheduler = "sh""#,
             r#"schedular = "sh""#,
             r#"
-rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, scheduler, flags, port, timeouts, sloppy_tcp, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
+rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, scheduler, flags, port, timeouts, sloppy_tcp, persistence, one_packet, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
    33 | schedular = "sh"
       | ^^^^^^^^^
 rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for wlc
@@ -393,6 +393,62 @@ fn a_good_file_means_what_it_says() {
     assert_eq!(dns.servers[0].address.to_string(), "10.0.0.11:53");
     assert!(!dns.servers[0].check);
     assert_eq!(config.port_of(dns).name, "wan");
+}
+
+#[test]
+fn only_datagrams_are_scheduled_alone() {
+    let udp = read(&altered("protocol = \"udp\"", "protocol = \"udp\"\none_packet = true")).unwrap();
+    assert_eq!(udp.services.iter().map(|service| service.one_packet).collect::<Vec<_>>(), [false, true]);
+    let error =
+        read(&altered("port = \"wan\"", "port = \"wan\"\none_packet = true")).unwrap_err().to_string();
+    assert!(error.contains("service[0].one_packet: a TCP connection is more than a packet"), "{error}");
+}
+
+#[test]
+fn a_server_may_have_limits() {
+    let with = |text: &str| {
+        let config = read(&altered("weight = 3", &format!("weight = 3\n{text}")));
+        config.map(|config| config.services[0].servers[0].limits).map_err(|errors| errors.to_string())
+    };
+    assert_eq!(with("upper_threshold = 100"), Ok(Some(Limits { upper: 100, lower: 75 })));
+    let both = "upper_threshold = 100\nlower_threshold = 100";
+    assert_eq!(with(both), Ok(Some(Limits { upper: 100, lower: 100 })));
+    for (wrong, message) in [
+        (
+            "upper_threshold = 0",
+            "server[0].upper_threshold: 0 is out of range; expected an integer from 1 to",
+        ),
+        ("upper_threshold = 9\nlower_threshold = 10", "10 is out of range; expected an integer from 1 to 9"),
+        ("lower_threshold = 10", "lower_threshold: has nothing to go with; expected upper_threshold as well"),
+    ] {
+        let error = with(wrong).unwrap_err();
+        assert!(error.contains(message), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn clients_may_come_back() {
+    let with = |text: &str| {
+        let config = read(&altered("port = \"wan\"", &format!("port = \"wan\"\npersistence = {text}")));
+        config.map(|config| config.services[0].persistence).map_err(|errors| errors.to_string())
+    };
+    assert_eq!(read(GOOD).unwrap().services[0].persistence, None);
+    let default = Persistence { seconds: 300, prefix: 32, expire_quiescent: false };
+    assert_eq!(with("{}"), Ok(Some(default)));
+    let all = "{ timeout = \"1h\", prefix = 24, expire_quiescent = true }";
+    assert_eq!(with(all), Ok(Some(Persistence { seconds: 3600, prefix: 24, expire_quiescent: true })));
+    for (wrong, message) in [
+        ("300", "service[0].persistence: is an integer; expected a table"),
+        ("{ timeout = \"500ms\" }", "service[0].persistence.timeout: 500ms is"),
+        (
+            "{ prefix = 0 }",
+            "service[0].persistence.prefix: 0 is out of range; expected an integer from 1 to 32",
+        ),
+        ("{ mask = 24 }", "persistence.mask: unknown key; expected one of timeout, prefix, expire_quiescent"),
+    ] {
+        let error = with(wrong).unwrap_err();
+        assert!(error.contains(message), "{wrong}: {error}");
+    }
 }
 
 #[test]

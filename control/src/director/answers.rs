@@ -151,6 +151,7 @@ impl Director {
                 server.and_then(|server| targets(service, server).find_map(|t| self.health.reason(&t)));
             let (active, inactive) = known.map_or((0, 0), |known| known.gauge.get());
             let duty = self.effects.duty(key, id.address);
+            let limits = server.and_then(|server| server.limits);
             let until = self.services.deadline(key, id.address);
             let state = match server {
                 None => "sorry",
@@ -170,6 +171,9 @@ impl Director {
                 reason: reason.or(held),
                 active: active.into(),
                 inactive: inactive.into(),
+                upper_threshold: limits.map(|limits| limits.upper),
+                lower_threshold: limits.map(|limits| limits.lower),
+                persistent: known.map_or(0, |known| known.gauge.templates()).into(),
                 stats: stats(known.map(|known| known.traffic()).unwrap_or_default()),
                 rates: rates(known.map(|known| known.meter.rates()).unwrap_or_default()),
             }
@@ -185,6 +189,10 @@ impl Director {
                 .map(|flag| flag.name().to_owned())
                 .collect(),
             mode: service.mode.name().to_owned(),
+            one_packet: service.one_packet,
+            persistence: service
+                .persistence
+                .map(|how| api::Persistence { timeout: how.seconds, prefix: how.prefix }),
             withdrawn: self
                 .standings
                 .get(service.address.ip())

@@ -100,6 +100,7 @@ impl Director {
         let server = Server {
             address: new.address,
             weight,
+            limits: None,
             check: !known.checks.is_empty(),
             state: ServerState::Enabled,
         };

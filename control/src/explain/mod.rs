@@ -60,7 +60,8 @@ impl Explainer<'_> {
         if let Some(piece) = piece {
             piece.apply(&mut frame);
         }
-        let explained = engine::explain(self.snapshot, self.table, self.now, port, &frame);
+        let explained = engine::explain(self.snapshot, self.table, self.now, port, &frame)
+            .context("no room for a stage to try the packet on")?;
         let engine::Explanation { hit, connection, afterwards, reason, follows, verdict, frame: after } =
             explained;
 

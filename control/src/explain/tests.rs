@@ -146,9 +146,11 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         address: server.address,
         weight: server.weight,
         last_weight: server.weight.max(1),
+        limits: None,
         up: *server.address.ip() != Ipv4Addr::new(10, 0, 0, 2),
         listed: true,
         reset: false,
+        returning: true,
         traffic: Arc::new([TrafficCounters::default()]),
         gauge: Arc::<Gauge>::default(),
     };
@@ -161,6 +163,8 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         cursor: Arc::default(),
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
+        one_packet: service.one_packet,
+        persistence: service.persistence,
         live: true,
         dests: service.servers.iter().map(dest).collect(),
     }

@@ -25,6 +25,7 @@ pub fn why(
     let scheduler = service.scheduler;
     match *reason {
         Reason::Nobody => "no real server takes new connections".to_owned(),
+        Reason::Template => "persistence: it has the client's last connections".to_owned(),
         Reason::Turn { position, period } => {
             format!(
                 "{scheduler}: its turn, connection {} of {period}; all workers share the turns",

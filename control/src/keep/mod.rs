@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use dataplane::counters::Gauge;
+use dataplane::counters::{Gauge, Live};
 use dataplane::table::{Census, HashKey, Known, Table, Threads};
 use dataplane::worker::Ticks;
 
@@ -147,10 +147,7 @@ pub fn start(
         Ok(Some(Adopted { table, index, census, took })) => {
             let origin =
                 Origin::Adopted { kept: census.kept, removed: census.removed, no_room: census.no_room, took };
-            let gauge = |member: &Member| {
-                let (active, inactive) = census.of(member.id);
-                (*member, Gauge::of(active, inactive))
-            };
+            let gauge = |member: &Member| (*member, Gauge::of(census.of(member.id)));
             let ids = Ids::inherit(workers, index.members.iter().map(gauge));
             let keep = Some(Keep { directory, index, is_written: false, is_said: false });
             return Ok(Start { table: Arc::new(table), ids, keep, origin });
@@ -204,7 +201,7 @@ fn adopt(
     let (theirs, ours) = (Ticks::with(index.tsc_per_tick), Ticks::ours());
     let same_clock = theirs.per_tick() == ours.per_tick();
     let adopted = |table, mut index: Index, census: Census| {
-        index.members.retain(|member| is_wanted(member) || census.of(member.id) != (0, 0));
+        index.members.retain(|member| is_wanted(member) || census.of(member.id) != Live::default());
         Ok(Some(Adopted { table, index, census, took: began.elapsed() }))
     };
     if !same_clock || !Table::are_alike(connections, index.connections) {

@@ -1,17 +1,22 @@
 //! `ipvsadm -Ln`, `-Ln --stats`, `-Ln --rate`.
 
 use std::io::{self, Write};
+use std::net::Ipv4Addr;
 
 use dataplane::service::{Mode, Protocol};
 
 use super::title;
-use crate::admin::api::{Rates, Server, Service, Stats, Table};
+use crate::admin::api::{Persistence, Rates, Server, Service, Stats, Table};
 
-/// Which of the three tables.
+/// Which of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Columns {
     /// Scheduler, forwarding method, weight, connections.
     State,
+    /// Weight, connections, and clients that come back.
+    Persistent,
+    /// Connections, and how many a server is given.
+    Thresholds,
     /// What has passed since the start.
     Stats,
     /// What passes a second.
@@ -42,6 +47,8 @@ pub fn services(
             writeln!(out, "Prot LocalAddress:Port Scheduler Flags")?;
             writeln!(out, "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn")?;
         }
+        Columns::Persistent => wide(out, ["Weight", "PersistConn", "ActiveConn", "InActConn"])?,
+        Columns::Thresholds => wide(out, ["Uthreshold", "Lthreshold", "ActiveConn", "InActConn"])?,
         Columns::Stats => heading(out, ["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"])?,
         Columns::Rates => heading(out, ["CPS", "InPPS", "OutPPS", "InBPS", "OutBPS"])?,
     }
@@ -53,8 +60,12 @@ pub fn services(
             Columns::State => {
                 let withdrawn = service.withdrawn.as_ref();
                 let withdrawn = withdrawn.map(|reason| format!("  withdrawn: {reason}")).unwrap_or_default();
-                writeln!(out, "{name} {}{}{withdrawn}", service.scheduler, flags(&service.flags))?;
+                let (scheduler, flags) = (&service.scheduler, flags(&service.flags));
+                let persistent = service.persistence.map(persistent).unwrap_or_default();
+                let ops = if service.one_packet { " ops" } else { "" };
+                writeln!(out, "{name} {scheduler}{flags}{persistent}{ops}{withdrawn}")?;
             }
+            Columns::Persistent | Columns::Thresholds => writeln!(out, "{name} {}", service.scheduler)?,
             Columns::Stats => numbered(out, &name, &stats(&service.stats, numbers))?,
             Columns::Rates => numbered(out, &name, &rates(&service.rates).map(|n| number(n, numbers)))?,
         }
@@ -76,6 +87,18 @@ fn server_line(out: &mut impl Write, server: &Server, columns: Columns, numbers:
             let (forward, active, inactive) = (forward(&server.mode), server.active, server.inactive);
             writeln!(out, "{name} {forward:<7} {weight:<6} {active:<10} {inactive:<10}")
         }
+        Columns::Persistent => {
+            let (weight, persistent) = (server.effective_weight, server.persistent);
+            let (active, inactive) = (server.active, server.inactive);
+            writeln!(out, "{name} {weight:<9} {persistent:<11} {active:<10} {inactive:<10}")
+        }
+        Columns::Thresholds => {
+            // No limit is 0 with ipvsadm.
+            let [upper, lower] =
+                [server.upper_threshold, server.lower_threshold].map(Option::unwrap_or_default);
+            let (active, inactive) = (server.active, server.inactive);
+            writeln!(out, "{name} {upper:<10} {lower:<10} {active:<10} {inactive:<10}")
+        }
         Columns::Stats => numbered(out, &name, &stats(&server.stats, numbers)),
         Columns::Rates => {
             // ipvsadm scales the bytes of a real server here, but not its packets.
@@ -86,6 +109,11 @@ fn server_line(out: &mut impl Write, server: &Server, columns: Columns, numbers:
             numbered(out, &name, &[&packets[..], &[bytes_in, bytes_out]].concat())
         }
     }
+}
+
+fn wide(out: &mut impl Write, [a, b, c, d]: [&str; 4]) -> io::Result<()> {
+    writeln!(out, "{:<32} {a:<9} {b:<10} {c:<10} {d}", "Prot LocalAddress:Port")?;
+    writeln!(out, "  -> RemoteAddress:Port")
 }
 
 fn heading(out: &mut impl Write, [a, b, c, d, e]: [&str; 5]) -> io::Result<()> {
@@ -128,6 +156,13 @@ fn flags(flags: &[String]) -> String {
     if flags.is_empty() { String::new() } else { format!(" ({})", flags.join(",")) }
 }
 
+/// As ipvsadm has it: seconds, and the mask unless all of an address counts.
+fn persistent(how: Persistence) -> String {
+    let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(how.prefix)).unwrap_or(0));
+    let mask = if how.prefix == 32 { String::new() } else { format!(" mask {mask}") };
+    format!(" persistent {}{mask}", how.timeout)
+}
+
 /// The forwarding method as ipvsadm names it.
 fn forward(mode: &str) -> &str {
     match Mode::from_name(mode) {
@@ -160,6 +195,9 @@ mod tests {
             reason: None,
             active,
             inactive,
+            upper_threshold: None,
+            lower_threshold: None,
+            persistent: 0,
             stats: Stats::default(),
             rates: Rates::default(),
         }
@@ -178,6 +216,8 @@ mod tests {
             scheduler: scheduler.to_owned(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             mode: "nat".to_owned(),
+            one_packet: false,
+            persistence: None,
             withdrawn: None,
             stats: Stats::default(),
             rates: Rates::default(),
@@ -241,6 +281,43 @@ UDP  192.0.2.10:53 rr
         web.withdrawn = Some("rvs stops".to_owned());
         let text = listed(&[web], Columns::State, Numbers::Scaled);
         assert!(text.ends_with("TCP  192.0.2.10:80 mh (mh-port)  withdrawn: rvs stops\n"), "{text}");
+    }
+
+    #[test]
+    fn clients_that_come_back() {
+        let mut server = server("10.0.0.1:80", "nat", 3, 12, 40);
+        server.persistent = 7;
+        let mut web = service("tcp", "192.0.2.10:80", "wlc", &[], vec![server]);
+        let shown = |web: &Service| listed(std::slice::from_ref(web), Columns::State, Numbers::Scaled);
+        web.persistence = Some(Persistence { timeout: 300, prefix: 32 });
+        assert!(shown(&web).contains("80 wlc persistent 300\n"), "{}", shown(&web));
+        web.persistence = Some(Persistence { timeout: 60, prefix: 24 });
+        assert!(shown(&web).contains("80 wlc persistent 60 mask 255.255.255.0\n"), "{}", shown(&web));
+        web.one_packet = true;
+        assert!(shown(&web).contains("80 wlc persistent 60 mask 255.255.255.0 ops\n"), "{}", shown(&web));
+        let expected = "
+Prot LocalAddress:Port           Weight    PersistConn ActiveConn InActConn
+  -> RemoteAddress:Port
+TCP  192.0.2.10:80 wlc
+  -> 10.0.0.1:80                  3         7           12         40········
+";
+        assert_eq!(listed(&[web], Columns::Persistent, Numbers::Scaled), &expected[1..]);
+    }
+
+    #[test]
+    fn thresholds() {
+        let mut limited = server("10.0.0.1:80", "nat", 3, 12, 40);
+        (limited.upper_threshold, limited.lower_threshold) = (Some(4_000_000_000), Some(3_000_000));
+        let servers = vec![limited, server("10.0.0.2:80", "nat", 3, 1, 0)];
+        let web = service("tcp", "192.0.2.10:80", "wlc", &[], servers);
+        let expected = "
+Prot LocalAddress:Port           Uthreshold Lthreshold ActiveConn InActConn
+  -> RemoteAddress:Port
+TCP  192.0.2.10:80 wlc
+  -> 10.0.0.1:80                  4000000000 3000000    12         40········
+  -> 10.0.0.2:80                  0          0          1          0·········
+";
+        assert_eq!(listed(&[web], Columns::Thresholds, Numbers::Scaled), &expected[1..]);
     }
 
     fn busy() -> [Service; 1] {

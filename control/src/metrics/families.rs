@@ -107,6 +107,8 @@ impl Families<'_> {
         self.gauges("server_active_connections", help, samples(|server| server.active))?;
         let help = "Connections of the server in any other state";
         self.gauges("server_inactive_connections", help, samples(|server| server.inactive))?;
+        let help = "Clients whose next connections go to the server, in a persistent service";
+        self.gauges("server_persistent_clients", help, samples(|server| server.persistent))?;
         for (family, help, value) in TRAFFIC {
             let samples = all.iter().map(|(service, server, facts)| {
                 let labels = [("service", service.as_str()), ("server", server.as_str())];

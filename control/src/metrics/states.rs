@@ -86,9 +86,11 @@ mod tests {
             address: format!("10.0.0.{id}:80").parse().unwrap(),
             weight: 1,
             last_weight: 1,
+            limits: None,
             up: true,
             listed: true,
             reset: false,
+            returning: true,
             traffic: Arc::new([TrafficCounters::default()]),
             gauge: Arc::default(),
         };
@@ -101,6 +103,8 @@ mod tests {
             cursor: Arc::default(),
             timeouts: Timeouts::default(),
             sloppy_tcp: false,
+            one_packet: false,
+            persistence: None,
             live: true,
             dests: ids.map(dest).collect(),
         }

@@ -77,12 +77,18 @@ fn changed(service: &str, was: &Server, is: &Server) -> Option<Change> {
     }
     let what = [
         differs("weight", was.weight, is.weight),
+        differs("thresholds", thresholds(was), thresholds(is)),
         differs("state", was.state.name(), is.state.name()),
         differs("check", was.check, is.check),
     ];
     let mut what = what.into_iter().flatten();
     let first = what.next()?;
     Some(change(Sign::Changed, service, Some(is.address), what.fold(first, |all, one| all + ", " + &one)))
+}
+
+/// The upper and the lower one.
+fn thresholds(server: &Server) -> String {
+    server.limits.map_or_else(|| "none".to_owned(), |limits| format!("{}/{}", limits.upper, limits.lower))
 }
 
 /// The settings of a service that differ, with both values where they are short.
@@ -93,6 +99,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
     let without_values = [
         ("check", old.checks != new.checks),
         ("timeouts", old.timeouts != new.timeouts),
+        ("persistence", old.persistence != new.persistence),
         ("on_down", was.on_down != is.on_down),
         ("on_remove", was.on_remove != is.on_remove),
         ("drain", was.drain != is.drain),
@@ -107,6 +114,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
         differs("flags", names(old), names(new)),
         differs("port", port(old), port(new)),
         differs("sloppy_tcp", old.sloppy_tcp, new.sloppy_tcp),
+        differs("one_packet", old.one_packet, new.one_packet),
         differs("quorum", was.quorum, is.quorum),
         differs("hysteresis", was.hysteresis, is.hysteresis),
     ];

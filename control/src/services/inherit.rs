@@ -9,7 +9,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dataplane::service::{Mode, Protocol};
+use dataplane::service::{Limits, Mode, Protocol};
 use foldhash::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -51,20 +51,25 @@ struct ChangedServer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Settings {
     weight: u32,
+    /// Upper and lower.
+    #[serde(default)]
+    limits: Option<(u32, u32)>,
     check: bool,
     state: String,
 }
 
 impl Settings {
     fn of(server: &Server) -> Settings {
-        let Server { address: _, weight, check, state } = *server;
-        Settings { weight, check, state: state.name().to_owned() }
+        let Server { address: _, weight, limits, check, state } = *server;
+        let limits = limits.map(|limits| (limits.upper, limits.lower));
+        Settings { weight, limits, check, state: state.name().to_owned() }
     }
 
     fn server(&self, address: SocketAddrV4) -> Result<Server> {
-        let Settings { weight, check, ref state } = *self;
+        let Settings { weight, limits, check, ref state } = *self;
+        let limits = limits.map(|(upper, lower)| Limits { upper, lower });
         let state = ServerState::from_name(state).with_context(|| format!("unknown state {state:?}"))?;
-        Ok(Server { address, weight, check, state })
+        Ok(Server { address, weight, limits, check, state })
     }
 }
 
@@ -162,7 +167,8 @@ impl Services {
             let Ok(service) = service else { continue };
             let time = left.get(&(key, server.address)).copied().unwrap_or(service.availability.drain);
             let address = server.address;
-            let server = Server { address, weight: 0, check: false, state: ServerState::Enabled };
+            let server =
+                Server { address, weight: 0, limits: None, check: false, state: ServerState::Enabled };
             self.leaving.insert((key, address), Leaving { service, server, until: now + time, how });
         }
         self.settle(self.running.clone());

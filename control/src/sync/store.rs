@@ -3,7 +3,7 @@
 use dataplane::changes::{is_shared, is_told};
 use dataplane::clock::{Tick, Timeout};
 use dataplane::engine::{Adopted, adopt};
-use dataplane::service::{Protocol, State};
+use dataplane::service::State;
 use dataplane::snapshot::{Dest, Snapshot};
 use dataplane::table::{Client, DestId, FLAG_REPLIED, Slot, Table, Word};
 use foldhash::HashMap;
@@ -56,8 +56,8 @@ impl Numbers {
 /// The timeouts of connections that have to be kept as long as they are busy.
 fn timeouts(snapshot: &Snapshot) -> impl Iterator<Item = Timeout> {
     snapshot.services.iter().flat_map(|service| {
-        let is_of_service = |state: State| (state == State::Udp) == (service.protocol == Protocol::Udp);
-        let kept = State::ALL.iter().copied().filter(move |&state| is_of_service(state) && is_kept(state));
+        let template = service.persistent.map(|_| State::Template);
+        let kept = State::of_protocol(service.protocol).filter(|&state| is_kept(state)).chain(template);
         kept.map(|state| service.timeout(state))
     })
 }

@@ -17,6 +17,9 @@ fn server(n: u8, up: bool, rate: u64) -> Server {
         reason: (!up).then(|| "connection refused".to_owned()),
         active: u64::from(n) * 100,
         inactive: 7,
+        upper_threshold: None,
+        lower_threshold: None,
+        persistent: 0,
         stats: Stats::default(),
         rates: Rates {
             connections: rate / 10,
@@ -43,6 +46,8 @@ fn service(protocol: &str, address: &str, servers: Vec<Server>) -> Service {
         scheduler: "wlc".to_owned(),
         flags: Vec::new(),
         mode: "nat".to_owned(),
+        one_packet: false,
+        persistence: None,
         withdrawn: None,
         stats: Stats::default(),
         rates,

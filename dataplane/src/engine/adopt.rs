@@ -1,7 +1,7 @@
 //! Connections that a peer router tells of.
 
 use super::packet::Side;
-use super::resolve::{Judgement, leave};
+use super::resolve::{Judgement, Wanted, leave};
 use crate::clock::{COARSE_SHIFT, Tick};
 use crate::service::State;
 use crate::snapshot::Snapshot;
@@ -45,9 +45,10 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, word: Word, age: u32
     let client = word.client();
     let hash = table.hash(client, service.protocol);
     let side = Side::Service(dest.service);
-    let judge = Judgement { snapshot, now, side, client, taking: dest.endpoint };
+    let wanted = if state == State::Template { Wanted::Template } else { Wanted::Connection(dest.endpoint) };
+    let judge = Judgement { snapshot, now, side, client, wanted };
     // Counted before it can be seen, as workers do.
-    dest.gauge.enter(state.is_active());
+    dest.gauge.enter(state);
     let adopted = loop {
         match table.find(hash, client, &judge) {
             Some((_, ours)) if !is_news(snapshot, ours, word, now, slack) => break Adopted::Known,
@@ -65,7 +66,7 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, word: Word, age: u32
         }
     };
     if matches!(adopted, Adopted::Known | Adopted::NoRoom) {
-        dest.gauge.leave(state.is_active());
+        dest.gauge.leave(state);
     }
     adopted
 }
@@ -99,7 +100,7 @@ fn is_over(word: Word) -> bool {
 fn precedence(snapshot: &Snapshot, word: Word) -> (u8, Option<(u32, u16)>) {
     let progress = match word.state() {
         State::None | State::SynSent | State::SynRecv | State::SynAck | State::Listen => 0,
-        State::Established | State::Udp => 1,
+        State::Established | State::Udp | State::Template => 1,
         State::FinWait => 2,
         State::CloseWait => 3,
         State::LastAck => 4,

@@ -1,23 +1,25 @@
 //! What the data path would do with a packet now, and why.
 //!
 //! No second implementation of the rules: the engine itself takes the packet, on a stage. The stage is a copy of all
-//! that it might change: the buckets of the packet's flow, and the snapshot with gauges and positions of its own. What
+//! that it might change: the buckets of the packet's flow and of its client's template, and the snapshot with gauges and positions of its own. What
 //! cannot be seen from outside of the engine (whose packet it is, which connection's) is found by its own stages and by
 //! its own judgement. So this agrees with the data path as long as nothing changes meanwhile; `tests/explain.rs` compares
 //! a million packets.
 
+use std::io;
 use std::sync::Arc;
 
 use super::packet::{Packet, Piece, Side};
+use super::persist::Place;
 use super::resolve::Judgement;
 use super::{BURST, Engine, Verdict, classify, fragments, parse};
 use crate::clock::Tick;
-use crate::counters::Drop;
+use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
 use crate::fragments::Fate;
 use crate::scheduler::Reason;
 use crate::service::State;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Service, ServiceIndex, Snapshot};
 use crate::table::{DestId, Table};
 
 /// What the data path would do with a packet, and why.
@@ -54,9 +56,15 @@ pub struct Connection {
 }
 
 /// Explains what would happen to a frame that comes in on a port of the snapshot now. Changes nothing; takes as long as
-/// it takes to copy the list of real servers.
-pub fn explain(snapshot: &Snapshot, table: &Table, now: Tick, port: PortIndex, frame: &[u8]) -> Explanation {
-    let engine = Engine::new(0, Arc::new(table.for_one_flow()), Arc::default());
+/// it takes to copy the list of real servers. An error if there is no address space for the stage.
+pub fn explain(
+    snapshot: &Snapshot,
+    table: &Table,
+    now: Tick,
+    port: PortIndex,
+    frame: &[u8],
+) -> io::Result<Explanation> {
+    let engine = Engine::new(0, Arc::new(table.stage()?), Arc::default());
     let mut burst = [frame.to_vec()];
     let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
 
@@ -84,29 +92,67 @@ pub fn explain(snapshot: &Snapshot, table: &Table, now: Tick, port: PortIndex, f
     }
     let stage = snapshot.rehearsal(service);
     let connection = packet.as_ref().and_then(|packet| connection(&engine, &stage, now, packet));
-    let flow = packet.as_ref().map(Packet::flow);
-    let reason =
-        service.zip(flow).map(|(service, flow)| stage.services[service as usize].picker.reason(&flow));
+    let reason = service.zip(packet.as_ref()).map(|(service, packet)| {
+        if copy_template(table, &engine, &stage, now, service, packet) {
+            return Reason::Template;
+        }
+        stage.services[service as usize].picker.reason(&packet.flow(), &|id| stage.is_free(id))
+    });
 
     // The engine.
     engine.process(&stage, now, port, &mut burst, &mut verdicts, &mut ());
     let verdict = verdicts[0];
     let asked = engine.counters.traffic.connections.get() > 0 || verdict == Verdict::Drop(Drop::NoServer);
     let reason = reason.filter(|_| asked);
-    let afterwards = packet.as_ref().and_then(|packet| self::connection(&engine, &stage, now, packet));
+    let goes_on = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved));
+    let afterwards = packet.as_ref().and_then(|packet| {
+        let connection = self::connection(&engine, &stage, now, packet);
+        connection.or_else(|| alone(snapshot, packet).filter(|_| goes_on))
+    });
     let note = tag.filter(|_| is_later).and_then(|tag| table.fragments().find(tag, now));
     let follows = match note.map(|note| note.fate) {
         Some(Fate::With(flow)) => Some(flow.dest),
         _ => None,
     };
     let [frame] = burst;
-    Explanation { hit, connection, afterwards, reason, follows, verdict, frame }
+    Ok(Explanation { hit, connection, afterwards, reason, follows, verdict, frame })
+}
+
+/// Copies the template of the packet's client, and what is around it, and says whether its server takes the client.
+fn copy_template(
+    table: &Table,
+    engine: &Engine,
+    stage: &Snapshot,
+    now: Tick,
+    service: ServiceIndex,
+    packet: &Packet,
+) -> bool {
+    let Service { protocol, persistent: Some(mask), .. } = &stage.services[service as usize] else {
+        return false;
+    };
+    let place = Place::new(table, service, *protocol, *mask, packet.client);
+    table.copy_flow(place.hash, &engine.table);
+    let template = place.find(table, stage, now).and_then(|(_, word)| stage.dest_of(word));
+    template.is_some_and(|dest| dest.returning)
+}
+
+/// What a datagram is a part of that nobody remembers ([`Service::one_packet`]): the same turn, taken once more.
+fn alone(snapshot: &Snapshot, packet: &Packet) -> Option<Connection> {
+    let dest = match packet.side() {
+        Side::Service(service) => {
+            let stage = snapshot.rehearsal(Some(service));
+            let service = stage.services.get(service as usize).filter(|service| service.one_packet)?;
+            service.picker.pick_free(&packet.flow(), &|id| stage.is_free(id))?
+        }
+        Side::Endpoint(endpoint) => snapshot.answered_by(endpoint)?.id,
+    };
+    Some(Connection { dest, state: State::Udp, age: 0, expires: 0 })
 }
 
 /// The packet's connection in the engine's table.
 fn connection(engine: &Engine, snapshot: &Snapshot, now: Tick, packet: &Packet) -> Option<Connection> {
     let Packet { client, hash, .. } = *packet;
-    let judge = Judgement { snapshot, now, side: packet.side(), client, taking: None };
+    let judge = Judgement::of_known(snapshot, now, packet.side(), client);
     let (_, word) = engine.table.find(hash, client, &judge)?;
     let dest = snapshot.dest_of(word)?;
     let (state, age) = (word.state(), word.age(now));

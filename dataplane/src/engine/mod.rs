@@ -12,6 +12,7 @@ mod fragments;
 mod look_up;
 mod packet;
 mod parse;
+mod persist;
 mod related;
 pub mod reset;
 mod resolve;

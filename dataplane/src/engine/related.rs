@@ -41,7 +41,7 @@ pub(super) fn follow(path: &Path<'_>, frame: &mut impl Frame) -> Verdict {
         return nobodys;
     }
     let table = &path.engine.table;
-    let judge = Judgement { snapshot: path.snapshot, now: path.now, side, client, taking: None };
+    let judge = Judgement::of_known(path.snapshot, path.now, side, client);
     let dest = table
         .find(table.hash(client, protocol), client, &judge)
         .and_then(|(_, word)| path.snapshot.dest_of(word));

@@ -49,7 +49,7 @@ fn resets(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Option<Vec<Reset
     if table.replace(slot, word, Word::EMPTY).is_err() {
         return None;
     }
-    dest.gauge.leave(word.state().is_active());
+    dest.gauge.leave(word.state());
 
     let service = End { address: dest.virtual_address, port: dest.virtual_port };
     let server = End { address: dest.address, port: dest.port };

@@ -6,13 +6,13 @@ use super::express::{self, Tally};
 use super::look_up::{self, Order};
 use super::packet::{Direction, Packet, Search, Side, Work};
 use super::rewrite::rewrite;
-use super::{BURST, Engine, Frame, Verdict};
+use super::{BURST, Engine, Frame, Verdict, persist};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
 use crate::service::{Mode, Protocol, State};
-use crate::snapshot::{Dest, EndpointIndex, Service, Snapshot};
-use crate::table::{Client, DestId, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
+use crate::snapshot::{Dest, EndpointIndex, Service, ServiceIndex, Snapshot};
+use crate::table::{Client, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
 use crate::tcp;
 use crate::wire::transport::RST;
 
@@ -126,8 +126,7 @@ impl<'a> Path<'a> {
     #[inline(never)]
     pub fn find_or_begin(&self, packet: &Packet) -> Result<&'a Dest, Verdict> {
         let Packet { client, hash, .. } = *packet;
-        let judge =
-            Judgement { snapshot: self.snapshot, now: self.now, side: packet.side(), client, taking: None };
+        let judge = Judgement::of_known(self.snapshot, self.now, packet.side(), client);
         // Another worker may change the word between our look and our swap; then look again. Each round
         // that fails is one in which another worker got on.
         loop {
@@ -196,20 +195,36 @@ impl<'a> Path<'a> {
         if state.is_active() != old.is_active() {
             dest.gauge.change(state.is_active());
         }
-        if let Some(changes) = &self.engine.changes
-            && (state != old || flags != word.flags())
-        {
-            changes.note(slot, new);
+        if state != old || flags != word.flags() {
+            self.note(slot, new);
+            let goes_on = matches!(state, State::Established | State::Udp);
+            if goes_on && let Some(mask) = service.persistent {
+                self.confirm(dest, mask, word.client());
+            }
         }
         Ok(Some(dest))
+    }
+
+    /// A word has become this one: peers may have to know.
+    #[inline]
+    pub(super) fn note(&self, slot: Slot, word: Word) {
+        if let Some(changes) = &self.engine.changes {
+            changes.note(slot, word);
+        }
     }
 
     /// A packet of no connection, for which there may be a vacancy; `None` if another worker has just begun one.
     fn begin(&self, packet: &Packet, vacancy: Option<Slot>) -> Result<Option<&'a Dest>, Verdict> {
         let Packet { client, hash, .. } = *packet;
         let side = packet.side();
-        let Side::Service(index) = side else {
-            return Err(Verdict::Punt(Punt::ServerReply));
+        let index = match side {
+            Side::Service(index) => index,
+            Side::Endpoint(endpoint) => {
+                return match self.snapshot.answered_by(endpoint) {
+                    Some(dest) => Ok(Some(dest)),
+                    None => Err(Verdict::Punt(Punt::ServerReply)),
+                };
+            }
         };
         let service = &self.snapshot.services[index as usize];
         if !service.live {
@@ -221,19 +236,31 @@ impl<'a> Path<'a> {
         if self.snapshot.is_virtual(packet.source) {
             return Err(Verdict::Drop(Drop::Martian));
         }
-        let (dest, word) = self.schedule(service, packet)?;
-        let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, taking: dest.endpoint };
-        // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
-        let active = word.state().is_active();
-        dest.gauge.enter(active);
-        let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
-        if inserted == Inserted::New {
-            dest.traffic[self.engine.worker].connections.add(1);
-            self.engine.counters.traffic.connections.add(1);
+        let (dest, word) = self.schedule(index, service, packet)?;
+        if service.one_packet {
+            self.count_connection(dest);
             return Ok(Some(dest));
         }
-        dest.gauge.leave(active);
+        let wanted = Wanted::Connection(dest.endpoint);
+        let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted };
+        // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
+        dest.gauge.enter(word.state());
+        if service.is_limited {
+            // Whether it is full now has to be noticed now.
+            dest.is_full();
+        }
+        let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
+        if inserted == Inserted::New {
+            self.count_connection(dest);
+            return Ok(Some(dest));
+        }
+        dest.gauge.leave(word.state());
         if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(None) }
+    }
+
+    fn count_connection(&self, dest: &Dest) {
+        dest.traffic[self.engine.worker].connections.add(1);
+        self.engine.counters.traffic.connections.add(1);
     }
 
     /// Counts a packet of so many bytes that is forwarded.
@@ -244,10 +271,17 @@ impl<'a> Path<'a> {
         self.engine.counters.traffic.add(direction, 1, bytes);
     }
 
-    fn schedule(&self, service: &Service, packet: &Packet) -> Result<(&'a Dest, Word), Verdict> {
-        let picked: Option<DestId> = service.picker.pick(&packet.flow());
-        let (id, dest) =
-            picked.and_then(|id| Some((id, self.snapshot.dest(id)?))).ok_or(Verdict::Drop(Drop::NoServer))?;
+    fn schedule(
+        &self,
+        index: ServiceIndex,
+        service: &Service,
+        packet: &Packet,
+    ) -> Result<(&'a Dest, Word), Verdict> {
+        let picked = match service.persistent {
+            None => self.pick(service, packet),
+            Some(mask) => self.persist(index, service, mask, packet),
+        };
+        let dest = picked.ok_or(Verdict::Drop(Drop::NoServer))?;
         let state = match packet.protocol {
             Protocol::Udp => State::Udp,
             Protocol::Tcp => match tcp::next(tcp::Direction::In, State::None, packet.flags) {
@@ -258,8 +292,18 @@ impl<'a> Path<'a> {
             },
         };
         let coarse = service.timeout(state).is_coarse();
-        let word = Word::new(packet.client, id).with_state(state).seen(self.now, coarse);
+        let word = Word::new(packet.client, dest.id).with_state(state).seen(self.now, coarse);
         Ok((dest, word))
+    }
+
+    /// The scheduler's choice.
+    #[inline]
+    pub(super) fn pick(&self, service: &Service, packet: &Packet) -> Option<&'a Dest> {
+        let picked = match service.is_limited {
+            true => service.picker.pick_free(&packet.flow(), &|id| self.snapshot.is_free(id)),
+            false => service.picker.pick(&packet.flow()),
+        };
+        self.snapshot.dest(picked?)
     }
 }
 
@@ -276,7 +320,7 @@ fn has_expired(snapshot: &Snapshot, now: Tick, dest: &Dest, word: Word) -> bool 
 /// A connection has left the table.
 pub(super) fn leave(snapshot: &Snapshot, word: Word) {
     if let Some(dest) = snapshot.dest_of(word) {
-        dest.gauge.leave(word.state().is_active());
+        dest.gauge.leave(word.state());
     }
 }
 
@@ -286,10 +330,25 @@ pub(super) struct Judgement<'a> {
     pub now: Tick,
     pub side: Side,
     pub client: Client,
-    /// The endpoint of the connection that is to be inserted. The real server can tell connections of one
+    pub wanted: Wanted,
+}
+
+/// What is looked for, or to be inserted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// A connection, and the endpoint of that which is to be inserted. The real server can tell connections of one
     /// client port apart by nothing else, so a connection of the same client with the same endpoint, through
     /// another service, is superseded.
-    pub taking: Option<EndpointIndex>,
+    Connection(Option<EndpointIndex>),
+    /// A template.
+    Template,
+}
+
+impl<'a> Judgement<'a> {
+    /// To find a connection that there may be.
+    pub fn of_known(snapshot: &'a Snapshot, now: Tick, side: Side, client: Client) -> Self {
+        Judgement { snapshot, now, side, client, wanted: Wanted::Connection(None) }
+    }
 }
 
 impl Judge for Judgement<'_> {
@@ -300,7 +359,8 @@ impl Judge for Judgement<'_> {
                 Side::Service(service) => dest.service == service,
                 Side::Endpoint(endpoint) => dest.endpoint == Some(endpoint),
             };
-            on_this_side && !has_expired(self.snapshot, self.now, dest, word)
+            let is_of_kind = (word.state() == State::Template) == (self.wanted == Wanted::Template);
+            on_this_side && is_of_kind && !has_expired(self.snapshot, self.now, dest, word)
         })
     }
 
@@ -309,8 +369,10 @@ impl Judge for Judgement<'_> {
         let Some(dest) = self.snapshot.dest_of(word) else {
             return if self.snapshot.has_removed(word) { Worth::Free } else { Worth::Keep };
         };
-        let superseded =
-            word.client() == self.client && dest.endpoint.is_some() && dest.endpoint == self.taking;
+        let superseded = word.client() == self.client
+            && dest.endpoint.is_some()
+            && self.wanted == Wanted::Connection(dest.endpoint)
+            && word.state() != State::Template;
         if superseded || has_expired(self.snapshot, self.now, dest, word) {
             return Worth::Free;
         }
@@ -318,7 +380,7 @@ impl Judge for Judgement<'_> {
             State::TimeWait | State::Close | State::LastAck => 0,
             State::None | State::SynSent | State::SynRecv | State::SynAck => 1,
             State::Udp if dest.endpoint.is_none() => 2, // nobody can say: replies are not seen
-            State::Udp if word.flags() & FLAG_REPLIED == 0 => 1,
+            State::Udp | State::Template if word.flags() & FLAG_REPLIED == 0 => 1,
             _ => return Worth::Keep,
         };
         const OLDEST: u32 = (1 << 24) - 1;
@@ -339,8 +401,10 @@ pub(super) fn sweep(table: &Table, snapshot: &Snapshot, now: Tick, buckets: Rang
         Some(dest) => {
             let timeout = snapshot.timeout(dest, word.state());
             if timeout.has_passed(word.age(now)) {
-                Fate::Remove
-            } else if timeout.is_coarse() && !word.is_coarse() {
+                return Fate::Remove;
+            }
+            persist::hold(table, snapshot, now, dest, word);
+            if timeout.is_coarse() && !word.is_coarse() {
                 let last_seen = Tick(now.0.saturating_sub(u64::from(word.age(now))));
                 Fate::Become(word.seen(last_seen, true))
             } else {

@@ -111,7 +111,7 @@ fn mtu(
         None => snapshot.fib.look_up(ip.destination),
         Some(service) => {
             let client = Client::new(ip.source, ports.source);
-            let judge = Judgement { snapshot, now, side: Side::Service(service), client, taking: None };
+            let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
             let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
             snapshot.dest_of(word)?.next_hop
         }

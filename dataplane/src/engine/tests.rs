@@ -2,6 +2,7 @@
 
 mod adopt;
 mod fragments;
+mod persist;
 mod related;
 mod tell;
 
@@ -11,7 +12,7 @@ use super::*;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Adjacency, Fib, Route, Via};
 use crate::scheduler::Cursor;
-use crate::service::{Mode, Protocol, Scheduler, State, Timeouts};
+use crate::service::{Limits, Mode, Protocol, Scheduler, State, Timeouts};
 use crate::snapshot::{DestSpec, PortSpec, ServiceSpec};
 use crate::table::{DestId, HashKey};
 use crate::wire::checksum;
@@ -51,9 +52,11 @@ impl Rig {
             address: socket(&format!("10.0.0.{n}:{port}")),
             weight,
             last_weight: weight,
+            limits: None,
             up: true,
             listed: true,
             reset: false,
+            returning: true,
             traffic: (0..1).map(|_| TrafficCounters::default()).collect(),
             gauge: Arc::<Gauge>::default(),
         });
@@ -66,6 +69,8 @@ impl Rig {
             cursor: Cursor::default(),
             timeouts: Timeouts::default(),
             sloppy_tcp: false,
+            one_packet: false,
+            persistence: None,
             live: true,
             dests: dests.collect(),
         };
@@ -674,4 +679,82 @@ fn a_sloppy_service_takes_connections_from_the_middle_on() {
     assert_eq!(rig.connections()[0].2, State::SynRecv, "it may have been a flood's");
     assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Forward(LAN));
     assert_eq!((rig.connections()[0].2, rig.live(1)), (State::Established, (1, 0)));
+}
+
+#[test]
+fn each_datagram_may_be_scheduled_on_its_own() {
+    for mode in [Mode::Nat, Mode::Dr] {
+        let mut rig = Rig::new(Protocol::Udp, mode, &[1, 1]);
+        rig.spec.one_packet = true;
+        rig.publish();
+        for n in 0..10 {
+            let mut request = packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0);
+            assert_eq!(rig.push(WAN, &mut request), Verdict::Forward(LAN));
+            let server = 2 - n % 2;
+            let to = if mode == Mode::Nat { format!("10.0.0.{server}:8080") } else { VIP.to_owned() };
+            assert_eq!(request, expect(Protocol::Udp, (server_mac(server), LAN_MAC), CLIENT, &to, 0), "{n}");
+            if mode == Mode::Nat {
+                let from = format!("10.0.0.{server}:8080");
+                let mut reply = packet(Protocol::Udp, LAN_MAC, &from, CLIENT, 0);
+                assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN));
+                assert_eq!(reply, expect(Protocol::Udp, (CLIENT_MAC, WAN_MAC), VIP, CLIENT, 0));
+            }
+        }
+        assert_eq!(rig.connections(), [], "nothing is remembered");
+        let replies = if mode == Mode::Nat { 5 } else { 0 };
+        for dest in &rig.spec.dests {
+            let traffic = dest.traffic[0].get();
+            assert_eq!((traffic.connections, traffic.packets_in, traffic.packets_out), (5, 5, replies));
+            assert_eq!(dest.gauge.get(), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn a_full_server_gets_no_new_connection_until_it_has_room_for_several() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 1]);
+    rig.spec.dests[0].limits = Some(Limits { upper: 4, lower: 2 });
+    rig.publish();
+    let send = |rig: &Rig, port: u16, flags| {
+        let mut packet = packet(Protocol::Tcp, WAN_MAC, &format!("198.51.100.7:{port}"), VIP, flags);
+        rig.push(WAN, &mut packet)
+    };
+    let open = |rig: &Rig, port| {
+        let verdict = send(rig, port, SYN);
+        send(rig, port, ACK);
+        verdict
+    };
+    let total = |rig: &Rig, n: usize| {
+        let (active, inactive) = rig.live(n);
+        active + inactive
+    };
+    for port in 1000..1010 {
+        assert_eq!(open(&rig, port), Verdict::Forward(LAN));
+    }
+    assert_eq!((total(&rig, 1), total(&rig, 2)), (4, 6));
+
+    // What it has goes on, and what has ended counts until it is forgotten.
+    let of_first = |rig: &Rig| -> Vec<u16> {
+        rig.connections().iter().filter(|(_, dest, _)| *dest == 1).map(|(client, ..)| client.port()).collect()
+    };
+    let ports = of_first(&rig);
+    for (index, &port) in ports.iter().take(3).enumerate() {
+        send(&rig, port, RST);
+        rig.wait(15);
+        rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
+        assert_eq!(total(&rig, 1), 3 - index as u32);
+        let other = total(&rig, 2);
+        assert_eq!(open(&rig, 2000 + index as u16), Verdict::Forward(LAN));
+        let has_room = index == 2;
+        if has_room {
+            assert_eq!(open(&rig, 2010), Verdict::Forward(LAN));
+        }
+        assert_eq!(total(&rig, 2), other + 1, "after {index}");
+    }
+    assert_eq!(total(&rig, 1), 2, "one of the last two");
+
+    rig.spec.dests[1].limits = Some(Limits { upper: 1, lower: 1 });
+    rig.spec.dests[0].limits = Some(Limits { upper: 1, lower: 1 });
+    rig.publish();
+    assert_eq!(open(&rig, 3000), Verdict::Drop(Drop::NoServer), "all are full");
 }

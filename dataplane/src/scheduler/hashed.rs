@@ -44,11 +44,11 @@ impl Hashed {
     }
 
     #[inline]
-    pub(super) fn pick(&self, flow: &Flow) -> Option<DestId> {
+    pub(super) fn pick(&self, flow: &Flow, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
         let (address, port) = self.hashed(flow);
         let first = bucket(address, port, 0);
         let chosen = self.buckets[first]?;
-        if chosen.usable {
+        if chosen.usable && is_free(chosen.dest) {
             return Some(chosen.dest);
         }
         if !self.fallback {
@@ -58,7 +58,7 @@ impl Hashed {
         (0..BUCKETS as u32)
             .map(|offset| (offset + first as u32) % BUCKETS as u32)
             .filter_map(|offset| self.buckets[bucket(address, port, offset)])
-            .find(|candidate| candidate.usable)
+            .find(|candidate| candidate.usable && is_free(candidate.dest))
             .map(|candidate| candidate.dest)
     }
 

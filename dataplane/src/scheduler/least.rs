@@ -36,14 +36,14 @@ impl Least {
     }
 
     #[inline]
-    pub(super) fn pick(&self) -> Option<DestId> {
-        self.choose().map(|server| server.dest)
+    pub(super) fn pick(&self, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
+        self.choose(is_free).map(|server| server.dest)
     }
 
     #[inline(always)]
-    fn choose(&self) -> Option<&Candidate> {
+    fn choose(&self, is_free: &impl Fn(DestId) -> bool) -> Option<&Candidate> {
         let mut best: Option<(u64, u64, &Candidate)> = None;
-        for server in &self.servers {
+        for server in self.servers.iter().filter(|server| is_free(server.dest)) {
             let active = || u64::from(server.gauge.get().0);
             if self.measure == Measure::NeverQueue && active() == 0 {
                 return Some(server);
@@ -61,8 +61,8 @@ impl Least {
         best.map(|(_, _, server)| server)
     }
 
-    pub(super) fn reason(&self) -> Option<Reason> {
-        Some(Reason::of_load(self.choose()?, self.servers.len()))
+    pub(super) fn reason(&self, is_free: &impl Fn(DestId) -> bool) -> Option<Reason> {
+        Some(Reason::of_load(self.choose(is_free)?, self.servers.len()))
     }
 
     /// That of no server.

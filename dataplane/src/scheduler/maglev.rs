@@ -41,11 +41,11 @@ impl Maglev {
     }
 
     #[inline]
-    pub(super) fn pick(&self, flow: &Flow) -> Option<DestId> {
+    pub(super) fn pick(&self, flow: &Flow, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
         let port = self.hashed_port(flow);
         let first = row(flow.source, port, 0);
         let (dest, usable) = self.owner(first)?;
-        if usable {
+        if usable && is_free(dest) {
             return Some(dest);
         }
         if !self.fallback {
@@ -53,7 +53,7 @@ impl Maglev {
         }
         (0..ROWS as u32)
             .filter_map(|offset| self.owner(row(flow.source, port, offset.wrapping_add(first as u32))))
-            .find(|(_, usable)| *usable)
+            .find(|&(dest, usable)| usable && is_free(dest))
             .map(|(dest, _)| dest)
     }
 

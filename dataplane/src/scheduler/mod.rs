@@ -118,13 +118,20 @@ impl Picker {
     /// The server for a new connection; `None` if there is none that may take it.
     #[inline]
     pub fn pick(&self, flow: &Flow) -> Option<DestId> {
+        self.pick_free(flow, &|_| true)
+    }
+
+    /// The same among the servers that are free. One that is not is passed over; with the hashing schedulers it keeps
+    /// its clients as one of weight 0 does.
+    #[inline]
+    pub fn pick_free(&self, flow: &Flow, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
         match self {
-            Picker::RoundRobin(picker) => picker.pick(),
-            Picker::Least(picker) => picker.pick(),
-            Picker::Hashed(picker) => picker.pick(flow),
-            Picker::Maglev(picker) => picker.pick(flow),
-            Picker::Preferred(picker) => picker.pick(),
-            Picker::Twos(picker) => picker.pick(),
+            Picker::RoundRobin(picker) => picker.pick(is_free),
+            Picker::Least(picker) => picker.pick(is_free),
+            Picker::Hashed(picker) => picker.pick(flow, is_free),
+            Picker::Maglev(picker) => picker.pick(flow, is_free),
+            Picker::Preferred(picker) => picker.pick(is_free),
+            Picker::Twos(picker) => picker.pick(is_free),
         }
     }
 }

@@ -26,16 +26,17 @@ impl Preferred {
     }
 
     #[inline]
-    pub(super) fn pick(&self) -> Option<DestId> {
-        self.choose().map(|server| server.dest)
+    pub(super) fn pick(&self, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
+        self.choose(is_free).map(|server| server.dest)
     }
 
-    fn choose(&self) -> Option<&Candidate> {
-        self.servers.iter().find(|server| !self.overflows || server.gauge.get().0 <= server.weight)
+    fn choose(&self, is_free: &impl Fn(DestId) -> bool) -> Option<&Candidate> {
+        let has_room = |server: &Candidate| !self.overflows || server.gauge.get().0 <= server.weight;
+        self.servers.iter().find(|server| has_room(server) && is_free(server.dest))
     }
 
-    pub(super) fn reason(&self) -> Option<Reason> {
-        Some(Reason::of_load(self.choose()?, self.servers.len()))
+    pub(super) fn reason(&self, is_free: &impl Fn(DestId) -> bool) -> Option<Reason> {
+        Some(Reason::of_load(self.choose(is_free)?, self.servers.len()))
     }
 
     /// A copy that looks at other gauges, where there are any.

@@ -12,6 +12,8 @@ use crate::table::DestId;
 pub enum Reason {
     /// There is no server that could be picked.
     Nobody,
+    /// No scheduler: the client comes back to its server.
+    Template,
     /// rr and wrr: whose turn it is.
     Turn {
         /// Which connection of the period comes next, from 0.
@@ -50,15 +52,15 @@ impl Reason {
 }
 
 impl Picker {
-    /// What decides the pick for this flow, now. Picks nobody, and moves no position.
-    pub fn reason(&self, flow: &Flow) -> Reason {
+    /// What decides the pick for this flow among the servers that are free, now. Picks nobody, and moves no position.
+    pub fn reason(&self, flow: &Flow, is_free: &impl Fn(DestId) -> bool) -> Reason {
         match self {
             Picker::RoundRobin(picker) => picker.reason(),
-            Picker::Least(picker) => picker.reason(),
+            Picker::Least(picker) => picker.reason(is_free),
             Picker::Hashed(picker) => picker.reason(flow),
             Picker::Maglev(picker) => picker.reason(flow),
-            Picker::Preferred(picker) => picker.reason(),
-            Picker::Twos(picker) => picker.reason(),
+            Picker::Preferred(picker) => picker.reason(is_free),
+            Picker::Twos(picker) => picker.reason(is_free),
         }
         .unwrap_or(Reason::Nobody)
     }

@@ -77,13 +77,19 @@ impl RoundRobin {
     }
 
     #[inline]
-    pub(super) fn pick(&self) -> Option<DestId> {
-        if self.period == 0 {
-            return None;
+    pub(super) fn pick(&self, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
+        // The first level's pass takes everybody.
+        let everybody = &self.levels.first()?.servers;
+        for _ in 0..everybody.len() {
+            let position = self.cursor.fetch_add(1, Ordering::Relaxed) % self.period;
+            let level = &self.levels[self.levels.partition_point(|level| level.end <= position)];
+            let server = level.servers[((position - level.start) % level.servers.len() as u64) as usize];
+            if is_free(server) {
+                return Some(server);
+            }
         }
-        let position = self.cursor.fetch_add(1, Ordering::Relaxed) % self.period;
-        let level = &self.levels[self.levels.partition_point(|level| level.end <= position)];
-        Some(level.servers[((position - level.start) % level.servers.len() as u64) as usize])
+        // Turns in which only the heavy ones are taken, and they are not free.
+        everybody.iter().copied().find(|&server| is_free(server))
     }
 
     pub(super) fn reason(&self) -> Option<Reason> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::service::State;
 
 fn address(text: &str) -> u32 {
     text.parse::<Ipv4Addr>().unwrap().into()
@@ -108,20 +109,20 @@ fn round_robin_is_exact_over_workers_and_reloads() {
 fn wlc_weighs_active_connections_256_times() {
     let list = servers(&[1, 1]);
     for _ in 0..257 {
-        list[0].gauge.enter(false); // A: 257 inactive, overhead 257
+        list[0].gauge.enter(State::TimeWait); // A: 257 inactive, overhead 257
     }
-    list[1].gauge.enter(true); // B: 1 active, overhead 257: a tie, and B is newer
+    list[1].gauge.enter(State::Established); // B: 1 active, overhead 257: a tie, and B is newer
     let wlc = picker(Scheduler::Wlc, &[], &list);
     assert_eq!(letters(&wlc, 1), "B");
-    list[0].gauge.leave(false);
+    list[0].gauge.leave(State::TimeWait);
     assert_eq!(letters(&wlc, 1), "A");
 }
 
 #[test]
 fn wlc_divides_by_weight_and_lc_does_not() {
     let list = servers(&[3, 1]);
-    (0..2).for_each(|_| list[0].gauge.enter(true));
-    list[1].gauge.enter(true);
+    (0..2).for_each(|_| list[0].gauge.enter(State::Established));
+    list[1].gauge.enter(State::Established);
     assert_eq!(letters(&picker(Scheduler::Wlc, &[], &list), 1), "A");
     assert_eq!(letters(&picker(Scheduler::Lc, &[], &list), 1), "B");
 }
@@ -129,7 +130,7 @@ fn wlc_divides_by_weight_and_lc_does_not() {
 #[test]
 fn sed_and_nq_differ_on_an_idle_slow_server() {
     let list = servers(&[10, 1]);
-    list[0].gauge.enter(true); // A: (1+1)/10, B: (0+1)/1
+    list[0].gauge.enter(State::Established); // A: (1+1)/10, B: (0+1)/1
     assert_eq!(letters(&picker(Scheduler::Sed, &[], &list), 1), "A");
     assert_eq!(letters(&picker(Scheduler::Nq, &[], &list), 1), "B");
 }
@@ -278,7 +279,7 @@ fn mh_quiesced_server_and_fallback() {
 #[test]
 fn fo_stays_with_the_heaviest() {
     let list = servers(&[2, 5, 5, 0]);
-    list[2].gauge.enter(true);
+    list[2].gauge.enter(State::Established);
     // Of the two of weight 5 the newer one.
     assert_eq!(letters(&picker(Scheduler::Fo, &[], &list), 3), "CCC");
     assert_eq!(letters(&picker(Scheduler::Fo, &[], &servers(&[0])), 1), "-");
@@ -291,12 +292,12 @@ fn ovf_goes_on_to_the_next_when_one_has_more_active_connections_than_its_weight(
     let any = flow("198.51.100.7", 1);
     let begun: String = std::iter::from_fn(|| {
         let dest = ovf.pick(&any)?;
-        list[dest.index() - 1].gauge.enter(true);
+        list[dest.index() - 1].gauge.enter(State::Established);
         Some((b'@' + dest.index() as u8) as char)
     })
     .collect();
     assert_eq!(begun, "BBBAA", "each one more than its weight, then nobody");
-    (0..9).for_each(|_| list[0].gauge.enter(false));
+    (0..9).for_each(|_| list[0].gauge.enter(State::TimeWait));
     list[1].gauge.change(false);
     assert_eq!(letters(&ovf, 2), "BB", "inactive ones do not count");
 }
@@ -313,7 +314,7 @@ fn twos_draws_by_weight_and_takes_the_less_loaded() {
     }
     assert_eq!(share('C', &drawn), 0.0);
     // D is drawn alone by both lots, or another one is less loaded.
-    list[3].gauge.enter(true);
+    list[3].gauge.enter(State::Established);
     let drawn = letters(&twos, 70_000);
     assert!((share('D', &drawn) - 16.0 / 49.0).abs() < 0.01, "{}", share('D', &drawn));
     assert_eq!(letters(&picker(Scheduler::Twos, &[], &servers(&[0, 0])), 2), "--");
@@ -326,10 +327,54 @@ fn twos_keeps_the_loads_nearly_even() {
     let any = flow("198.51.100.7", 1);
     for _ in 0..8_000 {
         let dest = twos.pick(&any).unwrap();
-        list[dest.index() - 1].gauge.enter(true);
+        list[dest.index() - 1].gauge.enter(State::Established);
     }
     for (server, fair) in list.iter().zip([1_000, 1_000, 2_000, 4_000]) {
         let (active, _) = server.gauge.get();
         assert!(active.abs_diff(fair) <= fair / 50, "{active} of {fair}");
     }
+}
+
+/// Every scheduler, with the flags by which the hashing ones look for others.
+fn every_scheduler() -> Vec<(Scheduler, Vec<SchedulerFlag>)> {
+    let flags = |kind| {
+        let of_kind = |flag: &&SchedulerFlag| flag.scheduler() == kind;
+        SchedulerFlag::ALL.iter().filter(of_kind).copied().collect()
+    };
+    Scheduler::ALL.iter().map(|&kind| (kind, flags(kind))).collect()
+}
+
+#[test]
+fn a_server_that_is_not_free_is_passed_over_whatever_the_scheduler() {
+    let flow = |n: u32| Flow { source: n.wrapping_mul(0x9E37_79B9), source_port: n as u16, destination: n };
+    for (kind, flags) in every_scheduler() {
+        let list = servers(&[40_000, 3, 2]);
+        let picker = Picker::new(kind, &flags, &list, &Cursor::default());
+        let full = DestId::new(1).unwrap();
+        let picked = |is_free: &dyn Fn(DestId) -> bool| -> Vec<Option<DestId>> {
+            (0..600).map(|n| picker.pick_free(&flow(n), &|id| is_free(id))).collect()
+        };
+        for (n, dest) in picked(&|id| id != full).into_iter().enumerate() {
+            // Without a fallback the clients of its rows wait for it.
+            let refuses = kind == Scheduler::Dh;
+            assert!(
+                dest.is_some_and(|dest| dest != full) || refuses && dest.is_none(),
+                "{kind} {n}: {dest:?}"
+            );
+        }
+        assert_eq!(picked(&|_| false), [None; 600], "{kind}");
+        let reason = picker.reason(&flow(7), &|_| true);
+        assert_ne!(reason, Reason::Nobody, "{kind}");
+    }
+}
+
+#[test]
+fn turns_of_a_server_that_is_not_free_are_shared_by_all_others() {
+    let picker = Picker::new(Scheduler::Rr, &[], &servers(&[1, 1, 1, 1]), &Cursor::default());
+    let mut counts = HashMap::new();
+    for _ in 0..300 {
+        let dest = picker.pick_free(&flow("198.51.100.7", 1), &|id| id.index() != 2).unwrap();
+        *counts.entry(dest.index()).or_insert(0) += 1;
+    }
+    assert_eq!(counts, HashMap::from([(1, 100), (3, 100), (4, 100)]));
 }

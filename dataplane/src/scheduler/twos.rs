@@ -33,14 +33,14 @@ impl Twos {
     }
 
     #[inline]
-    pub(super) fn pick(&self) -> Option<DestId> {
+    pub(super) fn pick(&self, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
         if self.servers.is_empty() {
             return None;
         }
-        self.choose(self.cursor.fetch_add(1, Ordering::Relaxed)).map(|server| server.dest)
+        self.choose(self.cursor.fetch_add(1, Ordering::Relaxed), is_free).map(|server| server.dest)
     }
 
-    fn choose(&self, draw: u64) -> Option<&Candidate> {
+    fn choose(&self, draw: u64, is_free: &impl Fn(DestId) -> bool) -> Option<&Candidate> {
         let lots = self.sums.last()? + 1;
         let drawn = |random: u64| {
             let lot = ((u128::from(random) * u128::from(lots)) >> 64) as u64;
@@ -48,11 +48,22 @@ impl Twos {
         };
         let (first, second) = (drawn(mixed(2 * draw))?, drawn(mixed(2 * draw + 1))?);
         let cost = |server: &Candidate, of: &Candidate| overhead(&server.gauge) * u64::from(of.weight);
-        Some(if cost(first, second) > cost(second, first) { second } else { first })
+        match [first, second].map(|server| is_free(server.dest)) {
+            [true, true] => Some(if cost(first, second) > cost(second, first) { second } else { first }),
+            [true, false] => Some(first),
+            [false, true] => Some(second),
+            // The least loaded of all that are.
+            [false, false] => {
+                let free = self.servers.iter().filter(|server| is_free(server.dest));
+                free.reduce(
+                    |best, server| if cost(best, server) > cost(server, best) { server } else { best },
+                )
+            }
+        }
     }
 
-    pub(super) fn reason(&self) -> Option<Reason> {
-        let server = self.choose(self.cursor.load(Ordering::Relaxed))?;
+    pub(super) fn reason(&self, is_free: &impl Fn(DestId) -> bool) -> Option<Reason> {
+        let server = self.choose(self.cursor.load(Ordering::Relaxed), is_free)?;
         Some(Reason::of_load(server, self.servers.len().min(2)))
     }
 

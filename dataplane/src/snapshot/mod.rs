@@ -13,7 +13,7 @@ mod publish;
 mod rehearsal;
 mod transform;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Fib, NextHop};
 use crate::scheduler::{Candidate, Cursor, Picker};
-use crate::service::{Mode, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
+use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
 use crate::table::{DestId, Word};
 use crate::wire::checksum::Delta;
 use crate::wire::ethernet::Mac;
@@ -57,6 +57,10 @@ pub struct ServiceSpec {
     pub live: bool,
     /// Whether a TCP connection may begin with any packet but a RST, and not only with a SYN.
     pub sloppy_tcp: bool,
+    /// Whether clients come back to their servers.
+    pub persistence: Option<Persistence>,
+    /// Whether each datagram is one of its own, and no connection is remembered (IPVS' one-packet scheduling).
+    pub one_packet: bool,
     /// Real servers in the order of the configuration.
     pub dests: Vec<DestSpec>,
 }
@@ -72,6 +76,8 @@ pub struct DestSpec {
     pub weight: u32,
     /// See [`Candidate::last_weight`].
     pub last_weight: u32,
+    /// How many connections it is given.
+    pub limits: Option<Limits>,
     /// Whether it takes connections as far as its health goes.
     pub up: bool,
     /// Whether the scheduler knows it. A hashing scheduler has clients for each server that it knows, also for one of
@@ -79,6 +85,8 @@ pub struct DestSpec {
     pub listed: bool,
     /// Whether its TCP connections are to be ended.
     pub reset: bool,
+    /// Whether clients of a persistent service come back to it: it is healthy, and not leaving.
+    pub returning: bool,
     /// Its traffic, a counter set for each worker.
     pub traffic: Arc<[TrafficCounters]>,
     /// Its live connections.
@@ -98,6 +106,12 @@ pub struct Service {
     pub picker: Picker,
     /// See [`ServiceSpec::sloppy_tcp`].
     pub sloppy_tcp: bool,
+    /// See [`ServiceSpec::one_packet`].
+    pub one_packet: bool,
+    /// Whether there is a server with [`Limits`].
+    pub is_limited: bool,
+    /// If clients come back to their servers ([`ServiceSpec::persistence`]): what of their addresses counts.
+    pub persistent: Option<u32>,
     /// Whether there is a server that would take connections if its next hop were known: soon it will.
     pub waits: bool,
     timeouts: [Timeout; State::COUNT],
@@ -132,10 +146,14 @@ pub struct Dest {
     pub address_delta: Delta,
     /// The same with the ports.
     pub transport_delta: Delta,
+    /// How many connections it is given.
+    pub limits: Option<Limits>,
     /// Whether it takes connections as far as its health goes.
     pub up: bool,
     /// Whether its TCP connections are to be ended.
     pub reset: bool,
+    /// Whether clients of a persistent service come back to it.
+    pub returning: bool,
     /// The way to it.
     pub next_hop: NextHop,
     /// Its traffic, a counter set for each worker.
@@ -168,12 +186,22 @@ pub struct Snapshot {
     removed: HashSet<DestId>,
     by_virtual_address: Index,
     by_endpoint: Index,
+    /// Whose datagrams an endpoint answers, if nobody remembers: dests of services with one-packet scheduling.
+    answering: HashMap<EndpointIndex, DestId>,
     /// What addresses are, whatever the port: [`VIRTUAL`], [`ENDPOINT`] or both.
     addresses: Index,
 }
 
 const VIRTUAL: u32 = 1;
 const ENDPOINT: u32 = 2;
+
+impl Dest {
+    /// Whether it has no room for another connection.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.limits.is_some_and(|limits| self.gauge.is_full(limits))
+    }
+}
 
 impl Snapshot {
     /// Compiles services, ports, routes and neighbours. `removed` are the dests that have been removed but may
@@ -195,6 +223,7 @@ impl Snapshot {
             removed: removed.into_iter().collect(),
             by_virtual_address: Index::default(),
             by_endpoint: Index::default(),
+            answering: HashMap::new(),
             addresses: Index::default(),
         };
         for spec in specs {
@@ -270,6 +299,16 @@ impl Snapshot {
         self.dests.get(id.index())?.as_ref()
     }
 
+    /// The dest whose datagrams an endpoint answers that are of no connection.
+    pub fn answered_by(&self, endpoint: EndpointIndex) -> Option<&Dest> {
+        self.dest(*self.answering.get(&endpoint)?)
+    }
+
+    /// Whether a dest has room for another connection.
+    pub fn is_free(&self, id: DestId) -> bool {
+        self.dest(id).is_some_and(|dest| !dest.is_full())
+    }
+
     /// All dests.
     pub fn dests(&self) -> impl Iterator<Item = &Dest> {
         self.dests.iter().flatten()
@@ -303,14 +342,21 @@ impl Snapshot {
             });
         let waits = unreachable.iter().any(|dest| dest.weight > 0);
         let candidates: Vec<Candidate> = reachable.into_iter().map(candidate).collect();
+        let mut timeouts = spec.timeouts;
+        timeouts.0[State::Template as usize] = spec.persistence.map_or(0, |persistence| persistence.seconds);
         self.services.push(Service {
             protocol: spec.protocol,
             mode: spec.mode,
             live: spec.live,
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
             sloppy_tcp: spec.sloppy_tcp,
+            one_packet: spec.one_packet,
+            is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
+            persistent: spec
+                .persistence
+                .map(|how| u32::MAX.checked_shl(32 - u32::from(how.prefix.min(32))).unwrap_or(0)),
             waits,
-            timeouts: spec.timeouts.0.map(Timeout::from_seconds),
+            timeouts: timeouts.0.map(Timeout::from_seconds),
         });
         let key = Key::new(virtual_address, spec.address.port(), spec.protocol);
         self.by_virtual_address.insert(key, index);
@@ -331,6 +377,10 @@ impl Snapshot {
                 next
             })
         });
+        if let Some(endpoint) = endpoint.filter(|_| spec.one_packet) {
+            // Of several the first: nothing tells them apart.
+            self.answering.entry(endpoint).or_insert(dest.id);
+        }
         let address_delta = Delta::double(virtual_address, address);
         if self.dests.len() <= dest.id.index() {
             self.dests.resize_with(dest.id.index() + 1, || None);
@@ -345,8 +395,14 @@ impl Snapshot {
             address,
             address_delta,
             transport_delta: address_delta.and(Delta::word(virtual_port, port)),
+            limits: dest.limits,
             up: dest.up,
             reset: dest.reset,
+            returning: dest.returning
+                && dest.up
+                && dest.listed
+                && !dest.reset
+                && !(dest.weight == 0 && spec.persistence.is_some_and(|how| how.expire_quiescent)),
             next_hop: self.fib.look_up(address),
             traffic: dest.traffic.clone(),
             gauge: dest.gauge.clone(),

@@ -18,6 +18,7 @@ use std::ops::{AddAssign, Range};
 
 use super::{DestId, Hash, SLOTS, Slot, Table, Word, is_tentative};
 use crate::clock::Tick;
+use crate::counters::Live;
 use crate::service::{Protocol, State};
 use crate::sync::Ordering;
 
@@ -52,29 +53,28 @@ impl FromIterator<(DestId, Protocol)> for Known {
 /// What was found, and what has become of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// Connections that go on.
+    /// Connections, and templates, that go on.
     pub kept: u64,
     /// Words that do not: of a dest that is not known, half inserted, or no connection at all.
     pub removed: u64,
     /// Connections that found no room in the new table.
     pub no_room: u64,
-    /// By dest number, as far as there are any: active and inactive connections that go on.
-    of_dests: Vec<(u32, u32)>,
+    /// By dest number, as far as there are any: what goes on.
+    of_dests: Vec<Live>,
 }
 
 impl Census {
-    /// Active and inactive connections of a dest that go on.
-    pub fn of(&self, id: DestId) -> (u32, u32) {
+    /// What goes on of a dest.
+    pub fn of(&self, id: DestId) -> Live {
         self.of_dests.get(id.index()).copied().unwrap_or_default()
     }
 
     fn keep(&mut self, word: Word) {
         let number = word.dest_number();
         if self.of_dests.len() <= number {
-            self.of_dests.resize(number + 1, (0, 0));
+            self.of_dests.resize(number + 1, Live::default());
         }
-        let (active, inactive) = &mut self.of_dests[number];
-        *if word.state().is_active() { active } else { inactive } += 1;
+        self.of_dests[number].add(word.state());
         self.kept += 1;
     }
 }
@@ -84,9 +84,9 @@ impl AddAssign for Census {
         self.kept += other.kept;
         self.removed += other.removed;
         self.no_room += other.no_room;
-        self.of_dests.resize(self.of_dests.len().max(other.of_dests.len()), (0, 0));
+        self.of_dests.resize(self.of_dests.len().max(other.of_dests.len()), Live::default());
         for (sum, more) in self.of_dests.iter_mut().zip(other.of_dests) {
-            *sum = (sum.0 + more.0, sum.1 + more.1);
+            *sum += more;
         }
     }
 }
@@ -203,7 +203,7 @@ enum Round {
 
 impl Round {
     fn has(self, word: Word) -> bool {
-        let is_valuable = matches!(word.state(), State::Established | State::Udp);
+        let is_valuable = matches!(word.state(), State::Established | State::Udp | State::Template);
         match self {
             Round::All => true,
             Round::Valuable => is_valuable,
@@ -302,6 +302,10 @@ mod tests {
         ]
     }
 
+    fn live(active: u32, inactive: u32) -> Live {
+        Live { active, inactive, templates: 0 }
+    }
+
     fn alive() -> impl Iterator<Item = Word> {
         (0..200).map(|n| word(n, 1 + n % 2, if n % 4 == 3 { State::FinWait } else { State::Established }))
     }
@@ -319,7 +323,8 @@ mod tests {
             (
                 1,
                 0x0A0B_0305_0000_0007_0809_0506_0102_0304,
-                "NONE ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT TIME_WAIT CLOSE CLOSE_WAIT LAST_ACK LISTEN SYNACK UDP",
+                "NONE ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT TIME_WAIT CLOSE CLOSE_WAIT LAST_ACK LISTEN SYNACK UDP \
+                 TEMPLATE",
                 4,
                 1633,
                 1944
@@ -333,7 +338,10 @@ mod tests {
             let table = filled(400, alive().chain(rubbish()));
             let census = table.inherit(&known([1, 2]), by(threads));
             assert_eq!((census.kept, census.removed, census.no_room), (200, 4, 0));
-            assert_eq!((census.of(id(1)), census.of(id(2)), census.of(id(9))), ((100, 0), (50, 50), (0, 0)));
+            assert_eq!(
+                (census.of(id(1)), census.of(id(2)), census.of(id(9))),
+                (live(100, 0), live(50, 50), live(0, 0))
+            );
             assert_eq!(sorted(&table), sorted(&filled(400, alive())));
             // The next one finds what this one has left.
             assert_eq!(table.inherit(&known([2]), by(threads)).removed, 100);
@@ -348,7 +356,7 @@ mod tests {
             let new = Table::new(connections, KEY);
             let census = new.fill_from(&old, Tick(5), Tick(5), &known([1, 2]), by(threads));
             assert_eq!((census.kept, census.removed, census.no_room), (200, 4, 0));
-            assert_eq!((census.of(id(1)), census.of(id(2))), ((100, 0), (50, 50)));
+            assert_eq!((census.of(id(1)), census.of(id(2))), (live(100, 0), live(50, 50)));
             assert_eq!(sorted(&new), sorted(&filled(400, alive())));
             for word in alive() {
                 let hash = new.hash(word.client(), Protocol::Tcp);
@@ -368,8 +376,8 @@ mod tests {
         let census = new.fill_from(&old, Tick(5), Tick(5), &known([1, 2]), by(1));
         assert_eq!(new.slots(), 152);
         assert_eq!(census.kept + census.no_room, 200);
-        let ((first, _), (second, ended)) = (census.of(id(1)), census.of(id(2)));
-        assert!(first + second >= 140 && ended <= 12, "{census:?}");
+        let (first, second) = (census.of(id(1)), census.of(id(2)));
+        assert!(first.active + second.active >= 140 && second.inactive <= 12, "{census:?}");
     }
 
     #[test]

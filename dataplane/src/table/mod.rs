@@ -199,21 +199,22 @@ impl Table {
         pairs(connections) == pairs(others)
     }
 
-    /// An empty table for one flow of this one, to try a packet on; see [`Self::copy_flow`].
-    pub fn for_one_flow(&self) -> Self {
-        let pairs = pairs(1);
-        let fragments = self.fragments.for_one_datagram();
-        Table { buckets: Buckets::new(2 * pairs), pairs, key: self.key, fragments }
+    /// An empty table like this one, to try a packet on; see [`Self::copy_flow`]. It takes address space, but no memory but for what is
+    /// copied. An error if there is none.
+    pub fn stage(&self) -> io::Result<Self> {
+        let (buckets, fragments) =
+            (Buckets::untouched(self.buckets.len())?, self.fragments.for_one_datagram());
+        Ok(Table { buckets, pairs: self.pairs, key: self.key, fragments })
     }
 
-    /// Fills a table [`Self::for_one_flow`] with what is in that flow's buckets. The smallest table has two pairs of
-    /// buckets, which are those of any flow, and with the same key a bucket is the same choice of it in both tables. So
-    /// packets of the flow meet there what they would meet here. Not copied is what is being inserted at this moment.
-    pub fn copy_flow(&self, hash: Hash, into: &Table) {
-        for (from, to) in self.candidates(hash).into_iter().zip(into.candidates(hash)) {
-            for (index, word) in self.load(from).into_iter().enumerate() {
+    /// Copies what is in a flow's buckets into a [`Self::stage`]: packets of the flow meet there what they would meet
+    /// here. Not copied is what is being inserted at this moment.
+    pub fn copy_flow(&self, hash: Hash, stage: &Table) {
+        for bucket in self.candidates(hash) {
+            for (index, word) in self.load(bucket).into_iter().enumerate() {
                 if !is_tentative(word) {
-                    let _ = into.replace(Slot::new(to, index), Word::EMPTY, word);
+                    // Another flow's buckets may be the same, and copied already.
+                    let _ = stage.replace(Slot::new(bucket, index), Word::EMPTY, word);
                 }
             }
         }

@@ -72,7 +72,7 @@ const FLAGS_SHIFT: u32 = 104;
 const SEEN_SHIFT: u32 = 112;
 
 /// Flag: a reply has been seen (UDP; TCP has states for it). With direct routing, where none is: the client has gone on for a
-/// while.
+/// while. Of a template: one of its connections was established or answered.
 pub const FLAG_REPLIED: u8 = 0x01;
 /// Flag: "last seen" is in the coarse unit of [`crate::clock::COARSE_SHIFT`].
 pub const FLAG_COARSE: u8 = 0x02;

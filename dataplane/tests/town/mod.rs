@@ -9,7 +9,7 @@ use dataplane::clock::Tick;
 use dataplane::counters::{Drop, Gauge, Traffic, TrafficCounters, WorkerCounters};
 use dataplane::engine::{BURST, Engine, Verdict};
 use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
-use dataplane::service::{Mode, Protocol, Scheduler, State, Timeouts};
+use dataplane::service::{Mode, Persistence, Protocol, Scheduler, State, Timeouts};
 use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
 use dataplane::table::{DestId, HashKey, Table};
 use dataplane::wire::checksum;
@@ -104,9 +104,11 @@ fn service(index: usize) -> ServiceSpec {
         address: server_address(if index == 6 { 0 } else { index as u32 }, server, mode, address.port()),
         weight: 1 + server,
         last_weight: 1 + server,
+        limits: None,
         up: true,
         listed: true,
         reset: false,
+        returning: true,
         traffic: Arc::new([TrafficCounters::default()]),
         gauge: Arc::<Gauge>::default(),
     };
@@ -119,6 +121,13 @@ fn service(index: usize) -> ServiceSpec {
         cursor: Arc::default(),
         timeouts,
         sloppy_tcp: false,
+        one_packet: index == 3,
+        // Of two services clients, or networks of them, come back to their servers.
+        persistence: matches!(index, 1 | 4).then_some(Persistence {
+            seconds: 20,
+            prefix: if index == 1 { 32 } else { 28 },
+            expire_quiescent: index == 1,
+        }),
         live: true,
         dests: (0..SERVERS).map(dest).collect(),
     }

@@ -7,8 +7,8 @@
 //! * **Path**: packets of established connections, with nobody to tell and while a peer is told.
 //! * **Storm**: a worker opens connections at a steady rate, each by a client's SYN and ACK and a server's packet, so each is told
 //!   of once. *Lag* is how long the oldest news has been waiting to be confirmed, looked at every few milliseconds.
-//! * **Idle, trickle**: nothing, and few connections, so that hardly any two go in one datagram. Below some ten a second it is what is
-//!   said anyway that costs; so the trickle is told without it, too. Once, since these are counts and take seconds.
+//! * **Idle, trickle**: nothing, and few connections, so that hardly any two go in one datagram. Below some fifty a second it is what is
+//!   said anyway that costs most; so the promise is of what is said more. Once, since these are counts and take seconds.
 //! * **Bulk**: a router that has just started hears of all connections.
 //! * **Forged calls**: somebody without the key calls in the name of the peer.
 //!

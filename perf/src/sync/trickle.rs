@@ -12,8 +12,7 @@ use crate::report::Promise;
 /// Seconds for which connections come, at the least and at the most, and how many come at the least in between.
 const SECONDS: [u32; 2] = [1, 10];
 const CONNECTIONS: u32 = 200;
-/// Connections a second from which on each may cost so many bytes.
-const FROM: u32 = 10;
+/// What a connection may cost.
 const BYTES: f64 = 64.0;
 
 /// Bytes a second that two routers speak which have nothing to tell.
@@ -28,7 +27,8 @@ pub(super) fn idle(figures: &mut Figures) -> Result<f64> {
     Ok(bytes)
 }
 
-/// What connections cost that come so often, as clients do who know nothing of each other. `idle` is what is said anyway.
+/// What connections cost that come so often, as clients do who know nothing of each other. `idle` is what is said anyway, and
+/// no connection's fault.
 pub(super) fn trickle(a_second: u32, idle: f64, figures: &mut Figures) -> Result<()> {
     let seconds = (CONNECTIONS / a_second).clamp(SECONDS[0], SECONDS[1]);
     let connections = a_second * seconds;
@@ -46,10 +46,9 @@ pub(super) fn trickle(a_second: u32, idle: f64, figures: &mut Figures) -> Result
     let (spent, lasted) = (spent(&pair)?.bytes - before.bytes, began.elapsed());
     let of = format!("trickle, {a_second}/s");
     let event = |bytes: f64| bytes / f64::from(connections);
-    let bound = (a_second >= FROM).then_some(Promise::AtMost(BYTES));
-    figures.add(&of, "on the wire", "bytes/connection", event(spent as f64), bound);
+    figures.add(&of, "on the wire", "bytes/connection", event(spent as f64), None);
     let more = spent as f64 - idle * lasted.as_secs_f64();
-    figures.add(&of, "more than idle", "bytes/connection", event(more), None);
+    figures.add(&of, "more than idle", "bytes/connection", event(more), Some(Promise::AtMost(BYTES)));
     let known = known(&here.table, &there.table);
     figures.add(&of, "known to the peer", "%", known, Some(Promise::AtLeast(99.99)));
     Ok(())

@@ -59,6 +59,8 @@ impl Backend for Fake {
             scheduler: "wlc".to_owned(),
             flags: Vec::new(),
             mode: "nat".to_owned(),
+            one_packet: false,
+            persistence: None,
             withdrawn: None,
             stats: api::Stats { connections: 7, ..api::Stats::default() },
             rates: api::Rates::default(),

@@ -30,10 +30,11 @@ pub fn schema() -> Value {
     for (name, pattern) in patterns() {
         definitions[name]["pattern"] = json!(pattern);
     }
+    let property = |state: State| (state.timeout_key(), timeout(state));
     let told: Vec<String> = sync::states().map(State::timeout_key).collect();
     definitions["sync"]["properties"]["states"]["items"]["enum"] = json!(told);
     definitions["timeouts"]["properties"] =
-        State::ALL.iter().map(|&state| (state.timeout_key(), timeout(state))).collect();
+        Protocol::ALL.iter().flat_map(|&protocol| State::of_protocol(protocol)).map(property).collect();
     let common = definitions["check"].take();
     let kinds = definitions["checks"].take();
     definitions["check"] = json!({ "anyOf": checks::kinds().map(|kind| check(&common, kind, &kinds[kind])).collect::<Vec<_>>() });

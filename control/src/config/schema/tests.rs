@@ -72,8 +72,14 @@ impl Table {
             document = contents;
         }
         // What a value elsewhere decides.
-        if document.pointer("/service/0/timeouts/udp").is_some() {
+        if ["timeouts/udp", "one_packet"]
+            .iter()
+            .any(|key| document.pointer(&format!("/service/0/{key}")).is_some())
+        {
             document["service"][0]["protocol"] = json!("udp");
+        }
+        if let Some(lower) = document.pointer("/service/0/server/0/lower_threshold").cloned() {
+            document["service"][0]["server"][0]["upper_threshold"] = lower;
         }
         if document.pointer("/service/0/hysteresis").is_some() {
             document["service"][0]["quorum"] = json!(1_000_000_000);

@@ -46,7 +46,6 @@ impl Backup {
             let count = match read(told) {
                 Ok(connection) if router.take_over(&connection) => continue,
                 Ok(_) => &mut counts.unknown,
-                Err(Refusal::Template) => &mut counts.templates,
                 Err(Refusal::Fwmark) => &mut counts.fwmarks,
                 Err(Refusal::V6) => &mut counts.ipv6,
                 Err(Refusal::Unsupported) => &mut counts.unsupported,

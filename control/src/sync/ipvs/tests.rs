@@ -188,10 +188,9 @@ fn what_is_of_no_use_is_counted_under_its_name() {
         malformed: 1,
         connections_received: 6,
         unknown: 1,
-        templates: 1,
         fwmarks: 1,
         ipv6: 1,
-        unsupported: 1,
+        unsupported: 2,
         ..Counts::default()
     };
     assert_eq!(counts, expected);

@@ -34,8 +34,6 @@ pub struct Connection {
 /// Why something that a director tells of is of no use here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Where the next connections of a client are to go: persistence.
-    Template,
     /// It is of a service that is a mark of the firewall.
     Fwmark,
     /// It is of IPv6.
@@ -48,7 +46,6 @@ pub enum Refusal {
 /// What it is in our terms.
 pub fn read(told: &Told) -> Result<Connection, Refusal> {
     match told {
-        Told::V4(entry) if entry.flags & TEMPLATE != 0 => Err(Refusal::Template),
         Told::V4(entry) if entry.fwmark != 0 => Err(Refusal::Fwmark),
         Told::V4(entry) => connection(entry).ok_or(Refusal::Unsupported),
         Told::V6 => Err(Refusal::V6),
@@ -64,14 +61,17 @@ fn connection(entry: &Entry) -> Option<Connection> {
         DIRECT_ROUTING => Mode::Dr,
         _ => return None,
     };
+    let is_template = flags & TEMPLATE != 0;
     let state = match (protocol, u8::try_from(entry.state).ok()?) {
+        _ if is_template => State::Template,
         (Protocol::Udp, 0) => State::Udp,
-        (Protocol::Tcp, number) => State::from_number(number).filter(|&state| state != State::Udp)?,
+        (Protocol::Tcp, number) => State::of_protocol(protocol).find(|&state| state as u8 == number)?,
         _ => return None,
     };
     let is_of_use = is_told(state, true)
-        && flags & (NO_CLIENT_PORT | ONE_PACKET) == 0
-        && client.port() != 0
+        && flags & ONE_PACKET == 0
+        && (is_template || flags & NO_CLIENT_PORT == 0)
+        && (client.port() == 0) == is_template
         && !entry.is_adjusted;
     let server = match mode {
         Mode::Nat => server,
@@ -96,11 +96,16 @@ pub fn write(connection: &Connection) -> Entry {
         Mode::Nat => NAT,
         Mode::Dr => DIRECT_ROUTING | NO_OUTPUT,
     };
+    let flags = match state {
+        State::Established => 0,
+        State::Template => TEMPLATE,
+        // Also of UDP, which does not come to be established.
+        _ => INACTIVE,
+    };
     Entry {
         protocol: service.protocol.number(),
-        // Also of UDP, which does not come to be established.
-        flags: method | if state == State::Established { 0 } else { INACTIVE },
-        state: if state == State::Udp { 0 } else { state as u16 },
+        flags: method | flags,
+        state: if matches!(state, State::Udp | State::Template) { 0 } else { state as u16 },
         client,
         service: service.address,
         server: server.address,
@@ -166,6 +171,18 @@ mod tests {
     }
 
     #[test]
+    fn a_template_is_a_client_without_a_port() {
+        let client = "198.51.100.0:0".parse().unwrap();
+        let told = Connection { client, ..connection(Protocol::Tcp, Mode::Dr, State::Template) };
+        let server = "10.0.0.11:80".parse().unwrap();
+        let written = Entry { client, state: 0, flags: 0x1083, server, ..entry() };
+        assert_eq!(write(&told), written);
+        assert_eq!(read(&Told::V4(written)), Ok(told));
+        let by_any_port = Entry { flags: written.flags | NO_CLIENT_PORT, ..written };
+        assert_eq!(read(&Told::V4(by_any_port)), Ok(told));
+    }
+
+    #[test]
     fn what_is_written_is_read_by_whoever_reads_messages() {
         for &mode in Mode::ALL {
             let told = connection(Protocol::Tcp, mode, State::CloseWait);
@@ -177,7 +194,7 @@ mod tests {
     #[test]
     fn what_is_of_no_use_has_a_name() {
         let refused = |entry: Entry| read(&Told::V4(entry)).unwrap_err();
-        assert_eq!(refused(Entry { flags: TEMPLATE, fwmark: 1, protocol: 0, ..entry() }), Refusal::Template);
+        assert_eq!(refused(Entry { flags: TEMPLATE, fwmark: 1, protocol: 0, ..entry() }), Refusal::Fwmark);
         assert_eq!(refused(Entry { fwmark: 1, protocol: 0, ..entry() }), Refusal::Fwmark);
         assert_eq!(read(&Told::V6), Err(Refusal::V6));
         assert_eq!(read(&Told::UnknownOption), Err(Refusal::Unsupported));
@@ -188,6 +205,7 @@ mod tests {
             Entry { flags: 4, ..entry() },
             Entry { flags: NO_CLIENT_PORT, ..entry() },
             Entry { flags: ONE_PACKET, ..entry() },
+            Entry { flags: TEMPLATE, ..entry() },
             Entry { is_adjusted: true, ..entry() },
             Entry { client: "198.51.100.7:0".parse().unwrap(), ..entry() },
             Entry { protocol: 17, state: 1, ..entry() },

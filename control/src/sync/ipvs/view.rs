@@ -46,8 +46,8 @@ impl Router for View<'_> {
         let dest = self.numbers.dest(&identity);
         let Some(dest) = dest.and_then(|dest| self.snapshot.dest(dest)) else { return false };
         let age = age(self.snapshot.timeout(dest, state), timeout);
-        // Of UDP, Linux only tells what has passed for a while.
-        let replied = state == State::Udp;
+        // Of UDP and of templates, Linux only tells what has passed for a while.
+        let replied = matches!(state, State::Udp | State::Template);
         let record = Record { dest: dest.id.index() as u32, client, state, replied, age };
         self.take(dest.id, &record, age + ON_THE_WAY);
         true

@@ -70,6 +70,9 @@ impl Example {
             reason: self.maybe("connection refused".to_owned()),
             active: 1,
             inactive: 2,
+            upper_threshold: self.maybe(9),
+            lower_threshold: self.maybe(5),
+            persistent: 3,
             stats: api::Stats::default(),
             rates: api::Rates::default(),
         }
@@ -90,6 +93,8 @@ impl Backend for Example {
             scheduler: "sh".to_owned(),
             flags: self.list("sh-port".to_owned()),
             mode: "nat".to_owned(),
+            one_packet: true,
+            persistence: self.maybe(api::Persistence { timeout: 300, prefix: 32 }),
             withdrawn: self.maybe("rvs stops".to_owned()),
             stats: api::Stats { bytes_in: u64::MAX, ..api::Stats::default() },
             rates: api::Rates::default(),

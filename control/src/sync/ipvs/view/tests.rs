@@ -36,9 +36,11 @@ fn service(protocol: Protocol, mode: Mode, live: bool, id: u32) -> ServiceSpec {
         address: socket(if mode == Mode::Nat { "10.0.0.11:8080" } else { "10.0.0.11:80" }),
         weight: 1,
         last_weight: 1,
+        limits: None,
         up: true,
         listed: true,
         reset: false,
+        returning: true,
         traffic: Arc::new([]),
         gauge: Arc::<Gauge>::default(),
     };
@@ -52,6 +54,8 @@ fn service(protocol: Protocol, mode: Mode, live: bool, id: u32) -> ServiceSpec {
         timeouts: Timeouts::default(),
         live,
         sloppy_tcp: false,
+        one_packet: false,
+        persistence: None,
         dests: vec![dest],
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use dataplane::clock::{TICKS_PER_SECOND, Tick};
 use dataplane::counters::Gauge;
 use dataplane::scheduler::Cursor;
-use dataplane::service::{Scheduler, Timeouts};
+use dataplane::service::{Persistence, Scheduler, Timeouts};
 use dataplane::snapshot::{DestSpec, ServiceSpec, Snapshot};
 use dataplane::table::{Client, DestId, HashKey, Table, Word};
 
@@ -41,9 +41,11 @@ fn service(protocol: Protocol, id: u32, seconds: u32) -> ServiceSpec {
         address: "10.0.0.11:8080".parse().unwrap(),
         weight: 1,
         last_weight: 1,
+        limits: None,
         up: true,
         listed: true,
         reset: false,
+        returning: true,
         traffic: Arc::new([]),
         gauge: Arc::<Gauge>::default(),
     };
@@ -60,6 +62,12 @@ fn service(protocol: Protocol, id: u32, seconds: u32) -> ServiceSpec {
         timeouts,
         live: true,
         sloppy_tcp: false,
+        one_packet: false,
+        persistence: (protocol == Protocol::Tcp).then_some(Persistence {
+            seconds,
+            prefix: 32,
+            expire_quiescent: false,
+        }),
         dests: vec![dest],
     }
 }
@@ -191,6 +199,26 @@ fn the_peer_keeps_what_is_busy_whatever_the_timeout_and_forgets_what_is_silent()
         let told = two.sides[0].peer.counts().connections_sent;
         let most = 2 * (long.as_secs() * 3 / u64::from(seconds.min(60)) + 8) + 2 * 4;
         assert!(told <= most, "{seconds} s: told {told} times, of {most}");
+    }
+}
+
+#[test]
+fn the_peer_knows_where_clients_come_back_to_for_as_long() {
+    for seconds in [5, 90, 300] {
+        let mut two = Two::new(seconds);
+        two.sides[0].change(two.now, 0, State::Template);
+        two.run(Duration::from_secs(1), |_| {});
+        assert_eq!(two.known(), [BTreeSet::from([0]), BTreeSet::from([0])]);
+        let templates: Vec<u32> = two
+            .sides
+            .iter()
+            .flat_map(|side| side.snapshot.dests())
+            .map(|dest| dest.gauge.templates())
+            .collect();
+        assert_eq!(templates, [0, 1, 0, 1]);
+        // Told again and again, it is no younger than it is.
+        two.run(Duration::from_secs(u64::from(seconds) + 3), |_| {});
+        assert_eq!(two.known(), [BTreeSet::new(), BTreeSet::new()]);
     }
 }
 

@@ -1,0 +1,157 @@
+//! Persistence: a client's connections go to the server that its last ones went to.
+//!
+//! Which server that is stands in the table as a word of its own, a *template*: client address (as much of it as counts), port
+//! 0, state [`State::Template`]. It is found, renewed, expired, kept in a file and told to peers as connections are. A packet
+//! of a known connection does not look at it.
+//!
+//! As in IPVS a template lives for the persistence timeout after the last connection that it has placed, and as long as one of these
+//! lives. IPVS counts them in the template; here the sweep, which comes by all connections anyway, keeps their templates
+//! alive ([`hold`]). A template that no established connection has confirmed is the first to go when room is wanted, so that a
+//! flood of SYNs from everywhere leaves none behind that would push others out.
+
+use super::packet::{Packet, Side};
+use super::resolve::{Judgement, Path, Wanted, leave};
+use crate::clock::{TICKS_PER_SECOND, Tick};
+use crate::service::{Protocol, State};
+use crate::snapshot::{Dest, Service, ServiceIndex, Snapshot};
+use crate::table::{Client, FLAG_REPLIED, Hash, Inserted, Slot, Table, Word};
+use crate::worker::SWEEP_SECONDS;
+
+/// A template has so many seconds left at least while a connection lives, as in IPVS.
+const HELD: u32 = 60;
+/// One sweep in so many looks at a connection's template: every 16 seconds, so that a look may fall out.
+const TURNS: u64 = 4;
+
+impl<'a> Path<'a> {
+    /// The server of a client that begins a connection: that of its template, else the scheduler's choice, for which there is
+    /// a template from now on.
+    #[inline(never)]
+    pub(super) fn persist(
+        &self,
+        index: ServiceIndex,
+        service: &Service,
+        mask: u32,
+        packet: &Packet,
+    ) -> Option<&'a Dest> {
+        let place = Place::new(&self.engine.table, index, service.protocol, mask, packet.client);
+        loop {
+            let Some((slot, word)) = place.find(&self.engine.table, self.snapshot, self.now) else {
+                let dest = self.pick(service, packet)?;
+                match self.begin_template(&place, service, dest) {
+                    // Without room for a template the client is served all the same.
+                    Inserted::New | Inserted::Full => return Some(dest),
+                    Inserted::Existing(..) => continue,
+                }
+            };
+            let timeout = service.timeout(State::Template);
+            let Some(known) = self.snapshot.dest_of(word) else { continue };
+            if known.returning {
+                if word.age(self.now) >= timeout.renew_after() {
+                    let renewed = word.seen(self.now, timeout.is_coarse());
+                    if self.engine.table.replace(slot, word, renewed).is_err() {
+                        continue;
+                    }
+                    self.note(slot, renewed);
+                }
+                return Some(known);
+            }
+            let dest = self.pick(service, packet)?;
+            let moved = self.template(&place, service, dest);
+            dest.gauge.enter(State::Template);
+            if self.engine.table.replace(slot, word, moved).is_ok() {
+                leave(self.snapshot, word);
+                return Some(dest);
+            }
+            dest.gauge.leave(State::Template);
+        }
+    }
+
+    fn template(&self, place: &Place, service: &Service, dest: &Dest) -> Word {
+        let coarse = service.timeout(State::Template).is_coarse();
+        Word::new(place.client, dest.id).with_state(State::Template).seen(self.now, coarse)
+    }
+
+    fn begin_template(&self, place: &Place, service: &Service, dest: &Dest) -> Inserted {
+        let word = self.template(place, service, dest);
+        let judge = place.judge(self.snapshot, self.now);
+        dest.gauge.enter(State::Template);
+        let inserted = self.engine.table.insert(place.hash, word, self.engine.worker as u8, &judge, None);
+        if inserted != Inserted::New {
+            dest.gauge.leave(State::Template);
+        }
+        inserted
+    }
+
+    /// A connection of a client with this dest is established or answered: its template is one to keep.
+    #[inline(never)]
+    pub(super) fn confirm(&self, dest: &Dest, mask: u32, client: Client) {
+        let protocol = self.snapshot.services[dest.service as usize].protocol;
+        let place = Place::new(&self.engine.table, dest.service, protocol, mask, client);
+        if let Some((slot, word)) = place.find(&self.engine.table, self.snapshot, self.now)
+            && word.dest_number() == dest.id.index()
+            && word.flags() & FLAG_REPLIED == 0
+        {
+            let confirmed = word.with_flags(word.flags() | FLAG_REPLIED);
+            // Who changes it at this moment is another connection of the client, and confirms it as well.
+            if self.engine.table.replace(slot, word, confirmed).is_ok() {
+                self.note(slot, confirmed);
+            }
+        }
+    }
+}
+
+/// Keeps the template of a live connection alive. Called for all that a sweep meets; looks at one in four of them.
+#[inline]
+pub(super) fn hold(table: &Table, snapshot: &Snapshot, now: Tick, dest: &Dest, word: Word) {
+    let service = &snapshot.services[dest.service as usize];
+    let Some(mask) = service.persistent else { return };
+    if word.state() != State::Template && is_due(service, word.client(), now) {
+        hold_now(table, snapshot, now, dest, mask, word.client());
+    }
+}
+
+/// Whether it is time to look at a client's template. Under short timeouts it always is.
+fn is_due(service: &Service, client: Client, now: Tick) -> bool {
+    let sweep = now.0 / (SWEEP_SECONDS * u64::from(TICKS_PER_SECOND));
+    service.timeout(State::Template).remaining(0) < HELD
+        || sweep.wrapping_add(client.bits()).is_multiple_of(TURNS)
+}
+
+#[inline(never)]
+fn hold_now(table: &Table, snapshot: &Snapshot, now: Tick, dest: &Dest, mask: u32, client: Client) {
+    let service = &snapshot.services[dest.service as usize];
+    let timeout = service.timeout(State::Template);
+    let place = Place::new(table, dest.service, service.protocol, mask, client);
+    if let Some((slot, word)) = place.find(table, snapshot, now)
+        && word.dest_number() == dest.id.index()
+        && timeout.remaining(word.age(now)) < HELD
+    {
+        let seen = Tick(now.0.saturating_sub(timeout.age_with(HELD).into()));
+        // Who changes it at this moment renews it.
+        let _ = table.replace(slot, word, word.seen(seen, timeout.is_coarse()));
+    }
+}
+
+/// Where a client's template of a service is.
+pub(super) struct Place {
+    service: ServiceIndex,
+    client: Client,
+    pub hash: Hash,
+}
+
+impl Place {
+    pub fn new(table: &Table, service: ServiceIndex, protocol: Protocol, mask: u32, client: Client) -> Self {
+        let client = Client::new(u32::from(*client.socket().ip()) & mask, 0);
+        Place { service, client, hash: table.hash(client, protocol) }
+    }
+
+    /// The template.
+    pub fn find(&self, table: &Table, snapshot: &Snapshot, now: Tick) -> Option<(Slot, Word)> {
+        table.find(self.hash, self.client, &self.judge(snapshot, now))
+    }
+
+    fn judge<'a>(&self, snapshot: &'a Snapshot, now: Tick) -> Judgement<'a> {
+        let (side, client) = (Side::Service(self.service), self.client);
+        Judgement { snapshot, now, side, client, wanted: Wanted::Template }
+    }
+}
