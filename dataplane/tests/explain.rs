@@ -23,8 +23,9 @@ fn half_a_million_packets_go_as_explained() {
     let seen = run(400);
     assert!(seen.forwarded * 4 > PACKETS, "a test of something else: {seen:?}");
     assert!(seen.begun > 1000 && seen.replaced > 100, "{seen:?}");
+    assert!(seen.held > 100 && seen.followed > 10, "{seen:?}");
     assert!(seen.reasons.iter().all(|&times| times > 100), "{seen:?}");
-    for drop in [Drop::NoServer, Drop::TooBig, Drop::TtlExpired, Drop::ServiceFragment] {
+    for drop in [Drop::NoServer, Drop::TooBig, Drop::TtlExpired, Drop::BadFragment] {
         assert!(seen.dropped[drop as usize] > 0, "no {drop}: {seen:?}");
     }
     for punt in [Punt::NoService, Punt::NoConnection, Punt::ServerReply, Punt::Unresolved, Punt::ToFragment] {
@@ -101,7 +102,8 @@ fn run(connections: usize) -> Seen {
 
 /// Packets and connections that the explained server has had.
 fn counted(snapshot: &Snapshot, explained: &Explanation) -> Option<(u64, u64)> {
-    let traffic = snapshot.dest(explained.afterwards?.dest)?.traffic[0].get();
+    let dest = explained.afterwards.map(|connection| connection.dest).or(explained.follows)?;
+    let traffic = snapshot.dest(dest)?.traffic[0].get();
     Some((traffic.packets_in + traffic.packets_out, traffic.connections))
 }
 
@@ -111,6 +113,9 @@ struct Seen {
     forwarded: usize,
     punted: [usize; Punt::ALL.len()],
     dropped: [usize; Drop::ALL.len()],
+    held: usize,
+    /// Fragments that went where the first of their datagram had gone.
+    followed: usize,
     begun: usize,
     /// New connections in the place of one of the same flow.
     replaced: usize,
@@ -124,7 +129,10 @@ impl Seen {
             Verdict::Forward(_) => self.forwarded += 1,
             Verdict::Punt(punt) => self.punted[punt as usize] += 1,
             Verdict::Drop(drop) => self.dropped[drop as usize] += 1,
+            Verdict::Hold => self.held += 1,
         }
+        let goes_on = matches!(explained.verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved));
+        self.followed += usize::from(explained.follows.is_some() && goes_on);
         self.begun += usize::from(begins);
         self.replaced += usize::from(begins && explained.connection.is_some());
         match explained.reason {

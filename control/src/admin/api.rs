@@ -440,7 +440,7 @@ pub struct Table {
     pub connections: u64,
 }
 
-/// One worker's counters. `received` = `forwarded` + all `punted` + all `dropped`.
+/// One worker's counters. `received` = `forwarded` + all `punted` + all `dropped` + `waiting`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worker {
     /// Counted from 0, in the order of `workers.cores`.
@@ -461,6 +461,10 @@ pub struct Worker {
     pub punted: BTreeMap<String, u64>,
     /// Packets dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// Fragments that wait now for the first of their datagram.
+    pub waiting: u64,
+    /// Fragments that have had to wait.
+    pub held: u64,
     /// Packets from Linux sent out of a port.
     pub injected: u64,
     /// Packets from Linux that a port did not take.

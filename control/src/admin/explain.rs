@@ -29,6 +29,10 @@ pub struct Question {
     pub port: Option<String>,
     /// Length of the IP packet in bytes; by default that of its headers.
     pub length: Option<u16>,
+    /// `first` or `later`, if it is a fragment: the first of its datagram, or one without ports.
+    pub fragment: Option<String>,
+    /// The identification of the fragment's datagram; 0 by default.
+    pub id: Option<u16>,
 }
 
 /// What would become of it.
@@ -40,6 +44,8 @@ pub struct Explanation {
     pub packet: Packet,
     /// Where it comes in.
     pub port: Port,
+    /// If it is a fragment: what that means for its way.
+    pub fragment: Option<String>,
     /// The service that it is for, or that its connection belongs to.
     pub service: Option<Service>,
     /// The real server that it comes from, if it comes from one.
@@ -61,7 +67,7 @@ pub struct Explanation {
     pub tunnel: Option<Tunnel>,
     /// Whom it is sent to.
     pub next_hop: Option<NextHop>,
-    /// `forward`, `punt` (to Linux) or `drop`.
+    /// `forward`, `punt` (to Linux), `drop`, or `hold` (a fragment that waits).
     pub verdict: String,
     /// The port that it goes out of, if it is forwarded.
     pub output: Option<String>,
@@ -172,7 +178,7 @@ pub struct NextHop {
 }
 
 const EXPECTED: &str =
-    "expected source=A:P and destination=V:P, and if need be protocol, flags, port and length";
+    "expected source=A:P and destination=V:P, and if need be protocol, flags, port, length, fragment and id";
 
 pub(super) async fn answer<B: Backend>(
     State(backend): State<B>,

@@ -68,7 +68,7 @@ impl File {
                 (sample.port, "rewritten, for Linux to send: its MACs are the old ones")
             }
             Verdict::Punt(Punt::ToFragment) => (sample.port, "for Linux to send in fragments"),
-            Verdict::Punt(_) | Verdict::Drop(_) => return Ok(()),
+            Verdict::Punt(_) | Verdict::Drop(_) | Verdict::Hold => return Ok(()),
         };
         let options = vec![EnhancedPacketOption::Flags(OUTBOUND), comment(what.to_owned())];
         self.write(sample, port, sample.length, Cow::Borrowed(sample.after()), options)
@@ -113,6 +113,7 @@ impl File {
             },
             Verdict::Punt(punt) => format!("punt to Linux, {punt}: {}", punt.meaning()),
             Verdict::Drop(drop) => format!("drop, {drop}: {}", drop.meaning()),
+            Verdict::Hold => format!("hold: {}", Verdict::HOLD),
         }
     }
 }

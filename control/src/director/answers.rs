@@ -277,6 +277,8 @@ fn worker_counters(index: u32, core: usize, counters: &WorkerCounters) -> api::W
             .iter()
             .map(|&r| (r.name().to_owned(), counters.dropped[r as usize].get()))
             .collect(),
+        waiting: counters.waiting.get(),
+        held: counters.held.get(),
         injected: counters.injected.get(),
         inject_dropped: counters.inject_dropped.get(),
         connections,

@@ -16,9 +16,14 @@ pub fn explanation(out: &mut impl Write, explanation: &Explanation) -> io::Resul
     let Packet { protocol, source, destination, length, .. } = packet;
     line("packet", format!("{protocol} {source} -> {destination}{flags}, {length} bytes"))?;
     line("comes in on", format!("{} ({})", port.name, port.why))?;
+    if let Some(fragment) = &explanation.fragment {
+        line("fragment", fragment.clone())?;
+    }
     match (&explanation.direction, explanation.endpoint) {
         (Some(_), Some(endpoint)) => line("from server", format!("{protocol} {endpoint}"))?,
         (Some(_), None) => {}
+        // It has no ports to be asked for.
+        (None, _) if explanation.fragment.is_some() && explanation.unmatched.is_none() => {}
         (None, _) => {
             line("service", explanation.unmatched.clone().unwrap_or_else(|| "not asked for".to_owned()))?
         }
@@ -62,7 +67,8 @@ pub fn explanation(out: &mut impl Write, explanation: &Explanation) -> io::Resul
             let what = if explanation.verdict == "punt" { "punt to Linux" } else { &explanation.verdict };
             line("verdict", format!("{what}, {reason}: {}", meaning.as_deref().unwrap_or_default()))
         }
-        (None, None, _) => line("verdict", explanation.verdict.clone()),
+        (None, None, Some(meaning)) => line("verdict", format!("{}: {meaning}", explanation.verdict)),
+        (None, None, None) => line("verdict", explanation.verdict.clone()),
     }
 }
 

@@ -155,6 +155,12 @@ impl Families<'_> {
             let samples = all().map(|(worker, name)| (labels(name), value(worker)));
             self.counters(family, help, samples)?;
         }
+        let help = "Fragments that wait now for the first of their datagram";
+        self.gauges(
+            "worker_waiting_fragments",
+            help,
+            all().map(|(worker, name)| (labels(name), worker.waiting)),
+        )?;
         for (family, help, reasons) in REASONS {
             let samples = all().flat_map(|(worker, [index, core])| {
                 reasons(worker).iter().map(move |(reason, count)| {
@@ -240,16 +246,19 @@ const TRAFFIC: [Family<Stats>; 5] = [
     ),
 ];
 
-const WORK: [Family<Worker>; 7] = [
+const WORK: [Family<Worker>; 8] = [
     ("worker_polls", "Looks at a receive queue", |worker| worker.polls),
     ("worker_empty_polls", "Looks at a receive queue that found nothing", |worker| worker.empty_polls),
     ("worker_bursts", "Looks at a receive queue that found packets", |worker| worker.bursts),
     (
         "worker_received_packets",
-        "Packets taken from receive queues: forwarded + punted + dropped",
+        "Packets taken from receive queues: forwarded + punted + dropped, and fragments that wait",
         |worker| worker.received,
     ),
     ("worker_forwarded_packets", "Packets sent on to a real server or a client", |worker| worker.forwarded),
+    ("worker_held_fragments", "Fragments that had to wait for the first of their datagram", |worker| {
+        worker.held
+    }),
     ("worker_injected_packets", "Packets of Linux that were sent out of a port", |worker| worker.injected),
     ("worker_inject_dropped_packets", "Packets of Linux that a port did not take", |worker| {
         worker.inject_dropped

@@ -86,6 +86,8 @@ fn scrape(servers: u32) -> Scrape {
         forwarded: 3_000,
         punted: reasons(&[("icmp", 50), ("no_service", 50)]),
         dropped: reasons(&[("runt", 1), ("table_full", 99)]),
+        waiting: 5,
+        held: 6,
         injected: 7,
         inject_dropped: 1,
         ..api::Worker::default()
@@ -190,6 +192,8 @@ fn every_value_is_where_it_belongs() {
         "rvs_worker_punted_packets_total{worker=\"0\",core=\"2\",reason=\"no_service\"} 50",
         "rvs_worker_dropped_packets_total{worker=\"1\",core=\"3\",reason=\"table_full\"} 99",
         "rvs_worker_inject_dropped_packets_total{worker=\"0\",core=\"2\"} 1",
+        "rvs_worker_waiting_fragments{worker=\"1\",core=\"3\"} 5",
+        "rvs_worker_held_fragments_total{worker=\"0\",core=\"2\"} 6",
         "rvs_port_link_up{port=\"wan\"} 1",
         "rvs_port_link_up{port=\"lan\"} 0",
         "rvs_port_link_speed{port=\"wan\"} 10000000000",

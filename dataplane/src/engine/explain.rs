@@ -9,13 +9,14 @@
 use std::io;
 use std::sync::Arc;
 
-use super::packet::{Packet, Side, Work};
+use super::packet::{Packet, Piece, Side};
 use super::persist::Place;
-use super::resolve::{Judgement, Path};
-use super::{BURST, Engine, Verdict, classify, parse};
+use super::resolve::Judgement;
+use super::{BURST, Engine, Verdict, classify, fragments, parse};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
+use crate::fragments::Fate;
 use crate::scheduler::Reason;
 use crate::service::State;
 use crate::snapshot::{Service, ServiceIndex, Snapshot};
@@ -33,6 +34,8 @@ pub struct Explanation {
     pub afterwards: Option<Connection>,
     /// If a scheduler would be asked: what decides. What it decides is in `afterwards`.
     pub reason: Option<Reason>,
+    /// If it is a fragment without ports, which goes where the first of its datagram has gone: that one's real server.
+    pub follows: Option<DestId>,
     /// What happens to the packet.
     pub verdict: Verdict,
     /// The frame as the path leaves it: rewritten, if it is forwarded, or sent by Linux.
@@ -65,48 +68,54 @@ pub fn explain(
     let mut burst = [frame.to_vec()];
     let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
 
-    // Whose packet it is: the first two stages, which change nothing.
-    let mut work = Work::new();
+    // Whose packet it is: the first two stages, as far as they change nothing.
     let mac = &snapshot.ports[usize::from(port)].mac;
-    parse::parse_all(&Path { engine: &engine, snapshot, now }, mac, &mut burst, &mut work, &mut verdicts);
-    classify::classify_all(snapshot, false, &engine.table, &mut work, &mut verdicts);
-    let ([packet], [frame]) = (&work.packets[..work.count], &mut burst) else {
-        let (verdict, [frame]) = (verdicts[0], burst);
-        return Ok(Explanation {
-            hit: None,
-            connection: None,
-            afterwards: None,
-            reason: None,
-            verdict,
-            frame,
-        });
-    };
+    let parsed = parse::parse(&burst[0], mac, snapshot).ok();
+    let is_later = parsed.is_some_and(|packet| packet.piece == Piece::Later);
+    let packet = parsed.filter(|_| !is_later).and_then(|mut packet| {
+        classify::classify(&mut packet, snapshot, &engine.table).ok()?;
+        Some(packet)
+    });
 
     // The stage.
-    let hit = packet.side();
+    let hit = packet.as_ref().map(Packet::side);
     let service = match hit {
-        Side::Service(service) => Some(service),
-        Side::Endpoint(_) => None,
+        Some(Side::Service(service)) => Some(service),
+        Some(Side::Endpoint(_)) | None => None,
     };
-    table.copy_flow(packet.hash, &engine.table);
+    if let Some(packet) = &packet {
+        table.copy_flow(packet.hash, &engine.table);
+    }
+    let tag = fragments::tag(&engine, &burst[0]);
+    if let Some(tag) = tag {
+        table.fragments().copy(tag, engine.table.fragments());
+    }
     let stage = snapshot.rehearsal(service);
-    let connection = connection(&engine, &stage, now, packet);
-    let sticks = service.is_some_and(|service| copy_template(table, &engine, &stage, now, service, packet));
-    let reason = service.map(|service| match sticks {
-        true => Reason::Template,
-        false => stage.services[service as usize].picker.reason(&packet.flow(), &|id| stage.is_free(id)),
+    let connection = packet.as_ref().and_then(|packet| connection(&engine, &stage, now, packet));
+    let reason = service.zip(packet.as_ref()).map(|(service, packet)| {
+        if copy_template(table, &engine, &stage, now, service, packet) {
+            return Reason::Template;
+        }
+        stage.services[service as usize].picker.reason(&packet.flow(), &|id| stage.is_free(id))
     });
 
     // The engine.
-    engine.process(&stage, now, port, std::slice::from_mut(frame), &mut verdicts, &mut ());
+    engine.process(&stage, now, port, &mut burst, &mut verdicts, &mut ());
     let verdict = verdicts[0];
     let asked = engine.counters.traffic.connections.get() > 0 || verdict == Verdict::Drop(Drop::NoServer);
-    let goes_on = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved));
-    let afterwards = self::connection(&engine, &stage, now, packet);
-    let afterwards = afterwards.or_else(|| alone(snapshot, packet).filter(|_| goes_on));
-    let [frame] = burst;
     let reason = reason.filter(|_| asked);
-    Ok(Explanation { hit: Some(hit), connection, afterwards, reason, verdict, frame })
+    let goes_on = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
+    let afterwards = packet.as_ref().and_then(|packet| {
+        let connection = self::connection(&engine, &stage, now, packet);
+        connection.or_else(|| alone(snapshot, packet).filter(|_| goes_on))
+    });
+    let note = tag.filter(|_| is_later).and_then(|tag| table.fragments().find(tag, now));
+    let follows = match note.map(|note| note.fate) {
+        Some(Fate::With(flow)) => Some(flow.dest),
+        _ => None,
+    };
+    let [frame] = burst;
+    Ok(Explanation { hit, connection, afterwards, reason, follows, verdict, frame })
 }
 
 /// Copies the template of the packet's client, and what is around it, and says whether its server takes the client.

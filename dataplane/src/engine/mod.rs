@@ -8,6 +8,7 @@ mod adopt;
 mod classify;
 mod explain;
 mod express;
+mod fragments;
 mod look_up;
 mod packet;
 mod parse;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 pub use self::adopt::{Adopted, adopt};
 pub use self::explain::{Connection, Explanation, explain};
+use self::fragments::Begun;
 pub use self::packet::Side;
 use self::packet::Work;
 pub use self::split::fragments;
@@ -89,6 +91,13 @@ pub enum Verdict {
     Punt(Punt),
     /// It goes nowhere.
     Drop(Drop),
+    /// It waits: a fragment that has come before the first of its datagram ([`Engine::hold`]).
+    Hold,
+}
+
+impl Verdict {
+    /// What it means that a packet waits, for operators.
+    pub const HOLD: &str = "It waits for the first fragment of its datagram, a second at the most.";
 }
 
 crate::service::named! {
@@ -129,12 +138,15 @@ pub struct Engine {
     table: Arc<Table>,
     counters: Arc<WorkerCounters>,
     changes: Option<Arc<Changes>>,
+    /// Datagrams whose first fragment was in the last burst.
+    begun: Begun,
 }
 
 impl Engine {
     /// The data path of the worker with this number.
     pub fn new(worker: usize, table: Arc<Table>, counters: Arc<WorkerCounters>) -> Self {
-        Engine { express: true, fresh: Cell::new((0, 0)), worker, table, counters, changes: None }
+        let (fresh, begun) = (Cell::new((0, 0)), Begun::default());
+        Engine { express: true, fresh, worker, table, counters, changes: None, begun }
     }
 
     /// The same data path, which notes the connections that it changes, if there is where.
@@ -157,7 +169,7 @@ impl Engine {
     /// 5. rewrite: addresses, ports, TTL, MACs, checksums. For most packets 4 and 5 are one short step.
     ///
     /// `verdicts[i]` becomes the verdict on `burst[i]`; a burst has at most [`BURST`] packets. If all of them go
-    /// out of one port, the answer is that port.
+    /// out of one port, and all the whole way, which fragments and ICMP errors do not, the answer is that port.
     pub fn process<F: Frame, P: Probe>(
         &self,
         snapshot: &Snapshot,
@@ -167,6 +179,7 @@ impl Engine {
         verdicts: &mut [Verdict; BURST],
         probe: &mut P,
     ) -> Option<PortIndex> {
+        self.begun.clear();
         let mut work = Work::new();
         let mac = &snapshot.ports[usize::from(port)].mac;
 

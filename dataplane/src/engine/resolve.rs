@@ -122,8 +122,9 @@ impl<'a> Path<'a> {
         self.find_or_begin(packet)
     }
 
+    /// The same without what stages 2 and 3 have seen.
     #[inline(never)]
-    fn find_or_begin(&self, packet: &Packet) -> Result<&'a Dest, Verdict> {
+    pub fn find_or_begin(&self, packet: &Packet) -> Result<&'a Dest, Verdict> {
         let Packet { client, hash, .. } = *packet;
         let judge = Judgement::of_known(self.snapshot, self.now, packet.side(), client);
         // Another worker may change the word between our look and our swap; then look again. Each round

@@ -1,6 +1,6 @@
 //! Stage 4: the packet becomes what goes out.
 
-use super::packet::{Direction, Packet};
+use super::packet::{Direction, Packet, Piece};
 use super::resolve::Path;
 use super::{Frame, Verdict, tunnel};
 use crate::counters::{Drop, Punt};
@@ -82,7 +82,8 @@ fn write(
         return false;
     };
     let Some(ip) = rest.first_chunk_mut::<{ ipv4::HEADER }>() else { return false };
-    if segment.len() < transport::header_length(packet.protocol) {
+    let has_ports = packet.piece != Piece::Later;
+    if has_ports && segment.len() < transport::header_length(packet.protocol) {
         return false;
     }
     if let Some(addresses) = addresses {
@@ -94,12 +95,16 @@ fn write(
         (Mode::Dr | Mode::Tunnel, _) => {}
         (Mode::Nat, true) => {
             ipv4::set_destination(ip, dest.address, dest.address_delta);
-            transport::set_destination(packet.protocol, segment, dest.port, dest.transport_delta);
+            if has_ports {
+                transport::set_destination(packet.protocol, segment, dest.port, dest.transport_delta);
+            }
         }
         (Mode::Nat, false) => {
             ipv4::set_source(ip, dest.virtual_address, dest.address_delta.reversed());
-            let delta = dest.transport_delta.reversed();
-            transport::set_source(packet.protocol, segment, dest.virtual_port, delta);
+            if has_ports {
+                let delta = dest.transport_delta.reversed();
+                transport::set_source(packet.protocol, segment, dest.virtual_port, delta);
+            }
         }
     }
     true

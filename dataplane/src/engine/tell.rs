@@ -57,7 +57,8 @@ impl Allowance {
 /// What to tell of an IPv4 packet that was dropped: an IPv4 packet, whose source is 0 where Linux is to fill it in. None if there
 /// is nothing to be told, or nobody.
 pub fn error(table: &Table, snapshot: &Snapshot, now: Tick, reason: Drop, packet: &[u8]) -> Option<Vec<u8>> {
-    let ip = Ipv4::parse(packet).ok().filter(|ip| !ip.is_fragment)?;
+    // Of fragments the first is told of, since the others have no ports to tell whose they are (RFC 792).
+    let ip = Ipv4::parse(packet).ok().filter(|ip| ip.offset == 0)?;
     let packet = &packet[..usize::from(ip.total_length)];
     let protocol = Protocol::from_number(ip.protocol)?;
     if !is_somebody(ip.source) || snapshot.is_virtual(ip.source) || snapshot.fib.is_own(ip.source) {
@@ -91,7 +92,9 @@ fn waits(snapshot: &Snapshot, ip: &Ipv4, protocol: Protocol, packet: &[u8]) -> O
 
 fn ports(ip: &Ipv4, protocol: Protocol, packet: &[u8]) -> Option<Transport> {
     let segment = &packet[ip.header_length..];
-    Transport::parse(protocol, segment, segment.len())
+    // The lengths in the header of a first fragment are the datagram's.
+    let length = if ip.is_fragment { usize::from(u16::MAX) } else { segment.len() };
+    Transport::parse(protocol, segment, length)
 }
 
 /// The MTU of the way that a packet would have gone, without the headers of a tunnel.

@@ -1,6 +1,7 @@
 //! The data path on bytes: what goes in, what comes out, and which counter moves.
 
 mod adopt;
+mod fragments;
 mod persist;
 mod related;
 mod tell;
@@ -528,6 +529,9 @@ fn odd_packets_have_their_names() {
         frame[at] = value;
         frame
     };
+    let mut beyond = with(20, 0x1F);
+    beyond[21] = 0xFF;
+    let beyond = mend(beyond);
     let cases = [
         ("another host's MAC", unmended(0, 4), Verdict::Drop(Drop::OtherHost)),
         ("multicast MAC", unmended(0, 3), Verdict::Punt(Punt::Multicast)),
@@ -540,8 +544,10 @@ fn odd_packets_have_their_names() {
         ("total length shorter than the header", with(17, 19), Verdict::Drop(Drop::BadIpHeader)),
         ("total length cuts TCP", with(17, 39), Verdict::Drop(Drop::BadTransportHeader)),
         ("bad checksum", unmended(24, 0x12), Verdict::Drop(Drop::BadIpChecksum)),
-        ("more fragments", with(20, 0x20), Verdict::Drop(Drop::ServiceFragment)),
-        ("later fragment", with(21, 1), Verdict::Drop(Drop::ServiceFragment)),
+        ("more fragments, but an odd length", with(20, 0x20), Verdict::Drop(Drop::BadFragment)),
+        ("a fragment beyond the end of the longest datagram", beyond, Verdict::Drop(Drop::BadFragment)),
+        ("a fragment over the header", with(21, 1), Verdict::Drop(Drop::FragmentTiny)),
+        ("a later fragment", with(21, 3), Verdict::Hold),
         ("TTL 1", with(22, 1), Verdict::Drop(Drop::TtlExpired)),
         ("TTL 0", with(22, 0), Verdict::Drop(Drop::TtlExpired)),
         ("ICMP", with(23, 1), Verdict::Punt(Punt::Icmp)),

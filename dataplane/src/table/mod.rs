@@ -56,6 +56,7 @@ use self::memory::Buckets;
 #[cfg(not(any(loom, miri)))]
 pub use self::memory::write_mapped;
 pub use self::word::{Client, DestId, FLAG_COARSE, FLAG_REPLIED, FLAG_TENTATIVE, Word};
+use crate::fragments::Notes;
 use crate::service::Protocol;
 use crate::sync::{AtomicU128, Ordering};
 
@@ -171,20 +172,21 @@ pub struct Table {
     buckets: Buckets,
     pairs: usize,
     key: HashKey,
+    fragments: Notes,
 }
 
 impl Table {
     /// A table for so many connections at half load: 32 bytes each.
     pub fn new(connections: usize, key: HashKey) -> Self {
         let pairs = pairs(connections);
-        Table { buckets: Buckets::new(2 * pairs), pairs, key }
+        Table { buckets: Buckets::new(2 * pairs), pairs, key, fragments: Notes::new(key) }
     }
 
     /// The same at the beginning of a file: what is there, if it was made with the same numbers, else an empty one if the
     /// file is all zeros. An error if the file is shorter than [`Self::bytes`], or cannot be mapped.
     pub fn in_file(file: &File, connections: usize, key: HashKey) -> io::Result<Self> {
         let pairs = pairs(connections);
-        Ok(Table { buckets: Buckets::in_file(file, 2 * pairs)?, pairs, key })
+        Ok(Table { buckets: Buckets::in_file(file, 2 * pairs)?, pairs, key, fragments: Notes::new(key) })
     }
 
     /// How much memory a table for so many connections takes.
@@ -200,7 +202,9 @@ impl Table {
     /// An empty table like this one, to try a packet on; see [`Self::copy_flow`]. It takes address space, but no memory but for what is
     /// copied. An error if there is none.
     pub fn stage(&self) -> io::Result<Self> {
-        Ok(Table { buckets: Buckets::untouched(self.buckets.len())?, pairs: self.pairs, key: self.key })
+        let (buckets, fragments) =
+            (Buckets::untouched(self.buckets.len())?, self.fragments.for_one_datagram());
+        Ok(Table { buckets, pairs: self.pairs, key: self.key, fragments })
     }
 
     /// Copies what is in a flow's buckets into a [`Self::stage`]: packets of the flow meet there what they would meet
@@ -214,6 +218,12 @@ impl Table {
                 }
             }
         }
+    }
+
+    /// The notes by which fragments find their connections. They are not in the file: a datagram's fragments come within
+    /// milliseconds.
+    pub fn fragments(&self) -> &Notes {
+        &self.fragments
     }
 
     /// Number of slots, twice the connections that it is meant for.

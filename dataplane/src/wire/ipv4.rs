@@ -40,6 +40,12 @@ pub struct Ipv4 {
     pub protocol: u8,
     /// Whether this is a fragment, first or later.
     pub is_fragment: bool,
+    /// Whether a fragment of the same datagram follows on this one's data.
+    pub more_fragments: bool,
+    /// Where its data is in the datagram's, in bytes; 0 in the first fragment.
+    pub offset: u16,
+    /// What the fragments of a datagram have in common.
+    pub identification: u16,
     /// Whether routers may not make fragments of it.
     pub dont_fragment: bool,
     /// Source address.
@@ -80,14 +86,18 @@ impl Ipv4 {
         if !sum_is_right {
             return Err(Malformed::Checksum);
         }
+        let fragment = read16(header, field::FRAGMENT);
         Ok(Ipv4 {
             header_length,
             total_length,
             ttl: header[field::TTL],
             protocol: header[field::PROTOCOL],
             // More-fragments flag or an offset.
-            is_fragment: read16(header, field::FRAGMENT) & 0x3FFF != 0,
-            dont_fragment: read16(header, field::FRAGMENT) & 0x4000 != 0,
+            is_fragment: fragment & 0x3FFF != 0,
+            more_fragments: fragment & 0x2000 != 0,
+            offset: fragment << 3,
+            identification: read16(header, field::IDENTIFICATION),
+            dont_fragment: fragment & 0x4000 != 0,
             source: read32(header, SOURCE),
             destination: read32(header, DESTINATION),
         })

@@ -121,6 +121,7 @@ impl Backend for Fake {
             generation: 1,
             packet,
             port: explain::Port { name: "wan".to_owned(), why: "as asked".to_owned() },
+            fragment: None,
             service: None,
             endpoint: None,
             unmatched: None,

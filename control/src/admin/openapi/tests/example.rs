@@ -277,6 +277,7 @@ impl Backend for Example {
             generation: 1,
             packet: packet.clone(),
             port: explain::Port { name: "wan".to_owned(), why: "as asked".to_owned() },
+            fragment: self.maybe("the first one".to_owned()),
             service: self.maybe(explain::Service {
                 protocol: "tcp".to_owned(),
                 address: "192.0.2.10:80".parse()?,
