@@ -105,19 +105,23 @@ fn round(
     let mut times = Vec::new();
     let meanwhile = |_: &_| {
         let pause = Duration::from_millis(common.time) / (reloads as u32 + 1);
-        let (received, before) = (&rig.counters[0].received, rig.counters[0].received.get());
-        // Until the worker has begun; one that cannot says so itself.
-        for _ in 0..10_000 {
-            if received.get() > before {
-                break;
+        let received = &rig.counters[0].received;
+        // Until the worker has got on, whoever else wants its core; one that cannot says so itself.
+        let wait = |before: u64| {
+            for _ in 0..10_000 {
+                if received.get() > before {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
             }
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        };
+        wait(received.get());
         std::thread::sleep(pause);
         for _ in 0..reloads {
             let began = dpdk::clock::tsc();
             let (compile, publish) = if really { reload(rig) } else { (Duration::ZERO, Duration::ZERO) };
             times.push((began, compile, publish));
+            wait(received.get());
             std::thread::sleep(AROUND + pause);
         }
     };
@@ -126,8 +130,10 @@ fn round(
     let cycles = |time: Duration| (time.as_secs_f64() * dpdk::clock::tsc_hz() as f64) as u64;
     let mut measured = Vec::new();
     for (began, compile, publish) in times {
-        let around = bursts.iter().filter(|(end, _)| (began..began + cycles(AROUND)).contains(end));
-        let longest = around.map(|(_, took)| *took).max();
+        // The first in any case, if the worker had to wait for its core.
+        let around = bursts.iter().skip_while(|(end, _)| *end < began).enumerate();
+        let around = around.take_while(|(n, (end, _))| *n == 0 || *end < began + cycles(AROUND));
+        let longest = around.map(|(_, (_, took))| *took).max();
         let published = began + cycles(compile);
         let first = bursts.iter().skip_while(|(end, _)| *end < published).take(FIRST);
         let pause = first.map(|(_, took)| *took).max();
