@@ -4,8 +4,8 @@
 //! A plain packet without SYN, FIN and RST, of an established connection, changes nothing but itself and, once a
 //! second, the time when the connection was last seen. What it becomes is in its dest's [`Transform`]. Everything
 //! else says so by `None` and takes the long way, which gives the same result for these packets as well
-//! (`tests/lanes.rs`). A tunnel's packets turn off at the end, where there is no way for them ([`tunnel::pass`]), so that all
-//! others have nothing to ask.
+//! (`tests/lanes.rs`). A tunnel's packets go the long way, too, but leave it at its beginning ([`pass_tunnel`]), so that
+//! all others have nothing to ask here.
 
 use super::packet::{Direction, Packet};
 use super::resolve::Path;
@@ -50,24 +50,44 @@ pub(super) fn pass(
     frame: &mut impl Frame,
     tally: &mut Tally,
 ) -> Option<PortIndex> {
-    let (direction, word) = (packet.direction as usize, packet.word);
+    let word = packet.word;
     let transform: &Transform = path.snapshot.transform_of(word);
     let age = word.fine_age(path.now);
-    let is_undisturbed = packet.plain
-        & (transform.owners[direction] == packet.owner)
-        & ((word.state_and_flags() ^ transform.undisturbed) & CONCERNS[direction] == 0)
-        & (age <= transform.lifetime)
-        & (packet.flags & (SYN | FIN | RST) == 0);
-    if !is_undisturbed {
+    if !is_undisturbed(packet, transform, age) {
+        return None;
+    }
+    let way = way(path, packet, transform, frame)?;
+    // Last of all: from here on the packet is forwarded.
+    if age >= RENEW_AFTER {
+        renew(path, packet.slot, word)?;
+    }
+    Some(way.go(packet, transform, tally))
+}
+
+/// The same for a packet that goes through a tunnel, for which [`pass`] finds no way.
+#[inline(always)]
+pub(super) fn pass_tunnel(path: &Path<'_>, packet: &Packet, frame: &mut impl Frame) -> Option<PortIndex> {
+    let word = packet.word;
+    if !packet.plain | word.is_empty() {
+        return None;
+    }
+    let age = word.fine_age(path.now);
+    if !is_undisturbed(packet, path.snapshot.transform_of(word), age) {
         return None;
     }
     let seen = || if age >= RENEW_AFTER { renew(path, packet.slot, word) } else { Some(()) };
-    let Some(way) = way(path, packet, transform, frame) else {
-        return tunnel::pass(path, packet, frame, seen);
-    };
-    // Last of all: from here on the packet is forwarded.
-    seen()?;
-    Some(way.go(packet, transform, tally))
+    tunnel::pass(path, packet, frame, seen)
+}
+
+/// Whether a packet is plain and its word, of this age, is that of a connection which it leaves as it is.
+#[inline(always)]
+fn is_undisturbed(packet: &Packet, transform: &Transform, age: u16) -> bool {
+    let (direction, word) = (packet.direction as usize, packet.word);
+    packet.plain
+        & (transform.owners[direction] == packet.owner)
+        & ((word.state_and_flags() ^ transform.undisturbed) & CONCERNS[direction] == 0)
+        & (age <= transform.lifetime)
+        & (packet.flags & (SYN | FIN | RST) == 0)
 }
 
 /// Starts to load the counters that a packet will be counted in, if it takes the short way.

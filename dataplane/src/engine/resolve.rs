@@ -90,6 +90,9 @@ impl<'a> Path<'a> {
     /// Stages 4 and 5 for any packet.
     #[inline(never)]
     fn long_way(&self, packet: &mut Packet, frame: &mut impl Frame, tally: &mut Tally) -> Verdict {
+        if let Some(port) = express::pass_tunnel(self, packet, frame) {
+            return Verdict::Forward(port);
+        }
         if packet.search == Search::Due {
             look_up::search(&self.engine.table, packet);
             if !packet.word.is_empty()
