@@ -34,34 +34,12 @@ const NOBODY: u16 = 56;
 
 fn snapshot() -> Snapshot {
     let service = |port, mode, server: Option<SocketAddrV4>, id| ServiceSpec {
-        address: SocketAddrV4::new(VIP, port),
-        protocol: Protocol::Udp,
-        mode,
         scheduler: Scheduler::Rr,
-        flags: Vec::new(),
-        cursor: Arc::default(),
-        timeouts: Timeouts::default(),
-        sloppy_tcp: false,
-        persistence: None,
-        one_packet: false,
-        tunnel: TunnelSpec::default(),
-        live: true,
         dests: server
             .into_iter()
-            .map(|address| DestSpec {
-                id: DestId::new(id).unwrap(),
-                address,
-                weight: 1,
-                last_weight: 1,
-                limits: None,
-                up: true,
-                listed: true,
-                reset: false,
-                returning: true,
-                traffic: Arc::new([TrafficCounters::default()]),
-                gauge: Arc::<Gauge>::default(),
-            })
+            .map(|address| DestSpec::new(DestId::new(id).unwrap(), address))
             .collect(),
+        ..ServiceSpec::new(SocketAddrV4::new(VIP, port), Protocol::Udp, mode)
     };
     let direct = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), DIRECT);
     let specs = [

@@ -335,32 +335,18 @@ fn frames(setting: &Setting, flags: Flags, size: u16) -> Frames {
 fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
     let frames = frames(setting, Flags::Ack, SHORTEST);
     let dest = |service, n| DestSpec {
-        id: DestId::new(1 + service * setting.servers + n).expect("not zero, and not so many"),
-        address: frames.server(service, n),
-        weight: 1,
-        last_weight: 1,
-        limits: None,
-        up: true,
-        listed: true,
-        reset: false,
-        returning: true,
         traffic: (0..setting.workers).map(|_| TrafficCounters::default()).collect(),
-        gauge: Arc::default(),
+        ..DestSpec::new(
+            DestId::new(1 + service * setting.servers + n).expect("not zero, and not so many"),
+            frames.server(service, n),
+        )
     };
     let service = |service| ServiceSpec {
-        address: frames.service(service),
-        protocol: setting.protocol,
-        mode: setting.mode,
         scheduler,
-        flags: Vec::new(),
-        cursor: Arc::default(),
         timeouts: setting.timeouts,
-        sloppy_tcp: false,
-        one_packet: false,
-        persistence: None,
-        live: true,
         tunnel: TunnelSpec { source: Some(OWN), ..TunnelSpec::default() },
         dests: (0..setting.servers).map(|n| dest(service, n)).collect(),
+        ..ServiceSpec::new(frames.service(service), setting.protocol, setting.mode)
     };
     (0..setting.services).map(service).collect()
 }

@@ -148,32 +148,21 @@ impl Rig {
 
 fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
     let dest = |server: &Server| DestSpec {
-        id: DestId::new(ids.next().unwrap()).unwrap(),
-        address: server.address,
         weight: server.weight,
         last_weight: server.weight.max(1),
-        limits: None,
         up: *server.address.ip() != Ipv4Addr::new(10, 0, 0, 2),
-        listed: true,
-        reset: false,
-        returning: true,
-        traffic: Arc::new([TrafficCounters::default()]),
-        gauge: Arc::<Gauge>::default(),
+        ..DestSpec::new(DestId::new(ids.next().unwrap()).unwrap(), server.address)
     };
     ServiceSpec {
-        address: service.address,
-        protocol: service.protocol,
-        mode: service.mode,
         scheduler: service.scheduler,
         flags: service.flags.clone(),
-        cursor: Arc::default(),
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
         one_packet: service.one_packet,
         persistence: service.persistence,
-        live: true,
         tunnel: service.tunnel,
         dests: service.servers.iter().map(dest).collect(),
+        ..ServiceSpec::new(service.address, service.protocol, service.mode)
     }
 }
 

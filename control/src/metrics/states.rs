@@ -82,32 +82,12 @@ mod tests {
 
     fn service(ids: impl Iterator<Item = u32>) -> ServiceSpec {
         let dest = |id: u32| DestSpec {
-            id: DestId::new(id).unwrap(),
-            address: format!("10.0.0.{id}:80").parse().unwrap(),
-            weight: 1,
-            last_weight: 1,
-            limits: None,
-            up: true,
-            listed: true,
-            reset: false,
-            returning: true,
-            traffic: Arc::new([TrafficCounters::default()]),
-            gauge: Arc::default(),
+            ..DestSpec::new(DestId::new(id).unwrap(), format!("10.0.0.{id}:80").parse().unwrap())
         };
         ServiceSpec {
-            address: "192.0.2.10:80".parse().unwrap(),
-            protocol: Protocol::Tcp,
-            mode: Mode::Nat,
             scheduler: Scheduler::Rr,
-            flags: Vec::new(),
-            cursor: Arc::default(),
-            timeouts: Timeouts::default(),
-            sloppy_tcp: false,
-            one_packet: false,
-            persistence: None,
-            live: true,
-            tunnel: TunnelSpec::default(),
             dests: ids.map(dest).collect(),
+            ..ServiceSpec::new("192.0.2.10:80".parse().unwrap(), Protocol::Tcp, Mode::Nat)
         }
     }
 

@@ -49,32 +49,14 @@ impl Rig {
     fn new(protocol: Protocol, mode: Mode, weights: &[u32]) -> Self {
         let port = if mode == Mode::Nat { 8080 } else { 80 };
         let dests = weights.iter().zip(1..).map(|(&weight, n)| DestSpec {
-            id: DestId::new(n).unwrap(),
-            address: socket(&format!("10.0.0.{n}:{port}")),
             weight,
             last_weight: weight,
-            limits: None,
-            up: true,
-            listed: true,
-            reset: false,
-            returning: true,
-            traffic: (0..1).map(|_| TrafficCounters::default()).collect(),
-            gauge: Arc::<Gauge>::default(),
+            ..DestSpec::new(DestId::new(n).unwrap(), socket(&format!("10.0.0.{n}:{port}")))
         });
         let spec = ServiceSpec {
-            address: socket(VIP),
-            protocol,
-            mode,
             scheduler: Scheduler::Rr,
-            flags: Vec::new(),
-            cursor: Cursor::default(),
-            timeouts: Timeouts::default(),
-            sloppy_tcp: false,
-            one_packet: false,
-            persistence: None,
-            live: true,
-            tunnel: TunnelSpec::default(),
             dests: dests.collect(),
+            ..ServiceSpec::new(socket(VIP), protocol, mode)
         };
         let table = Arc::new(Table::new(64, HashKey { blind: 1, factor: 3 }));
         let engine = Engine::new(0, table, Arc::default());

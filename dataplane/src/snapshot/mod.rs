@@ -97,6 +97,46 @@ pub struct DestSpec {
     pub gauge: Arc<Gauge>,
 }
 
+impl ServiceSpec {
+    /// A service as it is if nothing else is said of it, without real servers.
+    pub fn new(address: SocketAddrV4, protocol: Protocol, mode: Mode) -> Self {
+        ServiceSpec {
+            address,
+            protocol,
+            mode,
+            scheduler: Scheduler::Wlc,
+            flags: Vec::new(),
+            cursor: Cursor::default(),
+            timeouts: Timeouts::default(),
+            live: true,
+            sloppy_tcp: false,
+            persistence: None,
+            one_packet: false,
+            tunnel: TunnelSpec::default(),
+            dests: Vec::new(),
+        }
+    }
+}
+
+impl DestSpec {
+    /// A healthy real server of weight 1, for one worker.
+    pub fn new(id: DestId, address: SocketAddrV4) -> Self {
+        DestSpec {
+            id,
+            address,
+            weight: 1,
+            last_weight: 1,
+            limits: None,
+            up: true,
+            listed: true,
+            reset: false,
+            returning: true,
+            traffic: Arc::new([TrafficCounters::default()]),
+            gauge: Arc::default(),
+        }
+    }
+}
+
 /// A service, compiled.
 #[derive(Debug)]
 pub struct Service {

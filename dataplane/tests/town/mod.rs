@@ -102,28 +102,17 @@ fn service(index: usize) -> ServiceSpec {
     timeouts.0[State::Established as usize] = seconds;
     timeouts.0[State::Udp as usize] = seconds;
     let dest = |server| DestSpec {
-        id: DestId::new(1 + index as u32 * SERVERS + server).unwrap(),
-        // Services share servers: the last service has those of the first.
-        address: server_address(if index == 6 { 0 } else { index as u32 }, server, mode, address.port()),
         weight: 1 + server,
         last_weight: 1 + server,
-        limits: None,
-        up: true,
-        listed: true,
-        reset: false,
-        returning: true,
-        traffic: Arc::new([TrafficCounters::default()]),
-        gauge: Arc::<Gauge>::default(),
+        // Services share servers: the last service has those of the first.
+        ..DestSpec::new(
+            DestId::new(1 + index as u32 * SERVERS + server).unwrap(),
+            server_address(if index == 6 { 0 } else { index as u32 }, server, mode, address.port()),
+        )
     };
     ServiceSpec {
-        address,
-        protocol,
-        mode,
         scheduler,
-        flags: Vec::new(),
-        cursor: Arc::default(),
         timeouts,
-        sloppy_tcp: false,
         one_packet: index == 3,
         // Of two services clients, or networks of them, come back to their servers.
         persistence: matches!(index, 1 | 4).then_some(Persistence {
@@ -131,9 +120,9 @@ fn service(index: usize) -> ServiceSpec {
             prefix: if index == 1 { 32 } else { 28 },
             expire_quiescent: index == 1,
         }),
-        live: true,
         tunnel: tunnel(protocol),
         dests: (0..SERVERS).map(dest).collect(),
+        ..ServiceSpec::new(address, protocol, mode)
     }
 }
 

@@ -32,32 +32,17 @@ fn socket(text: &str) -> SocketAddrV4 {
 /// A service with one server of this number.
 fn service(protocol: Protocol, mode: Mode, live: bool, id: u32) -> ServiceSpec {
     let dest = DestSpec {
-        id: DestId::new(id).unwrap(),
-        address: socket(if mode == Mode::Nat { "10.0.0.11:8080" } else { "10.0.0.11:80" }),
-        weight: 1,
-        last_weight: 1,
-        limits: None,
-        up: true,
-        listed: true,
-        reset: false,
-        returning: true,
         traffic: Arc::new([]),
-        gauge: Arc::<Gauge>::default(),
+        ..DestSpec::new(
+            DestId::new(id).unwrap(),
+            socket(if mode == Mode::Nat { "10.0.0.11:8080" } else { "10.0.0.11:80" }),
+        )
     };
     ServiceSpec {
-        address: socket("192.0.2.10:80"),
-        protocol,
-        mode,
         scheduler: Scheduler::Rr,
-        flags: Vec::new(),
-        cursor: Cursor::default(),
-        timeouts: Timeouts::default(),
         live,
-        sloppy_tcp: false,
-        one_packet: false,
-        persistence: None,
-        tunnel: TunnelSpec::default(),
         dests: vec![dest],
+        ..ServiceSpec::new(socket("192.0.2.10:80"), protocol, mode)
     }
 }
 

@@ -37,39 +37,22 @@ struct Two {
 
 fn service(protocol: Protocol, id: u32, seconds: u32) -> ServiceSpec {
     let dest = DestSpec {
-        id: DestId::new(id).unwrap(),
-        address: "10.0.0.11:8080".parse().unwrap(),
-        weight: 1,
-        last_weight: 1,
-        limits: None,
-        up: true,
-        listed: true,
-        reset: false,
-        returning: true,
         traffic: Arc::new([]),
-        gauge: Arc::<Gauge>::default(),
+        ..DestSpec::new(DestId::new(id).unwrap(), "10.0.0.11:8080".parse().unwrap())
     };
     let mut timeouts = Timeouts::default();
     timeouts.0[State::Udp as usize] = seconds;
     timeouts.0[State::CloseWait as usize] = seconds;
     ServiceSpec {
-        address: "192.0.2.10:80".parse().unwrap(),
-        protocol,
-        mode: Mode::Nat,
         scheduler: Scheduler::Rr,
-        flags: Vec::new(),
-        cursor: Cursor::default(),
         timeouts,
-        live: true,
-        sloppy_tcp: false,
-        one_packet: false,
         persistence: (protocol == Protocol::Tcp).then_some(Persistence {
             seconds,
             prefix: 32,
             expire_quiescent: false,
         }),
-        tunnel: TunnelSpec::default(),
         dests: vec![dest],
+        ..ServiceSpec::new("192.0.2.10:80".parse().unwrap(), protocol, Mode::Nat)
     }
 }
 
