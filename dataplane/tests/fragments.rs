@@ -10,12 +10,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use dataplane::clock::Tick;
-use dataplane::counters::{Drop, Gauge, Punt, TrafficCounters};
+use dataplane::counters::{Drop, Punt};
 use dataplane::engine::{BURST, Engine, Verdict};
 use dataplane::fib::{Adjacency, Fib, Route, Via};
 use dataplane::fragments::Waiting;
-use dataplane::service::{Mode, Protocol, Scheduler, Timeouts};
-use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
+use dataplane::service::{Mode, Protocol, Scheduler};
+use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
 use dataplane::table::{DestId, HashKey, Table};
 use proptest::prelude::*;
 
@@ -35,10 +35,7 @@ const NOBODY: u16 = 56;
 fn snapshot() -> Snapshot {
     let service = |port, mode, server: Option<SocketAddrV4>, id| ServiceSpec {
         scheduler: Scheduler::Rr,
-        dests: server
-            .into_iter()
-            .map(|address| DestSpec::new(DestId::new(id).unwrap(), address))
-            .collect(),
+        dests: server.into_iter().map(|address| DestSpec::new(DestId::new(id).unwrap(), address)).collect(),
         ..ServiceSpec::new(SocketAddrV4::new(VIP, port), Protocol::Udp, mode)
     };
     let direct = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), DIRECT);

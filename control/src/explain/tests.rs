@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dataplane::counters::{Gauge, TrafficCounters};
 use dataplane::engine::{BURST, Engine};
 use dataplane::fib::{Adjacency, Fib, Route, Via};
 use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec};

@@ -57,11 +57,9 @@ pub fn count(table: &Table, snapshot: &Snapshot, now: Tick) -> ByState {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
-    use dataplane::counters::TrafficCounters;
-    use dataplane::service::{Mode, Protocol, Scheduler, Timeouts};
-    use dataplane::snapshot::{DestSpec, ServiceSpec, TunnelSpec};
+    use dataplane::service::{Mode, Protocol, Scheduler};
+    use dataplane::snapshot::{DestSpec, ServiceSpec};
     use dataplane::table::{Client, DestId, HashKey, Inserted, Judge, Word, Worth};
 
     use super::*;

@@ -10,10 +10,8 @@ mod tunnel;
 use std::net::SocketAddrV4;
 
 use super::*;
-use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Adjacency, Fib, Route, Via};
-use crate::scheduler::Cursor;
-use crate::service::{Limits, Mode, Protocol, Scheduler, State, Timeouts};
+use crate::service::{Limits, Mode, Protocol, Scheduler, State};
 use crate::snapshot::{DestSpec, PortSpec, ServiceSpec, TunnelSpec};
 use crate::table::{DestId, HashKey};
 use crate::wire::checksum;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use dataplane::clock::Tick;
-use dataplane::counters::{Drop, Gauge, Traffic, TrafficCounters, WorkerCounters};
+use dataplane::counters::{Drop, Traffic, WorkerCounters};
 use dataplane::engine::{BURST, Engine, Verdict};
 use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
 use dataplane::service::{Mode, Persistence, Protocol, Scheduler, State, Timeouts};

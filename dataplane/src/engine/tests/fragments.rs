@@ -143,6 +143,19 @@ fn orders(count: usize) -> Vec<Vec<usize>> {
 
 /// The datagram that `fragments` become, in every order; each time it has a number of its own.
 fn in_every_order(rig: &Rig, port: PortIndex, whole: &[u8], size: usize, expected: &[u8], out: PortIndex) {
+    in_every_order_behind(0, rig, port, whole, size, expected, out);
+}
+
+/// The same, if each has so many bytes of other headers behind that of Ethernet when it leaves.
+fn in_every_order_behind(
+    headers: usize,
+    rig: &Rig,
+    port: PortIndex,
+    whole: &[u8],
+    size: usize,
+    expected: &[u8],
+    out: PortIndex,
+) {
     let count = split(whole, size).len();
     for (number, order) in orders(count).into_iter().enumerate() {
         let number = number as u16 + 100;
@@ -151,7 +164,8 @@ fn in_every_order(rig: &Rig, port: PortIndex, whole: &[u8], size: usize, expecte
         order.iter().for_each(|&index| poller.push(rig.now, port, &fragments[index]));
         assert!(poller.waiting.is_empty(), "{order:?}");
         assert_eq!(poller.verdicts(), vec![Verdict::Forward(out); count], "{order:?}");
-        let frames: Vec<Vec<u8>> = poller.out.into_iter().map(|(_, frame)| frame).collect();
+        let inside = |frame: Vec<u8>| [&frame[..14], &frame[14 + headers..]].concat();
+        let frames: Vec<Vec<u8>> = poller.out.into_iter().map(|(_, frame)| inside(frame)).collect();
         assert_eq!(join(&frames), numbered(expected, number), "{order:?}");
     }
 }
@@ -181,6 +195,19 @@ fn a_datagram_arrives_whole_in_every_order_by_direct_routing() {
     let traffic = rig.spec.dests[0].traffic[0].get();
     assert_eq!((traffic.connections, traffic.packets_in), (1, 5 * orders));
     assert_eq!(traffic.bytes_in, orders * (98 + 5 * 20));
+}
+
+#[test]
+fn a_datagram_arrives_whole_in_every_order_by_a_tunnel() {
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let mut rig = Rig::new(protocol, Mode::Tunnel, &[1]);
+        rig.spec.tunnel.source = Some(u32::from(*socket("10.0.0.254:0").ip()));
+        rig.publish();
+        let request = large(&packet(protocol, WAN_MAC, CLIENT, VIP, SYN), 90);
+        let arrives = expect(protocol, (server_mac(1), LAN_MAC), CLIENT, VIP, SYN);
+        in_every_order_behind(20, &rig, WAN, &request, 24, &large(&arrives, 90), LAN);
+        assert_eq!(rig.connections().len(), 1);
+    }
 }
 
 #[test]

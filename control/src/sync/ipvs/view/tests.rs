@@ -4,10 +4,8 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use dataplane::clock::Tick;
-use dataplane::counters::Gauge;
-use dataplane::scheduler::Cursor;
-use dataplane::service::{Mode, Protocol, Scheduler, Timeouts};
-use dataplane::snapshot::{DestSpec, ServiceSpec, Snapshot, TunnelSpec};
+use dataplane::service::{Mode, Protocol, Scheduler};
+use dataplane::snapshot::{DestSpec, ServiceSpec, Snapshot};
 use dataplane::table::{HashKey, Table};
 
 use super::*;

@@ -3,10 +3,8 @@
 use std::sync::{Arc, Weak};
 
 use dataplane::clock::{TICKS_PER_SECOND, Tick};
-use dataplane::counters::Gauge;
-use dataplane::scheduler::Cursor;
 use dataplane::service::{Persistence, Scheduler, Timeouts};
-use dataplane::snapshot::{DestSpec, ServiceSpec, Snapshot, TunnelSpec};
+use dataplane::snapshot::{DestSpec, ServiceSpec, Snapshot};
 use dataplane::table::{Client, DestId, HashKey, Table, Word};
 
 use super::*;
