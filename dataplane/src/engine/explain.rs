@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::packet::{Packet, Side, Work};
+use super::packet::{Found, Owner, Side, Work};
 use super::persist::Place;
 use super::resolve::{Judgement, Path};
 use super::{BURST, Engine, Verdict, classify, parse};
@@ -17,7 +17,7 @@ use crate::counters::Drop;
 use crate::fib::PortIndex;
 use crate::scheduler::Reason;
 use crate::service::State;
-use crate::snapshot::{Service, ServiceIndex, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::table::{DestId, Table};
 
 /// What the data path would do with a packet, and why.
@@ -72,54 +72,60 @@ pub fn explain(snapshot: &Snapshot, table: &Table, now: Tick, port: PortIndex, f
     };
 
     // The stage.
-    let hit = packet.side();
+    let found = packet.found();
+    let Found { owner, .. } = found;
+    let hit = owner.side;
     let service = match hit {
         Side::Service(service) => Some(service),
         Side::Endpoint(_) => None,
     };
     table.copy_flow(packet.hash, &engine.table);
     let stage = snapshot.rehearsal(service);
-    let connection = connection(&engine, &stage, now, packet);
-    let sticks = service.is_some_and(|service| copy_template(table, &engine, &stage, now, service, packet));
-    let reason = service.map(|service| match sticks {
-        true => Reason::Template,
-        false => stage.services[service as usize].picker.reason(&packet.flow(), &|id| stage.is_free(id)),
-    });
+    if let Some(place) = engine.template(&stage, &owner) {
+        table.copy_flow(place.hash, &engine.templates);
+    }
+    let connection = engine.connection(&stage, now, &owner);
+    let reason = engine.reason(&stage, now, &found);
 
     // The engine.
     engine.process(&stage, now, port, std::slice::from_mut(frame), &mut verdicts, &mut ());
     let verdict = verdicts[0];
     let asked = engine.counters.traffic.connections.get() > 0 || verdict == Verdict::Drop(Drop::NoServer);
-    let afterwards = self::connection(&engine, &stage, now, packet);
+    let afterwards = engine.connection(&stage, now, &owner);
     let [frame] = burst;
     Explanation { hit: Some(hit), connection, afterwards, reason: reason.filter(|_| asked), verdict, frame }
 }
 
-/// Copies the template of the packet's client, and what is around it, and says whether its server takes the client.
-fn copy_template(
-    table: &Table,
-    engine: &Engine,
-    stage: &Snapshot,
-    now: Tick,
-    service: ServiceIndex,
-    packet: &Packet,
-) -> bool {
-    let Service { protocol, persistent: Some(mask), .. } = &stage.services[service as usize] else {
-        return false;
-    };
-    let place = Place::new(table, service, *protocol, *mask, packet.client);
-    table.copy_flow(place.hash, &engine.templates);
-    let template = place.find(table, stage, now).and_then(|(_, word)| stage.dest_of(word));
-    template.is_some_and(|dest| dest.returning)
-}
+impl Engine {
+    /// The connection that a packet concerns, as the table has it now.
+    pub fn connection(&self, snapshot: &Snapshot, now: Tick, owner: &Owner) -> Option<Connection> {
+        let Owner { client, protocol, side } = *owner;
+        let judge = Judgement::of_known(snapshot, now, side, client);
+        let (_, word) = self.table.find(self.table.hash(client, protocol), client, &judge)?;
+        let dest = snapshot.dest_of(word)?;
+        let (state, age) = (word.state(), word.age(now));
+        let expires = snapshot.timeout(dest, state).remaining(age);
+        Some(Connection { dest: dest.id, state, age, expires })
+    }
 
-/// The packet's connection in the engine's table.
-fn connection(engine: &Engine, snapshot: &Snapshot, now: Tick, packet: &Packet) -> Option<Connection> {
-    let Packet { client, hash, .. } = *packet;
-    let judge = Judgement::of_known(snapshot, now, packet.side(), client);
-    let (_, word) = engine.table.find(hash, client, &judge)?;
-    let dest = snapshot.dest_of(word)?;
-    let (state, age) = (word.state(), word.age(now));
-    let expires = snapshot.timeout(dest, state).remaining(age);
-    Some(Connection { dest: dest.id, state, age, expires })
+    /// What would decide now, if a packet began a connection; none if it is none to a service.
+    pub fn reason(&self, snapshot: &Snapshot, now: Tick, found: &Found) -> Option<Reason> {
+        let Found { owner, flow, .. } = found;
+        let Side::Service(service) = owner.side else { return None };
+        let template =
+            self.template(snapshot, owner).and_then(|place| place.find(&self.templates, snapshot, now));
+        let server = template.and_then(|(_, word)| snapshot.dest_of(word));
+        Some(match server {
+            // It takes its client back.
+            Some(dest) if dest.returning => Reason::Template,
+            _ => snapshot.services[service as usize].picker.reason(flow, &|id| snapshot.is_free(id)),
+        })
+    }
+
+    /// Where the template of a packet's client is, if its service has persistence.
+    fn template(&self, snapshot: &Snapshot, owner: &Owner) -> Option<Place> {
+        let Side::Service(index) = owner.side else { return None };
+        let service = &snapshot.services[index as usize];
+        Some(Place::new(&self.templates, index, service.protocol, service.persistent?, owner.client))
+    }
 }
