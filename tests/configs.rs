@@ -47,6 +47,7 @@ fn every_file_is_checked() -> Result<()> {
     for expected in [
         "nat.toml",
         "dr.toml",
+        "tunnel.toml",
         "af_packet.toml",
         "af_xdp.toml",
         "dns.toml",

@@ -10,6 +10,7 @@ use harness::{
     cluster::{CLIENT, Cluster, Layout, vip},
     config::Service,
     netns::Namespace,
+    tunnel::{End, Kind, through},
     wait::{self, PATIENCE},
     with_cluster,
 };
@@ -72,10 +73,13 @@ fn behind_the_client(cluster: &Cluster) -> Result<Namespace> {
 }
 
 /// The far machine says that it takes 1460 bytes a segment; 1260 get through, which the server has to be told.
-fn path_mtu_is_found(layout: Layout) -> Result<()> {
+fn path_mtu_is_found(layout: Layout, tunnel: Option<Kind>) -> Result<()> {
     with_cluster(layout, |cluster| {
         let _nginx = cluster.start_web()?;
-        let router = cluster.start_router(&cluster.config().service(cluster.web()))?;
+        let _ends = tunnel.map(|kind| End::of_all(cluster, kind)).transpose()?;
+        let web = cluster.web();
+        let web = if let Some(kind) = tunnel { through(web, kind) } else { web };
+        let router = cluster.start_router(&cluster.config().service(web))?;
         let far = behind_the_client(cluster)?;
         let mut download = client::start_download(&far, vip(80), "100m", "download")?;
         ensure!(download.wait(PATIENCE)?.success(), "{}", download.log());
@@ -93,12 +97,18 @@ fn path_mtu_is_found(layout: Layout) -> Result<()> {
 
 #[test]
 fn path_mtu_is_found_nat() -> Result<()> {
-    path_mtu_is_found(Layout::TwoArmed)
+    path_mtu_is_found(Layout::TwoArmed, None)
 }
 
 #[test]
 fn path_mtu_is_found_dr() -> Result<()> {
-    path_mtu_is_found(Layout::OneArmed)
+    path_mtu_is_found(Layout::OneArmed, None)
+}
+
+/// The error goes to the server through the tunnel, as the packets of its connection do.
+#[test]
+fn path_mtu_is_found_tunnel() -> Result<()> {
+    path_mtu_is_found(Layout::OneArmed, Some(Kind::Ipip))
 }
 
 /// Here it is the router itself who cannot send what servers send.

@@ -11,6 +11,7 @@ use harness::{
     cluster::{CLIENT, Cluster, Layout, VIP, vip},
     config::Service,
     servers::Server,
+    wait::PATIENCE,
     with_cluster,
 };
 
@@ -112,6 +113,31 @@ fn udp_connections_expire_after_their_timeout() -> Result<()> {
             services[0].servers.iter().all(|server| server.active + server.inactive == 0),
             "{services:?}"
         );
+        router.finish()
+    })
+}
+
+#[test]
+fn each_datagram_of_one_client_port_may_go_to_another_server() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _servers: Vec<Server> = (0..3)
+            .map(|index| Server::udp_echo(&cluster.real_servers[index], cluster.endpoint(index, 7)))
+            .collect::<Result<_>>()?;
+        let service = service(cluster, 7).setting("one_packet = true");
+        let router = cluster.start_router(&cluster.config().service(service))?;
+        let socket = cluster.client.enter(|| Ok(UdpSocket::bind(SocketAddrV4::new(CLIENT, 40_000))?))?;
+        socket.connect(vip(7))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        for number in 0..30u8 {
+            socket.send(&[number])?;
+            let mut answer = [0; 8];
+            ensure!(socket.recv(&mut answer)? == 1 && answer[0] == number, "{answer:?}, not {number}");
+        }
+        let servers = router.service()?.servers;
+        ensure!(servers.iter().all(|server| server.stats.connections == 10), "{servers:?}");
+        ensure!(router.list()?.contains("rr ops\n"), "{}", router.list()?);
+        let connections = router.rvs("list -c").run()?;
+        ensure!(connections.lines().count() == 2, "nothing is remembered: {connections}");
         router.finish()
     })
 }

@@ -113,8 +113,10 @@ fn describe(
         cursor: entered.cursor().clone(),
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
+        one_packet: service.one_packet,
         persistence: service.persistence,
         live,
+        tunnel: service.tunnel,
         dests,
     }
 }
@@ -142,7 +144,11 @@ pub fn fib(mirror: &Mirror, ports: &[PortLink]) -> Fib {
         let (index, port) = port_of(ifindex)?;
         Some(((index, u32::from(address)), Adjacency::new(index, port.mtu, mac, port.mac)))
     });
-    Fib::new(own.chain(routes), neighbours)
+    let addresses = mirror
+        .addresses
+        .iter()
+        .filter_map(|&(ifindex, address, length)| Some((port_of(ifindex)?.0, u32::from(address), length)));
+    Fib::new(own.chain(routes), neighbours).with_own(addresses)
 }
 
 /// The neighbours that servers and gateways are reached through, known or not. Linux does not see the data

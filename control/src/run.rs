@@ -15,9 +15,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use dataplane::capture::Switch;
 use dataplane::changes::Changes;
-use dataplane::counters::WorkerCounters;
+use dataplane::counters::{Punt, WorkerCounters};
 use dataplane::engine::reset::reset;
-use dataplane::engine::{Verdict, tell};
+use dataplane::engine::{Verdict, fragments, tell, tunnel_errors};
 use dataplane::table::Table;
 use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Queues};
@@ -519,19 +519,24 @@ async fn gone(pumps: impl Iterator<Item = impl Future<Output = ()>>) {
     futures_util::future::select_all(pumps).await;
 }
 
-/// Control's view of what workers see when they hand over a connection to be reset, or what they have dropped.
+/// Control's view of what workers see when they hand over a connection to be reset, an error about a tunnel, what is to be sent in
+/// fragments, or what they have dropped.
 fn answers(director: &Director, table: &Arc<Table>) -> slowpath::Answers {
     let (snapshots, table) = (RefCell::new(director.subscribe()), table.clone());
     Box::new(move |verdict, packet| {
         let mut snapshots = snapshots.borrow_mut();
         match verdict {
+            Verdict::Punt(Punt::TunnelError) => {
+                tunnel_errors::error(&table, snapshots.latest(), worker::now(), packet).into_iter().collect()
+            }
+            Verdict::Punt(Punt::ToFragment) => fragments(snapshots.latest(), packet),
             Verdict::Punt(_) => {
                 reset(&table, snapshots.latest(), packet).into_iter().map(Vec::from).collect()
             }
             Verdict::Drop(reason) => {
                 tell::error(&table, snapshots.latest(), worker::now(), reason, packet).into_iter().collect()
             }
-            Verdict::Forward(_) => Vec::new(),
+            Verdict::Forward(_) | Verdict::Hold => Vec::new(),
         }
     })
 }

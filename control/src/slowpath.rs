@@ -10,7 +10,8 @@
 //! packet instead would cost each such client a second, the first retransmission of TCP.)
 //!
 //! Another kind starts others ([`Answers`]): of a connection whose server has been removed, whose ends are to be told so by a
-//! RST; or one that was dropped, whose sender is told why by an ICMP error. They leave by the raw socket, too.
+//! RST; one that was dropped, whose sender is told why by an ICMP error, or of which a router beyond has said that it was, in a tunnel; or
+//! one that has to go in fragments. They leave by the raw socket, too.
 //!
 //! Control is one thread, and these pumps are tasks on it, each bounded in what it does before it lets the
 //! others run. What does not fit into the queue is dropped by the worker, under a name; the worker keeps room
@@ -98,7 +99,9 @@ impl Pumps {
             let Some(Punted { port, verdict, mbuf }) = self.punts.pop() else { return };
             let result = match (verdict, twins.get(usize::from(port))) {
                 (Verdict::Punt(Punt::Unresolved), _) => self.sender.send_frame(&frame(&mbuf)),
-                (Verdict::Punt(Punt::Reset) | Verdict::Drop(_), _) => self.answer(verdict, &frame(&mbuf)),
+                (Verdict::Punt(Punt::Reset | Punt::TunnelError | Punt::ToFragment) | Verdict::Drop(_), _) => {
+                    self.answer(verdict, &frame(&mbuf))
+                }
                 (_, Some(twin)) => {
                     let frame = frame(&mbuf);
                     self.rivals.listen(&frame);

@@ -7,7 +7,7 @@
 //! inactive.
 //!
 //! Every packet that a worker receives is counted under exactly one name: forwarded, one of [`Punt`], or
-//! one of [`Drop`].
+//! one of [`Drop`]; but for fragments that wait, which will be.
 
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -27,7 +27,7 @@ named! {
         Icmp = "icmp",
         /// Another IP protocol than TCP, UDP and ICMP.
         OtherProtocol = "other_protocol",
-        /// A fragment that concerns no service.
+        /// A fragment that concerns no service, or whose first has been handed to Linux.
         Fragment = "fragment",
         /// No service and no real server's reply.
         NoService = "no_service",
@@ -39,6 +39,10 @@ named! {
         Unresolved = "unresolved",
         /// Of a connection whose server has been removed: both ends are told by a RST.
         Reset = "reset",
+        /// In a tunnel's packet that is too long for the way to the server, and may be fragmented: Linux sends the fragments.
+        ToFragment = "to_fragment",
+        /// An ICMP error about a tunnel's packet: the client whose packet was in it is told.
+        TunnelError = "tunnel_error",
     }
 }
 
@@ -57,8 +61,18 @@ named! {
         BadTransportHeader = "bad_transport_header",
         /// An ICMP error about a packet to a real server that is of no connection: it shows the server's address.
         IcmpError = "icmp_error",
-        /// A fragment to or from a service.
-        ServiceFragment = "service_fragment",
+        /// A fragment whose length or place in its datagram cannot be.
+        BadFragment = "bad_fragment",
+        /// A first fragment without a whole TCP or UDP header, or a later one that would be written over it.
+        FragmentTiny = "fragment_tiny",
+        /// A second first fragment of a datagram, with other ports.
+        FragmentOverlap = "fragment_overlap",
+        /// A fragment of a datagram whose first has been dropped.
+        FragmentOrphan = "fragment_orphan",
+        /// A fragment that has waited a second for the first of its datagram.
+        FragmentExpired = "fragment_expired",
+        /// A fragment that waited for the first of its datagram, and had to make room for later ones.
+        FragmentNoRoom = "fragment_no_room",
         /// The TTL is used up.
         TtlExpired = "ttl_expired",
         /// The service has no usable real server.
@@ -79,6 +93,8 @@ named! {
         TxFull = "tx_full",
         /// Linux did not fetch its packets fast enough.
         PuntFull = "punt_full",
+        /// The device has left no room in front of the packet for a tunnel's headers.
+        NoHeadroom = "no_headroom",
     }
 }
 
@@ -297,6 +313,10 @@ pub struct WorkerCounters {
     pub received: Counter,
     /// Packets transmitted for services.
     pub forwarded: Counter,
+    /// Fragments that had to wait for the first of their datagram. Each is counted elsewhere as well, when it waits no more.
+    pub held: Counter,
+    /// How many wait now: what of the received is not counted elsewhere yet.
+    pub waiting: Counter,
     /// Packets handed to Linux, by [`Punt`].
     pub punted: [Counter; Punt::ALL.len()],
     /// Packets dropped, by [`Drop`].

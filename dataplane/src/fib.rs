@@ -81,6 +81,8 @@ pub struct Fib {
     legs: Box<[Leg]>,
     /// By port and address.
     neighbours: Neighbours,
+    /// The router's own addresses, with the ports that they are on and the lengths of their prefixes.
+    own: Vec<(PortIndex, u32, u8)>,
 }
 
 /// Ranges that are compared at once: what one vector register holds.
@@ -124,7 +126,28 @@ impl Fib {
         let (starts, legs): (Vec<_>, Vec<_>) =
             ranges.into_iter().map(|(start, via)| (start, leg(via))).unzip();
         let few = std::array::from_fn(|index| starts.get(index).copied().unwrap_or(u32::MAX));
-        Fib { starts: starts.into(), few, legs: legs.into(), neighbours }
+        Fib { starts: starts.into(), few, legs: legs.into(), neighbours, own: Vec::new() }
+    }
+
+    /// The same, with the router's own addresses: the port of each, and the length of its prefix.
+    pub fn with_own(self, own: impl IntoIterator<Item = (PortIndex, u32, u8)>) -> Self {
+        Fib { own: own.into_iter().collect(), ..self }
+    }
+
+    /// Takes addresses away from the router's own, of which they are not to be sources.
+    pub fn disown(&mut self, is_another: impl Fn(u32) -> bool) {
+        self.own.retain(|&(_, address, _)| !is_another(address));
+    }
+
+    /// The router's own address on the way to another one: of the port that leads there, the one in the next hop's network, or else any.
+    pub fn source_towards(&self, address: u32) -> Option<u32> {
+        let (port, neighbour) = self.neighbour_of(address)?;
+        let own = || self.own.iter().filter(|&&(of, ..)| of == port);
+        let is_near = |&&(_, own, length): &&(PortIndex, u32, u8)| {
+            // Shifted by all of its bits a number is nothing: a prefix without length has everybody in it.
+            (own ^ neighbour).checked_shr(32 - u32::from(length)).unwrap_or(0) == 0
+        };
+        own().find(is_near).or_else(|| own().next()).map(|&(_, address, _)| address)
     }
 
     /// The way to an address.
@@ -245,6 +268,20 @@ mod tests {
         assert_eq!(fib.look_up(0xC000_0201), NextHop::Ready(adjacency));
         assert_eq!(fib.look_up(0x0A00_0007), NextHop::Unresolved(1, 0x0A00_0007));
         assert_eq!(Fib::default().look_up(1), NextHop::NoRoute);
+    }
+
+    #[test]
+    fn the_routers_own_address_on_the_way() {
+        let routes = [Route { prefix: 0x0A01_0000, length: 16, via: Via::Gateway(1, 0x0A00_0109) }];
+        let own = [(0, 0xC000_0201, 24), (1, 0xC000_020A, 32), (1, 0x0A00_0001, 24), (1, 0x0A00_0101, 24)];
+        let routes = routes.into_iter().chain([route(0x0A00_0000, 15, 1), route(0xAC10_0000, 16, 1)]);
+        let mut fib = Fib::new(routes, []).with_own(own);
+        assert_eq!(fib.source_towards(0x0A00_0007), Some(0x0A00_0001), "a neighbour");
+        assert_eq!(fib.source_towards(0x0A01_0007), Some(0x0A00_0101), "by way of a gateway");
+        assert_eq!(fib.source_towards(0xAC10_0007), Some(0xC000_020A), "in nobody's network");
+        fib.disown(|address| address == 0xC000_020A);
+        assert_eq!(fib.source_towards(0xAC10_0007), Some(0x0A00_0001), "the other was a virtual address");
+        assert_eq!(fib.source_towards(0xCB00_7101), None, "no route");
     }
 
     proptest! {

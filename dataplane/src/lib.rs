@@ -11,6 +11,7 @@
 //! | [`tcp`] | the TCP state machine of IPVS |
 //! | [`scheduler`] | which real server gets a new connection |
 //! | [`snapshot`] | the compiled configuration, and its publication |
+//! | [`fragments`] | which connection's a fragment is that has no ports |
 //! | [`fib`] | routes and neighbours: from an address to an adjacency |
 //! | [`counters`] | what is counted, and by whom |
 //! | [`engine`] | a burst's way through parse, classify, resolve, rewrite |
@@ -24,6 +25,7 @@ pub mod clock;
 pub mod counters;
 pub mod engine;
 pub mod fib;
+pub mod fragments;
 mod key;
 pub mod scheduler;
 pub mod service;

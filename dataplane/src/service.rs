@@ -75,6 +75,19 @@ named! {
         /// Direct routing ("gatewaying"): only MAC addresses and TTL change; the real server holds
         /// the virtual address itself and replies directly.
         Dr = "dr",
+        /// Tunnelling: the packet goes unchanged into another one to the real server, which may be anywhere; it holds the
+        /// virtual address itself and replies directly.
+        Tunnel = "tunnel",
+    }
+}
+
+impl Mode {
+    /// Whether real servers reply to clients directly, so that replies are not seen here, and ports cannot be changed.
+    pub const fn is_one_way(self) -> bool {
+        match self {
+            Mode::Nat => false,
+            Mode::Dr | Mode::Tunnel => true,
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //!   for each port:  rx burst -> engine -> output batches -> tx        (the fast path)
 //!                                 |
 //!                                 +--> punt queue ---> control ---> the port's twin in Linux
+//!                                 +--> waiting fragments ---> engine again
 //!   injected packets  <--- inject queue <--- control <--- twin
 //!   a slice of the sweep over this worker's share of the table
 //!   idle: spin, or sleep a little
@@ -28,6 +29,7 @@ use crate::counters::{Drop, Punt, WorkerCounters};
 use crate::engine::tell::Allowance;
 use crate::engine::{BURST, Engine, Frame, Probe, Stage, Verdict};
 use crate::fib::PortIndex;
+use crate::fragments::Waiting;
 use crate::snapshot::{Snapshot, Subscriber};
 use crate::table::Table;
 
@@ -120,6 +122,7 @@ impl<P: Probe> Worker<P> {
         let (mut receivers, transmitters): (Vec<RxQueue>, Vec<TxQueue>) = queues.into_iter().unzip();
         let mut output = Output::new(transmitters, counters.clone(), slow_path, Tap::new(capture));
         let mut sweeper = Sweeper::new(share(table.buckets(), index, count), clock::tsc(), clock::tsc_hz());
+        let mut waiting = Waiting::default();
         let mut rest = Rest::new(idle);
         let ticks = Ticks::ours();
 
@@ -128,7 +131,8 @@ impl<P: Probe> Worker<P> {
             let tsc = clock::tsc();
             let now = ticks.at(tsc);
 
-            let received = forward(lcore, &engine, snapshot, now, &mut receivers, &mut output, &mut probe);
+            let path = Path { lcore, engine: &engine, snapshot, now };
+            let received = forward(&path, &mut receivers, &mut output, &mut waiting, &mut probe);
             let injected = output.inject(lcore);
             let swept = sweeper.due(tsc).map_or(0, |buckets| {
                 let count = buckets.len();
@@ -147,17 +151,24 @@ impl<P: Probe> Worker<P> {
     }
 }
 
+/// A round's surroundings.
+struct Path<'a> {
+    lcore: &'a Lcore,
+    engine: &'a Engine,
+    snapshot: &'a Snapshot,
+    now: Tick,
+}
+
 /// One look at every port; how many packets there were.
 #[inline(always)]
 fn forward(
-    lcore: &Lcore,
-    engine: &Engine,
-    snapshot: &Snapshot,
-    now: Tick,
+    path: &Path<'_>,
     receivers: &mut [RxQueue],
     output: &mut Output,
+    waiting: &mut Waiting<Mbuf>,
     probe: &mut impl Probe,
 ) -> usize {
+    let Path { lcore, engine, snapshot, now } = *path;
     let mut received = 0;
     let mut burst: Batch<BURST> = Batch::new();
     let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
@@ -181,8 +192,14 @@ fn forward(
         }
         match common {
             Some(to) => output.send(lcore, to, &mut burst),
-            None => output.distribute(lcore, now, port, &mut burst, &verdicts),
+            None => output.distribute(path, port, &mut burst, &verdicts, waiting),
         }
+        if !waiting.is_empty() {
+            output.settle(path, waiting, true);
+        }
+    }
+    if received == 0 && !waiting.is_empty() {
+        output.settle(path, waiting, false);
     }
     output.flush(lcore);
     probe.done(Stage::Transmit);
@@ -219,34 +236,63 @@ impl Output {
     /// Gives every packet of a burst where its verdict says.
     fn distribute(
         &mut self,
-        lcore: &Lcore,
-        now: Tick,
+        path: &Path<'_>,
         from: PortIndex,
         burst: &mut Batch<BURST>,
         verdicts: &[Verdict; BURST],
+        waiting: &mut Waiting<Mbuf>,
     ) {
         let mut punted = false;
         for (mbuf, &verdict) in burst.drain().zip(verdicts) {
-            match verdict {
-                Verdict::Forward(port) => {
-                    let port = usize::from(port);
-                    if let Err(mbuf) = self.batches[port].push(mbuf) {
-                        self.flush_port(lcore, port);
-                        // The batch is empty now, so this cannot fail; if it did, dropping frees the packet.
-                        let _ = self.batches[port].push(mbuf);
-                    }
-                }
-                Verdict::Punt(reason) => punted |= self.punt(from, mbuf, reason),
-                Verdict::Drop(reason) => {
-                    self.counters.dropped(reason, 1);
-                    if self.allowance.take(reason, now) {
-                        punted |= self.hand_over(Punted { port: from, verdict, mbuf });
-                    } else {
-                        let _ = self.dropped.push(mbuf);
-                    }
-                }
+            if verdict != Verdict::Hold {
+                punted |= self.place(path, from, mbuf, verdict);
+            } else if let Some((mbuf, reason)) = path.engine.hold(waiting, path.now, from, mbuf) {
+                punted |= self.place(path, from, mbuf, Verdict::Drop(reason));
             }
         }
+        self.done(punted);
+    }
+
+    /// Gives fragments that wait no more where their verdicts say.
+    #[cold]
+    fn settle(&mut self, path: &Path<'_>, waiting: &mut Waiting<Mbuf>, is_busy: bool) {
+        let mut punted = false;
+        path.engine.settle(path.snapshot, path.now, waiting, is_busy, |from, mbuf, verdict| {
+            punted |= self.place(path, from, mbuf, verdict);
+        });
+        self.done(punted);
+        self.counters.waiting.set(waiting.len() as u64);
+    }
+
+    /// Gives a packet where its verdict says; whether control has to be woken for it.
+    #[inline(always)]
+    fn place(&mut self, path: &Path<'_>, from: PortIndex, mbuf: Mbuf, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Forward(port) => {
+                let port = usize::from(port);
+                if let Err(mbuf) = self.batches[port].push(mbuf) {
+                    self.flush_port(path.lcore, port);
+                    // The batch is empty now, so this cannot fail; if it did, dropping frees the packet.
+                    let _ = self.batches[port].push(mbuf);
+                }
+                false
+            }
+            Verdict::Punt(reason) => self.punt(from, mbuf, reason),
+            Verdict::Drop(reason) => {
+                self.counters.dropped(reason, 1);
+                if self.allowance.take(reason, path.now) {
+                    return self.hand_over(Punted { port: from, verdict, mbuf });
+                }
+                let _ = self.dropped.push(mbuf);
+                false
+            }
+            // Whoever waits has been taken aside.
+            Verdict::Hold => false,
+        }
+    }
+
+    /// Gives what was dropped back to its pool, and wakes control if something was put there for it.
+    fn done(&mut self, punted: bool) {
         self.dropped.clear();
         if punted {
             (self.slow_path.doorbell)();
@@ -329,6 +375,10 @@ impl Frame for Mbuf {
 
     fn is_vlan_stripped(&self) -> bool {
         Mbuf::is_vlan_stripped(self)
+    }
+
+    fn prepend(&mut self, count: usize) -> bool {
+        Mbuf::prepend(self, count).is_some()
     }
 
     fn prefetch(&self) {

@@ -47,6 +47,9 @@ fn both_ways_do_the_same_to_a_million_packets() {
         }
         let first = verdicts[0];
         let all = verdicts[..burst.len()].iter().all(|&verdict| verdict == first);
+        // Fragments go alone.
+        let is_fragment = |frame: &Vec<u8>| frame.len() > 21 && (frame[20] & 0x3F, frame[21]) != (0, 0);
+        let all = all && !burst.iter().any(is_fragment);
         let of_all = if let (Verdict::Forward(port), true) = (first, all) { Some(port) } else { None };
         assert_eq!(common, of_all, "seed {seed}: the port that all packets go out of");
         if random.one_in(20) || packets >= PACKETS {
@@ -58,5 +61,5 @@ fn both_ways_do_the_same_to_a_million_packets() {
         }
     }
     let share = forwarded as f64 / packets as f64;
-    assert!((0.3..0.7).contains(&share), "{share} of the packets were forwarded: a test of something else");
+    assert!((0.25..0.7).contains(&share), "{share} of the packets were forwarded: a test of something else");
 }

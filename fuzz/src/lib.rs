@@ -99,7 +99,8 @@ pub fn config(data: &[u8]) {
         // A table of the size that it asks for would be all that is tested.
         Ok(config) if config.table.connections <= 1 << 16 => {
             let network = Network::new(&config, &Given::default()).expect("nothing was given");
-            Router::new(&config, &network, &[], 0).expect("no server is down").take(0, 0, &mut vec![0; 60]);
+            let router = Router::<Vec<u8>>::new(&config, &network, &[], 0);
+            router.expect("no server is down").take(0, 0, &mut vec![0; 60]);
         }
         Ok(_) => {}
     }
@@ -107,8 +108,8 @@ pub fn config(data: &[u8]) {
 
 /// Two routers, which are given the same: one says what it does, and one does it.
 pub struct Bench {
-    telling: Router,
-    silent: Router,
+    telling: Router<Vec<u8>>,
+    silent: Router<Vec<u8>>,
     now: u64,
     /// Packets that came in.
     count: u64,
@@ -126,7 +127,7 @@ impl Bench {
             }
             network
         };
-        let router = || Router::new(&config, &network(), &[], 7).expect("no server is down");
+        let router = || Router::<Vec<u8>>::new(&config, &network(), &[], 7).expect("no server is down");
         Bench { telling: router(), silent: router(), now: 0, count: 0, last: None }
     }
 
@@ -137,7 +138,8 @@ impl Bench {
         let mut after = before.clone();
         let verdict = self.telling.explain(self.now, port, &mut after).verdict;
         let mut other = before.clone();
-        let about = || format!("{verdict:?}\n{before:02x?}\n{after:02x?}");
+        let shown = format!("{verdict:?}\n{before:02x?}\n{after:02x?}");
+        let about = || &shown;
         assert_eq!(self.silent.take(self.now, port, &mut other), verdict, "{}", about());
         assert_eq!(after, other, "{}", about());
         match verdict {
@@ -151,10 +153,21 @@ impl Bench {
                 assert_eq!(old.payload_is_right, new.payload_is_right, "{}", about());
                 self.last = Some((output, after));
             }
-            Verdict::Punt(Punt::Unresolved) => {}
+            Verdict::Punt(Punt::Unresolved | Punt::ToFragment) => {}
+            Verdict::Hold => {
+                assert_eq!(before, after, "{}", about());
+                let held = self.telling.hold(self.now, port, after);
+                assert_eq!(self.silent.hold(self.now, port, other), held);
+            }
             Verdict::Punt(_) => assert_eq!(before, after, "{}", about()),
             Verdict::Drop(_) => {}
         }
+        self.settle();
+    }
+
+    /// Fragments that wait no more, which both routers agree on as well.
+    fn settle(&mut self) {
+        assert_eq!(self.telling.settle(self.now), self.silent.settle(self.now));
     }
 
     fn pause(&mut self, which: u8) {
@@ -172,7 +185,10 @@ impl Bench {
     }
 
     /// Every packet was counted, under one name.
-    fn end(self) {
+    fn end(mut self) {
+        // Nobody waits for longer than a second.
+        self.now += 2_000_000_000;
+        self.settle();
         for router in [&self.telling, &self.silent] {
             let counters = router.counters();
             let sum = |counters: &[Counter]| counters.iter().map(Counter::get).sum::<u64>();

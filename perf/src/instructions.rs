@@ -55,12 +55,14 @@ const BOUND: f64 = 5.0;
 const FLOWS: u32 = 1_000;
 
 /// What is counted, by name.
-const PATHS: [(&str, Mode, Bare); 5] = [
+const PATHS: [(&str, Mode, Bare); 7] = [
     ("nat-in", Mode::Nat, Bare::Established(Way::In)),
     ("nat-out", Mode::Nat, Bare::Established(Way::Out)),
     ("dr-in", Mode::Dr, Bare::Established(Way::In)),
     ("nat-new", Mode::Nat, Bare::Opening),
     ("dr-new", Mode::Dr, Bare::Opening),
+    ("tunnel-in", Mode::Tunnel, Bare::Established(Way::In)),
+    ("tunnel-new", Mode::Tunnel, Bare::Opening),
 ];
 
 /// Counts and reports.

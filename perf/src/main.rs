@@ -20,6 +20,7 @@ mod reload;
 mod report;
 mod rig;
 mod scale;
+mod slot;
 mod source;
 mod subject;
 mod sync;

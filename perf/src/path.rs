@@ -25,7 +25,7 @@ pub struct Arguments {
     /// Forwarding modes.
     #[arg(long, value_delimiter = ',', default_values = ["nat", "dr"], value_parser = parse_mode)]
     modes: Vec<Mode>,
-    /// Directions; replies of direct routing do not come this way.
+    /// Directions; only replies of mode nat come this way.
     #[arg(long, value_delimiter = ',', default_values = ["in", "out"])]
     ways: Vec<Way>,
     /// Protocols.
@@ -247,7 +247,7 @@ fn cases(arguments: &Arguments) -> Result<(Vec<Rig>, Vec<Case>, Vec<Figure>)> {
         }
         let captures = [None].into_iter().chain(arguments.capture.map(Some));
         for (&way, &order, &size, capture) in iproduct!(ways, orders, sizes, captures) {
-            if mode == Mode::Dr && way == Way::Out {
+            if mode.is_one_way() && way == Way::Out {
                 continue;
             }
             cases.push(Case { rig, kind: Kind::Router, way, order, size, capture });
@@ -303,6 +303,7 @@ fn promise(mode: Mode, flows: u32) -> Option<Promise> {
     let bounds = match mode {
         Mode::Nat => [90.0, 110.0, 130.0, 170.0],
         Mode::Dr => [75.0, 95.0, 115.0, 155.0],
+        Mode::Tunnel => return None,
     };
     let bound = [1_000, 100_000, 1_000_000, 10_000_000].iter().position(|&known| known == flows)?;
     Some(Promise::AtMost(bounds[bound]))
@@ -317,6 +318,7 @@ fn peer(mode: Mode, flows: u32) -> Option<String> {
             "VPP lb 299 (no TCP states), nat44-ed 505, DPVS 2229",
         ],
         Mode::Dr => ["DPVS 267, IPVS 898", "DPVS 1724, IPVS 1408", "DPVS 3190"],
+        Mode::Tunnel => return None,
     };
     let index = [1_000, 100_000, 1_000_000].iter().position(|&known| known == flows)?;
     Some(figures[index].to_owned())
@@ -328,7 +330,7 @@ fn name(value: impl clap::ValueEnum) -> String {
 
 /// Reads a forwarding mode.
 pub fn parse_mode(text: &str) -> Result<Mode, String> {
-    Mode::from_name(text).ok_or_else(|| "expected nat or dr".into())
+    Mode::from_name(text).ok_or_else(|| "expected nat, dr or tunnel".into())
 }
 
 /// Reads a protocol.

@@ -15,7 +15,7 @@ use dataplane::engine::Probe;
 use dataplane::engine::{BURST, Engine, Verdict};
 use dataplane::fib::{Adjacency, Fib, Route, Via};
 use dataplane::service::{Mode, Protocol, Scheduler, Timeouts};
-use dataplane::snapshot::{DestSpec, PortSpec, Publisher, ServiceSpec, Snapshot, Subscriber};
+use dataplane::snapshot::{DestSpec, PortSpec, Publisher, ServiceSpec, Snapshot, Subscriber, TunnelSpec};
 use dataplane::table::{DestId, HashKey, Table};
 use dataplane::worker::{self, Idle, SlowPath, Worker};
 use dpdk::synthetic::{self, Source};
@@ -23,7 +23,11 @@ use dpdk::{Lcore, Mempool};
 
 use crate::cpu;
 use crate::frame::{Flags, Frames, ROUTER_MAC, SHORTEST};
+use crate::slot::{Roomy, Slot};
 use crate::source::{Handshakes, Order, Packets, Way, Ways};
+
+/// The router's own address, which the packets of tunnels are from.
+const OWN: u32 = 0x0AFF_FFFE;
 
 /// What there is to balance.
 #[derive(Clone, Debug, PartialEq)]
@@ -165,6 +169,13 @@ impl Rig {
     /// Takes packets through the engine without worker, queues and EAL, always as many and the same; how many were
     /// forwarded.
     pub fn run_bare(&self, bare: Bare, packets: usize) -> usize {
+        match self.setting.mode {
+            Mode::Nat | Mode::Dr => self.run_frames::<Vec<u8>>(bare, packets),
+            Mode::Tunnel => self.run_frames::<Roomy>(bare, packets),
+        }
+    }
+
+    fn run_frames<F: Slot>(&self, bare: Bare, packets: usize) -> usize {
         let (flags, way, flows) = match bare {
             Bare::Established(way) => (Flags::Ack, way, self.setting.flows),
             Bare::Opening => (Flags::Syn, Way::In, self.setting.room),
@@ -174,13 +185,13 @@ impl Rig {
         let snapshot = self.publisher.borrow().current();
         let templates: Vec<Vec<u8>> =
             (0..flows).map(|number| frames.frame(way, frames.flow(number))).collect();
-        let mut burst: Vec<Vec<u8>> = templates.iter().take(BURST).cloned().collect();
+        let mut burst: Vec<F> = templates.iter().take(BURST).map(|template| F::new(template)).collect();
         let mut verdicts = [Verdict::Forward(0); BURST];
         let time = now();
         let mut forwarded = 0;
         for number in (0..packets).step_by(BURST) {
             for (index, frame) in burst.iter_mut().enumerate() {
-                frame.copy_from_slice(&templates[(number + index) % templates.len()]);
+                frame.refill(&templates[(number + index) % templates.len()]);
             }
             engine.process(&snapshot, time, 0, &mut burst, &mut verdicts, &mut ());
             forwarded += verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Forward(_))).count();
@@ -345,8 +356,10 @@ fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
         cursor: Arc::default(),
         timeouts: setting.timeouts,
         sloppy_tcp: false,
+        one_packet: false,
         persistence: None,
         live: true,
+        tunnel: TunnelSpec { source: Some(OWN), ..TunnelSpec::default() },
         dests: (0..setting.servers).map(|n| dest(service, n)).collect(),
     };
     (0..setting.services).map(service).collect()

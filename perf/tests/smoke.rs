@@ -101,8 +101,9 @@ fn instructions_are_counted_and_held_against_the_record() {
     let figures = figures(command, "instructions --packets 6400");
     figures.iter().for_each(assert_measured);
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("instructions.toml");
-    let record = "bound = 5.0\n[instructions]\nnat-in = 1.0\nnat-out = 1.0\ndr-in = 1.0\nnat-new = 1.0\ndr-new = 1.0\n";
-    fs::write(&path, record).expect("a file");
+    let paths = ["nat-in", "nat-out", "dr-in", "nat-new", "dr-new", "tunnel-in", "tunnel-new"];
+    let record: String = paths.iter().map(|path| format!("{path} = 1.0\n")).collect();
+    fs::write(&path, format!("bound = 5.0\n[instructions]\n{record}")).expect("a file");
     let path = path.to_str().expect("a path in UTF-8");
     // The table and then one line.
     let complaint = refusal(&["instructions", "--packets", "6400", "--check", path]);

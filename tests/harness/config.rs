@@ -111,6 +111,16 @@ impl Config {
         self
     }
 
+    /// With ports that see each fragment: the socket driver has Linux put them together.
+    pub fn with_fragments(mut self) -> Config {
+        for port in &mut self.ports {
+            if let Some(interface) = port.device.strip_prefix("net_af_packet,iface=") {
+                port.device = format!("net_pcap,iface={interface},phy_mac=1");
+            }
+        }
+        self
+    }
+
     /// With as many workers, on different cores as far as there are.
     pub fn workers(mut self, count: usize) -> Config {
         let cores = crate::cores();

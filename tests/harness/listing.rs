@@ -118,6 +118,10 @@ pub struct Worker {
     pub punted: BTreeMap<String, u64>,
     /// Packets dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// Fragments that wait for the first of their datagram.
+    pub waiting: u64,
+    /// Fragments that have had to.
+    pub held: u64,
     /// Packets that Linux sent through it.
     pub injected: u64,
     /// Services' traffic that it handled.
@@ -129,7 +133,7 @@ impl Worker {
     /// Whether everything received has gone somewhere under a name.
     pub fn accounts(&self) -> bool {
         let named: u64 = self.punted.values().chain(self.dropped.values()).sum();
-        self.received == self.forwarded + named
+        self.received == self.forwarded + named + self.waiting
     }
 }
 

@@ -388,6 +388,29 @@ impl Craft {
     }
 }
 
+/// The fragments of a frame without IPv4 options, with so many bytes of its packet each at the most, under an identification.
+pub fn fragments(frame: &[u8], size: usize, identification: u16) -> Vec<Vec<u8>> {
+    const HEADERS: usize = ETHERNET + 20;
+    let (headers, data) = frame.split_at(HEADERS);
+    let size = size / 8 * 8;
+    let fragment = |(index, piece): (usize, &[u8])| {
+        let mut frame = [headers, piece].concat();
+        let more = if (index + 1) * size < data.len() { 0x2000 } else { 0 };
+        let place = (index * size / 8) as u16 | more;
+        let mut put = |at: usize, value: u16| {
+            frame[ETHERNET + at..ETHERNET + at + 2].copy_from_slice(&value.to_be_bytes());
+        };
+        put(2, 20 + piece.len() as u16);
+        put(4, identification);
+        put(6, place);
+        put(10, 0);
+        let checksum = !sum(&frame[ETHERNET..HEADERS]);
+        frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum.to_be_bytes());
+        frame
+    };
+    data.chunks(size).enumerate().map(fragment).collect()
+}
+
 /// The MAC that the harness gives to the interface with this address.
 pub fn mac_of(address: Ipv4Addr) -> Mac {
     let [a, b, c, d] = address.octets();

@@ -16,7 +16,7 @@ pub struct Stats {
     pub connections: u64,
     /// Packets from clients to real servers.
     pub packets_in: u64,
-    /// Packets from real servers to clients; always 0 in direct routing, whose replies take another way.
+    /// Packets from real servers to clients; always 0 unless the mode is `nat`, as replies take another way.
     pub packets_out: u64,
     /// Bytes (of IP packets) from clients to real servers.
     pub bytes_in: u64,
@@ -50,11 +50,17 @@ pub struct Service {
     pub scheduler: String,
     /// Options of the scheduler, e.g. `sh-port`.
     pub flags: Vec<String>,
-    /// `nat` or `dr`.
+    /// `nat`, `dr` or `tunnel`.
     pub mode: String,
+    /// Whether each datagram is scheduled on its own.
+    #[serde(default)]
+    pub one_packet: bool,
     /// How clients come back to their servers, if they do.
     #[serde(default)]
     pub persistence: Option<Persistence>,
+    /// How packets are put into others with mode `tunnel`, as `ipvsadm --tun-info` shows it: `ipip`, `gre:-c`, `gue:6080:+c`.
+    #[serde(default)]
+    pub tunnel: Option<String>,
     /// Why its virtual address is withdrawn from the twin; null while it is not.
     #[serde(default)]
     pub withdrawn: Option<String>,
@@ -80,7 +86,7 @@ pub struct Persistence {
 pub struct Server {
     /// Address and port.
     pub address: SocketAddrV4,
-    /// `nat` or `dr`.
+    /// `nat`, `dr` or `tunnel`.
     pub mode: String,
     /// As configured, also while it is down.
     pub weight: u32,
@@ -434,7 +440,7 @@ pub struct Table {
     pub connections: u64,
 }
 
-/// One worker's counters. `received` = `forwarded` + all `punted` + all `dropped`.
+/// One worker's counters. `received` = `forwarded` + all `punted` + all `dropped` + `waiting`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worker {
     /// Counted from 0, in the order of `workers.cores`.
@@ -455,6 +461,10 @@ pub struct Worker {
     pub punted: BTreeMap<String, u64>,
     /// Packets dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// Fragments that wait now for the first of their datagram.
+    pub waiting: u64,
+    /// Fragments that have had to wait.
+    pub held: u64,
     /// Packets from Linux sent out of a port.
     pub injected: u64,
     /// Packets from Linux that a port did not take.

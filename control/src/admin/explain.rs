@@ -29,6 +29,10 @@ pub struct Question {
     pub port: Option<String>,
     /// Length of the IP packet in bytes; by default that of its headers.
     pub length: Option<u16>,
+    /// `first` or `later`, if it is a fragment: the first of its datagram, or one without ports.
+    pub fragment: Option<String>,
+    /// The identification of the fragment's datagram; 0 by default.
+    pub id: Option<u16>,
 }
 
 /// What would become of it.
@@ -40,6 +44,8 @@ pub struct Explanation {
     pub packet: Packet,
     /// Where it comes in.
     pub port: Port,
+    /// If it is a fragment: what that means for its way.
+    pub fragment: Option<String>,
     /// The service that it is for, or that its connection belongs to.
     pub service: Option<Service>,
     /// The real server that it comes from, if it comes from one.
@@ -54,11 +60,14 @@ pub struct Explanation {
     pub decision: Option<Decision>,
     /// Its entry of the connection table, as it would be afterwards.
     pub afterwards: Option<Connection>,
-    /// What it goes out as, if it does.
+    /// What it goes out as, if it does; the packet inside, if it goes through a tunnel.
     pub rewritten: Option<Packet>,
+    /// The packet that it is put into, if it goes through a tunnel.
+    #[serde(default)]
+    pub tunnel: Option<Tunnel>,
     /// Whom it is sent to.
     pub next_hop: Option<NextHop>,
-    /// `forward`, `punt` (to Linux) or `drop`.
+    /// `forward`, `punt` (to Linux), `drop`, or `hold` (a fragment that waits).
     pub verdict: String,
     /// The port that it goes out of, if it is forwarded.
     pub output: Option<String>,
@@ -105,7 +114,7 @@ pub struct Service {
     pub protocol: String,
     /// Virtual address and port.
     pub address: SocketAddrV4,
-    /// `nat` or `dr`.
+    /// `nat`, `dr` or `tunnel`.
     pub mode: String,
     /// E.g. `wlc`.
     pub scheduler: String,
@@ -144,6 +153,19 @@ pub struct Unusable {
     pub why: String,
 }
 
+/// A packet with another one inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// How, as `ipvsadm --tun-info` shows it, e.g. `ipip`.
+    pub encapsulation: String,
+    /// From whom.
+    pub source: Ipv4Addr,
+    /// To whom.
+    pub destination: Ipv4Addr,
+    /// Length of the outer IP packet in bytes.
+    pub length: u16,
+}
+
 /// Whom a packet is sent to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextHop {
@@ -156,7 +178,7 @@ pub struct NextHop {
 }
 
 const EXPECTED: &str =
-    "expected source=A:P and destination=V:P, and if need be protocol, flags, port and length";
+    "expected source=A:P and destination=V:P, and if need be protocol, flags, port, length, fragment and id";
 
 pub(super) async fn answer<B: Backend>(
     State(backend): State<B>,

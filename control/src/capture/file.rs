@@ -61,16 +61,17 @@ impl File {
         if lost > 0 {
             options.push(EnhancedPacketOption::DropCount(lost));
         }
-        self.write(sample, sample.port, Cow::Owned(sample.before()), options)?;
+        self.write(sample, sample.port, sample.length_before(), Cow::Owned(sample.before()), options)?;
         let (port, what) = match sample.verdict {
             Verdict::Forward(port) => (port, "rewritten"),
             Verdict::Punt(Punt::Unresolved) => {
                 (sample.port, "rewritten, for Linux to send: its MACs are the old ones")
             }
-            Verdict::Punt(_) | Verdict::Drop(_) => return Ok(()),
+            Verdict::Punt(Punt::ToFragment) => (sample.port, "for Linux to send in fragments"),
+            Verdict::Punt(_) | Verdict::Drop(_) | Verdict::Hold => return Ok(()),
         };
         let options = vec![EnhancedPacketOption::Flags(OUTBOUND), comment(what.to_owned())];
-        self.write(sample, port, Cow::Borrowed(sample.after()), options)
+        self.write(sample, port, sample.length, Cow::Borrowed(sample.after()), options)
     }
 
     /// What has been written since the last time.
@@ -82,13 +83,14 @@ impl File {
         &mut self,
         sample: &Sample,
         port: PortIndex,
+        original_len: u32,
         data: Cow<'_, [u8]>,
         options: Vec<EnhancedPacketOption<'_>>,
     ) -> Result<()> {
         let block = EnhancedPacketBlock {
             interface_id: port.into(),
             timestamp: self.time(sample.tsc),
-            original_len: sample.length,
+            original_len,
             data,
             options,
         };
@@ -111,6 +113,7 @@ impl File {
             },
             Verdict::Punt(punt) => format!("punt to Linux, {punt}: {}", punt.meaning()),
             Verdict::Drop(drop) => format!("drop, {drop}: {}", drop.meaning()),
+            Verdict::Hold => format!("hold: {}", Verdict::HOLD),
         }
     }
 }

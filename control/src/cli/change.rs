@@ -66,7 +66,7 @@ pub(super) enum Add {
 pub(super) struct AddService {
     /// Protocol, virtual address and port, e.g. tcp/192.0.2.20:443
     service: ServiceKey,
-    /// nat or dr
+    /// nat, dr or tunnel
     #[arg(long)]
     mode: String,
     /// E.g. wlc, which is the default

@@ -31,6 +31,13 @@ pub(super) struct Explain {
     /// Length of the IP packet; as short as can be if nothing is said
     #[arg(long, value_name = "BYTES")]
     length: Option<u16>,
+    /// Which fragment of a datagram it is, if it is one: the first, which has the ports, or a later one; the ports of --src and
+    /// --dst are nothing to that
+    #[arg(long, value_name = "PIECE", value_parser = ["first", "later"])]
+    fragment: Option<String>,
+    /// The datagram's identification
+    #[arg(long, value_name = "NUMBER", requires = "fragment")]
+    id: Option<u16>,
     /// JSON, as the admin API has it
     #[arg(long)]
     json: bool,
@@ -38,8 +45,9 @@ pub(super) struct Explain {
 
 impl Explain {
     pub(super) fn execute(self) -> anyhow::Result<Exit> {
-        let Explain { socket, src, dst, proto, flags, port, length, json } = self;
-        let question = Question { source: src, destination: dst, protocol: Some(proto), flags, port, length };
+        let Explain { socket, src, dst, proto, flags, port, length, fragment, id, json } = self;
+        let (source, destination, protocol) = (src, dst, Some(proto));
+        let question = Question { source, destination, protocol, flags, port, length, fragment, id };
         let explanation = block_on(async { socket.client().explain(&question).await })?;
         let mut out = BufWriter::new(io::stdout().lock());
         match json {

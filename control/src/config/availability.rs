@@ -170,7 +170,7 @@ pub(super) fn read(section: &Section<'_>, direct: Option<u16>) -> Option<Availab
             let address = value::socket(typed)?;
             match address.port() {
                 port if direct.is_some_and(|direct| direct != port) => {
-                    Err(format!("port {port} is not the service's, which direct routing cannot change"))
+                    Err(format!("port {port} is not the service's, which mode nat alone can change"))
                 }
                 _ => Ok(address),
             }

@@ -25,6 +25,7 @@ pub mod schema;
 mod service;
 pub mod sync;
 pub mod tcp;
+mod tunnel;
 mod user;
 pub mod value;
 
@@ -34,6 +35,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use dataplane::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
+use dataplane::snapshot::TunnelSpec;
 
 pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
 pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Statuses, Tls, Trust};
@@ -338,6 +340,8 @@ pub struct Service {
     pub protocol: Protocol,
     /// How packets reach the real servers.
     pub mode: Mode,
+    /// How packets get there with [`Mode::Tunnel`].
+    pub tunnel: TunnelSpec,
     /// How a real server is chosen.
     pub scheduler: Scheduler,
     /// Options of the scheduler.
@@ -348,6 +352,8 @@ pub struct Service {
     pub timeouts: Timeouts,
     /// Whether a TCP connection may begin with any packet but a RST, as with IPVS' sysctl of this name.
     pub sloppy_tcp: bool,
+    /// Whether each datagram is scheduled on its own, and no connection remembered.
+    pub one_packet: bool,
     /// Whether clients come back to their real servers, and for how long.
     pub persistence: Option<Persistence>,
     /// How the real servers are checked; all of these must pass.
@@ -361,7 +367,7 @@ pub struct Service {
 /// A real server of a service. Small and without memory of its own, since lists of a hundred thousand are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Address and port; the port is the service's in direct routing.
+    /// Address and port; the port is the service's unless the mode is NAT.
     pub address: SocketAddrV4,
     /// 0 takes no new connections.
     pub weight: u32,

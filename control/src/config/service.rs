@@ -12,21 +12,23 @@ use super::check::{names, narrow, one_of};
 use super::compare::{self, repeated};
 use super::raw::{Field, Section};
 use super::value::{self, ENDPOINT, SERVER};
-use super::{Server, ServerState, Service, availability, checks};
+use super::{Server, ServerState, Service, availability, checks, tunnel};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 11] = [
+const SERVICE_KEYS: [&str; 13] = [
     "address",
     "protocol",
     "mode",
+    "tunnel",
     "scheduler",
     "flags",
     "port",
     "timeouts",
     "sloppy_tcp",
     "persistence",
+    "one_packet",
     "check",
     "server",
 ];
@@ -40,8 +42,9 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     });
     let modes = names(Mode::ALL);
     let mode = section
-        .require("mode", modes.join(" or "))
+        .require("mode", format_args!("one of {}", modes.join(", ")))
         .and_then(|field| one_of("mode", &modes, Mode::from_name, &field));
+    let tunnel = tunnel::read(section, mode);
     let scheduler = section.or("scheduler", Scheduler::Wlc, |field| {
         one_of("scheduler", &names(Scheduler::ALL), Scheduler::from_name, &field)
     });
@@ -50,10 +53,16 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let timeouts =
         section.or("timeouts", Timeouts::default(), |field| timeouts(&field.section()?, protocol?));
     let sloppy_tcp = section.or("sloppy_tcp", false, |field| field.boolean());
+    let one_packet = section.or("one_packet", false, |field| match field.boolean()? {
+        true if protocol == Some(Protocol::Tcp) => {
+            field.error("a TCP connection is more than a packet; expected it with protocol = \"udp\" only")
+        }
+        one_packet => Some(one_packet),
+    });
     let persistence = section.optional("persistence", |field| persistence(&field.section()?));
     let checks = section.or("check", Vec::new(), |field| checks::read(&field));
 
-    let direct = address.filter(|_| mode == Some(Mode::Dr)).map(|address| address.port());
+    let direct = address.filter(|_| mode.is_some_and(Mode::is_one_way)).map(|address| address.port());
     let availability = availability::read(section, direct);
 
     let sections = section.sections("server");
@@ -73,12 +82,14 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             address: address?,
             protocol: protocol?,
             mode: mode?,
+            tunnel: tunnel?,
             scheduler: scheduler?,
             flags: flags?,
             port: port?,
             timeouts: timeouts?,
             sloppy_tcp: sloppy_tcp?,
             persistence: persistence?,
+            one_packet: one_packet?,
             checks: checks?,
             availability: availability?,
             servers: servers.into_iter().collect::<Option<_>>()?,
@@ -189,10 +200,13 @@ impl ServerContext {
             one_of("state", &states, ServerState::from_name, &field)
         });
         let ((address, port), service) = (endpoint?, self.address?);
-        // Direct routing leaves the packet as it is, so its port is what the real server must listen on.
-        if self.mode == Some(Mode::Dr) && port.is_some_and(|port| port != service.port()) {
+        // The packet arrives as it is, so its port is what the real server must listen on.
+        if let Some(mode) = self.mode.filter(|mode| mode.is_one_way())
+            && port.is_some_and(|port| port != service.port())
+        {
+            let what = if mode == Mode::Dr { "direct routing" } else { "a tunnel" };
             return typed?.error(format_args!(
-                "direct routing cannot change the port; expected \"{address}:{}\" or \"{address}\"",
+                "{what} cannot change the port; expected \"{address}:{}\" or \"{address}\"",
                 service.port()
             ));
         }

@@ -91,7 +91,7 @@ fn keys_and_syntax() {
             r#"scheduler = "sh""#,
             r#"schedular = "sh""#,
             r#"
-rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, scheduler, flags, port, timeouts, sloppy_tcp, persistence, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
+rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, tunnel, scheduler, flags, port, timeouts, sloppy_tcp, persistence, one_packet, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
    33 | schedular = "sh"
       | ^^^^^^^^^
 rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for wlc
@@ -113,7 +113,7 @@ rvs.toml:7:2: worker: unknown key (did you mean workers?); expected one of eal, 
             r#"mode = "nat""#,
             "",
             r#"
-rvs.toml:30:1: service[0].mode: missing; expected nat or dr
+rvs.toml:30:1: service[0].mode: missing; expected one of nat, dr, tunnel
    30 | [[service]]
       | ^^^^^^^^^^^"#,
         ),
@@ -218,7 +218,7 @@ rvs.toml:33:13: service[0].scheduler: unknown scheduler "foo"; expected one of r
             r#""nat""#,
             r#""tun""#,
             r#"
-rvs.toml:32:8: service[0].mode: unknown mode "tun"; expected one of nat, dr
+rvs.toml:32:8: service[0].mode: unknown mode "tun"; expected one of nat, dr, tunnel
    32 | mode = "tun"
       |        ^^^^^"#,
         ),
@@ -393,6 +393,15 @@ fn a_good_file_means_what_it_says() {
     assert_eq!(dns.servers[0].address.to_string(), "10.0.0.11:53");
     assert!(!dns.servers[0].check);
     assert_eq!(config.port_of(dns).name, "wan");
+}
+
+#[test]
+fn only_datagrams_are_scheduled_alone() {
+    let udp = read(&altered("protocol = \"udp\"", "protocol = \"udp\"\none_packet = true")).unwrap();
+    assert_eq!(udp.services.iter().map(|service| service.one_packet).collect::<Vec<_>>(), [false, true]);
+    let error =
+        read(&altered("port = \"wan\"", "port = \"wan\"\none_packet = true")).unwrap_err().to_string();
+    assert!(error.contains("service[0].one_packet: a TCP connection is more than a packet"), "{error}");
 }
 
 #[test]

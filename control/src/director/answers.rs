@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
-use dataplane::service::SchedulerFlag;
+use dataplane::service::{Mode, SchedulerFlag};
 use dataplane::snapshot::Snapshot;
 use dataplane::table::Word;
 use dataplane::worker;
@@ -189,9 +189,11 @@ impl Director {
                 .map(|flag| flag.name().to_owned())
                 .collect(),
             mode: service.mode.name().to_owned(),
+            one_packet: service.one_packet,
             persistence: service
                 .persistence
                 .map(|how| api::Persistence { timeout: how.seconds, prefix: how.prefix }),
+            tunnel: (service.mode == Mode::Tunnel).then(|| service.tunnel.encapsulation.to_string()),
             withdrawn: self
                 .standings
                 .get(service.address.ip())
@@ -275,6 +277,8 @@ fn worker_counters(index: u32, core: usize, counters: &WorkerCounters) -> api::W
             .iter()
             .map(|&r| (r.name().to_owned(), counters.dropped[r as usize].get()))
             .collect(),
+        waiting: counters.waiting.get(),
+        held: counters.held.get(),
         injected: counters.injected.get(),
         inject_dropped: counters.inject_dropped.get(),
         connections,

@@ -92,8 +92,9 @@ impl Director {
         ensure!(weight <= MAX_WEIGHT, "weight {weight} is out of range; expected 0 to {MAX_WEIGHT}");
         let port = new.address.port();
         ensure!(
-            known.mode != dataplane::service::Mode::Dr || port == known.address.port(),
-            "direct routing cannot change the port; expected {}:{}",
+            !known.mode.is_one_way() || port == known.address.port(),
+            "mode {} cannot change the port; expected {}:{}",
+            known.mode,
             new.address.ip(),
             known.address.port()
         );

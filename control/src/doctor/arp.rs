@@ -11,7 +11,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use dataplane::service::Mode;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
@@ -63,8 +62,10 @@ pub fn probe(config: &Config) -> Result<Vec<Finding>> {
 fn judge(answers: &BTreeMap<Ipv4Addr, BTreeSet<Mac>>, config: &Config) -> Vec<Finding> {
     let finding = |(address, macs): (&Ipv4Addr, &BTreeSet<Mac>)| {
         let macs: Vec<String> = macs.iter().map(show).collect();
-        let direct =
-            config.services.iter().any(|service| service.address.ip() == address && service.mode == Mode::Dr);
+        let direct = config
+            .services
+            .iter()
+            .any(|service| service.address.ip() == address && service.mode.is_one_way());
         let remedy = match direct {
             true => {
                 "if it is a real server: sysctl -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2 there; \

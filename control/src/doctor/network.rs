@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataplane::service::Mode;
-
 use super::{Finding, Root, Severity};
 use crate::config::Config;
 
@@ -102,7 +100,7 @@ fn arp(facts: &Facts, config: &Config) -> Option<Finding> {
     let answers = |name: &&String| facts.settings[*name].1.max(facts.all().1) == 0;
     let others: Vec<&str> =
         facts.settings.keys().filter(is_other).filter(answers).map(String::as_str).collect();
-    let direct = config.services.iter().any(|service| service.mode == Mode::Dr);
+    let direct = config.services.iter().any(|service| service.mode.is_one_way());
     (direct && !others.is_empty()).then(|| {
         Finding::new("arp-others", 
             Severity::Warning,

@@ -16,17 +16,21 @@ use dataplane::counters::{Drop, Punt};
 use dataplane::engine::{self, Side, Verdict};
 use dataplane::fib::{NextHop, PortIndex};
 use dataplane::service::Protocol;
-use dataplane::snapshot::{Dest, Snapshot};
+use dataplane::snapshot::{Dest, Snapshot, Tunnel};
 use dataplane::table::{DestId, Table};
 use dataplane::wire::ethernet::{self, Ethernet, Mac};
 use dataplane::wire::ipv4::Ipv4;
-use dataplane::wire::made::{self, Made};
+use dataplane::wire::made::{self, Made, Piece};
 use dataplane::wire::transport::{SYN, Transport};
 
 pub use self::words::why;
 use crate::admin::explain as api;
 use crate::config::{Port, Server, Service};
 use crate::ports::mac_text;
+
+/// The fragments that can be asked about.
+const FIRST: &str = "first";
+const LATER: &str = "later";
 
 /// TTL of the packet that is asked about, which is that of most hosts.
 const TTL: u8 = 64;
@@ -51,19 +55,35 @@ impl Explainer<'_> {
     /// Explains; an error says what is wrong with the question.
     pub fn explain(&self, question: &api::Question) -> Result<api::Explanation> {
         let (made, port, why) = self.understand(question)?;
-        let frame =
+        let piece = piece(question)?;
+        let mut frame =
             made.frame(&self.mac_towards(*made.source.ip()), &self.snapshot.ports[usize::from(port)].mac);
-        let explained = engine::explain(self.snapshot, self.table, self.now, port, &frame);
-        let engine::Explanation { hit, connection, afterwards, reason, verdict, frame: after } = explained;
+        if let Some(piece) = piece {
+            piece.apply(&mut frame);
+        }
+        let explained = engine::explain(self.snapshot, self.table, self.now, port, &frame)
+            .context("no room for a stage to try the packet on")?;
+        let engine::Explanation { hit, connection, afterwards, reason, follows, verdict, frame: after } =
+            explained;
 
-        let dest = afterwards.or(connection).and_then(|connection| self.snapshot.dest(connection.dest));
+        let id = afterwards.or(connection).map(|connection| connection.dest).or(follows);
+        let dest = id.and_then(|id| self.snapshot.dest(id));
         let service = match hit {
             Some(Side::Service(index)) => Some(index),
             _ => dest.map(|dest| dest.service),
         };
         let service = service.and_then(|index| self.services.get(index as usize));
-        let inward = matches!(hit, Some(Side::Service(_)));
-        let is_rewritten = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved));
+        let inward = match hit {
+            Some(side) => matches!(side, Side::Service(_)),
+            None => dest.is_some_and(|dest| u32::from(*made.destination.ip()) == dest.virtual_address),
+        };
+        let is_rewritten =
+            matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
+        let through = dest.filter(|_| is_rewritten).and_then(|dest| dest.tunnel);
+        let (outer, after) = match through {
+            Some(tunnel) => taken_out(&tunnel, &after),
+            None => (None, after),
+        };
         let chosen = afterwards.and_then(|connection| self.server(connection.dest));
         let decision = service.zip(reason).map(|(service, reason)| api::Decision {
             server: chosen,
@@ -74,11 +94,14 @@ impl Explainer<'_> {
             Verdict::Forward(_) => ("forward", None, None),
             Verdict::Punt(punt) => ("punt", Some(punt.name()), Some(punt.meaning())),
             Verdict::Drop(drop) => ("drop", Some(drop.name()), Some(drop.meaning())),
+            Verdict::Hold => ("hold", None, Some(Verdict::HOLD)),
         };
         Ok(api::Explanation {
             generation: self.snapshot.generation,
             packet: headers(&frame).context("the packet that was made is none")?,
             port: api::Port { name: self.port_name(port), why },
+            fragment: piece
+                .map(|piece| words::fragment(piece, verdict, follows.and_then(|id| self.server(id)))),
             service: service.map(describe),
             endpoint: matches!(hit, Some(Side::Endpoint(_))).then_some(made.source),
             unmatched: (verdict == Verdict::Punt(Punt::NoService))
@@ -88,6 +111,7 @@ impl Explainer<'_> {
             decision,
             afterwards: afterwards.and_then(|connection| self.connection(&connection)),
             rewritten: if is_rewritten { headers(&after) } else { None },
+            tunnel: outer,
             next_hop: dest.filter(|_| asks_for_way(verdict)).map(|dest| self.next_hop(dest, inward, &made)),
             verdict: verdict_name.to_owned(),
             output: if let Verdict::Forward(port) = verdict { Some(self.port_name(port)) } else { None },
@@ -110,9 +134,19 @@ impl Explainer<'_> {
             (Protocol::Udp, None) => 0,
             (Protocol::Udp, Some(_)) => bail!("flags: a UDP packet has none; expected them with tcp only"),
         };
-        let least = Made::least_length(protocol);
+        let is_first = question.fragment.as_deref() == Some(FIRST);
+        let least = if is_first {
+            Made::least_length(protocol).next_multiple_of(8) + 4
+        } else {
+            Made::least_length(protocol)
+        };
         let length = length.unwrap_or(least);
         ensure!(length >= least, "length: {length} bytes are no {name} packet; expected {least} at least");
+        ensure!(
+            !is_first || length % 8 == 4,
+            "length: a first fragment has a multiple of 8 bytes behind its header, not {}; expected e.g. {least}",
+            length - 20
+        );
         let made = Made { protocol, source, destination, flags, ttl: TTL, length };
         let (port, why) = self.incoming(question)?;
         Ok((made, port, why))
@@ -189,12 +223,23 @@ impl Explainer<'_> {
     }
 }
 
+/// Which fragment is asked about, if one is.
+fn piece(question: &api::Question) -> Result<Option<Piece>> {
+    let is_first = match question.fragment.as_deref() {
+        None => return Ok(None),
+        Some(FIRST) => true,
+        Some(LATER) => false,
+        Some(other) => bail!("fragment: there is no {other:?}; expected {FIRST} or {LATER}"),
+    };
+    Ok(Some(Piece { is_first, identification: question.id.unwrap_or(0) }))
+}
+
 /// Whether the path has got so far that it has looked for the way.
 fn asks_for_way(verdict: Verdict) -> bool {
     matches!(
         verdict,
         Verdict::Forward(_)
-            | Verdict::Punt(Punt::Unresolved)
+            | Verdict::Punt(Punt::Unresolved | Punt::ToFragment)
             | Verdict::Drop(Drop::NoNeighbour | Drop::NoRoute | Drop::TooBig)
     )
 }
@@ -208,6 +253,19 @@ fn describe(service: &Service) -> api::Service {
     }
 }
 
+/// The outer packet of a frame, and the frame with the packet inside in its place.
+fn taken_out(tunnel: &Tunnel, frame: &[u8]) -> (Option<api::Tunnel>, Vec<u8>) {
+    let (ethernet, packet) = frame.split_at(frame.len().min(ethernet::HEADER));
+    let inside = packet.get(usize::from(tunnel.encapsulation.overhead())..).unwrap_or_default();
+    let outer = Ipv4::parse(packet).ok().map(|ip| api::Tunnel {
+        encapsulation: tunnel.encapsulation.to_string(),
+        source: ip.source.into(),
+        destination: ip.destination.into(),
+        length: ip.total_length,
+    });
+    (outer, [ethernet, inside].concat())
+}
+
 /// What the headers of a frame say.
 fn headers(frame: &[u8]) -> Option<api::Packet> {
     let ethernet = Ethernet::parse(frame)?;
@@ -215,7 +273,10 @@ fn headers(frame: &[u8]) -> Option<api::Packet> {
     let ip = Ipv4::parse(packet).ok()?;
     let protocol = Protocol::from_number(ip.protocol)?;
     let rest = usize::from(ip.total_length) - ip.header_length;
-    let transport = Transport::parse(protocol, &packet[ip.header_length..], rest)?;
+    let transport = match ip.offset {
+        0 => Transport::parse(protocol, &packet[ip.header_length..], rest)?,
+        _ => Transport { source: 0, destination: 0, flags: 0 },
+    };
     Some(api::Packet {
         protocol: protocol.name().to_owned(),
         source: SocketAddrV4::new(ip.source.into(), transport.source),

@@ -45,6 +45,12 @@ scheduler = "sh"
 [[service.server]]
 address = "10.0.0.1:53"
 weight = 0
+[[service]]
+address = "192.0.2.20:80"
+mode = "tunnel"
+tunnel = { encapsulation = "gue", source = "10.0.0.254" }
+[[service.server]]
+address = "10.0.0.1"
 "#;
 
 struct Rig {
@@ -83,12 +89,16 @@ impl Rig {
             flags: None,
             port: None,
             length: None,
+            fragment: None,
+            id: None,
         };
         for word in words {
             match word.split_once('=').unwrap() {
                 ("proto", value) => question.protocol = Some(value.to_owned()),
                 ("flags", value) => question.flags = Some(value.to_owned()),
                 ("port", value) => question.port = Some(value.to_owned()),
+                ("fragment", value) => question.fragment = Some(value.to_owned()),
+                ("id", value) => question.id = Some(value.parse()?),
                 (_, value) => question.length = Some(value.parse()?),
             }
         }
@@ -108,15 +118,27 @@ impl Rig {
 
     /// Has the packet come in really.
     fn push(&self, source: &str, destination: &str, port: PortIndex, flags: u8) {
+        self.push_frame(source, destination, port, flags, |_| ());
+    }
+
+    fn push_frame(
+        &self,
+        source: &str,
+        destination: &str,
+        port: PortIndex,
+        flags: u8,
+        change: impl Fn(&mut [u8]),
+    ) {
         let made = Made {
             protocol: Protocol::Tcp,
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
             flags,
             ttl: 64,
-            length: 0,
+            length: 44,
         };
         let mut burst = [made.frame(&[2; 6], &self.snapshot.ports[usize::from(port)].mac)];
+        change(&mut burst[0]);
         let engine = Engine::new(0, self.table.clone(), Arc::default());
         let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
         engine.process(&self.snapshot, self.now, port, &mut burst, &mut verdicts, &mut ());
@@ -147,8 +169,10 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         cursor: Arc::default(),
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
+        one_packet: service.one_packet,
         persistence: service.persistence,
         live: true,
+        tunnel: service.tunnel,
         dests: service.servers.iter().map(dest).collect(),
     }
 }
@@ -204,6 +228,33 @@ verdict      forward, out of wan
     assert_eq!(rig.text(&format!("10.0.0.1:8080 {CLIENT} flags=FA")), reply[1..]);
 }
 
+#[test]
+fn a_packet_inside_of_another_one() {
+    let rig = Rig::new();
+    let told = "
+service      tcp 192.0.2.20:80, tunnel, wlc
+direction    in, to a real server
+connection   none
+scheduler    10.0.0.1:80; wlc: the fewest connections for its weight of 1 (0 active, 0 inactive, weight 1)
+afterwards   SYN_RECV with 10.0.0.1:80, forgotten in 60 s
+source       198.51.100.7:40112
+destination  192.0.2.20:80
+ttl          64 -> 63
+source mac   02:00:00:00:09:09 -> 02:00:00:00:00:02
+dest. mac    02:00:00:00:00:01 -> 02:00:00:00:02:01
+inside of    gue:6080:-c 10.0.0.254 -> 10.0.0.1, 72 bytes
+next hop     10.0.0.1 on lan, 02:00:00:00:02:01
+verdict      forward, out of lan
+";
+    let text = rig.text(&format!("{CLIENT} 192.0.2.20:80"));
+    assert!(text.ends_with(&told[1..]), "{text}");
+    let text = rig.text(&format!("{CLIENT} 192.0.2.20:80 length=1469"));
+    assert!(
+        text.ends_with("verdict      drop, too_big: Longer than the MTU of the output port.\n"),
+        "{text}"
+    );
+}
+
 /// Each way out has its name, its sentence, and what an operator would look for next.
 #[test]
 fn what_is_not_forwarded_is_told_why() {
@@ -245,6 +296,43 @@ fn what_is_not_forwarded_is_told_why() {
 }
 
 #[test]
+fn fragments() {
+    let rig = Rig::new();
+    let question = format!("{CLIENT} {VIP} fragment=later id=7 length=1500");
+    let waits = "
+packet       tcp 198.51.100.7:0 -> 192.0.2.10:0, 1500 bytes
+comes in on  wan (198.51.100.7 is reached through it)
+fragment     a later one of datagram 7: it has no ports, and follows the first, which has not come in the last 30 s
+verdict      hold: It waits for the first fragment of its datagram, a second at the most.
+";
+    assert_eq!(rig.text(&question), waits[1..]);
+    let first = rig.text(&format!("{CLIENT} {VIP} fragment=first id=7"));
+    assert!(
+        first.contains("\nfragment     the first of datagram 7: it goes as a whole packet does"),
+        "{first}"
+    );
+    assert!(first.ends_with("\nverdict      forward, out of lan\n"), "{first}");
+    assert_eq!(rig.text(&question), waits[1..], "asking notes nothing");
+
+    let piece = Piece { is_first: true, identification: 7 };
+    rig.push_frame(CLIENT, VIP, 0, SYN, |frame| piece.apply(frame));
+    let follows = "
+packet       tcp 198.51.100.7:0 -> 192.0.2.10:0, 1500 bytes
+comes in on  wan (198.51.100.7 is reached through it)
+fragment     a later one of datagram 7: it has no ports, and follows the first, which went with a connection of 10.0.0.1:8080
+service      tcp 192.0.2.10:80, nat, wrr
+source       198.51.100.7:0
+destination  192.0.2.10:0 -> 10.0.0.1:0
+ttl          64 -> 63
+source mac   02:00:00:00:09:09 -> 02:00:00:00:00:02
+dest. mac    02:00:00:00:00:01 -> 02:00:00:00:02:01
+next hop     10.0.0.1 on lan, 02:00:00:00:02:01
+verdict      forward, out of lan
+";
+    assert_eq!(rig.text(&question), follows[1..]);
+}
+
+#[test]
 fn wrong_questions() {
     let rig = Rig::new();
     for (words, expected) in [
@@ -252,6 +340,11 @@ fn wrong_questions() {
         ("flags=SX", "flags: \"SX\" are none; expected some of FSRPAUEC, e.g. SA"),
         ("flags=S proto=udp", "flags: a UDP packet has none; expected them with tcp only"),
         ("port=eth7", "port: there is no \"eth7\"; expected wan or lan"),
+        ("fragment=middle", "fragment: there is no \"middle\"; expected first or later"),
+        (
+            "fragment=first length=45",
+            "length: a first fragment has a multiple of 8 bytes behind its header, not 25; expected e.g. 44",
+        ),
         ("length=39", "length: 39 bytes are no tcp packet; expected 40 at least"),
     ] {
         let error = rig.ask(&format!("{CLIENT} {VIP} {words}")).unwrap_err();

@@ -2,10 +2,12 @@
 
 use std::net::SocketAddrV4;
 
+use dataplane::counters::{Drop, Punt};
+use dataplane::engine::Verdict;
 use dataplane::scheduler::Reason;
 use dataplane::service::{Mode, Scheduler, SchedulerFlag};
 use dataplane::table::DestId;
-use dataplane::wire::made::Made;
+use dataplane::wire::made::{Made, Piece};
 
 use crate::config::Service;
 use crate::ids::ServiceKey;
@@ -94,6 +96,24 @@ pub fn unmatched(services: &[Service], made: &Made) -> String {
             source.port()
         ),
     }
+}
+
+/// What it means for a packet's way that it is a fragment. `first` is the real server that the first of its datagram has gone to.
+pub fn fragment(piece: Piece, verdict: Verdict, first: Option<SocketAddrV4>) -> String {
+    let Piece { is_first, identification } = piece;
+    if is_first {
+        return format!(
+            "the first of datagram {identification}: it goes as a whole packet does, and the others follow it for 30 s"
+        );
+    }
+    let what = match (verdict, first) {
+        (Verdict::Hold, _) => "which has not come in the last 30 s".to_owned(),
+        (Verdict::Punt(Punt::Fragment), _) => "which went to Linux, or it concerns no service".to_owned(),
+        (Verdict::Drop(Drop::FragmentOrphan), _) => "which went nowhere".to_owned(),
+        (_, Some(server)) => format!("which went with a connection of {server}"),
+        (_, None) => "which nobody has asked for".to_owned(),
+    };
+    format!("a later one of datagram {identification}: it has no ports, and follows the first, {what}")
 }
 
 fn few(names: &[String]) -> String {

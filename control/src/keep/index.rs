@@ -154,7 +154,7 @@ pub(super) mod tests {
             service: "udp/192.0.2.10:53".parse().unwrap(),
             server: ServerKey {
                 address: "10.0.0.11:5353".parse().unwrap(),
-                mode: Mode::ALL[number as usize % 2],
+                mode: Mode::ALL[number as usize % Mode::ALL.len()],
             },
             last_weight: number * 3,
         };

@@ -1,6 +1,6 @@
 //! What the workers count: a column a worker, and their sum.
 //!
-//! Every packet that came in stands under exactly one line of forwarded, punted and dropped; so the reader
+//! Every packet that came in stands under exactly one line of forwarded, punted, dropped and waiting; so the reader
 //! sees at once where packets went, and `received` is there to check the sum.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +33,8 @@ pub fn counters(out: &mut impl Write, counters: &Counters) -> io::Result<()> {
     sum(out, "  forwarded", &|worker| worker.forwarded)?;
     reasons(out, "  punted", workers, |worker| &worker.punted)?;
     reasons(out, "  dropped", workers, |worker| &worker.dropped)?;
+    sum(out, "  waiting fragments", &|worker| worker.waiting)?;
+    sum(out, "fragments that had to wait", &|worker| worker.held)?;
     sum(out, "injected by Linux", &|worker| worker.injected)?;
     sum(out, "  not taken by the port", &|worker| worker.inject_dropped)?;
     sum(out, "connections", &|worker| worker.connections)?;
@@ -91,10 +93,12 @@ mod tests {
             polls: 1000,
             empty_polls: 990,
             bursts: 10,
-            received: 60,
+            received: 61,
             forwarded: 50,
             punted: reasons(&[("arp", 4), ("no_service", 1)]),
             dropped: reasons(&[("bad_checksum", 5), ("ttl", 0)]),
+            waiting: 1,
+            held: 3,
             injected: 7,
             ..Worker::default()
         };
@@ -115,13 +119,15 @@ Worker                           0 (core 1)       1 (core 3)              all
 polls                                  1000                0             1000
   empty                                 990                0              990
   bursts                                 10                0               10
-received                                 60                2               62
+received                                 61                2               63
   forwarded                              50                0               50
   punted                                  5                2                7
     arp                                   4                2                6
     no_service                            1                0                1
   dropped                                 5                0                5
     bad_checksum                          5                0                5
+  waiting fragments                       1                0                1
+fragments that had to wait                3                0                3
 injected by Linux                         7                0                7
   not taken by the port                   0                0                0
 connections                               0                0                0

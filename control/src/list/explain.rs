@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::admin::explain::{Connection, Explanation, NextHop, Packet};
+use crate::admin::explain::{Connection, Explanation, NextHop, Packet, Tunnel};
 
 /// Columns of a line's name.
 const NAME: usize = 12;
@@ -16,9 +16,14 @@ pub fn explanation(out: &mut impl Write, explanation: &Explanation) -> io::Resul
     let Packet { protocol, source, destination, length, .. } = packet;
     line("packet", format!("{protocol} {source} -> {destination}{flags}, {length} bytes"))?;
     line("comes in on", format!("{} ({})", port.name, port.why))?;
+    if let Some(fragment) = &explanation.fragment {
+        line("fragment", fragment.clone())?;
+    }
     match (&explanation.direction, explanation.endpoint) {
         (Some(_), Some(endpoint)) => line("from server", format!("{protocol} {endpoint}"))?,
         (Some(_), None) => {}
+        // It has no ports to be asked for.
+        (None, _) if explanation.fragment.is_some() && explanation.unmatched.is_none() => {}
         (None, _) => {
             line("service", explanation.unmatched.clone().unwrap_or_else(|| "not asked for".to_owned()))?
         }
@@ -50,6 +55,9 @@ pub fn explanation(out: &mut impl Write, explanation: &Explanation) -> io::Resul
         line("source mac", change(&packet.source_mac, &after.source_mac))?;
         line("dest. mac", change(&packet.destination_mac, &after.destination_mac))?;
     }
+    if let Some(Tunnel { encapsulation, source, destination, length }) = &explanation.tunnel {
+        line("inside of", format!("{encapsulation} {source} -> {destination}, {length} bytes"))?;
+    }
     if let Some(next_hop) = &explanation.next_hop {
         line("next hop", way(next_hop))?;
     }
@@ -59,7 +67,8 @@ pub fn explanation(out: &mut impl Write, explanation: &Explanation) -> io::Resul
             let what = if explanation.verdict == "punt" { "punt to Linux" } else { &explanation.verdict };
             line("verdict", format!("{what}, {reason}: {}", meaning.as_deref().unwrap_or_default()))
         }
-        (None, None, _) => line("verdict", explanation.verdict.clone()),
+        (None, None, Some(meaning)) => line("verdict", format!("{}: {meaning}", explanation.verdict)),
+        (None, None, None) => line("verdict", explanation.verdict.clone()),
     }
 }
 

@@ -62,7 +62,8 @@ pub fn services(
                 let withdrawn = withdrawn.map(|reason| format!("  withdrawn: {reason}")).unwrap_or_default();
                 let (scheduler, flags) = (&service.scheduler, flags(&service.flags));
                 let persistent = service.persistence.map(persistent).unwrap_or_default();
-                writeln!(out, "{name} {scheduler}{flags}{persistent}{withdrawn}")?;
+                let ops = if service.one_packet { " ops" } else { "" };
+                writeln!(out, "{name} {scheduler}{flags}{persistent}{ops}{withdrawn}")?;
             }
             Columns::Persistent | Columns::Thresholds => writeln!(out, "{name} {}", service.scheduler)?,
             Columns::Stats => numbered(out, &name, &stats(&service.stats, numbers))?,
@@ -167,6 +168,7 @@ fn forward(mode: &str) -> &str {
     match Mode::from_name(mode) {
         Some(Mode::Nat) => "Masq",
         Some(Mode::Dr) => "Route",
+        Some(Mode::Tunnel) => "Tunnel",
         None => mode,
     }
 }
@@ -215,7 +217,9 @@ mod tests {
             scheduler: scheduler.to_owned(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             mode: "nat".to_owned(),
+            one_packet: false,
             persistence: None,
+            tunnel: None,
             withdrawn: None,
             stats: Stats::default(),
             rates: Rates::default(),
@@ -241,7 +245,7 @@ mod tests {
         let mut down = server("10.0.0.9:80", "nat", 7, 0, 3);
         (down.up, down.effective_weight) = (false, 0);
         let list = [
-            service("udp", "192.0.2.10:53", "rr", &[], vec![server("10.0.0.3:53", "dr", 1, 0, 0)]),
+            service("udp", "192.0.2.10:53", "rr", &[], vec![server("10.0.0.3:53", "tunnel", 1, 0, 0)]),
             service("tcp", "192.0.2.10:443", "sh", &["sh-fallback", "sh-port"], vec![]),
             service(
                 "tcp",
@@ -268,7 +272,7 @@ TCP  192.0.2.10:80 wlc
   -> 10.0.0.10:80                 Masq    65535  4294967296 1·········
 TCP  192.0.2.10:443 sh (sh-fallback,sh-port)
 UDP  192.0.2.10:53 rr
-  -> 10.0.0.3:53                  Route   1      0          0·········
+  -> 10.0.0.3:53                  Tunnel  1      0          0·········
 ";
         assert_eq!(listed(&list, Columns::State, Numbers::Scaled), &expected[1..]);
     }
@@ -291,6 +295,8 @@ UDP  192.0.2.10:53 rr
         assert!(shown(&web).contains("80 wlc persistent 300\n"), "{}", shown(&web));
         web.persistence = Some(Persistence { timeout: 60, prefix: 24 });
         assert!(shown(&web).contains("80 wlc persistent 60 mask 255.255.255.0\n"), "{}", shown(&web));
+        web.one_packet = true;
+        assert!(shown(&web).contains("80 wlc persistent 60 mask 255.255.255.0 ops\n"), "{}", shown(&web));
         let expected = "
 Prot LocalAddress:Port           Weight    PersistConn ActiveConn InActConn
   -> RemoteAddress:Port

@@ -155,6 +155,12 @@ impl Families<'_> {
             let samples = all().map(|(worker, name)| (labels(name), value(worker)));
             self.counters(family, help, samples)?;
         }
+        let help = "Fragments that wait now for the first of their datagram";
+        self.gauges(
+            "worker_waiting_fragments",
+            help,
+            all().map(|(worker, name)| (labels(name), worker.waiting)),
+        )?;
         for (family, help, reasons) in REASONS {
             let samples = all().flat_map(|(worker, [index, core])| {
                 reasons(worker).iter().map(move |(reason, count)| {
@@ -229,25 +235,30 @@ pub(super) type Family<T> = (&'static str, &'static str, fn(&T) -> u64);
 const TRAFFIC: [Family<Stats>; 5] = [
     ("connections", "Connections scheduled", |stats| stats.connections),
     ("incoming_packets", "Packets from clients to real servers", |stats| stats.packets_in),
-    ("outgoing_packets", "Packets from real servers to clients; 0 with direct routing", |stats| {
+    ("outgoing_packets", "Packets from real servers to clients; 0 unless the mode is nat", |stats| {
         stats.packets_out
     }),
     ("incoming_bytes", "Bytes of IP packets from clients to real servers", |stats| stats.bytes_in),
-    ("outgoing_bytes", "Bytes of IP packets from real servers to clients; 0 with direct routing", |stats| {
-        stats.bytes_out
-    }),
+    (
+        "outgoing_bytes",
+        "Bytes of IP packets from real servers to clients; 0 unless the mode is nat",
+        |stats| stats.bytes_out,
+    ),
 ];
 
-const WORK: [Family<Worker>; 7] = [
+const WORK: [Family<Worker>; 8] = [
     ("worker_polls", "Looks at a receive queue", |worker| worker.polls),
     ("worker_empty_polls", "Looks at a receive queue that found nothing", |worker| worker.empty_polls),
     ("worker_bursts", "Looks at a receive queue that found packets", |worker| worker.bursts),
     (
         "worker_received_packets",
-        "Packets taken from receive queues: forwarded + punted + dropped",
+        "Packets taken from receive queues: forwarded + punted + dropped, and fragments that wait",
         |worker| worker.received,
     ),
     ("worker_forwarded_packets", "Packets sent on to a real server or a client", |worker| worker.forwarded),
+    ("worker_held_fragments", "Fragments that had to wait for the first of their datagram", |worker| {
+        worker.held
+    }),
     ("worker_injected_packets", "Packets of Linux that were sent out of a port", |worker| worker.injected),
     ("worker_inject_dropped_packets", "Packets of Linux that a port did not take", |worker| {
         worker.inject_dropped

@@ -61,7 +61,7 @@ mod tests {
 
     use dataplane::counters::TrafficCounters;
     use dataplane::service::{Mode, Protocol, Scheduler, Timeouts};
-    use dataplane::snapshot::{DestSpec, ServiceSpec};
+    use dataplane::snapshot::{DestSpec, ServiceSpec, TunnelSpec};
     use dataplane::table::{Client, DestId, HashKey, Inserted, Judge, Word, Worth};
 
     use super::*;
@@ -103,8 +103,10 @@ mod tests {
             cursor: Arc::default(),
             timeouts: Timeouts::default(),
             sloppy_tcp: false,
+            one_packet: false,
             persistence: None,
             live: true,
+            tunnel: TunnelSpec::default(),
             dests: ids.map(dest).collect(),
         }
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use dataplane::fragments;
 use dpdk::{Eal, Mempool, Port, Queues, Rss, Settings, Started};
 
 use crate::config::Config;
@@ -27,7 +28,8 @@ pub fn packets(config: &Config) -> u32 {
     let in_slow_path = (slowpath::PUNTS + slowpath::INJECTS * config.workers.cores.len()) as u32;
     // In caches, and in workers' hands.
     let with_threads = 2 * POOL_CACHE * (workers + 1);
-    let wanted = in_queues + in_slow_path + with_threads;
+    let waiting = fragments::ROOM as u32 * workers;
+    let wanted = in_queues + in_slow_path + with_threads + waiting;
     // DPDK's rings are best at one less than a power of two.
     wanted.next_power_of_two() - 1
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use dataplane::counters::Punt;
-use dataplane::engine::{Side, Verdict};
+use dataplane::engine::{Frame, Side, Verdict};
 use dataplane::service::{Protocol, State};
 use dataplane::wire::ethernet::{self, Ethernet};
 use dataplane::wire::ipv4::Ipv4;
@@ -33,7 +33,8 @@ pub struct Line<'a> {
     /// What it is.
     #[serde(flatten)]
     pub headers: Headers,
-    /// `forward`, `punt` (to Linux), `drop`; or `skip`, if not all of it was captured.
+    /// `forward`, `punt` (to Linux), `drop`; `hold`, for a fragment that waits and has another line later; or `skip`, if not all of it was
+    /// captured.
     pub verdict: &'static str,
     /// The port that it goes out of.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -179,9 +180,9 @@ impl<'a> Line<'a> {
     }
 
     /// Fills in what has become of a packet.
-    pub fn tell(
+    pub fn tell<F: Frame>(
         self,
-        router: &Router,
+        router: &Router<F>,
         ports: &'a [String],
         fate: &Fate,
         before: &[u8],
@@ -192,6 +193,7 @@ impl<'a> Line<'a> {
             Verdict::Forward(port) => ("forward", ports.get(usize::from(port)).map(String::as_str), None),
             Verdict::Punt(punt) => ("punt", None, Some(punt.name())),
             Verdict::Drop(drop) => ("drop", None, Some(drop.name())),
+            Verdict::Hold => ("hold", None, None),
         };
         let server = new.or(*old).and_then(|connection| router.server(connection.dest));
         let service = match *side {
@@ -204,7 +206,7 @@ impl<'a> Line<'a> {
         });
         // What was there before it was begun anew was another one.
         let is_new = reason.is_some() && new.is_some();
-        let is_rewritten = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved));
+        let is_rewritten = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
         Line {
             verdict: name,
             output,

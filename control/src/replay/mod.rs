@@ -18,6 +18,7 @@ mod input;
 mod line;
 mod merge;
 pub mod network;
+mod parcel;
 pub mod router;
 mod summary;
 #[cfg(test)]
@@ -41,10 +42,14 @@ use self::input::{Capture, LONGEST, Packet, Way};
 use self::line::{Headers, Line, Time};
 use self::merge::Merged;
 use self::network::{Given, Network};
-use self::router::{Down, Router};
+use self::parcel::Parcel;
+use self::router::{Down, Fate, Router};
 use self::summary::{Port, Summary};
 use crate::config::Config;
 use crate::ports::mac_text;
+
+/// After the last packet, fragments that wait have so long, in nanoseconds: longer than any waits.
+const AFTERWARDS: u64 = 2_000_000_000;
 
 /// A file of a port, by the port's name.
 pub type PortFile = (String, PathBuf);
@@ -102,6 +107,7 @@ pub fn run(config: &Config, order: &Order, out: &mut impl Write) -> Result<End> 
         strangers: vec![None; ports.len()],
         ports: &ports,
         router,
+        began: 0,
         expected,
         outputs,
         out,
@@ -113,7 +119,9 @@ pub fn run(config: &Config, order: &Order, out: &mut impl Write) -> Result<End> 
 struct Replay<'a, W> {
     order: &'a Order,
     ports: &'a [String],
-    router: Router,
+    router: Router<Parcel>,
+    /// When the first packet came, in nanoseconds since 1970.
+    began: u64,
     expected: BTreeMap<PortIndex, Expected>,
     outputs: BTreeMap<PortIndex, Output>,
     summary: Summary,
@@ -124,15 +132,25 @@ struct Replay<'a, W> {
 
 impl<W: Write> Replay<'_, W> {
     fn all(mut self, merged: &mut Merged, network: &Network) -> Result<End> {
-        let (mut packet, mut number) = (Packet::default(), 0);
-        let (mut first, mut latest) = (None, 0);
+        let (mut packet, mut parcel) = (Packet::default(), Parcel::default());
+        let (mut number, mut latest) = (0, 0);
         while let Some(port) = merged.next(&mut packet)? {
             number += 1;
-            let first = *first.get_or_insert(packet.at);
+            if number == 1 {
+                self.began = packet.at;
+                latest = packet.at;
+            }
             self.summary.late += u64::from(packet.at < latest);
             latest = latest.max(packet.at);
-            self.one(number, port, &mut packet, first, latest - first)?;
+            if packet.is_cut() {
+                self.skip(number, port, &packet)?;
+                continue;
+            }
+            (parcel.number, parcel.at, parcel.port) = (number, packet.at, port);
+            std::mem::swap(&mut parcel.frame, &mut packet.frame);
+            self.one(&mut parcel, latest - self.began)?;
         }
+        self.settle(latest - self.began + AFTERWARDS)?;
         for expected in self.expected.values_mut() {
             let difference = expected.end()?;
             tell(self.out, self.order.json, difference)?;
@@ -152,48 +170,71 @@ impl<W: Write> Replay<'_, W> {
         Ok(End { agrees, hints: hints(&summary, &self.strangers, network) })
     }
 
+    fn skip(&mut self, number: u64, port: PortIndex, packet: &Packet) -> Result<()> {
+        self.summary.skipped += 1;
+        if self.order.summary {
+            return Ok(());
+        }
+        let name = &self.ports[usize::from(port)];
+        let line = Line::skipped(number, Time(packet.at), name, packet.length, packet.frame.len());
+        write_line(self.out, self.order.json, &line, self.began)
+    }
+
     /// One packet, `now` after the first one.
-    fn one(&mut self, number: u64, port: PortIndex, packet: &mut Packet, first: u64, now: u64) -> Result<()> {
-        let of_port = usize::from(port);
-        let is_told = !self.order.summary;
-        let (name, time) = (self.ports[of_port].as_str(), Time(packet.at));
-        if packet.is_cut() {
-            self.summary.skipped += 1;
-            let line = Line::skipped(number, time, name, packet.length, packet.frame.len());
-            return if is_told { write_line(self.out, self.order.json, &line, first) } else { Ok(()) };
-        }
-        self.summary.ports[of_port].received += 1;
-        let (verdict, line) = if is_told {
-            let before = packet.frame.clone();
-            let line = Line::of(number, time, name, Headers::of(&before), before.len());
-            let fate = self.router.explain(now, port, &mut packet.frame);
-            let line = line.tell(&self.router, self.ports, &fate, &before, &packet.frame);
-            (fate.verdict, Some(line))
+    fn one(&mut self, parcel: &mut Parcel, now: u64) -> Result<()> {
+        let port = parcel.port;
+        self.summary.ports[usize::from(port)].received += 1;
+        let fate = if self.order.summary {
+            Fate::of(self.router.take(now, port, parcel))
         } else {
-            (self.router.take(now, port, &mut packet.frame), None)
+            parcel.came.clone_from(&parcel.frame);
+            self.router.explain(now, port, parcel)
         };
-        if let Some(line) = line {
-            write_line(self.out, self.order.json, &line, first)?;
+        self.done(parcel, &fate)?;
+        if fate.verdict == Verdict::Hold
+            && let Some((parcel, verdict)) = self.router.hold(now, port, std::mem::take(parcel))
+        {
+            self.done(&parcel, &Fate::of(verdict))?;
         }
-        match verdict {
-            Verdict::Forward(output) => self.leave(number, output, packet)?,
-            Verdict::Drop(Drop::OtherHost) => {
-                if let Some(ethernet) = Ethernet::parse(&packet.frame) {
-                    self.strangers[of_port].get_or_insert((0, ethernet.destination)).0 += 1;
-                }
-            }
-            Verdict::Punt(_) | Verdict::Drop(_) => {}
+        self.settle(now)
+    }
+
+    /// Fragments that wait no more.
+    fn settle(&mut self, now: u64) -> Result<()> {
+        for (_, parcel, verdict) in self.router.settle(now) {
+            self.done(&parcel, &Fate::of(verdict))?;
         }
         Ok(())
     }
 
-    fn leave(&mut self, number: u64, port: PortIndex, packet: &Packet) -> Result<()> {
+    /// Says what has become of a packet, and sends it.
+    fn done(&mut self, parcel: &Parcel, fate: &Fate) -> Result<()> {
+        let Parcel { number, at, came, frame, .. } = parcel;
+        let port = usize::from(parcel.port);
+        if !self.order.summary {
+            let line = Line::of(*number, Time(*at), &self.ports[port], Headers::of(came), came.len());
+            let line = line.tell(&self.router, self.ports, fate, came, frame);
+            write_line(self.out, self.order.json, &line, self.began)?;
+        }
+        match fate.verdict {
+            Verdict::Forward(output) => self.leave(output, parcel)?,
+            Verdict::Drop(Drop::OtherHost) => {
+                if let Some(ethernet) = Ethernet::parse(frame) {
+                    self.strangers[port].get_or_insert((0, ethernet.destination)).0 += 1;
+                }
+            }
+            Verdict::Punt(_) | Verdict::Drop(_) | Verdict::Hold => {}
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, port: PortIndex, parcel: &Parcel) -> Result<()> {
         self.summary.ports[usize::from(port)].sent += 1;
         if let Some(output) = self.outputs.get_mut(&port) {
-            output.write(packet)?;
+            output.write(parcel)?;
         }
         if let Some(expected) = self.expected.get_mut(&port) {
-            let difference = expected.leaves(number, &packet.frame)?;
+            let difference = expected.leaves(parcel.number, &parcel.frame)?;
             tell(self.out, self.order.json, difference)?;
         }
         Ok(())
@@ -298,9 +339,9 @@ impl Output {
         Ok(Output { path: path.to_owned(), writer })
     }
 
-    fn write(&mut self, packet: &Packet) -> Result<()> {
-        let time = std::time::Duration::from_nanos(packet.at);
-        let packet = PcapPacket::new(time, packet.frame.len() as u32, &packet.frame);
+    fn write(&mut self, parcel: &Parcel) -> Result<()> {
+        let time = std::time::Duration::from_nanos(parcel.at);
+        let packet = PcapPacket::new(time, parcel.frame.len() as u32, &parcel.frame);
         self.writer.write_packet(&packet).with_context(|| self.path.display().to_string())?;
         Ok(())
     }

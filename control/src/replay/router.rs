@@ -12,8 +12,9 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use dataplane::clock::{TICKS_PER_SECOND, Tick};
 use dataplane::counters::{Drop, WorkerCounters};
-use dataplane::engine::{BURST, Connection, Engine, Found, Owner, Probe, Side, Stage, Verdict};
+use dataplane::engine::{BURST, Connection, Engine, Found, Frame, Owner, Probe, Side, Stage, Verdict};
 use dataplane::fib::PortIndex;
+use dataplane::fragments::Waiting;
 use dataplane::scheduler::Reason;
 use dataplane::snapshot::Snapshot;
 use dataplane::table::{DestId, HashKey, Table};
@@ -31,14 +32,15 @@ use crate::services::Services;
 /// The counter that time is given by: nanoseconds.
 const HZ: u64 = 1_000_000_000;
 
-/// A router without machine.
-pub struct Router {
+/// A router without machine, for frames of some kind.
+pub struct Router<F> {
     services: Services,
     ids: Ids,
     snapshot: Snapshot,
     engine: Engine,
     counters: Arc<WorkerCounters>,
     sweeper: Sweeper,
+    waiting: Waiting<F>,
 }
 
 /// A real server that is to be taken for dead, at one port or at all of them.
@@ -65,9 +67,16 @@ pub struct Fate {
     pub reason: Option<Reason>,
 }
 
-impl Router {
+impl Fate {
+    /// Without its reasons.
+    pub fn of(verdict: Verdict) -> Fate {
+        Fate { verdict, side: None, before: None, after: None, reason: None }
+    }
+}
+
+impl<F: Frame> Router<F> {
     /// A router with this configuration, in which all real servers but these are alive.
-    pub fn new(config: &Config, network: &Network, down: &[Down], seed: u64) -> Result<Router> {
+    pub fn new(config: &Config, network: &Network, down: &[Down], seed: u64) -> Result<Router<F>> {
         for down in down {
             let is_known = config.services.iter().any(|service| {
                 let servers = service.servers.iter().map(|server| server.address);
@@ -93,22 +102,24 @@ impl Router {
         let sweeper = Sweeper::new(0..table.buckets(), 0, HZ);
         let counters: Arc<WorkerCounters> = Arc::default();
         let engine = Engine::new(0, table, counters.clone());
-        Ok(Router { services, ids, snapshot, engine, counters, sweeper })
+        let waiting = Waiting::default();
+        Ok(Router { services, ids, snapshot, engine, counters, sweeper, waiting })
     }
 
     /// Takes a packet that comes in on a port, so many nanoseconds after the first one, and rewrites it. Time must not go back.
-    pub fn take(&mut self, now: u64, port: PortIndex, frame: &mut Vec<u8>) -> Verdict {
+    pub fn take(&mut self, now: u64, port: PortIndex, frame: &mut F) -> Verdict {
         self.advance(now);
         self.process(tick(now), port, frame, &mut ())
     }
 
     /// The same, and says why.
-    pub fn explain(&mut self, now: u64, port: PortIndex, frame: &mut Vec<u8>) -> Fate {
+    pub fn explain(&mut self, now: u64, port: PortIndex, frame: &mut F) -> Fate {
         self.advance(now);
         let now = tick(now);
         let begun = self.counters.traffic.connections.get();
-        let related = self.engine.related(&self.snapshot, now, frame);
-        let mut witness = Witness { router: self, now, seen: None };
+        let related = self.engine.related(&self.snapshot, now, frame.bytes());
+        let (engine, snapshot) = (&self.engine, &self.snapshot);
+        let mut witness = Witness { engine, snapshot, now, seen: None };
         let verdict = self.process(now, port, frame, &mut witness);
         let Some(Seen { owner, before, reason }) = witness.seen else {
             // It may be about a connection all the same, which it does not change.
@@ -120,6 +131,27 @@ impl Router {
             self.counters.traffic.connections.get() > begun || verdict == Verdict::Drop(Drop::NoServer);
         let after = self.engine.connection(&self.snapshot, now, &owner);
         Fate { verdict, side: Some(owner.side), before, after, reason: reason.filter(|_| is_asked) }
+    }
+
+    /// Keeps a fragment that is to wait ([`Verdict::Hold`]). Gives back one for which there is no room any more, this one or another.
+    pub fn hold(&mut self, now: u64, port: PortIndex, frame: F) -> Option<(F, Verdict)> {
+        let (frame, reason) = self.engine.hold(&mut self.waiting, tick(now), port, frame)?;
+        count(&self.counters, Verdict::Drop(reason));
+        Some((frame, Verdict::Drop(reason)))
+    }
+
+    /// The fragments that wait no more, after a packet or after some time: where they came in, rewritten if they are forwarded, and
+    /// what has become of them.
+    pub fn settle(&mut self, now: u64) -> Vec<(PortIndex, F, Verdict)> {
+        let mut settled = Vec::new();
+        if !self.waiting.is_empty() {
+            let Router { engine, snapshot, waiting, .. } = self;
+            engine.settle(snapshot, tick(now), waiting, false, |port, frame, verdict| {
+                settled.push((port, frame, verdict));
+            });
+        }
+        settled.iter().for_each(|(_, _, verdict)| count(&self.counters, *verdict));
+        settled
     }
 
     /// What has been counted.
@@ -165,17 +197,24 @@ impl Router {
         }
     }
 
-    fn process(&self, now: Tick, port: PortIndex, frame: &mut Vec<u8>, probe: &mut impl Probe) -> Verdict {
+    fn process(&self, now: Tick, port: PortIndex, frame: &mut F, probe: &mut impl Probe) -> Verdict {
         let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
         let burst = std::slice::from_mut(frame);
         self.engine.process(&self.snapshot, now, port, burst, &mut verdicts, probe);
         self.counters.received.add(1);
-        match verdicts[0] {
-            Verdict::Forward(_) => self.counters.forwarded.add(1),
-            Verdict::Punt(reason) => self.counters.punted(reason, 1),
-            Verdict::Drop(reason) => self.counters.dropped(reason, 1),
-        }
+        count(&self.counters, verdicts[0]);
         verdicts[0]
+    }
+}
+
+/// Counts a packet under the one name that it has.
+fn count(counters: &WorkerCounters, verdict: Verdict) {
+    match verdict {
+        Verdict::Forward(_) => counters.forwarded.add(1),
+        Verdict::Punt(reason) => counters.punted(reason, 1),
+        Verdict::Drop(reason) => counters.dropped(reason, 1),
+        // When it waits no more.
+        Verdict::Hold => {}
     }
 }
 
@@ -196,7 +235,8 @@ impl fmt::Display for Down {
 
 /// Looks at the connection table and at the scheduler before the engine acts on a packet.
 struct Witness<'a> {
-    router: &'a Router,
+    engine: &'a Engine,
+    snapshot: &'a Snapshot,
     now: Tick,
     seen: Option<Seen>,
 }
@@ -213,7 +253,7 @@ impl Probe for Witness<'_> {
     fn done(&mut self, _: Stage) {}
 
     fn found(&mut self, found: &Found) {
-        let (Router { engine, snapshot, .. }, owner) = (self.router, found.owner);
+        let (engine, snapshot, owner) = (self.engine, self.snapshot, found.owner);
         let reason = engine.reason(snapshot, self.now, found);
         let before = engine.connection(snapshot, self.now, &owner);
         self.seen = Some(Seen { owner, before, reason });

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::net::SocketAddrV4;
 
 use dataplane::counters::{Counter, Drop, Punt};
+use dataplane::engine::Frame;
 use serde::Serialize;
 
 use super::router::Router;
@@ -24,6 +25,8 @@ pub struct Summary {
     pub punted: BTreeMap<&'static str, u64>,
     /// Packets that went nowhere, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Fragments that had to wait for the first of their datagram; each is forwarded, punted or dropped as well.
+    pub held: u64,
     /// Packets that were left out, since not all of them was captured.
     pub skipped: u64,
     /// Packets whose time was before that of one before them. For the packet path time stood still meanwhile.
@@ -70,7 +73,7 @@ pub struct Server {
 
 impl Summary {
     /// Adds what a router has counted.
-    pub fn with(self, router: &Router) -> Summary {
+    pub fn with<F: Frame>(self, router: &Router<F>) -> Summary {
         let counters = router.counters();
         let server =
             |(service, address, traffic): (ServiceKey, SocketAddrV4, dataplane::counters::Traffic)| Server {
@@ -87,6 +90,7 @@ impl Summary {
             forwarded: counters.forwarded.get(),
             punted: occurred(Punt::ALL.iter().map(|reason| reason.name()), &counters.punted),
             dropped: occurred(Drop::ALL.iter().map(|reason| reason.name()), &counters.dropped),
+            held: counters.held.get(),
             connections: counters.traffic.connections.get(),
             servers: router.servers().map(server).collect(),
             ..self
@@ -102,6 +106,7 @@ impl Summary {
             line(name, reasons.values().sum())?;
             reasons.iter().try_for_each(|(reason, count)| line(&format!("    {reason}"), *count))?;
         }
+        line("held", self.held)?;
         line("skipped", self.skipped)?;
         line("late", self.late)?;
         line("connections", self.connections)?;

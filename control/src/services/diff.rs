@@ -97,6 +97,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
     let port = |service: &Service| service.port.clone().unwrap_or_else(|| "any".to_owned());
     let (was, is) = (&old.availability, &new.availability);
     let without_values = [
+        ("tunnel", old.tunnel != new.tunnel),
         ("check", old.checks != new.checks),
         ("timeouts", old.timeouts != new.timeouts),
         ("persistence", old.persistence != new.persistence),
@@ -114,6 +115,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
         differs("flags", names(old), names(new)),
         differs("port", port(old), port(new)),
         differs("sloppy_tcp", old.sloppy_tcp, new.sloppy_tcp),
+        differs("one_packet", old.one_packet, new.one_packet),
         differs("quorum", was.quorum, is.quorum),
         differs("hysteresis", was.hysteresis, is.hysteresis),
     ];
@@ -180,6 +182,13 @@ mod tests {
                 "- server tcp/192.0.2.10:80 10.0.0.12:8080",
             ]
         );
+    }
+
+    #[test]
+    fn the_tunnel_of_a_service() {
+        let old = WEB.replace("'nat'", "'tunnel'").replace(":8080", "");
+        let new = old.replace("mode", "tunnel = { encapsulation = 'gre' }\nmode");
+        assert_eq!(shown(&old, &new), ["~ service tcp/192.0.2.10:80 tunnel"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! Nobody captures nearly always, so that must cost nothing: a worker loads one flag a burst. While somebody does, it
 //! counts to the next packet of the sample, keeps its headers aside, and after the engine copies what is left of them: no
 //! allocation, no lock, and if control does not keep up a sample is missed and counted. A packet's payload is not
-//! changed on its way, so it is copied once.
+//! changed on its way, so it is copied once; with a tunnel's headers before it, it only stands further back.
 //!
 //! What happens after the verdict is not seen: a queue to Linux or of a device that is full.
 
@@ -127,8 +127,10 @@ pub struct Sample {
     pub port: PortIndex,
     /// What the data path decided.
     pub verdict: Verdict,
-    /// The frame's length, of which not all may be here.
+    /// The frame's length as it was left, of which not all may be here.
     pub length: u32,
+    /// By how much it has grown in front: the headers of a tunnel.
+    pub grown: u16,
     captured: u16,
     head: [u8; HEAD],
     data: [u8; SNAP],
@@ -137,10 +139,15 @@ pub struct Sample {
 impl Sample {
     /// The frame's beginning as it came.
     pub fn before(&self) -> Vec<u8> {
-        let mut bytes = self.after().to_vec();
-        let changeable = bytes.len().min(HEAD);
-        bytes[..changeable].copy_from_slice(&self.head[..changeable]);
+        let (after, grown) = (self.after(), usize::from(self.grown));
+        let mut bytes = self.head[..HEAD.min(after.len().saturating_sub(grown))].to_vec();
+        bytes.extend(after.get(HEAD + grown..).unwrap_or_default());
         bytes
+    }
+
+    /// The frame's length as it came.
+    pub fn length_before(&self) -> u32 {
+        self.length - u32::from(self.grown)
     }
 
     /// The frame's beginning as the data path left it.

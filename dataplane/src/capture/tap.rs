@@ -14,8 +14,8 @@ pub struct Tap {
     number: u64,
     /// Packets to let pass before the next one of the sample.
     to_pass: usize,
-    /// The burst's packets of the sample, with their headers as they came. Has room for a burst.
-    marks: Vec<(usize, [u8; HEAD])>,
+    /// The burst's packets of the sample, with their lengths and headers as they came. Has room for a burst.
+    marks: Vec<(usize, usize, [u8; HEAD])>,
 }
 
 impl Tap {
@@ -61,7 +61,7 @@ impl Tap {
             let bytes = frame.bytes();
             let length = bytes.len().min(HEAD);
             head[..length].copy_from_slice(&bytes[..length]);
-            self.marks.push((at, head));
+            self.marks.push((at, frame.length(), head));
             at += step;
         }
         self.to_pass = at.saturating_sub(burst.len());
@@ -74,18 +74,19 @@ impl Tap {
     pub fn after<F: Frame>(&mut self, port: PortIndex, burst: &[F], verdicts: &[Verdict; BURST], tsc: u64) {
         let session = self.switch.session.load();
         let Some(session) = session.as_ref() else { return };
-        for &(index, head) in &self.marks {
+        for &(index, length, head) in &self.marks {
             let (Some(frame), Some(&verdict)) = (burst.get(index), verdicts.get(index)) else { continue };
             let bytes = frame.bytes();
             let captured = bytes.len().min(SNAP);
-            let before = Headers::of(&head[..captured.min(HEAD)]);
+            let grown = frame.length().saturating_sub(length);
+            let before = Headers::of(&head[..captured.saturating_sub(grown).min(HEAD)]);
             if !session.filter.matches(before, || Headers::of(bytes), verdict) {
                 continue;
             }
             let mut data = [0; SNAP];
             data[..captured].copy_from_slice(&bytes[..captured]);
-            let (length, captured) = (frame.length() as u32, captured as u16);
-            session.push(Sample { tsc, port, verdict, length, captured, head, data });
+            let (length, grown, captured) = (frame.length() as u32, grown as u16, captured as u16);
+            session.push(Sample { tsc, port, verdict, length, grown, captured, head, data });
         }
     }
 }

@@ -81,6 +81,27 @@ fn one_in_so_many_as_it_came_and_as_it_went() {
 }
 
 #[test]
+fn a_packet_in_another_one_is_shown_without_it_first() {
+    for length in [40, 60, 90, 150, 200, 242, 400] {
+        let switch = Arc::<Switch>::default();
+        let session = Arc::new(Session::new(1, "host 10.0.0.1 and service 192.0.2.10:80".parse().unwrap()));
+        switch.begin(session.clone());
+        let mut tap = Tap::new(switch);
+        let before = frame(Protocol::Udp, CLIENT, VIP, length);
+        let outer = &frame(Protocol::Udp, CLIENT, SERVER, length)[..14 + 20];
+        let after = [outer, &before[14..]].concat();
+        let mut burst = [before.clone()];
+        assert!(tap.before(&burst));
+        burst[0] = after.clone();
+        tap.after(0, &burst, &[Verdict::Forward(1); BURST], 7);
+        let sample = session.pop().unwrap();
+        assert_eq!((sample.length_before(), sample.length), (before.len() as u32, after.len() as u32));
+        assert_eq!(sample.before(), before[..before.len().min(SNAP - 20)]);
+        assert_eq!(sample.after(), &after[..after.len().min(SNAP)]);
+    }
+}
+
+#[test]
 fn nobody_takes_them() {
     let switch = Arc::<Switch>::default();
     let session = Arc::new(Session::new(1, Filter::default()));

@@ -41,7 +41,7 @@ pub(super) fn classify_all(
 
 /// To a service, else from an endpoint.
 #[inline(always)]
-fn classify(packet: &mut Packet, snapshot: &Snapshot, table: &Table) -> Result<(), Verdict> {
+pub(super) fn classify(packet: &mut Packet, snapshot: &Snapshot, table: &Table) -> Result<(), Verdict> {
     let Packet { source, destination, source_port, destination_port, protocol, .. } = *packet;
     let (direction, owner, client) =
         if let Some(service) = snapshot.service_at(destination, destination_port, protocol) {

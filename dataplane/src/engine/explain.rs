@@ -1,20 +1,22 @@
 //! What the data path would do with a packet now, and why.
 //!
 //! No second implementation of the rules: the engine itself takes the packet, on a stage. The stage is a copy of all
-//! that it might change: the buckets of the packet's flow, and the snapshot with gauges and positions of its own. What
+//! that it might change: the buckets of the packet's flow and of its client's template, and the snapshot with gauges and positions of its own. What
 //! cannot be seen from outside of the engine (whose packet it is, which connection's) is found by its own stages and by
 //! its own judgement. So this agrees with the data path as long as nothing changes meanwhile; `tests/explain.rs` compares
 //! a million packets.
 
+use std::io;
 use std::sync::Arc;
 
-use super::packet::{Found, Owner, Side, Work};
+use super::packet::{Found, Owner, Packet, Piece, Side};
 use super::persist::Place;
-use super::resolve::{Judgement, Path};
-use super::{BURST, Engine, Verdict, classify, parse};
+use super::resolve::Judgement;
+use super::{BURST, Engine, Verdict, classify, fragments, parse};
 use crate::clock::Tick;
-use crate::counters::Drop;
+use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
+use crate::fragments::Fate;
 use crate::scheduler::Reason;
 use crate::service::State;
 use crate::snapshot::Snapshot;
@@ -32,6 +34,8 @@ pub struct Explanation {
     pub afterwards: Option<Connection>,
     /// If a scheduler would be asked: what decides. What it decides is in `afterwards`.
     pub reason: Option<Reason>,
+    /// If it is a fragment without ports, which goes where the first of its datagram has gone: that one's real server.
+    pub follows: Option<DestId>,
     /// What happens to the packet.
     pub verdict: Verdict,
     /// The frame as the path leaves it: rewritten, if it is forwarded, or sent by Linux.
@@ -52,48 +56,65 @@ pub struct Connection {
 }
 
 /// Explains what would happen to a frame that comes in on a port of the snapshot now. Changes nothing; takes as long as
-/// it takes to copy the list of real servers.
-pub fn explain(snapshot: &Snapshot, table: &Table, now: Tick, port: PortIndex, frame: &[u8]) -> Explanation {
-    let engine = Engine {
-        templates: Arc::new(table.for_one_flow()),
-        ..Engine::new(0, Arc::new(table.for_one_flow()), Arc::default())
-    };
+/// it takes to copy the list of real servers. An error if there is no address space for the stage.
+pub fn explain(
+    snapshot: &Snapshot,
+    table: &Table,
+    now: Tick,
+    port: PortIndex,
+    frame: &[u8],
+) -> io::Result<Explanation> {
+    let engine = Engine::new(0, Arc::new(table.stage()?), Arc::default());
     let mut burst = [frame.to_vec()];
     let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
 
-    // Whose packet it is: the first two stages, which change nothing.
-    let mut work = Work::new();
+    // Whose packet it is: the first two stages, as far as they change nothing.
     let mac = &snapshot.ports[usize::from(port)].mac;
-    parse::parse_all(&Path { engine: &engine, snapshot, now }, mac, &mut burst, &mut work, &mut verdicts);
-    classify::classify_all(snapshot, false, &engine.table, &mut work, &mut verdicts);
-    let ([packet], [frame]) = (&work.packets[..work.count], &mut burst) else {
-        let (verdict, [frame]) = (verdicts[0], burst);
-        return Explanation { hit: None, connection: None, afterwards: None, reason: None, verdict, frame };
-    };
+    let parsed = parse::parse(&burst[0], mac, snapshot).ok();
+    let is_later = parsed.is_some_and(|packet| packet.piece == Piece::Later);
+    let packet = parsed.filter(|_| !is_later).and_then(|mut packet| {
+        classify::classify(&mut packet, snapshot, &engine.table).ok()?;
+        Some(packet)
+    });
 
     // The stage.
-    let found = packet.found();
-    let Found { owner, .. } = found;
-    let hit = owner.side;
+    let hit = packet.as_ref().map(Packet::side);
     let service = match hit {
-        Side::Service(service) => Some(service),
-        Side::Endpoint(_) => None,
+        Some(Side::Service(service)) => Some(service),
+        Some(Side::Endpoint(_)) | None => None,
     };
-    table.copy_flow(packet.hash, &engine.table);
-    let stage = snapshot.rehearsal(service);
-    if let Some(place) = engine.template(&stage, &owner) {
-        table.copy_flow(place.hash, &engine.templates);
+    if let Some(packet) = &packet {
+        table.copy_flow(packet.hash, &engine.table);
     }
-    let connection = engine.connection(&stage, now, &owner);
-    let reason = engine.reason(&stage, now, &found);
+    let tag = fragments::tag(&engine, &burst[0]);
+    if let Some(tag) = tag {
+        table.fragments().copy(tag, engine.table.fragments());
+    }
+    let stage = snapshot.rehearsal(service);
+    let found = packet.as_ref().map(Packet::found);
+    if let Some(place) = found.and_then(|found| engine.template(&stage, &found.owner)) {
+        table.copy_flow(place.hash, &engine.table);
+    }
+    let connection = found.and_then(|found| engine.connection(&stage, now, &found.owner));
+    let reason = found.and_then(|found| engine.reason(&stage, now, &found));
 
     // The engine.
-    engine.process(&stage, now, port, std::slice::from_mut(frame), &mut verdicts, &mut ());
+    engine.process(&stage, now, port, &mut burst, &mut verdicts, &mut ());
     let verdict = verdicts[0];
     let asked = engine.counters.traffic.connections.get() > 0 || verdict == Verdict::Drop(Drop::NoServer);
-    let afterwards = engine.connection(&stage, now, &owner);
+    let reason = reason.filter(|_| asked);
+    let goes_on = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
+    let afterwards = packet.as_ref().and_then(|packet| {
+        let connection = engine.connection(&stage, now, &packet.found().owner);
+        connection.or_else(|| alone(snapshot, packet).filter(|_| goes_on))
+    });
+    let note = tag.filter(|_| is_later).and_then(|tag| table.fragments().find(tag, now));
+    let follows = match note.map(|note| note.fate) {
+        Some(Fate::With(flow)) => Some(flow.dest),
+        _ => None,
+    };
     let [frame] = burst;
-    Explanation { hit: Some(hit), connection, afterwards, reason: reason.filter(|_| asked), verdict, frame }
+    Ok(Explanation { hit, connection, afterwards, reason, follows, verdict, frame })
 }
 
 impl Engine {
@@ -113,7 +134,7 @@ impl Engine {
         let Found { owner, flow, .. } = found;
         let Side::Service(service) = owner.side else { return None };
         let template =
-            self.template(snapshot, owner).and_then(|place| place.find(&self.templates, snapshot, now));
+            self.template(snapshot, owner).and_then(|place| place.find(&self.table, snapshot, now));
         let server = template.and_then(|(_, word)| snapshot.dest_of(word));
         Some(match server {
             // It takes its client back.
@@ -126,6 +147,19 @@ impl Engine {
     fn template(&self, snapshot: &Snapshot, owner: &Owner) -> Option<Place> {
         let Side::Service(index) = owner.side else { return None };
         let service = &snapshot.services[index as usize];
-        Some(Place::new(&self.templates, index, service.protocol, service.persistent?, owner.client))
+        Some(Place::new(&self.table, index, service.protocol, service.persistent?, owner.client))
     }
+}
+
+/// What a datagram is a part of that nobody remembers ([`crate::snapshot::Service::one_packet`]): the same turn, taken once more.
+fn alone(snapshot: &Snapshot, packet: &Packet) -> Option<Connection> {
+    let dest = match packet.side() {
+        Side::Service(service) => {
+            let stage = snapshot.rehearsal(Some(service));
+            let service = stage.services.get(service as usize).filter(|service| service.one_packet)?;
+            service.picker.pick_free(&packet.flow(), &|id| stage.is_free(id))?
+        }
+        Side::Endpoint(endpoint) => snapshot.answered_by(endpoint)?.id,
+    };
+    Some(Connection { dest, state: State::Udp, age: 0, expires: 0 })
 }

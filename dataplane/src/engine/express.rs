@@ -4,11 +4,12 @@
 //! A plain packet without SYN, FIN and RST, of an established connection, changes nothing but itself and, once a
 //! second, the time when the connection was last seen. What it becomes is in its dest's [`Transform`]. Everything
 //! else says so by `None` and takes the long way, which gives the same result for these packets as well
-//! (`tests/lanes.rs`).
+//! (`tests/lanes.rs`). A tunnel's packets turn off at the end, where there is no way for them ([`tunnel::pass`]), so that all
+//! others have nothing to ask.
 
-use super::Frame;
 use super::packet::{Direction, Packet};
 use super::resolve::Path;
+use super::{Frame, tunnel};
 use crate::counters::{TrafficCounters, WorkerCounters};
 use crate::fib::{Adjacency, PortIndex};
 use crate::service::State;
@@ -60,11 +61,12 @@ pub(super) fn pass(
     if !is_undisturbed {
         return None;
     }
-    let way = way(path, packet, transform, frame)?;
+    let seen = || if age >= RENEW_AFTER { renew(path, packet.slot, word) } else { Some(()) };
+    let Some(way) = way(path, packet, transform, frame) else {
+        return tunnel::pass(path, packet, frame, seen);
+    };
     // Last of all: from here on the packet is forwarded.
-    if age >= RENEW_AFTER {
-        renew(path, packet.slot, word)?;
-    }
+    seen()?;
     Some(way.go(packet, transform, tally))
 }
 

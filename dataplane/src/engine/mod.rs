@@ -8,6 +8,7 @@ mod adopt;
 mod classify;
 mod explain;
 mod express;
+mod fragments;
 mod look_up;
 mod packet;
 mod parse;
@@ -16,9 +17,12 @@ mod related;
 pub mod reset;
 mod resolve;
 mod rewrite;
+mod split;
 pub mod tell;
 #[cfg(test)]
 mod tests;
+mod tunnel;
+pub mod tunnel_errors;
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -26,8 +30,10 @@ use std::sync::Arc;
 
 pub use self::adopt::{Adopted, adopt};
 pub use self::explain::{Connection, Explanation, explain};
+use self::fragments::Begun;
 use self::packet::Work;
 pub use self::packet::{Found, Owner, Side};
+pub use self::split::fragments;
 use crate::changes::Changes;
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt, WorkerCounters};
@@ -55,6 +61,8 @@ pub trait Frame {
     fn is_vlan_stripped(&self) -> bool {
         false
     }
+    /// Makes it longer by so many bytes in front, whatever is in them; false, and it stays as it is, if there is no room.
+    fn prepend(&mut self, count: usize) -> bool;
     /// Starts to load its first bytes.
     fn prefetch(&self) {}
 }
@@ -67,6 +75,11 @@ impl Frame for Vec<u8> {
     fn bytes_mut(&mut self) -> &mut [u8] {
         self
     }
+
+    fn prepend(&mut self, count: usize) -> bool {
+        self.splice(0..0, std::iter::repeat_n(0, count));
+        true
+    }
 }
 
 /// What happens to a packet.
@@ -78,6 +91,13 @@ pub enum Verdict {
     Punt(Punt),
     /// It goes nowhere.
     Drop(Drop),
+    /// It waits: a fragment that has come before the first of its datagram ([`Engine::hold`]).
+    Hold,
+}
+
+impl Verdict {
+    /// What it means that a packet waits, for operators.
+    pub const HOLD: &str = "It waits for the first fragment of its datagram, a second at the most.";
 }
 
 crate::service::named! {
@@ -122,17 +142,17 @@ pub struct Engine {
     fresh: Cell<(u64, u32)>,
     worker: usize,
     table: Arc<Table>,
-    /// Where templates are: in the same table, but on a stage.
-    templates: Arc<Table>,
     counters: Arc<WorkerCounters>,
     changes: Option<Arc<Changes>>,
+    /// Datagrams whose first fragment was in the last burst.
+    begun: Begun,
 }
 
 impl Engine {
     /// The data path of the worker with this number.
     pub fn new(worker: usize, table: Arc<Table>, counters: Arc<WorkerCounters>) -> Self {
-        let (fresh, templates) = (Cell::new((0, 0)), table.clone());
-        Engine { express: true, fresh, worker, table, templates, counters, changes: None }
+        let (fresh, begun) = (Cell::new((0, 0)), Begun::default());
+        Engine { express: true, fresh, worker, table, counters, changes: None, begun }
     }
 
     /// The same data path, which notes the connections that it changes, if there is where.
@@ -155,7 +175,7 @@ impl Engine {
     /// 5. rewrite: addresses, ports, TTL, MACs, checksums. For most packets 4 and 5 are one short step.
     ///
     /// `verdicts[i]` becomes the verdict on `burst[i]`; a burst has at most [`BURST`] packets. If all of them go
-    /// out of one port, the answer is that port.
+    /// out of one port, and all the whole way, which fragments and ICMP errors do not, the answer is that port.
     pub fn process<F: Frame, P: Probe>(
         &self,
         snapshot: &Snapshot,
@@ -165,6 +185,7 @@ impl Engine {
         verdicts: &mut [Verdict; BURST],
         probe: &mut P,
     ) -> Option<PortIndex> {
+        self.begun.clear();
         let mut work = Work::new();
         let mac = &snapshot.ports[usize::from(port)].mac;
 

@@ -5,7 +5,9 @@ use crate::scheduler::Flow;
 use crate::service::Protocol;
 use crate::snapshot::{EndpointIndex, ServiceIndex};
 use crate::table::{Client, Hash, Slot, Table, Word};
-use crate::wire::transport::{RST, SYN};
+use crate::wire::ethernet;
+use crate::wire::ipv4::Ipv4;
+use crate::wire::transport::{RST, SYN, Transport};
 
 /// Source port of active FTP data connections, which IPVS never schedules.
 const FTP_DATA: u16 = 20;
@@ -40,6 +42,8 @@ pub(super) struct Packet {
     pub flags: u8,
     /// Whether the frame is plain ([`crate::wire::plain`]).
     pub plain: bool,
+    /// What of its datagram it is.
+    pub piece: Piece,
     /// Its place in the burst.
     pub index: u8,
     /// What is known of its connection beside `word`.
@@ -57,6 +61,17 @@ pub(super) struct Packet {
 }
 
 const _: () = assert!(size_of::<Packet>() == 64);
+
+/// What of its datagram a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// All of it.
+    Whole,
+    /// The first of its fragments.
+    First,
+    /// A fragment that has no ports; its packet's are 0.
+    Later,
+}
 
 /// How far the search for a packet's connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +106,7 @@ impl Default for Packet {
             ttl: 0,
             flags: 0,
             plain: false,
+            piece: Piece::Whole,
             index: 0,
             search: Search::Done,
             direction: Direction::In,
@@ -139,6 +155,22 @@ impl Packet {
     pub fn found(&self) -> Found {
         let owner = Owner { side: self.side(), protocol: self.protocol, client: self.client };
         Found { index: usize::from(self.index), owner, flow: self.flow() }
+    }
+
+    /// One with these headers, in a frame without a tag.
+    pub fn new(ip: &Ipv4, protocol: Protocol, transport: Transport) -> Packet {
+        Packet {
+            source: ip.source,
+            destination: ip.destination,
+            source_port: transport.source,
+            destination_port: transport.destination,
+            length: ip.total_length,
+            transport: (ethernet::HEADER + ip.header_length) as u16,
+            protocol,
+            ttl: ip.ttl,
+            flags: transport.flags,
+            ..Packet::default()
+        }
     }
 
     /// Reads its word again.

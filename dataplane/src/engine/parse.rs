@@ -1,8 +1,8 @@
 //! Stage 1: from bytes to a [`Packet`], or out by a named way.
 
-use super::packet::{Packet, Work};
+use super::packet::{Packet, Piece, Work};
 use super::resolve::Path;
-use super::{BURST, Frame, Verdict, related};
+use super::{BURST, Frame, Verdict, fragments, related};
 use crate::counters::{Drop, Punt};
 use crate::service::Protocol;
 use crate::snapshot::Snapshot;
@@ -70,6 +70,7 @@ fn parse_plain(frame: &impl Frame, mac: MacPattern, packet: &mut Packet) -> bool
 #[inline(never)]
 fn parse_odd(path: &Path<'_>, frame: &mut impl Frame, mac: &Mac, packet: &mut Packet) -> Result<(), Verdict> {
     match parse(frame, mac, path.snapshot) {
+        Ok(parsed) if parsed.piece != Piece::Whole => return Err(fragments::follow(path, frame, parsed)),
         Ok(parsed) => *packet = parsed,
         Err(Verdict::Punt(Punt::Icmp)) => return Err(related::follow(path, frame)),
         Err(verdict) => return Err(verdict),
@@ -77,8 +78,9 @@ fn parse_odd(path: &Path<'_>, frame: &mut impl Frame, mac: &Mac, packet: &mut Pa
     Ok(())
 }
 
-/// Parses a frame that came in on a port with this MAC.
-fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Result<Packet, Verdict> {
+/// Parses a frame that came in on a port with this MAC. A fragment that concerns no service leaves here; others are packets, without
+/// ports if they are not the first of their datagram.
+pub(super) fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Result<Packet, Verdict> {
     let bytes = frame.bytes();
     let ethernet = Ethernet::parse(bytes).ok_or(Verdict::Drop(Drop::Runt))?;
     let is_group = ethernet::is_group(&ethernet.destination);
@@ -112,24 +114,14 @@ fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Result<Packet, V
         _ => return Err(Verdict::Punt(Punt::OtherProtocol)),
     };
     if ip.is_fragment {
-        // Linux must not see fragments of a service: it would reassemble them and answer for the VIP.
-        let ours = snapshot.concerns(ip.destination) || snapshot.concerns(ip.source);
-        return Err(if ours { Verdict::Drop(Drop::ServiceFragment) } else { Verdict::Punt(Punt::Fragment) });
+        if !snapshot.concerns(ip.destination) && !snapshot.concerns(ip.source) {
+            return Err(Verdict::Punt(Punt::Fragment));
+        }
+        return fragments::parse(packet, &ip, protocol).map_err(Verdict::Drop);
     }
 
     let length = usize::from(ip.total_length) - ip.header_length;
     let transport = Transport::parse(protocol, &packet[ip.header_length..], length)
         .ok_or(Verdict::Drop(Drop::BadTransportHeader))?;
-    Ok(Packet {
-        source: ip.source,
-        destination: ip.destination,
-        source_port: transport.source,
-        destination_port: transport.destination,
-        length: ip.total_length,
-        transport: (ethernet::HEADER + ip.header_length) as u16,
-        protocol,
-        ttl: ip.ttl,
-        flags: transport.flags,
-        ..Packet::default()
-    })
+    Ok(Packet::new(&ip, protocol, transport))
 }

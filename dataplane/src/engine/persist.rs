@@ -33,9 +33,9 @@ impl<'a> Path<'a> {
         mask: u32,
         packet: &Packet,
     ) -> Option<&'a Dest> {
-        let place = Place::new(&self.engine.templates, index, service.protocol, mask, packet.client);
+        let place = Place::new(&self.engine.table, index, service.protocol, mask, packet.client);
         loop {
-            let Some((slot, word)) = place.find(&self.engine.templates, self.snapshot, self.now) else {
+            let Some((slot, word)) = place.find(&self.engine.table, self.snapshot, self.now) else {
                 let dest = self.pick(service, packet)?;
                 match self.begin_template(&place, service, dest) {
                     // Without room for a template the client is served all the same.
@@ -48,7 +48,7 @@ impl<'a> Path<'a> {
             if known.returning {
                 if word.age(self.now) >= timeout.renew_after() {
                     let renewed = word.seen(self.now, timeout.is_coarse());
-                    if self.engine.templates.replace(slot, word, renewed).is_err() {
+                    if self.engine.table.replace(slot, word, renewed).is_err() {
                         continue;
                     }
                     self.note(slot, renewed);
@@ -58,7 +58,7 @@ impl<'a> Path<'a> {
             let dest = self.pick(service, packet)?;
             let moved = self.template(&place, service, dest);
             dest.gauge.enter(State::Template);
-            if self.engine.templates.replace(slot, word, moved).is_ok() {
+            if self.engine.table.replace(slot, word, moved).is_ok() {
                 leave(self.snapshot, word);
                 return Some(dest);
             }
@@ -75,7 +75,7 @@ impl<'a> Path<'a> {
         let word = self.template(place, service, dest);
         let judge = place.judge(self.snapshot, self.now);
         dest.gauge.enter(State::Template);
-        let inserted = self.engine.templates.insert(place.hash, word, self.engine.worker as u8, &judge, None);
+        let inserted = self.engine.table.insert(place.hash, word, self.engine.worker as u8, &judge, None);
         if inserted != Inserted::New {
             dest.gauge.leave(State::Template);
         }
@@ -86,14 +86,14 @@ impl<'a> Path<'a> {
     #[inline(never)]
     pub(super) fn confirm(&self, dest: &Dest, mask: u32, client: Client) {
         let protocol = self.snapshot.services[dest.service as usize].protocol;
-        let place = Place::new(&self.engine.templates, dest.service, protocol, mask, client);
-        if let Some((slot, word)) = place.find(&self.engine.templates, self.snapshot, self.now)
+        let place = Place::new(&self.engine.table, dest.service, protocol, mask, client);
+        if let Some((slot, word)) = place.find(&self.engine.table, self.snapshot, self.now)
             && word.dest_number() == dest.id.index()
             && word.flags() & FLAG_REPLIED == 0
         {
             let confirmed = word.with_flags(word.flags() | FLAG_REPLIED);
             // Who changes it at this moment is another connection of the client, and confirms it as well.
-            if self.engine.templates.replace(slot, word, confirmed).is_ok() {
+            if self.engine.table.replace(slot, word, confirmed).is_ok() {
                 self.note(slot, confirmed);
             }
         }

@@ -16,7 +16,7 @@ use super::packet::{Direction, Owner, Side};
 use super::parse::ICMP;
 use super::resolve::{Judgement, Path};
 use super::rewrite::{Hop, next_hop};
-use super::{Engine, Frame, Verdict};
+use super::{Engine, Frame, Verdict, tunnel, tunnel_errors};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::service::{Mode, Protocol};
@@ -45,6 +45,9 @@ impl Engine {
 /// Where an ICMP packet goes, and the packet rewritten if it goes on. What is no error about a connection is Linux'.
 pub(super) fn follow(path: &Path<'_>, frame: &mut impl Frame) -> Verdict {
     let linux = Verdict::Punt(Punt::Icmp);
+    if tunnel_errors::is_told(path, frame.bytes()) {
+        return Verdict::Punt(Punt::TunnelError);
+    }
     let Some((ip, quote, protocol)) = read(frame.bytes()) else { return linux };
     let (direction, side, client) = match subject(path, &ip, &quote, protocol) {
         Subject::Reply(side, client) => (Direction::In, side, client),
@@ -65,6 +68,13 @@ pub(super) fn follow(path: &Path<'_>, frame: &mut impl Frame) -> Verdict {
     let Some(dest) = dest else { return nobodys };
     if ip.ttl <= 1 {
         return Verdict::Drop(Drop::TtlExpired);
+    }
+    if let Some(tunnel) = &dest.tunnel {
+        let verdict = tunnel::encapsulate(path, dest, tunnel, client, None, frame);
+        if matches!(verdict, Verdict::Forward(_) | Verdict::Punt(_)) {
+            path.count(dest, direction, ip.total_length);
+        }
+        return verdict;
     }
     let Hop { verdict, addresses } = match next_hop(path, dest, direction, ip.total_length, ip.destination) {
         Ok(hop) => hop,
@@ -135,7 +145,8 @@ fn rewrite(
     let Some(message) = rest.get_mut(..usize::from(ip.total_length) - ip.header_length) else { return };
     ipv4::decrement_ttl(header);
     match (path.snapshot.services[dest.service as usize].mode, direction) {
-        (Mode::Dr, _) => {}
+        // A tunnel's packets do not come here.
+        (Mode::Dr | Mode::Tunnel, _) => {}
         (Mode::Nat, Direction::In) => {
             ipv4::set_destination(header, dest.address, dest.address_delta);
             icmp::translate(message, protocol, End::Source, dest.address, dest.port);

@@ -4,7 +4,7 @@
 //! not the packet path. The packet tells what each end expects next, so both accept the RST without a challenge (RFC
 //! 9293, 3.10.7.4; RFC 5961, 3.2). A connection that is silent is not told anything: nobody knows its numbers.
 
-use crate::service::{Mode, Protocol};
+use crate::service::Protocol;
 use crate::snapshot::{Dest, Snapshot};
 use crate::table::{Client, Judge, Table, Word, Worth};
 use crate::wire::checksum;
@@ -60,8 +60,8 @@ fn resets(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Option<Vec<Reset
         Told { sequence: 0, acknowledged: Some(sequence.wrapping_add(payload.max(1))) }
     };
     let onward = Told { sequence, acknowledged: None };
-    let direct = snapshot.services[dest.service as usize].mode == Mode::Dr;
-    Some(if inward && direct {
+    let is_one_way = snapshot.services[dest.service as usize].mode.is_one_way();
+    Some(if inward && is_one_way {
         // The server has the virtual address, and no packet of ours to it goes by a route.
         vec![segment_of(service, client, told)]
     } else if inward {

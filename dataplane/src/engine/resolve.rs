@@ -10,7 +10,7 @@ use super::{BURST, Engine, Frame, Verdict, persist};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
-use crate::service::{Mode, Protocol, State};
+use crate::service::{Protocol, State};
 use crate::snapshot::{Dest, EndpointIndex, Service, ServiceIndex, Snapshot};
 use crate::table::{Client, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
 use crate::tcp;
@@ -122,8 +122,9 @@ impl<'a> Path<'a> {
         self.find_or_begin(packet)
     }
 
+    /// The same without what stages 2 and 3 have seen.
     #[inline(never)]
-    fn find_or_begin(&self, packet: &Packet) -> Result<&'a Dest, Verdict> {
+    pub fn find_or_begin(&self, packet: &Packet) -> Result<&'a Dest, Verdict> {
         let Packet { client, hash, .. } = *packet;
         let judge = Judgement::of_known(self.snapshot, self.now, packet.side(), client);
         // Another worker may change the word between our look and our swap; then look again. Each round
@@ -165,9 +166,9 @@ impl<'a> Path<'a> {
         let mut flags = word.flags();
         let state = match packet.protocol {
             Protocol::Udp => {
-                // With direct routing replies are not seen. A client that goes on says as much: a flood of single datagrams
-                // is nothing that peers should know.
-                let goes_on = service.mode == Mode::Dr
+                // Where replies are not seen, a client that goes on says as much: a flood of single datagrams is nothing that
+                // peers should know.
+                let goes_on = service.mode.is_one_way()
                     && word.age(self.now) >= service.timeout(State::Udp).renew_after();
                 if !inward || goes_on {
                     flags |= FLAG_REPLIED;
@@ -175,10 +176,10 @@ impl<'a> Path<'a> {
                 State::Udp
             }
             Protocol::Tcp => {
-                let direction = match (inward, service.mode) {
+                let direction = match (inward, service.mode.is_one_way()) {
                     (false, _) => tcp::Direction::Out,
-                    (true, Mode::Nat) => tcp::Direction::In,
-                    (true, Mode::Dr) => tcp::Direction::InOnly,
+                    (true, false) => tcp::Direction::In,
+                    (true, true) => tcp::Direction::InOnly,
                 };
                 tcp::next(direction, old, packet.flags)
             }
@@ -216,8 +217,14 @@ impl<'a> Path<'a> {
     fn begin(&self, packet: &Packet, vacancy: Option<Slot>) -> Result<Option<&'a Dest>, Verdict> {
         let Packet { client, hash, .. } = *packet;
         let side = packet.side();
-        let Side::Service(index) = side else {
-            return Err(Verdict::Punt(Punt::ServerReply));
+        let index = match side {
+            Side::Service(index) => index,
+            Side::Endpoint(endpoint) => {
+                return match self.snapshot.answered_by(endpoint) {
+                    Some(dest) => Ok(Some(dest)),
+                    None => Err(Verdict::Punt(Punt::ServerReply)),
+                };
+            }
         };
         let service = &self.snapshot.services[index as usize];
         if !service.live {
@@ -230,6 +237,10 @@ impl<'a> Path<'a> {
             return Err(Verdict::Drop(Drop::Martian));
         }
         let (dest, word) = self.schedule(index, service, packet)?;
+        if service.one_packet {
+            self.count_connection(dest);
+            return Ok(Some(dest));
+        }
         let wanted = Wanted::Connection(dest.endpoint);
         let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted };
         // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
@@ -240,12 +251,16 @@ impl<'a> Path<'a> {
         }
         let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
         if inserted == Inserted::New {
-            dest.traffic[self.engine.worker].connections.add(1);
-            self.engine.counters.traffic.connections.add(1);
+            self.count_connection(dest);
             return Ok(Some(dest));
         }
         dest.gauge.leave(word.state());
         if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(None) }
+    }
+
+    fn count_connection(&self, dest: &Dest) {
+        dest.traffic[self.engine.worker].connections.add(1);
+        self.engine.counters.traffic.connections.add(1);
     }
 
     /// Counts a packet of so many bytes that is forwarded.

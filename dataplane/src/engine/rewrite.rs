@@ -1,8 +1,8 @@
 //! Stage 4: the packet becomes what goes out.
 
-use super::packet::{Direction, Packet};
+use super::packet::{Direction, Packet, Piece};
 use super::resolve::Path;
-use super::{Frame, Verdict};
+use super::{Frame, Verdict, tunnel};
 use crate::counters::{Drop, Punt};
 use crate::fib::NextHop;
 use crate::service::Mode;
@@ -12,6 +12,9 @@ use crate::wire::{ethernet, ipv4, transport};
 /// Rewrites a packet of a connection with this dest and says where it goes.
 #[inline]
 pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut impl Frame) -> Verdict {
+    if let Some(tunnel) = &dest.tunnel {
+        return tunnel::send(path, packet, dest, tunnel, frame);
+    }
     let inward = packet.direction == Direction::In;
     let mode = path.snapshot.services[dest.service as usize].mode;
     let Hop { verdict, addresses } =
@@ -79,7 +82,8 @@ fn write(
         return false;
     };
     let Some(ip) = rest.first_chunk_mut::<{ ipv4::HEADER }>() else { return false };
-    if segment.len() < transport::header_length(packet.protocol) {
+    let has_ports = packet.piece != Piece::Later;
+    if has_ports && segment.len() < transport::header_length(packet.protocol) {
         return false;
     }
     if let Some(addresses) = addresses {
@@ -87,15 +91,20 @@ fn write(
     }
     ipv4::decrement_ttl(ip);
     match (mode, inward) {
-        (Mode::Dr, _) => {}
+        // A tunnel's packets do not come here.
+        (Mode::Dr | Mode::Tunnel, _) => {}
         (Mode::Nat, true) => {
             ipv4::set_destination(ip, dest.address, dest.address_delta);
-            transport::set_destination(packet.protocol, segment, dest.port, dest.transport_delta);
+            if has_ports {
+                transport::set_destination(packet.protocol, segment, dest.port, dest.transport_delta);
+            }
         }
         (Mode::Nat, false) => {
             ipv4::set_source(ip, dest.virtual_address, dest.address_delta.reversed());
-            let delta = dest.transport_delta.reversed();
-            transport::set_source(packet.protocol, segment, dest.virtual_port, delta);
+            if has_ports {
+                let delta = dest.transport_delta.reversed();
+                transport::set_source(packet.protocol, segment, dest.virtual_port, delta);
+            }
         }
     }
     true

@@ -57,7 +57,8 @@ impl Allowance {
 /// What to tell of an IPv4 packet that was dropped: an IPv4 packet, whose source is 0 where Linux is to fill it in. None if there
 /// is nothing to be told, or nobody.
 pub fn error(table: &Table, snapshot: &Snapshot, now: Tick, reason: Drop, packet: &[u8]) -> Option<Vec<u8>> {
-    let ip = Ipv4::parse(packet).ok().filter(|ip| !ip.is_fragment)?;
+    // Of fragments the first is told of, since the others have no ports to tell whose they are (RFC 792).
+    let ip = Ipv4::parse(packet).ok().filter(|ip| ip.offset == 0)?;
     let packet = &packet[..usize::from(ip.total_length)];
     let protocol = Protocol::from_number(ip.protocol)?;
     if !is_somebody(ip.source) || snapshot.is_virtual(ip.source) || snapshot.fib.is_own(ip.source) {
@@ -91,10 +92,12 @@ fn waits(snapshot: &Snapshot, ip: &Ipv4, protocol: Protocol, packet: &[u8]) -> O
 
 fn ports(ip: &Ipv4, protocol: Protocol, packet: &[u8]) -> Option<Transport> {
     let segment = &packet[ip.header_length..];
-    Transport::parse(protocol, segment, segment.len())
+    // The lengths in the header of a first fragment are the datagram's.
+    let length = if ip.is_fragment { usize::from(u16::MAX) } else { segment.len() };
+    Transport::parse(protocol, segment, length)
 }
 
-/// The MTU of the way that a packet would have gone.
+/// The MTU of the way that a packet would have gone, without the headers of a tunnel.
 fn mtu(
     table: &Table,
     snapshot: &Snapshot,
@@ -104,17 +107,20 @@ fn mtu(
     packet: &[u8],
 ) -> Option<u16> {
     let ports = ports(ip, protocol, packet)?;
+    let mut overhead = 0;
     let next_hop = match snapshot.service_at(ip.destination, ports.destination, protocol) {
         None => snapshot.fib.look_up(ip.destination),
         Some(service) => {
             let client = Client::new(ip.source, ports.source);
             let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
             let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
-            snapshot.dest_of(word)?.next_hop
+            let dest = snapshot.dest_of(word)?;
+            overhead = dest.tunnel.map_or(0, |tunnel| tunnel.encapsulation.overhead());
+            dest.next_hop
         }
     };
     match next_hop {
-        NextHop::Ready(adjacency) => Some(adjacency.mtu),
+        NextHop::Ready(adjacency) => Some(adjacency.mtu.saturating_sub(overhead)),
         NextHop::Unresolved(..) | NextHop::NoRoute => None,
     }
 }

@@ -1,9 +1,11 @@
 //! The data path on bytes: what goes in, what comes out, and which counter moves.
 
 mod adopt;
+mod fragments;
 mod persist;
 mod related;
 mod tell;
+mod tunnel;
 
 use std::net::SocketAddrV4;
 
@@ -12,7 +14,7 @@ use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Adjacency, Fib, Route, Via};
 use crate::scheduler::Cursor;
 use crate::service::{Limits, Mode, Protocol, Scheduler, State, Timeouts};
-use crate::snapshot::{DestSpec, PortSpec, ServiceSpec};
+use crate::snapshot::{DestSpec, PortSpec, ServiceSpec, TunnelSpec};
 use crate::table::{DestId, HashKey};
 use crate::wire::checksum;
 use crate::wire::transport::{ACK, FIN, RST, SYN};
@@ -68,8 +70,10 @@ impl Rig {
             cursor: Cursor::default(),
             timeouts: Timeouts::default(),
             sloppy_tcp: false,
+            one_packet: false,
             persistence: None,
             live: true,
+            tunnel: TunnelSpec::default(),
             dests: dests.collect(),
         };
         let table = Arc::new(Table::new(64, HashKey { blind: 1, factor: 3 }));
@@ -525,6 +529,9 @@ fn odd_packets_have_their_names() {
         frame[at] = value;
         frame
     };
+    let mut beyond = with(20, 0x1F);
+    beyond[21] = 0xFF;
+    let beyond = mend(beyond);
     let cases = [
         ("another host's MAC", unmended(0, 4), Verdict::Drop(Drop::OtherHost)),
         ("multicast MAC", unmended(0, 3), Verdict::Punt(Punt::Multicast)),
@@ -537,8 +544,10 @@ fn odd_packets_have_their_names() {
         ("total length shorter than the header", with(17, 19), Verdict::Drop(Drop::BadIpHeader)),
         ("total length cuts TCP", with(17, 39), Verdict::Drop(Drop::BadTransportHeader)),
         ("bad checksum", unmended(24, 0x12), Verdict::Drop(Drop::BadIpChecksum)),
-        ("more fragments", with(20, 0x20), Verdict::Drop(Drop::ServiceFragment)),
-        ("later fragment", with(21, 1), Verdict::Drop(Drop::ServiceFragment)),
+        ("more fragments, but an odd length", with(20, 0x20), Verdict::Drop(Drop::BadFragment)),
+        ("a fragment beyond the end of the longest datagram", beyond, Verdict::Drop(Drop::BadFragment)),
+        ("a fragment over the header", with(21, 1), Verdict::Drop(Drop::FragmentTiny)),
+        ("a later fragment", with(21, 3), Verdict::Hold),
         ("TTL 1", with(22, 1), Verdict::Drop(Drop::TtlExpired)),
         ("TTL 0", with(22, 0), Verdict::Drop(Drop::TtlExpired)),
         ("ICMP", with(23, 1), Verdict::Punt(Punt::Icmp)),
@@ -672,6 +681,35 @@ fn a_sloppy_service_takes_connections_from_the_middle_on() {
     assert_eq!(rig.connections()[0].2, State::SynRecv, "it may have been a flood's");
     assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Forward(LAN));
     assert_eq!((rig.connections()[0].2, rig.live(1)), (State::Established, (1, 0)));
+}
+
+#[test]
+fn each_datagram_may_be_scheduled_on_its_own() {
+    for mode in [Mode::Nat, Mode::Dr] {
+        let mut rig = Rig::new(Protocol::Udp, mode, &[1, 1]);
+        rig.spec.one_packet = true;
+        rig.publish();
+        for n in 0..10 {
+            let mut request = packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0);
+            assert_eq!(rig.push(WAN, &mut request), Verdict::Forward(LAN));
+            let server = 2 - n % 2;
+            let to = if mode == Mode::Nat { format!("10.0.0.{server}:8080") } else { VIP.to_owned() };
+            assert_eq!(request, expect(Protocol::Udp, (server_mac(server), LAN_MAC), CLIENT, &to, 0), "{n}");
+            if mode == Mode::Nat {
+                let from = format!("10.0.0.{server}:8080");
+                let mut reply = packet(Protocol::Udp, LAN_MAC, &from, CLIENT, 0);
+                assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN));
+                assert_eq!(reply, expect(Protocol::Udp, (CLIENT_MAC, WAN_MAC), VIP, CLIENT, 0));
+            }
+        }
+        assert_eq!(rig.connections(), [], "nothing is remembered");
+        let replies = if mode == Mode::Nat { 5 } else { 0 };
+        for dest in &rig.spec.dests {
+            let traffic = dest.traffic[0].get();
+            assert_eq!((traffic.connections, traffic.packets_in, traffic.packets_out), (5, 5, replies));
+            assert_eq!(dest.gauge.get(), (0, 0));
+        }
+    }
 }
 
 #[test]

@@ -12,14 +12,16 @@ mod index;
 mod publish;
 mod rehearsal;
 mod transform;
+mod tunnel;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use self::index::{Index, Key};
 pub use self::publish::{Publisher, Subscriber};
 pub use self::transform::{RENEW_AFTER, Transform};
+pub use self::tunnel::{MssClamp, Tunnel, TunnelSpec};
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Fib, NextHop};
@@ -59,6 +61,10 @@ pub struct ServiceSpec {
     pub sloppy_tcp: bool,
     /// Whether clients come back to their servers.
     pub persistence: Option<Persistence>,
+    /// Whether each datagram is one of its own, and no connection is remembered (IPVS' one-packet scheduling).
+    pub one_packet: bool,
+    /// How packets are put into others, with [`Mode::Tunnel`].
+    pub tunnel: TunnelSpec,
     /// Real servers in the order of the configuration.
     pub dests: Vec<DestSpec>,
 }
@@ -104,6 +110,8 @@ pub struct Service {
     pub picker: Picker,
     /// See [`ServiceSpec::sloppy_tcp`].
     pub sloppy_tcp: bool,
+    /// See [`ServiceSpec::one_packet`].
+    pub one_packet: bool,
     /// Whether there is a server with [`Limits`].
     pub is_limited: bool,
     /// If clients come back to their servers ([`ServiceSpec::persistence`]): what of their addresses counts.
@@ -128,8 +136,10 @@ pub struct Dest {
     pub id: DestId,
     /// Its service.
     pub service: ServiceIndex,
-    /// Its endpoint; `None` with direct routing, whose replies do not come this way.
+    /// Its endpoint; `None` if its replies do not come this way.
     pub endpoint: Option<EndpointIndex>,
+    /// How packets to it are put into others, with [`Mode::Tunnel`].
+    pub tunnel: Option<Tunnel>,
     /// The virtual address.
     pub virtual_address: u32,
     /// The virtual port.
@@ -182,6 +192,8 @@ pub struct Snapshot {
     removed: HashSet<DestId>,
     by_virtual_address: Index,
     by_endpoint: Index,
+    /// Whose datagrams an endpoint answers, if nobody remembers: dests of services with one-packet scheduling.
+    answering: HashMap<EndpointIndex, DestId>,
     /// What addresses are, whatever the port: [`VIRTUAL`], [`ENDPOINT`] or both.
     addresses: Index,
 }
@@ -217,8 +229,14 @@ impl Snapshot {
             removed: removed.into_iter().collect(),
             by_virtual_address: Index::default(),
             by_endpoint: Index::default(),
+            answering: HashMap::new(),
             addresses: Index::default(),
         };
+        if specs.iter().any(|spec| spec.mode == Mode::Tunnel) {
+            // A real server takes no packet from an address that it has itself; and another router may have it next.
+            let addresses: HashSet<u32> = specs.iter().map(|spec| u32::from(*spec.address.ip())).collect();
+            snapshot.fib.disown(|address| addresses.contains(&address));
+        }
         for spec in specs {
             snapshot.add_service(spec);
         }
@@ -292,6 +310,11 @@ impl Snapshot {
         self.dests.get(id.index())?.as_ref()
     }
 
+    /// The dest whose datagrams an endpoint answers that are of no connection.
+    pub fn answered_by(&self, endpoint: EndpointIndex) -> Option<&Dest> {
+        self.dest(*self.answering.get(&endpoint)?)
+    }
+
     /// Whether a dest has room for another connection.
     pub fn is_free(&self, id: DestId) -> bool {
         self.dest(id).is_some_and(|dest| !dest.is_full())
@@ -326,7 +349,7 @@ impl Snapshot {
         // known, since a connection could not reach it.
         let (reachable, unreachable): (Vec<&DestSpec>, Vec<&DestSpec>) =
             spec.dests.iter().filter(|dest| dest.up && dest.listed).partition(|dest| {
-                matches!(self.fib.look_up(u32::from(*dest.address.ip())), NextHop::Ready(_))
+                matches!(self.way_to(spec, u32::from(*dest.address.ip())).0, NextHop::Ready(_))
             });
         let waits = unreachable.iter().any(|dest| dest.weight > 0);
         let candidates: Vec<Candidate> = reachable.into_iter().map(candidate).collect();
@@ -338,6 +361,7 @@ impl Snapshot {
             live: spec.live,
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
             sloppy_tcp: spec.sloppy_tcp,
+            one_packet: spec.one_packet,
             is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
             persistent: spec
                 .persistence
@@ -364,14 +388,20 @@ impl Snapshot {
                 next
             })
         });
+        if let Some(endpoint) = endpoint.filter(|_| spec.one_packet) {
+            // Of several the first: nothing tells them apart.
+            self.answering.entry(endpoint).or_insert(dest.id);
+        }
         let address_delta = Delta::double(virtual_address, address);
         if self.dests.len() <= dest.id.index() {
             self.dests.resize_with(dest.id.index() + 1, || None);
         }
+        let (next_hop, tunnel) = self.way_to(spec, address);
         self.dests[dest.id.index()] = Some(Dest {
             id: dest.id,
             service,
             endpoint,
+            tunnel,
             virtual_address,
             virtual_port,
             port,
@@ -386,10 +416,17 @@ impl Snapshot {
                 && dest.listed
                 && !dest.reset
                 && !(dest.weight == 0 && spec.persistence.is_some_and(|how| how.expire_quiescent)),
-            next_hop: self.fib.look_up(address),
+            next_hop,
             traffic: dest.traffic.clone(),
             gauge: dest.gauge.clone(),
         });
+    }
+
+    fn way_to(&self, spec: &ServiceSpec, server: u32) -> (NextHop, Option<Tunnel>) {
+        match spec.mode {
+            Mode::Tunnel => spec.tunnel.towards(server, &self.fib),
+            Mode::Nat | Mode::Dr => (self.fib.look_up(server), None),
+        }
     }
 
     fn note(&mut self, address: u32, what: u32) {

@@ -27,6 +27,7 @@ impl Snapshot {
             removed: self.removed.clone(),
             by_virtual_address: self.by_virtual_address.clone(),
             by_endpoint: self.by_endpoint.clone(),
+            answering: self.answering.clone(),
             addresses: self.addresses.clone(),
         };
         for (original, index) in self.services.iter().zip(0..) {
@@ -35,14 +36,25 @@ impl Snapshot {
             } else {
                 Picker::nobody()
             };
-            let Service { protocol, mode, live, sloppy_tcp, is_limited, persistent, waits, timeouts, .. } =
-                *original;
+            let Service {
+                protocol,
+                mode,
+                live,
+                sloppy_tcp,
+                one_packet,
+                is_limited,
+                persistent,
+                waits,
+                timeouts,
+                ..
+            } = *original;
             copy.services.push(Service {
                 protocol,
                 mode,
                 live,
                 picker,
                 sloppy_tcp,
+                one_packet,
                 is_limited,
                 persistent,
                 waits,

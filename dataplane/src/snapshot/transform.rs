@@ -3,7 +3,8 @@
 //! Most packets belong to a connection that is established and stays so. All that the data path needs to know
 //! for them is here: whether the connection is theirs, whether it is undisturbed, and the finished rewrite.
 //! Both directions and both modes are the same arithmetic, by index instead of by branch; direct routing is a
-//! translation of the virtual address to itself.
+//! translation of the virtual address to itself. A packet for a tunnel is not finished by a rewrite: there is no way here for it, and
+//! the engine looks aside.
 
 use std::sync::Arc;
 
@@ -39,7 +40,7 @@ pub struct Transform {
     /// The greatest age, in ticks, at which a packet finds the connection alive and has to renew it at
     /// [`RENEW_AFTER`] or later. 0 under timeouts that are renewed otherwise: very short and very long ones.
     pub lifetime: u16,
-    /// The way to the server; one that takes no packet if it is not known.
+    /// The way to the server; one that takes no packet if it is not known, or is a tunnel.
     pub adjacency: Adjacency,
     /// The server's traffic, a counter set for each worker.
     pub traffic: Arc<[TrafficCounters]>,
@@ -70,7 +71,9 @@ impl Transform {
     pub fn new(dest: &Dest, service: &Service) -> Self {
         let (address, port, address_delta, transport_delta) = match service.mode {
             Mode::Nat => (dest.address, dest.port, dest.address_delta, dest.transport_delta),
-            Mode::Dr => (dest.virtual_address, dest.virtual_port, Delta::default(), Delta::default()),
+            Mode::Dr | Mode::Tunnel => {
+                (dest.virtual_address, dest.virtual_port, Delta::default(), Delta::default())
+            }
         };
         let state = match service.protocol {
             Protocol::Tcp => State::Established,
@@ -90,8 +93,8 @@ impl Transform {
                 0
             },
             adjacency: match dest.next_hop {
-                NextHop::Ready(adjacency) => adjacency,
-                NextHop::Unresolved(..) | NextHop::NoRoute => NOWHERE,
+                NextHop::Ready(adjacency) if dest.tunnel.is_none() => adjacency,
+                NextHop::Ready(_) | NextHop::Unresolved(..) | NextHop::NoRoute => NOWHERE,
             },
             traffic: dest.traffic.clone(),
         }
@@ -111,7 +114,7 @@ fn undisturbed(service: &Service, dest: &Dest) -> u16 {
         (Protocol::Tcp, _) => empty.with_state(State::Established),
         (Protocol::Udp, _) if !dest.up => empty.with_state(State::Udp).with_flags(u8::MAX),
         (Protocol::Udp, Mode::Nat) => empty.with_state(State::Udp).with_flags(FLAG_REPLIED),
-        (Protocol::Udp, Mode::Dr) => empty.with_state(State::Udp),
+        (Protocol::Udp, Mode::Dr | Mode::Tunnel) => empty.with_state(State::Udp),
     }
     .state_and_flags()
 }

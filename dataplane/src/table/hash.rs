@@ -27,6 +27,11 @@ impl HashKey {
         let input = client.bits() | (protocol.number() as u64) << 48;
         Hash(fold(fold(input ^ self.blind, self.factor | 1), 0x9E37_79B9_7F4A_7C15))
     }
+
+    /// Hashes two words.
+    pub(crate) const fn mix(&self, first: u64, second: u64) -> u64 {
+        fold(fold(first ^ self.blind, self.factor | 1) ^ second, 0x9E37_79B9_7F4A_7C15)
+    }
 }
 
 impl Hash {

@@ -42,6 +42,22 @@ impl Buckets {
         Buckets { memory: (0..count).map(|_| Bucket::default()).collect(), count }
     }
 
+    /// Makes them, of memory that is not there before it is touched. An error if there is no room for them in the address space.
+    #[cfg(not(any(loom, miri)))]
+    pub fn untouched(count: usize) -> io::Result<Self> {
+        let memory =
+            memmap2::MmapOptions::new().len(count * size_of::<Bucket>()).no_reserve_swap().map_anon()?;
+        // Advice: a huge page would be two megabytes of zeros.
+        let _ = memory.advise(memmap2::Advice::NoHugePage);
+        Ok(Buckets { memory, count })
+    }
+
+    /// Makes them.
+    #[cfg(any(loom, miri))]
+    pub fn untouched(count: usize) -> io::Result<Self> {
+        Ok(Buckets::new(count))
+    }
+
     /// Those at the beginning of a file; an error if it is shorter.
     #[cfg(not(any(loom, miri)))]
     pub fn in_file(file: &File, count: usize) -> io::Result<Self> {

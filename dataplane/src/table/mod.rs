@@ -56,6 +56,7 @@ use self::memory::Buckets;
 #[cfg(not(any(loom, miri)))]
 pub use self::memory::write_mapped;
 pub use self::word::{Client, DestId, FLAG_COARSE, FLAG_REPLIED, FLAG_TENTATIVE, Word};
+use crate::fragments::Notes;
 use crate::service::Protocol;
 use crate::sync::{AtomicU128, Ordering};
 
@@ -171,20 +172,21 @@ pub struct Table {
     buckets: Buckets,
     pairs: usize,
     key: HashKey,
+    fragments: Notes,
 }
 
 impl Table {
     /// A table for so many connections at half load: 32 bytes each.
     pub fn new(connections: usize, key: HashKey) -> Self {
         let pairs = pairs(connections);
-        Table { buckets: Buckets::new(2 * pairs), pairs, key }
+        Table { buckets: Buckets::new(2 * pairs), pairs, key, fragments: Notes::new(key) }
     }
 
     /// The same at the beginning of a file: what is there, if it was made with the same numbers, else an empty one if the
     /// file is all zeros. An error if the file is shorter than [`Self::bytes`], or cannot be mapped.
     pub fn in_file(file: &File, connections: usize, key: HashKey) -> io::Result<Self> {
         let pairs = pairs(connections);
-        Ok(Table { buckets: Buckets::in_file(file, 2 * pairs)?, pairs, key })
+        Ok(Table { buckets: Buckets::in_file(file, 2 * pairs)?, pairs, key, fragments: Notes::new(key) })
     }
 
     /// How much memory a table for so many connections takes.
@@ -197,22 +199,31 @@ impl Table {
         pairs(connections) == pairs(others)
     }
 
-    /// An empty table for one flow of this one, to try a packet on; see [`Self::copy_flow`].
-    pub fn for_one_flow(&self) -> Self {
-        Table::new(1, self.key)
+    /// An empty table like this one, to try a packet on; see [`Self::copy_flow`]. It takes address space, but no memory but for what is
+    /// copied. An error if there is none.
+    pub fn stage(&self) -> io::Result<Self> {
+        let (buckets, fragments) =
+            (Buckets::untouched(self.buckets.len())?, self.fragments.for_one_datagram());
+        Ok(Table { buckets, pairs: self.pairs, key: self.key, fragments })
     }
 
-    /// Fills a table [`Self::for_one_flow`] with what is in that flow's buckets. The smallest table has two pairs of
-    /// buckets, which are those of any flow, and with the same key a bucket is the same choice of it in both tables. So
-    /// packets of the flow meet there what they would meet here. Not copied is what is being inserted at this moment.
-    pub fn copy_flow(&self, hash: Hash, into: &Table) {
-        for (from, to) in self.candidates(hash).into_iter().zip(into.candidates(hash)) {
-            for (index, word) in self.load(from).into_iter().enumerate() {
+    /// Copies what is in a flow's buckets into a [`Self::stage`]: packets of the flow meet there what they would meet
+    /// here. Not copied is what is being inserted at this moment.
+    pub fn copy_flow(&self, hash: Hash, stage: &Table) {
+        for bucket in self.candidates(hash) {
+            for (index, word) in self.load(bucket).into_iter().enumerate() {
                 if !is_tentative(word) {
-                    let _ = into.replace(Slot::new(to, index), Word::EMPTY, word);
+                    // Another flow's buckets may be the same, and copied already.
+                    let _ = stage.replace(Slot::new(bucket, index), Word::EMPTY, word);
                 }
             }
         }
+    }
+
+    /// The notes by which fragments find their connections. They are not in the file: a datagram's fragments come within
+    /// milliseconds.
+    pub fn fragments(&self) -> &Notes {
+        &self.fragments
     }
 
     /// Number of slots, twice the connections that it is meant for.

@@ -48,6 +48,15 @@ impl Ethernet {
     }
 }
 
+/// The header of a frame with these addresses, destination and source, around an IPv4 packet.
+#[inline]
+pub fn around_ipv4(addresses: &[u8; 12]) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    write_addresses(&mut header, addresses);
+    header[field::TYPE..].copy_from_slice(&IPV4.to_be_bytes());
+    header
+}
+
 /// Whether an address is multicast or broadcast.
 #[inline]
 pub const fn is_group(mac: &Mac) -> bool {

@@ -8,6 +8,10 @@ use crate::service::Protocol;
 /// Type and code of an error.
 pub type Kind = (u8, u8);
 
+/// The network that it is for cannot be reached.
+pub const NET_UNREACHABLE: Kind = (3, 0);
+/// The host that it is for cannot be reached.
+pub const HOST_UNREACHABLE: Kind = (3, 1);
 /// No server takes it: port unreachable.
 pub const PORT_UNREACHABLE: Kind = (3, 3);
 /// It is longer than the next link's MTU, and must not be fragmented (RFC 1191).
@@ -17,7 +21,10 @@ pub const TTL_EXCEEDED: Kind = (11, 0);
 
 mod field {
     pub const TYPE: usize = 0;
+    pub const CODE: usize = 1;
     pub const CHECKSUM: usize = 2;
+    /// In "fragmentation needed".
+    pub const MTU: usize = 6;
     /// Where the quoted packet begins.
     pub const QUOTE: usize = 8;
 }
@@ -61,6 +68,17 @@ pub fn error(from: u32, to: u32, kind: Kind, mtu: u16, packet: &[u8], longest: u
     error
 }
 
+/// Type and code of a message, the MTU if its kind has one, and what it quotes of a packet.
+pub fn told(message: &[u8]) -> Option<(Kind, u16, &[u8])> {
+    let (headers, quote) = message.split_first_chunk::<{ field::QUOTE }>()?;
+    Some(((headers[field::TYPE], headers[field::CODE]), read16(headers, field::MTU), quote))
+}
+
+/// Whether a message is as it was sent, by its checksum.
+pub fn is_intact(message: &[u8]) -> bool {
+    checksum::sum(message) == 0xFFFF
+}
+
 /// An end of a quoted packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -78,19 +96,21 @@ pub fn quoted(message: &[u8]) -> Option<Quote> {
     if !matches!(kind, 3 | 4 | REDIRECT | 11 | 12) {
         return None;
     }
-    let packet = message.get(field::QUOTE..)?;
+    let quote = quote(message.get(field::QUOTE..)?)?;
+    Some(Quote { is_redirect: kind == REDIRECT, ..quote })
+}
+
+/// A packet, as far as an error quotes it; `None` as with [`quoted`].
+pub fn quote(packet: &[u8]) -> Option<Quote> {
     let header = packet.first_chunk::<{ ipv4::HEADER }>()?;
-    if header[0] >> 4 != 4
-        || transport_at(message) < field::QUOTE + ipv4::HEADER
-        || ipv4::is_later_fragment(header)
-    {
+    let header_length = usize::from(header[0] & 0x0F) * 4;
+    if header[0] >> 4 != 4 || header_length < ipv4::HEADER || ipv4::is_later_fragment(header) {
         return None;
     }
-    let ports = message.get(transport_at(message)..)?.first_chunk::<4>()?;
-    // Eight bytes of it, by RFC 792.
-    message.get(transport_at(message) + 7)?;
+    // Eight bytes behind it, by RFC 792.
+    let ports = packet.get(header_length..)?.first_chunk::<8>()?;
     Some(Quote {
-        is_redirect: kind == REDIRECT,
+        is_redirect: false,
         protocol: header[9],
         source: read32(header, ipv4::SOURCE),
         destination: read32(header, ipv4::DESTINATION),

@@ -4,7 +4,9 @@ use super::checksum::{self, Delta};
 use super::{read16, read32};
 
 mod field {
+    pub const CLASS: usize = 1;
     pub const TOTAL_LENGTH: usize = 2;
+    pub const IDENTIFICATION: usize = 4;
     pub const FRAGMENT: usize = 6;
     pub const TTL: usize = 8;
     pub const PROTOCOL: usize = 9;
@@ -20,6 +22,11 @@ pub(super) const DESTINATION: usize = 16;
 /// Length of a header without options.
 pub const HEADER: usize = 20;
 
+/// The bit by which a sender forbids fragments.
+const DONT_FRAGMENT: u16 = 0x4000;
+/// The bit of all fragments but the last.
+const MORE_FRAGMENTS: u16 = 0x2000;
+
 /// What a balancer needs of the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv4 {
@@ -33,6 +40,12 @@ pub struct Ipv4 {
     pub protocol: u8,
     /// Whether this is a fragment, first or later.
     pub is_fragment: bool,
+    /// Whether a fragment of the same datagram follows on this one's data.
+    pub more_fragments: bool,
+    /// Where its data is in the datagram's, in bytes; 0 in the first fragment.
+    pub offset: u16,
+    /// What the fragments of a datagram have in common.
+    pub identification: u16,
     /// Whether routers may not make fragments of it.
     pub dont_fragment: bool,
     /// Source address.
@@ -73,14 +86,18 @@ impl Ipv4 {
         if !sum_is_right {
             return Err(Malformed::Checksum);
         }
+        let fragment = read16(header, field::FRAGMENT);
         Ok(Ipv4 {
             header_length,
             total_length,
             ttl: header[field::TTL],
             protocol: header[field::PROTOCOL],
             // More-fragments flag or an offset.
-            is_fragment: read16(header, field::FRAGMENT) & 0x3FFF != 0,
-            dont_fragment: read16(header, field::FRAGMENT) & 0x4000 != 0,
+            is_fragment: fragment & 0x3FFF != 0,
+            more_fragments: fragment & 0x2000 != 0,
+            offset: fragment << 3,
+            identification: read16(header, field::IDENTIFICATION),
+            dont_fragment: fragment & 0x4000 != 0,
             source: read32(header, SOURCE),
             destination: read32(header, DESTINATION),
         })
@@ -96,9 +113,54 @@ pub fn header(length: u16, protocol: u8, source: u32, destination: u32) -> [u8; 
     (header[field::TTL], header[field::PROTOCOL]) = (64, protocol);
     header[SOURCE..SOURCE + 4].copy_from_slice(&source.to_be_bytes());
     header[DESTINATION..DESTINATION + 4].copy_from_slice(&destination.to_be_bytes());
-    let sum = !checksum::sum(&header);
-    header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    mend(&mut header);
     header
+}
+
+/// Length of a packet, header included, and whether routers may not make fragments of it.
+#[inline]
+pub fn extent(header: &[u8; HEADER]) -> (u16, bool) {
+    (read16(header, field::TOTAL_LENGTH), read16(header, field::FRAGMENT) & DONT_FRAGMENT != 0)
+}
+
+/// The header of a packet that this router puts another one into (RFC 2003, section 3.1): it may be fragmented if that one may,
+/// has its class of service and its ECN (RFC 6040, normal mode) and 64 hops of its own. Its identification is that of the one inside,
+/// by which a client tells its packets apart, mixed with `who` the client is: without a counter that all workers share.
+pub fn around(
+    inner: &[u8; HEADER],
+    length: u16,
+    protocol: u8,
+    source: u32,
+    destination: u32,
+    who: u16,
+) -> [u8; HEADER] {
+    let mut header = header(length, protocol, source, destination);
+    header[field::CLASS] = inner[field::CLASS];
+    // 0 is for Linux to fill in when it sends such a packet, anew for each fragment.
+    let identification = (read16(inner, field::IDENTIFICATION) ^ who).max(1);
+    header[field::IDENTIFICATION..field::FRAGMENT].copy_from_slice(&identification.to_be_bytes());
+    let fragment = read16(inner, field::FRAGMENT) & DONT_FRAGMENT;
+    header[field::FRAGMENT..field::TTL].copy_from_slice(&fragment.to_be_bytes());
+    mend(&mut header);
+    header
+}
+
+/// The header of a part of a packet: so many bytes with this header, that many behind the packet's first, and whether more follow.
+pub fn of_fragment(whole: &[u8; HEADER], length: u16, offset: u16, more_follow: bool) -> [u8; HEADER] {
+    let mut header = *whole;
+    header[field::TOTAL_LENGTH..field::IDENTIFICATION].copy_from_slice(&length.to_be_bytes());
+    let flag = if more_follow { MORE_FRAGMENTS } else { 0 };
+    let fragment = flag | (offset / 8);
+    header[field::FRAGMENT..field::TTL].copy_from_slice(&fragment.to_be_bytes());
+    mend(&mut header);
+    header
+}
+
+/// Sums a header from scratch.
+fn mend(header: &mut [u8; HEADER]) {
+    header[CHECKSUM..SOURCE].fill(0);
+    let sum = !checksum::sum(header);
+    header[CHECKSUM..SOURCE].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// Whether a header is that of a fragment which is not the first.

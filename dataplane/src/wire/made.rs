@@ -72,6 +72,33 @@ impl Made {
     }
 }
 
+/// A fragment that is made of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Whether it is the first of its datagram. If not, it is one of those without ports.
+    pub is_first: bool,
+    /// What all of them have in common.
+    pub identification: u16,
+}
+
+impl Piece {
+    /// Where the data of one that is not the first begins in the datagram's, in units of 8 bytes: behind a packet of 1500.
+    const OFFSET: u16 = 185;
+    /// More of them follow.
+    const MORE: u16 = 0x2000;
+
+    /// Has a frame that was made be that fragment.
+    pub fn apply(self, frame: &mut [u8]) {
+        let Some(ip) = frame.get_mut(ethernet::HEADER..ethernet::HEADER + ipv4::HEADER) else { return };
+        let place = if self.is_first { Self::MORE } else { Self::OFFSET };
+        ip[4..6].copy_from_slice(&self.identification.to_be_bytes());
+        ip[6..8].copy_from_slice(&place.to_be_bytes());
+        ip[10..12].fill(0);
+        let sum = !checksum::sum(ip);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
 /// TCP flags and their letters, from the lowest bit.
 const LETTERS: [char; 8] = ['F', 'S', 'R', 'P', 'A', 'U', 'E', 'C'];
 

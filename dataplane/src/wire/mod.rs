@@ -9,8 +9,10 @@ pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
 pub mod made;
+pub mod mss;
 pub mod plain;
 pub mod transport;
+pub mod tunnel;
 
 /// Starts to load the cache line at an address. Never faults and changes nothing.
 #[inline(always)]

@@ -10,13 +10,14 @@ use dataplane::counters::{Drop, Gauge, Traffic, TrafficCounters, WorkerCounters}
 use dataplane::engine::{BURST, Engine, Verdict};
 use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
 use dataplane::service::{Mode, Persistence, Protocol, Scheduler, State, Timeouts};
-use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
+use dataplane::snapshot::{DestSpec, MssClamp, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
 use dataplane::table::{DestId, HashKey, Table};
 use dataplane::wire::checksum;
+use dataplane::wire::tunnel::Encapsulation;
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 const GATEWAY: u32 = 0xC000_02FE;
-pub const SERVICES: [(&str, Protocol, Mode, u32, Scheduler); 7] = [
+pub const SERVICES: [(&str, Protocol, Mode, u32, Scheduler); 9] = [
     ("192.0.2.10:80", Protocol::Tcp, Mode::Nat, 900, Scheduler::Rr),
     ("192.0.2.10:53", Protocol::Udp, Mode::Nat, 300, Scheduler::Wlc),
     ("192.0.2.11:80", Protocol::Tcp, Mode::Dr, 900, Scheduler::Sh),
@@ -24,6 +25,8 @@ pub const SERVICES: [(&str, Protocol, Mode, u32, Scheduler); 7] = [
     ("192.0.2.12:80", Protocol::Tcp, Mode::Nat, 100_000, Scheduler::Lc), // kept in the coarse unit
     ("192.0.2.12:53", Protocol::Udp, Mode::Nat, 17, Scheduler::Mh),
     ("192.0.2.13:80", Protocol::Tcp, Mode::Nat, 0, Scheduler::Nq),
+    ("192.0.2.14:80", Protocol::Tcp, Mode::Tunnel, 900, Scheduler::Rr), // by GRE
+    ("192.0.2.14:53", Protocol::Udp, Mode::Tunnel, 300, Scheduler::Sh), // by GUE
 ];
 pub const SERVERS: u32 = 3;
 
@@ -121,6 +124,7 @@ fn service(index: usize) -> ServiceSpec {
         cursor: Arc::default(),
         timeouts,
         sloppy_tcp: false,
+        one_packet: index == 3,
         // Of two services clients, or networks of them, come back to their servers.
         persistence: matches!(index, 1 | 4).then_some(Persistence {
             seconds: 20,
@@ -128,8 +132,17 @@ fn service(index: usize) -> ServiceSpec {
             expire_quiescent: index == 1,
         }),
         live: true,
+        tunnel: tunnel(protocol),
         dests: (0..SERVERS).map(dest).collect(),
     }
+}
+
+fn tunnel(protocol: Protocol) -> TunnelSpec {
+    let encapsulation = match protocol {
+        Protocol::Tcp => Encapsulation::Gre { checksum: true },
+        Protocol::Udp => Encapsulation::Gue { port: 6080, checksum: true },
+    };
+    TunnelSpec { encapsulation, source: Some(0x0A00_00FE), mss_clamp: Some(MssClamp::Fit) }
 }
 
 fn server_address(service: u32, server: u32, mode: Mode, port: u16) -> SocketAddrV4 {
@@ -152,8 +165,12 @@ fn compile(generation: u64, specs: &[ServiceSpec]) -> Snapshot {
         neighbours
             .push(((0, 0xCB00_7100 + host), Adjacency::new(0, mtu, [2, 0, 0, 1, 0, host as u8], MACS[0])));
     }
-    for (index, (host, mtu)) in (0..7)
-        .flat_map(|service| [(1, 1500), (2, 60)].map(|(server, mtu)| (service * 16 + server, mtu)))
+    // Some take only short packets, with a tunnel's headers not all of these.
+    for (index, (host, mtu)) in (0..SERVICES.len() as u32)
+        .flat_map(|service| {
+            [(1, 1500), (2, if service < 7 { 60 } else { 84 })]
+                .map(|(server, mtu)| (service * 16 + server, mtu))
+        })
         .enumerate()
     {
         neighbours

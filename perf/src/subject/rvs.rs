@@ -172,7 +172,7 @@ impl Settings {
         let memory = if bench.hugepages { String::new() } else { format!("memory = {megabytes}\n") };
         let server = match self.mode {
             Mode::Nat => self.server.to_string(),
-            Mode::Dr => self.server.ip().to_string(),
+            Mode::Dr | Mode::Tunnel => self.server.ip().to_string(),
         };
         let mut text = format!("[eal]\nhugepages = {}\n{memory}args = {eal:?}\n", bench.hugepages);
         let cores = bench.cores;

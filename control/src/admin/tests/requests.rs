@@ -100,6 +100,8 @@ async fn a_question_arrives_whole() {
         flags: Some("SA".to_owned()),
         port: None,
         length: Some(1500),
+        fragment: None,
+        id: None,
     };
     let explanation = router.client().explain(&question).await.unwrap();
     let explain::Packet { source, destination, flags, length, .. } = explanation.packet;

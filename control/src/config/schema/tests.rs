@@ -72,11 +72,25 @@ impl Table {
             document = contents;
         }
         // What a value elsewhere decides.
-        if document.pointer("/service/0/timeouts/udp").is_some() {
+        if ["timeouts/udp", "one_packet"]
+            .iter()
+            .any(|key| document.pointer(&format!("/service/0/{key}")).is_some())
+        {
             document["service"][0]["protocol"] = json!("udp");
+        }
+        if let Some(lower) = document.pointer("/service/0/server/0/lower_threshold").cloned() {
+            document["service"][0]["server"][0]["upper_threshold"] = lower;
         }
         if document.pointer("/service/0/hysteresis").is_some() {
             document["service"][0]["quorum"] = json!(1_000_000_000);
+        }
+        if let Some(tunnel) = document.pointer("/service/0/tunnel") {
+            // Of all kinds the one that has every key.
+            let is_gue = !tunnel["port"].is_null() || tunnel["checksum"] == true;
+            document["service"][0]["mode"] = json!("tunnel");
+            if is_gue {
+                document["service"][0]["tunnel"]["encapsulation"] = json!("gue");
+            }
         }
         let flag = document.pointer("/service/0/flags/0").and_then(Value::as_str).unwrap_or_default();
         if let Some((scheduler, _)) = flag.split_once('-') {
@@ -251,10 +265,11 @@ fn good_and_bad(property: &Value) -> (Vec<Value>, Vec<Value>) {
     let mut good: Vec<Value> = list("enum").into_iter().chain(list("examples")).collect();
     good.extend(single("default").into_iter().chain(single("const")));
     let mut bad = Vec::new();
+    let is_either = property["type"] == json!(["boolean", "integer"]);
     if !property["enum"].is_null() || !property["pattern"].is_null() {
         bad.push(json!("! no such"));
     }
-    if property["type"] == "integer" || property["type"] == json!(["string", "integer"]) {
+    if property["type"] == "integer" || property["type"] == json!(["string", "integer"]) || is_either {
         for (name, step) in [("minimum", -1), ("maximum", 1)] {
             if let Some(limit) = property[name].as_i64() {
                 good.push(json!(limit));
@@ -267,7 +282,7 @@ fn good_and_bad(property: &Value) -> (Vec<Value>, Vec<Value>) {
         good.extend(items.into_iter().map(|item| json!([item])));
         bad.extend(not_items.into_iter().map(|item| json!([item])));
     }
-    let strange = if property["type"] == "boolean" { json!("yes") } else { json!(true) };
+    let strange = if property["type"] == "boolean" || is_either { json!("yes") } else { json!(true) };
     bad.push(strange);
     (good, bad)
 }

@@ -14,8 +14,9 @@ use super::wire::{Entry, INACTIVE, METHOD, NO_CLIENT_PORT, NO_OUTPUT, ONE_PACKET
 use crate::ids::{ServerKey, ServiceKey};
 use crate::sync::wire::Identity;
 
-/// Forwarding methods of IPVS. The others are the director itself, a tunnel and a cache.
+/// Forwarding methods of IPVS. The others are the director itself and a cache.
 const NAT: u32 = 0;
+const TUNNEL: u32 = 2;
 const DIRECT_ROUTING: u32 = 3;
 
 /// A connection that a director tells of.
@@ -58,6 +59,7 @@ fn connection(entry: &Entry) -> Option<Connection> {
     let protocol = Protocol::from_number(entry.protocol)?;
     let mode = match flags & METHOD {
         NAT => Mode::Nat,
+        TUNNEL => Mode::Tunnel,
         DIRECT_ROUTING => Mode::Dr,
         _ => return None,
     };
@@ -75,8 +77,8 @@ fn connection(entry: &Entry) -> Option<Connection> {
         && !entry.is_adjusted;
     let server = match mode {
         Mode::Nat => server,
-        // Direct routing changes no port, whatever the server's is said to be.
-        Mode::Dr => SocketAddrV4::new(*server.ip(), service.port()),
+        // These change no port, whatever the server's is said to be.
+        Mode::Dr | Mode::Tunnel => SocketAddrV4::new(*server.ip(), service.port()),
     };
     is_of_use.then_some(Connection {
         identity: Identity {
@@ -95,6 +97,7 @@ pub fn write(connection: &Connection) -> Entry {
     let method = match server.mode {
         Mode::Nat => NAT,
         Mode::Dr => DIRECT_ROUTING | NO_OUTPUT,
+        Mode::Tunnel => TUNNEL | NO_OUTPUT,
     };
     let flags = match state {
         State::Established => 0,
@@ -201,7 +204,6 @@ mod tests {
         let unsupported = [
             Entry { protocol: 132, ..entry() },
             Entry { flags: 1, ..entry() },
-            Entry { flags: 2, ..entry() },
             Entry { flags: 4, ..entry() },
             Entry { flags: NO_CLIENT_PORT, ..entry() },
             Entry { flags: ONE_PACKET, ..entry() },

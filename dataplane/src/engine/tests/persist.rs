@@ -196,7 +196,7 @@ fn an_explanation_names_the_template() {
     let server = rig.open_wholly("198.51.100.7:40000");
     let explained = |from: &str| {
         let syn = packet(Protocol::Tcp, WAN_MAC, from, VIP, SYN);
-        let explanation = explain(&rig.snapshot, &rig.engine.table, rig.now, WAN, &syn);
+        let explanation = explain(&rig.snapshot, &rig.engine.table, rig.now, WAN, &syn).unwrap();
         (explanation.reason, explanation.afterwards.map(|connection| connection.dest.index()))
     };
     assert_eq!(explained("198.51.100.7:40001"), (Some(crate::scheduler::Reason::Template), Some(server)));

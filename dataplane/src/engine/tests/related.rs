@@ -10,6 +10,7 @@ const OUTSIDE: &str = "203.0.113.1:0";
 const INSIDE: &str = "10.0.0.253:0";
 const UNREACHABLE: u8 = 3;
 const REDIRECT: u8 = 5;
+const TIME_EXCEEDED: u8 = 11;
 
 /// An error of this type from an address to another, that quotes an IP packet.
 fn error(mac: [u8; 6], from: &str, to: &str, kind: u8, quote: &[u8]) -> Vec<u8> {
@@ -72,7 +73,7 @@ fn talk(protocol: Protocol, mode: Mode) -> Talk {
     let sent = packet(protocol, LAN_MAC, server, CLIENT, SYN | ACK);
     let reply = match mode {
         Mode::Nat => forwarded(LAN, sent, Verdict::Forward(WAN)),
-        Mode::Dr => [sent.clone(), sent],
+        Mode::Dr | Mode::Tunnel => [sent.clone(), sent],
     };
     Talk { rig, request, reply }
 }
@@ -100,6 +101,21 @@ fn an_error_about_a_request_reaches_the_client_as_one_about_what_it_has_sent() {
             assert_eq!((rig.connections(), rig.live(1)), before);
         }
     }
+}
+
+/// A receiver that waits in vain for the others says so of the first fragment.
+#[test]
+fn an_error_about_a_first_fragment_reaches_who_has_sent_it() {
+    let Talk { rig, request: [sent, got], .. } = talk(Protocol::Udp, Mode::Nat);
+    let first = |packet: &[u8]| {
+        let mut packet = packet.to_vec();
+        packet[6] = 0x20;
+        mend(&mut packet, 10, 0..20);
+        packet
+    };
+    let mut frame = error(LAN_MAC, SERVER, CLIENT, TIME_EXCEEDED, &first(&got[14..]));
+    assert_eq!(rig.push(LAN, &mut frame), Verdict::Forward(WAN));
+    assert_eq!(message(&frame, VIP, CLIENT)[8..], first(&hop(&sent)));
 }
 
 #[test]

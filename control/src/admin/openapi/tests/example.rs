@@ -93,7 +93,9 @@ impl Backend for Example {
             scheduler: "sh".to_owned(),
             flags: self.list("sh-port".to_owned()),
             mode: "nat".to_owned(),
+            one_packet: true,
             persistence: self.maybe(api::Persistence { timeout: 300, prefix: 32 }),
+            tunnel: self.maybe("ipip".to_owned()),
             withdrawn: self.maybe("rvs stops".to_owned()),
             stats: api::Stats { bytes_in: u64::MAX, ..api::Stats::default() },
             rates: api::Rates::default(),
@@ -275,6 +277,7 @@ impl Backend for Example {
             generation: 1,
             packet: packet.clone(),
             port: explain::Port { name: "wan".to_owned(), why: "as asked".to_owned() },
+            fragment: self.maybe("the first one".to_owned()),
             service: self.maybe(explain::Service {
                 protocol: "tcp".to_owned(),
                 address: "192.0.2.10:80".parse()?,
@@ -293,6 +296,12 @@ impl Backend for Example {
             }),
             afterwards: self.maybe(connection),
             rewritten: self.maybe(packet),
+            tunnel: self.maybe(explain::Tunnel {
+                encapsulation: "ipip".to_owned(),
+                source: "10.0.0.1".parse()?,
+                destination: "10.0.0.11".parse()?,
+                length: 60,
+            }),
             next_hop: Some(explain::NextHop {
                 address: self.maybe("10.0.0.11".parse()?),
                 port: self.maybe("lan".to_owned()),

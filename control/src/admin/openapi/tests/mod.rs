@@ -287,10 +287,13 @@ async fn what_our_client_asks_is_described() {
         flags: None,
         port: None,
         length: None,
+        fragment: None,
+        id: None,
     };
     client.explain(&question).await.unwrap();
     let all = (Some("tcp".to_owned()), Some("SA".to_owned()), Some("a&b=%20 c".to_owned()), Some(1500));
     (question.protocol, question.flags, question.port, question.length) = all;
+    (question.fragment, question.id) = (Some("first".to_owned()), Some(7));
     client.explain(&question).await.unwrap();
     let filter = "host 198.51.100.7 and dropped".to_owned();
     for question in [

@@ -7,7 +7,7 @@ use dataplane::clock::Tick;
 use dataplane::counters::Gauge;
 use dataplane::scheduler::Cursor;
 use dataplane::service::{Mode, Protocol, Scheduler, Timeouts};
-use dataplane::snapshot::{DestSpec, ServiceSpec, Snapshot};
+use dataplane::snapshot::{DestSpec, ServiceSpec, Snapshot, TunnelSpec};
 use dataplane::table::{HashKey, Table};
 
 use super::*;
@@ -54,7 +54,9 @@ fn service(protocol: Protocol, mode: Mode, live: bool, id: u32) -> ServiceSpec {
         timeouts: Timeouts::default(),
         live,
         sloppy_tcp: false,
+        one_packet: false,
         persistence: None,
+        tunnel: TunnelSpec::default(),
         dests: vec![dest],
     }
 }

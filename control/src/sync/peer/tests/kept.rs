@@ -6,7 +6,7 @@ use dataplane::clock::{TICKS_PER_SECOND, Tick};
 use dataplane::counters::Gauge;
 use dataplane::scheduler::Cursor;
 use dataplane::service::{Persistence, Scheduler, Timeouts};
-use dataplane::snapshot::{DestSpec, ServiceSpec, Snapshot};
+use dataplane::snapshot::{DestSpec, ServiceSpec, Snapshot, TunnelSpec};
 use dataplane::table::{Client, DestId, HashKey, Table, Word};
 
 use super::*;
@@ -62,11 +62,13 @@ fn service(protocol: Protocol, id: u32, seconds: u32) -> ServiceSpec {
         timeouts,
         live: true,
         sloppy_tcp: false,
+        one_packet: false,
         persistence: (protocol == Protocol::Tcp).then_some(Persistence {
             seconds,
             prefix: 32,
             expire_quiescent: false,
         }),
+        tunnel: TunnelSpec::default(),
         dests: vec![dest],
     }
 }

@@ -1,0 +1,142 @@
+//! `[service.tunnel]`: how packets get to the real servers of a service whose mode is `tunnel`, as the options `--tun-*` of ipvsadm say it.
+
+use std::net::Ipv4Addr;
+
+use dataplane::service::Mode;
+use dataplane::snapshot::{MssClamp, TunnelSpec};
+use dataplane::wire::tunnel::Encapsulation;
+
+use super::check::{narrow, one_of};
+use super::raw::{Field, Section};
+use super::value;
+
+/// The port of GUE (IANA).
+const GUE_PORT: u16 = 6080;
+
+const ENCAPSULATIONS: [&str; 3] = ["ipip", "gue", "gre"];
+
+/// The tunnel of a service with this mode; of a mode without, the one that nobody asks for.
+pub(super) fn read(service: &Section<'_>, mode: Option<Mode>) -> Option<TunnelSpec> {
+    service.or("tunnel", TunnelSpec::default(), |field| match mode {
+        Some(mode @ (Mode::Nat | Mode::Dr)) => {
+            field.error(format_args!("the mode is {mode}; expected mode = \"tunnel\", or no such table"))
+        }
+        Some(Mode::Tunnel) | None => tunnel(&field.section()?),
+    })
+}
+
+fn tunnel(section: &Section<'_>) -> Option<TunnelSpec> {
+    section.known(&["encapsulation", "port", "checksum", "source", "mss_clamp"]);
+    let encapsulation = section.or("encapsulation", "ipip", |field| {
+        let named = |typed: &str| ENCAPSULATIONS.into_iter().find(|name| *name == typed);
+        one_of("encapsulation", &ENCAPSULATIONS, named, &field)
+    });
+    let port = section.optional("port", |field| match encapsulation {
+        Some(other @ ("ipip" | "gre")) => {
+            field.error(format_args!("{other} has no port; expected encapsulation = \"gue\", or no port"))
+        }
+        _ => narrow(field.integer(1..=65535)),
+    });
+    let checksum = section.or("checksum", false, |field| match (field.boolean()?, encapsulation) {
+        (true, Some("ipip")) => field.error("ipip has no checksum; expected false, or \"gue\" or \"gre\""),
+        (checksum, _) => Some(checksum),
+    });
+    let source = section.optional("source", |field| {
+        field.parse("an IPv4 address, e.g. \"10.0.0.1\"", |typed| match value::endpoint(typed)? {
+            (address, None) => Ok(address),
+            (address, Some(_)) => Err(format!("{address} stands there with a port")),
+        })
+    });
+    let mss_clamp = section.or("mss_clamp", None, |field| mss_clamp(&field));
+    let (port, checksum) = (port?, checksum?);
+    Some(TunnelSpec {
+        encapsulation: match encapsulation? {
+            "gue" => Encapsulation::Gue { port: port.unwrap_or(GUE_PORT), checksum },
+            "gre" => Encapsulation::Gre { checksum },
+            _ => Encapsulation::Ipip,
+        },
+        source: source?.map(|source: Ipv4Addr| source.into()),
+        mss_clamp: mss_clamp?,
+    })
+}
+
+/// `true` or a number. Less than what every host takes without being asked (RFC 9293, 3.7.1) helps nobody.
+fn mss_clamp(field: &Field<'_>) -> Option<Option<MssClamp>> {
+    if field.is_integer() {
+        return Some(Some(MssClamp::To(narrow(field.integer(536..=8960))?)));
+    }
+    Some(field.boolean()?.then_some(MssClamp::Fit))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn read(tunnel: &str, mode: &str) -> Result<TunnelSpec, String> {
+        let text = format!(
+            "[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n\
+             [[service]]\naddress = \"192.0.2.10:80\"\nmode = {mode:?}\n{tunnel}\n"
+        );
+        let config = crate::config::parse(Path::new("f"), text.into()).map_err(|error| error.to_string())?;
+        Ok(config.services[0].tunnel)
+    }
+
+    #[test]
+    fn what_is_left_out() {
+        assert_eq!(read("", "tunnel"), Ok(TunnelSpec::default()));
+        assert_eq!(TunnelSpec::default().encapsulation, Encapsulation::Ipip);
+        let encapsulation = |text| read(text, "tunnel").unwrap().encapsulation;
+        assert_eq!(
+            encapsulation("tunnel = { encapsulation = \"gue\" }"),
+            Encapsulation::Gue { port: 6080, checksum: false }
+        );
+        assert_eq!(
+            encapsulation("tunnel = { encapsulation = \"gre\" }"),
+            Encapsulation::Gre { checksum: false }
+        );
+    }
+
+    #[test]
+    fn all_of_it() {
+        let text = "[service.tunnel]\nencapsulation = \"gue\"\nport = 5555\nchecksum = true\nsource = \"10.0.0.1\"\nmss_clamp = 1300";
+        let expected = TunnelSpec {
+            encapsulation: Encapsulation::Gue { port: 5555, checksum: true },
+            source: Some(0x0A00_0001),
+            mss_clamp: Some(MssClamp::To(1300)),
+        };
+        assert_eq!(read(text, "tunnel"), Ok(expected));
+        let clamp = |text| read(text, "tunnel").unwrap().mss_clamp;
+        assert_eq!(clamp("tunnel = { mss_clamp = true }"), Some(MssClamp::Fit));
+        assert_eq!(clamp("tunnel = { mss_clamp = false }"), None);
+    }
+
+    #[test]
+    fn what_does_not_belong_together() {
+        for (tunnel, mode, expected) in [
+            ("tunnel = {}", "nat", "the mode is nat; expected mode = \"tunnel\", or no such table"),
+            (
+                "tunnel = { port = 6080 }",
+                "tunnel",
+                "ipip has no port; expected encapsulation = \"gue\", or no port",
+            ),
+            ("tunnel = { encapsulation = \"gre\", port = 1 }", "tunnel", "gre has no port"),
+            ("tunnel = { checksum = true }", "tunnel", "ipip has no checksum"),
+            ("tunnel = { encapsulation = \"vxlan\" }", "tunnel", "expected one of ipip, gue, gre"),
+            (
+                "tunnel = { encapsulation = \"gue\", port = 0 }",
+                "tunnel",
+                "expected an integer from 1 to 65535",
+            ),
+            ("tunnel = { source = \"10.0.0.1:80\" }", "tunnel", "10.0.0.1 stands there with a port"),
+            ("tunnel = { mss_clamp = 100 }", "tunnel", "expected an integer from 536 to 8960"),
+            ("tunnel = { mss_clamp = \"fit\" }", "tunnel", "expected true or false"),
+            ("[[service.server]]\naddress = \"10.0.0.11:81\"", "tunnel", "a tunnel cannot change the port"),
+            ("sorry_server = \"10.0.0.11:81\"", "tunnel", "port 81 is not the service's"),
+        ] {
+            let error = read(tunnel, mode).unwrap_err();
+            assert!(error.contains(expected), "{tunnel}: {error}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Fragments: the first as a packet of its connection, the others after it ([`crate::fragments`]).
+//!
+//! They leave the burst in stage 1, as all that is odd. The first fragment goes through the other stages alone, and what becomes of
+//! it is noted; of the others the note is asked. One that finds none waits, and is asked for again when the first has come here
+//! ([`Engine::settle`]), and now and then, since it may have come to another worker.
+
+use std::cell::Cell;
+
+use super::classify::classify;
+use super::packet::{Direction, Packet, Piece};
+use super::resolve::Path;
+use super::rewrite::rewrite;
+use super::{BURST, Engine, Frame, Verdict};
+use crate::clock::Tick;
+use crate::counters::{Drop, Punt};
+use crate::fib::PortIndex;
+use crate::fragments::{Datagram, Fate, Flow, Note, ROOM, Tag, Waiting};
+use crate::service::Protocol;
+use crate::snapshot::{Dest, Snapshot};
+use crate::table::Client;
+use crate::wire::ethernet;
+use crate::wire::ipv4::Ipv4;
+use crate::wire::transport::{Transport, header_length};
+
+/// Places that are looked at after a round in which packets have come: a fraction of what it takes to forward a burst.
+const BESIDE_WORK: usize = 16;
+
+/// The packet that a fragment is, from its IP header on; why it is none, if so.
+pub(super) fn parse(packet: &[u8], ip: &Ipv4, protocol: Protocol) -> Result<Packet, Drop> {
+    let data = &packet[ip.header_length..usize::from(ip.total_length)];
+    let end = ip.header_length + usize::from(ip.offset) + data.len();
+    if ip.more_fragments && !data.len().is_multiple_of(8) || end > usize::from(u16::MAX) {
+        return Err(Drop::BadFragment);
+    }
+    if ip.offset > 0 {
+        // The first has the whole header, so this one would be written over it.
+        if usize::from(ip.offset) < header_length(protocol) {
+            return Err(Drop::FragmentTiny);
+        }
+        let none = Transport { source: 0, destination: 0, flags: 0 };
+        return Ok(Packet { piece: Piece::Later, ..Packet::new(ip, protocol, none) });
+    }
+    if data.len() < header_length(protocol) {
+        return Err(Drop::FragmentTiny);
+    }
+    // The lengths in its header are the datagram's.
+    let transport =
+        Transport::parse(protocol, data, usize::from(u16::MAX)).ok_or(Drop::BadTransportHeader)?;
+    Ok(Packet { piece: Piece::First, ..Packet::new(ip, protocol, transport) })
+}
+
+/// What becomes of a fragment.
+pub(super) fn follow(path: &Path<'_>, frame: &mut impl Frame, packet: Packet) -> Verdict {
+    let Some(tag) = tag(path.engine, frame) else { return Verdict::Drop(Drop::BadIpHeader) };
+    if packet.piece == Piece::Later {
+        later(path, frame, packet, tag)
+    } else {
+        first(path, frame, packet, tag)
+    }
+}
+
+/// The tag of a fragment's datagram; there is one of whatever [`parse`] takes for a fragment.
+pub(super) fn tag(engine: &Engine, frame: &impl Frame) -> Option<Tag> {
+    let ip = Ipv4::parse(frame.bytes().get(ethernet::HEADER..)?).ok()?;
+    let Ipv4 { source, destination, protocol, identification, .. } = ip;
+    Some(engine.table.fragments().tag(&Datagram { source, destination, protocol, identification }))
+}
+
+/// A first fragment: 1. whose is it? 2. unless it contradicts one that has come just now, it goes there, and 3. that is noted.
+fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) -> Verdict {
+    let notes = path.engine.table.fragments();
+    let flow = match notes.find(tag, path.now) {
+        Some(Note { fate: Fate::With(flow), is_young: true }) => Some(flow),
+        _ => None,
+    };
+    // 1.
+    let classified = classify(&mut packet, path.snapshot, &path.engine.table);
+    let has_other_ports = flow.is_some_and(|flow| match classified {
+        Ok(()) => !is_of(path.snapshot, &packet, flow),
+        Err(verdict) => matches!(verdict, Verdict::Punt(_)),
+    });
+    if has_other_ports {
+        return Verdict::Drop(Drop::FragmentOverlap);
+    }
+    // 2.
+    let (verdict, fate) = match classified.and_then(|()| path.find_or_begin(&packet)) {
+        Ok(dest) => {
+            let flow = Flow { dest: dest.id, client_port: packet.client.socket().port() };
+            let verdict = rewrite(path, &packet, dest, frame);
+            (verdict, if matches!(verdict, Verdict::Drop(_)) { Fate::Nowhere } else { Fate::With(flow) })
+        }
+        Err(verdict @ Verdict::Punt(_)) => (verdict, Fate::Linux),
+        Err(verdict) => (verdict, Fate::Nowhere),
+    };
+    // 3. A copy of the first, however it came about, changes nothing.
+    if flow.is_none() {
+        notes.leave(tag, path.now, fate);
+    }
+    path.engine.begun.add(tag);
+    verdict
+}
+
+/// Whether a packet that has been classified is one of this flow, whose addresses it has.
+fn is_of(snapshot: &Snapshot, packet: &Packet, flow: Flow) -> bool {
+    let Some(dest) = snapshot.dest(flow.dest) else { return false };
+    packet.client.socket().port() == flow.client_port
+        && match packet.direction {
+            Direction::In => dest.service == packet.owner,
+            Direction::Out => dest.endpoint == Some(packet.owner),
+        }
+}
+
+/// A later fragment: it follows the first, or waits for it.
+fn later(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) -> Verdict {
+    let flow = match path.engine.table.fragments().find(tag, path.now).map(|note| note.fate) {
+        Some(Fate::With(flow)) => flow,
+        Some(Fate::Linux) => return Verdict::Punt(Punt::Fragment),
+        Some(Fate::Nowhere) => return Verdict::Drop(Drop::FragmentOrphan),
+        None => return Verdict::Hold,
+    };
+    // Removed; or it is of the next snapshot, which another worker has already.
+    let Some(dest) = path.snapshot.dest(flow.dest) else { return Verdict::Hold };
+    let Some(direction) = direction(&packet, dest) else { return Verdict::Drop(Drop::FragmentOrphan) };
+    if packet.ttl <= 1 {
+        return Verdict::Drop(Drop::TtlExpired);
+    }
+    let client = if direction == Direction::In { packet.source } else { packet.destination };
+    (packet.direction, packet.client) = (direction, Client::new(client, flow.client_port));
+    rewrite(path, &packet, dest, frame)
+}
+
+/// Which way a packet with these addresses goes; none if the note is of another server, which has had the id before.
+fn direction(packet: &Packet, dest: &Dest) -> Option<Direction> {
+    if packet.destination == dest.virtual_address {
+        Some(Direction::In)
+    } else {
+        (dest.endpoint.is_some() && packet.source == dest.address).then_some(Direction::Out)
+    }
+}
+
+impl Engine {
+    /// Has a fragment wait that came in on a port, and got the verdict [`Verdict::Hold`]. The answer is the one that has to go for it,
+    /// if one has, and the reason.
+    pub fn hold<F: Frame>(
+        &self,
+        waiting: &mut Waiting<F>,
+        now: Tick,
+        port: PortIndex,
+        frame: F,
+    ) -> Option<(F, Drop)> {
+        let Some(tag) = tag(self, &frame) else { return Some((frame, Drop::BadIpHeader)) };
+        self.counters.held.add(1);
+        waiting.hold(tag, now, port, frame).map(|frame| (frame, Drop::FragmentNoRoom))
+    }
+
+    /// Asks again about fragments that wait: those whose first was in the last burst here, and others in turn, whose first may
+    /// have come to another worker: all of them, or a few if there is other work. `done` gets those that wait no more, with the port
+    /// that they came in on, rewritten if they are forwarded.
+    pub fn settle<F: Frame>(
+        &self,
+        snapshot: &Snapshot,
+        now: Tick,
+        waiting: &mut Waiting<F>,
+        is_busy: bool,
+        mut done: impl FnMut(PortIndex, F, Verdict),
+    ) {
+        let path = Path { engine: self, snapshot, now };
+        let mut ask = |port, mut frame: F, is_over: bool| {
+            let verdict =
+                if is_over { Verdict::Drop(Drop::FragmentExpired) } else { again(&path, &mut frame) };
+            if verdict == Verdict::Hold {
+                return Some(frame);
+            }
+            done(port, frame, verdict);
+            None
+        };
+        self.begun.tags().for_each(|tag| waiting.of(tag, now, &mut ask));
+        self.begun.clear();
+        waiting.some(if is_busy { BESIDE_WORK } else { ROOM }, now, &mut ask);
+    }
+}
+
+/// Datagrams whose first fragment was in a burst.
+pub(super) struct Begun {
+    tags: [Cell<Tag>; BURST],
+    count: Cell<usize>,
+}
+
+impl Default for Begun {
+    fn default() -> Self {
+        Begun { tags: [const { Cell::new(Tag::NONE) }; BURST], count: Cell::new(0) }
+    }
+}
+
+impl Begun {
+    /// Forgets those of the burst before.
+    #[inline(always)]
+    pub fn clear(&self) {
+        self.count.set(0);
+    }
+
+    fn add(&self, tag: Tag) {
+        if let Some(place) = self.tags.get(self.count.get()) {
+            place.set(tag);
+            self.count.set(self.count.get() + 1);
+        }
+    }
+
+    fn tags(&self) -> impl Iterator<Item = Tag> {
+        self.tags[..self.count.get()].iter().map(Cell::get)
+    }
+}
+
+/// Asks again about a later fragment.
+fn again(path: &Path<'_>, frame: &mut impl Frame) -> Verdict {
+    let parsed = frame.bytes().get(ethernet::HEADER..).and_then(|packet| {
+        let ip = Ipv4::parse(packet).ok()?;
+        parse(packet, &ip, Protocol::from_number(ip.protocol)?).ok()
+    });
+    match parsed {
+        Some(packet) => follow(path, frame, packet),
+        // It was well formed when it came.
+        None => Verdict::Drop(Drop::BadFragment),
+    }
+}

@@ -1,0 +1,406 @@
+//! Packets for real servers in other packets, and errors about those.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::tell;
+use crate::snapshot::MssClamp;
+use crate::wire::tunnel::Encapsulation;
+
+/// The router's own address, which outer packets are from.
+const OWN: u32 = 0x0A00_00FE;
+const SERVER: u32 = 0x0A00_0001;
+/// A router between it and the server.
+const BETWEEN: [u8; 4] = [10, 0, 0, 253];
+
+const ALL: [Encapsulation; 5] = [
+    Encapsulation::Ipip,
+    Encapsulation::Gre { checksum: false },
+    Encapsulation::Gre { checksum: true },
+    Encapsulation::Gue { port: 6080, checksum: false },
+    Encapsulation::Gue { port: 5555, checksum: true },
+];
+
+fn rig(protocol: Protocol, encapsulation: Encapsulation, mss_clamp: Option<MssClamp>) -> Rig {
+    let mut rig = Rig::new(protocol, Mode::Tunnel, &[1]);
+    rig.spec.tunnel = TunnelSpec { encapsulation, source: Some(OWN), mss_clamp };
+    rig.publish();
+    rig
+}
+
+/// What a real server finds in a frame: a decapsulator of its own, from the RFCs, that refuses what is wrong in any header.
+fn taken_out(frame: &[u8], encapsulation: Encapsulation) -> Vec<u8> {
+    let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    assert_eq!((&frame[..12], word(12)), (&[server_mac(1), LAN_MAC].concat()[..], 0x0800));
+    assert_eq!((frame[14], frame[22], checksum::sum(&frame[14..34])), (0x45, 64, 0xFFFF));
+    assert_eq!(frame[26..34], [OWN.to_be_bytes(), SERVER.to_be_bytes()].concat());
+    let end = 14 + usize::from(word(16));
+    let inside = match (frame[23], encapsulation) {
+        (4, Encapsulation::Ipip) => 34,
+        (47, Encapsulation::Gre { checksum: false }) => {
+            assert_eq!((word(34), word(36)), (0, 0x0800));
+            38
+        }
+        (47, Encapsulation::Gre { checksum: true }) => {
+            assert_eq!((word(34), word(36), word(40)), (0x8000, 0x0800, 0));
+            assert_eq!(checksum::sum(&frame[34..end]), 0xFFFF);
+            42
+        }
+        (17, Encapsulation::Gue { port, checksum }) => {
+            assert!(word(34) >= 0xC000 && word(36) == port && usize::from(word(38)) == end - 34);
+            assert_eq!(frame[42..46], [0, 4, 0, 0]);
+            if checksum {
+                let pseudo = [&frame[26..34], &[0, 17], &frame[38..40], &frame[34..end]].concat();
+                assert_eq!(checksum::sum(&pseudo), 0xFFFF);
+            } else {
+                assert_eq!(word(40), 0);
+            }
+            46
+        }
+        other => panic!("{other:?}"),
+    };
+    // Class and ECN, and whether there may be fragments: as inside.
+    assert_eq!((frame[15], word(20)), (frame[inside + 1], word(inside + 6) & 0x4000));
+    frame[inside..end].to_vec()
+}
+
+/// The IP packet of a frame, one hop later.
+fn hop(frame: &[u8]) -> Vec<u8> {
+    let mut packet = frame[14..].to_vec();
+    packet[8] -= 1;
+    packet[10..12].fill(0);
+    let sum = !checksum::sum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+/// A SYN with an MSS of 1460.
+fn syn_with_mss() -> Vec<u8> {
+    let mut frame = from_client(SYN);
+    frame.truncate(54);
+    frame.extend([2, 4, 0x05, 0xB4]);
+    frame[46] = 6 << 4;
+    frame[16..18].copy_from_slice(&44_u16.to_be_bytes());
+    mend(&mut frame);
+    frame
+}
+
+/// Makes the sums of a TCP packet without IP options right.
+fn mend(frame: &mut [u8]) {
+    let length = (frame.len() - 34) as u16;
+    frame[24..26].fill(0);
+    let sum = !checksum::sum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame[50..52].fill(0);
+    let pseudo = [&frame[26..34], &[0, 6], &length.to_be_bytes(), &frame[34..]].concat();
+    let sum = !checksum::sum(&pseudo);
+    frame[50..52].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// An established connection's packet of so many bytes, and that "don't fragment".
+fn segment(length: usize, dont_fragment: bool) -> Vec<u8> {
+    let mut frame = from_client(ACK);
+    frame.resize(14 + length, 0x5A);
+    frame[16..18].copy_from_slice(&(length as u16).to_be_bytes());
+    frame[20] = if dont_fragment { 0x40 } else { 0 };
+    mend(&mut frame);
+    frame
+}
+
+#[test]
+fn the_packet_inside_is_the_clients_with_one_hop_less() {
+    for encapsulation in ALL {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let rig = rig(protocol, encapsulation, None);
+            for flags in [SYN, ACK, ACK, FIN | ACK] {
+                let mut frame = packet(protocol, WAN_MAC, CLIENT, VIP, flags);
+                let expected = hop(&frame);
+                assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
+                assert_eq!(taken_out(&frame, encapsulation), expected, "{encapsulation}");
+            }
+            let traffic = rig.spec.dests[0].traffic[0].get();
+            let length = if protocol == Protocol::Tcp { 47 } else { 35 };
+            assert_eq!((traffic.connections, traffic.packets_in, traffic.bytes_in), (1, 4, 4 * length));
+            assert_eq!(rig.engine.counters.traffic.get(), traffic);
+        }
+    }
+}
+
+#[test]
+fn states_are_followed_as_with_direct_routing() {
+    let rig = rig(Protocol::Tcp, Encapsulation::Ipip, None);
+    for (flags, state, live) in [
+        (SYN, State::SynRecv, (1, 0)),
+        (ACK, State::Established, (1, 0)),
+        (FIN | ACK, State::FinWait, (0, 1)),
+        (ACK, State::FinWait, (0, 1)),
+    ] {
+        assert_eq!(rig.push(WAN, &mut from_client(flags)), Verdict::Forward(LAN));
+        assert_eq!((rig.connections()[0].2, rig.live(1)), (state, live));
+    }
+    // What the server itself sends is none of the service's.
+    assert_eq!(
+        rig.push(LAN, &mut packet(Protocol::Tcp, LAN_MAC, "10.0.0.1:80", CLIENT, ACK)),
+        Verdict::Punt(Punt::NoService)
+    );
+}
+
+#[test]
+fn the_routers_own_address_is_on_the_way_or_there_is_none() {
+    let mut rig = rig(Protocol::Tcp, Encapsulation::Ipip, None);
+    rig.spec.tunnel.source = None;
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Drop(Drop::NoServer), "no address, no way");
+    let vip = u32::from(*socket(VIP).ip());
+    let fib = rig.snapshot.fib.clone().with_own([(LAN, vip, 0), (LAN, OWN, 24)]);
+    rig.snapshot = Snapshot::new(9, rig.snapshot.ports.clone(), std::slice::from_ref(&rig.spec), [], fib);
+    let mut frame = from_client(SYN);
+    assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
+    taken_out(&frame, Encapsulation::Ipip);
+}
+
+#[test]
+fn a_server_whose_mac_is_lost_is_sent_to_by_linux() {
+    let mut rig = rig(Protocol::Tcp, Encapsulation::Ipip, None);
+    rig.push(WAN, &mut from_client(SYN));
+    let routes = [Route { prefix: 0x0A00_0000, length: 24, via: Via::OnLink(LAN) }];
+    let fib = Fib::new(routes, []);
+    rig.snapshot = Snapshot::new(9, rig.snapshot.ports.clone(), std::slice::from_ref(&rig.spec), [], fib);
+    let mut frame = from_client(ACK);
+    let expected = hop(&frame);
+    assert_eq!(rig.push(WAN, &mut frame), Verdict::Punt(Punt::Unresolved));
+    assert_eq!(frame[..14], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0]);
+    assert_eq!(frame[34..], expected);
+}
+
+#[test]
+fn the_mss_of_a_syn_is_lowered_to_what_fits() {
+    for (encapsulation, clamp, expected) in [
+        (Encapsulation::Ipip, Some(MssClamp::Fit), 1440),
+        (Encapsulation::Gue { port: 6080, checksum: true }, Some(MssClamp::Fit), 1428),
+        (Encapsulation::Ipip, Some(MssClamp::To(1300)), 1300),
+        (Encapsulation::Ipip, Some(MssClamp::To(1461)), 1460),
+        (Encapsulation::Ipip, None, 1460),
+    ] {
+        let rig = rig(Protocol::Tcp, encapsulation, clamp);
+        let mut frame = syn_with_mss();
+        let mut lowered = frame.clone();
+        lowered[56..58].copy_from_slice(&u16::to_be_bytes(expected));
+        mend(&mut lowered);
+        assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
+        assert_eq!(taken_out(&frame, encapsulation), hop(&lowered), "{clamp:?}");
+        // Of anything else it is not.
+        let mut frame = segment(60, true);
+        frame[46] = 6 << 4;
+        frame[54..58].copy_from_slice(&[2, 4, 0x05, 0xB4]);
+        mend(&mut frame);
+        let expected = hop(&frame);
+        assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
+        assert_eq!(taken_out(&frame, encapsulation), expected);
+    }
+}
+
+#[test]
+fn what_is_too_long_with_the_headers_is_told_what_would_fit() {
+    for encapsulation in ALL {
+        let rig = rig(Protocol::Tcp, encapsulation, None);
+        rig.push(WAN, &mut from_client(SYN));
+        let fits = 1500 - usize::from(encapsulation.overhead());
+        for known in [SYN, ACK] {
+            // On the long way at first, then on the short one.
+            assert_eq!(rig.push(WAN, &mut from_client(known)), Verdict::Forward(LAN));
+            assert_eq!(rig.push(WAN, &mut segment(fits, true)), Verdict::Forward(LAN));
+            let long = segment(fits + 1, true);
+            let mut frame = long.clone();
+            assert_eq!(rig.push(WAN, &mut frame), Verdict::Drop(Drop::TooBig));
+            assert_eq!(frame, long, "it is told as it came");
+            let error =
+                tell::error(&rig.engine.table, &rig.snapshot, rig.now, Drop::TooBig, &frame[14..]).unwrap();
+            assert_eq!(error[20..22], [3, 4]);
+            assert_eq!(usize::from(u16::from_be_bytes([error[26], error[27]])), fits, "{encapsulation}");
+        }
+        assert_eq!(rig.push(WAN, &mut segment(65_520, true)), Verdict::Drop(Drop::TooBig));
+    }
+}
+
+#[test]
+fn what_may_be_fragmented_is_outside() {
+    for encapsulation in ALL {
+        let rig = rig(Protocol::Tcp, encapsulation, None);
+        rig.push(WAN, &mut from_client(SYN));
+        let mut frame = segment(1500, false);
+        let expected = hop(&frame);
+        assert_eq!(rig.push(WAN, &mut frame), Verdict::Punt(Punt::ToFragment));
+        let parts = fragments(&rig.snapshot, &frame[14..]);
+        assert_eq!(parts.len(), 2);
+        // Put together again it is what would have been sent where there is room.
+        let payload = [&parts[0][20..], &parts[1][20..]].concat();
+        let macs = [server_mac(1), LAN_MAC].concat();
+        let whole = [&macs[..], &[8, 0], &frame[14..34], &payload].concat();
+        assert_eq!(taken_out(&whole, encapsulation), expected);
+        assert_eq!(fragments(&rig.snapshot, &segment(1500, true)[14..]), Vec::<Vec<u8>>::new());
+    }
+}
+
+/// An ICMP error from between here and the server, about this much of an outer packet.
+fn error_about(kind: [u8; 2], mtu: u16, quote: &[u8]) -> Vec<u8> {
+    let mut frame =
+        [&LAN_MAC[..], &server_mac(1), &[8, 0, 0x45, 0], &(28 + quote.len() as u16).to_be_bytes()].concat();
+    frame.extend([0, 9, 0, 0, 60, 1, 0, 0]);
+    frame.extend([BETWEEN, OWN.to_be_bytes()].concat());
+    let sum = !checksum::sum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame.extend([kind[0], kind[1], 0, 0, 0, 0]);
+    frame.extend(mtu.to_be_bytes());
+    frame.extend(quote);
+    let sum = !checksum::sum(&frame[34..]);
+    frame[36..38].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// What a client is told: type and code, MTU, and its packet, as far as it is quoted.
+fn told(rig: &Rig, mut frame: Vec<u8>) -> Option<([u8; 2], u16, Vec<u8>)> {
+    let before = frame.clone();
+    match rig.push(LAN, &mut frame) {
+        Verdict::Punt(Punt::Icmp) => return None,
+        verdict => assert_eq!(verdict, Verdict::Punt(Punt::TunnelError)),
+    }
+    assert_eq!(frame, before, "control has to read it");
+    let error = tunnel_errors::error(&rig.engine.table, &rig.snapshot, rig.now, &frame[14..]).unwrap();
+    assert_eq!((checksum::sum(&error[..20]), checksum::sum(&error[20..])), (0xFFFF, 0xFFFF));
+    assert_eq!(error[12..20], [&[0; 4][..], &socket(CLIENT).ip().octets()].concat());
+    let mtu = u16::from_be_bytes([error[26], error[27]]);
+    Some(([error[20], error[21]], mtu, error[28..].to_vec()))
+}
+
+#[test]
+fn an_error_about_the_outer_packet_is_told_as_one_about_the_clients() {
+    for encapsulation in ALL {
+        let rig = rig(Protocol::Tcp, encapsulation, None);
+        rig.push(WAN, &mut from_client(SYN));
+        let sent = segment(1000, true);
+        let mut outer = sent.clone();
+        rig.push(WAN, &mut outer);
+        let overhead = usize::from(encapsulation.overhead());
+        let (inside, before) = (hop(&sent), (rig.connections(), rig.live(1)));
+        for length in [overhead + 28, 548, outer.len() - 14] {
+            let quote = &outer[14..14 + length];
+            let expected = &inside[..(length - overhead).min(548)];
+            let told = |kind, mtu| told(&rig, error_about(kind, mtu, quote));
+            assert_eq!(
+                told([3, 4], 900),
+                Some(([3, 4], 900 - overhead as u16, expected.to_vec())),
+                "{encapsulation}"
+            );
+            assert_eq!(told([3, 4], 0), Some(([3, 4], 576 - overhead as u16, expected.to_vec())));
+            assert_eq!(told([3, 4], 30), Some(([3, 4], 68, expected.to_vec())));
+            for (kind, becomes) in [
+                ([3, 0], [3, 0]),
+                ([3, 1], [3, 1]),
+                ([3, 2], [3, 1]),
+                ([3, 3], [3, 1]),
+                ([3, 13], [3, 1]),
+                ([11, 0], [3, 1]),
+            ] {
+                assert_eq!(told(kind, 0), Some((becomes, 0, expected.to_vec())), "{kind:?}");
+            }
+            for kind in [[3, 5], [4, 0], [5, 1], [11, 1], [12, 0], [0, 0], [8, 0]] {
+                assert_eq!(told(kind, 0), None, "{kind:?} is nothing to the client");
+            }
+        }
+        assert_eq!((rig.connections(), rig.live(1)), before, "an error changes nothing");
+        let short = &outer[14..14 + overhead + 27];
+        assert_eq!(told(&rig, error_about([3, 4], 900, short)), None, "too little is quoted to tell");
+    }
+}
+
+#[test]
+fn a_forged_error_is_told_to_nobody() {
+    let gue = Encapsulation::Gue { port: 6080, checksum: false };
+    let mut rig = rig(Protocol::Tcp, gue, None);
+    rig.push(WAN, &mut from_client(SYN));
+    let mut outer = segment(200, true);
+    rig.push(WAN, &mut outer);
+    let good = outer[14..].to_vec();
+    let about = |rig: &Rig, quote: &[u8]| told(rig, error_about([3, 4], 900, quote)).is_some();
+    assert!(about(&rig, &good));
+    for (at, what) in [
+        (9, "the protocol"),
+        (15, "the router"),
+        (19, "the server"),
+        (23, "the port"),
+        (29, "what is inside"),
+        (32 + 15, "the client"),
+        (32 + 19, "the service"),
+        (32 + 21, "the client's port"),
+        (32 + 23, "the service's port"),
+    ] {
+        let mut quote = good.clone();
+        quote[at] ^= 1;
+        assert!(!about(&rig, &quote), "{what} is another one");
+    }
+    let mut damaged = error_about([3, 4], 900, &good);
+    damaged[60] ^= 1;
+    assert_eq!(told(&rig, damaged), None);
+    rig.wait(1000);
+    assert!(!about(&rig, &good), "its connection is over");
+}
+
+#[test]
+fn an_error_about_a_reply_goes_to_the_server_through_the_tunnel() {
+    for encapsulation in ALL {
+        let rig = rig(Protocol::Tcp, encapsulation, None);
+        rig.push(WAN, &mut from_client(SYN));
+        let reply = packet(Protocol::Tcp, LAN_MAC, VIP, CLIENT, SYN | ACK);
+        let mut frame = error_about([3, 4], 1400, &reply[14..]);
+        frame[..6].copy_from_slice(&WAN_MAC);
+        frame[30..34].copy_from_slice(&socket(VIP).ip().octets());
+        frame[24..26].fill(0);
+        let sum = !checksum::sum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        let expected = hop(&frame);
+        assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
+        assert_eq!(taken_out(&frame, encapsulation), expected, "{encapsulation}");
+    }
+}
+
+proptest! {
+    /// Whatever the client's header says, it arrives, and the outer one says the same where it should.
+    #[test]
+    fn any_header_arrives(
+        which in 0..ALL.len(), class in any::<u8>(), id in any::<u16>(), dont_fragment in any::<bool>(), ttl in 2u8..,
+        payload in prop::collection::vec(any::<u8>(), 0..1400), options in any::<bool>(), established in any::<bool>(),
+    ) {
+        let encapsulation = ALL[which];
+        let rig = rig(Protocol::Tcp, encapsulation, None);
+        rig.push(WAN, &mut from_client(SYN));
+        if established {
+            rig.push(WAN, &mut from_client(ACK));
+        }
+        let mut frame = from_client(ACK);
+        frame.truncate(54);
+        frame.extend(&payload);
+        frame[15] = class;
+        frame[16..18].copy_from_slice(&(40 + payload.len() as u16).to_be_bytes());
+        frame[18..20].copy_from_slice(&id.to_be_bytes());
+        frame[20] = if dont_fragment { 0x40 } else { 0 };
+        frame[22] = ttl;
+        mend(&mut frame);
+        if options {
+            frame.splice(34..34, [1, 1, 1, 0]);
+            frame[14] = 0x46;
+            frame[16..18].copy_from_slice(&(44 + payload.len() as u16).to_be_bytes());
+            frame[24..26].fill(0);
+            let sum = !checksum::sum(&frame[14..38]);
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        }
+        let mut expected = frame[14..].to_vec();
+        let header = if options { 24 } else { 20 };
+        expected[8] -= 1;
+        expected[10..12].fill(0);
+        let sum = !checksum::sum(&expected[..header]);
+        expected[10..12].copy_from_slice(&sum.to_be_bytes());
+        prop_assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
+        prop_assert_eq!(taken_out(&frame, encapsulation), expected);
+    }
+}

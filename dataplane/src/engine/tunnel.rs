@@ -1,0 +1,111 @@
+//! Stage 5 for tunnels: the packet goes into another one to the real server.
+//!
+//! What comes out is the client's packet with one hop less, behind outer headers ([`Encapsulation`](crate::wire::tunnel::Encapsulation)).
+//! Everything that may be said against it is found out before anything is written: what is dropped is told as it came.
+//!
+//! A packet that is too long for the way with the headers around it is dropped, and its sender told the MTU that remains, if it must not
+//! be fragmented. Else the outer packet may be, too, as in Linux IPVS: Linux sends the fragments ([`split`](super::split)).
+
+use super::packet::{Direction, Packet};
+use super::resolve::Path;
+use super::rewrite::{Hop, next_hop};
+use super::{Frame, Verdict};
+use crate::counters::{Drop, Punt};
+use crate::fib::PortIndex;
+use crate::service::Protocol;
+use crate::snapshot::{Dest, Tunnel};
+use crate::table::Client;
+use crate::wire::transport::SYN;
+use crate::wire::{ethernet, ipv4, mss};
+
+/// Puts a packet of a connection with this dest into its tunnel, counts it, and says where it goes.
+pub(super) fn send(
+    path: &Path<'_>,
+    packet: &Packet,
+    dest: &Dest,
+    tunnel: &Tunnel,
+    frame: &mut impl Frame,
+) -> Verdict {
+    let begins = packet.protocol == Protocol::Tcp && packet.flags & SYN != 0;
+    let segment_at = begins.then(|| usize::from(packet.transport) - ethernet::HEADER);
+    let verdict = encapsulate(path, dest, tunnel, packet.client, segment_at, frame);
+    if !matches!(verdict, Verdict::Drop(_)) {
+        path.count(dest, Direction::In, packet.length);
+    }
+    verdict
+}
+
+/// The port that a plain packet of an undisturbed connection goes out of, once `renew` has noted that it was seen: the end of the short
+/// way for tunnels. `None`, and nothing is changed, if there is something to say about it.
+#[inline(never)]
+pub(super) fn pass(
+    path: &Path<'_>,
+    packet: &Packet,
+    frame: &mut impl Frame,
+    renew: impl FnOnce() -> Option<()>,
+) -> Option<PortIndex> {
+    let dest = path.snapshot.dest_of(packet.word)?;
+    let tunnel = dest.tunnel.as_ref()?;
+    let length = packet.length.checked_add(tunnel.encapsulation.overhead())?;
+    let Hop { verdict: Verdict::Forward(port), .. } = next_hop(path, dest, Direction::In, length, 0).ok()?
+    else {
+        return None;
+    };
+    renew()?;
+    // What is left to go wrong is a device's headroom; the long way says so.
+    let verdict = encapsulate(path, dest, tunnel, packet.client, None, frame);
+    if verdict != Verdict::Forward(port) {
+        return None;
+    }
+    path.count(dest, Direction::In, packet.length);
+    Some(port)
+}
+
+/// Puts the IPv4 packet of a frame, which has been parsed, into the tunnel to its server, and says where it goes. `segment_at` is where
+/// the TCP header is in a SYN.
+pub(super) fn encapsulate(
+    path: &Path<'_>,
+    dest: &Dest,
+    tunnel: &Tunnel,
+    client: Client,
+    segment_at: Option<usize>,
+    frame: &mut impl Frame,
+) -> Verdict {
+    let header = frame.bytes().get(ethernet::HEADER..).and_then(|packet| packet.first_chunk());
+    let Some((length, dont_fragment)) = header.map(ipv4::extent) else {
+        return Verdict::Drop(Drop::BadIpHeader);
+    };
+    let overhead = tunnel.encapsulation.overhead();
+    let Some(outer_length) = length.checked_add(overhead) else { return Verdict::Drop(Drop::TooBig) };
+    let Hop { verdict, addresses } = match next_hop(path, dest, Direction::In, outer_length, 0) {
+        Ok(hop) => hop,
+        Err(Verdict::Drop(Drop::TooBig)) if !dont_fragment => {
+            Hop { verdict: Verdict::Punt(Punt::ToFragment), addresses: None }
+        }
+        Err(verdict) => return verdict,
+    };
+    if !frame.prepend(usize::from(overhead)) {
+        return Verdict::Drop(Drop::NoHeadroom);
+    }
+    let parts = frame.bytes_mut().split_first_chunk_mut::<{ ethernet::HEADER }>();
+    let parts =
+        parts.and_then(|(ethernet, rest)| Some((ethernet, rest.get_mut(..usize::from(outer_length))?)));
+    let Some((ethernet, outer)) = parts else { return Verdict::Drop(Drop::BadIpHeader) };
+    // Of a packet that Linux sends the addresses are Linux' affair.
+    *ethernet = ethernet::around_ipv4(&addresses.unwrap_or_default());
+    let inside = &mut outer[usize::from(overhead)..];
+    if let Some(header) = inside.first_chunk_mut() {
+        ipv4::decrement_ttl(header);
+    }
+    if let (Some(limit), Some(segment)) = (tunnel.mss, segment_at.and_then(|at| inside.get_mut(at..))) {
+        mss::clamp(segment, limit);
+    }
+    tunnel.encapsulation.wrap(outer, tunnel.source, dest.address, who(client));
+    verdict
+}
+
+/// Sixteen bits by which clients differ, the same in all routers.
+fn who(client: Client) -> u16 {
+    // Fibonacci hashing: what differs anywhere differs in the highest bits.
+    (client.bits().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) as u16
+}

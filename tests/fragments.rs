@@ -1,0 +1,296 @@
+//! Datagrams in fragments, through the built program: whatever their order, all of them arrive.
+
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::{
+    client,
+    cluster::{CLIENT, Cluster, Layout, VIP, vip},
+    config::Service,
+    listing::Counters,
+    netns::Namespace,
+    packet::{Craft, fragments, mac_of},
+    raw::RawSender,
+    router::Router,
+    servers::Server,
+    wait::{self, PATIENCE},
+    with_cluster,
+};
+
+const ECHO: u16 = 7;
+/// Data of a datagram that fills six packets of 1500 bytes.
+const LARGE: usize = 8192;
+/// What a packet of 1500 bytes holds.
+const IN_A_PACKET: usize = 1480;
+
+fn me() -> SocketAddrV4 {
+    SocketAddrV4::new(CLIENT, 5000)
+}
+
+/// So much data, of which every part is something else.
+fn data(length: usize, seed: usize) -> Vec<u8> {
+    (0..length).map(|n| (n * 31 + n / 256 + seed * 17) as u8).collect()
+}
+
+/// As Fisher and Yates do it; the same for the same seed.
+fn shuffled<T>(mut all: Vec<T>, seed: usize) -> Vec<T> {
+    let mut state = seed as u64 * 2 + 1;
+    for last in (1..all.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        all.swap(last, (state >> 33) as usize % (last + 1));
+    }
+    all
+}
+
+/// Where a real server's echo answers: under direct routing it has the virtual address itself.
+fn echoes(cluster: &Cluster) -> Result<Vec<Server>> {
+    let address = |index| match cluster.layout() {
+        Layout::TwoArmed => cluster.endpoint(index, ECHO),
+        Layout::OneArmed => vip(ECHO),
+    };
+    cluster
+        .real_servers
+        .iter()
+        .enumerate()
+        .map(|(index, server)| Server::udp_echo(server, address(index)))
+        .collect()
+}
+
+fn echo_service(cluster: &Cluster, servers: usize) -> Service {
+    (0..servers).fold(Service::udp(cluster.layout().mode(), vip(ECHO)).scheduler("rr"), |service, index| {
+        service.server(cluster.endpoint(index, ECHO), 1)
+    })
+}
+
+/// A user's socket; before anything is sent in fragments, the router has to know who is where.
+fn socket(cluster: &Cluster) -> Result<UdpSocket> {
+    let socket = cluster.client.enter(|| Ok(UdpSocket::bind(me())?))?;
+    socket.connect(vip(ECHO))?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    wait::until("the first echo", PATIENCE, || {
+        socket.send(b"first")?;
+        socket.recv(&mut [0; 16])?;
+        Ok(())
+    })?;
+    // An answer to one that was sent twice is none to what follows.
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    while socket.recv(&mut [0; 16]).is_ok() {}
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// The fragments of a large datagram to the echo service, in an order that the seed decides.
+fn request(cluster: &Cluster, seed: usize) -> Vec<Vec<u8>> {
+    let craft = Craft::udp(me(), vip(ECHO), &data(LARGE, seed)).between(mac_of(CLIENT), cluster.router_mac());
+    shuffled(fragments(&craft.build(), IN_A_PACKET, 1000 + seed as u16), seed)
+}
+
+fn receive(socket: &UdpSocket, expected: &[u8], what: &str) -> Result<()> {
+    let mut buffer = vec![0; 65_536];
+    let length = socket.recv(&mut buffer).with_context(|| format!("{what} did not come"))?;
+    ensure!(buffer[..length] == *expected, "{what} is another one");
+    Ok(())
+}
+
+fn shuffled_datagrams(layout: Layout) -> Result<()> {
+    with_cluster(layout, |cluster| {
+        const DATAGRAMS: usize = 100;
+        let servers = echoes(cluster)?;
+        let config = cluster.config().with_fragments().service(echo_service(cluster, 3));
+        let router = cluster.start_router(&config)?;
+        let socket = socket(cluster)?;
+        let before = router.quiet()?;
+        let served = servers.iter().map(Server::served).collect::<Vec<_>>();
+        let sender = RawSender::open(&cluster.client, "eth0")?;
+        for seed in 0..DATAGRAMS {
+            let request = request(cluster, seed);
+            ensure!(request.len() == 6);
+            request.iter().try_for_each(|fragment| sender.send(fragment))?;
+            receive(&socket, &data(LARGE, seed), &format!("the echo of datagram {seed}"))?;
+        }
+        // And as Linux makes fragments of what a program sends.
+        for seed in 0..DATAGRAMS {
+            socket.send(&data(LARGE, seed))?;
+            receive(&socket, &data(LARGE, seed), &format!("the echo of Linux' datagram {seed}"))?;
+        }
+        let met: Vec<u64> =
+            servers.iter().zip(served).map(|(server, before)| server.served() - before).collect();
+        ensure!(
+            met.iter().filter(|count| **count == 2 * DATAGRAMS as u64).count() == 1,
+            "one gets all: {met:?}"
+        );
+
+        let after = router.quiet()?;
+        // The echo comes back in six fragments, too, in the order of its making.
+        let each_way = if layout == Layout::TwoArmed { 2 } else { 1 };
+        let forwarded = after.fates()["forwarded"] - before.fates()["forwarded"];
+        ensure!(forwarded == 2 * 6 * DATAGRAMS as u64 * each_way, "{forwarded} forwarded");
+        let held = held(&after) - held(&before);
+        ensure!(held > DATAGRAMS as u64, "only {held} had to wait: they came in order");
+        ensure!(waiting(&after) == 0 && fragments_dropped(&after) == 0, "{after:?}");
+        router.finish()
+    })
+}
+
+fn held(counters: &Counters) -> u64 {
+    counters.workers.iter().map(|worker| worker.held).sum()
+}
+
+fn waiting(counters: &Counters) -> u64 {
+    counters.workers.iter().map(|worker| worker.waiting).sum()
+}
+
+fn fragments_dropped(counters: &Counters) -> u64 {
+    let fates = counters.fates();
+    fates
+        .iter()
+        .filter(|(name, _)| name.contains("fragment") && name.starts_with("dropped"))
+        .map(|(_, n)| n)
+        .sum()
+}
+
+#[test]
+fn eight_kilobytes_in_six_fragments_shuffled_nat() -> Result<()> {
+    shuffled_datagrams(Layout::TwoArmed)
+}
+
+#[test]
+fn eight_kilobytes_in_six_fragments_shuffled_dr() -> Result<()> {
+    shuffled_datagrams(Layout::OneArmed)
+}
+
+#[test]
+fn a_servers_answers_in_shuffled_fragments() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _servers = echoes(cluster)?;
+        let config = cluster.config().with_fragments().service(echo_service(cluster, 1));
+        let router = cluster.start_router(&config)?;
+        let socket = socket(cluster)?;
+        let sender = RawSender::open(&cluster.real_servers[0], "eth0")?;
+        let (server, gateway) = (cluster.endpoint(0, ECHO), cluster.layout().gateway());
+        for seed in 0..100 {
+            let craft =
+                Craft::udp(server, me(), &data(LARGE, seed)).between(mac_of(*server.ip()), mac_of(gateway));
+            let answer = shuffled(fragments(&craft.build(), IN_A_PACKET, seed as u16), seed);
+            answer.iter().try_for_each(|fragment| sender.send(fragment))?;
+            receive(&socket, &data(LARGE, seed), &format!("answer {seed}"))?;
+        }
+        router.finish()
+    })
+}
+
+/// A machine behind the client, which sends packets of 1500 bytes and lets them be fragmented; from the client on there is room
+/// for 1000 only.
+fn behind_a_narrow_way(cluster: &Cluster) -> Result<Namespace> {
+    let Cluster { client, router, .. } = cluster;
+    let far = Namespace::create(cluster.state(), "far")?;
+    client.ip(&format!("link add far0 type veth peer name eth0 netns {}", far.name()))?;
+    client.ip("link set far0 up\naddress add 198.51.100.1/24 dev far0")?;
+    client.ip(&format!("route add {VIP} dev eth0 mtu 1000"))?;
+    far.ip("link set eth0 up\naddress add 198.51.100.2/24 dev eth0\nroute add default via 198.51.100.1")?;
+    client.plain_wire("far0")?;
+    far.plain_wire("eth0")?;
+    far.sysctl("net/ipv4/ip_no_pmtu_disc", 1)?;
+    client.sysctl("net/ipv4/ip_forward", 1)?;
+    router.ip(&format!("route add 198.51.100.0/24 via {CLIENT}"))?;
+    Ok(far)
+}
+
+#[test]
+fn tcp_of_a_client_that_lets_its_packets_be_fragmented() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _servers: Vec<_> = (0..3)
+            .map(|index| Server::tcp_echo(&cluster.real_servers[index], cluster.endpoint(index, 7777), ""))
+            .collect::<Result<_>>()?;
+        let config = cluster.config().with_fragments().service(cluster.web_on(7777, 7777));
+        let router = cluster.start_router(&config)?;
+        let far = behind_a_narrow_way(cluster)?;
+        let before = router.quiet()?;
+        let mut stream = client::connect(&far, vip(7777))?;
+        for seed in 0..10 {
+            client::echo(&mut stream, &data(30_000, seed))?;
+        }
+        client::close(stream)?;
+        let after = router.quiet()?;
+        let packets = after.workers.iter().map(|worker| worker.stats.packets_in).sum::<u64>();
+        // 300 kB in segments of 1448 bytes, each in two fragments.
+        ensure!(packets > 400, "{packets} packets are no fragments");
+        ensure!(fragments_dropped(&after) == fragments_dropped(&before), "{after:?}");
+        router.finish()
+    })
+}
+
+#[test]
+fn the_router_answers_fragmented_pings() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let config = cluster.config().with_fragments().service(echo_service(cluster, 1));
+        let router = cluster.start_router(&config)?;
+        wait::until("an answer to a long ping", PATIENCE, || {
+            cluster.client.command("ping").words("-c 1 -W 1 -s 4000").arg(VIP.to_string()).run().map(drop)
+        })?;
+        router.finish()
+    })
+}
+
+/// Later fragments of datagrams that nobody has begun, each from another address (RFC 2544).
+fn orphans(cluster: &Cluster, count: u32, round: u32) -> impl Iterator<Item = Vec<u8>> {
+    let between = (mac_of(CLIENT), cluster.router_mac());
+    (0..count).map(move |number| {
+        let host = Ipv4Addr::from(0xC612_0000 + round * count + number);
+        let source = SocketAddrV4::new(host, 4000);
+        Craft { fragment: 0x2010, ..Craft::udp(source, vip(ECHO), &[5; 64]) }
+            .between(between.0, between.1)
+            .build()
+    })
+}
+
+/// Waits until the router has received so many packets in all.
+fn wait_received(router: &Router, received: u64) -> Result<()> {
+    wait::until("the flood is received", PATIENCE, || {
+        let counters = router.counters()?;
+        ensure!(counters.received() >= received, "{} of {received}", counters.received());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_flood_of_fragments_harms_nobody() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        const IN_A_ROUND: u32 = 250;
+        const ROUNDS: u32 = 40;
+        let _nginx = cluster.start_web()?;
+        let _servers = echoes(cluster)?;
+        let config =
+            cluster.config().with_fragments().service(cluster.web()).service(echo_service(cluster, 3));
+        let router = cluster.start_router(&config)?;
+        let socket = socket(cluster)?;
+        let sender = RawSender::open(&cluster.client, "eth0")?;
+        for round in 0..ROUNDS {
+            // Never more than the driver's ring has room for.
+            let before = router.counters()?.received();
+            orphans(cluster, IN_A_ROUND, round).try_for_each(|frame| sender.send(&frame))?;
+            wait_received(&router, before + u64::from(IN_A_ROUND))?;
+            let seed = round as usize;
+            request(cluster, seed).iter().try_for_each(|fragment| sender.send(fragment))?;
+            receive(&socket, &data(LARGE, seed), &format!("the echo of datagram {seed}"))?;
+            if round % 8 == 0 {
+                ensure!(client::get(&cluster.client, vip(80), 6)?.counts()?.iter().sum::<u64>() == 6);
+            }
+        }
+        let after = wait::until("nothing waits any more", PATIENCE, || {
+            let counters = router.counters()?;
+            ensure!(waiting(&counters) == 0, "{counters:?}");
+            Ok(counters)
+        })?;
+        let fates = after.fates();
+        let (expired, pushed) = (fates["dropped fragment_expired"], fates["dropped fragment_no_room"]);
+        ensure!(expired + pushed == u64::from(IN_A_ROUND * ROUNDS), "{expired} + {pushed}: {after:?}");
+        let listing = router.rvs("list --counters").run()?;
+        ensure!(
+            listing.contains("    fragment_expired") && listing.contains("fragments that had to wait"),
+            "{listing}"
+        );
+        router.finish()
+    })
+}

@@ -1,0 +1,120 @@
+//! Real servers at the end of a tunnel.
+//!
+//! The kernel here may have neither `ipip` nor `gre` nor `fou`, so a small program does what they do (`python/untunnel.py`): it shares
+//! no code with what is tested.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    cluster::Cluster,
+    config::Service,
+    netns::Namespace,
+    process::Daemon,
+    python::PYTHON,
+    wait::{self, PATIENCE},
+};
+
+/// How packets are put into others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// IP in IP.
+    Ipip,
+    /// GRE with a checksum.
+    Gre,
+    /// GUE at this port, with a checksum.
+    Gue(u16),
+}
+
+impl Kind {
+    /// The name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Ipip => "ipip",
+            Kind::Gre => "gre",
+            Kind::Gue(_) => "gue",
+        }
+    }
+
+    /// As `rvs list --json` says it.
+    pub fn listed(self) -> String {
+        match self {
+            Kind::Ipip => "ipip".to_owned(),
+            Kind::Gre => "gre:+c".to_owned(),
+            Kind::Gue(port) => format!("gue:{port}:+c"),
+        }
+    }
+
+    /// Bytes of the headers around a packet.
+    pub fn overhead(self) -> usize {
+        match self {
+            Kind::Ipip => 20,
+            Kind::Gre => 28,
+            Kind::Gue(_) => 32,
+        }
+    }
+
+    /// The line of a service's configuration.
+    pub fn setting(self) -> String {
+        match self {
+            Kind::Ipip => "tunnel = { encapsulation = \"ipip\" }".to_owned(),
+            Kind::Gre => "tunnel = { encapsulation = \"gre\", checksum = true }".to_owned(),
+            Kind::Gue(port) => {
+                format!("tunnel = {{ encapsulation = \"gue\", port = {port}, checksum = true }}")
+            }
+        }
+    }
+}
+
+/// The end of a tunnel; it is gone when dropped.
+#[derive(Debug)]
+pub struct End(Daemon);
+
+impl End {
+    /// Makes a machine the end of a tunnel, through a device `untun0`.
+    pub fn start(machine: &Namespace, kind: Kind) -> Result<End> {
+        // A kernel that has these protocols, but no device up for them, would say so beside the program.
+        machine.nft(
+            "table ip untunnel {\nchain out {\ntype filter hook output priority 0;\n\
+             icmp type destination-unreachable icmp code { 2, 3 } drop\n}\n}\n",
+        )?;
+        let program = machine.state().file("untunnel.py");
+        std::fs::write(&program, include_str!("python/untunnel.py"))?;
+        let port = if let Kind::Gue(port) = kind { port } else { 0 };
+        let mut daemon = machine
+            .command(PYTHON)
+            .arg(program)
+            .args([kind.name(), &port.to_string(), "untun0"])
+            .spawn(&format!("untunnel-{}-{}", kind.name(), machine.name()))?;
+        wait::until("the tunnel's end is ready", PATIENCE, || {
+            daemon.check_running()?;
+            ensure!(daemon.log().contains("ready"));
+            Ok(())
+        })?;
+        Ok(End(daemon))
+    }
+
+    /// All real servers of a cluster.
+    pub fn of_all(cluster: &Cluster, kind: Kind) -> Result<Vec<End>> {
+        cluster.real_servers.iter().map(|server| End::start(server, kind)).collect()
+    }
+
+    /// Fails if something has come that it could not take apart.
+    pub fn check(&mut self) -> Result<()> {
+        self.0.check_running()?;
+        let log = self.0.log();
+        ensure!(!log.contains("not understood"), "{log}");
+        Ok(())
+    }
+}
+
+/// A service of a cluster by this tunnel instead of its layout's mode.
+pub fn through(service: Service, kind: Kind) -> Service {
+    Service { mode: "tunnel", ..service }.setting(&kind.setting())
+}
+
+/// What a machine believes the path MTU to an address to be, if it has learnt one.
+pub fn path_mtu(machine: &Namespace, address: &str) -> Result<Option<u64>> {
+    let route = machine.ip_json(&format!("route get {address}"))?;
+    let metrics = &route.get(0).context("no route")?["metrics"];
+    Ok(metrics.get(0).and_then(|metrics| metrics["mtu"].as_u64()))
+}
