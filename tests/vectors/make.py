@@ -7,14 +7,14 @@ What has to leave is not what RVS has sent once: scapy builds it from the RFCs a
 checksum over everything. tests/replay.rs has RVS take the vectors, and sees that the committed ones are what this makes.
 
 A vector is a directory CONFIG-NAME with PORT.in.pcap and PORT.out.pcap for each port of CONFIG.toml that has packets, and
-`verdicts` with a line a packet: forward PORT, punt REASON or drop REASON, in the order of time.
+`verdicts` with a line a packet: forward PORT, punt REASON or drop REASON, in the order of time; for a fragment that waits, hold first.
 """
 
 import logging
 import os
 import sys
 
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR, fragment
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
@@ -59,6 +59,15 @@ class Vector:
     def drop(self, port, frame, reason):
         self.come(port, frame)
         self.verdicts.append(f"drop {reason}")
+
+    def hold(self, port, frame):
+        self.come(port, frame)
+        self.verdicts.append("hold")
+
+    def release(self, came, to, rewritten):
+        rewritten.time = came.time
+        self.left.setdefault(to, []).append(rewritten)
+        self.verdicts.append(f"forward {to}")
 
     def come(self, port, frame):
         self.now += 1_000
@@ -222,6 +231,38 @@ def nat_persistent():
     return vector
 
 
+def nat_fragments():
+    """Fragments go where the first one goes, each on its own, and those that come before it wait for it."""
+    vector = Vector("nat-fragments")
+    payload = bytes(range(256)) * 12
+    def pieces(source, destination, sport, dport, ttl, number):
+        datagram = IP(src=source, dst=destination, ttl=ttl, id=number) / UDP(sport=sport, dport=dport) / Raw(payload)
+        return fragment(datagram, fragsize=1200)
+    def request(number):
+        came = [at_wan(piece) for piece in pieces(CLIENT, VIP, 40112, 53, 64, number)]
+        return came, [to_server(piece) for piece in pieces(CLIENT, SERVER, 40112, 5353, 63, number)]
+    def reply(number):
+        came = [at_lan(piece) for piece in pieces(SERVER, CLIENT, 5353, 40112, 64, number)]
+        return came, [to_client(piece) for piece in pieces(VIP, CLIENT, 53, 40112, 63, number)]
+    for came, left in zip(*request(1)):
+        vector.forward("wan", came, "lan", left)
+    for came, left in zip(*reply(2)):
+        vector.forward("lan", came, "wan", left)
+    came, left = request(3)
+    vector.hold("wan", came[2])
+    vector.hold("wan", came[1])
+    vector.forward("wan", came[0], "lan", left[0])
+    vector.release(came[2], "lan", left[2])
+    vector.release(came[1], "lan", left[1])
+    # One whose first never comes is nobody's, a second later.
+    came, _ = request(4)
+    vector.hold("wan", came[1])
+    vector.wait(5)
+    Nat(vector, UDP, 53, 5353).request(b"another one")
+    vector.verdicts.append("drop fragment_expired")
+    return vector
+
+
 def error(source, destination, kind, code, quote, ttl=64, **more):
     return ip(source, destination, ttl) / ICMP(type=kind, code=code, **more) / Raw(quote)
 
@@ -313,5 +354,5 @@ def dr():
 
 
 if __name__ == "__main__":
-    for make in [nat_tcp, nat_udp, nat_rr, nat_time, nat_persistent, nat_icmp, nat_odd, dr]:
+    for make in [nat_tcp, nat_udp, nat_rr, nat_time, nat_persistent, nat_fragments, nat_icmp, nat_odd, dr]:
         make().write(sys.argv[1])

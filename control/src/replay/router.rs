@@ -32,6 +32,9 @@ use crate::services::Services;
 /// The counter that time is given by: nanoseconds.
 const HZ: u64 = 1_000_000_000;
 
+/// The tick in which the first packet comes: some days after the machine was switched on.
+const BEGIN: u64 = 1 << 20;
+
 /// A router without machine, for frames of some kind.
 pub struct Router<F> {
     services: Services,
@@ -260,6 +263,7 @@ impl Probe for Witness<'_> {
     }
 }
 
+/// Not from 0 on, where a running router's clock never is.
 fn tick(now: u64) -> Tick {
-    Tick(now / (HZ / u64::from(TICKS_PER_SECOND)))
+    Tick(BEGIN + now / (HZ / u64::from(TICKS_PER_SECOND)))
 }
