@@ -92,9 +92,9 @@ fn every_vector_leaves_as_it_should() -> Result<()> {
         }
         // What is a fragment's, the line does not say.
         let is_fragment = |line: &Value| line["protocol"] == "udp" && !word(&line["source"]).contains(':');
-        let nobodys = lines.iter().find(|line| {
-            line["verdict"] == "forward" && !line["server"].is_string() && !is_fragment(line)
-        });
+        let nobodys = lines
+            .iter()
+            .find(|line| line["verdict"] == "forward" && !line["server"].is_string() && !is_fragment(line));
         ensure!(nobodys.is_none(), "{shown}: forwarded to nobody, {nobodys:#?}");
         ensure!(verdicts.len() == expected.lines().count(), "{shown}: {} verdicts", verdicts.len());
     }

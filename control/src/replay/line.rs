@@ -206,7 +206,8 @@ impl<'a> Line<'a> {
         });
         // What was there before it was begun anew was another one.
         let is_new = reason.is_some() && new.is_some();
-        let is_rewritten = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
+        let is_rewritten =
+            matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
         Line {
             verdict: name,
             output,
