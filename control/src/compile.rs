@@ -63,7 +63,7 @@ pub fn compile(
     effects: &Effects,
     ids: &mut Ids,
     is_live: impl Fn(Ipv4Addr) -> bool,
-    ports: &[PortLink],
+    ports: Vec<PortSpec>,
     fib: Fib,
 ) -> Snapshot {
     let describe = |service: &Service| {
@@ -71,7 +71,6 @@ pub fn compile(
         describe(service, services, effects, ids, live)
     };
     let specs: Vec<ServiceSpec> = services.present().iter().map(describe).collect();
-    let ports = ports.iter().map(PortLink::spec).collect();
     Snapshot::new(generation, ports, &specs, ids.removed(), fib)
 }
 

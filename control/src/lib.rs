@@ -31,6 +31,7 @@ pub mod net;
 mod ports;
 mod process;
 pub mod rates;
+pub mod replay;
 mod rivals;
 mod root;
 pub mod run;

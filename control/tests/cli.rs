@@ -338,6 +338,45 @@ fn capture() {
 }
 
 #[test]
+fn replay() {
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors");
+    let replay = |config: &str, words: &str| {
+        let mut command = rvs("replay -c");
+        command.arg(vectors.join(config)).args(words.split_whitespace()).current_dir(&vectors);
+        run(command)
+    };
+    let requests = "--in wan=nat-rr/wan.in.pcap --in lan=nat-rr/lan.in.pcap";
+    let (code, out, complaints) = replay("nat.toml", &format!("{requests} --expect lan=nat-rr/lan.out.pcap"));
+    assert_eq!((code, complaints.as_str(), out.lines().count()), (0, "", 18), "{out}");
+    assert!(out.starts_with(
+        "1 0.000000000 wan: tcp 198.51.100.7:1000 > 192.0.2.10:81 [S] 54 bytes; forward, out of lan;"
+    ));
+    let (code, out, _) =
+        replay("nat.toml", &format!("{requests} --expect wan=nat-rr/lan.out.pcap --summary"));
+    assert_eq!(code, 1);
+    assert!(
+        out.starts_with("wan: packet 1 (packet 7 that came in) differs from byte 2 on: eth.dst (byte 0): "),
+        "{out}"
+    );
+    let strangers = "--in wan=nat-rr/wan.in.pcap --mac wan=02:00:00:00:00:09 --summary";
+    let (code, _, complaints) = replay("nat.toml", strangers);
+    assert_eq!(code, 0);
+    assert!(complaints.ends_with("expected --mac wan=02:00:00:00:00:01?\n"), "{complaints}");
+    let (code, _, complaints) = replay("nat.toml", "--in wan=nat.toml");
+    assert_eq!(code, 1);
+    assert!(
+        complaints.starts_with("rvs: nat.toml: is no capture (it begins with: 23 20 4f 66); "),
+        "{complaints}"
+    );
+    assert_eq!(replay("make.py", requests).0, 2);
+    for wrong in
+        ["", "--in x", "--in =x", "--in wan=", "--in wan=x --mac wan=1", "--in wan=x --down 10.0.0.1:x"]
+    {
+        assert_eq!(replay("nat.toml", wrong).0, 2, "{wrong}");
+    }
+}
+
+#[test]
 fn upgrade_waits_for_its_end() {
     let (code, out, complaints) = asked("upgrade --binary /opt/rvs");
     assert_eq!((code, complaints.as_str()), (0, ""));

@@ -429,8 +429,8 @@ pub fn now() -> Tick {
     Ticks::ours().at(clock::tsc())
 }
 
-/// Paces the sweep: a slice now and then, the whole share in [`SWEEP_SECONDS`].
-struct Sweeper {
+/// Paces the sweep: a slice now and then, the whole share in four seconds of a counter.
+pub struct Sweeper {
     share: Range<usize>,
     next: usize,
     began: u64,
@@ -438,12 +438,13 @@ struct Sweeper {
 }
 
 impl Sweeper {
-    fn new(share: Range<usize>, tsc: u64, tsc_hz: u64) -> Self {
+    /// Begins now, as the counter shows it, which makes `tsc_hz` steps a second.
+    pub fn new(share: Range<usize>, tsc: u64, tsc_hz: u64) -> Self {
         Sweeper { next: share.start, share, began: tsc, tsc_per_sweep: (tsc_hz * SWEEP_SECONDS).max(1) }
     }
 
     /// The buckets to sweep now, if any are due.
-    fn due(&mut self, tsc: u64) -> Option<Range<usize>> {
+    pub fn due(&mut self, tsc: u64) -> Option<Range<usize>> {
         let elapsed = u128::from(tsc.saturating_sub(self.began).min(self.tsc_per_sweep));
         let position = elapsed * self.share.len() as u128 / u128::from(self.tsc_per_sweep);
         let due = self.share.start + position as usize;
@@ -456,7 +457,7 @@ impl Sweeper {
     }
 
     /// Whether the last slice completed a sweep; then the next one begins.
-    fn finished(&mut self, tsc: u64) -> bool {
+    pub fn finished(&mut self, tsc: u64) -> bool {
         let finished = self.next >= self.share.end;
         if finished {
             self.next = self.share.start;

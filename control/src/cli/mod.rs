@@ -14,6 +14,7 @@ mod man;
 mod ports;
 mod prove;
 mod reload;
+mod replay;
 mod run;
 mod schema;
 mod setup;
@@ -80,6 +81,8 @@ Examples:
   rvs top                             what passes, live: services, servers, workers, drops
   rvs explain --src 198.51.100.7:40112 --dst 192.0.2.10:80
                                       which real server would this client get, and why?
+  rvs replay -c rvs.toml --in wan=x.pcap --expect lan=y.pcap
+                                      what would this configuration do with these packets, and is it what it should?
   rvs capture host 198.51.100.7 -w x.pcapng
                                       what comes from and goes to this client, and what was dropped of it?
 ";
@@ -198,6 +201,12 @@ enum Command {
     /// Say what would become of a packet now, and why; nothing is sent and nothing changes
     #[command(after_help = EXIT_CODES)]
     Explain(explain::Explain),
+    /// Say what becomes of captured packets under a configuration, and compare it with what should
+    ///
+    /// The packet path of rvs run, fed from files: no privileges, NIC, hugepages or running rvs. Time is the packets'; the same
+    /// files give the same result.
+    #[command(after_help = replay::AFTER_HELP)]
+    Replay(replay::Replay),
     /// Write packets to a file as they come and as they go, with what became of them, for Wireshark or tcpdump
     ///
     /// A packet that is forwarded is there twice, before and after it was rewritten. Comments tell the verdict. Of
@@ -303,6 +312,7 @@ fn execute(command: Command) -> anyhow::Result<Exit> {
         Command::Events(command) => command.execute(),
         Command::Top(command) => command.execute(),
         Command::Explain(command) => command.execute(),
+        Command::Replay(command) => command.execute(),
         Command::Capture(command) => command.execute(),
     }
 }

@@ -591,6 +591,7 @@ impl Director {
         let fib = self.fib.get_or_insert_with(|| compile::fib(mirror, ports)).clone();
         let (services, effects, ids) = (&self.services, &self.effects, &mut self.ids);
         let is_live = |address| !follows || self.live.contains(&address);
+        let ports = ports.iter().map(PortLink::spec).collect();
         let snapshot = compile::compile(generation, services, effects, ids, is_live, ports, fib);
         self.record_ids();
         self.publisher.publish(snapshot);

@@ -23,6 +23,7 @@ use dataplane::wire::ipv4::Ipv4;
 use dataplane::wire::made::{self, Made, Piece};
 use dataplane::wire::transport::{SYN, Transport};
 
+pub use self::words::why;
 use crate::admin::explain as api;
 use crate::config::{Port, Server, Service};
 use crate::ports::mac_text;

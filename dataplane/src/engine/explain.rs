@@ -9,7 +9,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::packet::{Packet, Piece, Side};
+use super::packet::{Found, Owner, Packet, Piece, Side};
 use super::persist::Place;
 use super::resolve::Judgement;
 use super::{BURST, Engine, Verdict, classify, fragments, parse};
@@ -19,7 +19,7 @@ use crate::fib::PortIndex;
 use crate::fragments::Fate;
 use crate::scheduler::Reason;
 use crate::service::State;
-use crate::snapshot::{Service, ServiceIndex, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::table::{DestId, Table};
 
 /// What the data path would do with a packet, and why.
@@ -91,13 +91,12 @@ pub fn explain(
         table.fragments().copy(tag, engine.table.fragments());
     }
     let stage = snapshot.rehearsal(service);
-    let connection = packet.as_ref().and_then(|packet| connection(&engine, &stage, now, packet));
-    let reason = service.zip(packet.as_ref()).map(|(service, packet)| {
-        if copy_template(table, &engine, &stage, now, service, packet) {
-            return Reason::Template;
-        }
-        stage.services[service as usize].picker.reason(&packet.flow(), &|id| stage.is_free(id))
-    });
+    let found = packet.as_ref().map(Packet::found);
+    if let Some(place) = found.and_then(|found| engine.template(&stage, &found.owner)) {
+        table.copy_flow(place.hash, &engine.table);
+    }
+    let connection = found.and_then(|found| engine.connection(&stage, now, &found.owner));
+    let reason = found.and_then(|found| engine.reason(&stage, now, &found));
 
     // The engine.
     engine.process(&stage, now, port, &mut burst, &mut verdicts, &mut ());
@@ -106,7 +105,7 @@ pub fn explain(
     let reason = reason.filter(|_| asked);
     let goes_on = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
     let afterwards = packet.as_ref().and_then(|packet| {
-        let connection = self::connection(&engine, &stage, now, packet);
+        let connection = engine.connection(&stage, now, &packet.found().owner);
         connection.or_else(|| alone(snapshot, packet).filter(|_| goes_on))
     });
     let note = tag.filter(|_| is_later).and_then(|tag| table.fragments().find(tag, now));
@@ -118,25 +117,41 @@ pub fn explain(
     Ok(Explanation { hit, connection, afterwards, reason, follows, verdict, frame })
 }
 
-/// Copies the template of the packet's client, and what is around it, and says whether its server takes the client.
-fn copy_template(
-    table: &Table,
-    engine: &Engine,
-    stage: &Snapshot,
-    now: Tick,
-    service: ServiceIndex,
-    packet: &Packet,
-) -> bool {
-    let Service { protocol, persistent: Some(mask), .. } = &stage.services[service as usize] else {
-        return false;
-    };
-    let place = Place::new(table, service, *protocol, *mask, packet.client);
-    table.copy_flow(place.hash, &engine.table);
-    let template = place.find(table, stage, now).and_then(|(_, word)| stage.dest_of(word));
-    template.is_some_and(|dest| dest.returning)
+impl Engine {
+    /// The connection that a packet concerns, as the table has it now.
+    pub fn connection(&self, snapshot: &Snapshot, now: Tick, owner: &Owner) -> Option<Connection> {
+        let Owner { client, protocol, side } = *owner;
+        let judge = Judgement::of_known(snapshot, now, side, client);
+        let (_, word) = self.table.find(self.table.hash(client, protocol), client, &judge)?;
+        let dest = snapshot.dest_of(word)?;
+        let (state, age) = (word.state(), word.age(now));
+        let expires = snapshot.timeout(dest, state).remaining(age);
+        Some(Connection { dest: dest.id, state, age, expires })
+    }
+
+    /// What would decide now, if a packet began a connection; none if it is none to a service.
+    pub fn reason(&self, snapshot: &Snapshot, now: Tick, found: &Found) -> Option<Reason> {
+        let Found { owner, flow, .. } = found;
+        let Side::Service(service) = owner.side else { return None };
+        let template =
+            self.template(snapshot, owner).and_then(|place| place.find(&self.table, snapshot, now));
+        let server = template.and_then(|(_, word)| snapshot.dest_of(word));
+        Some(match server {
+            // It takes its client back.
+            Some(dest) if dest.returning => Reason::Template,
+            _ => snapshot.services[service as usize].picker.reason(flow, &|id| snapshot.is_free(id)),
+        })
+    }
+
+    /// Where the template of a packet's client is, if its service has persistence.
+    fn template(&self, snapshot: &Snapshot, owner: &Owner) -> Option<Place> {
+        let Side::Service(index) = owner.side else { return None };
+        let service = &snapshot.services[index as usize];
+        Some(Place::new(&self.table, index, service.protocol, service.persistent?, owner.client))
+    }
 }
 
-/// What a datagram is a part of that nobody remembers ([`Service::one_packet`]): the same turn, taken once more.
+/// What a datagram is a part of that nobody remembers ([`crate::snapshot::Service::one_packet`]): the same turn, taken once more.
 fn alone(snapshot: &Snapshot, packet: &Packet) -> Option<Connection> {
     let dest = match packet.side() {
         Side::Service(service) => {
@@ -147,15 +162,4 @@ fn alone(snapshot: &Snapshot, packet: &Packet) -> Option<Connection> {
         Side::Endpoint(endpoint) => snapshot.answered_by(endpoint)?.id,
     };
     Some(Connection { dest, state: State::Udp, age: 0, expires: 0 })
-}
-
-/// The packet's connection in the engine's table.
-fn connection(engine: &Engine, snapshot: &Snapshot, now: Tick, packet: &Packet) -> Option<Connection> {
-    let Packet { client, hash, .. } = *packet;
-    let judge = Judgement::of_known(snapshot, now, packet.side(), client);
-    let (_, word) = engine.table.find(hash, client, &judge)?;
-    let dest = snapshot.dest_of(word)?;
-    let (state, age) = (word.state(), word.age(now));
-    let expires = snapshot.timeout(dest, state).remaining(age);
-    Some(Connection { dest: dest.id, state, age, expires })
 }

@@ -31,8 +31,8 @@ use std::sync::Arc;
 pub use self::adopt::{Adopted, adopt};
 pub use self::explain::{Connection, Explanation, explain};
 use self::fragments::Begun;
-pub use self::packet::Side;
 use self::packet::Work;
+pub use self::packet::{Found, Owner, Side};
 pub use self::split::fragments;
 use crate::changes::Changes;
 use crate::clock::Tick;
@@ -120,8 +120,14 @@ crate::service::named! {
 
 /// Somebody who wants to know when a stage of a burst is done, to measure it. `()` does not, and costs nothing.
 pub trait Probe {
+    /// Whether it wants to be told what packets are.
+    const WATCHES: bool = false;
+
     /// All packets of the burst have gone through this stage.
     fn done(&mut self, stage: Stage);
+
+    /// A packet of the burst is for a service or from an endpoint; nothing has been done for it yet.
+    fn found(&mut self, _: &Found) {}
 }
 
 impl Probe for () {
@@ -191,6 +197,9 @@ impl Engine {
 
         // 2. classify
         classify::classify_all(snapshot, self.is_fresh(snapshot), &self.table, &mut work, verdicts);
+        if P::WATCHES {
+            work.packets[..work.count].iter().for_each(|packet| probe.found(&packet.found()));
+        }
         probe.done(Stage::Classify);
 
         // 3. look up

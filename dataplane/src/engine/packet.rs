@@ -128,7 +128,35 @@ pub enum Side {
     Endpoint(EndpointIndex),
 }
 
+/// Whose connection a packet concerns.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// What the packet hit.
+    pub side: Side,
+    /// The connection's protocol.
+    pub protocol: Protocol,
+    /// Its client.
+    pub client: Client,
+}
+
+/// What is known of a packet once it is known whose it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Its place in the burst.
+    pub index: usize,
+    /// Whose it is.
+    pub owner: Owner,
+    /// What a scheduler would be told of it.
+    pub flow: Flow,
+}
+
 impl Packet {
+    /// Itself, for others.
+    pub fn found(&self) -> Found {
+        let owner = Owner { side: self.side(), protocol: self.protocol, client: self.client };
+        Found { index: usize::from(self.index), owner, flow: self.flow() }
+    }
+
     /// One with these headers, in a frame without a tag.
     pub fn new(ip: &Ipv4, protocol: Protocol, transport: Transport) -> Packet {
         Packet {

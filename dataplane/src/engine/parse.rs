@@ -11,7 +11,7 @@ use crate::wire::ipv4::{Ipv4, Malformed};
 use crate::wire::plain::{self, MacPattern, Plain};
 use crate::wire::transport::Transport;
 
-const ICMP: u8 = 1;
+pub(super) const ICMP: u8 = 1;
 const TCP: u8 = Protocol::Tcp.number();
 const UDP: u8 = Protocol::Udp.number();
 

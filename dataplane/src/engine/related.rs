@@ -12,18 +12,35 @@
 //! Without it no path MTU is discovered through the router, and clients learn of a closed UDP port by waiting. An error
 //! changes no connection and does not keep it alive (RFC 5927): whoever can guess its ports can send one.
 
-use super::packet::{Direction, Side};
+use super::packet::{Direction, Owner, Side};
+use super::parse::ICMP;
 use super::resolve::{Judgement, Path};
 use super::rewrite::{Hop, next_hop};
-use super::{Frame, Verdict, tunnel, tunnel_errors};
+use super::{Engine, Frame, Verdict, tunnel, tunnel_errors};
+use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::service::{Mode, Protocol};
-use crate::snapshot::Dest;
+use crate::snapshot::{Dest, Snapshot};
 use crate::table::Client;
 use crate::wire::checksum::Delta;
-use crate::wire::ethernet;
+use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, End, Quote};
 use crate::wire::ipv4::{self, Ipv4};
+
+impl Engine {
+    /// Whose connection an ICMP error in a frame is about: of a service, if it is about a reply; of an endpoint, if it is about a
+    /// request. None if it is none, or about something else.
+    pub fn related(&self, snapshot: &Snapshot, now: Tick, frame: &[u8]) -> Option<Owner> {
+        let is_ipv4 = Ethernet::parse(frame)?.ethertype == ethernet::IPV4;
+        let (ip, quote, protocol) = read(frame).filter(|(ip, ..)| is_ipv4 && ip.protocol == ICMP)?;
+        match subject(&Path { engine: self, snapshot, now }, &ip, &quote, protocol) {
+            Subject::Reply(side, client) | Subject::Request(side, client) => {
+                Some(Owner { side, protocol, client })
+            }
+            Subject::Other => None,
+        }
+    }
+}
 
 /// Where an ICMP packet goes, and the packet rewritten if it goes on. What is no error about a connection is Linux'.
 pub(super) fn follow(path: &Path<'_>, frame: &mut impl Frame) -> Verdict {

@@ -1,0 +1,235 @@
+//! What fuzzers enter by, and what has to hold whatever comes in.
+//!
+//! | target | input | what has to hold |
+//! |---|---|---|
+//! | [`packet`] | a port, then a frame | see [`Bench::take`] |
+//! | [`sequence`] | steps: packets of a few flows, garbled ones, ICMP errors about them, time | the same, for each |
+//! | [`config()`] | a file | it is refused with a message, or makes a router |
+//!
+//! All of it is the packet path by `rvs replay`, without EAL. What is checked here is computed anew, not by the packet path's own code.
+
+mod frame;
+
+use std::path::Path;
+
+use dataplane::counters::{Counter, Punt};
+use dataplane::engine::Verdict;
+use dataplane::fib::PortIndex;
+use dataplane::service::Protocol;
+use dataplane::wire::icmp;
+use dataplane::wire::made::Made;
+use rvs::config::{self, Config};
+use rvs::replay::network::{Given, Network};
+use rvs::replay::router::Router;
+
+/// NAT services, and one by direct routing.
+const NAT: &str = include_str!("../../tests/vectors/nat.toml");
+const DR: &str = "
+[[service]]
+address = \"192.0.2.10:85\"
+mode = \"dr\"
+[[service.server]]
+address = \"10.0.0.21\"
+";
+
+/// Virtual and real address of a service, its protocol, and whether its replies come this way.
+const SERVICES: [(&str, &str, Protocol); 4] = [
+    ("192.0.2.10:80", "10.0.0.11:8080", Protocol::Tcp),
+    ("192.0.2.10:53", "10.0.0.11:5353", Protocol::Udp),
+    ("192.0.2.10:81", "10.0.0.12:8081", Protocol::Tcp),
+    ("192.0.2.10:85", "10.0.0.21:85", Protocol::Tcp),
+];
+
+const CLIENTS: [&str; 3] = ["198.51.100.7:40112", "192.0.2.77:1", "192.0.2.10:80"];
+
+/// What a client and a server send in turn.
+const FLAGS: [u8; 8] = [0x02, 0x12, 0x10, 0x18, 0x11, 0x04, 0x14, 0x00];
+
+/// Milliseconds between packets.
+const PAUSES: [u64; 8] = [0, 1, 250, 1_000, 4_000, 60_000, 900_000, 8_000_000];
+
+/// The MACs of the ports (`rvs replay`'s rule).
+const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+
+const ICMP_KINDS: [icmp::Kind; 3] = [icmp::PORT_UNREACHABLE, icmp::FRAGMENTATION_NEEDED, icmp::TTL_EXCEEDED];
+
+/// A frame comes in on the port that the first byte says, after a connection has begun.
+pub fn packet(data: &[u8]) {
+    let Some((&port, frame)) = data.split_first() else { return };
+    let mut bench = Bench::new();
+    bench.take(0, made(0, 0, 0, 0));
+    bench.take(PortIndex::from(port & 1), frame.to_vec());
+    bench.end();
+}
+
+/// Packets come in one after the other.
+pub fn sequence(data: &[u8]) {
+    let mut bench = Bench::new();
+    let mut steps = Steps(data);
+    while let Some(kind) = steps.next() {
+        let port = PortIndex::from(kind & 1);
+        match kind >> 1 & 3 {
+            0 => {
+                let (flow, flags) = (steps.byte(), steps.byte());
+                let frame = made(usize::from(port), flow % 4, flow >> 2, flags);
+                bench.take(port, frame);
+            }
+            1 => {
+                let (flow, flags) = (steps.byte(), steps.byte());
+                let mut frame = made(usize::from(port), flow % 4, flow >> 2, flags);
+                let (at, bits) = (usize::from(steps.byte()), steps.byte());
+                let length = frame.len();
+                frame[at % length] ^= bits;
+                if kind & 8 != 0 {
+                    frame.truncate(at);
+                }
+                bench.take(port, frame);
+            }
+            2 => bench.pause(steps.byte()),
+            _ => bench.complain(steps.byte()),
+        }
+    }
+    bench.end();
+}
+
+/// A file is read as a configuration, and a router made of it.
+pub fn config(data: &[u8]) {
+    match config::parse(Path::new("x.toml"), data.to_vec()) {
+        Err(errors) => assert!(errors.to_string().starts_with("x.toml:"), "{errors}"),
+        // A table of the size that it asks for would be all that is tested.
+        Ok(config) if config.table.connections <= 1 << 16 => {
+            let network = Network::new(&config, &Given::default()).expect("nothing was given");
+            let router = Router::<Vec<u8>>::new(&config, &network, &[], 0);
+            router.expect("no server is down").take(0, 0, &mut vec![0; 60]);
+        }
+        Ok(_) => {}
+    }
+}
+
+/// Two routers, which are given the same: one says what it does, and one does it.
+pub struct Bench {
+    telling: Router<Vec<u8>>,
+    silent: Router<Vec<u8>>,
+    now: u64,
+    /// Packets that came in.
+    count: u64,
+    /// What was forwarded last, and out of which port.
+    last: Option<(PortIndex, Vec<u8>)>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let config = known_config();
+        let network = || {
+            let mut network = Network::new(&config, &Given::default()).expect("nothing was given");
+            for port in 0..MACS.len() {
+                (0..12).for_each(|flow| network.meet_all(&made(port, flow % 4, flow >> 2, 0)));
+            }
+            network
+        };
+        let router = || Router::<Vec<u8>>::new(&config, &network(), &[], 7).expect("no server is down");
+        Bench { telling: router(), silent: router(), now: 0, count: 0, last: None }
+    }
+
+    /// A packet comes in. Whatever it is: both routers do the same; what is left to Linux is as it came; what is forwarded is as long as
+    /// before, has lived a hop longer, and its checksums are right where they were, and wrong where they were.
+    pub fn take(&mut self, port: PortIndex, before: Vec<u8>) {
+        self.count += 1;
+        let mut after = before.clone();
+        let verdict = self.telling.explain(self.now, port, &mut after).verdict;
+        let mut other = before.clone();
+        let shown = format!("{verdict:?}\n{before:02x?}\n{after:02x?}");
+        let about = || &shown;
+        assert_eq!(self.silent.take(self.now, port, &mut other), verdict, "{}", about());
+        assert_eq!(after, other, "{}", about());
+        match verdict {
+            Verdict::Forward(output) => {
+                let (old, new) = (frame::Facts::of(&before), frame::Facts::of(&after));
+                let (old, new) = (old.expect("it was IPv4"), new.expect("it is IPv4"));
+                assert_eq!(before.len(), after.len(), "{}", about());
+                assert_eq!(after[6..12], MACS[usize::from(output)], "{}", about());
+                assert_eq!(old.ttl, new.ttl + 1, "{}", about());
+                assert!(old.header_is_right && new.header_is_right, "{}", about());
+                assert_eq!(old.payload_is_right, new.payload_is_right, "{}", about());
+                self.last = Some((output, after));
+            }
+            Verdict::Punt(Punt::Unresolved | Punt::ToFragment) => {}
+            Verdict::Hold => {
+                assert_eq!(before, after, "{}", about());
+                let held = self.telling.hold(self.now, port, after);
+                assert_eq!(self.silent.hold(self.now, port, other), held);
+            }
+            Verdict::Punt(_) => assert_eq!(before, after, "{}", about()),
+            Verdict::Drop(_) => {}
+        }
+        self.settle();
+    }
+
+    /// Fragments that wait no more, which both routers agree on as well.
+    fn settle(&mut self) {
+        assert_eq!(self.telling.settle(self.now), self.silent.settle(self.now));
+    }
+
+    fn pause(&mut self, which: u8) {
+        self.now += PAUSES[usize::from(which) % PAUSES.len()] * 1_000_000;
+    }
+
+    /// Whoever got the last packet says that it cannot be delivered.
+    fn complain(&mut self, how: u8) {
+        let Some((port, frame)) = self.last.take() else { return };
+        let Some(facts) = frame::Facts::of(&frame) else { return };
+        let kind = ICMP_KINDS[usize::from(how) % ICMP_KINDS.len()];
+        let longest = if how & 4 != 0 { 56 } else { 576 };
+        let error = icmp::error(facts.destination, facts.source, kind, 1280, &frame[14..], longest);
+        self.take(port, [&MACS[usize::from(port)][..], &[2, 0, 0, 0, 9, 9, 8, 0], &error].concat());
+    }
+
+    /// Every packet was counted, under one name.
+    fn end(mut self) {
+        // Nobody waits for longer than a second.
+        self.now += 2_000_000_000;
+        self.settle();
+        for router in [&self.telling, &self.silent] {
+            let counters = router.counters();
+            let sum = |counters: &[Counter]| counters.iter().map(Counter::get).sum::<u64>();
+            let went = counters.forwarded.get() + sum(&counters.punted) + sum(&counters.dropped);
+            assert_eq!((counters.received.get(), went), (self.count, self.count));
+        }
+    }
+}
+
+fn known_config() -> Config {
+    config::parse(Path::new("x.toml"), [NAT, DR].concat().into_bytes()).expect("it is a good one")
+}
+
+/// A good packet of a flow, which comes in on a port: on the first one a client's, on the second one a server's.
+fn made(port: usize, service: u8, client: u8, flags: u8) -> Vec<u8> {
+    let (service, real, protocol) = SERVICES[usize::from(service)];
+    let client = CLIENTS[usize::from(client) % CLIENTS.len()];
+    let (source, destination) = if port == 0 { (client, service) } else { (real, client) };
+    let address = |text: &str| text.parse().expect("it is one");
+    let made = Made {
+        protocol,
+        source: address(source),
+        destination: address(destination),
+        flags: FLAGS[usize::from(flags) % FLAGS.len()],
+        ttl: if flags & 0x40 != 0 { flags & 3 } else { 64 },
+        length: if flags & 0x80 != 0 { 1500 } else { 0 },
+    };
+    made.frame(&[2, 0, 0, 0, 9, 9], &MACS[port])
+}
+
+/// The bytes of a sequence; when there are no more, zeros to finish a step with.
+struct Steps<'a>(&'a [u8]);
+
+impl Steps<'_> {
+    fn next(&mut self) -> Option<u8> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first)
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().unwrap_or(0)
+    }
+}
