@@ -58,7 +58,7 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
     while let Some(word) = words.next() {
         if word == "--only" {
             let names = words.next().context("--only: expected names of steps")?;
-            arguments.only = Some(names.split(',').map(rig::step).collect::<Result<_>>()?);
+            arguments.only = Some(rig::steps(&names)?);
         } else {
             ensure!(!word.starts_with('-'), "{word}: expected --only STEP,... or a package");
             arguments.package = Some(word.into());

@@ -34,11 +34,11 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How many real servers the page has.
 const SERVERS: usize = 2;
 
-/// Something that is shown of a router that runs, by its name, and how. They depend on nothing but the router that [`Rig::begin`]
-/// leaves.
+/// Something that is shown of a router that runs, by its name, and how. Each goes on from the router that [`Rig::begin`] leaves,
+/// or from one that any of those before it leaves.
 pub type Step = (&'static str, fn(&mut Rig<'_>) -> Result<()>);
 
-/// All of them, in the order in which they take the least time.
+/// All of them, in order.
 const STEPS: [Step; 7] = [
     ("cable", |rig| rig.cable()),
     ("crash", |rig| rig.crash()),
@@ -49,10 +49,12 @@ const STEPS: [Step; 7] = [
     ("direct", |rig| rig.direct()),
 ];
 
-/// The step of this name.
-pub fn step(name: &str) -> Result<&'static Step> {
-    let names = STEPS.map(|(name, _)| name).join(", ");
-    STEPS.iter().find(|step| step.0 == name).with_context(|| format!("{name}: expected one of {names}"))
+/// The steps of these names, in order.
+pub fn steps(names: &str) -> Result<Vec<&'static Step>> {
+    let known = STEPS.map(|(name, _)| name);
+    let unknown = names.split(',').find(|name| !known.contains(name));
+    ensure!(unknown.is_none(), "{}: expected some of {}", unknown.unwrap_or_default(), known.join(","));
+    Ok(STEPS.iter().filter(|step| names.split(',').any(|name| name == step.0)).collect())
 }
 
 /// The machines, and how far the walk has come.
