@@ -8,6 +8,8 @@
 //! Drivers take their time for it, so it is done in a thread of its own.
 
 use std::cell::{Cell, RefCell};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,9 +45,11 @@ pub struct Plug {
 }
 
 impl Plug {
-    /// Whether there is nothing at its address.
-    fn is_empty(&self) -> bool {
-        !Path::new("/sys/bus/pci/devices").join(&self.address).exists()
+    /// What tells the driver's hold on the device that is there from every other: none while there is no device, or no driver.
+    fn binding(&self) -> Option<u64> {
+        let link = format!("/sys/bus/pci/devices/{}/driver", self.address);
+        // Linux makes the link anew each time, and gives no number twice.
+        fs::symlink_metadata(link).ok().map(|link| link.ino())
     }
 
     /// Whether DPDK could have what is there.
@@ -74,8 +78,8 @@ pub struct Slot {
     port: RefCell<Option<Port<Started>>>,
     /// How its device is opened anew; none of one that cannot be taken out.
     plug: Option<Plug>,
-    /// Whether the device that was there has gone: one that is just being taken out is there for a moment yet.
-    has_gone: Cell<bool>,
+    /// The binding of the device that was let go of, which may be there for a moment yet.
+    left: Cell<Option<u64>>,
     exchanges: Vec<Arc<Exchange>>,
     director: Handle,
 }
@@ -91,7 +95,7 @@ impl Slot {
     ) -> Slot {
         Slot {
             index: index as PortIndex,
-            has_gone: Cell::new(port.is_none()),
+            left: Cell::new(None),
             port: RefCell::new(port),
             plug,
             exchanges: exchanges.to_vec(),
@@ -136,7 +140,7 @@ impl Watched for Slot {
         let port = self.port.borrow();
         let Some(port) = port.as_ref() else { return Some(Notice::Removed) };
         // Not every driver says it.
-        let is_out = self.plug.as_ref().is_some_and(Plug::is_empty);
+        let is_out = self.plug.as_ref().is_some_and(|plug| plug.binding().is_none());
         if is_out { Some(Notice::Removed) } else { port.notice() }
     }
 
@@ -146,7 +150,7 @@ impl Watched for Slot {
 
     async fn let_go(&self) -> Result<()> {
         let Some(port) = self.port.take() else { return Ok(()) };
-        self.has_gone.set(false);
+        self.left.set(self.plug.as_ref().and_then(Plug::binding));
         let had = self.exchange(self.exchanges.iter().map(|_| dpdk::unconnected()).collect()).await?;
         let release = move || {
             drop(had);
@@ -157,9 +161,8 @@ impl Watched for Slot {
 
     fn is_back(&self) -> bool {
         let Some(plug) = self.plug.as_ref().filter(|_| self.port.borrow().is_none()) else { return false };
-        let is_ready = plug.is_ready();
-        self.has_gone.set(self.has_gone.get() || !is_ready);
-        self.has_gone.get() && is_ready
+        let binding = plug.binding();
+        binding.is_some() && binding != self.left.get() && plug.is_ready()
     }
 
     async fn bring_back(&self) -> Result<Known> {

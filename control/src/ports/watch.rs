@@ -145,7 +145,7 @@ impl One {
         let name = &self.name;
         if port.can_be_let_go() {
             match port.let_go().await {
-                Ok(()) => tracing::info!("port {name}: its device is closed; without one it has no link"),
+                Ok(()) => tracing::warn!("port {name}: its device is taken out and closed; it has no link"),
                 Err(error) => {
                     tracing::error!(error = format!("{error:#}"), "port {name}: its device is not closed")
                 }

@@ -303,7 +303,7 @@ impl Port<Stopped> {
         let (id, name) = (self.id(), self.name().to_owned());
         let device = self.state.claim.raw_info()?.device;
         self.configure(settings).inspect_err(|_| {
-            // Closed by now; what has gone wrong is known.
+            // Nobody has the port any more, and what has gone wrong is known.
             let closed = Claim { id, name, started: false, given_up: true };
             let _ = closed.let_go(device);
         })
@@ -325,7 +325,7 @@ impl Port<Started> {
         self.stop()?.close()
     }
 
-    /// Stops the port and lets go of its device, see [`Port::<Stopped>::release`]; as [`stop`](Port::stop) otherwise.
+    /// Stops the port and lets go of its device, as a stopped one does; as [`stop`](Port::stop) otherwise.
     pub fn release(self) -> Result<(), Error> {
         self.stop()?.release()
     }
