@@ -63,8 +63,10 @@ fn it_comes_and_goes() -> Result<()> {
     ] {
         ensure!(listed.lines().any(|line| line == path), "{path} is missing:\n{listed}");
     }
-    for unit in ["rvs.service", "rvs-setup.service"] {
-        ensure!(listed.lines().any(|line| line.ends_with(&format!("lib/systemd/system/{unit}"))), "{listed}");
+    for file in
+        ["systemd/system/rvs.service", "systemd/system/rvs-setup.service", "udev/rules.d/60-rvs.rules"]
+    {
+        ensure!(listed.lines().any(|line| line.ends_with(&format!("lib/{file}"))), "{listed}");
     }
     ensure!(image.command("getent").words("group rvs").run()?.starts_with("rvs:"));
 

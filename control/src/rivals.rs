@@ -44,6 +44,11 @@ impl Rivals {
         Rivals(Mutex::new(State { macs, ..State::default() }))
     }
 
+    /// The ports have other MACs now.
+    pub fn know(&self, macs: Vec<Mac>) {
+        self.state().macs = macs;
+    }
+
     /// Looks at a frame from outside.
     pub fn listen(&self, frame: &[u8]) {
         let Some((address, mac)) = sender(frame) else { return };

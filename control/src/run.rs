@@ -18,6 +18,7 @@ use dataplane::changes::Changes;
 use dataplane::counters::{Punt, WorkerCounters};
 use dataplane::engine::reset::reset;
 use dataplane::engine::{Verdict, fragments, tell, tunnel_errors};
+use dataplane::exchange::Exchange;
 use dataplane::table::Table;
 use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Queues};
@@ -45,7 +46,7 @@ use crate::health::checks_at_once;
 use crate::keep;
 use crate::memory;
 use crate::net::{Twin, Watcher};
-use crate::ports::{self, Open, Pools, Watch};
+use crate::ports::{self, Open, Pools, Slot, Watch};
 use crate::root::Root;
 use crate::services::Services;
 use crate::slowpath;
@@ -82,7 +83,7 @@ fn run_once(
     way_back: &mut Option<HandOver>,
 ) -> Result<Option<HandOver>> {
     lock_any_memory();
-    let machine = Machine::read().context("cannot find out what this machine has")?;
+    let machine = Machine::read().context("cannot find out what this machine has")?.awaiting(&config);
     config.check_machine(&machine)?;
     config.check_prepared(&machine)?;
     for finding in doctor::at_start(Path::new("/"), &config) {
@@ -102,7 +103,8 @@ fn run_once(
         });
     }
     let runtime = runtime.enable_all().build().context("cannot start the control thread's runtime")?;
-    let result = LocalSet::new().block_on(&runtime, start(config, &control_cores, inheritance, way_back));
+    let start = start(config, &machine, &control_cores, inheritance, way_back);
+    let result = LocalSet::new().block_on(&runtime, start);
     runtime.shutdown_background();
     result
 }
@@ -157,6 +159,7 @@ impl StopSignals {
 
 async fn start(
     config: Config,
+    machine: &Machine,
     control_cores: &[usize],
     mut inheritance: Option<Inheritance>,
     way_back: &mut Option<HandOver>,
@@ -184,7 +187,7 @@ async fn start(
     let doors = Doors { socket, remote, speaker };
     let signals = Signals { stop, hangup, upgrade };
     stopwatch.lap(|stages| &mut stages.eal);
-    let setting = Setting { eal: &eal, devices: &devices, control_cores, kept, way_back };
+    let setting = Setting { eal: &eal, machine, devices: &devices, control_cores, kept, way_back };
     let mut result = with_eal(config, setting, doors, signals, manager, stopwatch, inheritance).await;
     if let Err(error) = eal.cleanup() {
         tracing::warn!(%error, "EAL was not taken down cleanly");
@@ -206,6 +209,7 @@ struct Signals {
 /// What it is built upon.
 struct Setting<'a> {
     eal: &'a Eal,
+    machine: &'a Machine,
     devices: &'a [Device],
     control_cores: &'a [usize],
     /// Where the connections of the process before are.
@@ -243,7 +247,7 @@ fn claims(config: &Config) -> Result<Vec<Claim>> {
 
 async fn with_eal(
     config: Config,
-    Setting { eal, devices, control_cores, kept, way_back }: Setting<'_>,
+    Setting { eal, machine, devices, control_cores, kept, way_back }: Setting<'_>,
     Doors { socket, remote, speaker }: Doors,
     Signals { mut stop, hangup, upgrade }: Signals,
     manager: systemd::Manager,
@@ -261,9 +265,10 @@ async fn with_eal(
     let mut queues: Vec<Queues> = Vec::new();
     let mut packets = Vec::new();
     for (index, device) in devices.iter().enumerate() {
-        let Open { port, queues: pairs, pool, known } = ports::open(&config, index, device, eal, &mut pools)?;
-        let (name, mac) = (&config.ports[index].name, ports::usable_mac(port.mac()?, index));
-        let mtu = config.ports[index].mtu;
+        let (name, mtu) = (&config.ports[index].name, config.ports[index].mtu);
+        let is_awaited = machine.lacks(&config.ports[index].device);
+        let open = ports::open(&config, index, device, is_awaited, eal, &mut pools)?;
+        let Open { port, queues: pairs, pool, known, mac, plug } = open;
         let tap = inheritance.as_mut().and_then(|old| old.item(&Item::Twin(name.clone())));
         let twin = Rc::new(match tap {
             Some(tap) => Twin::inherit(&linux, tap, name, mac, mtu).await?,
@@ -271,7 +276,7 @@ async fn with_eal(
         });
         links.push(PortLink { ifindex: twin.ifindex(), mac, mtu, device: known });
         twins.push(twin);
-        ports.push(port);
+        ports.push((port, plug));
         queues.push(pairs);
         packets.push(pool);
     }
@@ -347,6 +352,10 @@ async fn with_eal(
     let (mut director, handle) = Director::new(parts)?;
     let (pumps, ends) = slowpath::queues(counters.len(), answers(&director, &table), director.rivals())?;
 
+    let exchanges: Vec<_> = counters.iter().map(|_| Arc::new(Exchange::new(ports.len()))).collect();
+    let slot = |(index, (port, plug))| Slot::new(index, port, plug, &exchanges, &handle);
+    let slots: Vec<Slot> = ports.into_iter().enumerate().map(slot).collect();
+
     let workers = ends.into_iter().enumerate().map(|(index, slow_path)| Worker {
         index,
         count: counters.len(),
@@ -357,6 +366,7 @@ async fn with_eal(
         slow_path,
         capture: capture.clone(),
         changes: changes.get(index).cloned(),
+        exchange: exchanges[index].clone(),
         probe: (),
         idle: match config.workers.idle {
             Idle::Busy => worker::Idle::Busy,
@@ -435,7 +445,7 @@ async fn with_eal(
             } => unreachable!("it never ends"),
             result = direct => result,
             () = pumps.to_linux(&twins) => unreachable!("it never ends"),
-            () = watch.run(&ports) => unreachable!("it never ends"),
+            () = watch.run(&slots) => unreachable!("it never ends"),
             () = gone(from_linux) => Err(anyhow!("somebody has removed a twin from Linux; RVS cannot go on without it")),
             result = crew.lost_worker() => result.map(|()| None),
         }
@@ -466,9 +476,9 @@ async fn with_eal(
             hand_over.leave_twin(port, placed, twin.heirloom());
         }
     }
-    drop((pumps, director, twins, queues));
-    for port in ports {
-        if let Err(error) = port.close() {
+    drop((pumps, director, twins, queues, exchanges));
+    for slot in slots {
+        if let Err(error) = slot.close() {
             tracing::warn!(%error, "a port was not taken down cleanly");
         }
     }

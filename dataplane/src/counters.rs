@@ -89,7 +89,7 @@ named! {
         NoRoute = "no_route",
         /// Longer than the MTU of the output port.
         TooBig = "too_big",
-        /// The output port's queue was full.
+        /// The output port's queue was full, or its device is taken out.
         TxFull = "tx_full",
         /// Linux did not fetch its packets fast enough.
         PuntFull = "punt_full",

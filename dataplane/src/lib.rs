@@ -1,6 +1,6 @@
 //! The packet path of RVS: connection table, schedulers, forwarding modes, and the worker loop.
 //!
-//! Everything but [`worker`] is pure logic: time and seeds are arguments, packets are byte slices, and
+//! Everything but [`worker`] and [`exchange`] is pure logic: time and seeds are arguments, packets are byte slices, and
 //! nothing needs DPDK. A [`snapshot::Snapshot`] is all that this crate ever sees of configuration.
 //!
 //! | module | holds |
@@ -17,6 +17,7 @@
 //! | [`engine`] | a burst's way through parse, classify, resolve, rewrite |
 //! | [`changes`] | connections that peer routers should hear of |
 //! | [`capture`] | samples of packets for operators |
+//! | [`exchange`] | another device for a port, while the workers run |
 //! | [`worker`] | the polling loop on a core: ports, punts, idling |
 
 pub mod capture;
@@ -24,6 +25,7 @@ pub mod changes;
 pub mod clock;
 pub mod counters;
 pub mod engine;
+pub mod exchange;
 pub mod fib;
 pub mod fragments;
 mod key;

@@ -28,6 +28,7 @@ use crate::clock::{TICKS_PER_SECOND, Tick};
 use crate::counters::{Drop, Punt, WorkerCounters};
 use crate::engine::tell::Allowance;
 use crate::engine::{BURST, Engine, Frame, Probe, Stage, Verdict};
+use crate::exchange::Exchange;
 use crate::fib::PortIndex;
 use crate::fragments::Waiting;
 use crate::snapshot::{Snapshot, Subscriber};
@@ -96,6 +97,8 @@ pub struct Worker<P = ()> {
     pub capture: Arc<Switch>,
     /// Where it notes connections that change, if peers are to be told of them.
     pub changes: Option<Arc<Changes>>,
+    /// Where it gets other queues for a port whose device is taken out or comes back.
+    pub exchange: Arc<Exchange>,
     /// Whoever measures it; `()` in a router.
     pub probe: P,
 }
@@ -116,6 +119,7 @@ impl<P: Probe> Worker<P> {
             idle,
             capture,
             changes,
+            exchange,
             mut probe,
         } = self;
         let engine = Engine::new(index, table.clone(), counters.clone()).noting(changes);
@@ -131,6 +135,9 @@ impl<P: Probe> Worker<P> {
             let tsc = clock::tsc();
             let now = ticks.at(tsc);
 
+            if exchange.is_due() {
+                exchange.take(&mut receivers, &mut output.transmitters);
+            }
             let path = Path { lcore, engine: &engine, snapshot, now };
             let received = forward(&path, &mut receivers, &mut output, &mut waiting, &mut probe);
             let injected = output.inject(lcore);

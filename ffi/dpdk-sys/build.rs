@@ -13,14 +13,14 @@ mod probe;
 use probe::{Dpdk, Problem};
 
 /// Everything that RVS calls. Never `per_lcore_.*`: bindgen takes thread-locals for plain statics.
-const FUNCTIONS: &str = "rvs_.*|rte_eal_init|rte_eal_cleanup|rte_strerror|rte_version|rte_dev_probe|rte_dev_event_callback_(register|unregister)|rte_eal_alarm_set\
+const FUNCTIONS: &str = "rvs_.*|rte_eal_init|rte_eal_cleanup|rte_strerror|rte_version|rte_dev_probe|rte_dev_remove|rte_dev_event_callback_(register|unregister)|rte_eal_alarm_set\
     |rte_thread_register|rte_thread_unregister|rte_get_main_lcore|rte_get_tsc_hz|rte_socket_id\
     |rte_pktmbuf_pool_create|rte_pktmbuf_free_bulk|rte_mempool_avail_count|rte_mempool_in_use_count\
     |rte_eth_dev_(get_port_by_name|get_name_by_port|info_get|configure|adjust_nb_rx_tx_desc|start|stop|close\
     |default_mac_addr_set|socket_id|rss_hash_conf_get|rss_reta_query|rss_reta_update|get_mtu|get_vlan_offload\
     |rx_offload_name|tx_offload_name|callback_register|callback_unregister)\
     |rte_eth_(rx_queue_setup|tx_queue_setup|promiscuous_enable|promiscuous_get|macaddr_get|stats_get\
-    |find_next_owned_by)";
+    |find_next_of|find_next_owned_by)";
 const TYPES: &str = "rvs_mbuf|rte_eth_(conf|dev_info|stats|fp_ops|rss_conf|rss_reta_entry64|rx_mq_mode|event_type)|rte_dev_event_type|rte_ether_addr";
 const VARS: &str = "RVS_.*|rte_eth_fp_ops|RTE_ETH_NAME_MAX_LEN";
 /// Rust sees these only through pointers: src/lib.rs has them without contents.

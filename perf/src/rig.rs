@@ -13,6 +13,7 @@ use dataplane::clock::Tick;
 use dataplane::counters::{Drop, TrafficCounters, WorkerCounters};
 use dataplane::engine::Probe;
 use dataplane::engine::{BURST, Engine, Verdict};
+use dataplane::exchange::Exchange;
 use dataplane::fib::{Adjacency, Fib, Route, Via};
 use dataplane::service::{Mode, Protocol, Scheduler, Timeouts};
 use dataplane::snapshot::{DestSpec, PortSpec, Publisher, ServiceSpec, Snapshot, Subscriber, TunnelSpec};
@@ -229,6 +230,7 @@ impl Rig {
             probe,
             capture: self.capture.clone(),
             changes: self.changes.clone(),
+            exchange: Arc::new(Exchange::new(1)),
         }
     }
 }

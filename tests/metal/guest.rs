@@ -24,6 +24,9 @@ const SCRIPT: Duration = Duration::from_secs(400);
 /// How long a boot may take.
 const BOOT: Duration = Duration::from_secs(400);
 
+/// Where what `update-grub` writes comes to.
+const BOOTLOADER: &str = "bootloader";
+
 /// A running guest; switched off when dropped.
 #[derive(Debug)]
 pub struct Guest {
@@ -43,6 +46,11 @@ pub struct Done {
     pub printed: String,
 }
 
+/// Has the next boot pass these words to the kernel, as the guest's own `update-grub` does.
+pub fn set_words(namespace: &Namespace, words: &str) -> Result<()> {
+    Ok(fs::write(namespace.state().file(BOOTLOADER), words)?)
+}
+
 impl Guest {
     /// Switches it on, in a namespace where its NICs' wires are, and waits until it takes commands.
     ///
@@ -50,7 +58,7 @@ impl Guest {
     pub fn boot(image: &Image, namespace: &Namespace) -> Result<Guest> {
         let file = |name: &str| namespace.state().file(name);
         let (agent, monitor) = (file("agent"), file("monitor"));
-        let (console, bootloader) = (file("console.log"), file("bootloader"));
+        let (console, bootloader) = (file("console.log"), file(BOOTLOADER));
         for socket in [&agent, &monitor] {
             let _ = fs::remove_file(socket);
         }
@@ -141,8 +149,6 @@ impl Guest {
 
     /// Runs a script that ends in a reboot, and switches the machine on again, as its firmware would.
     pub fn reboot(&mut self, image: &Image, script: &str) -> Result<()> {
-        // The disk is below the root, where systemd unmounts nothing: a file that has just been written came back as zeros.
-        self.run("sync")?;
         self.send(script)?;
         let status = self.qemu.wait(SCRIPT).with_context(|| self.last_words())?;
         ensure!(status.success(), "QEMU ended with {status}: {}", self.last_words());
@@ -156,8 +162,21 @@ impl Guest {
         self.monitor("set_link", json!({"name": nic, "up": up})).map(drop)
     }
 
+    /// Plugs a device in.
+    pub fn plug_in(&mut self, device: &str) -> Result<()> {
+        let said =
+            self.monitor("human-monitor-command", json!({"command-line": format!("device_add {device}")}))?;
+        ensure!(said.as_str().is_some_and(str::is_empty), "{device}: {said}");
+        Ok(())
+    }
+
+    /// Takes a device out: the guest is asked to let go of it.
+    pub fn take_out(&mut self, id: &str) -> Result<()> {
+        self.monitor("device_del", json!({"id": id})).map(drop)
+    }
+
     /// Has QEMU do something by its machine protocol; the answer.
-    pub fn monitor(&mut self, command: &str, arguments: Value) -> Result<Value> {
+    fn monitor(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let request = json!({"execute": command, "arguments": arguments});
         writeln!(self.monitor.get_mut(), "{request}")?;
         loop {

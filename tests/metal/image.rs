@@ -130,11 +130,16 @@ impl Image {
         empty(&root)?;
         let upper = root.join("upper");
         fs::create_dir_all(root.join("work"))?;
-        let mut opaque: Vec<String> = HIDDEN.map(str::to_owned).into();
+        let (mut opaque, mut gone): (Vec<String>, _) = (HIDDEN.map(str::to_owned).into(), Vec::new());
         for entry in fs::read_dir("/")? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            if !SEEN.contains(&name.as_str()) {
-                opaque.push(name);
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            match entry.file_type()?.is_dir() {
+                _ if SEEN.contains(&name.as_str()) => {}
+                true => opaque.push(name),
+                // /.dockerenv, by which systemd would take the guest for a container, which has no disks to write back at its
+                // end.
+                false => gone.push(name),
             }
         }
         for directory in
@@ -159,11 +164,11 @@ impl Image {
         fs::write(upper.join("etc/machine-id"), "52565300000000000000000000000001\n")?;
         fs::File::create(&self.disk)?.set_len(1 << 30)?;
         Command::new(state, "mke2fs").words("-q -t ext4 -d").arg(&root).arg(&self.disk).run()?;
-        let attributes: String = opaque
-            .iter()
-            .map(|directory| format!("ea_set /upper/{directory} trusted.overlay.opaque y\n"))
-            .collect();
-        Command::new(state, "debugfs").words("-w -f -").arg(&self.disk).input(attributes).run()?;
+        // As overlayfs wants it.
+        let opaque = opaque.iter().map(|name| format!("ea_set /upper/{name} trusted.overlay.opaque y\n"));
+        let gone = gone.iter().map(|name| format!("mknod {name} c 0 0\n"));
+        let script: String = opaque.chain(["cd /upper\n".to_owned()]).chain(gone).collect();
+        Command::new(state, "debugfs").words("-w -f -").arg(&self.disk).input(script).run()?;
         Ok(())
     }
 }

@@ -6,7 +6,10 @@
 //! NICs and drivers are used.
 //!
 //! ```text
-//! rvs-metal [PACKAGE]    the .deb that is installed; without one, the built program is packed
+//! rvs-metal [--only STEP,...] [PACKAGE]
+//!
+//!   PACKAGE   the .deb that is installed; without one, the built program is packed
+//!   --only    goes the shortest way to a router that balances, and then shows these steps only: for who works on one of them
 //! ```
 //!
 //! All of it is emulated, also the CPU, so nothing here says how fast anything is.
@@ -19,19 +22,47 @@ mod rig;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::{Context, Result, ensure};
 use harness::cluster::Layout;
+
+use crate::rig::Step;
 
 /// The page that is walked.
 const PAGE: &str = include_str!("../../docs/bare-metal.md");
 
+/// What is asked for.
+#[derive(Default)]
+struct Arguments {
+    package: Option<PathBuf>,
+    only: Option<Vec<&'static Step>>,
+}
+
 fn main() -> ExitCode {
-    let package = std::env::args().nth(1).map(PathBuf::from);
     let directory = PathBuf::from("target/metal");
-    match harness::with_cluster(Layout::TwoArmed, |cluster| rig::run(cluster, &directory, package)) {
+    let result = arguments(std::env::args().skip(1)).and_then(|Arguments { package, only }| {
+        harness::with_cluster(Layout::TwoArmed, |cluster| {
+            rig::run(cluster, &directory, package, only.as_deref())
+        })
+    });
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
+    let mut arguments = Arguments::default();
+    while let Some(word) = words.next() {
+        if word == "--only" {
+            let names = words.next().context("--only: expected names of steps")?;
+            arguments.only = Some(rig::steps(&names)?);
+        } else {
+            ensure!(!word.starts_with('-'), "{word}: expected --only STEP,... or a package");
+            arguments.package = Some(word.into());
+        }
+    }
+    Ok(arguments)
 }

@@ -59,26 +59,39 @@ impl Kind {
     pub fn id(self, side: usize) -> String {
         format!("{}-nic", self.name(side))
     }
+
+    /// One of its NICs, as QEMU wants to hear of it: always in the same slot, where it is one of several cards, the first of
+    /// which is 0.
+    pub fn device(self, side: usize, card: u8) -> String {
+        let (slot, id, wire, mac) = (self.slot(side), self.id(side), self.name(side), self.mac(side, card));
+        let Kind { model, settings, .. } = self;
+        format!("{model},id={id},romfile=,bus=slot{slot},netdev={wire},mac={mac}{settings}")
+    }
+
+    /// The MAC of one of its NICs.
+    pub fn mac(self, side: usize, card: u8) -> String {
+        format!("52:54:00:00:{:02x}:{:02x}", card * 16, self.slot(side))
+    }
+
+    /// The number of the slot of one of its NICs, by which its bus is numbered, too.
+    fn slot(self, side: usize) -> usize {
+        KINDS.iter().position(|kind| *kind == self).unwrap_or_default() * 2 + side + 1
+    }
 }
 
 /// QEMU's arguments for all NICs, and the one that the guest logs in by, which leads nowhere.
 pub fn arguments() -> Vec<String> {
     let mut words = vec!["-netdev".to_owned(), "user,id=login,restrict=on".to_owned()];
-    let mut bus = 0;
     for kind in KINDS {
         for side in 0..2 {
-            bus += 1;
-            let (name, Kind { model, queues, settings, .. }) = (kind.name(side), kind);
+            let (name, queues, slot) = (kind.name(side), kind.queues, kind.slot(side));
             words.extend([
                 "-netdev".into(),
                 format!("tap,id={name},ifname={name},script=no,downscript=no,queues={queues}"),
                 "-device".into(),
-                format!("pcie-root-port,id=slot{bus},chassis={bus}"),
+                format!("pcie-root-port,id=slot{slot},chassis={slot}"),
                 "-device".into(),
-                format!(
-                    "{model},id={},romfile=,bus=slot{bus},netdev={name},mac=52:54:00:00:00:{bus:02x}{settings}",
-                    kind.id(side)
-                ),
+                kind.device(side, 0),
             ]);
         }
     }

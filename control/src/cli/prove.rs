@@ -20,7 +20,7 @@ pub(super) struct Prove {
 impl Prove {
     pub(super) fn execute(self) -> anyhow::Result<Exit> {
         let config = config::load(&self.config)?;
-        config.check_to_take_over(&Machine::read()?)?;
+        config.check_to_take_over(&Machine::read()?.awaiting(&config))?;
         capabilities::enough_to_open(&config)?;
         writeln!(io::stdout(), "{}", serde_json::to_string(&Proof::own(&config))?)?;
         Ok(Exit::Ok)

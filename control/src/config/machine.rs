@@ -16,6 +16,7 @@ use super::{Config, ConfigErrors, Table, value};
 use crate::hardware::{self, Obstacle};
 use crate::memory;
 use crate::root::Root;
+use crate::setup::Permit;
 
 /// Facts about a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Machine {
     pub interfaces: BTreeSet<String>,
     /// By PCI address, e.g. `0000:01:00.0`: why DPDK cannot have the device, if it cannot.
     pub(crate) pci_devices: BTreeMap<String, Option<Obstacle>>,
+    /// NICs, by PCI address, that RVS starts without if they are not there, since they have been.
+    pub awaited: BTreeSet<String>,
     /// Whether there are hugepages, as far as Linux says.
     pub has_hugepages: Option<bool>,
     /// Bytes that programs can have without swapping (`MemAvailable`).
@@ -46,6 +49,7 @@ impl Machine {
             online_cores: core_list(&online).context("cannot understand /sys/devices/system/cpu/online")?,
             interfaces: names.collect(),
             pci_devices: hardware::obstacles(&root),
+            awaited: BTreeSet::new(),
             has_hugepages: memory::has_pages(&root),
             available_memory: available_memory(&meminfo).context("/proc/meminfo has no MemAvailable")?,
         })
@@ -140,11 +144,31 @@ impl Config {
 }
 
 impl Machine {
+    /// With those of a configuration's NICs awaited that `rvs setup` has taken for it.
+    pub fn awaiting(mut self, config: &Config) -> Machine {
+        let root = Root::new(Path::new("/"));
+        let permit = Permit::read(&root).unwrap_or_else(|error| {
+            tracing::warn!(error = format!("{error:#}"), "it is not known which NICs rvs setup has taken");
+            Permit::default()
+        });
+        let addresses = config.ports.iter().filter_map(|port| value::pci_address(&port.device));
+        self.awaited = addresses.filter(|address| permit.knows(address, config)).collect();
+        self
+    }
+
+    /// Whether RVS starts without this device, which is not there.
+    pub fn lacks(&self, device: &str) -> bool {
+        let address = value::pci_address(device);
+        address.is_some_and(|address| {
+            self.awaited.contains(&address) && !self.pci_devices.contains_key(&address)
+        })
+    }
+
     /// Why DPDK cannot have a device, if it is on PCI and cannot be had.
     fn obstacle(&self, device: &str) -> Option<Obstacle> {
         let address = value::pci_address(device)?;
         let known = self.pci_devices.get(&address).cloned();
-        known.unwrap_or(Some(Obstacle::Absent(address)))
+        known.unwrap_or_else(|| (!self.lacks(device)).then(|| Obstacle::Absent(address)))
     }
 }
 
@@ -212,6 +236,7 @@ device = "net_null"
             online_cores: BTreeSet::from([0, 1, 2, 3, 8]),
             interfaces: ["eth7", "lo"].map(str::to_owned).into(),
             pci_devices: [("0000:3b:00.0".to_owned(), None)].into(),
+            awaited: BTreeSet::new(),
             has_hugepages: Some(true),
             available_memory: 64 << 30,
         }
@@ -232,6 +257,7 @@ device = "net_null"
             online_cores: BTreeSet::from([0, 1, 2, 3, 5]),
             interfaces: ["eth0", "lo"].map(str::to_owned).into(),
             pci_devices: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             has_hugepages: None,
             available_memory: 2 << 30,
         };
@@ -287,6 +313,23 @@ f:11:10: port[1].device: there is no PCI device 0000:3b:00.0; take an address th
         assert!(with(used("dpdk-testpmd")).is_err());
         // Its claim is what tells.
         with(used("rvs")).unwrap();
+    }
+
+    #[test]
+    fn a_nic_that_has_been_there_is_awaited() {
+        let absent = Machine { pci_devices: BTreeMap::new(), ..machine() };
+        let file = FILE.replace("9", "2");
+        assert!(!absent.lacks("3b:00.0") && judge(&file, &absent).is_err() && prepared(&absent).is_err());
+        let awaiting = |machine| Machine { awaited: ["0000:3b:00.0".to_owned()].into(), ..machine };
+        let awaited = awaiting(absent);
+        assert!(awaited.lacks("3b:00.0") && !awaited.lacks("3b:00.1") && !awaited.lacks("net_null"));
+        judge(&file, &awaited).unwrap();
+        prepared(&awaited).unwrap();
+        // One that is there must be one that DPDK can have.
+        let linux = Obstacle::Linux("0000:3b:00.0".to_owned(), "ixgbe".to_owned());
+        let there = Machine { pci_devices: [("0000:3b:00.0".to_owned(), Some(linux))].into(), ..machine() };
+        let there = awaiting(there);
+        assert!(!there.lacks("3b:00.0") && prepared(&there).is_err());
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub(super) enum Request {
     },
     Capture(capture::Question, oneshot::Sender<Result<Capture>>),
     Explain(explain::Question, oneshot::Sender<Result<explain::Explanation>>),
+    /// A port, by its number, has another device, with this MAC.
+    Device(usize, [u8; 6], oneshot::Sender<()>),
 }
 
 /// A handle to ask the director; the admin API's backend.
@@ -104,6 +106,10 @@ impl Director {
             }
             Request::Explain(question, reply) => {
                 let _ = reply.send(self.explain(&question));
+            }
+            Request::Device(port, mac, reply) => {
+                self.has_device(port, mac).await;
+                let _ = reply.send(());
             }
         }
     }
@@ -304,6 +310,11 @@ impl Handle {
         let (sender, receiver) = oneshot::channel();
         self.requests.send(request(sender)).await.ok().context("RVS is stopping")?;
         receiver.await.context("RVS is stopping")
+    }
+
+    /// A port, by its number, has another device, with this MAC: it is in force when this returns.
+    pub async fn has_device(&self, port: usize, mac: [u8; 6]) -> Result<()> {
+        self.ask(|reply| Request::Device(port, mac, reply)).await
     }
 
     /// Shows others, for a moment, that this router goes, before it does. For when it has been told to end.

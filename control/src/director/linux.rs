@@ -59,6 +59,20 @@ impl Director {
         }
     }
 
+    /// A port has another device: it and its twin show the MAC of that one.
+    pub(super) async fn has_device(&mut self, port: usize, mac: [u8; 6]) {
+        let Some(link) = self.ports.get_mut(port).filter(|link| link.mac != mac) else { return };
+        link.mac = mac;
+        let ifindex = link.ifindex;
+        self.rivals.know(self.ports.iter().map(|link| link.mac).collect());
+        if let Err(error) = self.watcher.handle().restore_mac(ifindex, mac).await {
+            let (port, error) = (&self.config.ports[port].name, format!("{error:#}"));
+            tracing::error!(port, error, "the twin has not got the MAC of its port's device");
+        }
+        self.fib = None;
+        self.publish();
+    }
+
     /// Puts right what has not been done yet.
     pub(super) async fn mend_addresses(&mut self) {
         if self.misplaced {

@@ -97,11 +97,15 @@ pub fn examine(root: &Path, config: Option<&Config>) -> Vec<Finding> {
     findings
 }
 
-/// What is worth a word in the log when RVS starts, and does not keep it from starting: packets that go from one NUMA node to
-/// another, and NICs that nothing keeps from the memory of others.
+/// What is worth a word in the log when RVS starts: packets that go from one NUMA node to another, NICs that nothing keeps from
+/// the memory of others, and too few hugepages for what is configured, of which EAL only says that it has not got them.
 pub fn at_start(root: &Path, config: &Config) -> Vec<Finding> {
     let mut findings = examine(root, Some(config));
-    findings.retain(|finding| matches!(finding.key, "numa-workers" | "hugepages-node" | "nic-unprotected"));
+    findings.retain(|finding| match finding.key {
+        "numa-workers" | "hugepages-node" | "nic-unprotected" => true,
+        "hugepages-few" => finding.severity == Severity::Error,
+        _ => false,
+    });
     findings
 }
 

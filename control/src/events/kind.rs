@@ -261,6 +261,11 @@ pub enum Kind {
         /// The port's name.
         port: String,
     },
+    /// The device of a port that had been taken out is back, or another one is in its place, and the port works again.
+    PortReturned {
+        /// The port's name.
+        port: String,
+    },
     /// Linux' network configuration cannot be followed for the moment.
     LinuxLost {
         /// Why.
@@ -340,6 +345,7 @@ impl Kind {
             Kind::LinkDown { .. } => "link_down",
             Kind::PortReset { .. } => "port_reset",
             Kind::PortRemoved { .. } => "port_removed",
+            Kind::PortReturned { .. } => "port_returned",
             Kind::LinuxLost { .. } => "linux_lost",
             Kind::Missed { .. } => "missed",
         }
@@ -451,6 +457,7 @@ impl fmt::Display for Kind {
                 "port {port}: its device has been reset and forwards nothing until it is opened anew"
             ),
             Kind::PortRemoved { port } => write!(f, "port {port}: its device has been taken out"),
+            Kind::PortReturned { port } => write!(f, "port {port}: its device is back"),
             Kind::LinuxLost { error } => {
                 write!(f, "cannot follow Linux' network configuration; trying again: {error}")
             }

@@ -1,26 +1,21 @@
 //! What is known of a port that is open: what it can do, what is used of it, and its link.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dpdk::{Error, Hashed, Link, Port, Side, Started, Terms};
 
 use super::mac_text;
 use crate::admin::api;
 
-/// A port that is open. Its link may change, all else stays.
+/// A port. Its link may change, and its device, if that is taken out and another one is put there.
 #[derive(Debug)]
-pub struct Known {
+pub struct Known(Mutex<Facts>);
+
+#[derive(Clone, Debug)]
+struct Facts {
     device: api::Device,
     terms: Terms,
-    now: Mutex<Now>,
-}
-
-/// What changes.
-#[derive(Clone, Copy, Debug)]
-struct Now {
-    link: Link,
-    trouble: Option<&'static str>,
 }
 
 impl Known {
@@ -51,54 +46,76 @@ impl Known {
             link_speed: link.speed,
             trouble: None,
         };
-        Ok(Known { device, terms, now: Mutex::new(Now { link, trouble: None }) })
+        Ok(Known::from(device, terms))
     }
 
-    /// That of a port that nobody has.
-    #[cfg(test)]
-    pub(super) fn made_up() -> Known {
+    /// One without a device, at this address, which shows this MAC meanwhile.
+    pub(super) fn absent(address: &str, mac: [u8; 6], mtu: u16) -> Known {
         let device = api::Device {
-            name: "net_null0".to_owned(),
-            driver: "net_null".to_owned(),
-            mac: mac_text([2, 0, 0, 0, 0, 1]),
+            name: address.to_owned(),
+            driver: "no driver".to_owned(),
+            mac: mac_text(mac),
             node: None,
-            mtu: 1500,
-            max_queues: 1,
-            rx_descriptors: 1024,
-            tx_descriptors: 512,
+            mtu,
+            max_queues: 0,
+            rx_descriptors: 0,
+            tx_descriptors: 0,
             hashed_side: "both".to_owned(),
             rss: Vec::new(),
             rx_offloads: Vec::new(),
             tx_offloads: Vec::new(),
             promiscuous: None,
-            link_up: true,
+            link_up: false,
             link_speed: None,
             trouble: None,
         };
-        let link = Link { up: true, speed: None };
-        Known { device, terms: Terms::default(), now: Mutex::new(Now { link, trouble: None }) }
+        Known::from(device, Terms::default())
+    }
+
+    /// That of a port that nobody has.
+    #[cfg(test)]
+    pub(super) fn made_up() -> Known {
+        let known = Known::absent("net_null0", [2, 0, 0, 0, 0, 1], 1500);
+        {
+            let device = &mut known.facts().device;
+            (device.driver, device.link_up) = ("net_null".to_owned(), true);
+        }
+        known
+    }
+
+    fn from(device: api::Device, terms: Terms) -> Known {
+        Known(Mutex::new(Facts { device, terms }))
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// By what it spreads packets over its queues, if it does.
     pub fn hashed(&self) -> Option<Hashed> {
-        self.terms.hashed
+        self.facts().terms.hashed
     }
 
     /// As it is now.
     pub fn describe(&self) -> api::Device {
-        let Now { link, trouble } = *self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        let trouble = trouble.map(str::to_owned);
-        api::Device { link_up: link.up, link_speed: link.speed, trouble, ..self.device.clone() }
+        self.facts().device.clone()
     }
 
     /// Whether it has a link, and what is wrong with it.
     pub(super) fn set(&self, link: Link, trouble: Option<&'static str>) {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Now { link, trouble };
+        let device = &mut self.facts().device;
+        (device.link_up, device.link_speed) = (link.up, link.speed);
+        device.trouble = trouble.map(str::to_owned);
+    }
+
+    /// It has another device.
+    pub(super) fn replace(&self, other: Known) {
+        *self.facts() = other.0.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
 
     /// For the log: what it runs with, and what it was asked for where that is something else.
-    pub(super) fn told(&self, descriptors: u16) -> impl fmt::Display + '_ {
-        let Known { device, terms, .. } = self;
+    pub(super) fn told(&self, descriptors: u16) -> impl fmt::Display + use<> {
+        let Facts { device, terms } = self.facts().clone();
         fmt::from_fn(move |f| {
             write!(f, "{} {}", device.name, device.driver)?;
             match device.node {
@@ -144,24 +161,28 @@ mod tests {
 
     #[test]
     fn one_line_tells_what_a_port_runs_with() {
-        let mut known = Known::made_up();
-        (known.terms.queues, known.terms.rx_descriptors, known.terms.tx_descriptors) = (1, 1024, 1024);
-        known.terms.mtu = 1500;
+        let known = Known::made_up();
+        let change = |change: fn(&mut Facts)| change(&mut known.facts());
+        change(|Facts { terms, .. }| {
+            (terms.queues, terms.rx_descriptors, terms.tx_descriptors) = (1, 1024, 1024);
+            terms.mtu = 1500;
+        });
         let expected =
             "net_null0 net_null, 1 queue of 1024 descriptors, MTU 1500, MAC 02:00:00:00:00:01, link up";
         assert_eq!(known.told(1024).to_string(), expected);
 
-        known.terms.hashed = Some(Hashed { addresses: true, tcp_ports: true, udp_ports: false });
-        (known.terms.queues, known.terms.side, known.terms.relaid) = (2, Side::Source, Some(true));
-        (known.terms.promiscuous, known.terms.strips_vlan, known.terms.tx_descriptors) =
-            (Some(false), true, 512);
-        (known.device.node, known.device.link_speed) = (Some(1), Some(10_000));
+        change(|Facts { terms, device }| {
+            terms.hashed = Some(Hashed { addresses: true, tcp_ports: true, udp_ports: false });
+            (terms.queues, terms.side, terms.relaid) = (2, Side::Source, Some(true));
+            (terms.promiscuous, terms.strips_vlan, terms.tx_descriptors) = (Some(false), true, 512);
+            (device.node, device.link_speed) = (Some(1), Some(10_000));
+        });
         let expected = "net_null0 net_null on node 1, 2 queues of 1024 descriptors to receive and 512 to send (asked 2048), \
                         RSS by addresses, ports of TCP of the source (over a table laid out anew), MTU 1500, \
                         MAC 02:00:00:00:00:01, not promiscuous, VLAN tags taken out, link up 10 Gbit/s";
         assert_eq!(known.told(2048).to_string(), expected);
 
-        known.terms.hashed = None;
+        change(|facts| facts.terms.hashed = None);
         assert!(known.told(2048).to_string().contains(", packets spread in the device's own way"));
     }
 }

@@ -1,10 +1,12 @@
 //! DPDK's ports, and the pool that their packets come from: opened, described, looked after.
 
 mod known;
+mod slot;
 mod spread;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -16,6 +18,7 @@ use crate::devices::Device;
 use crate::slowpath;
 
 pub use known::Known;
+pub use slot::{Plug, Slot};
 pub use watch::Watch;
 
 /// Packets in each core's cache of the pool; at least four bursts.
@@ -98,18 +101,32 @@ impl Pools {
 
 /// A port that is open.
 pub struct Open {
-    /// The port.
-    pub port: Port<Started>,
+    /// The port; none while its device is not there.
+    pub port: Option<Port<Started>>,
     /// A pair for each worker.
     pub queues: Queues,
     /// Where its packets come from.
     pub pool: &'static Mempool,
     /// What is known of it.
     pub known: Arc<Known>,
+    /// The MAC that it shows.
+    pub mac: [u8; 6],
+    /// How its device is opened anew, if it is one that can be taken out.
+    pub plug: Option<Plug>,
 }
 
-/// Opens a port with a pair of queues for each worker, and says in the log what has become of it.
-pub fn open(config: &Config, index: usize, device: &Device, eal: &Eal, pools: &mut Pools) -> Result<Open> {
+/// Opens a port with a pair of queues for each worker, and says in the log what has become of it. One that waits for its device
+/// ([`Machine::awaited`]) is open without.
+///
+/// [`Machine::awaited`]: crate::config::Machine::awaited
+pub fn open(
+    config: &Config,
+    index: usize,
+    device: &Device,
+    is_awaited: bool,
+    eal: &Eal,
+    pools: &mut Pools,
+) -> Result<Open> {
     let port = &config.ports[index];
     let failed = |error: dpdk::Error| {
         let remedy = match error {
@@ -123,10 +140,15 @@ pub fn open(config: &Config, index: usize, device: &Device, eal: &Eal, pools: &m
     if let Device::Virtual { devargs, .. } = device {
         eal.probe(devargs).map_err(failed)?;
     }
-    let stopped = Port::by_name(eal, device.port_name()).map_err(failed)?;
-    let pool = pools.near(stopped.info().map_err(failed)?.socket, config, eal)?;
+    let stopped = match Port::by_name(eal, device.port_name()) {
+        Err(dpdk::Error::NoPort(_)) if is_awaited => None,
+        stopped => Some(stopped.map_err(failed)?),
+    };
+    let node = stopped.as_ref().map(Port::info).transpose().map_err(failed)?.and_then(|info| info.socket);
+    let pool = pools.near(node, config, eal)?;
+    let workers = config.workers.cores.len();
     let settings = Settings {
-        queues: config.workers.cores.len() as u16,
+        queues: workers as u16,
         descriptors: port.descriptors,
         mtu: port.mtu,
         rss: Some(Rss { side: spread::side(config, index), key: Some(spread::key()?) }),
@@ -134,10 +156,29 @@ pub fn open(config: &Config, index: usize, device: &Device, eal: &Eal, pools: &m
         mac: port.mac,
         promiscuous: true,
     };
+    let plug = match device {
+        Device::Pci { name, devargs } => Some(Plug {
+            address: name.clone(),
+            devargs: devargs.clone(),
+            settings: settings.clone(),
+            index,
+            name: port.name.clone(),
+            prober: eal.prober(),
+        }),
+        _ => None,
+    };
+    let Some(stopped) = stopped else {
+        let (mac, name) = (usable_mac(port.mac.unwrap_or_default(), index), device.port_name());
+        tracing::error!("port {}: there is no PCI device {name}; it has no link until there is", port.name);
+        let (queues, known) = (iter::repeat_with(dpdk::unconnected), Known::absent(name, mac, port.mtu));
+        let (queues, known) = (queues.take(workers).collect(), Arc::new(known));
+        return Ok(Open { port: None, queues, pool, known, mac, plug });
+    };
     let (started, queues) = stopped.configure(settings).map_err(failed)?;
-    let known = Known::of(&started, usable_mac(started.mac().map_err(failed)?, index)).map_err(failed)?;
+    let mac = usable_mac(started.mac().map_err(failed)?, index);
+    let known = Known::of(&started, mac).map_err(failed)?;
     tracing::info!("port {}: {}", port.name, known.told(port.descriptors));
-    Ok(Open { port: started, queues, pool, known: Arc::new(known) })
+    Ok(Open { port: Some(started), queues, pool, known: Arc::new(known), mac, plug })
 }
 
 /// The device's MAC; one of our own (locally administered) for a device that has none, as rings have.

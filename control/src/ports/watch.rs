@@ -4,6 +4,8 @@
 //! for an order to wait. The twin follows: it loses its carrier, as the interface of a NIC would, so that keepalived, BIRD and
 //! whoever else looks at it know.
 //!
+//! A device that is taken out is let go of, and opened again when it is back ([`super::Slot`]).
+//!
 //! A device that has been reset by somebody else is opened anew only by what takes all of them down and up again, since workers
 //! hold their queues: an upgrade to the same program. That goes without losses if the connections are kept; if they are not, it is
 //! refused, and the operator chooses when to restart.
@@ -12,11 +14,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dpdk::{Link, Notice, Port, Started};
+use anyhow::Result;
+use dpdk::{Link, Notice};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::Known;
+use super::{Known, Slot};
 use crate::admin::api::LinkText;
 use crate::events::{Events, Kind};
 use crate::net::{Linux, Twin};
@@ -28,22 +31,23 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// opened anew agrees with the other end anew.
 const AFTER_UPGRADE: Duration = Duration::from_secs(8);
 
+/// After a device that is back could not be opened.
+const AFTER_FAILURE: Duration = Duration::from_secs(15);
+
 /// What is asked of a port.
-pub trait Watched {
+pub(super) trait Watched {
     /// Its link, if it can tell.
     fn link(&self) -> Option<Link>;
-    /// What it has said of itself.
+    /// What it has said of itself. One that has no device has had it taken out.
     fn notice(&self) -> Option<Notice>;
-}
-
-impl Watched for Port<Started> {
-    fn link(&self) -> Option<Link> {
-        Port::link(self).ok()
-    }
-
-    fn notice(&self) -> Option<Notice> {
-        Port::notice(self)
-    }
+    /// Whether it has a device that it can go on without.
+    fn can_be_let_go(&self) -> bool;
+    /// Goes on without its device, which nobody uses any more when this returns.
+    async fn let_go(&self) -> Result<()>;
+    /// Whether it has no device, and there is one again.
+    fn is_back(&self) -> bool;
+    /// Goes on with the device that is there; what is known of that.
+    async fn bring_back(&self) -> Result<Known>;
 }
 
 /// Who looks after ports.
@@ -67,6 +71,8 @@ struct One {
     carrier: Option<bool>,
     has_complained: bool,
     notice: Option<Notice>,
+    /// Before this moment no device is opened.
+    not_before: Instant,
 }
 
 impl Watch {
@@ -86,6 +92,7 @@ impl Watch {
             carrier: None,
             has_complained: false,
             notice: None,
+            not_before: Instant::now(),
         };
         Watch {
             linux,
@@ -96,8 +103,12 @@ impl Watch {
         }
     }
 
-    /// Looks at them for ever.
-    pub async fn run(mut self, ports: &[impl Watched]) {
+    /// Looks after them for ever.
+    pub async fn run(self, ports: &[Slot]) {
+        self.watch(ports).await
+    }
+
+    pub(super) async fn watch(mut self, ports: &[impl Watched]) {
         let mut look = interval(PERIOD);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -108,6 +119,9 @@ impl Watch {
                     self.reopen.notify_one();
                 }
                 one.follow(port, is_patient, &self.linux, &self.events).await;
+                if one.notice == Some(Notice::Removed) {
+                    one.exchange(port, &self.events).await;
+                }
             }
         }
     }
@@ -124,6 +138,36 @@ impl One {
             Notice::Reset => Kind::PortReset { port },
         });
         Some(notice)
+    }
+
+    /// Lets go of a device that is taken out, and takes one that is back.
+    async fn exchange(&mut self, port: &impl Watched, events: &Events) {
+        let name = &self.name;
+        if port.can_be_let_go() {
+            match port.let_go().await {
+                Ok(()) => tracing::warn!("port {name}: its device is taken out and closed; it has no link"),
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "port {name}: its device is not closed")
+                }
+            }
+        } else if port.is_back() && Instant::now() >= self.not_before {
+            match port.bring_back().await {
+                Ok(known) => {
+                    self.known.replace(known);
+                    self.notice = None;
+                    tracing::info!("port {name}: its device is back");
+                    events.publish(Kind::PortReturned { port: name.clone() });
+                }
+                Err(error) => {
+                    self.not_before = Instant::now() + AFTER_FAILURE;
+                    let (error, again) = (format!("{error:#}"), AFTER_FAILURE.as_secs());
+                    tracing::error!(
+                        error,
+                        "port {name}: its device is back and cannot be opened; trying again in {again} s"
+                    );
+                }
+            }
+        }
     }
 
     /// Has the twin follow the link.
@@ -182,6 +226,12 @@ mod tests {
     struct Port {
         link: Cell<Option<Link>>,
         notice: Cell<Option<Notice>>,
+        /// Whether it can go on without its device.
+        can_be_let_go: Cell<bool>,
+        /// What comes of opening the device that is back, once there is one.
+        back: Cell<Option<Result<(), &'static str>>>,
+        /// How often that has been tried.
+        tries: Cell<u32>,
     }
 
     impl Watched for Port {
@@ -191,6 +241,28 @@ mod tests {
 
         fn notice(&self) -> Option<Notice> {
             self.notice.get()
+        }
+
+        fn can_be_let_go(&self) -> bool {
+            self.can_be_let_go.get()
+        }
+
+        async fn let_go(&self) -> Result<()> {
+            self.can_be_let_go.set(false);
+            Ok(())
+        }
+
+        fn is_back(&self) -> bool {
+            self.back.get().is_some()
+        }
+
+        async fn bring_back(&self) -> Result<Known> {
+            self.tries.set(self.tries.get() + 1);
+            self.back.get().unwrap_or(Ok(())).map_err(anyhow::Error::msg)?;
+            self.back.set(None);
+            self.notice.set(None);
+            self.can_be_let_go.set(true);
+            Ok(Known::made_up())
         }
     }
 
@@ -210,7 +282,13 @@ mod tests {
         let linux = Linux::open().unwrap();
         let twin = Rc::new(Twin::create(&linux, "wan", [2, 0, 0, 0, 0, 1], 1500).await.unwrap());
         let (events, known) = (Events::default(), Arc::new(Known::made_up()));
-        let port = Port { link: Cell::new(Some(link)), notice: Cell::new(None) };
+        let port = Port {
+            link: Cell::new(Some(link)),
+            notice: Cell::new(None),
+            can_be_let_go: Cell::new(false),
+            back: Cell::new(None),
+            tries: Cell::new(0),
+        };
         let ports = vec![("wan".to_owned(), known.clone(), twin)];
         let watch = Watch::new(linux, events.clone(), Rc::default(), ports, is_upgrade);
         (port, watch, known, events)
@@ -251,7 +329,7 @@ mod tests {
                 assert_eq!(told(&events).await, ["port wan: link down", "port wan: link up 10 Gbit/s"]);
             };
             tokio::time::pause();
-            tokio::select! { () = watch.run(&ports) => unreachable!("it never ends"), () = story => {} }
+            tokio::select! { () = watch.watch(&ports) => unreachable!("it never ends"), () = story => {} }
         });
     }
 
@@ -280,7 +358,43 @@ mod tests {
                 assert_eq!(told[1..], ["port wan: link down", "port wan: its device has been taken out"]);
             };
             tokio::time::pause();
-            tokio::select! { () = watch.run(&ports) => unreachable!("it never ends"), () = story => {} }
+            tokio::select! { () = watch.watch(&ports) => unreachable!("it never ends"), () = story => {} }
+        });
+    }
+
+    #[test]
+    fn a_device_that_is_taken_out_is_let_go_of_and_opened_when_it_is_back() {
+        in_namespace(async || {
+            let (port, watch, known, events) = watched(UP, false).await;
+            let ports = [port];
+            let port = &ports[0];
+            port.can_be_let_go.set(true);
+            let story = async {
+                looks().await;
+                port.notice.set(Some(Notice::Removed));
+                looks().await;
+                assert!(!port.can_be_let_go.get(), "nobody has let go of it");
+                assert!(!has_carrier());
+                // There is one, which cannot be opened yet.
+                port.back.set(Some(Err("not yet")));
+                looks().await;
+                assert_eq!(port.tries.get(), 1, "it is not tried in a row");
+                assert_eq!(known.describe().trouble.as_deref(), Some("removed"));
+                port.back.set(Some(Ok(())));
+                tokio::time::sleep(AFTER_FAILURE).await;
+                assert_eq!(port.tries.get(), 2);
+                assert!(has_carrier());
+                assert_eq!(known.describe().trouble, None);
+                // It may go again.
+                port.notice.set(Some(Notice::Removed));
+                looks().await;
+                assert!(!port.can_be_let_go.get() && !has_carrier());
+                let out = ["port wan: its device has been taken out", "port wan: link down"];
+                let back = ["port wan: its device is back", "port wan: link up 10 Gbit/s"];
+                assert_eq!(told(&events).await, [out, back, out].concat());
+            };
+            tokio::time::pause();
+            tokio::select! { () = watch.watch(&ports) => unreachable!("it never ends"), () = story => {} }
         });
     }
 
@@ -297,7 +411,7 @@ mod tests {
                 assert!(!has_carrier());
                 assert_eq!(told(&events).await, ["port wan: link down"]);
             };
-            tokio::select! { () = watch.run(&ports) => unreachable!("it never ends"), () = story => {} }
+            tokio::select! { () = watch.watch(&ports) => unreachable!("it never ends"), () = story => {} }
         });
     }
 }

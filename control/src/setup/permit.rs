@@ -47,6 +47,11 @@ impl Permit {
         forget(root, FILE)
     }
 
+    /// Whether a NIC has been taken for a configuration, which may be gone by now.
+    pub fn knows(&self, address: &str, config: &Config) -> bool {
+        self.0.get(&file(config)).is_some_and(|nics| nics.contains_key(address))
+    }
+
     /// Whether a NIC may be taken for a configuration.
     pub fn check(&self, nic: &Nic, config: &Config) -> Result<(), String> {
         let known = self.0.get(&file(config)).and_then(|nics| nics.get(&nic.address));

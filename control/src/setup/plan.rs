@@ -33,6 +33,13 @@ pub(crate) enum Consent {
     Permitted(Permit),
 }
 
+impl Consent {
+    /// Whether a NIC was there when the permit was given.
+    fn knows(&self, address: &str, config: &Config) -> bool {
+        matches!(self, Consent::Permitted(permit) if permit.knows(address, config))
+    }
+}
+
 /// What this machine lacks for a configuration.
 pub(crate) fn plan(root: &Root, config: &Config, lifelines: &Lifelines, consent: &Consent) -> Plan {
     let mut plan = Plan::default();
@@ -57,6 +64,12 @@ pub(crate) fn plan(root: &Root, config: &Config, lifelines: &Lifelines, consent:
             Standing::Hindered(Obstacle::Linux(..) | Obstacle::Unbound(_) | Obstacle::NoIommu(_)) => nic,
             // Those that are there only because this one's neighbour is not bound yet are no reason.
             Standing::Hindered(Obstacle::Group { .. }) if with_others(nic.as_ref(), &own).is_none() => {
+                continue;
+            }
+            // At a boot. RVS starts without it.
+            Standing::Hindered(obstacle @ Obstacle::Absent(_)) if consent.knows(&address, config) => {
+                plan.notes
+                    .push(format!("port {}: {obstacle}; it is to have no link until there is", port.name));
                 continue;
             }
             Standing::Hindered(obstacle) => {

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use tempfile::TempDir;
 
-use super::change::{Kernel, driver_of};
+use super::change::{Change, Kernel, driver_of};
 use super::plan::Plan;
 use super::{Consent, Mode, Permit, apply, plan, undo};
 use crate::config::Config;
@@ -477,6 +477,22 @@ fn a_boot_takes_what_was_taken_by_hand() {
     assert_eq!((&plan.refusals[..], plan.changes), (&[][..], planned(&kernel).changes));
     lines.default_routes.insert("eth2".to_owned());
     assert!(boot(&kernel, &lines).refusals[0].contains("carries the default route"));
+
+    // One is missing: the other is taken all the same, but not by hand.
+    let missing = kernel.root().path(&format!("/sys/bus/pci/devices/{LAN}"));
+    let aside = kernel.root().path("/aside");
+    fs::rename(&missing, &aside).unwrap();
+    let plan = boot(&kernel, &Lifelines::default());
+    assert_eq!(plan.refusals, [""; 0]);
+    assert!(
+        plan.notes.iter().any(|note| note.contains(&format!("port lan: there is no PCI device {LAN}"))),
+        "{plan:?}"
+    );
+    assert!(
+        plan.changes.iter().any(|change| matches!(change, Change::Bind { address, .. } if address == WAN))
+    );
+    assert!(planned(&kernel).refusals[0].starts_with(&format!("port lan: there is no PCI device {LAN}")));
+    fs::rename(&aside, &missing).unwrap();
 
     // Another card has its address.
     put(&kernel.root, &format!("/sys/bus/pci/devices/{WAN}/device"), "0x1521");

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::error::{Errno, Error};
 use crate::lcore::Lcore;
 use crate::pool::Mempool;
+use crate::port::{Port, Queues, Settings, Started};
 
 /// EAL, running. There is one in a process; whoever has it may make pools and ports.
 #[derive(Debug)]
@@ -94,15 +95,12 @@ impl Eal {
     ///
     /// The ports that it brings are found by [`Port::by_name`](crate::Port::by_name).
     pub fn probe(&self, devargs: &str) -> Result<(), Error> {
-        let text = c_string(devargs)?;
-        // SAFETY: a terminated string that is only read during the call; EAL runs, as `self` shows.
-        let returned = unsafe { dpdk_sys::rte_dev_probe(text.as_ptr()) };
-        match Errno::check(returned) {
-            Ok(_) => Ok(()),
-            // What looks like a slip of a pointer is how EAL says that no bus took the name.
-            Err(Errno(libc::EFAULT)) => Err(Error::UnknownDevice(devargs.to_owned())),
-            Err(errno) => Err(Error::Probe { devargs: devargs.to_owned(), errno }),
-        }
+        probe(&tenants(), devargs)
+    }
+
+    /// Who adds devices in another thread: drivers may take their time.
+    pub fn prober(&self) -> Prober {
+        Prober { _private: () }
     }
 
     /// The socket (the NUMA node) that the calling thread runs on; none if it may run on several.
@@ -178,6 +176,47 @@ impl Eal {
             Ok(_) => Ok(()),
             Err(errno) => Err(Error::InUse(errno.to_string())),
         }
+    }
+}
+
+/// Adds devices while EAL runs; when it does not any more, an error.
+#[derive(Clone, Copy, Debug)]
+pub struct Prober {
+    _private: (),
+}
+
+impl Prober {
+    /// Adds a device as [`Eal::probe`] does, and starts its port of this name. If that cannot be started, the device is let go
+    /// of again.
+    pub fn open(
+        &self,
+        devargs: &str,
+        name: &str,
+        settings: Settings,
+    ) -> Result<(Port<Started>, Queues), Error> {
+        let port = {
+            // So that nobody takes EAL down meanwhile.
+            let mut tenants = tenants();
+            probe(&tenants, devargs)?;
+            Port::known_as(&mut tenants, name)?
+        };
+        port.configure_or_release(settings)
+    }
+}
+
+/// With the lock held, and with it EAL.
+fn probe(tenants: &Tenants, devargs: &str) -> Result<(), Error> {
+    if !tenants.running {
+        return Err(Error::NotRunning);
+    }
+    let text = c_string(devargs)?;
+    // SAFETY: a terminated string that is only read during the call; EAL runs.
+    let returned = unsafe { dpdk_sys::rte_dev_probe(text.as_ptr()) };
+    match Errno::check(returned) {
+        Ok(_) => Ok(()),
+        // What looks like a slip of a pointer is how EAL says that no bus took the name.
+        Err(Errno(libc::EFAULT)) => Err(Error::UnknownDevice(devargs.to_owned())),
+        Err(errno) => Err(Error::Probe { devargs: devargs.to_owned(), errno }),
     }
 }
 

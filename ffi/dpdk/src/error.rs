@@ -70,6 +70,9 @@ pub enum Error {
     /// somebody has this port already
     #[error("port {0:?} is taken already")]
     Claimed(String),
+    /// the port's device has another port that is in use
+    #[error("port {0:?}: its device has another port, which is in use, and cannot be let go of")]
+    Shared(String),
     /// the port has too few queues
     #[error(
         "port {port:?} has {max_rx} receive and {max_tx} transmit queues, but {wanted} of each are wanted"

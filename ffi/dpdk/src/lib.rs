@@ -61,14 +61,14 @@ pub mod synthetic;
 
 pub use batch::{Batch, Drain};
 pub use descriptors::close_on_exec;
-pub use eal::Eal;
+pub use eal::{Eal, Prober};
 pub use error::{Errno, Error};
 pub use lcore::Lcore;
 pub use mbuf::Mbuf;
 pub use notice::Notice;
 pub use pool::Mempool;
 pub use port::{Link, Port, PortInfo, PortStats, Queues, Settings, Started, Stopped, Terms};
-pub use queue::{RxQueue, TxQueue};
+pub use queue::{RxQueue, TxQueue, unconnected};
 pub use rss::{Hashed, LONGEST_KEY, Rss, Side};
 pub use signals::hold_signals;
 

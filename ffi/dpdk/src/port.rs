@@ -172,15 +172,21 @@ impl Port<Stopped> {
     /// Takes the port of this name: a PCI address, or the name of a virtual device ("net_ring0").
     pub fn by_name(eal: &Eal, name: &str) -> Result<Port<Stopped>, Error> {
         let _ = eal;
+        Self::known_as(&mut tenants(), name)
+    }
+
+    pub(crate) fn known_as(tenants: &mut Tenants, name: &str) -> Result<Port<Stopped>, Error> {
         let c_name = c_string(name)?;
-        let mut tenants = tenants();
+        if !tenants.running {
+            return Err(Error::NotRunning);
+        }
         let mut id = 0;
-        // SAFETY: EAL runs, as `eal` shows; a terminated string, and a place for the answer.
+        // SAFETY: EAL runs, and goes on while the tenants' lock is held; a terminated string, and a place for the answer.
         let returned = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id) };
         if returned != 0 || id >= dpdk_sys::RVS_MAX_PORTS {
             return Err(Error::NoPort(name.to_owned()));
         }
-        Ok(Port { state: Stopped { claim: Claim::new(&mut tenants, id, name)? } })
+        Ok(Port { state: Stopped { claim: Claim::new(tenants, id, name)? } })
     }
 
     /// Takes the port of this id, one of [`Eal::ports`].
@@ -274,9 +280,33 @@ impl Port<Stopped> {
         Ok((Port { state: Started { claim, terms } }, queues))
     }
 
-    /// Takes the device away from DPDK.
+    /// Takes the device away from DPDK, which remembers where it was.
     pub fn close(self) -> Result<(), Error> {
         self.state.claim.close()
+    }
+
+    /// Takes the device away from DPDK, and DPDK's hands off it, so that Linux can let it be unplugged. [`Prober::open`] brings it
+    /// back.
+    ///
+    /// Refused, with the port closed, if the device has another port that somebody has: both would go.
+    ///
+    /// [`Prober::open`]: crate::Prober::open
+    pub fn release(self) -> Result<(), Error> {
+        let mut claim = self.state.claim;
+        let device = claim.raw_info()?.device;
+        claim.give_up(true)?;
+        claim.let_go(device)
+    }
+
+    /// Configures it, or lets go of its device.
+    pub(crate) fn configure_or_release(self, settings: Settings) -> Result<(Port<Started>, Queues), Error> {
+        let (id, name) = (self.id(), self.name().to_owned());
+        let device = self.state.claim.raw_info()?.device;
+        self.configure(settings).inspect_err(|_| {
+            // Nobody has the port any more, and what has gone wrong is known.
+            let closed = Claim { id, name, started: false, given_up: true };
+            let _ = closed.let_go(device);
+        })
     }
 }
 
@@ -293,6 +323,11 @@ impl Port<Started> {
     /// Stops the port and takes the device away from DPDK; as [`stop`](Port::stop) otherwise.
     pub fn close(self) -> Result<(), Error> {
         self.stop()?.close()
+    }
+
+    /// Stops the port and lets go of its device, as a stopped one does; as [`stop`](Port::stop) otherwise.
+    pub fn release(self) -> Result<(), Error> {
+        self.stop()?.release()
     }
 
     /// What it runs with.
@@ -539,6 +574,22 @@ impl Claim {
 
     fn close(mut self) -> Result<(), Error> {
         self.give_up(true)
+    }
+
+    /// Takes the device of a port that is closed out of DPDK.
+    fn let_go(&self, device: *mut dpdk_sys::rte_device) -> Result<(), Error> {
+        // With the lock, so that EAL goes on, and nobody finds a port of it.
+        let tenants = tenants();
+        if !tenants.running {
+            return Err(Error::NotRunning);
+        }
+        // SAFETY: EAL runs; the device is only compared.
+        let other = unsafe { dpdk_sys::rte_eth_find_next_of(0, device) };
+        if tenants.ports.contains(&other) {
+            return Err(Error::Shared(self.name.clone()));
+        }
+        // SAFETY: EAL runs, and nothing but this removes a device, which is DPDK's until then; none of its ports is anybody's.
+        self.ask("let go of it", unsafe { dpdk_sys::rte_dev_remove(device) }).map(drop)
     }
 
     /// Gives the port up, in one step with closing the device: its id is used again.

@@ -7,11 +7,12 @@
 //! latencystats) are looked for as C does, which is free, and sent through the shim.
 
 use std::cell::Cell;
+use std::ffi::c_void;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use dpdk_sys::rte_eth_fp_ops as FastPath;
 
@@ -52,7 +53,7 @@ impl Queue {
     }
 
     fn name(&self) -> &str {
-        self.claim.as_ref().map_or("synthetic", |claim| claim.name())
+        self.claim.as_ref().map_or("no device", |claim| claim.name())
     }
 }
 
@@ -72,6 +73,25 @@ pub(crate) unsafe fn pair(claim: &Arc<Claim>, queue: u16) -> (RxQueue, TxQueue) 
 pub(crate) unsafe fn synthetic_pair(ops: &'static FastPath) -> (RxQueue, TxQueue) {
     let queue = || Queue { ops, port: u16::MAX, queue: 0, claim: None, not_sync: PhantomData };
     (RxQueue(queue()), TxQueue(queue()))
+}
+
+/// A pair that leads nowhere: nothing comes in, and what is sent is dropped. A worker has it in the place of a device that is
+/// away.
+pub fn unconnected() -> (RxQueue, TxQueue) {
+    /// An entry of a table as DPDK's.
+    struct Nowhere(FastPath);
+    // SAFETY: nobody writes it or what it points to.
+    unsafe impl Send for Nowhere {}
+    // SAFETY: as above.
+    unsafe impl Sync for Nowhere {}
+    static NO_CALLBACK: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    static NOWHERE: LazyLock<Nowhere> = LazyLock::new(|| {
+        let mut ops = FastPath::default();
+        (ops.rxq.clbk, ops.txq.clbk) = (NO_CALLBACK.as_ptr(), NO_CALLBACK.as_ptr());
+        Nowhere(ops)
+    });
+    // SAFETY: it has no functions, so that any number of pairs may share it.
+    unsafe { synthetic_pair(&NOWHERE.0) }
 }
 
 impl RxQueue {
@@ -162,7 +182,7 @@ impl TxQueue {
 ///
 /// `table` is one of a valid entry, and the queue is one of its port.
 #[inline(always)]
-unsafe fn callbacks(table: *mut *mut std::ffi::c_void, queue: usize) -> bool {
+unsafe fn callbacks(table: *mut *mut c_void, queue: usize) -> bool {
     // SAFETY: the table has a place for every queue. Relaxed, as in C: the shim loads it again and
     // follows it from there.
     let first = unsafe { AtomicPtr::from_ptr(table.add(queue)) }.load(Ordering::Relaxed);

@@ -110,6 +110,59 @@ fn nothing_left_ends_cleanly() {
 }
 
 #[test]
+fn a_device_that_was_let_go_of_can_be_had_again() {
+    in_own_process("a_device_that_was_let_go_of_can_be_had_again", || {
+        let eal = Eal::init(&args(&["-l", "0", "--vdev=net_null0"])).expect("EAL starts");
+        let pool = Mempool::new(&eal, "pool", 1023, 32, dpdk::data_room(1500)).expect("a small pool");
+        let prober = eal.prober();
+        let settings = || Settings {
+            queues: 2,
+            descriptors: 64,
+            mtu: 1500,
+            rss: None,
+            pool,
+            mac: None,
+            promiscuous: true,
+        };
+        let port = Port::by_name(&eal, "net_null0").expect("it is a port");
+        let (mut port, mut queues) = port.configure(settings()).expect("it starts");
+        for _ in 0..3 {
+            drop(queues);
+            port.release().expect("no queue is left");
+            assert_eq!(eal.ports(), []);
+            assert!(matches!(Port::by_name(&eal, "net_null0"), Err(Error::NoPort(_))));
+            // One that cannot be started is let go of, and no obstacle.
+            let none = Settings { queues: 0, ..settings() };
+            assert!(matches!(prober.open("net_null0", "net_null0", none), Err(Error::NoQueues(_))));
+            assert_eq!(eal.ports(), []);
+            // Drivers take their time, so it may be any thread.
+            let (once, again) = (settings(), settings());
+            let opened = thread::spawn(move || prober.open("net_null0", "net_null0", once)).join();
+            (port, queues) = opened.expect("no panic").expect("it is there again");
+            assert!(prober.open("net_null0", "net_null0", again).is_err(), "it is taken");
+        }
+        drop(queues);
+        port.release().expect("no queue is left");
+        eal.cleanup().expect("nothing is in use");
+        assert!(matches!(prober.open("net_null0", "net_null0", settings()), Err(Error::NotRunning)));
+    });
+}
+
+#[test]
+fn a_pair_that_leads_nowhere_takes_packets_and_has_none() {
+    in_own_process("a_pair_that_leads_nowhere_takes_packets_and_has_none", || {
+        let eal = Eal::init(&args(&["-l", "0"])).expect("EAL starts");
+        let pool = Mempool::new(&eal, "pool", 255, 32, dpdk::data_room(1500)).expect("a small pool");
+        let lcore = eal.main_lcore().expect("we started it");
+        let (mut rx, mut tx) = dpdk::unconnected();
+        let mut batch = Batch::<32>::new();
+        assert_eq!(rx.recv(&lcore, &mut batch), 0);
+        batch.push(pool.alloc(&lcore).expect("the pool is full")).expect("it is empty");
+        assert_eq!((tx.send(&lcore, &mut batch), batch.len(), pool.in_use()), (0, 0, 0));
+    });
+}
+
+#[test]
 fn a_packet_in_use_keeps_eal_running() {
     in_own_process("a_packet_in_use_keeps_eal_running", || {
         let eal = Eal::init(&args(&["-l", "0"])).expect("EAL starts");

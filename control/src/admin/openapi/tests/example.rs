@@ -363,6 +363,7 @@ pub fn kinds() -> Vec<Kind> {
         Kind::LinkDown { port: "wan".to_owned() },
         Kind::PortReset { port: "wan".to_owned() },
         Kind::PortRemoved { port: "wan".to_owned() },
+        Kind::PortReturned { port: "wan".to_owned() },
         Kind::LinuxLost { error: error() },
         Kind::Missed { events: 7 },
     ]
