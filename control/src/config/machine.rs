@@ -168,7 +168,7 @@ impl Machine {
     fn obstacle(&self, device: &str) -> Option<Obstacle> {
         let address = value::pci_address(device)?;
         let known = self.pci_devices.get(&address).cloned();
-        known.unwrap_or_else(|| (!self.lacks(device)).then(|| Obstacle::Absent(address)))
+        known.unwrap_or_else(|| (!self.lacks(device)).then_some(Obstacle::Absent(address)))
     }
 }
 
