@@ -224,8 +224,8 @@ fn unknown_scheduler() -> Result<()> {
 fn unknown_mode() -> Result<()> {
     refused_when_replaced(
         "mode = \"nat\"",
-        "mode = \"tunnel\"",
-        &refusal("tunnel", "service[0].mode", &["nat", "dr"]),
+        "mode = \"teleport\"",
+        &refusal("teleport", "service[0].mode", &["nat", "dr"]),
     )
 }
 
