@@ -23,7 +23,7 @@ use rvs::replay::network::{Given, Network};
 use rvs::replay::router::Router;
 
 /// NAT services, and one by direct routing.
-const NAT: &str = include_str!("../../tests/vectors/nat.toml");
+const NAT: &str = include_str!("../../vectors/nat.toml");
 const DR: &str = "
 [[service]]
 address = \"192.0.2.10:85\"

@@ -1,6 +1,6 @@
 //! The fuzz targets on stable, for a bounded time: the committed corpus, then what proptest makes of it and of nothing.
 //!
-//! `PROPTEST_CASES=1000000 cargo test --release -p rvs-fuzz` goes on for longer. `cargo +nightly fuzz run --features libfuzzer TARGET` is
+//! `PROPTEST_CASES=1000000 cargo test --release -p rvs-fuzz` goes on for longer. `cargo +nightly fuzz run --fuzz-dir tests/fuzz --features libfuzzer TARGET` is
 //! better at finding things, since it sees which input goes where.
 
 use std::fs;
@@ -44,7 +44,7 @@ fn the_corpus() {
     contents("corpus/packet").iter().for_each(|data| rvs_fuzz::packet(data));
     contents("corpus/sequence").iter().for_each(|data| rvs_fuzz::sequence(data));
     contents("corpus/config").iter().for_each(|data| rvs_fuzz::config(data));
-    contents("../configs").iter().for_each(|data| rvs_fuzz::config(data));
+    contents("../../configs").iter().for_each(|data| rvs_fuzz::config(data));
 }
 
 proptest! {
@@ -61,7 +61,7 @@ proptest! {
     }
 
     #[test]
-    fn configs(data in prop_oneof![1 => mutated(contents("corpus/config")), 1 => mutated(contents("../configs"))]) {
+    fn configs(data in prop_oneof![1 => mutated(contents("corpus/config")), 1 => mutated(contents("../../configs"))]) {
         rvs_fuzz::config(&data);
     }
 }

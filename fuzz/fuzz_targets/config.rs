@@ -1,4 +1,0 @@
-//! A configuration that is read: `cargo +nightly fuzz run --features libfuzzer config`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| rvs_fuzz::config(data));

@@ -1,4 +1,0 @@
-//! A frame that comes in: `cargo +nightly fuzz run --features libfuzzer packet`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| rvs_fuzz::packet(data));
