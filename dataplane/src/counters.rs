@@ -10,7 +10,7 @@
 //! one of [`Drop`]; but for fragments that wait, which will be.
 
 use std::ops::AddAssign;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::service::{Limits, State, named};
 
@@ -213,8 +213,8 @@ impl AddAssign for Live {
 pub struct Gauge {
     connections: AtomicU64,
     templates: AtomicU32,
-    /// It has reached its upper limit, and has not come below the lower one since.
-    full: AtomicBool,
+    /// The upper limit that it has reached, if it has not come below the lower one since; else 0. Who raises the limit has it try again.
+    full_at: AtomicU32,
 }
 
 impl Gauge {
@@ -227,7 +227,7 @@ impl Gauge {
         Gauge {
             connections: AtomicU64::new(connections),
             templates: AtomicU32::new(live.templates),
-            full: AtomicBool::default(),
+            full_at: AtomicU32::new(0),
         }
     }
 
@@ -269,8 +269,8 @@ impl Gauge {
     /// Another gauge that shows the same now.
     pub fn copy(&self) -> Gauge {
         let (active, inactive) = self.get();
-        let full = AtomicBool::new(self.full.load(Ordering::Relaxed));
-        Gauge { full, ..Gauge::of(Live { active, inactive, templates: self.templates() }) }
+        let full_at = AtomicU32::new(self.full_at.load(Ordering::Relaxed));
+        Gauge { full_at, ..Gauge::of(Live { active, inactive, templates: self.templates() }) }
     }
 
     /// Active and inactive connections.
@@ -285,10 +285,11 @@ impl Gauge {
     pub fn is_full(&self, limits: Limits) -> bool {
         let (active, inactive) = self.get();
         let connections = active.saturating_add(inactive);
-        let was = self.full.load(Ordering::Relaxed);
+        let full_at = self.full_at.load(Ordering::Relaxed);
+        let was = full_at >= limits.upper;
         let is = connections >= limits.upper || was && connections >= limits.lower;
         if is != was {
-            self.full.store(is, Ordering::Relaxed);
+            self.full_at.store(if is { limits.upper } else { 0 }, Ordering::Relaxed);
         }
         is
     }
@@ -384,6 +385,8 @@ mod tests {
         assert_eq!(seen[3..8], full);
         assert_eq!(seen[8..], [(1, false), (2, false), (3, false), (4, true)]);
         assert!(gauge.copy().is_full(limits));
+        assert!(!gauge.is_full(Limits { upper: 5, lower: 2 }), "it has been raised");
+        assert!(gauge.is_full(Limits { upper: 3, lower: 2 }), "it has been lowered");
         assert_eq!([1, 2, 3, 4, 5, 100].map(|upper| Limits::new(upper, None).lower), [1, 2, 3, 3, 4, 75]);
         assert_eq!(Limits::new(100, Some(10)).lower, 10);
     }

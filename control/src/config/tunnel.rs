@@ -43,6 +43,7 @@ fn tunnel(section: &Section<'_>) -> Option<TunnelSpec> {
     });
     let source = section.optional("source", |field| {
         field.parse("an IPv4 address, e.g. \"10.0.0.1\"", |typed| match value::endpoint(typed)? {
+            (address, None) if address.is_loopback() => Err(format!("{address} is this machine's own")),
             (address, None) => Ok(address),
             (address, Some(_)) => Err(format!("{address} stands there with a port")),
         })

@@ -45,6 +45,8 @@ pub struct Network {
     /// Routes alone, to learn who has to be asked for.
     ways: Fib,
     neighbours: Neighbours,
+    /// The router's addresses on its ports, with the lengths of their networks.
+    own: Vec<(PortIndex, u32, u8)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +77,10 @@ impl Network {
             Some(path) => Neighbours::Given(given_neighbours(config, path)?),
             None => Neighbours::Met(HashSet::default()),
         };
-        let mut network = Network { ports, routes, ways, neighbours };
+        let own = (0..).zip(&config.ports).flat_map(|(index, port)| {
+            port.addresses.iter().map(move |network| (index, u32::from(network.address), network.length))
+        });
+        let mut network = Network { ports, routes, ways, neighbours, own: own.collect() };
         let servers = config.services.iter().flat_map(|service| {
             let servers = service.servers.iter().map(|server| server.address);
             servers.chain(service.availability.sorry_server)
@@ -123,7 +128,7 @@ impl Network {
                 given.iter().filter_map(|&(port, address, mac)| adjacency(port, address, mac)).collect()
             }
         };
-        Fib::new(self.routes.iter().copied(), neighbours)
+        Fib::new(self.routes.iter().copied(), neighbours).with_own(self.own.iter().copied())
     }
 }
 

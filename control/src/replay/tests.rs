@@ -117,6 +117,16 @@ fn down(address: &str) -> Down {
 }
 
 #[test]
+fn a_tunnel_begins_at_the_ports_own_address() {
+    let tunnel = CONFIG.replacen("mode = \"nat\"", "mode = \"tunnel\"", 1).replace(":8080", "");
+    let config = config::parse(Path::new("x.toml"), tunnel.as_bytes().to_vec()).unwrap();
+    let bench = Bench { config, ..Bench::new() };
+    let requests = bench.capture("requests", 1, &[(0, CLIENT, "192.0.2.10:80", "S")]);
+    let out = bench.said(&order([of("wan", requests)]));
+    assert!(out.contains("forward, out of lan; tcp/192.0.2.10:80 to 10.0.0.12:80; new, SYN_RECV"), "{out}");
+}
+
+#[test]
 fn a_line_a_packet_in_the_order_of_time() {
     let bench = Bench::new();
     let requests = bench.capture(

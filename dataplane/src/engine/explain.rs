@@ -106,7 +106,7 @@ pub fn explain(
     let goes_on = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
     let afterwards = packet.as_ref().and_then(|packet| {
         let connection = engine.connection(&stage, now, &packet.found().owner);
-        connection.or_else(|| alone(snapshot, packet).filter(|_| goes_on))
+        connection.or_else(|| alone(&engine, &stage, snapshot, now, packet).filter(|_| goes_on))
     });
     let note = tag.filter(|_| is_later).and_then(|tag| table.fragments().find(tag, now));
     let follows = match note.map(|note| note.fate) {
@@ -151,13 +151,30 @@ impl Engine {
     }
 }
 
-/// What a datagram is a part of that nobody remembers ([`crate::snapshot::Service::one_packet`]): the same turn, taken once more.
-fn alone(snapshot: &Snapshot, packet: &Packet) -> Option<Connection> {
-    let dest = match packet.side() {
-        Side::Service(service) => {
-            let stage = snapshot.rehearsal(Some(service));
-            let service = stage.services.get(service as usize).filter(|service| service.one_packet)?;
-            service.picker.pick_free(&packet.flow(), &|id| stage.is_free(id))?
+/// What a datagram is a part of that nobody remembers ([`crate::snapshot::Service::one_packet`]): by the template that the engine
+/// has gone by on the stage, or the same turn, taken once more.
+fn alone(
+    engine: &Engine,
+    stage: &Snapshot,
+    snapshot: &Snapshot,
+    now: Tick,
+    packet: &Packet,
+) -> Option<Connection> {
+    let side = packet.side();
+    let dest = match side {
+        Side::Service(index) => {
+            stage.services.get(index as usize).filter(|service| service.one_packet)?;
+            let owner = Owner { side, protocol: packet.protocol, client: packet.client };
+            let place = engine.template(stage, &owner);
+            let template = place.and_then(|place| place.find(&engine.table, stage, now));
+            match template.and_then(|(_, word)| stage.dest_of(word)) {
+                Some(dest) => dest.id,
+                None => {
+                    let again = snapshot.rehearsal(Some(index));
+                    let picker = &again.services.get(index as usize)?.picker;
+                    picker.pick_free(&packet.flow(), &|id| again.is_free(id))?
+                }
+            }
         }
         Side::Endpoint(endpoint) => snapshot.answered_by(endpoint)?.id,
     };

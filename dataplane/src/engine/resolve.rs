@@ -223,7 +223,9 @@ impl<'a> Path<'a> {
         let index = match side {
             Side::Service(index) => index,
             Side::Endpoint(endpoint) => {
-                return match self.snapshot.answered_by(endpoint) {
+                // What it answers to the router itself is Linux': checks.
+                let is_clients = !self.snapshot.fib.is_own(packet.destination);
+                return match self.snapshot.answered_by(endpoint).filter(|_| is_clients) {
                     Some(dest) => Ok(Some(dest)),
                     None => Err(Verdict::Punt(Punt::ServerReply)),
                 };
@@ -248,13 +250,13 @@ impl<'a> Path<'a> {
         let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted };
         // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
         dest.gauge.enter(word.state());
-        if service.is_limited {
-            // Whether it is full now has to be noticed now.
-            dest.is_full();
-        }
         let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
         if inserted == Inserted::New {
             self.count_connection(dest);
+            if service.is_limited {
+                // Whether it is full now has to be noticed now.
+                dest.is_full();
+            }
             return Ok(Some(dest));
         }
         dest.gauge.leave(word.state());

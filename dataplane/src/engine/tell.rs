@@ -17,13 +17,13 @@ use crate::clock::Tick;
 use crate::counters::Drop;
 use crate::fib::NextHop;
 use crate::service::Protocol;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Dest, Snapshot};
 use crate::table::{Client, Table};
 use crate::wire::icmp;
 use crate::wire::ipv4::Ipv4;
 use crate::wire::transport::Transport;
 
-/// Packets that a worker hands over in a tick: 128 a second.
+/// Packets that a worker hands over in a tick, of each kind: 128 a second.
 const IN_A_TICK: u32 = 32;
 
 /// The longest error (RFC 1812, 4.3.2.3).
@@ -32,11 +32,12 @@ const LONGEST: usize = 576;
 /// Linux fills in the address of the interface that a packet leaves by.
 const OF_THE_INTERFACE: u32 = 0;
 
-/// How much a worker has left to say.
+/// How much a worker has left to say: of packets that are too long, and of all others. Connections hang without the first, and whoever
+/// sends packets that run out of hops must not use it up.
 #[derive(Debug, Default)]
 pub struct Allowance {
     tick: Tick,
-    used: u32,
+    used: [u32; 2],
 }
 
 impl Allowance {
@@ -47,10 +48,11 @@ impl Allowance {
             return false;
         }
         if self.tick != now {
-            *self = Allowance { tick: now, used: 0 };
+            *self = Allowance { tick: now, used: [0; 2] };
         }
-        self.used += u32::from(self.used <= IN_A_TICK);
-        self.used <= IN_A_TICK
+        let used = &mut self.used[usize::from(reason == Drop::TooBig)];
+        *used += u32::from(*used <= IN_A_TICK);
+        *used <= IN_A_TICK
     }
 }
 
@@ -107,20 +109,32 @@ fn mtu(
     packet: &[u8],
 ) -> Option<u16> {
     let ports = ports(ip, protocol, packet)?;
-    let mut overhead = 0;
     let next_hop = match snapshot.service_at(ip.destination, ports.destination, protocol) {
         None => snapshot.fib.look_up(ip.destination),
+        // Nobody remembers where it would have gone: what fits on the narrowest way.
+        Some(service) if snapshot.services[service as usize].one_packet => {
+            let of_service = snapshot.dests().filter(|dest| dest.service == service);
+            return of_service.filter_map(mtu_to).min();
+        }
         Some(service) => {
             let client = Client::new(ip.source, ports.source);
             let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
             let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
-            let dest = snapshot.dest_of(word)?;
-            overhead = dest.tunnel.map_or(0, |tunnel| tunnel.encapsulation.overhead());
-            dest.next_hop
+            return mtu_to(snapshot.dest_of(word)?);
         }
     };
+    mtu_of(next_hop)
+}
+
+/// Of the way to a server, without the headers of a tunnel.
+fn mtu_to(dest: &Dest) -> Option<u16> {
+    let overhead = dest.tunnel.map_or(0, |tunnel| tunnel.encapsulation.overhead());
+    Some(mtu_of(dest.next_hop)?.saturating_sub(overhead))
+}
+
+fn mtu_of(next_hop: NextHop) -> Option<u16> {
     match next_hop {
-        NextHop::Ready(adjacency) => Some(adjacency.mtu.saturating_sub(overhead)),
+        NextHop::Ready(adjacency) => Some(adjacency.mtu),
         NextHop::Unresolved(..) | NextHop::NoRoute => None,
     }
 }
@@ -134,6 +148,7 @@ mod tests {
         let mut allowance = Allowance::default();
         let mut taken = |now| (0..100_000).filter(|_| allowance.take(Drop::NoServer, Tick(now))).count();
         assert_eq!([taken(7), taken(7), taken(8)], [IN_A_TICK as usize, 0, IN_A_TICK as usize]);
+        assert!(allowance.take(Drop::TooBig, Tick(8)), "which has a share of its own");
         assert!(!allowance.take(Drop::Runt, Tick(9)), "of that nobody is told");
     }
 }

@@ -682,6 +682,14 @@ fn each_datagram_may_be_scheduled_on_its_own() {
                 assert_eq!(reply, expect(Protocol::Udp, (CLIENT_MAC, WAN_MAC), VIP, CLIENT, 0));
             }
         }
+        if mode == Mode::Nat {
+            let mut answer = packet(Protocol::Udp, LAN_MAC, "10.0.0.1:8080", ROUTER, 0);
+            assert_eq!(
+                rig.push(LAN, &mut answer),
+                Verdict::Punt(Punt::ServerReply),
+                "to a check of the router's"
+            );
+        }
         assert_eq!(rig.connections(), [], "nothing is remembered");
         let replies = if mode == Mode::Nat { 5 } else { 0 };
         for dest in &rig.spec.dests {

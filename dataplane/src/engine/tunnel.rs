@@ -29,7 +29,7 @@ pub(super) fn send(
     let begins = packet.protocol == Protocol::Tcp && packet.flags & SYN != 0;
     let segment_at = begins.then(|| usize::from(packet.transport) - ethernet::HEADER);
     let verdict = encapsulate(path, dest, tunnel, packet.client, segment_at, frame);
-    if !matches!(verdict, Verdict::Drop(_)) {
+    if matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment)) {
         path.count(dest, Direction::In, packet.length);
     }
     verdict

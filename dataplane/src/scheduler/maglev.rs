@@ -48,7 +48,8 @@ impl Maglev {
         if usable && is_free(dest) {
             return Some(dest);
         }
-        if !self.fallback {
+        // Nobody is free: to find that out by the rows would be 4093 hashes for each SYN of a flood.
+        if !self.fallback || !self.servers.iter().any(|&(dest, usable)| usable && is_free(dest)) {
             return None;
         }
         (0..ROWS as u32)

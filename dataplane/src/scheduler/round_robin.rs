@@ -78,18 +78,24 @@ impl RoundRobin {
 
     #[inline]
     pub(super) fn pick(&self, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
-        // The first level's pass takes everybody.
-        let everybody = &self.levels.first()?.servers;
-        for _ in 0..everybody.len() {
-            let position = self.cursor.fetch_add(1, Ordering::Relaxed) % self.period;
+        self.levels.first()?;
+        let mut position = self.cursor.fetch_add(1, Ordering::Relaxed) % self.period;
+        // Each round finds a server, or gets behind a level: what is left is the round robin of those that are free.
+        for _ in 0..=self.levels.len() {
             let level = &self.levels[self.levels.partition_point(|level| level.end <= position)];
-            let server = level.servers[((position - level.start) % level.servers.len() as u64) as usize];
-            if is_free(server) {
-                return Some(server);
+            let length = level.servers.len() as u64;
+            let server = |passed| level.servers[((position + passed - level.start) % length) as usize];
+            let turns = 0..length.min(level.end - position);
+            if let Some(passed) = turns.into_iter().find(|&passed| is_free(server(passed))) {
+                if passed > 0 {
+                    self.cursor.fetch_add(passed, Ordering::Relaxed);
+                }
+                return Some(server(passed));
             }
+            self.cursor.fetch_add(level.end - position, Ordering::Relaxed);
+            position = level.end % self.period;
         }
-        // Turns in which only the heavy ones are taken, and they are not free.
-        everybody.iter().copied().find(|&server| is_free(server))
+        None
     }
 
     pub(super) fn reason(&self) -> Option<Reason> {

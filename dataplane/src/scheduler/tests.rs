@@ -369,6 +369,25 @@ fn a_server_that_is_not_free_is_passed_over_whatever_the_scheduler() {
 }
 
 #[test]
+fn without_one_server_wrr_is_that_of_the_others() {
+    for (weights, full) in
+        [([10, 1, 1], 1), ([100, 10, 3], 1), ([3, 65535, 2], 2), ([4, 3, 2], 3), ([4, 3, 2], 2)]
+    {
+        let picker = picker(Scheduler::Wrr, &[], &servers(&weights));
+        let mut counts = [0u32; 3];
+        for _ in 0..5_200 {
+            let dest = picker.pick_free(&flow("198.51.100.7", 1), &|id| id.index() != full).unwrap();
+            counts[dest.index() - 1] += 1;
+        }
+        let sum: u32 = (0..3).filter(|n| n + 1 != full).map(|n| weights[n]).sum();
+        for n in (0..3).filter(|n| n + 1 != full) {
+            let share = 5_200 * weights[n] / sum;
+            assert!(counts[n].abs_diff(share) <= share / 5, "{weights:?} without {full}: {counts:?}");
+        }
+    }
+}
+
+#[test]
 fn turns_of_a_server_that_is_not_free_are_shared_by_all_others() {
     let picker = Picker::new(Scheduler::Rr, &[], &servers(&[1, 1, 1, 1]), &Cursor::default());
     let mut counts = HashMap::new();

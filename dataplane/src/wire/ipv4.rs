@@ -136,8 +136,10 @@ pub fn around(
 ) -> [u8; HEADER] {
     let mut header = header(length, protocol, source, destination);
     header[field::CLASS] = inner[field::CLASS];
+    // Of a datagram's fragments inside each is a packet of its own outside, which may be fragmented again (RFC 6864).
+    let offset = (read16(inner, field::FRAGMENT) & 0x1FFF).wrapping_mul(0x9E37);
     // 0 is for Linux to fill in when it sends such a packet, anew for each fragment.
-    let identification = (read16(inner, field::IDENTIFICATION) ^ who).max(1);
+    let identification = (read16(inner, field::IDENTIFICATION) ^ who ^ offset).max(1);
     header[field::IDENTIFICATION..field::FRAGMENT].copy_from_slice(&identification.to_be_bytes());
     let fragment = read16(inner, field::FRAGMENT) & DONT_FRAGMENT;
     header[field::FRAGMENT..field::TTL].copy_from_slice(&fragment.to_be_bytes());

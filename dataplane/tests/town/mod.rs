@@ -114,8 +114,8 @@ fn service(index: usize) -> ServiceSpec {
         scheduler,
         timeouts,
         one_packet: index == 3,
-        // Of two services clients, or networks of them, come back to their servers.
-        persistence: matches!(index, 1 | 4).then_some(Persistence {
+        // Of three services clients, or networks of them, come back to their servers.
+        persistence: matches!(index, 1 | 3 | 4).then_some(Persistence {
             seconds: 20,
             prefix: if index == 1 { 32 } else { 28 },
             expire_quiescent: index == 1,

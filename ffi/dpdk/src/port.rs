@@ -583,9 +583,10 @@ impl Claim {
         if !tenants.running {
             return Err(Error::NotRunning);
         }
+        // The next port of the device from one on is that one itself.
         // SAFETY: EAL runs; the device is only compared.
-        let other = unsafe { dpdk_sys::rte_eth_find_next_of(0, device) };
-        if tenants.ports.contains(&other) {
+        let is_of_device = |&id: &u16| unsafe { dpdk_sys::rte_eth_find_next_of(id, device) == id };
+        if tenants.ports.iter().any(is_of_device) {
             return Err(Error::Shared(self.name.clone()));
         }
         // SAFETY: EAL runs, and nothing but this removes a device, which is DPDK's until then; none of its ports is anybody's.

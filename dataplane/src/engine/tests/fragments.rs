@@ -1,5 +1,7 @@
 //! Fragments: whatever their order, what arrives is the datagram that was sent.
 
+use std::collections::HashSet;
+
 use super::*;
 use crate::engine::tell::error;
 use crate::fragments::Waiting;
@@ -207,6 +209,11 @@ fn a_datagram_arrives_whole_in_every_order_by_a_tunnel() {
         let arrives = expect(protocol, (server_mac(1), LAN_MAC), CLIENT, VIP, SYN);
         in_every_order_behind(20, &rig, WAN, &request, 24, &large(&arrives, 90), LAN);
         assert_eq!(rig.connections().len(), 1);
+
+        let mut poller = Poller::new(&rig);
+        poller.push_all(WAN, &split(&request, 24));
+        let numbers: HashSet<[u8; 2]> = poller.out.iter().map(|(_, frame)| [frame[18], frame[19]]).collect();
+        assert_eq!(numbers.len(), poller.out.len(), "packets of their own outside");
     }
 }
 

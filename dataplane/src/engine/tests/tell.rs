@@ -80,6 +80,17 @@ fn what_is_too_long_is_told_the_mtu_and_quoted_as_far_as_there_is_room() {
 }
 
 #[test]
+fn of_datagrams_that_nobody_remembers_the_narrowest_way_is_told() {
+    let mut rig = Rig::new(Protocol::Udp, Mode::Nat, &[1, 1]);
+    rig.spec.one_packet = true;
+    rig.publish();
+    let request = packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0);
+    let long = changed(request, 1501, 20, 0x40);
+    let quote = long[14..14 + 548].to_vec();
+    assert_eq!(told(&rig, WAN, &long), Some((0, number(CLIENT), [3, 4], 1500, quote)));
+}
+
+#[test]
 fn nobody_is_told_who_is_no_host_or_of_what_has_other_reasons() {
     let mut rig = Rig::new(Protocol::Udp, Mode::Nat, &[1]);
     rig.spec.dests[0].up = false;
