@@ -153,7 +153,7 @@ impl Eal {
 
     /// Closes all devices and gives the memory back.
     ///
-    /// Refused while an [`Lcore`], a [`Port`](crate::Port), a queue or a packet is left: they would
+    /// Refused while an [`Lcore`], a [`Port`], a queue or a packet is left: they would
     /// point to memory that is no more. To end the process without it is harmless: the kernel takes
     /// away what a process had, and only files of hugepages without `--in-memory` remain.
     pub fn cleanup(self) -> Result<(), Error> {
