@@ -7,11 +7,12 @@ mod related;
 mod tell;
 mod tunnel;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 
 use super::*;
 use crate::fib::{Adjacency, Fib, Route, Via};
-use crate::service::{Limits, Mode, Protocol, Scheduler, State};
+use crate::service::{Limits, Mode, Protocol, Scheduler, SchedulerFlag, State};
 use crate::snapshot::{DestSpec, PortSpec, ServiceSpec, TunnelSpec};
 use crate::table::{DestId, HashKey};
 use crate::wire::checksum;
@@ -661,6 +662,32 @@ fn a_sloppy_service_takes_connections_from_the_middle_on() {
     assert_eq!(rig.connections()[0].2, State::SynRecv, "it may have been a flood's");
     assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Forward(LAN));
     assert_eq!((rig.connections()[0].2, rig.live(1)), (State::Established, (1, 0)));
+}
+
+#[test]
+fn a_connection_that_comes_by_another_router_goes_to_the_same_server() {
+    for mode in [Mode::Dr, Mode::Tunnel] {
+        let router = || {
+            let mut rig = Rig::new(Protocol::Tcp, mode, &[1, 1, 1]);
+            (rig.spec.scheduler, rig.spec.flags) = (Scheduler::Mh, vec![SchedulerFlag::MhPort]);
+            rig.spec.tunnel.source = Some(u32::from(*socket(ROUTER).ip()));
+            rig.spec.sloppy_tcp = true;
+            rig.publish();
+            rig
+        };
+        let (one, other) = (router(), router());
+        for port in 1000..1060 {
+            for (rig, flags) in [(&one, SYN), (&one, ACK), (&other, ACK)] {
+                let mut frame = packet(Protocol::Tcp, WAN_MAC, &format!("198.51.100.7:{port}"), VIP, flags);
+                assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN), "{mode} {port}");
+            }
+        }
+        let servers = |rig: &Rig| -> BTreeMap<SocketAddrV4, usize> {
+            rig.connections().into_iter().map(|(client, dest, _)| (client, dest)).collect()
+        };
+        assert_eq!(servers(&one), servers(&other), "{mode}");
+        assert_eq!((servers(&one).len(), BTreeSet::from_iter(servers(&one).into_values()).len()), (60, 3));
+    }
 }
 
 #[test]
