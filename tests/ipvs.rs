@@ -143,7 +143,7 @@ fn connections_of_a_linux_director_go_on_when_rvs_has_its_addresses() -> Result<
             with("fwmark", json!(9)),
             json!({ "ipv6": true }),
             with("protocol", json!(132)),
-            with("flags", json!(2)),
+            with("flags", json!(1)),
             with("state", json!(3)),
             with("service", json!(format!("{VIP}:8"))),
             with("server", json!("10.0.0.99:7")),
