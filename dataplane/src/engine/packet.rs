@@ -110,7 +110,8 @@ impl Default for Packet {
             index: 0,
             search: Search::Done,
             direction: Direction::In,
-            owner: 0,
+            // Nobody, until stage 2. (All zeros would be written by `rep stosb`, of which a burst waits for the whole 4 kB.)
+            owner: u32::MAX,
             client: Client::new(0, 0),
             hash: Hash::default(),
             slot: Slot::default(),
