@@ -321,7 +321,7 @@ impl Prefix {
 
     /// The network mask as a number, e.g. 0xffff_ff00.
     pub fn mask(&self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.length)).unwrap_or(0)
+        dataplane::wire::ipv4::mask(self.length)
     }
 }
 

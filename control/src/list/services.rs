@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 
 use dataplane::service::{Mode, Protocol};
+use dataplane::wire::ipv4;
 
 use super::title;
 use crate::admin::api::{Persistence, Rates, Server, Service, Stats, Table};
@@ -158,7 +159,7 @@ fn flags(flags: &[String]) -> String {
 
 /// As ipvsadm has it: seconds, and the mask unless all of an address counts.
 fn persistent(how: Persistence) -> String {
-    let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(how.prefix)).unwrap_or(0));
+    let mask = Ipv4Addr::from(ipv4::mask(how.prefix));
     let mask = if how.prefix == 32 { String::new() } else { format!(" mask {mask}") };
     format!(" persistent {}{mask}", how.timeout)
 }

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
 use dataplane::snapshot::PortSpec;
 use dataplane::wire::ethernet::{self, Mac};
-use dataplane::wire::ipv4::Ipv4;
+use dataplane::wire::ipv4::{self, Ipv4};
 use foldhash::HashSet;
 use serde::Deserialize;
 
@@ -225,7 +225,7 @@ fn network(text: &str) -> Result<(u32, u8)> {
     let (address, length) = text.split_once('/').unwrap_or((text, "32"));
     match (address.parse::<Ipv4Addr>(), length.parse::<u8>()) {
         (Ok(address), Ok(length @ 0..=32)) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+            let mask = ipv4::mask(length);
             Ok((u32::from(address) & mask, length))
         }
         _ => bail!("dst: {text:?} is no network; expected default, or an IPv4 prefix such as 10.0.0.0/24"),

@@ -30,6 +30,7 @@ use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFl
 use crate::table::{DestId, Word};
 use crate::wire::checksum::Delta;
 use crate::wire::ethernet::Mac;
+use crate::wire::ipv4;
 
 /// An index into [`Snapshot::services`].
 pub type ServiceIndex = u32;
@@ -403,9 +404,7 @@ impl Snapshot {
             sloppy_tcp: spec.sloppy_tcp,
             one_packet: spec.one_packet,
             is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
-            persistent: spec
-                .persistence
-                .map(|how| u32::MAX.checked_shl(32 - u32::from(how.prefix.min(32))).unwrap_or(0)),
+            persistent: spec.persistence.map(|how| ipv4::mask(how.prefix)),
             waits,
             timeouts: timeouts.0.map(Timeout::from_seconds),
         });

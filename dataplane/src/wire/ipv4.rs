@@ -170,6 +170,14 @@ pub(super) fn is_later_fragment(header: &[u8; HEADER]) -> bool {
     read16(header, field::FRAGMENT) & 0x1FFF != 0
 }
 
+/// What of an address is the network's, if that has so many bits; more than 32 are 32.
+pub const fn mask(length: u8) -> u32 {
+    match u32::MAX.checked_shl(32u32.saturating_sub(length as u32)) {
+        Some(mask) => mask,
+        None => 0,
+    }
+}
+
 /// The checksum's change when the TTL, the high byte of its word, becomes one less.
 pub const TTL_DELTA: Delta = Delta::word(0x0100, 0x0000);
 
