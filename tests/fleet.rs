@@ -15,6 +15,7 @@ use harness::{
     process::Output,
     router::Router,
     servers::Server,
+    tunnel::{End, Kind},
     wait::{self, PATIENCE},
     with_cluster,
 };
@@ -64,23 +65,29 @@ fn wait_together(router: &Router) -> Result<()> {
     })
 }
 
-/// Nobody tells anybody of connections: Maglev alone has every router pick the same server.
-#[test]
-fn without_sync_maglev_brings_every_connection_to_its_server_whatever_router_it_comes_by() -> Result<()> {
+/// Nobody tells anybody of connections: Maglev alone has every router pick the same server. Real servers are at the end of a
+/// tunnel, or on the same network.
+fn maglev_alone(tunnel: Option<Kind>) -> Result<()> {
     with_cluster(Layout::OneArmed, |cluster| {
         let servers = echo(cluster, SERVICE.port())?;
         let fleet = Fleet::new(cluster)?;
+        let mut ends = tunnel.map_or(Ok(vec![]), |kind| End::of_all(cluster, kind))?;
         let text = |index| -> Result<String> {
             let text = fleet.text(index)?;
             let (before, sync) = text.split_once("[sync]").context("a [sync]")?;
             let (_, after) = sync.split_once("\n\n").context("the end of [sync]")?;
             // Nobody announces before it has found all three, since with fewer it would pick others.
-            Ok(format!("{before}{after}").replacen("[[service]]\n", "[[service]]\nquorum = 3\n", 1))
+            let text = format!("{before}{after}").replacen("[[service]]\n", "[[service]]\nquorum = 3\n", 1);
+            let Some(kind) = tunnel else { return Ok(text) };
+            ensure!(text.contains("mode = \"dr\""), "another mode: {text}");
+            Ok(text.replace("mode = \"dr\"", &format!("mode = \"tunnel\"\n{}", kind.setting())))
         };
         let start = |index| fleet.start(index, &text(index)?);
         let (first, second, third) = (start(0)?, start(1)?, start(2)?);
         fleet.wait_spread(&[0, 1, 2])?;
         says(&first, "203.0.113.10 is announced")?;
+        let mode = if tunnel.is_some() { " Tunnel " } else { " Route " };
+        ensure!(first.list()?.contains(mode), "{}", first.list()?);
 
         let mut held = fleet.connect(10_000..10_060, SERVICE)?;
         all_go_on(&mut held, b"spread")?;
@@ -124,9 +131,20 @@ fn without_sync_maglev_brings_every_connection_to_its_server_whatever_router_it_
         all_go_on(&mut fleet.connect(11_000..11_010, SERVICE)?, b"served again")?;
 
         // SIGTERM, too, shows others first that this router goes.
+        ends.iter_mut().try_for_each(End::check)?;
         second.stop()?;
         third.stop()
     })
+}
+
+#[test]
+fn without_sync_maglev_brings_every_connection_to_its_server_whatever_router_it_comes_by() -> Result<()> {
+    maglev_alone(None)
+}
+
+#[test]
+fn so_it_does_through_tunnels() -> Result<()> {
+    maglev_alone(Some(Kind::Ipip))
 }
 
 /// Every real server sends to whoever connects, on and on, and hears nothing.
