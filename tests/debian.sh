@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # RVS on another Debian than this machine's, from nothing: `tests/debian.sh trixie` is Debian 13 with its DPDK 24.11.
-# `tests/debian.sh trixie demo` takes only this step again; they are: install, unit, demo, deb, use.
+# `tests/debian.sh trixie demo` takes only this step again; they are: install, unit, demo, deb, use. One more is taken only when
+# it is asked for: metal, `make test-metal` on a machine that has only what .ci installs.
 #
 # In a root made by debootstrap: build, unit tests, demo and package; then the package, by apt, in a root that has seen
 # nothing of DPDK yet. Sources, Rust and cargo's downloads are this machine's, seen read-only. All mounts and processes
@@ -139,8 +140,9 @@ if [[ -n ${RVS_INSIDE:-} ]]; then
         # Of what the demo has shown: an optimised program would depend on the same.
         deb) in_root build 'cd /rvs && make deb RVS=target/debug/rvs' ;;
         use) use ;;
+        metal) in_root build 'cd /rvs && make test-metal' ;;
         *)
-            echo "$name is no step; expected install, unit, demo, deb or use" >&2
+            echo "$name is no step; expected install, unit, demo, deb, use or metal" >&2
             exit 2
             ;;
         esac
