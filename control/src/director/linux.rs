@@ -164,8 +164,7 @@ impl Director {
 
     /// The virtual addresses that Linux has on a twin, whoever has put them there.
     fn addresses_here(&self) -> HashSet<Ipv4Addr> {
-        let all: HashSet<Ipv4Addr> =
-            self.services.present().iter().filter_map(Service::ipv4).collect();
+        let all: HashSet<Ipv4Addr> = self.services.present().iter().filter_map(Service::ipv4).collect();
         let held = self.watcher.mirror().addresses.iter();
         let held = held.filter(|(ifindex, ..)| self.is_twin(*ifindex)).map(|&(_, address, _)| address);
         held.filter(|address| all.contains(address)).collect()
