@@ -89,8 +89,10 @@ impl Orders {
     /// How all virtual addresses stand.
     pub fn judge(&self, situation: &Situation<'_, impl Fn(ServiceKey) -> bool>) -> Standings {
         let &Situation { placed_by, present, running, is_ready, held, .. } = situation;
-        let address = |service: &Service| *service.address.ip();
-        let mut standings: Standings = present.iter().map(|service| (address(service), None)).collect();
+        // Addresses of IPv6 are not placed yet.
+        let address = Service::ipv4;
+        let mut standings: Standings =
+            present.iter().filter_map(address).map(|address| (address, None)).collect();
         match placed_by {
             VirtualAddresses::Place => {}
             VirtualAddresses::Follow => {
@@ -99,12 +101,14 @@ impl Orders {
             }
             VirtualAddresses::Announce => {
                 standings.values_mut().for_each(|standing| *standing = Some(Reason::Removed));
-                standings.extend(running.iter().map(|service| (address(service), None)));
+                standings.extend(running.iter().filter_map(address).map(|address| (address, None)));
                 // The first one in the file is named.
                 for service in running.iter().rev() {
                     let key = ServiceKey::of(service);
-                    if !(situation.has_quorum)(key) {
-                        standings.insert(address(service), Some(Reason::Quorum(key)));
+                    if let Some(address) = address(service)
+                        && !(situation.has_quorum)(key)
+                    {
+                        standings.insert(address, Some(Reason::Quorum(key)));
                     }
                 }
             }

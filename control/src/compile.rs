@@ -1,7 +1,7 @@
 //! From what was configured and what is known of Linux and of the servers' health, to a snapshot.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
@@ -67,10 +67,11 @@ pub fn compile(
     fib: Fib,
 ) -> Snapshot {
     let describe = |service: &Service| {
-        let live = is_live(*service.address.ip());
+        // The packet path has no services of IPv6 yet.
+        let live = is_live(service.ipv4()?);
         describe(service, services, effects, ids, live)
     };
-    let specs: Vec<ServiceSpec> = services.present().iter().map(describe).collect();
+    let specs: Vec<ServiceSpec> = services.present().iter().filter_map(describe).collect();
     Snapshot::new(generation, ports, &specs, ids.removed(), fib)
 }
 
@@ -80,15 +81,17 @@ fn describe(
     effects: &Effects,
     ids: &mut Ids,
     live: bool,
-) -> ServiceSpec {
+) -> Option<ServiceSpec> {
+    let SocketAddr::V4(address) = service.address else { return None };
     let key = ServiceKey::of(service);
     let (duties, mut entered) = (effects.duties(key), ids.enter(key));
     let mut dest = |server: ServerKey, weight: u32, limits: Option<Limits>| {
+        let SocketAddr::V4(address) = server.address else { return None };
         let duty = duties.of(server.address);
         let record = entered.server(server, weight);
-        DestSpec {
+        Some(DestSpec {
             id: record.id,
-            address: server.address,
+            address,
             weight: duty.weight,
             last_weight: record.last_weight * duty.scale,
             limits,
@@ -98,14 +101,14 @@ fn describe(
             returning: effects.is_up(key, server.address) && !services.is_leaving(key, server.address),
             traffic: record.counters.clone(),
             gauge: record.gauge.clone(),
-        }
+        })
     };
     let servers =
         service.servers.iter().map(|server| (ServerKey::of(service, server), server.weight, server.limits));
     let sorry = ServerKey::of_sorry(service).map(|server| (server, 1, None));
-    let dests = servers.chain(sorry).map(|(server, weight, limits)| dest(server, weight, limits)).collect();
-    ServiceSpec {
-        address: service.address,
+    let dests = servers.chain(sorry).filter_map(|(server, weight, limits)| dest(server, weight, limits)).collect();
+    Some(ServiceSpec {
+        address,
         protocol: service.protocol,
         mode: service.mode,
         scheduler: service.scheduler,
@@ -118,7 +121,7 @@ fn describe(
         live,
         tunnel: service.tunnel,
         dests,
-    }
+    })
 }
 
 /// Linux' routes and neighbours, as far as they lead over ports.
@@ -168,6 +171,7 @@ pub fn next_hops(
         own.chain(service.availability.sorry_server)
     });
     let servers = servers.filter_map(|server| {
+        let SocketAddr::V4(server) = server else { return None };
         let (port, address) = fib.neighbour_of(u32::from(*server.ip()))?;
         Some((port, Ipv4Addr::from(address)))
     });

@@ -1,7 +1,7 @@
 //! The other end of the admin API, for the command line.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -159,7 +159,7 @@ impl Client {
     pub async fn patch(
         &self,
         service: ServiceKey,
-        server: SocketAddrV4,
+        server: SocketAddr,
         patch: &api::ServerPatch,
     ) -> anyhow::Result<api::Changed> {
         self.send(Method::PATCH, &format!("/v1/services/{service}/servers/{server}"), patch).await
@@ -178,7 +178,7 @@ impl Client {
     pub async fn remove_server(
         &self,
         service: ServiceKey,
-        server: SocketAddrV4,
+        server: SocketAddr,
     ) -> anyhow::Result<api::Changed> {
         self.json(Method::DELETE, &format!("/v1/services/{service}/servers/{server}")).await
     }

@@ -53,7 +53,7 @@ pub mod upgrade;
 mod visitor;
 
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -156,7 +156,7 @@ pub enum Order {
         /// Its service.
         service: ServiceKey,
         /// Its address.
-        server: SocketAddrV4,
+        server: SocketAddr,
         /// What of it.
         patch: api::ServerPatch,
     },
@@ -172,7 +172,7 @@ pub enum Order {
         /// Its service.
         service: ServiceKey,
         /// Its address.
-        server: SocketAddrV4,
+        server: SocketAddr,
     },
     /// Adds a service, by its settings as in the file.
     AddService(serde_json::Value),

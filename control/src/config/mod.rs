@@ -31,7 +31,7 @@ pub mod value;
 
 use std::fmt;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use dataplane::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
@@ -138,7 +138,10 @@ impl Config {
     /// The port whose twin carries a service's virtual address: the one that is named, else the one with
     /// an address in the same network, else the first.
     pub fn port_of(&self, service: &Service) -> &Port {
-        let near = |port: &&Port| port.addresses.iter().any(|prefix| prefix.contains(*service.address.ip()));
+        let near = |port: &&Port| {
+            let within = |address| port.addresses.iter().any(|prefix| prefix.contains(address));
+            service.ipv4().is_some_and(within)
+        };
         match &service.port {
             Some(name) => self.ports.iter().find(|port| port.name == *name),
             None => self.ports.iter().find(near),
@@ -335,7 +338,7 @@ impl fmt::Display for Prefix {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Virtual address and port.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// Transport protocol.
     pub protocol: Protocol,
     /// How packets reach the real servers.
@@ -364,11 +367,21 @@ pub struct Service {
     pub servers: Vec<Server>,
 }
 
+impl Service {
+    /// Its virtual address, if that is of IPv4: for what leaves IPv6 out so far.
+    pub fn ipv4(&self) -> Option<Ipv4Addr> {
+        match self.address.ip() {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }
+    }
+}
+
 /// A real server of a service. Small and without memory of its own, since lists of a hundred thousand are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Address and port; the port is the service's unless the mode is NAT.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// 0 takes no new connections.
     pub weight: u32,
     /// How many connections it is given.

@@ -1,6 +1,6 @@
 //! Which virtual addresses are announced: told when it changes, and changed when an operator says so.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Result, ensure};
 use itertools::Itertools;
@@ -36,7 +36,7 @@ impl Director {
         let mut standings = self.orders.judge(&situation);
         // The router's own stay whatever comes.
         let own = self.own_addresses();
-        standings.retain(|address, _| !own.contains(address));
+        standings.retain(|address, _| !own.contains(&IpAddr::V4(*address)));
         if standings == self.standings {
             return;
         }
@@ -69,8 +69,8 @@ impl Director {
         self.put_in_force().await;
         let standing = |address: &Ipv4Addr| self.standings.get(address).copied().flatten();
         let change = |service: &Service| {
-            let address = service.address.ip();
-            let (was, is) = (before.get(address).copied().flatten(), standing(address));
+            let address = service.ipv4()?;
+            let (was, is) = (before.get(&address).copied().flatten(), standing(&address));
             (was != is).then(|| api::Change {
                 sign: api::Sign::Changed,
                 service: ServiceKey::of(service).to_string(),

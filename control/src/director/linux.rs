@@ -165,7 +165,7 @@ impl Director {
     /// The virtual addresses that Linux has on a twin, whoever has put them there.
     fn addresses_here(&self) -> HashSet<Ipv4Addr> {
         let all: HashSet<Ipv4Addr> =
-            self.services.present().iter().map(|service| *service.address.ip()).collect();
+            self.services.present().iter().filter_map(Service::ipv4).collect();
         let held = self.watcher.mirror().addresses.iter();
         let held = held.filter(|(ifindex, ..)| self.is_twin(*ifindex)).map(|&(_, address, _)| address);
         held.filter(|address| all.contains(address)).collect()
@@ -194,11 +194,12 @@ impl Director {
     /// The virtual addresses that are not withdrawn, each with the interface that is to have it.
     fn virtual_addresses(&self) -> HashSet<(u32, Ipv4Addr)> {
         let place = |service: &Service| {
+            let address = service.ipv4()?;
             let port = self.config.port_of(service);
-            let own = port.addresses.iter().any(|prefix| prefix.address == *service.address.ip());
+            let own = port.addresses.iter().any(|prefix| prefix.address == address);
             let index = self.config.ports.iter().position(|other| other.name == port.name)?;
-            let withdrawn = self.standings.get(service.address.ip()).is_some_and(Option::is_some);
-            (!own && !withdrawn).then_some((self.ports[index].ifindex, *service.address.ip()))
+            let withdrawn = self.standings.get(&address).is_some_and(Option::is_some);
+            (!own && !withdrawn).then_some((self.ports[index].ifindex, address))
         };
         self.services.present().iter().filter_map(place).collect()
     }

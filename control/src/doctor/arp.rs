@@ -32,19 +32,17 @@ pub fn probe(config: &Config) -> Result<Vec<Finding>> {
     let mut asked: BTreeMap<&str, BTreeSet<Ipv4Addr>> = BTreeMap::new();
     let links = links()?;
     let mut findings = Vec::new();
-    for service in &config.services {
+    // Addresses of IPv6 are not asked for by ARP.
+    for (service, address) in config.services.iter().filter_map(|service| Some((service, service.ipv4()?))) {
         let port = config.port_of(service);
         let candidates = [Some(port.name.as_str()), interface(&port.device)];
         match candidates.into_iter().flatten().find(|name| links.contains_key(*name)) {
-            Some(name) => drop(asked.entry(name).or_default().insert(*service.address.ip())),
+            Some(name) => drop(asked.entry(name).or_default().insert(address)),
             None => findings.push(Finding::new(
                 "arp-unasked",
                 Severity::Note,
                 format_args!("port {}", port.name),
-                format_args!(
-                    "nobody can be asked about {}: Linux has no interface there",
-                    service.address.ip()
-                ),
+                format_args!("nobody can be asked about {address}: Linux has no interface there"),
                 "ask again while RVS runs",
             )),
         }
@@ -65,7 +63,7 @@ fn judge(answers: &BTreeMap<Ipv4Addr, BTreeSet<Mac>>, config: &Config) -> Vec<Fi
         let direct = config
             .services
             .iter()
-            .any(|service| service.address.ip() == address && service.mode.is_one_way());
+            .any(|service| service.address.ip() == *address && service.mode.is_one_way());
         let remedy = match direct {
             true => {
                 "if it is a real server: sysctl -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2 there; \

@@ -16,8 +16,8 @@ struct Rig {
     start: Instant,
 }
 
-fn address(last: u8) -> SocketAddrV4 {
-    SocketAddrV4::new([10, 0, 0, last].into(), 80)
+fn address(last: u8) -> SocketAddr {
+    SocketAddr::new([10, 0, 0, last].into(), 80)
 }
 
 impl Rig {

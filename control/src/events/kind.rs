@@ -1,7 +1,7 @@
 //! What can happen, as JSON and for a person.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use serde::Serialize;
 
@@ -69,7 +69,7 @@ pub enum Kind {
         /// "tcp/192.0.2.10:80".
         service: String,
         /// The server's address and port.
-        server: SocketAddrV4,
+        server: SocketAddr,
         /// How many in a row it has passed.
         checks: u32,
     },
@@ -78,7 +78,7 @@ pub enum Kind {
         /// "tcp/192.0.2.10:80".
         service: String,
         /// The server's address and port.
-        server: SocketAddrV4,
+        server: SocketAddr,
         /// How many in a row it has failed.
         checks: u32,
         /// What the last of them said.
@@ -89,7 +89,7 @@ pub enum Kind {
         /// "tcp/192.0.2.10:80".
         service: String,
         /// The server's address and port.
-        server: SocketAddrV4,
+        server: SocketAddr,
         /// How long it stays down.
         seconds: u64,
     },
@@ -297,7 +297,7 @@ impl Kind {
     }
 
     /// What a verdict means for a server of a service.
-    pub fn of_verdict(verdict: &Verdict, service: &str, server: SocketAddrV4) -> Kind {
+    pub fn of_verdict(verdict: &Verdict, service: &str, server: SocketAddr) -> Kind {
         let (service, checks) = (service.to_owned(), verdict.checks);
         if verdict.up {
             Kind::ServerUp { service, server, checks }

@@ -1,7 +1,7 @@
 //! `ipvsadm -Ln`, `-Ln --stats`, `-Ln --rate`.
 
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use dataplane::service::{Mode, Protocol};
 use dataplane::wire::ipv4;
@@ -62,7 +62,7 @@ pub fn services(
                 let withdrawn = service.withdrawn.as_ref();
                 let withdrawn = withdrawn.map(|reason| format!("  withdrawn: {reason}")).unwrap_or_default();
                 let (scheduler, flags) = (&service.scheduler, flags(&service.flags));
-                let persistent = service.persistence.map(persistent).unwrap_or_default();
+                let persistent = service.persistence.map(|how| persistent(how, service.address)).unwrap_or_default();
                 let ops = if service.one_packet { " ops" } else { "" };
                 writeln!(out, "{name} {scheduler}{flags}{persistent}{ops}{withdrawn}")?;
             }
@@ -157,10 +157,13 @@ fn flags(flags: &[String]) -> String {
     if flags.is_empty() { String::new() } else { format!(" ({})", flags.join(",")) }
 }
 
-/// As ipvsadm has it: seconds, and the mask unless all of an address counts.
-fn persistent(how: Persistence) -> String {
-    let mask = Ipv4Addr::from(ipv4::mask(how.prefix));
-    let mask = if how.prefix == 32 { String::new() } else { format!(" mask {mask}") };
+/// As ipvsadm has it: seconds, and the mask unless all of an address counts, of IPv6 by its length.
+fn persistent(how: Persistence, service: SocketAddr) -> String {
+    let mask = match (service, how.prefix) {
+        (SocketAddr::V4(_), 32) | (SocketAddr::V6(_), 128) => String::new(),
+        (SocketAddr::V4(_), prefix) => format!(" mask {}", Ipv4Addr::from(ipv4::mask(prefix))),
+        (SocketAddr::V6(_), prefix) => format!(" mask {prefix}"),
+    };
     format!(" persistent {}{mask}", how.timeout)
 }
 

@@ -10,7 +10,7 @@
 //! Given are routes and neighbours as Linux writes them: `ip -j route`, `ip -j neigh`.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -21,7 +21,7 @@ use dataplane::wire::ipv4::{self, Ipv4};
 use foldhash::HashSet;
 use serde::Deserialize;
 
-use crate::config::{Config, value};
+use crate::config::{Config, Service, value};
 
 /// The gateway to all that is in no port's network.
 const GATEWAY: u32 = 254;
@@ -85,7 +85,12 @@ impl Network {
             let servers = service.servers.iter().map(|server| server.address);
             servers.chain(service.availability.sorry_server)
         });
-        servers.for_each(|server| network.meet(u32::from(*server.ip())));
+        // There is nothing of IPv6 in it yet.
+        let servers = servers.filter_map(|server| match server {
+            SocketAddr::V4(server) => Some(*server.ip()),
+            SocketAddr::V6(_) => None,
+        });
+        servers.for_each(|server| network.meet(server.into()));
         Ok(network)
     }
 
@@ -161,7 +166,7 @@ pub fn index(config: &Config, name: &str) -> Result<PortIndex, String> {
 /// The router's own addresses, virtual ones among them. They come first: of two routes with an equal prefix the first counts.
 fn own(config: &Config) -> Vec<Route> {
     let ports = config.ports.iter().flat_map(|port| &port.addresses).map(|prefix| prefix.address);
-    let services = config.services.iter().map(|service| *service.address.ip());
+    let services = config.services.iter().filter_map(Service::ipv4);
     ports.chain(services).map(|address| Route { prefix: address.into(), length: 32, via: Via::Own }).collect()
 }
 

@@ -8,7 +8,7 @@
 //! - server tcp/192.0.2.10:80 10.0.0.12:8080
 //! ```
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use foldhash::HashMap;
 use itertools::Itertools;
@@ -59,8 +59,8 @@ fn servers(service: &str, old: &[Server], new: &[Server], changes: &mut Vec<Chan
         return;
     }
     // The order of servers matters to some schedulers, but nobody calls it a change.
-    let before: HashMap<SocketAddrV4, &Server> = old.iter().map(|server| (server.address, server)).collect();
-    let after: HashMap<SocketAddrV4, &Server> = new.iter().map(|server| (server.address, server)).collect();
+    let before: HashMap<SocketAddr, &Server> = old.iter().map(|server| (server.address, server)).collect();
+    let after: HashMap<SocketAddr, &Server> = new.iter().map(|server| (server.address, server)).collect();
     for server in new {
         match before.get(&server.address) {
             None => changes.push(added(service, server)),
@@ -135,7 +135,7 @@ fn added(service: &str, server: &Server) -> Change {
     change(Sign::Added, service, Some(server.address), format!("weight {}", server.weight))
 }
 
-fn change(sign: Sign, service: &str, server: Option<SocketAddrV4>, what: String) -> Change {
+fn change(sign: Sign, service: &str, server: Option<SocketAddr>, what: String) -> Change {
     Change { sign, service: service.to_owned(), server, what }
 }
 

@@ -180,14 +180,14 @@ impl View<'_> {
         let seen = Seen { at: Tick(self.now.0.saturating_sub(record.age.into())), is_coarse };
         let Identity { service, server } = *identity;
         self.flushes
-            .covers(seen, teller, |filter| filter.matches(service, server.address, *record.client.ip()))
+            .covers(seen, teller, |filter| filter.matches(service, server.address, (*record.client.ip()).into()))
     }
 }
 
 /// Who a dest is.
 pub fn identity(snapshot: &Snapshot, dest: &Dest) -> Identity {
     let service = &snapshot.services[dest.service as usize];
-    let socket = |address: u32, port| std::net::SocketAddrV4::new(address.into(), port);
+    let socket = |address: u32, port| std::net::SocketAddr::from((std::net::Ipv4Addr::from(address), port));
     Identity {
         service: ServiceKey {
             address: socket(dest.virtual_address, dest.virtual_port),

@@ -20,7 +20,7 @@ async fn orders_arrive_as_they_were_given() {
     let router = router(3).await;
     let client = router.client();
     let service: ServiceKey = "udp/192.0.2.10:53".parse().unwrap();
-    let server: SocketAddrV4 = "10.0.0.11:8080".parse().unwrap();
+    let server: SocketAddr = "10.0.0.11:8080".parse().unwrap();
     let patch = api::ServerPatch { weight: Some(3), state: Some("drained".to_owned()), deadline: Some(60) };
     let new = api::NewServer { address: server, weight: None };
     let settings = serde_json::json!({ "address": "192.0.2.20:443", "mode": "nat" });

@@ -9,7 +9,7 @@
 //!
 //! It runs as the user that RVS runs as, or as the check's (`as_user.rs`).
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl Command {
         Command { check: Arc::clone(check) }
     }
 
-    async fn run(&self, server: SocketAddrV4) -> Result<Outcome, Outcome> {
+    async fn run(&self, server: SocketAddr) -> Result<Outcome, Outcome> {
         let command = self.command(server);
         // Linux reads the program from its disk while the caller waits. If this future is dropped meanwhile, so is what
         // comes of it.
@@ -52,7 +52,7 @@ impl Command {
         Ok(self.judge(status, &output))
     }
 
-    fn command(&self, server: SocketAddrV4) -> tokio::process::Command {
+    fn command(&self, server: SocketAddr) -> tokio::process::Command {
         let (address, port) = (server.ip().to_string(), server.port().to_string());
         let filled = |argument: &String| argument.replace("{address}", &address).replace("{port}", &port);
         let mut command = tokio::process::Command::new(&self.check.program);
@@ -78,7 +78,7 @@ impl Command {
 }
 
 impl Probe for Command {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         async move { self.run(address).await.unwrap_or_else(|outcome| outcome) }.boxed()
     }
 }
@@ -97,7 +97,7 @@ mod tests {
     use crate::config::Check;
     use crate::health::{Health, News, Target};
 
-    const SERVER: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(10, 0, 0, 11), 8080);
+    const SERVER: SocketAddr = SocketAddr::new(std::net::Ipv4Addr::new(10, 0, 0, 11), 8080);
 
     /// A check by the shell, whose `$0` and `$1` are the placeholders.
     fn shell(script: &str, keys: &str) -> Check {

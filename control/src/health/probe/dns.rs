@@ -4,7 +4,7 @@
 //! another question, no answer at all) is passed over: it may be late, or a stranger's. Then time decides.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -30,7 +30,7 @@ impl Dns {
         Dns { check: Arc::clone(check), question: Query::query(check.name.clone(), check.record) }
     }
 
-    async fn ask(&self, server: SocketAddrV4) -> io::Result<Outcome> {
+    async fn ask(&self, server: SocketAddr) -> io::Result<Outcome> {
         let mut message = Message::query();
         message.add_query(self.question.clone());
         // As keepalived asks: a resolver refuses or ignores what it must not look up elsewhere.
@@ -109,7 +109,7 @@ impl Dns {
 }
 
 impl Probe for Dns {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         let of_error = match self.check.transport {
             Transport::Udp => datagram::of_error,
             Transport::Tcp => Outcome::of_error,
@@ -167,7 +167,7 @@ mod tests {
     /// Makes the messages that answer a question: their bytes, so that they may be wrong.
     type Answers = fn(&Message) -> Vec<Vec<u8>>;
 
-    async fn serve(host: [u8; 4], answers: Answers) -> SocketAddrV4 {
+    async fn serve(host: [u8; 4], answers: Answers) -> SocketAddr {
         let socket = UdpSocket::bind((Ipv4Addr::from(host), 0)).await.unwrap();
         let port = socket.local_addr().unwrap().port();
         tokio::spawn(async move {
@@ -180,10 +180,10 @@ mod tests {
                 }
             }
         });
-        SocketAddrV4::new(host.into(), port)
+        SocketAddr::new(host.into(), port)
     }
 
-    async fn serve_tcp(host: [u8; 4], answers: Answers) -> SocketAddrV4 {
+    async fn serve_tcp(host: [u8; 4], answers: Answers) -> SocketAddr {
         let listener = TcpListener::bind((Ipv4Addr::from(host), 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
@@ -194,7 +194,7 @@ mod tests {
                 stream.write_all(&answer).await.unwrap();
             }
         });
-        SocketAddrV4::new(host.into(), port)
+        SocketAddr::new(host.into(), port)
     }
 
     fn answer(question: &Message, rcode: ResponseCode, data: &[RData]) -> Message {
@@ -315,7 +315,7 @@ mod tests {
         let socket = UdpSocket::bind((Ipv4Addr::new(127, 84, 4, 10), 0)).await.unwrap();
         let port = socket.local_addr().unwrap().port();
         drop(socket);
-        let server = SocketAddrV4::new([127, 84, 4, 10].into(), port);
+        let server = SocketAddr::new([127, 84, 4, 10].into(), port);
         assert_eq!(outcome(&kind("kind = \"dns\""), server).await, Outcome::failed("port unreachable"));
     }
 

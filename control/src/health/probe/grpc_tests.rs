@@ -1,6 +1,6 @@
 //! gRPC as servers speak it, and what else may be there.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use h2::server;
@@ -75,7 +75,7 @@ where
     }
 }
 
-async fn answering(with: Answer) -> SocketAddrV4 {
+async fn answering(with: Answer) -> SocketAddr {
     serve(move |stream| answer(stream, with.clone(), Arc::default())).await
 }
 

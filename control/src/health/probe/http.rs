@@ -9,7 +9,7 @@
 
 use std::error::Error;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -54,7 +54,7 @@ impl Http {
         Http { settings: Arc::clone(settings), tls }
     }
 
-    async fn check(&self, address: SocketAddrV4) -> Result<Outcome, Outcome> {
+    async fn check(&self, address: SocketAddr) -> Result<Outcome, Outcome> {
         let stream = open(address, self.tls.as_ref()).await?;
         note("waiting for an answer");
         let mut builder = http1::Builder::new();
@@ -72,15 +72,19 @@ impl Http {
         drive(connection, exchange).await
     }
 
-    fn request(&self, address: SocketAddrV4) -> Request<Empty<Bytes>> {
+    fn request(&self, address: SocketAddr) -> Request<Empty<Bytes>> {
         let mut request = Request::new(Empty::new());
         *request.method_mut() = self.settings.method.clone();
         *request.uri_mut() = Uri::from(self.settings.path.clone());
         let usual = if self.tls.is_some() { 443 } else { 80 };
         let host = match &self.settings.host {
             Some(host) => host.to_string(),
-            None if address.port() == usual => address.ip().to_string(),
-            None => address.to_string(),
+            None if address.port() != usual => address.to_string(),
+            // In brackets, as in a URI (RFC 9110, 7.2; RFC 3986, 3.2.2).
+            None => match address.ip() {
+                IpAddr::V4(address) => address.to_string(),
+                IpAddr::V6(address) => format!("[{address}]"),
+            },
         };
         let headers = request.headers_mut();
         headers.insert(header::HOST, HeaderValue::try_from(host).expect("an authority is printable ASCII"));
@@ -120,7 +124,7 @@ impl Http {
 }
 
 impl Probe for Http {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         self.check(address).map(|checked| checked.unwrap_or_else(|failed| failed)).boxed()
     }
 }

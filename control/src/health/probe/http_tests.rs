@@ -1,6 +1,6 @@
 //! HTTP as servers speak it, and as they should not.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,12 +21,12 @@ fn failed(why: &str) -> Outcome {
 }
 
 /// A server that gives this answer to whatever it is asked, and closes.
-async fn answering(answer: impl Into<Vec<u8>>) -> SocketAddrV4 {
+async fn answering(answer: impl Into<Vec<u8>>) -> SocketAddr {
     recording(answer).await.0
 }
 
 /// ... and tells what it was asked.
-async fn recording(answer: impl Into<Vec<u8>>) -> (SocketAddrV4, UnboundedReceiver<String>) {
+async fn recording(answer: impl Into<Vec<u8>>) -> (SocketAddr, UnboundedReceiver<String>) {
     let answer: Arc<[u8]> = answer.into().into();
     let (tell, heads) = unbounded_channel();
     let server = serve(move |mut stream| {

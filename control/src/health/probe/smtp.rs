@@ -4,7 +4,7 @@
 //! something or close, as with keepalived; and we wait for that, because servers log a client that just leaves.
 
 use std::fs;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -31,7 +31,7 @@ impl Smtp {
         Smtp { helo: check.helo.clone().unwrap_or_else(own_name), from: check.from.clone() }
     }
 
-    async fn greet(&self, server: SocketAddrV4) -> Result<(), Outcome> {
+    async fn greet(&self, server: SocketAddr) -> Result<(), Outcome> {
         note("connecting");
         let stream = TcpStream::connect(server).await.map_err(|error| Outcome::of_error(&error))?;
         let mut dialogue = Dialogue(BufReader::new(stream));
@@ -58,7 +58,7 @@ impl Smtp {
 }
 
 impl Probe for Smtp {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         async move {
             match self.greet(address).await {
                 Ok(()) => Outcome::passed("greeted"),

@@ -5,7 +5,7 @@
 //! 60 s, 30 a server at the default interval, and they hold no file descriptor: 1000 servers make 30 000 of them, and
 //! a server can be checked every 3 ms before its local ports run out.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -17,7 +17,7 @@ use super::{Outcome, Probe};
 pub(super) struct Tcp;
 
 impl Probe for Tcp {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         async move {
             match TcpStream::connect(address).await {
                 Ok(stream) => {

@@ -1,6 +1,6 @@
 //! Certificates of all kinds, and what is no TLS.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::crypto::ring;
@@ -25,7 +25,7 @@ struct Seen {
 }
 
 /// Answers HTTP, and `tls` with silence.
-async fn server(config: ServerConfig) -> (SocketAddrV4, UnboundedReceiver<Seen>) {
+async fn server(config: ServerConfig) -> (SocketAddr, UnboundedReceiver<Seen>) {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let (tell, seen) = unbounded_channel();
     let address = serve(move |stream| {

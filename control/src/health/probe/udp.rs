@@ -6,7 +6,7 @@
 //! from a silent one. (Only for a server in the same network, Linux says after three seconds that it has no neighbour.)
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Udp {
         Udp { check: Arc::clone(check), patience }
     }
 
-    async fn ask(&self, server: SocketAddrV4) -> io::Result<Outcome> {
+    async fn ask(&self, server: SocketAddr) -> io::Result<Outcome> {
         let socket = Datagrams::udp(server)?;
         socket.send(&self.check.payload)?;
         let reply = match self.patience {
@@ -53,7 +53,7 @@ impl Udp {
 }
 
 impl Probe for Udp {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         async move { self.ask(address).await.unwrap_or_else(|error| datagram::of_error(&error)) }.boxed()
     }
 }
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     /// A server that sends this back for every datagram that is the payload, and nothing for any other.
-    async fn serve(host: [u8; 4], payload: &'static [u8], reply: &'static [u8]) -> SocketAddrV4 {
+    async fn serve(host: [u8; 4], payload: &'static [u8], reply: &'static [u8]) -> SocketAddr {
         let socket = UdpSocket::bind((Ipv4Addr::from(host), 0)).await.unwrap();
         let port = socket.local_addr().unwrap().port();
         tokio::spawn(async move {
@@ -79,7 +79,7 @@ mod tests {
                 }
             }
         });
-        SocketAddrV4::new(host.into(), port)
+        SocketAddr::new(host.into(), port)
     }
 
     #[tokio::test]
@@ -115,7 +115,7 @@ mod tests {
     async fn nobody_listens() {
         let address: Ipv4Addr = [127, 84, 0, 4].into();
         let port = UdpSocket::bind((address, 0)).await.unwrap().local_addr().unwrap().port();
-        let server = SocketAddrV4::new(address, port);
+        let server = SocketAddr::new(address, port);
         for check in ["kind = \"udp\"", "kind = \"udp\"\nrequire_reply = true"] {
             assert_eq!(outcome(&kind(check), server).await, Outcome::failed("port unreachable"));
         }
