@@ -1,7 +1,7 @@
 //! From what was configured and what is known of Linux and of the servers' health, to a snapshot.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
@@ -62,13 +62,12 @@ pub fn compile(
     services: &Services,
     effects: &Effects,
     ids: &mut Ids,
-    is_live: impl Fn(Ipv4Addr) -> bool,
+    is_live: impl Fn(IpAddr) -> bool,
     ports: Vec<PortSpec>,
     fib: Fib,
 ) -> Snapshot {
     let describe = |service: &Service| {
-        // The packet path has no services of IPv6 yet.
-        let live = is_live(service.ipv4()?);
+        let live = is_live(service.address.ip());
         describe(service, services, effects, ids, live)
     };
     let specs: Vec<ServiceSpec> = services.present().iter().filter_map(describe).collect();
@@ -82,6 +81,7 @@ fn describe(
     ids: &mut Ids,
     live: bool,
 ) -> Option<ServiceSpec> {
+    // The packet path has no services of IPv6 yet.
     let SocketAddr::V4(address) = service.address else { return None };
     let key = ServiceKey::of(service);
     let (duties, mut entered) = (effects.duties(key), ids.enter(key));
@@ -127,30 +127,32 @@ fn describe(
 /// Linux' routes and neighbours, as far as they lead over ports.
 pub fn fib(mirror: &Mirror, ports: &[PortLink]) -> Fib {
     let port_of = |ifindex| (0..).zip(ports).find(|(_, port)| port.ifindex == ifindex);
+    // The packet path has no routes of IPv6 yet.
+    let number = |address| match address {
+        IpAddr::V4(address) => Some(u32::from(address)),
+        IpAddr::V6(_) => None,
+    };
     // The router's own addresses first: of two routes with an equal prefix the first counts.
-    let own = mirror.addresses.iter().map(|&(_, address, _)| Route {
-        prefix: address.into(),
-        length: 32,
-        via: Via::Own,
+    let own = mirror.addresses.iter().filter_map(|&(_, address, _)| {
+        Some(Route { prefix: number(address)?, length: 32, via: Via::Own })
     });
     // In order of the metric within a prefix.
-    let routes = mirror.routes.iter().map(|route| Route {
-        prefix: route.destination.into(),
-        length: route.length,
-        via: match (port_of(route.ifindex), route.gateway) {
-            (Some((index, _)), Some(gateway)) => Via::Gateway(index, gateway.into()),
+    let routes = mirror.routes.iter().filter_map(|route| {
+        let via = match (port_of(route.ifindex), route.gateway) {
+            (Some((index, _)), Some(gateway)) => Via::Gateway(index, number(gateway)?),
             (Some((index, _)), None) => Via::OnLink(index),
             (None, _) => Via::Nowhere,
-        },
+        };
+        Some(Route { prefix: number(route.destination)?, length: route.length, via })
     });
     let neighbours = mirror.neighbours.iter().filter_map(|(&(ifindex, address), &mac)| {
         let (index, port) = port_of(ifindex)?;
-        Some(((index, u32::from(address)), Adjacency::new(index, port.mtu, mac, port.mac)))
+        Some(((index, number(address)?), Adjacency::new(index, port.mtu, mac, port.mac)))
     });
     let addresses = mirror
         .addresses
         .iter()
-        .filter_map(|&(ifindex, address, length)| Some((port_of(ifindex)?.0, u32::from(address), length)));
+        .filter_map(|&(ifindex, address, length)| Some((port_of(ifindex)?.0, number(address)?, length)));
     Fib::new(own.chain(routes), neighbours).with_own(addresses)
 }
 
@@ -161,7 +163,7 @@ pub fn next_hops(
     mirror: &Mirror,
     ports: &[PortLink],
     fib: &Fib,
-) -> BTreeSet<(PortIndex, Ipv4Addr)> {
+) -> BTreeSet<(PortIndex, IpAddr)> {
     let gateways = mirror.routes.iter().filter_map(|route| {
         let port = ports.iter().position(|port| port.ifindex == route.ifindex)?;
         Some((port as PortIndex, route.gateway?))
@@ -173,7 +175,7 @@ pub fn next_hops(
     let servers = servers.filter_map(|server| {
         let SocketAddr::V4(server) = server else { return None };
         let (port, address) = fib.neighbour_of(u32::from(*server.ip()))?;
-        Some((port, Ipv4Addr::from(address)))
+        Some((port, Ipv4Addr::from(address).into()))
     });
     gateways.chain(servers).collect()
 }

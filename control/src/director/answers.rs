@@ -200,9 +200,10 @@ impl Director {
                 .persistence
                 .map(|how| api::Persistence { timeout: how.seconds, prefix: how.prefix }),
             tunnel: (service.mode == Mode::Tunnel).then(|| service.tunnel.encapsulation.to_string()),
-            withdrawn: service
-                .ipv4()
-                .and_then(|address| self.standings.get(&address)?.as_ref())
+            withdrawn: self
+                .standings
+                .get(&service.address.ip())
+                .and_then(Option::as_ref)
                 .map(ToString::to_string),
             stats: stats(record.map(|record| record.traffic()).unwrap_or_default()),
             rates: rates(record.map(|record| record.meter.rates()).unwrap_or_default()),

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,7 +15,10 @@ use super::*;
 
 const MAC: [u8; 6] = [2, 0x52, 0x56, 0x53, 0, 1];
 const PEER_MAC: [u8; 6] = [2, 0x52, 0x56, 0x53, 0, 2];
-const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+const OWN6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+const PEER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2));
 
 /// Runs a test in a new namespace, or says loudly that it does not.
 pub(crate) fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
@@ -74,7 +77,8 @@ async fn frame(twin: &Twin, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
 }
 
 /// An ARP request (RFC 826) for this address.
-fn is_arp_request(frame: &[u8], for_address: Ipv4Addr) -> bool {
+fn is_arp_request(frame: &[u8], for_address: IpAddr) -> bool {
+    let IpAddr::V4(for_address) = for_address else { return false };
     frame.len() >= 42
         && frame[12..22] == [8, 6, 0, 1, 8, 0, 6, 4, 0, 1]
         && frame[38..42] == for_address.octets()
@@ -137,7 +141,7 @@ fn a_twin_is_inherited_with_all_that_is_on_it() {
         let linux = watcher.handle();
         let twin = wan(&linux).await;
         let index = twin.ifindex();
-        linux.add_address(index, Ipv4Addr::new(192, 0, 2, 1), 24).await.unwrap();
+        linux.add_address(index, OWN, 24).await.unwrap();
         sh("ip neighbour add 192.0.2.7 lladdr 02:00:00:00:00:07 nud reachable dev wan");
         let heirloom = twin.heirloom().unwrap();
         drop(twin);
@@ -151,8 +155,8 @@ fn a_twin_is_inherited_with_all_that_is_on_it() {
         let expected = Link { name: "wan".into(), up: true, mac: Some(MAC), mtu: 1300 };
         until(&mut watcher, |m| {
             m.links.get(&index) == Some(&expected)
-                && m.addresses.contains(&(index, Ipv4Addr::new(192, 0, 2, 1), 24))
-                && m.neighbours.contains_key(&(index, Ipv4Addr::new(192, 0, 2, 7)))
+                && m.addresses.contains(&(index, OWN, 24))
+                && m.neighbours.contains_key(&(index, IpAddr::from([192, 0, 2, 7])))
         })
         .await;
         // It still is one.
@@ -193,18 +197,17 @@ fn addresses_and_routes_are_followed() {
         let linux = watcher.handle();
         let twin = wan(&linux).await;
         let index = twin.ifindex();
-        let address = Ipv4Addr::new(192, 0, 2, 1);
-        assert!(linux.add_address(index, address, 24).await.unwrap());
-        assert!(!linux.add_address(index, address, 24).await.unwrap());
+        assert!(linux.add_address(index, OWN, 24).await.unwrap());
+        assert!(!linux.add_address(index, OWN, 24).await.unwrap());
         let route = |destination: [u8; 4], length, metric, gateway| Route {
-            destination: destination.into(),
+            destination: IpAddr::from(destination),
             length,
             metric,
             ifindex: index,
             gateway,
         };
         let connected = route([192, 0, 2, 0], 24, 0, None);
-        until(&mut watcher, |m| m.addresses.contains(&(index, address, 24)) && m.routes.contains(&connected))
+        until(&mut watcher, |m| m.addresses.contains(&(index, OWN, 24)) && m.routes.contains(&connected))
             .await;
         assert_quiet(&mut watcher).await;
 
@@ -221,8 +224,8 @@ fn addresses_and_routes_are_followed() {
             default,
             connected,
             route([198, 51, 100, 0], 24, 0, None),
-            route([203, 0, 113, 0], 24, 0, Some(Ipv4Addr::new(10, 9, 9, 9))),
-            route([100, 64, 0, 0], 16, 0, Some(Ipv4Addr::new(192, 0, 2, 3))),
+            route([203, 0, 113, 0], 24, 0, Some(IpAddr::from([10, 9, 9, 9]))),
+            route([100, 64, 0, 0], 16, 0, Some(IpAddr::from([192, 0, 2, 3]))),
             nowhere([100, 65, 0, 0]),
             nowhere([100, 67, 0, 0]),
         ]
@@ -239,8 +242,8 @@ fn addresses_and_routes_are_followed() {
         sh("ip route del blackhole 100.65.0.0/16");
 
         // The last address takes all routes with it, and Linux announces but a few of them.
-        linux.remove_address(index, address, 24).await.unwrap();
-        linux.remove_address(index, address, 24).await.unwrap();
+        linux.remove_address(index, OWN, 24).await.unwrap();
+        linux.remove_address(index, OWN, 24).await.unwrap();
         until(&mut watcher, |m| m.addresses.iter().all(|a| a.0 != index) && m.routes.is_empty()).await;
         // Nor those of a link that goes down.
         sh("ip addr add 192.0.2.1/24 dev wan; ip route add default via 192.0.2.2");
@@ -274,7 +277,7 @@ fn a_neighbour_is_asked_for_learnt_and_lost() {
         let linux = watcher.handle();
         let twin = wan(&linux).await;
         let key = (twin.ifindex(), PEER);
-        linux.add_address(key.0, Ipv4Addr::new(192, 0, 2, 1), 24).await.unwrap();
+        linux.add_address(key.0, OWN, 24).await.unwrap();
         until(&mut watcher, |m| !m.routes.is_empty()).await;
 
         linux.use_neighbour(key.0, PEER).await.unwrap();
@@ -309,7 +312,7 @@ fn a_permanent_neighbour_stays_one() {
     in_namespace(|| async {
         let linux = Linux::open().unwrap();
         let twin = wan(&linux).await;
-        linux.add_address(twin.ifindex(), Ipv4Addr::new(192, 0, 2, 1), 24).await.unwrap();
+        linux.add_address(twin.ifindex(), OWN, 24).await.unwrap();
         sh("ip neigh add 192.0.2.2 lladdr 02:52:56:53:00:02 dev wan nud permanent");
         linux.use_neighbour(twin.ifindex(), PEER).await.unwrap();
         sh("ip neigh show dev wan | grep -q PERMANENT");
@@ -422,9 +425,9 @@ fn sum(bytes: &[u8], start: u32) -> u16 {
 fn errors_say_what_was_wanted() {
     in_namespace(|| async {
         let linux = Linux::open().unwrap();
-        let nowhere = linux.add_address(4711, Ipv4Addr::LOCALHOST, 8).await.unwrap_err();
+        let nowhere = linux.add_address(4711, Ipv4Addr::LOCALHOST.into(), 8).await.unwrap_err();
         assert_eq!(format!("{nowhere:#}"), "add 127.0.0.1/8 to interface 4711: No such device (os error 19)");
-        linux.remove_address(4711, Ipv4Addr::LOCALHOST, 8).await.unwrap();
+        linux.remove_address(4711, Ipv4Addr::LOCALHOST.into(), 8).await.unwrap();
         assert!(linux.use_neighbour(4711, PEER).await.is_err());
         assert!(linux.set_link(4711, true, None, None).await.is_err());
     });

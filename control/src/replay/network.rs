@@ -78,7 +78,10 @@ impl Network {
             None => Neighbours::Met(HashSet::default()),
         };
         let own = (0..).zip(&config.ports).flat_map(|(index, port)| {
-            port.addresses.iter().map(move |network| (index, u32::from(network.address), network.length))
+            port.addresses.iter().filter_map(move |prefix| match prefix.address {
+                IpAddr::V4(address) => Some((index, address.into(), prefix.length)),
+                IpAddr::V6(_) => None,
+            })
         });
         let mut network = Network { ports, routes, ways, neighbours, own: own.collect() };
         let servers = config.services.iter().flat_map(|service| {
@@ -165,7 +168,10 @@ pub fn index(config: &Config, name: &str) -> Result<PortIndex, String> {
 
 /// The router's own addresses, virtual ones among them. They come first: of two routes with an equal prefix the first counts.
 fn own(config: &Config) -> Vec<Route> {
-    let ports = config.ports.iter().flat_map(|port| &port.addresses).map(|prefix| prefix.address);
+    let ports = config.ports.iter().flat_map(|port| &port.addresses).filter_map(|prefix| match prefix.address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    });
     let services = config.services.iter().filter_map(Service::ipv4);
     ports.chain(services).map(|address| Route { prefix: address.into(), length: 32, via: Via::Own }).collect()
 }
@@ -173,10 +179,11 @@ fn own(config: &Config) -> Vec<Route> {
 fn usual_routes(config: &Config) -> Vec<Route> {
     let ports = (0..).zip(&config.ports);
     let on_link = ports.flat_map(|(index, port)| {
-        port.addresses.iter().map(move |network| Route {
-            prefix: u32::from(network.address) & network.mask(),
-            length: network.length,
-            via: Via::OnLink(index),
+        port.addresses.iter().filter_map(move |prefix| match prefix.network() {
+            IpAddr::V4(network) => {
+                Some(Route { prefix: network.into(), length: prefix.length, via: Via::OnLink(index) })
+            }
+            IpAddr::V6(_) => None,
         })
     });
     on_link.chain([Route { prefix: 0, length: 0, via: Via::Gateway(0, GATEWAY) }]).collect()
