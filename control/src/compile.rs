@@ -106,7 +106,8 @@ fn describe(
     let servers =
         service.servers.iter().map(|server| (ServerKey::of(service, server), server.weight, server.limits));
     let sorry = ServerKey::of_sorry(service).map(|server| (server, 1, None));
-    let dests = servers.chain(sorry).filter_map(|(server, weight, limits)| dest(server, weight, limits)).collect();
+    let dests =
+        servers.chain(sorry).filter_map(|(server, weight, limits)| dest(server, weight, limits)).collect();
     Some(ServiceSpec {
         address,
         protocol: service.protocol,

@@ -48,7 +48,8 @@ impl FromStr for ServiceKey {
         let (protocol, address) = typed.split_once('/').unwrap_or(("tcp", typed));
         let protocol = Protocol::from_name(protocol)
             .ok_or_else(|| format!("{} is no service; {expected}", quoted(typed)))?;
-        let address = value::socket(address).map_err(|_| format!("{} is no service; {expected}", quoted(typed)))?;
+        let address =
+            value::socket(address).map_err(|_| format!("{} is no service; {expected}", quoted(typed)))?;
         Ok(ServiceKey { address, protocol })
     }
 }

@@ -132,7 +132,11 @@ impl Default for Hooks {
 }
 
 /// What it takes from its service: where that is, and the port if its packets' ports cannot be changed.
-pub(super) fn read(section: &Section<'_>, service: Option<SocketAddr>, direct: Option<u16>) -> Option<Availability> {
+pub(super) fn read(
+    section: &Section<'_>,
+    service: Option<SocketAddr>,
+    direct: Option<u16>,
+) -> Option<Availability> {
     let default = Availability::default();
     let on_down = section.or("on_down", default.on_down, |field| {
         let named = |name: &str| match name {

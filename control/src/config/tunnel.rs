@@ -39,9 +39,8 @@ fn tunnel(section: &Section<'_>) -> Option<TunnelSpec> {
         (true, Some("ipip")) => field.error("ipip has no checksum; expected false, or \"gue\" or \"gre\""),
         (checksum, _) => Some(checksum),
     });
-    let source = section.optional("source", |field| {
-        field.parse("an IPv4 address, e.g. \"10.0.0.1\"", value::address_v4)
-    });
+    let source = section
+        .optional("source", |field| field.parse("an IPv4 address, e.g. \"10.0.0.1\"", value::address_v4));
     let mss_clamp = section.or("mss_clamp", None, |field| mss_clamp(&field));
     let (port, checksum) = (port?, checksum?);
     Some(TunnelSpec {

@@ -85,7 +85,9 @@ pub fn same_family(server: IpAddr, service: IpAddr) -> Result<(), String> {
     let [is, expected] = [server, service].map(|address| if address.is_ipv4() { "IPv4" } else { "IPv6" });
     match is == expected {
         true => Ok(()),
-        false => Err(format!("{server} is an {is} address; expected an {expected} address, as the service's")),
+        false => {
+            Err(format!("{server} is an {is} address; expected an {expected} address, as the service's"))
+        }
     }
 }
 
@@ -272,10 +274,7 @@ mod tests {
         assert_eq!(text(socket("2001:db8::1")), Err("\"2001:db8::1\" has no port".to_owned()));
         assert_eq!(address("[2001:db8::1]:80"), Err("2001:db8::1 stands there with a port".to_owned()));
         assert!(socket_v4("10.0.0.1:80").is_ok() && address_v4("10.0.0.1").is_ok());
-        assert_eq!(
-            socket_v4("[2001:db8::1]:80"),
-            Err("\"[2001:db8::1]:80\" is an IPv6 address".to_owned())
-        );
+        assert_eq!(socket_v4("[2001:db8::1]:80"), Err("\"[2001:db8::1]:80\" is an IPv6 address".to_owned()));
         assert_eq!(address_v4("2001:db8::1"), Err("2001:db8::1 is an IPv6 address".to_owned()));
     }
 

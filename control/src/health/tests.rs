@@ -1,7 +1,7 @@
 //! The prober against a scripted server on a clock of our own, and the whole against real listeners.
 
 use std::collections::{HashSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
@@ -34,7 +34,7 @@ fn target(address: SocketAddr, check: Check) -> Target {
 }
 
 fn server() -> Target {
-    target(SocketAddr::new(Ipv4Addr::new(10, 0, 0, 11), 80), DEFAULTS)
+    target(SocketAddr::from(([10, 0, 0, 11], 80)), DEFAULTS)
 }
 
 /// Each target for a server of its own address.
@@ -46,7 +46,7 @@ fn watch(health: &mut Health, targets: impl IntoIterator<Item = Target>) {
 }
 
 const SERVICE: ServiceKey = ServiceKey {
-    address: SocketAddr::new(Ipv4Addr::new(192, 0, 2, 10), 80),
+    address: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10)), 80),
     protocol: dataplane::service::Protocol::Tcp,
 };
 
@@ -163,7 +163,7 @@ async fn no_more_sockets_at_one_time_than_allowed_and_waiting_is_no_failure() {
     let sockets = Arc::new(Semaphore::new(512));
     let mut probers = JoinSet::new();
     for host in 0..1000u32 {
-        let target = target(SocketAddr::new(Ipv4Addr::from(0x0a00_0000 + host), 80), DEFAULTS);
+        let target = target(SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + host), 80)), DEFAULTS);
         probers.spawn(run(target, fresh(), sender.clone(), Arc::clone(&sockets), Box::new(&SERVER)));
     }
     assert!(timeout(Duration::from_secs(60), receiver.recv()).await.is_err());
@@ -173,13 +173,13 @@ async fn no_more_sockets_at_one_time_than_allowed_and_waiting_is_no_failure() {
 #[test]
 fn first_checks_are_spread_over_the_jitter_and_no_longer_than_the_interval() {
     let jitters: HashSet<Duration> = (0..1000)
-        .map(|port| target(SocketAddr::new(Ipv4Addr::LOCALHOST, port), DEFAULTS).jitter())
+        .map(|port| target(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), DEFAULTS).jitter())
         .collect();
     assert!(jitters.len() > 900 && jitters.iter().all(|jitter| *jitter < JITTER));
     let often = Check { interval: Duration::from_millis(10), ..DEFAULTS };
     for port in 0..1000 {
         assert!(
-            target(SocketAddr::new(Ipv4Addr::LOCALHOST, port), often.clone()).jitter() < often.interval
+            target(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), often.clone()).jitter() < often.interval
         );
     }
     assert_eq!(server().jitter(), server().jitter());
@@ -191,7 +191,7 @@ fn first_checks_are_spread_over_the_jitter_and_no_longer_than_the_interval() {
 async fn listen(host: Ipv4Addr) -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((host, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    (listener, SocketAddr::new(host, port))
+    (listener, SocketAddr::from((host, port)))
 }
 
 async fn verdict(receiver: &mut UnboundedReceiver<News>) -> Verdict {
@@ -287,12 +287,12 @@ async fn a_successor_begins_with_what_has_been_found_out() {
 
 /// Somewhere that nobody is checked in this test.
 fn nobody(host: u8) -> SocketAddr {
-    SocketAddr::new(Ipv4Addr::new(127, 82, 0, host), 9)
+    SocketAddr::from(([127, 82, 0, host], 9))
 }
 
 #[tokio::test]
 async fn a_target_knows_whom_it_concerns() {
-    let address = |last| SocketAddr::new(Ipv4Addr::new(127, 82, 0, last), 9);
+    let address = |last| SocketAddr::from(([127, 82, 0, last], 9));
     let (sender, _receiver) = unbounded_channel();
     let mut health = Health::new(sender, 512);
     let shared = target(address(6), DEFAULTS);
@@ -369,7 +369,7 @@ async fn a_thousand_servers() {
     let mut health = Health::new(sender, 512);
     let check = Check { interval: Duration::from_millis(500), timeout: Duration::from_secs(5), ..DEFAULTS };
     let targets: Vec<Target> = (1..=1000u32)
-        .map(|host| target(SocketAddr::new(Ipv4Addr::from(0x7f53_0000 + host), port), check.clone()))
+        .map(|host| target(SocketAddr::from((Ipv4Addr::from(0x7f53_0000 + host), port)), check.clone()))
         .collect();
     watch(&mut health, targets.clone());
     let silent = timeout(Duration::from_millis(1200), receiver.recv()).await;

@@ -62,7 +62,8 @@ pub fn services(
                 let withdrawn = service.withdrawn.as_ref();
                 let withdrawn = withdrawn.map(|reason| format!("  withdrawn: {reason}")).unwrap_or_default();
                 let (scheduler, flags) = (&service.scheduler, flags(&service.flags));
-                let persistent = service.persistence.map(|how| persistent(how, service.address)).unwrap_or_default();
+                let persistent =
+                    service.persistence.map(|how| persistent(how, service.address)).unwrap_or_default();
                 let ops = if service.one_packet { " ops" } else { "" };
                 writeln!(out, "{name} {scheduler}{flags}{persistent}{ops}{withdrawn}")?;
             }

@@ -18,7 +18,7 @@ fn scrape(servers: u32) -> Scrape {
         bytes_out: 20_000 * n,
     };
     let server = |n: u32| api::Server {
-        address: SocketAddr::new((0x0A00_0000 + n).into(), 8080),
+        address: SocketAddr::from((std::net::Ipv4Addr::from(0x0A00_0000 + n), 8080)),
         mode: "nat".to_owned(),
         weight: n,
         effective_weight: if n == 2 { 0 } else { n },

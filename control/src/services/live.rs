@@ -178,8 +178,7 @@ pub fn check_new_server(
 ) -> Result<()> {
     let service = require_service(services, key)?;
     let address = server.address;
-    value::socket(&address.to_string())
-        .map_err(|wrong| anyhow!("{wrong}; expected {}", value::ENDPOINT))?;
+    value::socket(&address.to_string()).map_err(|wrong| anyhow!("{wrong}; expected {}", value::ENDPOINT))?;
     value::same_family(address.ip(), key.address.ip()).map_err(Error::msg)?;
     ensure!(
         server_of(service, address).is_none(),

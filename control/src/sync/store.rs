@@ -179,8 +179,9 @@ impl View<'_> {
         let is_coarse = dest.is_some_and(|dest| self.snapshot.timeout(dest, record.state).is_coarse());
         let seen = Seen { at: Tick(self.now.0.saturating_sub(record.age.into())), is_coarse };
         let Identity { service, server } = *identity;
-        self.flushes
-            .covers(seen, teller, |filter| filter.matches(service, server.address, (*record.client.ip()).into()))
+        self.flushes.covers(seen, teller, |filter| {
+            filter.matches(service, server.address, (*record.client.ip()).into())
+        })
     }
 }
 

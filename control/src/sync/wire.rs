@@ -294,22 +294,24 @@ mod tests {
         let protocol = prop::sample::select(Protocol::ALL);
         let mode = prop::sample::select(Mode::ALL);
         let name = (any::<u32>(), socket(), protocol, socket(), mode).prop_map(
-            |(number, virtual_address, protocol, server, mode)| Frame::Name {
-                number,
-                identity: Identity {
-                    service: ServiceKey { address: virtual_address, protocol },
-                    server: ServerKey { address: server, mode },
-                },
+            |(number, virtual_address, protocol, server, mode): (u32, SocketAddrV4, _, SocketAddrV4, _)| {
+                Frame::Name {
+                    number,
+                    identity: Identity {
+                        service: ServiceKey { address: virtual_address.into(), protocol },
+                        server: ServerKey { address: server.into(), mode },
+                    },
+                }
             },
         );
         let service = (socket(), prop::sample::select(Protocol::ALL))
-            .prop_map(|(address, protocol)| ServiceKey { address, protocol });
+            .prop_map(|(address, protocol)| ServiceKey { address: address.into(), protocol });
         let (service, server) = (prop::option::of(service), prop::option::of(socket()));
         let client = prop::option::of(any::<Ipv4Addr>());
         let filter = (service, server, client).prop_map(|(service, server, client)| Filter {
             service,
-            server,
-            client,
+            server: server.map(Into::into),
+            client: client.map(Into::into),
         });
         let forget = (any::<u32>(), any::<u32>(), filter).prop_map(|(number, age, filter)| Frame::Forget {
             number,

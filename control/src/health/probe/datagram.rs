@@ -80,25 +80,29 @@ mod tests {
         ip link set lo up
         ip link add rvs-a type veth peer name rvs-b
         ip address add 10.9.9.1/24 dev rvs-a
+        ip address add 2001:db8:9::1/64 dev rvs-a nodad
         ip link set rvs-a up
         ip link set rvs-b up
-        echo 50 >/proc/sys/net/ipv4/neigh/rvs-a/retrans_time_ms";
+        for family in 4 6; do echo 50 >/proc/sys/net/ipv$family/neigh/rvs-a/retrans_time_ms; done";
 
     #[test]
     fn a_host_that_is_not_there_is_no_silent_one() {
-        let server = SocketAddr::new([10, 9, 9, 2].into(), 53);
-        for check in ["kind = \"udp\"", "kind = \"dns\"", "kind = \"ping\""] {
-            let Some(outcome) = outcome_in_namespace(NO_NEIGHBOUR, &kind(check), server) else { return };
-            assert_eq!(outcome, Outcome::failed("no route to host"), "{check}");
-        }
+        assert_failed(NO_NEIGHBOUR, "no route to host");
     }
 
     #[test]
     fn a_network_that_is_not_there() {
-        let server = SocketAddr::new([10, 9, 9, 2].into(), 53);
-        for check in ["kind = \"udp\"", "kind = \"dns\"", "kind = \"ping\""] {
-            let Some(outcome) = outcome_in_namespace("", &kind(check), server) else { return };
-            assert_eq!(outcome, Outcome::failed("network unreachable"), "{check}");
+        assert_failed("", "network unreachable");
+    }
+
+    /// In either family, whatever is sent.
+    fn assert_failed(furnish: &str, why: &'static str) {
+        for server in ["10.9.9.2:53", "[2001:db8:9::2]:53"] {
+            for check in ["kind = \"udp\"", "kind = \"dns\"", "kind = \"ping\""] {
+                let server = server.parse().unwrap();
+                let Some(outcome) = outcome_in_namespace(furnish, &kind(check), server) else { return };
+                assert_eq!(outcome, Outcome::failed(why), "{server}: {check}");
+            }
         }
     }
 }

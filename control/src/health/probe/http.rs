@@ -77,15 +77,7 @@ impl Http {
         *request.method_mut() = self.settings.method.clone();
         *request.uri_mut() = Uri::from(self.settings.path.clone());
         let usual = if self.tls.is_some() { 443 } else { 80 };
-        let host = match &self.settings.host {
-            Some(host) => host.to_string(),
-            None if address.port() != usual => address.to_string(),
-            // In brackets, as in a URI (RFC 9110, 7.2; RFC 3986, 3.2.2).
-            None => match address.ip() {
-                IpAddr::V4(address) => address.to_string(),
-                IpAddr::V6(address) => format!("[{address}]"),
-            },
-        };
+        let host = self.settings.host.as_ref().map_or_else(|| host_of(address, usual), ToString::to_string);
         let headers = request.headers_mut();
         headers.insert(header::HOST, HeaderValue::try_from(host).expect("an authority is printable ASCII"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -126,6 +118,15 @@ impl Http {
 impl Probe for Http {
     fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         self.check(address).map(|checked| checked.unwrap_or_else(|failed| failed)).boxed()
+    }
+}
+
+/// Who is asked at this address, as in a URI: an IPv6 address in brackets, and no port that goes without saying (RFC 9110, 7.2).
+fn host_of(address: SocketAddr, usual: u16) -> String {
+    match address.ip() {
+        _ if address.port() != usual => address.to_string(),
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
     }
 }
 
@@ -176,5 +177,22 @@ fn failure(error: hyper::Error) -> Outcome {
         }
         error if error.is_parse() => Outcome::failed("not an answer by HTTP/1"),
         error => Outcome::failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_as_in_a_uri() {
+        for (address, usual, host) in [
+            ("10.0.0.11:80", 80, "10.0.0.11"),
+            ("10.0.0.11:8080", 80, "10.0.0.11:8080"),
+            ("[2001:db8::11]:443", 443, "[2001:db8::11]"),
+            ("[2001:db8::11]:80", 443, "[2001:db8::11]:80"),
+        ] {
+            assert_eq!(host_of(address.parse().unwrap(), usual), host);
+        }
     }
 }

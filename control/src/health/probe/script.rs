@@ -88,7 +88,7 @@ mod tests {
 
     use tokio::net::TcpListener;
 
-    use super::super::fixture::{dialogue, kind, outcome};
+    use super::super::fixture::{dialogue, dialogue_at, kind, loopbacks, outcome};
     use super::*;
 
     const POP: &str = r#"
@@ -97,8 +97,11 @@ steps = [{ expect = '^\+OK.*\r\n' }, { send = 'QUIT\r\n' }, { expect = '^\+OK by
 
     #[tokio::test]
     async fn a_dialogue_to_its_end() {
-        let server = dialogue(&["+OK ", "ready\r\n", "<QUIT\r\n", "+OK bye\r\n"], false).await;
-        assert_eq!(outcome(&kind(POP), server).await, Outcome::passed("dialogue complete"));
+        for host in loopbacks() {
+            let turns = &["+OK ", "ready\r\n", "<QUIT\r\n", "+OK bye\r\n"];
+            let server = dialogue_at(host, turns, false).await;
+            assert_eq!(outcome(&kind(POP), server).await, Outcome::passed("dialogue complete"), "{host}");
+        }
     }
 
     /// What comes after a match is for the next step, what comes before it is over.

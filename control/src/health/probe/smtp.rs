@@ -156,15 +156,17 @@ fn code(line: &[u8]) -> Option<(u16, bool)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{dialogue, kind, outcome};
+    use super::super::fixture::{dialogue, dialogue_at, kind, loopbacks, outcome};
     use super::*;
 
     const CHECK: &str = "kind = \"smtp\"\nhelo = \"lb\"";
 
     async fn assert_outcome(turns: &'static [&'static str], expected: Result<(), &'static str>) {
-        let server = dialogue(turns, false).await;
         let expected = expected.map_or_else(Outcome::failed, |()| Outcome::passed("greeted"));
-        assert_eq!(outcome(&kind(CHECK), server).await, expected);
+        for host in loopbacks() {
+            let server = dialogue_at(host, turns, false).await;
+            assert_eq!(outcome(&kind(CHECK), server).await, expected, "{host}");
+        }
     }
 
     #[tokio::test]

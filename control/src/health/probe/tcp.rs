@@ -30,3 +30,22 @@ impl Probe for Tcp {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::super::fixture::{check, loopbacks};
+    use super::*;
+
+    #[tokio::test]
+    async fn over_either_family() {
+        for host in loopbacks() {
+            let listener = TcpListener::bind((host, 0)).await.unwrap();
+            let server = listener.local_addr().unwrap();
+            assert_eq!(check("kind = \"tcp\"", server).await, Outcome::passed("connected"));
+            drop(listener);
+            assert_eq!(check("kind = \"tcp\"", server).await, Outcome::failed("connection refused"));
+        }
+    }
+}

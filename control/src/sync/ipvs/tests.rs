@@ -60,11 +60,14 @@ impl Router for Table {
 }
 
 fn connection(client: u16, port: u16, state: State) -> Connection {
-    let socket = |text: &str| text.parse().unwrap();
+    let socket = |text: &str| text.parse::<std::net::SocketAddrV4>().unwrap();
     Connection {
         identity: Identity {
-            service: ServiceKey { address: socket(&format!("192.0.2.10:{port}")), protocol: Protocol::Tcp },
-            server: ServerKey { address: socket("10.0.0.11:8080"), mode: Mode::Nat },
+            service: ServiceKey {
+                address: socket(&format!("192.0.2.10:{port}")).into(),
+                protocol: Protocol::Tcp,
+            },
+            server: ServerKey { address: socket("10.0.0.11:8080").into(), mode: Mode::Nat },
         },
         client: socket(&format!("198.51.100.7:{}", client + 1)),
         state,

@@ -105,7 +105,8 @@ pub fn write(connection: &Connection) -> Option<Entry> {
         // Also of UDP, which does not come to be established.
         _ => INACTIVE,
     };
-    let (SocketAddr::V4(service_address), SocketAddr::V4(server_address)) = (service.address, server.address) else {
+    let (SocketAddr::V4(service_address), SocketAddr::V4(server_address)) = (service.address, server.address)
+    else {
         return None;
     };
     Some(Entry {
@@ -137,7 +138,7 @@ mod tests {
         let server = if mode == Mode::Nat { "10.0.0.11:8080" } else { "10.0.0.11:80" };
         Connection {
             identity: Identity {
-                service: ServiceKey { address: entry().service, protocol },
+                service: ServiceKey { address: entry().service.into(), protocol },
                 server: ServerKey { address: server.parse().unwrap(), mode },
             },
             client: entry().client,
