@@ -6,3 +6,4 @@ kmod              /sbin/depmod
 # The guest's userland is this machine's.
 systemd-sysv      /sbin/init
 udev              /usr/bin/udevadm
+procps            /sbin/sysctl
