@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
+use dataplane::fib::{Adjacency, Fib, Fibs, PortIndex, Route, Via};
 use dataplane::service::Limits;
 use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
 
@@ -64,14 +64,14 @@ pub fn compile(
     ids: &mut Ids,
     is_live: impl Fn(Ipv4Addr) -> bool,
     ports: Vec<PortSpec>,
-    fib: Fib,
+    fibs: Fibs,
 ) -> Snapshot {
     let describe = |service: &Service| {
         let live = is_live(*service.address.ip());
         describe(service, services, effects, ids, live)
     };
     let specs: Vec<ServiceSpec> = services.present().iter().map(describe).collect();
-    Snapshot::new(generation, ports, &specs, ids.removed(), fib)
+    Snapshot::new(generation, ports, &specs, ids.removed(), fibs)
 }
 
 fn describe(
@@ -88,7 +88,7 @@ fn describe(
         let record = entered.server(server, weight);
         DestSpec {
             id: record.id,
-            address: server.address,
+            address: server.address.into(),
             weight: duty.weight,
             last_weight: record.last_weight * duty.scale,
             limits,
@@ -105,7 +105,7 @@ fn describe(
     let sorry = ServerKey::of_sorry(service).map(|server| (server, 1, None));
     let dests = servers.chain(sorry).map(|(server, weight, limits)| dest(server, weight, limits)).collect();
     ServiceSpec {
-        address: service.address,
+        address: service.address.into(),
         protocol: service.protocol,
         mode: service.mode,
         scheduler: service.scheduler,
@@ -122,7 +122,7 @@ fn describe(
 }
 
 /// Linux' routes and neighbours, as far as they lead over ports.
-pub fn fib(mirror: &Mirror, ports: &[PortLink]) -> Fib {
+pub fn fibs(mirror: &Mirror, ports: &[PortLink]) -> Fibs {
     let port_of = |ifindex| (0..).zip(ports).find(|(_, port)| port.ifindex == ifindex);
     // The router's own addresses first: of two routes with an equal prefix the first counts.
     let own = mirror.addresses.iter().map(|&(_, address, _)| Route {
@@ -148,7 +148,7 @@ pub fn fib(mirror: &Mirror, ports: &[PortLink]) -> Fib {
         .addresses
         .iter()
         .filter_map(|&(ifindex, address, length)| Some((port_of(ifindex)?.0, u32::from(address), length)));
-    Fib::new(own.chain(routes), neighbours).with_own(addresses)
+    Fib::new(own.chain(routes), neighbours).with_own(addresses).into()
 }
 
 /// The neighbours that servers and gateways are reached through, known or not. Linux does not see the data
@@ -157,7 +157,7 @@ pub fn next_hops(
     services: &[Service],
     mirror: &Mirror,
     ports: &[PortLink],
-    fib: &Fib,
+    fibs: &Fibs,
 ) -> BTreeSet<(PortIndex, Ipv4Addr)> {
     let gateways = mirror.routes.iter().filter_map(|route| {
         let port = ports.iter().position(|port| port.ifindex == route.ifindex)?;
@@ -168,7 +168,7 @@ pub fn next_hops(
         own.chain(service.availability.sorry_server)
     });
     let servers = servers.filter_map(|server| {
-        let (port, address) = fib.neighbour_of(u32::from(*server.ip()))?;
+        let (port, address) = fibs.four.neighbour_of(u32::from(*server.ip()))?;
         Some((port, Ipv4Addr::from(address)))
     });
     gateways.chain(servers).collect()

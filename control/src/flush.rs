@@ -7,6 +7,7 @@ use std::ops::Range;
 use dataplane::snapshot::Snapshot;
 use dataplane::table::{Fate, Table, Word};
 
+use crate::four::four;
 use crate::ids::ServiceKey;
 
 /// Which ones; all conditions that are given must hold.
@@ -32,10 +33,10 @@ impl Filter {
     pub fn matches_word(&self, snapshot: &Snapshot, word: Word) -> bool {
         snapshot.dest_of(word).is_some_and(|dest| {
             let service = ServiceKey {
-                address: SocketAddrV4::new(dest.virtual_address.into(), dest.virtual_port),
+                address: four(dest.virtual_address),
                 protocol: snapshot.services[dest.service as usize].protocol,
             };
-            let server = SocketAddrV4::new(dest.address.into(), dest.port);
+            let server = four(dest.address);
             self.matches(service, server, *word.client().socket().ip())
         })
     }
@@ -65,7 +66,7 @@ pub fn remove(
     is_to_go: impl Fn(Word) -> bool,
 ) -> u64 {
     let mut removed = 0;
-    let decide = |word| if is_to_go(word) { Fate::Remove } else { Fate::Keep };
+    let decide = |_, word| if is_to_go(word) { Fate::Remove } else { Fate::Keep };
     table.sweep(buckets, decide, |word| {
         removed += 1;
         if let Some(dest) = snapshot.dest_of(word) {

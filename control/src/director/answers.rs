@@ -1,7 +1,5 @@
 //! What the director tells the admin API: services, counters, connections.
 
-use std::net::SocketAddrV4;
-
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::service::{Mode, SchedulerFlag};
@@ -21,6 +19,7 @@ use crate::compile::targets;
 use crate::config::{Server, Service};
 use crate::events::Events;
 use crate::explain::Explainer;
+use crate::four::four;
 use crate::ids::{ServerKey, ServiceKey};
 use crate::metrics::Format;
 use crate::upgrade::Desk;
@@ -257,12 +256,11 @@ fn connection(snapshot: &Snapshot, word: Word) -> Option<api::Connection> {
     if timeout.has_passed(age) {
         return None;
     }
-    let socket = |address: u32, port| SocketAddrV4::new(address.into(), port);
     Some(api::Connection {
         protocol: service.protocol.name().to_owned(),
         client: word.client().socket(),
-        virtual_: socket(dest.virtual_address, dest.virtual_port),
-        server: socket(dest.address, dest.port),
+        virtual_: four(dest.virtual_address),
+        server: four(dest.address),
         state: state.name().to_owned(),
         expires: timeout.remaining(age),
     })

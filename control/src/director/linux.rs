@@ -69,7 +69,7 @@ impl Director {
             let (port, error) = (&self.config.ports[port].name, format!("{error:#}"));
             tracing::error!(port, error, "the twin has not got the MAC of its port's device");
         }
-        self.fib = None;
+        self.fibs = None;
         self.publish();
     }
 

@@ -26,6 +26,7 @@ use super::network::Network;
 use crate::compile;
 use crate::config::{Config, Server, Service};
 use crate::effects::{Effects, Health};
+use crate::four::four;
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::services::Services;
 
@@ -96,8 +97,15 @@ impl<F: Frame> Router<F> {
         // Only how long servers have been there depends on the moment, and all of them have just come.
         effects.judge(services.present(), health, Instant::now());
         let mut ids = Ids::new(1);
-        let snapshot =
-            compile::compile(1, &services, &effects, &mut ids, |_| true, network.ports(), network.fib());
+        let snapshot = compile::compile(
+            1,
+            &services,
+            &effects,
+            &mut ids,
+            |_| true,
+            network.ports(),
+            network.fib().into(),
+        );
 
         let random = |which| SipHasher13::new_with_keys(seed, which).finish();
         let key = HashKey { blind: random(0), factor: random(1) };
@@ -170,7 +178,7 @@ impl<F: Frame> Router<F> {
     /// The service and the address of a connection's real server.
     pub fn server(&self, id: DestId) -> Option<(&Service, SocketAddrV4)> {
         let dest = self.snapshot.dest(id)?;
-        Some((self.service(dest.service)?, SocketAddrV4::new(dest.address.into(), dest.port)))
+        Some((self.service(dest.service)?, four(dest.address)))
     }
 
     /// Each real server with its service, in the order of the configuration, and what it has had.
