@@ -195,7 +195,8 @@ mod tests {
             ["too few live servers of tcp/192.0.2.10:443", "announced"],
             "one of two is enough to lose it"
         );
-        let lost = ["too few live servers of tcp/192.0.2.10:80", "too few live servers of tcp/[2001:db8::20]:80"];
+        let lost =
+            ["too few live servers of tcp/192.0.2.10:80", "too few live servers of tcp/[2001:db8::20]:80"];
         assert_eq!(announce(&all, &[80, 443], true), lost);
         assert_eq!(announce(&all[..2], &[], true), ["announced", "its services are removed"]);
         assert_eq!(announce(&all, &[80], false), ["still learning what peers know"; 2]);

@@ -1,10 +1,10 @@
 //! From what was configured and what is known of Linux and of the servers' health, to a snapshot.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use dataplane::fib::{Adjacency, Fib, PortIndex, Route, Via};
+use dataplane::fib::{Address, Adjacency, Fib, Fibs, PortIndex, Route, Via};
 use dataplane::service::Limits;
 use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
 
@@ -64,14 +64,14 @@ pub fn compile(
     ids: &mut Ids,
     is_live: impl Fn(IpAddr) -> bool,
     ports: Vec<PortSpec>,
-    fib: Fib,
+    fibs: Fibs,
 ) -> Snapshot {
     let describe = |service: &Service| {
         let live = is_live(service.address.ip());
         describe(service, services, effects, ids, live)
     };
-    let specs: Vec<ServiceSpec> = services.present().iter().filter_map(describe).collect();
-    Snapshot::new(generation, ports, &specs, ids.removed(), fib)
+    let specs: Vec<ServiceSpec> = services.present().iter().map(describe).collect();
+    Snapshot::new(generation, ports, &specs, ids.removed(), fibs)
 }
 
 fn describe(
@@ -80,18 +80,15 @@ fn describe(
     effects: &Effects,
     ids: &mut Ids,
     live: bool,
-) -> Option<ServiceSpec> {
-    // The packet path has no services of IPv6 yet.
-    let SocketAddr::V4(address) = service.address else { return None };
+) -> ServiceSpec {
     let key = ServiceKey::of(service);
     let (duties, mut entered) = (effects.duties(key), ids.enter(key));
     let mut dest = |server: ServerKey, weight: u32, limits: Option<Limits>| {
-        let SocketAddr::V4(address) = server.address else { return None };
         let duty = duties.of(server.address);
         let record = entered.server(server, weight);
-        Some(DestSpec {
+        DestSpec {
             id: record.id,
-            address,
+            address: server.address,
             weight: duty.weight,
             last_weight: record.last_weight * duty.scale,
             limits,
@@ -101,15 +98,14 @@ fn describe(
             returning: effects.is_up(key, server.address) && !services.is_leaving(key, server.address),
             traffic: record.counters.clone(),
             gauge: record.gauge.clone(),
-        })
+        }
     };
     let servers =
         service.servers.iter().map(|server| (ServerKey::of(service, server), server.weight, server.limits));
     let sorry = ServerKey::of_sorry(service).map(|server| (server, 1, None));
-    let dests =
-        servers.chain(sorry).filter_map(|(server, weight, limits)| dest(server, weight, limits)).collect();
-    Some(ServiceSpec {
-        address,
+    let dests = servers.chain(sorry).map(|(server, weight, limits)| dest(server, weight, limits)).collect();
+    ServiceSpec {
+        address: service.address,
         protocol: service.protocol,
         mode: service.mode,
         scheduler: service.scheduler,
@@ -122,20 +118,28 @@ fn describe(
         live,
         tunnel: service.tunnel,
         dests,
-    })
+    }
 }
 
 /// Linux' routes and neighbours, as far as they lead over ports.
-pub fn fib(mirror: &Mirror, ports: &[PortLink]) -> Fib {
-    let port_of = |ifindex| (0..).zip(ports).find(|(_, port)| port.ifindex == ifindex);
-    // The packet path has no routes of IPv6 yet.
-    let number = |address| match address {
+pub fn fibs(mirror: &Mirror, ports: &[PortLink]) -> Fibs {
+    let four = |address| match address {
         IpAddr::V4(address) => Some(u32::from(address)),
         IpAddr::V6(_) => None,
     };
+    let six = |address| match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(u128::from(address)),
+    };
+    Fibs { four: fib(mirror, ports, four), six: fib(mirror, ports, six) }
+}
+
+/// Those of one family, of whose addresses `number` makes numbers.
+fn fib<A: Address>(mirror: &Mirror, ports: &[PortLink], number: impl Fn(IpAddr) -> Option<A>) -> Fib<A> {
+    let port_of = |ifindex| (0..).zip(ports).find(|(_, port)| port.ifindex == ifindex);
     // The router's own addresses first: of two routes with an equal prefix the first counts.
     let own = mirror.addresses.iter().filter_map(|&(_, address, _)| {
-        Some(Route { prefix: number(address)?, length: 32, via: Via::Own })
+        Some(Route { prefix: number(address)?, length: A::BITS, via: Via::Own })
     });
     // In order of the metric within a prefix.
     let routes = mirror.routes.iter().filter_map(|route| {
@@ -163,7 +167,7 @@ pub fn next_hops(
     services: &[Service],
     mirror: &Mirror,
     ports: &[PortLink],
-    fib: &Fib,
+    fibs: &Fibs,
 ) -> BTreeSet<(PortIndex, IpAddr)> {
     let gateways = mirror.routes.iter().filter_map(|route| {
         let port = ports.iter().position(|port| port.ifindex == route.ifindex)?;
@@ -174,9 +178,17 @@ pub fn next_hops(
         own.chain(service.availability.sorry_server)
     });
     let servers = servers.filter_map(|server| {
-        let SocketAddr::V4(server) = server else { return None };
-        let (port, address) = fib.neighbour_of(u32::from(*server.ip()))?;
-        Some((port, Ipv4Addr::from(address).into()))
+        let (port, address) = match server.ip() {
+            IpAddr::V4(address) => {
+                let (port, address) = fibs.four.neighbour_of(address.into())?;
+                (port, Ipv4Addr::from(address).into())
+            }
+            IpAddr::V6(address) => {
+                let (port, address) = fibs.six.neighbour_of(address.into())?;
+                (port, Ipv6Addr::from(address).into())
+            }
+        };
+        Some((port, address))
     });
     gateways.chain(servers).collect()
 }

@@ -108,7 +108,8 @@ fn arp_sender(packet: &[u8]) -> Option<(IpAddr, Mac)> {
 
 /// Of an advertisement the target, with the MAC that it has; of a solicitation the source. Without such a MAC it tells nobody anything.
 fn nd_sender(packet: &[u8]) -> Option<(IpAddr, Mac)> {
-    let (header, body) = packet.split_first_chunk::<IPV6_HEADER>().filter(|(header, _)| header[0] >> 4 == 6)?;
+    let (header, body) =
+        packet.split_first_chunk::<IPV6_HEADER>().filter(|(header, _)| header[0] >> 4 == 6)?;
     let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
     // What has passed a router would have another hop limit (RFC 4861, section 7.1).
     let (ICMPV6, 255) = (header[6], header[7]) else { return None };
@@ -151,7 +152,9 @@ mod tests {
                 let ip = address.octets();
                 [&[0xff; 6], &mac[..], &[8, 6], &ETHERNET_IPV4, &[0, 1], &mac, &ip, &[0xff; 6], &ip].concat()
             }
-            IpAddr::V6(address) => nd(ADVERTISEMENT, address, address, &[&[TARGET_MAC, 1], &mac[..]].concat()),
+            IpAddr::V6(address) => {
+                nd(ADVERTISEMENT, address, address, &[&[TARGET_MAC, 1], &mac[..]].concat())
+            }
         }
     }
 
@@ -161,7 +164,8 @@ mod tests {
         let (source, target) = (source.octets(), target.octets());
         // To all nodes; the checksum nobody looks at.
         let destination = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets();
-        [&ethernet, &header[..], &source, &destination, &[kind, 0, 0, 0, 0x20, 0, 0, 0], &target, options].concat()
+        [&ethernet, &header[..], &source, &destination, &[kind, 0, 0, 0, 0x20, 0, 0, 0], &target, options]
+            .concat()
     }
 
     fn ours() -> HashSet<IpAddr> {

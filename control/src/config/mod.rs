@@ -317,8 +317,7 @@ pub struct Prefix {
 impl Prefix {
     /// Whether the address lies in this network.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.address.is_ipv4() == address.is_ipv4()
-            && Prefix { address, ..*self }.network() == self.network()
+        self.address.is_ipv4() == address.is_ipv4() && Prefix { address, ..*self }.network() == self.network()
     }
 
     /// The network's first address.

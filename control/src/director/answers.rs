@@ -1,7 +1,5 @@
 //! What the director tells the admin API: services, counters, connections.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::service::{Mode, SchedulerFlag};
@@ -257,12 +255,11 @@ fn connection(snapshot: &Snapshot, word: Word) -> Option<api::Connection> {
     if timeout.has_passed(age) {
         return None;
     }
-    let socket = |address: u32, port| SocketAddr::from((Ipv4Addr::from(address), port));
     Some(api::Connection {
         protocol: service.protocol.name().to_owned(),
         client: word.client().socket().into(),
-        virtual_: socket(dest.virtual_address, dest.virtual_port),
-        server: socket(dest.address, dest.port),
+        virtual_: dest.virtual_address,
+        server: dest.address,
         state: state.name().to_owned(),
         expires: timeout.remaining(age),
     })

@@ -74,7 +74,7 @@ impl Director {
             let (port, error) = (&self.config.ports[port].name, format!("{error:#}"));
             tracing::error!(port, error, "the twin has not got the MAC of its port's device");
         }
-        self.fib = None;
+        self.fibs = None;
         self.publish();
     }
 
@@ -97,7 +97,8 @@ impl Director {
         // Also those that were there before: somebody may have taken them away. Linux is asked what it has, since the
         // mirror may be a moment behind. (To add a thousand again took 6 ms; to ask takes one.)
         let held = linux.addresses().await.unwrap_or_default();
-        let is_missing = |&&(ifindex, address): &&(u32, IpAddr)| !held.contains(&(ifindex, address, alone(address)));
+        let is_missing =
+            |&&(ifindex, address): &&(u32, IpAddr)| !held.contains(&(ifindex, address, alone(address)));
         for &(ifindex, address) in wanted.iter().filter(is_missing) {
             // Before it is there, since whoever ends this here, for an upgrade, has to know.
             let is_new = self.placed.insert((ifindex, address));

@@ -8,9 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use futures_util::{StreamExt, TryStreamExt};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use netlink_packet_route::neighbour::{
-    NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
@@ -29,7 +27,8 @@ const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6]
 /// Why there can be no IPv6 address on an interface, and what to do about it.
 const OFF_HERE: &str = "IPv6 is switched off there; expected sysctl net.ipv6.conf.default.disable_ipv6 = 0 before rvs starts, \
                         or no IPv6 address";
-const OFF: &str = "this Linux has no IPv6; expected one that was started without ipv6.disable=1, or no IPv6 address";
+const OFF: &str =
+    "this Linux has no IPv6; expected one that was started without ipv6.disable=1, or no IPv6 address";
 
 /// A handle to Linux' network configuration. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -304,13 +304,8 @@ fn routes_of_ipv6_and_not_those_that_linux_makes_for_itself() {
     let mut mirror = Mirror::default();
     let default = route("::", 0, &[via("fe80::1"), RouteAttribute::Oif(3), RouteAttribute::Priority(1024)]);
     assert_eq!(mirror.add(&default), OTHER);
-    let by_router = Route {
-        destination: ip("::"),
-        length: 0,
-        metric: 1024,
-        ifindex: 3,
-        gateway: Some(ip("fe80::1")),
-    };
+    let by_router =
+        Route { destination: ip("::"), length: 0, metric: 1024, ifindex: 3, gateway: Some(ip("fe80::1")) };
     assert_eq!(mirror.only_route(), by_router);
     for own in [("fe80::", 64), ("ff00::", 8), ("ff02::1", 128)] {
         assert_eq!(mirror.add(&route(own.0, own.1, &[RouteAttribute::Oif(3)])), NOTHING, "{own:?}");

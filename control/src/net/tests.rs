@@ -476,8 +476,7 @@ fn nd(kind: u8, source: IpAddr, destination: Ipv6Addr, target: Ipv6Addr) -> Vec<
     // An advertisement has been asked for, and overrides (flags S and O).
     let (flags, option) = if kind == ADVERTISEMENT { (0x60, 2) } else { (0, 1) };
     let addresses = [source.octets(), destination.octets()].concat();
-    let body =
-        [&[kind, 0, 0, 0, flags, 0, 0, 0], &target.octets()[..], &[option, 1], &PEER_MAC].concat();
+    let body = [&[kind, 0, 0, 0, flags, 0, 0, 0], &target.octets()[..], &[option, 1], &PEER_MAC].concat();
     let checksum = !sum(&[&addresses[..], &body].concat(), 58 + body.len() as u32);
     let header = [0x60, 0, 0, 0, 0, body.len() as u8, 58, 255];
     let mut frame = [&mac[..], &PEER_MAC, &[0x86, 0xdd], &header, &addresses, &body].concat();
@@ -508,7 +507,9 @@ fn v6(address: IpAddr) -> Ipv6Addr {
 #[test]
 fn a_twin_does_ipv6_as_a_routers_interface() {
     in_namespace(|| async {
-        sh("cd /proc/sys/net/ipv6/conf/default; echo 1 >addr_gen_mode; echo 2 >accept_ra; echo 2 >accept_dad");
+        sh(
+            "cd /proc/sys/net/ipv6/conf/default; echo 1 >addr_gen_mode; echo 2 >accept_ra; echo 2 >accept_dad",
+        );
         let mut watcher = Watcher::start().await.unwrap();
         let linux = watcher.handle();
         let twin = wan(&linux).await;
