@@ -90,7 +90,7 @@ pub fn exclusive(placed_by: VirtualAddresses, here: HashSet<IpAddr>) -> HashSet<
 }
 
 /// Who says that it has an address: whoever sends ARP or neighbour discovery, whether it asks, answers or announces.
-fn sender(frame: &[u8]) -> Option<(IpAddr, Mac)> {
+pub fn sender(frame: &[u8]) -> Option<(IpAddr, Mac)> {
     let packet = frame.get(HEADER..)?;
     match Ethernet::parse(frame)?.ethertype {
         ARP => arp_sender(packet),

@@ -6,6 +6,35 @@
 use std::fs;
 use std::path::Path;
 
+use crate::root::Root;
+
+/// Why a twin cannot have an address of IPv6, and what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoIpv6 {
+    /// Linux was started without it, or made without it.
+    #[error(
+        "this Linux has no IPv6; expected one that was started without ipv6.disable=1, or no IPv6 address"
+    )]
+    Anywhere,
+    /// It is switched off on new interfaces.
+    #[error(
+        "IPv6 is switched off on the twin; expected sysctl net.ipv6.conf.default.disable_ipv6 = 0 before rvs starts, \
+         or no IPv6 address"
+    )]
+    OnTwins,
+}
+
+impl NoIpv6 {
+    /// What keeps a twin that is made now from having one.
+    pub(crate) fn of(root: &Root) -> Option<NoIpv6> {
+        if root.exists("/proc/sys/net/ipv4") && !root.exists("/proc/sys/net/ipv6") {
+            return Some(NoIpv6::Anywhere);
+        }
+        let off: Option<u8> = root.number("/proc/sys/net/ipv6/conf/default/disable_ipv6");
+        off.filter(|off| *off != 0).map(|_| NoIpv6::OnTwins)
+    }
+}
+
 /// Settings of `net.ipv6.conf.TWIN`, and what they are to be.
 const SETTINGS: [(&str, &str); 5] = [
     // Addresses and routes are those that are configured: whoever can send a router advertisement could have the way out.
@@ -36,5 +65,22 @@ pub(super) fn set_up(twin: &str) {
             let path = path.display();
             tracing::warn!(%path, wanted, %error, "IPv6 on the twin is not as it should be");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::root::testing::machine;
+
+    #[test]
+    fn what_a_machine_lacks() {
+        let of = |files: &[(&str, &str)]| NoIpv6::of(&machine(files).1);
+        let default = |value| ("/proc/sys/net/ipv6/conf/default/disable_ipv6", value);
+        let four = ("/proc/sys/net/ipv4/ip_forward", "0");
+        assert_eq!(of(&[four, default("0")]), None);
+        assert_eq!(of(&[four, default("1")]), Some(NoIpv6::OnTwins));
+        assert_eq!(of(&[four]), Some(NoIpv6::Anywhere));
+        assert_eq!(of(&[]), None, "nothing is known");
     }
 }

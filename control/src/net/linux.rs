@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, TryStreamExt};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -16,19 +16,13 @@ use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, Netlink
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec};
 
 use super::mirror::needs_no_resolving;
-use super::{Link, Mirror};
+use super::{Link, Mirror, NoIpv6};
 
 /// A dump that the table's changes keep interrupting is taken as it is after so many attempts: the events will say
 /// what it lacks.
 const DUMP_ATTEMPTS: usize = 10;
 
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
-
-/// Why there can be no IPv6 address on an interface, and what to do about it.
-const OFF_HERE: &str = "IPv6 is switched off there; expected sysctl net.ipv6.conf.default.disable_ipv6 = 0 before rvs starts, \
-                        or no IPv6 address";
-const OFF: &str =
-    "this Linux has no IPv6; expected one that was started without ipv6.disable=1, or no IPv6 address";
 
 /// A handle to Linux' network configuration. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -51,8 +45,8 @@ impl Linux {
         let error = match errno(&error) {
             Some(Errno::EEXIST) => return Ok(false),
             // What Linux calls a lack of permission, or of support.
-            Some(Errno::EACCES) if address.is_ipv6() => anyhow!("{OFF_HERE}"),
-            Some(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) if address.is_ipv6() => anyhow!("{OFF}"),
+            Some(Errno::EACCES) if address.is_ipv6() => NoIpv6::OnTwins.into(),
+            Some(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) if address.is_ipv6() => NoIpv6::Anywhere.into(),
             _ => explain(error),
         };
         Err(error).with_context(|| format!("add {address}/{length} to interface {ifindex}"))

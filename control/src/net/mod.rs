@@ -29,6 +29,7 @@ pub(crate) mod tests;
 mod twin;
 mod watch;
 
+pub use ipv6::NoIpv6;
 pub use linux::Linux;
 pub use mirror::{Change, Link, Mirror, Route};
 pub use twin::{Twin, TwinError};

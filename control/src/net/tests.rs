@@ -549,7 +549,7 @@ fn a_machine_without_ipv6_says_so_of_the_address() {
         assert!(linux.add_address(twin.ifindex(), OWN, 24).await.unwrap());
         let refused = linux.add_address(twin.ifindex(), OWN6, 64).await.unwrap_err();
         let expected = format!(
-            "add 2001:db8::1/64 to interface {}: IPv6 is switched off there; expected sysctl \
+            "add 2001:db8::1/64 to interface {}: IPv6 is switched off on the twin; expected sysctl \
              net.ipv6.conf.default.disable_ipv6 = 0 before rvs starts, or no IPv6 address",
             twin.ifindex()
         );
