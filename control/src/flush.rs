@@ -83,6 +83,8 @@ pub fn remove(
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     #[test]
@@ -97,6 +99,12 @@ mod tests {
         assert!(!all.matches(udp, server, client));
         assert!(!all.matches(service, "10.0.0.11:8081".parse().unwrap(), client));
         assert!(!all.matches(service, server, IpAddr::from([198, 51, 100, 8])));
+        let six: ServiceKey = "tcp/[2001:db8::10]:80".parse().unwrap();
+        let filter = Filter { client: Some("2001:db8:2::7".parse().unwrap()), ..Filter::default() };
+        let server = SocketAddr::from((Ipv6Addr::LOCALHOST, 8080));
+        assert!(filter.matches(six, server, "2001:db8:2::7".parse().unwrap()));
+        assert!(!filter.matches(six, server, client));
+        assert_eq!((filter.is_ipv6(), all.is_ipv6(), Filter::default().is_ipv6()), (true, false, false));
         let shown = "service tcp/192.0.2.10:80, server 10.0.0.11:8080, client 198.51.100.7";
         assert_eq!((all.to_string().as_str(), Filter::default().to_string().as_str()), (shown, "all"));
     }

@@ -408,6 +408,23 @@ mod tests {
     }
 
     #[test]
+    fn keys_as_they_are_typed() {
+        for (typed, shown) in [
+            ("tcp/192.0.2.10:80", "tcp/192.0.2.10:80"),
+            ("192.0.2.10:80", "tcp/192.0.2.10:80"),
+            ("udp/[2001:DB8:0::10]:53", "udp/[2001:db8::10]:53"),
+        ] {
+            let key: ServiceKey = typed.parse().unwrap();
+            assert_eq!(key.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(key));
+        }
+        for typed in ["udp/2001:db8::10", "[2001:db8::10]", "icmp/192.0.2.10:80", "tcp/[2001:db8::10%2]:80"] {
+            let wrong = typed.parse::<ServiceKey>().unwrap_err();
+            assert!(wrong.contains("is no service; expected PROTOCOL/ADDRESS:PORT"), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_removed_servers_id_waits_for_two_sweeps_of_every_worker() {
         let workers: Vec<Arc<WorkerCounters>> = (0..2).map(|_| Arc::default()).collect();
         let mut ids = Ids::new(2);

@@ -192,6 +192,20 @@ mod tests {
     }
 
     #[test]
+    fn a_service_of_ipv6() {
+        let old = WEB.replace("192.0.2.10", "[2001:db8::10]").replace("10.0.0", "[2001:db8:1::");
+        let old = old.replace("::.11:", "::11]:").replace("::.12:", "::12]:");
+        let new = old.replace("2001:db8:1::12", "2001:DB8:1::13");
+        assert_eq!(
+            shown(&old, &new),
+            [
+                "+ server tcp/[2001:db8::10]:80 [2001:db8:1::13]:8080 weight 1",
+                "- server tcp/[2001:db8::10]:80 [2001:db8:1::12]:8080",
+            ]
+        );
+    }
+
+    #[test]
     fn settings_of_a_service() {
         let new =
             WEB.replace("mode", "scheduler = 'rr'\nquorum = 2\ntimeouts = { established = '1m' }\nmode");

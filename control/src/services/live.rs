@@ -189,3 +189,57 @@ pub fn check_new_server(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::tests::services;
+
+    const SIX: &str = "[[service]]\naddress = '[2001:db8::10]:80'\nmode = 'nat'\n\
+        [[service.server]]\naddress = '[2001:db8:1::11]:8080'\n\
+        [[service]]\naddress = '[2001:db8::20]:80'\nmode = 'nat'\n";
+
+    fn server(address: &str) -> Server {
+        let file = services(SIX);
+        Server { address: address.parse().unwrap(), ..file[0].servers[0] }
+    }
+
+    #[test]
+    fn a_server_of_ipv6_comes_and_another_goes() {
+        let file: List = Arc::new(services(SIX));
+        let key: ServiceKey = "tcp/[2001:db8::10]:80".parse().unwrap();
+        let mut live = Live::default();
+        let new = server("[2001:db8:1::12]:8080");
+        live.set_server(&file, key, new.address, Some(new));
+        live.set_server(&file, key, file[0].servers[0].address, None);
+        let running = live.apply(&file);
+        assert_eq!(running[0].servers, [new]);
+        assert_eq!(running[1], file[1], "what is another service's is not its");
+    }
+
+    #[test]
+    fn new_servers_that_a_service_cannot_have() {
+        let file = services(SIX);
+        let key = ServiceKey::of(&file[0]);
+        let own = ["2001:db8:1::1".parse().unwrap()];
+        let judged =
+            |address| check_new_server(&file, &own, key, &server(address)).map_err(|e| e.to_string());
+        assert_eq!(judged("[2001:db8:1::12]:8080"), Ok(()));
+        for (address, wrong) in [
+            ("[2001:db8:1::11]:8080", "has a server [2001:db8:1::11]:8080; expected another one"),
+            ("[2001:db8:1::1]:80", "2001:db8:1::1 is an address of this router; expected another machine"),
+            ("[2001:db8::20]:80", "2001:db8::20 is an address of this router; expected another machine"),
+            ("10.0.0.11:80", "10.0.0.11 is an IPv4 address; expected an IPv6 address, as the service's"),
+            ("[::1]:80", "::1 is a loopback address; expected ADDRESS:PORT"),
+            (
+                "[::ffff:10.0.0.11]:80",
+                "::ffff:10.0.0.11 is an IPv4 address, to be written 10.0.0.11; expected",
+            ),
+            ("[2001:db8:1::12%3]:80", "\"2001:db8:1::12%3\" is not an IPv6 address; expected"),
+            ("[2001:db8:1::12]:0", "port 0 is out of range; expected"),
+        ] {
+            let error = judged(address).unwrap_err();
+            assert!(error.contains(wrong), "{address}: {error}");
+        }
+    }
+}

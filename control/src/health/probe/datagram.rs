@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_network_that_is_not_there() {
-        assert_failed("", "network unreachable");
+        assert_failed("ip link set lo up", "network unreachable");
     }
 
     /// In either family, whatever is sent.
