@@ -199,3 +199,74 @@ impl PortLink {
         PortSpec { mac: self.mac }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dataplane::fib::NextHop;
+
+    use super::*;
+    use crate::net;
+    use crate::services::tests::services;
+
+    const TWIN: u32 = 7;
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// A twin with a gateway for each family, that of IPv6 by its link-local address; beside it an interface that is no twin.
+    fn mirror() -> Mirror {
+        let route = |destination, length, ifindex, gateway: Option<&str>| net::Route {
+            destination: ip(destination),
+            length,
+            metric: 0,
+            ifindex,
+            gateway: gateway.map(ip),
+        };
+        Mirror {
+            addresses: [(TWIN, ip("192.0.2.1"), 24), (TWIN, ip("2001:db8::1"), 64)].into(),
+            routes: [
+                route("0.0.0.0", 0, TWIN, Some("192.0.2.254")),
+                route("192.0.2.0", 24, TWIN, None),
+                route("::", 0, TWIN, Some("fe80::1")),
+                route("2001:db8::", 64, TWIN, None),
+                route("2001:db8:9::", 48, 1, None),
+            ]
+            .into(),
+            neighbours: [((TWIN, ip("192.0.2.254")), GATEWAY), ((TWIN, ip("fe80::1")), GATEWAY)].into(),
+            ..Mirror::default()
+        }
+    }
+
+    fn ports() -> [PortLink; 1] {
+        [PortLink { ifindex: TWIN, mac: MAC, mtu: 1500, device: Arc::new(Known::made_up()) }]
+    }
+
+    #[test]
+    fn routes_and_neighbours_of_each_family() {
+        let Fibs { four, six } = fibs(&mirror(), &ports());
+        let gateway = NextHop::Ready(Adjacency::new(0, 1500, GATEWAY, MAC));
+        let four_of = |text: &str| four.look_up(text.parse::<Ipv4Addr>().unwrap().into());
+        let six_of = |text: &str| six.look_up(text.parse::<Ipv6Addr>().unwrap().into());
+        assert_eq!((four_of("198.51.100.7"), six_of("2001:db8:1::7")), (gateway, gateway));
+        let asked = NextHop::Unresolved(0);
+        assert_eq!((four_of("192.0.2.7"), six_of("2001:db8::7")), (asked, asked));
+        let none = NextHop::NoRoute;
+        assert_eq!((four_of("192.0.2.1"), six_of("2001:db8::1")), (none, none), "our own");
+        assert_eq!(six_of("2001:db8:9::7"), none, "by no port");
+        let towards = |text: &str| six.source_towards(text.parse::<Ipv6Addr>().unwrap().into());
+        assert_eq!(towards("2001:db8:1::7"), Some("2001:db8::1".parse::<Ipv6Addr>().unwrap().into()));
+    }
+
+    #[test]
+    fn next_hops_of_each_family() {
+        let text = "[[service]]\naddress = '[2001:db8::10]:80'\nmode = 'nat'\n\
+                    server = [{ address = '2001:db8::11' }, { address = '2001:db8:1::12' }]\n";
+        let (mirror, ports) = (mirror(), ports());
+        let found = next_hops(&services(text), &mirror, &ports, &fibs(&mirror, &ports));
+        let expected = ["192.0.2.254", "2001:db8::11", "fe80::1"].map(|address| (0, ip(address)));
+        assert_eq!(found, expected.into());
+    }
+}
