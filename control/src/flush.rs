@@ -1,7 +1,7 @@
 //! Connections that an operator wants forgotten.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use dataplane::snapshot::Snapshot;
@@ -39,11 +39,10 @@ impl Filter {
     pub fn matches_word(&self, snapshot: &Snapshot, word: Word) -> bool {
         snapshot.dest_of(word).is_some_and(|dest| {
             let service = ServiceKey {
-                address: SocketAddr::from((Ipv4Addr::from(dest.virtual_address), dest.virtual_port)),
+                address: dest.virtual_address,
                 protocol: snapshot.services[dest.service as usize].protocol,
             };
-            let server = SocketAddr::from((Ipv4Addr::from(dest.address), dest.port));
-            self.matches(service, server, (*word.client().socket().ip()).into())
+            self.matches(service, dest.address, (*word.client().socket().ip()).into())
         })
     }
 }
@@ -72,7 +71,7 @@ pub fn remove(
     is_to_go: impl Fn(Word) -> bool,
 ) -> u64 {
     let mut removed = 0;
-    let decide = |word| if is_to_go(word) { Fate::Remove } else { Fate::Keep };
+    let decide = |_, word| if is_to_go(word) { Fate::Remove } else { Fate::Keep };
     table.sweep(buckets, decide, |word| {
         removed += 1;
         if let Some(dest) = snapshot.dest_of(word) {

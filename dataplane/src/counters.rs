@@ -17,13 +17,15 @@ use crate::service::{Limits, State, named};
 named! {
     /// Why a packet was handed to Linux.
     Punt {
-        /// Not IPv4: ARP, IPv6, LLDP and the like.
-        NotIpv4 = "not_ipv4",
+        /// Neither IPv4 nor IPv6: ARP, LLDP and the like.
+        NotIp = "not_ip",
+        /// ICMPv6 by which neighbours and routers find each other.
+        Neighbour = "neighbour",
         /// 802.1Q or 802.1ad tagged.
         Vlan = "vlan",
         /// To a multicast or broadcast MAC.
         Multicast = "multicast",
-        /// ICMP.
+        /// ICMP or ICMPv6, but no error about a connection.
         Icmp = "icmp",
         /// Another IP protocol than TCP, UDP and ICMP.
         OtherProtocol = "other_protocol",
@@ -53,7 +55,7 @@ named! {
         Runt = "runt",
         /// To another host's MAC.
         OtherHost = "other_host",
-        /// IPv4 version or lengths contradict each other or the frame.
+        /// IP version or lengths contradict each other or the frame.
         BadIpHeader = "bad_ip_header",
         /// The IPv4 header's checksum is wrong.
         BadIpChecksum = "bad_ip_checksum",

@@ -6,9 +6,10 @@
 //! no memory to speak of. (DIR-24-8 would take 64 MB to save some compares.)
 
 use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
+use std::fmt::Debug;
+use std::hash::{BuildHasherDefault, Hash};
 
-use crate::key::KeyHasher;
+use crate::key::{KeyHasher, WideKey};
 use crate::wire::ethernet::Mac;
 
 /// A port of the router, as an index into its ports.
@@ -40,17 +41,67 @@ impl Adjacency {
 pub enum NextHop {
     /// The neighbour is known.
     Ready(Adjacency),
-    /// This neighbour on this port must be resolved first.
-    Unresolved(PortIndex, u32),
+    /// The neighbour on this port must be resolved first.
+    Unresolved(PortIndex),
     /// There is no route over a port of the router.
     NoRoute,
 }
 
+/// An address of a family, as a number in host order.
+pub trait Address: Copy + Ord + Debug + From<u8> {
+    /// Bits of an address.
+    const BITS: u8;
+    /// The last address.
+    const LAST: Self;
+    /// A neighbour's address on a port, as a key for [`KeyHasher`].
+    type Key: Copy + Eq + Hash + Debug;
+
+    /// As such a key.
+    fn key(self, port: PortIndex) -> Self::Key;
+    /// The first address of its prefix of this length.
+    fn first(self, length: u8) -> Self;
+    /// The last one.
+    fn last(self, length: u8) -> Self;
+    /// The address after it.
+    fn next(self) -> Option<Self>;
+}
+
+macro_rules! address {
+    ($type:ty, $key:ty, $make:expr) => {
+        impl Address for $type {
+            const BITS: u8 = <$type>::BITS as u8;
+            const LAST: Self = <$type>::MAX;
+            type Key = $key;
+
+            #[inline(always)]
+            fn key(self, port: PortIndex) -> $key {
+                $make(self, port)
+            }
+
+            // Shifted by all of its bits a number is nothing: a prefix without length has everybody in it.
+            fn first(self, length: u8) -> Self {
+                self & !<$type>::MAX.checked_shr(length.into()).unwrap_or(0)
+            }
+
+            fn last(self, length: u8) -> Self {
+                self | <$type>::MAX.checked_shr(length.into()).unwrap_or(0)
+            }
+
+            fn next(self) -> Option<Self> {
+                self.checked_add(1)
+            }
+        }
+    };
+}
+
+address!(u32, u64, |address, port| u64::from(port) << 32 | u64::from(address));
+address!(u128, WideKey, |address, port| WideKey { address, rest: u64::from(port) });
+
 /// Where a prefix leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
+pub enum Via<A> {
     /// Through a gateway on a port.
-    Gateway(PortIndex, u32),
+    Gateway(PortIndex, A),
     /// The addresses are neighbours on a port.
     OnLink(PortIndex),
     /// The address is the router's own.
@@ -61,28 +112,49 @@ pub enum Via {
 
 /// A route: a prefix and where it leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct Route<A> {
     /// First address of the prefix.
-    pub prefix: u32,
-    /// Prefix length, 0 to 32.
+    pub prefix: A,
+    /// Prefix length in bits.
     pub length: u8,
     /// Where it leads.
-    pub via: Via,
+    pub via: Via<A>,
 }
 
-/// Routes and neighbours.
-#[derive(Clone, Debug, Default)]
-pub struct Fib {
+/// Routes and neighbours of a family of addresses.
+#[derive(Clone, Debug)]
+pub struct Fib<A: Address> {
     /// First addresses of disjoint ranges, ascending; the first is 0 unless there is none.
-    starts: Box<[u32]>,
+    starts: Box<[A]>,
     /// The first of them once more, in one place; filled up with the greatest address.
-    few: [u32; FEW],
+    few: [A; FEW],
     /// Where each range leads.
-    legs: Box<[Leg]>,
+    legs: Box<[Leg<A>]>,
     /// By port and address.
-    neighbours: Neighbours,
+    neighbours: Neighbours<A>,
     /// The router's own addresses, with the ports that they are on and the lengths of their prefixes.
-    own: Vec<(PortIndex, u32, u8)>,
+    own: Vec<(PortIndex, A, u8)>,
+}
+
+/// Routes and neighbours of both families.
+#[derive(Clone, Debug, Default)]
+pub struct Fibs {
+    /// IPv4.
+    pub four: Fib<u32>,
+    /// IPv6.
+    pub six: Fib<u128>,
+}
+
+impl From<Fib<u32>> for Fibs {
+    fn from(four: Fib<u32>) -> Fibs {
+        Fibs { four, six: Fib::default() }
+    }
+}
+
+impl<A: Address> Default for Fib<A> {
+    fn default() -> Self {
+        Fib::new([], [])
+    }
 }
 
 /// Ranges that are compared at once: what one vector register holds.
@@ -91,33 +163,31 @@ const FEW: usize = 8;
 /// Where a range leads, with the gateway looked up in advance: the usual reply, through a gateway, takes no
 /// hash look-up.
 #[derive(Clone, Copy, Debug)]
-enum Leg {
-    Gateway(PortIndex, u32, NextHop),
+enum Leg<A> {
+    Gateway(PortIndex, A, NextHop),
     OnLink(PortIndex),
     Own,
     Nowhere,
 }
 
-/// Neighbours by [`neighbour_key`]. Clients choose the addresses that are looked up, but not those that are in
+/// Neighbours by [`Address::key`]. Clients choose the addresses that are looked up, but not those that are in
 /// it: Linux limits its neighbours.
-type Neighbours = HashMap<u64, Adjacency, BuildHasherDefault<KeyHasher>>;
+type Neighbours<A> = HashMap<<A as Address>::Key, Adjacency, BuildHasherDefault<KeyHasher>>;
 
-const fn neighbour_key(port: PortIndex, address: u32) -> u64 {
-    (port as u64) << 32 | address as u64
-}
-
-impl Fib {
+impl<A: Address> Fib<A> {
     /// Compiles routes and neighbours. Of two routes with an equal prefix the first counts.
     pub fn new(
-        routes: impl IntoIterator<Item = Route>,
-        neighbours: impl IntoIterator<Item = ((PortIndex, u32), Adjacency)>,
+        routes: impl IntoIterator<Item = Route<A>>,
+        neighbours: impl IntoIterator<Item = ((PortIndex, A), Adjacency)>,
     ) -> Self {
-        let neighbours: Neighbours = neighbours
+        let neighbours: Neighbours<A> = neighbours
             .into_iter()
-            .map(|((port, address), adjacency)| (neighbour_key(port, address), adjacency))
+            .map(|((port, address), adjacency)| (address.key(port), adjacency))
             .collect();
         let leg = |via| match via {
-            Via::Gateway(port, gateway) => Leg::Gateway(port, gateway, resolve(&neighbours, port, gateway)),
+            Via::Gateway(port, gateway) => {
+                Leg::Gateway(port, gateway, resolve::<A>(&neighbours, port, gateway))
+            }
             Via::OnLink(port) => Leg::OnLink(port),
             Via::Own => Leg::Own,
             Via::Nowhere => Leg::Nowhere,
@@ -125,54 +195,51 @@ impl Fib {
         let ranges = flatten(routes.into_iter().collect());
         let (starts, legs): (Vec<_>, Vec<_>) =
             ranges.into_iter().map(|(start, via)| (start, leg(via))).unzip();
-        let few = std::array::from_fn(|index| starts.get(index).copied().unwrap_or(u32::MAX));
+        let few = std::array::from_fn(|index| starts.get(index).copied().unwrap_or(A::LAST));
         Fib { starts: starts.into(), few, legs: legs.into(), neighbours, own: Vec::new() }
     }
 
     /// The same, with the router's own addresses: the port of each, and the length of its prefix.
-    pub fn with_own(self, own: impl IntoIterator<Item = (PortIndex, u32, u8)>) -> Self {
+    pub fn with_own(self, own: impl IntoIterator<Item = (PortIndex, A, u8)>) -> Self {
         Fib { own: own.into_iter().collect(), ..self }
     }
 
     /// Takes addresses away from the router's own, of which they are not to be sources.
-    pub fn disown(&mut self, is_another: impl Fn(u32) -> bool) {
+    pub fn disown(&mut self, is_another: impl Fn(A) -> bool) {
         self.own.retain(|&(_, address, _)| !is_another(address));
     }
 
     /// The router's own address on the way to another one: of the port that leads there, the one in the next hop's network, or else any.
-    pub fn source_towards(&self, address: u32) -> Option<u32> {
+    pub fn source_towards(&self, address: A) -> Option<A> {
         let (port, neighbour) = self.neighbour_of(address)?;
         let own = || self.own.iter().filter(|&&(of, ..)| of == port);
-        let is_near = |&&(_, own, length): &&(PortIndex, u32, u8)| {
-            // Shifted by all of its bits a number is nothing: a prefix without length has everybody in it.
-            (own ^ neighbour).checked_shr(32 - u32::from(length)).unwrap_or(0) == 0
-        };
+        let is_near = |&&(_, own, length): &&(PortIndex, A, u8)| own.first(length) == neighbour.first(length);
         own().find(is_near).or_else(|| own().next()).map(|&(_, address, _)| address)
     }
 
     /// The way to an address.
     #[inline]
-    pub fn look_up(&self, address: u32) -> NextHop {
+    pub fn look_up(&self, address: A) -> NextHop {
         match self.leg(address) {
             Some(&Leg::Gateway(_, _, next_hop)) => next_hop,
-            Some(&Leg::OnLink(port)) => resolve(&self.neighbours, port, address),
+            Some(&Leg::OnLink(port)) => resolve::<A>(&self.neighbours, port, address),
             Some(Leg::Own | Leg::Nowhere) | None => NextHop::NoRoute,
         }
     }
 
     /// The adjacency to an address, if it is known.
     #[inline]
-    pub fn adjacency(&self, address: u32) -> Option<&Adjacency> {
+    pub fn adjacency(&self, address: A) -> Option<&Adjacency> {
         match self.leg(address)? {
             Leg::Gateway(_, _, NextHop::Ready(adjacency)) => Some(adjacency),
-            Leg::OnLink(port) => self.neighbours.get(&neighbour_key(*port, address)),
+            Leg::OnLink(port) => self.neighbours.get(&address.key(*port)),
             Leg::Gateway(..) | Leg::Own | Leg::Nowhere => None,
         }
     }
 
     /// The port and the neighbour on it that an address is reached through, known or not; `None` if there is
     /// no route.
-    pub fn neighbour_of(&self, address: u32) -> Option<(PortIndex, u32)> {
+    pub fn neighbour_of(&self, address: A) -> Option<(PortIndex, A)> {
         match *self.leg(address)? {
             Leg::Gateway(port, gateway, _) => Some((port, gateway)),
             Leg::OnLink(port) => Some((port, address)),
@@ -181,12 +248,12 @@ impl Fib {
     }
 
     /// Whether an address is the router's own.
-    pub fn is_own(&self, address: u32) -> bool {
+    pub fn is_own(&self, address: A) -> bool {
         matches!(self.leg(address), Some(Leg::Own))
     }
 
     #[inline]
-    fn leg(&self, address: u32) -> Option<&Leg> {
+    fn leg(&self, address: A) -> Option<&Leg<A>> {
         let range = if self.starts.len() <= FEW {
             // The filling counts, too, for the greatest address of all.
             let begun: u32 = self.few.iter().map(|&start| u32::from(start <= address)).sum();
@@ -199,31 +266,31 @@ impl Fib {
 }
 
 #[inline]
-fn resolve(neighbours: &Neighbours, port: PortIndex, address: u32) -> NextHop {
-    match neighbours.get(&neighbour_key(port, address)) {
+fn resolve<A: Address>(neighbours: &Neighbours<A>, port: PortIndex, address: A) -> NextHop {
+    match neighbours.get(&address.key(port)) {
         Some(&adjacency) => NextHop::Ready(adjacency),
-        None => NextHop::Unresolved(port, address),
+        None => NextHop::Unresolved(port),
     }
 }
 
 /// Turns overlapping prefixes into disjoint ranges: walks the prefixes in order of their first address,
 /// wider ones first, keeping the enclosing ones on a stack.
-fn flatten(mut routes: Vec<Route>) -> Vec<(u32, Via)> {
+fn flatten<A: Address>(mut routes: Vec<Route<A>>) -> Vec<(A, Via<A>)> {
     routes.sort_by_key(|route| (route.prefix, route.length));
     routes.dedup_by_key(|route| (route.prefix, route.length));
-    let last = |route: &Route| route.prefix | u32::MAX.checked_shr(u32::from(route.length)).unwrap_or(0);
-    let mut ranges: Vec<(u32, Via)> = vec![(0, Via::Nowhere)];
-    let mut push = |start: u32, via: Via| match ranges.last_mut() {
+    let last = |route: &Route<A>| route.prefix.last(route.length);
+    let mut ranges: Vec<(A, Via<A>)> = vec![(A::from(0), Via::Nowhere)];
+    let mut push = |start: A, via: Via<A>| match ranges.last_mut() {
         Some(range) if range.0 == start => range.1 = via,
         _ => ranges.push((start, via)),
     };
-    let mut enclosing: Vec<Route> = Vec::new();
-    let close = |enclosing: &mut Vec<Route>, before: Option<u32>, push: &mut dyn FnMut(u32, Via)| {
+    let mut enclosing: Vec<Route<A>> = Vec::new();
+    let close = |enclosing: &mut Vec<Route<A>>, before: Option<A>, push: &mut dyn FnMut(A, Via<A>)| {
         while let Some(ended) = enclosing.last().map(last)
             && before.is_none_or(|start| ended < start)
         {
             enclosing.pop();
-            if let Some(next) = ended.checked_add(1) {
+            if let Some(next) = ended.next() {
                 push(next, enclosing.last().map_or(Via::Nowhere, |outer| outer.via));
             }
         }
@@ -245,8 +312,8 @@ mod tests {
     use super::*;
 
     /// The plain way: the longest of all matching prefixes.
-    fn longest_match(routes: &[Route], address: u32) -> Via {
-        let matches = |route: &&Route| {
+    fn longest_match(routes: &[Route<u32>], address: u32) -> Via<u32> {
+        let matches = |route: &&Route<u32>| {
             let host = u32::MAX.checked_shr(u32::from(route.length)).unwrap_or(0);
             address & !host == route.prefix
         };
@@ -255,7 +322,7 @@ mod tests {
         best.map_or(Via::Nowhere, |route| route.via)
     }
 
-    fn route(prefix: u32, length: u8, port: PortIndex) -> Route {
+    fn route(prefix: u32, length: u8, port: PortIndex) -> Route<u32> {
         let host = u32::MAX.checked_shr(u32::from(length)).unwrap_or(0);
         Route { prefix: prefix & !host, length, via: Via::OnLink(port) }
     }
@@ -266,8 +333,8 @@ mod tests {
         let default = Route { prefix: 0, length: 0, via: Via::Gateway(0, 9) };
         let fib = Fib::new([default, route(0x0A00_0000, 24, 1)], [((0, 9), adjacency)]);
         assert_eq!(fib.look_up(0xC000_0201), NextHop::Ready(adjacency));
-        assert_eq!(fib.look_up(0x0A00_0007), NextHop::Unresolved(1, 0x0A00_0007));
-        assert_eq!(Fib::default().look_up(1), NextHop::NoRoute);
+        assert_eq!(fib.look_up(0x0A00_0007), NextHop::Unresolved(1));
+        assert_eq!(Fib::<u32>::default().look_up(1), NextHop::NoRoute);
     }
 
     #[test]
@@ -290,7 +357,7 @@ mod tests {
             prefixes in prop::collection::vec((any::<u32>(), 0u8..=32), 0..24),
             near in prop::collection::vec((any::<prop::sample::Index>(), -2i64..=2), 32),
         ) {
-            let routes: Vec<Route> =
+            let routes: Vec<Route<u32>> =
                 prefixes.iter().zip(1..).map(|(&(prefix, length), port)| route(prefix & 0xF0F0_00FF, length, port)).collect();
             let fib = Fib::new(routes.clone(), []);
             let mut addresses = vec![0, u32::MAX];
@@ -303,7 +370,7 @@ mod tests {
             }
             for address in addresses {
                 let expected = match longest_match(&routes, address) {
-                    Via::OnLink(port) => NextHop::Unresolved(port, address),
+                    Via::OnLink(port) => NextHop::Unresolved(port),
                     _ => NextHop::NoRoute,
                 };
                 prop_assert_eq!(fib.look_up(address), expected, "{:#x}", address);

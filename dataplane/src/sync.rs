@@ -33,6 +33,10 @@ mod model {
             *self.0.lock().expect("loom mutexes are never poisoned")
         }
 
+        pub fn store(&self, value: u128, _: Ordering) {
+            *self.0.lock().expect("loom mutexes are never poisoned") = value;
+        }
+
         pub fn compare_exchange(&self, old: u128, new: u128, _: Ordering, _: Ordering) -> Result<u128, u128> {
             let mut word = self.0.lock().expect("loom mutexes are never poisoned");
             if *word == old {

@@ -320,10 +320,10 @@ impl Output {
 
     /// Hands a packet to Linux; whether there was room.
     ///
-    /// The last quarter of the queue is kept for ARP and for what real servers answer to health checks, so that a
+    /// The last quarter of the queue is kept for ARP, neighbour discovery and for what real servers answer to health checks, so that a
     /// flood of packets for Linux does not make all servers look dead.
     fn punt(&self, from: PortIndex, mbuf: Mbuf, reason: Punt) -> bool {
-        let vital = matches!(reason, Punt::NotIpv4 | Punt::ServerReply);
+        let vital = matches!(reason, Punt::NotIp | Punt::Neighbour | Punt::ServerReply);
         let punted = Punted { port: from, verdict: Verdict::Punt(reason), mbuf };
         let taken = if vital { self.slow_path.punts.push(punted).is_ok() } else { self.hand_over(punted) };
         if taken {

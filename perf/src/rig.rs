@@ -1,6 +1,7 @@
 //! What is measured: services, a table full of their connections, and workers on synthetic queues.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -361,7 +362,10 @@ fn snapshot(generation: u64, specs: &[ServiceSpec]) -> Snapshot {
         Route { prefix: 0, length: 0, via: Via::Gateway(PORT, GATEWAY) },
         Route { prefix: 0x0A00_0000, length: 8, via: Via::OnLink(PORT) },
     ];
-    let servers = specs.iter().flat_map(|spec| &spec.dests).map(|dest| u32::from(*dest.address.ip()));
+    let servers = specs.iter().flat_map(|spec| &spec.dests).filter_map(|dest| match dest.address {
+        SocketAddr::V4(four) => Some(u32::from(*four.ip())),
+        SocketAddr::V6(_) => None,
+    });
     let neighbours = servers.chain([GATEWAY]).map(|address| {
         let [_, a, b, c] = address.to_be_bytes();
         ((PORT, address), Adjacency::new(PORT, 1500, [2, 0, 1, a, b, c], ROUTER_MAC))

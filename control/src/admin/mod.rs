@@ -53,7 +53,7 @@ pub mod upgrade;
 mod visitor;
 
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -179,9 +179,9 @@ pub enum Order {
     /// Removes a service.
     RemoveService(ServiceKey),
     /// Takes a virtual address out of service, or the whole router.
-    Withdraw(Option<Ipv4Addr>),
+    Withdraw(Option<IpAddr>),
     /// Takes that back.
-    Announce(Option<Ipv4Addr>),
+    Announce(Option<IpAddr>),
 }
 
 /// How RVS is to end.

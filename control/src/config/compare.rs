@@ -72,7 +72,7 @@ pub(super) fn services(
     let vips: HashSet<IpAddr> = known().map(|service| service.address.ip()).collect();
     let readable = || ports.iter().flatten();
     let twins: HashSet<IpAddr> =
-        readable().flat_map(|port| port.addresses.iter().map(|p| p.address.into())).collect();
+        readable().flat_map(|port| port.addresses.iter().map(|p| p.address)).collect();
     let names: HashSet<&str> = readable().map(|port| port.name.as_str()).collect();
 
     let mut firsts = Firsts::default();

@@ -31,11 +31,12 @@ pub mod value;
 
 use std::fmt;
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use dataplane::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
 use dataplane::snapshot::TunnelSpec;
+use dataplane::wire::ipv4;
 
 pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
 pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Statuses, Tls, Trust};
@@ -138,10 +139,7 @@ impl Config {
     /// The port whose twin carries a service's virtual address: the one that is named, else the one with
     /// an address in the same network, else the first.
     pub fn port_of(&self, service: &Service) -> &Port {
-        let near = |port: &&Port| {
-            let within = |address| port.addresses.iter().any(|prefix| prefix.contains(address));
-            service.ipv4().is_some_and(within)
-        };
+        let near = |port: &&Port| port.addresses.iter().any(|prefix| prefix.contains(service.address.ip()));
         match &service.port {
             Some(name) => self.ports.iter().find(|port| port.name == *name),
             None => self.ports.iter().find(near),
@@ -311,20 +309,26 @@ pub struct Port {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Prefix {
     /// The address.
-    pub address: Ipv4Addr,
-    /// 1 to 32.
+    pub address: IpAddr,
+    /// 1 to 32, or to 128 of IPv6.
     pub length: u8,
 }
 
 impl Prefix {
     /// Whether the address lies in this network.
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        (u32::from(self.address) ^ u32::from(address)) & self.mask() == 0
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.address.is_ipv4() == address.is_ipv4() && Prefix { address, ..*self }.network() == self.network()
     }
 
-    /// The network mask as a number, e.g. 0xffff_ff00.
-    pub fn mask(&self) -> u32 {
-        dataplane::wire::ipv4::mask(self.length)
+    /// The network's first address.
+    pub fn network(&self) -> IpAddr {
+        match self.address {
+            IpAddr::V4(address) => IpAddr::V4(address & Ipv4Addr::from_bits(ipv4::mask(self.length))),
+            IpAddr::V6(address) => {
+                let host = u128::MAX.checked_shr(self.length.into()).unwrap_or(0);
+                IpAddr::V6(address & Ipv6Addr::from_bits(!host))
+            }
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use dataplane::wire::ipv4;
+
 use super::Prefix;
 use super::error::quoted;
 
@@ -18,7 +20,7 @@ pub const ADDRESS: &str = "an address, e.g. \"10.0.0.11\" or \"2001:db8::11\"";
 /// What [`socket_v4`] reads.
 pub const ENDPOINT_V4: &str = "ADDRESS:PORT, IPv4 and 1 to 65535, e.g. \"192.0.2.10:80\"";
 /// What [`prefix`] reads.
-pub const PREFIX: &str = "ADDRESS/LENGTH, IPv4 and 1 to 32, e.g. \"192.0.2.1/24\"";
+pub const PREFIX: &str = "ADDRESS/LENGTH, e.g. \"192.0.2.1/24\" or \"2001:db8::1/64\"";
 /// What [`port_name`] reads.
 pub const PORT_NAME: &str = "1 to 15 letters, digits, '_', '.' or '-'";
 /// What [`device`] reads.
@@ -93,19 +95,22 @@ pub fn same_family(server: IpAddr, service: IpAddr) -> Result<(), String> {
 pub fn prefix(typed: &str) -> Result<Prefix, String> {
     let (address, length) =
         typed.split_once('/').ok_or_else(|| format!("{} has no prefix length", quoted(typed)))?;
-    let IpAddr::V4(address) = host(address)? else {
-        return Err(format!("{} is an IPv6 address, which is not supported yet", quoted(address)));
-    };
+    let address = host(address)?;
     let digits = length.bytes().all(|byte| byte.is_ascii_digit());
+    let most = if address.is_ipv4() { 32 } else { 128 };
     let length = match length.parse::<u8>() {
-        Ok(length @ 1..=32) if digits => length,
+        Ok(length) if digits && (1..=most).contains(&length) => length,
         _ => return Err(format!("{} is not a prefix length", quoted(length))),
     };
     let prefix = Prefix { address, length };
-    let rest = u32::from(address) & !prefix.mask();
-    match rest {
-        0 if length < 31 => Err(format!("{typed} is the address of the network itself")),
-        _ if length < 31 && rest == !prefix.mask() => {
+    // Two addresses are a point-to-point link's, or the only one (RFC 3021, RFC 6164).
+    if length >= most - 1 {
+        return Ok(prefix);
+    }
+    match (prefix.network(), address) {
+        // Of IPv6 it is that of all its routers (RFC 4291, section 2.6.1).
+        (network, _) if network == address => Err(format!("{typed} is the address of the network itself")),
+        (IpAddr::V4(network), IpAddr::V4(v4)) if v4 == network | Ipv4Addr::from_bits(!ipv4::mask(length)) => {
             Err(format!("{typed} is the broadcast address of its network"))
         }
         _ => Ok(prefix),
@@ -286,11 +291,18 @@ mod tests {
     #[test]
     fn prefixes() {
         assert_eq!(prefix("192.0.2.1/24").unwrap().to_string(), "192.0.2.1/24");
-        assert!(
-            prefix("192.0.2.0/31").is_ok()
-                && prefix("192.0.2.1/31").is_ok()
-                && prefix("192.0.2.1/32").is_ok()
-        );
+        for typed in [
+            "192.0.2.0/31",
+            "192.0.2.1/31",
+            "192.0.2.1/32",
+            "2001:db8::1/64",
+            "2001:db8::ffff:ffff:ffff:ffff/64",
+            "2001:db8::/127",
+            "2001:db8::/128",
+            "2001:db8::1/1",
+        ] {
+            assert_eq!(prefix(typed).map(|prefix| prefix.to_string()).as_deref(), Ok(typed));
+        }
         for (typed, wrong) in [
             ("192.0.2.1", "\"192.0.2.1\" has no prefix length"),
             ("192.0.2.1/0", "\"0\" is not a prefix length"),
@@ -299,6 +311,13 @@ mod tests {
             ("192.0.2.0/24", "192.0.2.0/24 is the address of the network itself"),
             ("192.0.2.255/24", "192.0.2.255/24 is the broadcast address of its network"),
             ("192.0.2/24", "\"192.0.2\" is not an IPv4 address"),
+            ("2001:db8::1", "\"2001:db8::1\" has no prefix length"),
+            ("2001:db8::1/0", "\"0\" is not a prefix length"),
+            ("2001:db8::1/129", "\"129\" is not a prefix length"),
+            ("2001:db8::/64", "2001:db8::/64 is the address of the network itself"),
+            ("[2001:db8::1]/64", "\"[2001:db8::1]\" is not an IPv6 address"),
+            ("ff02::1/64", "ff02::1 is a multicast address"),
+            ("fe80::1/64", "fe80::1 is a link-local address, which means nothing without an interface"),
         ] {
             assert_eq!(prefix(typed), Err(wrong.to_owned()));
         }

@@ -1,7 +1,5 @@
 //! What the director tells the admin API: services, counters, connections.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::service::{Mode, SchedulerFlag};
@@ -200,9 +198,10 @@ impl Director {
                 .persistence
                 .map(|how| api::Persistence { timeout: how.seconds, prefix: how.prefix }),
             tunnel: (service.mode == Mode::Tunnel).then(|| service.tunnel.encapsulation.to_string()),
-            withdrawn: service
-                .ipv4()
-                .and_then(|address| self.standings.get(&address)?.as_ref())
+            withdrawn: self
+                .standings
+                .get(&service.address.ip())
+                .and_then(Option::as_ref)
                 .map(ToString::to_string),
             stats: stats(record.map(|record| record.traffic()).unwrap_or_default()),
             rates: rates(record.map(|record| record.meter.rates()).unwrap_or_default()),
@@ -256,12 +255,11 @@ fn connection(snapshot: &Snapshot, word: Word) -> Option<api::Connection> {
     if timeout.has_passed(age) {
         return None;
     }
-    let socket = |address: u32, port| SocketAddr::from((Ipv4Addr::from(address), port));
     Some(api::Connection {
         protocol: service.protocol.name().to_owned(),
         client: word.client().socket().into(),
-        virtual_: socket(dest.virtual_address, dest.virtual_port),
-        server: socket(dest.address, dest.port),
+        virtual_: dest.virtual_address,
+        server: dest.address,
         state: state.name().to_owned(),
         expires: timeout.remaining(age),
     })

@@ -147,7 +147,7 @@ impl Director {
 
     pub(super) fn own_addresses(&self) -> Vec<IpAddr> {
         let ports = self.config.ports.iter();
-        ports.flat_map(|port| port.addresses.iter().map(|prefix| prefix.address.into())).collect()
+        ports.flat_map(|port| port.addresses.iter().map(|prefix| prefix.address)).collect()
     }
 
     /// Writes what is running into the file.

@@ -27,14 +27,14 @@ mod pace;
 mod peers;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dataplane::capture;
 use dataplane::counters::WorkerCounters;
-use dataplane::fib::{Fib, PortIndex};
+use dataplane::fib::{Fibs, PortIndex};
 use dataplane::snapshot::{Publisher, Snapshot};
 use dataplane::table::Table;
 use tokio::signal::unix::Signal;
@@ -109,7 +109,7 @@ pub struct Parts {
     /// How it stands with peers, if there are any.
     pub peers: Option<Arc<sync::Shared>>,
     /// Virtual addresses that a predecessor has put on twins: (interface, address).
-    pub placed: HashSet<(u32, Ipv4Addr)>,
+    pub placed: HashSet<(u32, IpAddr)>,
     /// What a predecessor knew.
     pub knowledge: Knowledge,
     /// Who is asked for an upgrade.
@@ -151,14 +151,14 @@ pub struct Director {
     /// The services that the current snapshot was compiled from.
     published: List,
     /// Linux' routes and neighbours, compiled, unless they have changed since.
-    fib: Option<Fib>,
+    fibs: Option<Fibs>,
     hooks: Hooks,
     /// A round of asking Linux for neighbours, if one is under way.
     asking: JoinSet<()>,
     /// Virtual addresses that somebody else has put on a twin, if services follow them.
-    live: HashSet<Ipv4Addr>,
+    live: HashSet<IpAddr>,
     /// Virtual addresses that RVS has put on twins: (interface, address).
-    placed: HashSet<(u32, Ipv4Addr)>,
+    placed: HashSet<(u32, IpAddr)>,
     /// Whether one is still to be put on its twin or taken away, because that has just been decided, or Linux has refused.
     misplaced: bool,
     /// What of the virtual addresses is withdrawn by order, and how all of them stand.
@@ -172,7 +172,7 @@ pub struct Director {
     missed: bool,
     manager: systemd::Manager,
     /// Those of which it has been said that Linux refuses to change them.
-    refused: HashSet<Ipv4Addr>,
+    refused: HashSet<IpAddr>,
     events: Events,
     metrics: Metrics,
     overload: Overload,
@@ -204,7 +204,7 @@ impl Director {
         let peers = Peers::new(peers);
         let (sender, news) = mpsc::unbounded_channel();
         let (requester, requests) = mpsc::channel(64);
-        let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Default::default());
+        let empty = Snapshot::new(0, ports.iter().map(PortLink::spec).collect(), &[], [], Fibs::default());
         let mut director = Director {
             rivals: Arc::new(Rivals::new(ports.iter().map(|link| link.mac).collect())),
             ids,
@@ -231,7 +231,7 @@ impl Director {
             publisher: Publisher::new(empty),
             generation: 0,
             published: List::default(),
-            fib: None,
+            fibs: None,
             hooks: Hooks::new(events.clone()),
             asking: JoinSet::new(),
             live: HashSet::new(),
@@ -274,7 +274,7 @@ impl Director {
                 Ok(change) => {
                     change.context("cannot follow Linux' network configuration")?;
                     self.restore_macs().await;
-                    self.fib = None;
+                    self.fibs = None;
                     self.publish();
                     self.ask_for_missing_neighbours();
                 }
@@ -284,7 +284,7 @@ impl Director {
                 }
             }
         }
-        self.fib = None;
+        self.fibs = None;
         self.is_settled = true;
         self.publish();
         self.place_virtual_addresses().await;
@@ -308,9 +308,9 @@ impl Director {
     }
 
     /// The neighbours that servers and gateways are reached through.
-    fn next_hops(&self) -> BTreeSet<(PortIndex, Ipv4Addr)> {
-        let fib = &self.publisher.current().fib;
-        compile::next_hops(self.services.present(), self.watcher.mirror(), &self.ports, fib)
+    fn next_hops(&self) -> BTreeSet<(PortIndex, IpAddr)> {
+        let fibs = &self.publisher.current().fibs;
+        compile::next_hops(self.services.present(), self.watcher.mirror(), &self.ports, fibs)
     }
 
     fn is_twin(&self, ifindex: u32) -> bool {
@@ -364,7 +364,7 @@ impl Director {
                         if change == Change::Other {
                             self.restore_macs().await;
                         }
-                        self.fib = None;
+                        self.fibs = None;
                         self.pace.ask(Instant::now());
                     }
                     Err(error) => self.watch_anew(error).await?,
@@ -444,7 +444,7 @@ impl Director {
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.watcher = Watcher::start().await?;
         self.restore_macs().await;
-        self.fib = None;
+        self.fibs = None;
         self.publish();
         Ok(())
     }
@@ -588,11 +588,11 @@ impl Director {
         let follows = self.follows();
         let generation = self.generation + 1;
         let (mirror, ports) = (self.watcher.mirror(), &self.ports);
-        let fib = self.fib.get_or_insert_with(|| compile::fib(mirror, ports)).clone();
+        let fibs = self.fibs.get_or_insert_with(|| compile::fibs(mirror, ports)).clone();
         let (services, effects, ids) = (&self.services, &self.effects, &mut self.ids);
         let is_live = |address| !follows || self.live.contains(&address);
         let ports = ports.iter().map(PortLink::spec).collect();
-        let snapshot = compile::compile(generation, services, effects, ids, is_live, ports, fib);
+        let snapshot = compile::compile(generation, services, effects, ids, is_live, ports, fibs);
         self.record_ids();
         self.publisher.publish(snapshot);
         self.generation = generation;

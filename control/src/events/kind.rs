@@ -1,7 +1,7 @@
 //! What can happen, as JSON and for a person.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use serde::Serialize;
 
@@ -170,41 +170,41 @@ pub enum Kind {
     /// Somebody has taken a virtual address from its twin.
     AddressTaken {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// A virtual address is on a twin now, and its services are live.
     AddressGained {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// A virtual address is on no twin any more, and its services are Linux'.
     AddressLost {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// A virtual address is here, and another machine on the segment says that it has it as well.
     AddressContested {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The other machine's.
         mac: String,
     },
     /// A virtual address goes to its twin, for others to send its packets here.
     AddressAnnounced {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// A virtual address is taken from its twin. What comes for it all the same is forwarded.
     AddressWithdrawn {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Why.
         reason: String,
     },
     /// Linux refuses to put a virtual address on its twin, or to take it away.
     AddressRefused {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// What Linux says.
         error: String,
     },

@@ -75,7 +75,7 @@ impl Explainer<'_> {
         let service = service.and_then(|index| self.services.get(index as usize));
         let inward = match hit {
             Some(side) => matches!(side, Side::Service(_)),
-            None => dest.is_some_and(|dest| u32::from(*made.destination.ip()) == dest.virtual_address),
+            None => dest.is_some_and(|dest| u32::from(*made.destination.ip()) == dest.four.virtual_address),
         };
         let is_rewritten =
             matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
@@ -162,7 +162,7 @@ impl Explainer<'_> {
             return Ok((index as PortIndex, "as asked".to_owned()));
         }
         let source = question.source.ip();
-        Ok(match self.snapshot.fib.neighbour_of(u32::from(*source)) {
+        Ok(match self.snapshot.fibs.four.neighbour_of(u32::from(*source)) {
             Some((port, _)) => (port, format!("{source} is reached through it")),
             None => (0, format!("the first one; no route leads to {source}")),
         })
@@ -174,14 +174,14 @@ impl Explainer<'_> {
 
     /// The MAC of the neighbour through which an address is reached; zeros if it is not known.
     fn mac_towards(&self, address: Ipv4Addr) -> Mac {
-        match self.snapshot.fib.look_up(address.into()) {
+        match self.snapshot.fibs.four.look_up(address.into()) {
             NextHop::Ready(adjacency) => *adjacency.addresses.first_chunk().expect("six of twelve"),
-            NextHop::Unresolved(..) | NextHop::NoRoute => Mac::default(),
+            NextHop::Unresolved(_) | NextHop::NoRoute => Mac::default(),
         }
     }
 
     fn server(&self, id: DestId) -> Option<SocketAddr> {
-        self.snapshot.dest(id).map(|dest| SocketAddr::from((Ipv4Addr::from(dest.address), dest.port)))
+        self.snapshot.dest(id).map(|dest| dest.address)
     }
 
     fn connection(&self, connection: &engine::Connection) -> Option<api::Connection> {
@@ -198,11 +198,12 @@ impl Explainer<'_> {
         let why = |server: &Server| {
             // The packet is of IPv4, and so are its service's servers.
             let IpAddr::V4(address) = server.address.ip() else { return None };
-            match ((self.down)(service, server), self.snapshot.fib.look_up(address.into())) {
+            match ((self.down)(service, server), self.snapshot.fibs.four.look_up(address.into())) {
                 (Some(reason), _) => Some(format!("down: {reason}")),
                 _ if server.weight == 0 => Some("weight 0".to_owned()),
-                (_, NextHop::Unresolved(_, neighbour)) => {
-                    Some(format!("the MAC of {} is not known", Ipv4Addr::from(neighbour)))
+                (_, NextHop::Unresolved(_)) => {
+                    let neighbour = self.snapshot.fibs.four.neighbour_of(address.into());
+                    neighbour.map(|(_, of)| format!("the MAC of {} is not known", Ipv4Addr::from(of)))
                 }
                 (_, NextHop::NoRoute) => Some("no route over a port leads to it".to_owned()),
                 (None, NextHop::Ready(_)) => None,
@@ -213,8 +214,8 @@ impl Explainer<'_> {
     }
 
     fn next_hop(&self, dest: &Dest, inward: bool, made: &Made) -> api::NextHop {
-        let towards = if inward { Ipv4Addr::from(dest.address) } else { *made.destination.ip() };
-        let neighbour = self.snapshot.fib.neighbour_of(towards.into());
+        let towards = if inward { Ipv4Addr::from(dest.four.address) } else { *made.destination.ip() };
+        let neighbour = self.snapshot.fibs.four.neighbour_of(towards.into());
         let mac = self.mac_towards(towards);
         api::NextHop {
             address: neighbour.map(|(_, address)| address.into()),

@@ -61,7 +61,7 @@ impl Start {
 
     fn insert(&self, word: Word) {
         let hash = self.table.hash(word.client(), Protocol::Tcp);
-        assert_eq!(self.table.insert(hash, word, 0, &Keeper, None), Inserted::New);
+        assert!(matches!(self.table.insert(hash, word, 0, &Keeper, None), Inserted::New(_)));
     }
 
     fn gauge(&self, n: u8) -> (u32, u32) {

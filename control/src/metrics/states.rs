@@ -57,6 +57,7 @@ pub fn count(table: &Table, snapshot: &Snapshot, now: Tick) -> ByState {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
 
     use dataplane::service::{Mode, Protocol, Scheduler};
     use dataplane::snapshot::{DestSpec, ServiceSpec};
@@ -80,12 +81,15 @@ mod tests {
 
     fn service(ids: impl Iterator<Item = u32>) -> ServiceSpec {
         let dest = |id: u32| DestSpec {
-            ..DestSpec::new(DestId::new(id).unwrap(), format!("10.0.0.{id}:80").parse().unwrap())
+            ..DestSpec::new(
+                DestId::new(id).unwrap(),
+                format!("10.0.0.{id}:80").parse::<SocketAddr>().unwrap(),
+            )
         };
         ServiceSpec {
             scheduler: Scheduler::Rr,
             dests: ids.map(dest).collect(),
-            ..ServiceSpec::new("192.0.2.10:80".parse().unwrap(), Protocol::Tcp, Mode::Nat)
+            ..ServiceSpec::new("192.0.2.10:80".parse::<SocketAddr>().unwrap(), Protocol::Tcp, Mode::Nat)
         }
     }
 
@@ -98,7 +102,7 @@ mod tests {
                 let client = Client::new(address, 40_112);
                 let word = Word::new(client, DestId::new(id).unwrap()).with_state(state).seen(seen, false);
                 let hash = table.hash(client, Protocol::Tcp);
-                assert!(matches!(table.insert(hash, word, 0, &NoRival, None), Inserted::New));
+                assert!(matches!(table.insert(hash, word, 0, &NoRival, None), Inserted::New(_)));
             }
         }
     }
@@ -107,7 +111,7 @@ mod tests {
     fn connections_are_counted_by_state_and_the_dead_are_not() {
         let (then, now) = (Tick(10_000), Tick(10_000 + 4 * 61));
         let table = Table::new(1_000, HashKey { blind: 1, factor: 3 });
-        let snapshot = Snapshot::new(1, Vec::new(), &[service(1..=2)], [], Default::default());
+        let snapshot = Snapshot::new(1, Vec::new(), &[service(1..=2)], [], dataplane::fib::Fibs::default());
         filled(
             &table,
             &[

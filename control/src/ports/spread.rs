@@ -9,7 +9,6 @@
 //! The key is another one at each start: with a driver's own, which can be read in its source, somebody could choose source
 //! ports so that one worker gets all of his packets.
 
-use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow};
@@ -17,7 +16,7 @@ use dataplane::service::Mode;
 use dpdk::{LONGEST_KEY, Side};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::config::{Config, Port, Service};
+use crate::config::{Config, Port};
 
 /// The key of all ports of this process.
 pub(super) fn key() -> Result<&'static [u8; LONGEST_KEY]> {
@@ -32,15 +31,10 @@ pub(super) fn side(config: &Config, index: usize) -> Side {
     let port = &config.ports[index];
     let is_near = |port: &Port, address| port.addresses.iter().any(|prefix| prefix.contains(address));
     let replies = config.services.iter().filter(|service| service.mode == Mode::Nat);
-    let mut replies = replies.flat_map(|service| &service.servers).filter_map(|server| {
-        // Servers of IPv6 stand where the others do, or their port hashes both sides.
-        match server.address.ip() {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        }
-    });
-    let replies = replies.any(|server| is_near(port, server));
-    let requests = config.services.iter().filter_map(Service::ipv4).any(|address| {
+    let mut replies = replies.flat_map(|service| &service.servers);
+    let replies = replies.any(|server| is_near(port, server.address.ip()));
+    let mut requests = config.services.iter().map(|service| service.address.ip());
+    let requests = requests.any(|address| {
         // One in nobody's network comes by a route, and hardly from where the servers are.
         is_near(port, address) || !replies && !config.ports.iter().any(|port| is_near(port, address))
     });

@@ -41,9 +41,9 @@ pub struct Given {
 #[derive(Debug)]
 pub struct Network {
     ports: Vec<Port>,
-    routes: Vec<Route>,
+    routes: Vec<Route<u32>>,
     /// Routes alone, to learn who has to be asked for.
-    ways: Fib,
+    ways: Fib<u32>,
     neighbours: Neighbours,
     /// The router's addresses on its ports, with the lengths of their networks.
     own: Vec<(PortIndex, u32, u8)>,
@@ -78,7 +78,10 @@ impl Network {
             None => Neighbours::Met(HashSet::default()),
         };
         let own = (0..).zip(&config.ports).flat_map(|(index, port)| {
-            port.addresses.iter().map(move |network| (index, u32::from(network.address), network.length))
+            port.addresses.iter().filter_map(move |prefix| match prefix.address {
+                IpAddr::V4(address) => Some((index, address.into(), prefix.length)),
+                IpAddr::V6(_) => None,
+            })
         });
         let mut network = Network { ports, routes, ways, neighbours, own: own.collect() };
         let servers = config.services.iter().flat_map(|service| {
@@ -120,7 +123,7 @@ impl Network {
     }
 
     /// Routes, and the neighbours that are known now.
-    pub fn fib(&self) -> Fib {
+    pub fn fib(&self) -> Fib<u32> {
         let adjacency = |port: PortIndex, address: u32, mac: Mac| {
             let Port { mac: source, mtu } = *self.ports.get(usize::from(port))?;
             Some(((port, address), Adjacency::new(port, mtu, mac, source)))
@@ -164,19 +167,24 @@ pub fn index(config: &Config, name: &str) -> Result<PortIndex, String> {
 }
 
 /// The router's own addresses, virtual ones among them. They come first: of two routes with an equal prefix the first counts.
-fn own(config: &Config) -> Vec<Route> {
-    let ports = config.ports.iter().flat_map(|port| &port.addresses).map(|prefix| prefix.address);
+fn own(config: &Config) -> Vec<Route<u32>> {
+    let ports =
+        config.ports.iter().flat_map(|port| &port.addresses).filter_map(|prefix| match prefix.address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
     let services = config.services.iter().filter_map(Service::ipv4);
     ports.chain(services).map(|address| Route { prefix: address.into(), length: 32, via: Via::Own }).collect()
 }
 
-fn usual_routes(config: &Config) -> Vec<Route> {
+fn usual_routes(config: &Config) -> Vec<Route<u32>> {
     let ports = (0..).zip(&config.ports);
     let on_link = ports.flat_map(|(index, port)| {
-        port.addresses.iter().map(move |network| Route {
-            prefix: u32::from(network.address) & network.mask(),
-            length: network.length,
-            via: Via::OnLink(index),
+        port.addresses.iter().filter_map(move |prefix| match prefix.network() {
+            IpAddr::V4(network) => {
+                Some(Route { prefix: network.into(), length: prefix.length, via: Via::OnLink(index) })
+            }
+            IpAddr::V6(_) => None,
         })
     });
     on_link.chain([Route { prefix: 0, length: 0, via: Via::Gateway(0, GATEWAY) }]).collect()
@@ -205,7 +213,7 @@ struct Hop {
     flags: Vec<String>,
 }
 
-fn given_routes(config: &Config, path: &Path) -> Result<Vec<Route>> {
+fn given_routes(config: &Config, path: &Path) -> Result<Vec<Route<u32>>> {
     let mut given: Vec<GivenRoute> = from_json(path, "ip -4 -j route")?;
     given.sort_by_key(|route| route.metric);
     let route = |route: &GivenRoute| {
@@ -301,7 +309,7 @@ address = "10.0.0.11:80"
         Network::new(&config::parse(Path::new("x"), CONFIG.as_bytes().to_vec()).unwrap(), given)
     }
 
-    fn way(fib: &Fib, address: &str) -> NextHop {
+    fn way(fib: &Fib<u32>, address: &str) -> NextHop {
         fib.look_up(address.parse::<Ipv4Addr>().unwrap().into())
     }
 
@@ -329,7 +337,7 @@ address = "10.0.0.11:80"
         let gateway = NextHop::Ready(Adjacency::new(0, 1500, [2, 0, 0, 0, 0, 254], macs[0]));
         assert_eq!((way(&fib, "198.51.100.7"), way(&fib, "203.0.113.1")), (gateway, gateway));
         assert_eq!((way(&fib, "192.0.2.10"), way(&fib, "10.0.0.1")), (NextHop::NoRoute, NextHop::NoRoute));
-        assert_eq!(way(&fib, "10.0.0.13"), NextHop::Unresolved(1, 0x0A00_000D), "nobody has met it");
+        assert_eq!(way(&fib, "10.0.0.13"), NextHop::Unresolved(1), "nobody has met it");
     }
 
     #[test]
@@ -364,9 +372,9 @@ address = "10.0.0.11:80"
         let fib = network(&given).unwrap().fib();
         let gateway = Adjacency::new(0, 1500, [2, 0, 0, 0, 9, 9], [2, 0, 0, 0, 7, 7]);
         assert_eq!(way(&fib, "198.51.100.7"), NextHop::Ready(gateway));
-        assert_eq!(way(&fib, "10.0.0.11"), NextHop::Unresolved(1, 0x0A00_000B));
-        assert_eq!(way(&fib, "10.0.0.12"), NextHop::Unresolved(1, 0x0A00_000C));
-        assert_eq!(way(&fib, "10.1.2.3"), NextHop::Unresolved(1, 0x0A00_0003));
+        assert_eq!(way(&fib, "10.0.0.11"), NextHop::Unresolved(1));
+        assert_eq!(way(&fib, "10.0.0.12"), NextHop::Unresolved(1));
+        assert_eq!(way(&fib, "10.1.2.3"), NextHop::Unresolved(1));
         for nowhere in ["10.2.0.1", "10.3.0.1", "10.4.0.1"] {
             assert_eq!(way(&fib, nowhere), NextHop::NoRoute, "{nowhere}");
         }

@@ -96,8 +96,15 @@ impl<F: Frame> Router<F> {
         // Only how long servers have been there depends on the moment, and all of them have just come.
         effects.judge(services.present(), health, Instant::now());
         let mut ids = Ids::new(1);
-        let snapshot =
-            compile::compile(1, &services, &effects, &mut ids, |_| true, network.ports(), network.fib());
+        let snapshot = compile::compile(
+            1,
+            &services,
+            &effects,
+            &mut ids,
+            |_| true,
+            network.ports(),
+            network.fib().into(),
+        );
 
         let random = |which| SipHasher13::new_with_keys(seed, which).finish();
         let key = HashKey { blind: random(0), factor: random(1) };
@@ -170,7 +177,7 @@ impl<F: Frame> Router<F> {
     /// The service and the address of a connection's real server.
     pub fn server(&self, id: DestId) -> Option<(&Service, SocketAddr)> {
         let dest = self.snapshot.dest(id)?;
-        Some((self.service(dest.service)?, SocketAddr::from((Ipv4Addr::from(dest.address), dest.port))))
+        Some((self.service(dest.service)?, dest.address))
     }
 
     /// Each real server with its service, in the order of the configuration, and what it has had.

@@ -197,7 +197,7 @@ mod tests {
     fn world() -> (Table, Snapshot) {
         let table = Table::new(1 << 16, HashKey { blind: 1, factor: 3 });
         assert!(table.buckets() > BUCKETS_AT_ONCE / REMEMBERED);
-        (table, Snapshot::new(1, Vec::new(), &[], [], Default::default()))
+        (table, Snapshot::new(1, Vec::new(), &[], [], dataplane::fib::Fibs::default()))
     }
 
     #[test]

@@ -188,19 +188,15 @@ impl View<'_> {
 /// Who a dest is.
 pub fn identity(snapshot: &Snapshot, dest: &Dest) -> Identity {
     let service = &snapshot.services[dest.service as usize];
-    let socket = |address: u32, port| std::net::SocketAddr::from((std::net::Ipv4Addr::from(address), port));
     Identity {
-        service: ServiceKey {
-            address: socket(dest.virtual_address, dest.virtual_port),
-            protocol: service.protocol,
-        },
-        server: ServerKey { address: socket(dest.address, dest.port), mode: service.mode },
+        service: ServiceKey { address: dest.virtual_address, protocol: service.protocol },
+        server: ServerKey { address: dest.address, mode: service.mode },
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use dataplane::fib::Fib;
+    use dataplane::fib::Fibs;
     use dataplane::table::HashKey;
 
     use super::*;
@@ -214,7 +210,7 @@ mod tests {
             let word = Word::new(Client::new(slot.number(), 80), DestId::new(1).unwrap()).with_state(state);
             table.replace(slot, Word::EMPTY, word).unwrap();
         }
-        let snapshot = Snapshot::new(1, Vec::new(), &[], [], Fib::default());
+        let snapshot = Snapshot::new(1, Vec::new(), &[], [], Fibs::default());
         let (numbers, mut adoptions) = (Numbers::default(), Adoptions::default());
         let mut flushes = Flushes::default();
         let mut told = |states: &[State]| {

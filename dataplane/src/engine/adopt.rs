@@ -1,5 +1,7 @@
 //! Connections that a peer router tells of.
 
+use std::net::SocketAddr;
+
 use super::packet::Side;
 use super::resolve::{Judgement, Wanted, leave};
 use crate::clock::{COARSE_SHIFT, Tick};
@@ -59,7 +61,7 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, word: Word, age: u32
                 }
             }
             None => match table.insert(hash, word, ADOPTER, &judge, None) {
-                Inserted::New => break Adopted::New,
+                Inserted::New(_) => break Adopted::New,
                 Inserted::Existing(..) => {}
                 Inserted::Full => break Adopted::NoRoom,
             },
@@ -97,7 +99,7 @@ fn is_over(word: Word) -> bool {
 }
 
 /// Of two words of one moment, which counts in every router: what is nearer to its end, then any order of the servers.
-fn precedence(snapshot: &Snapshot, word: Word) -> (u8, Option<(u32, u16)>) {
+fn precedence(snapshot: &Snapshot, word: Word) -> (u8, Option<SocketAddr>) {
     let progress = match word.state() {
         State::None | State::SynSent | State::SynRecv | State::SynAck | State::Listen => 0,
         State::Established | State::Udp | State::Template => 1,
@@ -107,5 +109,5 @@ fn precedence(snapshot: &Snapshot, word: Word) -> (u8, Option<(u32, u16)>) {
         State::TimeWait => 5,
         State::Close => 6,
     };
-    (progress, snapshot.dest_of(word).map(|dest| (dest.address, dest.port)))
+    (progress, snapshot.dest_of(word).map(|dest| dest.address))
 }

@@ -10,9 +10,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::packet::{Found, Owner, Packet, Piece, Side};
-use super::persist::Place;
-use super::resolve::Judgement;
-use super::{BURST, Engine, Verdict, classify, fragments, parse};
+use super::persist::{Person, Place};
+use super::resolve::{Judgement, Path};
+use super::{BURST, Engine, Verdict, classify, fragments, parse, six};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
@@ -70,12 +70,16 @@ pub fn explain(
 
     // Whose packet it is: the first two stages, as far as they change nothing.
     let mac = &snapshot.ports[usize::from(port)].mac;
+    let path = Path { engine: &engine, snapshot, now, addresses: None };
+    let six = six::begin(&path, mac, &burst[0]).ok().filter(|_| six::is_six(&burst[0]));
     let parsed = parse::parse(&burst[0], mac, snapshot).ok();
     let is_later = parsed.is_some_and(|packet| packet.piece == Piece::Later);
-    let packet = parsed.filter(|_| !is_later).and_then(|mut packet| {
+    let four = parsed.filter(|_| !is_later).and_then(|mut packet| {
         classify::classify(&mut packet, snapshot, &engine.table).ok()?;
         Some(packet)
     });
+    let addresses = six.map(|(_, addresses)| [addresses; BURST]);
+    let packet = six.map(|(packet, _)| packet).or(four);
 
     // The stage.
     let hit = packet.as_ref().map(Packet::side);
@@ -91,7 +95,7 @@ pub fn explain(
         table.fragments().copy(tag, engine.table.fragments());
     }
     let stage = snapshot.rehearsal(service);
-    let found = packet.as_ref().map(Packet::found);
+    let found = packet.as_ref().map(|packet| Path { addresses: addresses.as_ref(), ..path }.found(packet));
     if let Some(place) = found.and_then(|found| engine.template(&stage, &found.owner)) {
         table.copy_flow(place.hash, &engine.table);
     }
@@ -104,9 +108,9 @@ pub fn explain(
     let asked = engine.counters.traffic.connections.get() > 0 || verdict == Verdict::Drop(Drop::NoServer);
     let reason = reason.filter(|_| asked);
     let goes_on = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
-    let afterwards = packet.as_ref().and_then(|packet| {
-        let connection = engine.connection(&stage, now, &packet.found().owner);
-        connection.or_else(|| alone(&engine, &stage, snapshot, now, packet).filter(|_| goes_on))
+    let afterwards = found.and_then(|found| {
+        let connection = engine.connection(&stage, now, &found.owner);
+        connection.or_else(|| alone(&engine, &stage, snapshot, now, &found).filter(|_| goes_on))
     });
     let note = tag.filter(|_| is_later).and_then(|tag| table.fragments().find(tag, now));
     let follows = match note.map(|note| note.fate) {
@@ -120,7 +124,7 @@ pub fn explain(
 impl Engine {
     /// The connection that a packet concerns, as the table has it now.
     pub fn connection(&self, snapshot: &Snapshot, now: Tick, owner: &Owner) -> Option<Connection> {
-        let Owner { client, protocol, side } = *owner;
+        let Owner { client, protocol, side, .. } = *owner;
         let judge = Judgement::of_known(snapshot, now, side, client);
         let (_, word) = self.table.find(self.table.hash(client, protocol), client, &judge)?;
         let dest = snapshot.dest_of(word)?;
@@ -147,7 +151,8 @@ impl Engine {
     fn template(&self, snapshot: &Snapshot, owner: &Owner) -> Option<Place> {
         let Side::Service(index) = owner.side else { return None };
         let service = &snapshot.services[index as usize];
-        Some(Place::new(&self.table, index, service.protocol, service.persistent?, owner.client))
+        let person = Person { client: owner.client, wide: owner.wide };
+        Some(Place::new(&self.table, index, service.protocol, service.persistent?, person))
     }
 }
 
@@ -158,21 +163,19 @@ fn alone(
     stage: &Snapshot,
     snapshot: &Snapshot,
     now: Tick,
-    packet: &Packet,
+    Found { owner, flow, .. }: &Found,
 ) -> Option<Connection> {
-    let side = packet.side();
-    let dest = match side {
+    let dest = match owner.side {
         Side::Service(index) => {
             stage.services.get(index as usize).filter(|service| service.one_packet)?;
-            let owner = Owner { side, protocol: packet.protocol, client: packet.client };
-            let place = engine.template(stage, &owner);
+            let place = engine.template(stage, owner);
             let template = place.and_then(|place| place.find(&engine.table, stage, now));
             match template.and_then(|(_, word)| stage.dest_of(word)) {
                 Some(dest) => dest.id,
                 None => {
                     let again = snapshot.rehearsal(Some(index));
                     let picker = &again.services.get(index as usize)?.picker;
-                    picker.pick_free(&packet.flow(), &|id| again.is_free(id))?
+                    picker.pick_free(flow, &|id| again.is_free(id))?
                 }
             }
         }

@@ -29,6 +29,13 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// Adds a packet of so many bytes.
+    #[inline(always)]
+    pub fn add(&mut self, direction: usize, bytes: u64) {
+        self.packets[direction] += 1;
+        self.bytes[direction] += bytes;
+    }
+
     /// Adds the burst to the worker's counters.
     #[inline]
     pub fn count(&self, counters: &WorkerCounters) {
@@ -81,7 +88,7 @@ pub(super) fn pass_tunnel(path: &Path<'_>, packet: &Packet, frame: &mut impl Fra
 
 /// Whether a packet is plain and its word, of this age, is that of a connection which it leaves as it is.
 #[inline(always)]
-fn is_undisturbed(packet: &Packet, transform: &Transform, age: u16) -> bool {
+pub(super) fn is_undisturbed(packet: &Packet, transform: &Transform, age: u16) -> bool {
     let (direction, word) = (packet.direction as usize, packet.word);
     packet.plain
         & (transform.owners[direction] == packet.owner)
@@ -115,7 +122,7 @@ pub(super) fn way<'a>(
 ) -> Option<Way<'a>> {
     let adjacency = match packet.direction {
         Direction::In => &transform.adjacency,
-        Direction::Out => path.snapshot.fib.adjacency(packet.destination)?,
+        Direction::Out => path.snapshot.fibs.four.adjacency(packet.destination)?,
     };
     let traffic = transform.traffic.get(path.engine.worker)?;
     let headers = frame.bytes_mut().first_chunk_mut()?;
@@ -138,8 +145,7 @@ impl Way<'_> {
         };
         rewrite.apply(packet.protocol, headers);
         let bytes = u64::from(packet.length);
-        tally.packets[direction] += 1;
-        tally.bytes[direction] += bytes;
+        tally.add(direction, bytes);
         traffic.add(direction, 1, bytes);
         adjacency.port
     }

@@ -131,10 +131,10 @@ fn later(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
 
 /// Which way a packet with these addresses goes; none if the note is of another server, which has had the id before.
 fn direction(packet: &Packet, dest: &Dest) -> Option<Direction> {
-    if packet.destination == dest.virtual_address {
+    if packet.destination == dest.four.virtual_address {
         Some(Direction::In)
     } else {
-        (dest.endpoint.is_some() && packet.source == dest.address).then_some(Direction::Out)
+        (dest.endpoint.is_some() && packet.source == dest.four.address).then_some(Direction::Out)
     }
 }
 
@@ -164,7 +164,7 @@ impl Engine {
         is_busy: bool,
         mut done: impl FnMut(PortIndex, F, Verdict),
     ) {
-        let path = Path { engine: self, snapshot, now };
+        let path = Path { engine: self, snapshot, now, addresses: None };
         let mut ask = |port, mut frame: F, is_over: bool| {
             let verdict =
                 if is_over { Verdict::Drop(Drop::FragmentExpired) } else { again(&path, &mut frame) };

@@ -17,6 +17,7 @@ mod related;
 pub mod reset;
 mod resolve;
 mod rewrite;
+mod six;
 mod split;
 pub mod tell;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use self::explain::{Connection, Explanation, explain};
 use self::fragments::Begun;
 use self::packet::Work;
 pub use self::packet::{Found, Owner, Side};
+use self::resolve::Path;
 pub use self::split::fragments;
 use crate::changes::Changes;
 use crate::clock::Tick;
@@ -168,7 +170,7 @@ impl Engine {
 
     /// Takes a burst that came in on a port through the data path:
     ///
-    /// 1. parse: Ethernet, IPv4, TCP/UDP; what is odd leaves under a name;
+    /// 1. parse: Ethernet, IPv4, TCP/UDP; what is odd leaves under a name, and IPv6 waits until all others are done;
     /// 2. classify: to a service, or from an endpoint; hash the client, prefetch its bucket;
     /// 3. look up: a glance at the bucket; prefetch what it leads to;
     /// 4. resolve: check the connection, or schedule and insert one; follow its state;
@@ -189,16 +191,16 @@ impl Engine {
         let mut work = Work::new();
         let mac = &snapshot.ports[usize::from(port)].mac;
 
-        let path = resolve::Path { engine: self, snapshot, now };
+        let path = Path { engine: self, snapshot, now, addresses: None };
 
         // 1. parse
-        parse::parse_all(&path, mac, burst, &mut work, verdicts);
+        let six = parse::parse_all(&path, mac, burst, &mut work, verdicts);
         probe.done(Stage::Parse);
 
         // 2. classify
         classify::classify_all(snapshot, self.is_fresh(snapshot), &self.table, &mut work, verdicts);
         if P::WATCHES {
-            work.packets[..work.count].iter().for_each(|packet| probe.found(&packet.found()));
+            work.packets[..work.count].iter().for_each(|packet| probe.found(&path.found(packet)));
         }
         probe.done(Stage::Classify);
 
@@ -207,7 +209,11 @@ impl Engine {
         probe.done(Stage::LookUp);
 
         // 4. resolve, 5. rewrite
-        let common = path.finish_all(&order, &mut work, burst, verdicts);
+        let mut common = path.finish_all::<false, F>(&order, &mut work, burst, verdicts);
+        if !six.is_empty() {
+            six::process(&path, mac, &six, burst, verdicts, probe);
+            common = common_port(&verdicts[..burst.len().min(BURST)]);
+        }
         probe.done(Stage::Rewrite);
         common
     }
@@ -232,4 +238,10 @@ impl Engine {
     pub fn sweep(&self, snapshot: &Snapshot, now: Tick, buckets: Range<usize>) {
         resolve::sweep(&self.table, snapshot, now, buckets);
     }
+}
+
+/// The port that all packets go out of, if there is one.
+fn common_port(verdicts: &[Verdict]) -> Option<PortIndex> {
+    let Some(&Verdict::Forward(port)) = verdicts.first() else { return None };
+    verdicts.iter().all(|&verdict| verdict == Verdict::Forward(port)).then_some(port)
 }

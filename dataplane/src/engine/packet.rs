@@ -138,6 +138,8 @@ pub struct Owner {
     pub protocol: Protocol,
     /// Its client.
     pub client: Client,
+    /// The client's address, if that is of IPv6.
+    pub wide: Option<u128>,
 }
 
 /// What is known of a packet once it is known whose it is.
@@ -152,12 +154,6 @@ pub struct Found {
 }
 
 impl Packet {
-    /// Itself, for others.
-    pub fn found(&self) -> Found {
-        let owner = Owner { side: self.side(), protocol: self.protocol, client: self.client };
-        Found { index: usize::from(self.index), owner, flow: self.flow() }
-    }
-
     /// One with these headers, in a frame without a tag.
     pub fn new(ip: &Ipv4, protocol: Protocol, transport: Transport) -> Packet {
         Packet {

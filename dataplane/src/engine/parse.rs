@@ -2,6 +2,7 @@
 
 use super::packet::{Packet, Piece, Work};
 use super::resolve::Path;
+use super::six::Places;
 use super::{BURST, Frame, Verdict, fragments, related};
 use crate::counters::{Drop, Punt};
 use crate::service::Protocol;
@@ -15,7 +16,7 @@ pub(super) const ICMP: u8 = 1;
 const TCP: u8 = Protocol::Tcp.number();
 const UDP: u8 = Protocol::Udp.number();
 
-/// Stage 1: every packet of a burst that came in on a port with this MAC.
+/// Stage 1: every packet of a burst that came in on a port with this MAC, but for those of IPv6.
 #[inline(never)]
 pub(super) fn parse_all<F: Frame>(
     path: &Path<'_>,
@@ -23,15 +24,17 @@ pub(super) fn parse_all<F: Frame>(
     burst: &mut [F],
     work: &mut Work,
     verdicts: &mut [Verdict; BURST],
-) {
+) -> Places {
     burst.iter().for_each(Frame::prefetch);
     let pattern = if path.engine.express { MacPattern::new(mac) } else { MacPattern::NOBODY };
-    let mut count = 0;
+    let (mut count, mut six) = (0, Places::NONE);
     for index in 0..burst.len().min(BURST) {
         let packet = &mut work.packets[count % BURST];
-        if !parse_plain(&burst[index], pattern, packet)
-            && let Err(verdict) = parse_odd(path, &mut burst[index], mac, packet)
-        {
+        if parse_plain(&burst[index], pattern, packet) {
+            // Most are.
+        } else if six.take(&burst[index], index) {
+            continue;
+        } else if let Err(verdict) = parse_odd(path, &mut burst[index], mac, packet) {
             verdicts[index] = verdict;
             continue;
         }
@@ -39,6 +42,7 @@ pub(super) fn parse_all<F: Frame>(
         count += 1;
     }
     work.count = count;
+    six
 }
 
 /// Parses a frame if it is plain, as most are; then the packet becomes that of [`parse`]. Field by field, in its
@@ -97,7 +101,7 @@ pub(super) fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Resul
         ethernet::IPV4 if is_group => return Err(Verdict::Punt(Punt::Multicast)),
         ethernet::IPV4 => {}
         ethernet::VLAN | ethernet::SERVICE_VLAN => return Err(Verdict::Punt(Punt::Vlan)),
-        _ => return Err(Verdict::Punt(Punt::NotIpv4)),
+        _ => return Err(Verdict::Punt(Punt::NotIp)),
     }
 
     let packet = &bytes[ethernet::HEADER..];

@@ -12,6 +12,7 @@
 use super::packet::{Packet, Side};
 use super::resolve::{Judgement, Path, Wanted, leave};
 use crate::clock::{TICKS_PER_SECOND, Tick};
+use crate::fib::Address;
 use crate::service::{Protocol, State};
 use crate::snapshot::{Dest, Service, ServiceIndex, Snapshot};
 use crate::table::{Client, FLAG_REPLIED, Hash, Inserted, Slot, Table, Word};
@@ -30,16 +31,17 @@ impl<'a> Path<'a> {
         &self,
         index: ServiceIndex,
         service: &Service,
-        mask: u32,
+        prefix: u8,
         packet: &Packet,
     ) -> Option<&'a Dest> {
-        let place = Place::new(&self.engine.table, index, service.protocol, mask, packet.client);
+        let client = Person { client: packet.client, wide: self.client_address(packet) };
+        let place = Place::new(&self.engine.table, index, service.protocol, prefix, client);
         loop {
             let Some((slot, word)) = place.find(&self.engine.table, self.snapshot, self.now) else {
                 let dest = self.pick(service, packet)?;
                 match self.begin_template(&place, service, dest) {
                     // Without room for a template the client is served all the same.
-                    Inserted::New | Inserted::Full => return Some(dest),
+                    Inserted::New(_) | Inserted::Full => return Some(dest),
                     Inserted::Existing(..) => continue,
                 }
             };
@@ -76,17 +78,19 @@ impl<'a> Path<'a> {
         let judge = place.judge(self.snapshot, self.now);
         dest.gauge.enter(State::Template);
         let inserted = self.engine.table.insert(place.hash, word, self.engine.worker as u8, &judge, None);
-        if inserted != Inserted::New {
-            dest.gauge.leave(State::Template);
+        match (inserted, place.wide) {
+            (Inserted::New(slot), Some(address)) => self.engine.table.note_address(slot, address),
+            (Inserted::New(_), None) => {}
+            (Inserted::Existing(..) | Inserted::Full, _) => dest.gauge.leave(State::Template),
         }
         inserted
     }
 
-    /// A connection of a client with this dest is established or answered: its template is one to keep.
+    /// A packet's connection with this dest is established or answered: its template is one to keep.
     #[inline(never)]
-    pub(super) fn confirm(&self, dest: &Dest, mask: u32, client: Client) {
-        let protocol = self.snapshot.services[dest.service as usize].protocol;
-        let place = Place::new(&self.engine.table, dest.service, protocol, mask, client);
+    pub(super) fn confirm(&self, dest: &Dest, prefix: u8, packet: &Packet) {
+        let client = Person { client: packet.client, wide: self.client_address(packet) };
+        let place = Place::new(&self.engine.table, dest.service, packet.protocol, prefix, client);
         if let Some((slot, word)) = place.find(&self.engine.table, self.snapshot, self.now)
             && word.dest_number() == dest.id.index()
             && word.flags() & FLAG_REPLIED == 0
@@ -102,11 +106,15 @@ impl<'a> Path<'a> {
 
 /// Keeps the template of a live connection alive. Called for all that a sweep meets; looks at one in four of them.
 #[inline]
-pub(super) fn hold(table: &Table, snapshot: &Snapshot, now: Tick, dest: &Dest, word: Word) {
+pub(super) fn hold(table: &Table, snapshot: &Snapshot, now: Tick, dest: &Dest, slot: Slot, word: Word) {
     let service = &snapshot.services[dest.service as usize];
-    let Some(mask) = service.persistent else { return };
-    if word.state() != State::Template && is_due(service, word.client(), now) {
-        hold_now(table, snapshot, now, dest, mask, word.client());
+    let Some(prefix) = service.persistent else { return };
+    if word.state() == State::Template || !is_due(service, word.client(), now) {
+        return;
+    }
+    let wide = if dest.address.is_ipv6() { table.address_of(slot, word) } else { None };
+    if wide.is_some() || dest.address.is_ipv4() {
+        hold_now(table, snapshot, now, dest, prefix, Person { client: word.client(), wide });
     }
 }
 
@@ -118,10 +126,10 @@ fn is_due(service: &Service, client: Client, now: Tick) -> bool {
 }
 
 #[inline(never)]
-fn hold_now(table: &Table, snapshot: &Snapshot, now: Tick, dest: &Dest, mask: u32, client: Client) {
+fn hold_now(table: &Table, snapshot: &Snapshot, now: Tick, dest: &Dest, prefix: u8, client: Person) {
     let service = &snapshot.services[dest.service as usize];
     let timeout = service.timeout(State::Template);
-    let place = Place::new(table, dest.service, service.protocol, mask, client);
+    let place = Place::new(table, dest.service, service.protocol, prefix, client);
     if let Some((slot, word)) = place.find(table, snapshot, now)
         && word.dest_number() == dest.id.index()
         && timeout.remaining(word.age(now)) < HELD
@@ -132,17 +140,36 @@ fn hold_now(table: &Table, snapshot: &Snapshot, now: Tick, dest: &Dest, mask: u3
     }
 }
 
+/// A client, and its address if that is of IPv6.
+#[derive(Clone, Copy)]
+pub(super) struct Person {
+    pub client: Client,
+    pub wide: Option<u128>,
+}
+
 /// Where a client's template of a service is.
 pub(super) struct Place {
     service: ServiceIndex,
     client: Client,
+    /// What counts of the address, if that is of IPv6.
+    wide: Option<u128>,
     pub hash: Hash,
 }
 
 impl Place {
-    pub fn new(table: &Table, service: ServiceIndex, protocol: Protocol, mask: u32, client: Client) -> Self {
-        let client = Client::new(u32::from(*client.socket().ip()) & mask, 0);
-        Place { service, client, hash: table.hash(client, protocol) }
+    pub fn new(
+        table: &Table,
+        service: ServiceIndex,
+        protocol: Protocol,
+        prefix: u8,
+        Person { client, wide }: Person,
+    ) -> Self {
+        let wide = wide.map(|address| address.first(prefix));
+        let client = match wide {
+            Some(address) => table.wide_client(address, 0),
+            None => Client::new(client.address().first(prefix), 0),
+        };
+        Place { service, client, wide, hash: table.hash(client, protocol) }
     }
 
     /// The template.

@@ -33,9 +33,9 @@ impl Engine {
     pub fn related(&self, snapshot: &Snapshot, now: Tick, frame: &[u8]) -> Option<Owner> {
         let is_ipv4 = Ethernet::parse(frame)?.ethertype == ethernet::IPV4;
         let (ip, quote, protocol) = read(frame).filter(|(ip, ..)| is_ipv4 && ip.protocol == ICMP)?;
-        match subject(&Path { engine: self, snapshot, now }, &ip, &quote, protocol) {
+        match subject(&Path { engine: self, snapshot, now, addresses: None }, &ip, &quote, protocol) {
             Subject::Reply(side, client) | Subject::Request(side, client) => {
-                Some(Owner { side, protocol, client })
+                Some(Owner { side, protocol, client, wide: None })
             }
             Subject::Other => None,
         }
@@ -122,7 +122,7 @@ fn subject(path: &Path<'_>, ip: &Ipv4, quote: &Quote, protocol: Protocol) -> Sub
         );
     }
     match snapshot.endpoint_at(quote.destination, quote.destination_port, protocol) {
-        Some(endpoint) if !snapshot.fib.is_own(ip.destination) => {
+        Some(endpoint) if !snapshot.fibs.four.is_own(ip.destination) => {
             let client = Client::new(quote.source, quote.source_port);
             Subject::Request(Side::Endpoint(endpoint), client)
         }
@@ -148,13 +148,19 @@ fn rewrite(
         // A tunnel's packets do not come here.
         (Mode::Dr | Mode::Tunnel, _) => {}
         (Mode::Nat, Direction::In) => {
-            ipv4::set_destination(header, dest.address, dest.address_delta);
-            icmp::translate(message, protocol, End::Source, dest.address, dest.port);
+            ipv4::set_destination(header, dest.four.address, dest.address_delta);
+            icmp::translate(message, protocol, End::Source, dest.four.address, dest.address.port());
         }
         (Mode::Nat, Direction::Out) => {
-            let delta = Delta::double(ip.source, dest.virtual_address);
-            ipv4::set_source(header, dest.virtual_address, delta);
-            icmp::translate(message, protocol, End::Destination, dest.virtual_address, dest.virtual_port);
+            let delta = Delta::double(ip.source, dest.four.virtual_address);
+            ipv4::set_source(header, dest.four.virtual_address, delta);
+            icmp::translate(
+                message,
+                protocol,
+                End::Destination,
+                dest.four.virtual_address,
+                dest.virtual_address.port(),
+            );
         }
     }
 }

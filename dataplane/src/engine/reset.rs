@@ -51,8 +51,8 @@ fn resets(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Option<Vec<Reset
     }
     dest.gauge.leave(word.state());
 
-    let service = End { address: dest.virtual_address, port: dest.virtual_port };
-    let server = End { address: dest.address, port: dest.port };
+    let service = End { address: dest.four.virtual_address, port: dest.virtual_address.port() };
+    let server = End { address: dest.four.address, port: dest.address.port() };
     // To the sender: from whom it believes to talk to, with what it expects.
     let told = if tcp.flags & ACK != 0 {
         Told { sequence: acknowledged, acknowledged: None }
@@ -113,8 +113,8 @@ struct Resetting<'a> {
 impl Judge for Resetting<'_> {
     fn is_mine(&self, word: Word) -> bool {
         let of = |dest: &Dest| match self.inward {
-            true => End { address: dest.virtual_address, port: dest.virtual_port },
-            false => End { address: dest.address, port: dest.port },
+            true => End { address: dest.four.virtual_address, port: dest.virtual_address.port() },
+            false => End { address: dest.four.address, port: dest.address.port() },
         };
         self.snapshot.dest_of(word).is_some_and(|dest| dest.reset && of(dest) == self.side)
     }

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use super::express::{self, Tally};
 use super::look_up::{self, Order};
-use super::packet::{Direction, Packet, Search, Side, Work};
+use super::packet::{Direction, Found, Owner, Packet, Search, Side, Work};
 use super::rewrite::rewrite;
+use super::six::{self, Addresses};
 use super::{BURST, Engine, Frame, Verdict, persist};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
@@ -26,15 +27,42 @@ struct Progress {
 }
 
 /// A burst's surroundings: the engine, the snapshot and the moment.
+#[derive(Clone, Copy)]
 pub(super) struct Path<'a> {
     pub engine: &'a Engine,
     pub snapshot: &'a Snapshot,
     pub now: Tick,
+    /// The addresses of its packets, by their places, if they are of IPv6.
+    pub addresses: Option<&'a [Addresses; BURST]>,
 }
 
 impl<'a> Path<'a> {
-    /// Stages 4 and 5: every packet that is left. If all of the burst go out of one port, that is the answer.
-    pub fn finish_all<F: Frame>(
+    /// The addresses of a packet, if they are of IPv6.
+    #[inline(always)]
+    pub fn addresses_of(&self, packet: &Packet) -> Option<&'a Addresses> {
+        Some(&self.addresses?[usize::from(packet.index) % BURST])
+    }
+
+    /// The address of a packet's client, if it is of IPv6.
+    #[inline]
+    pub fn client_address(&self, packet: &Packet) -> Option<u128> {
+        let addresses = self.addresses_of(packet)?;
+        Some(match packet.direction {
+            Direction::In => addresses.source,
+            Direction::Out => addresses.destination,
+        })
+    }
+
+    /// What others may know of a packet.
+    pub fn found(&self, packet: &Packet) -> Found {
+        let &Packet { protocol, client, .. } = packet;
+        let owner = Owner { side: packet.side(), protocol, client, wide: self.client_address(packet) };
+        Found { index: usize::from(packet.index), owner, flow: packet.flow() }
+    }
+
+    /// Stages 4 and 5: every packet that is left. If all of the burst go out of one port, that is the answer. `SIX` is whether they are
+    /// of IPv6.
+    pub fn finish_all<const SIX: bool, F: Frame>(
         &self,
         order: &Order,
         work: &mut Work,
@@ -42,10 +70,10 @@ impl<'a> Path<'a> {
         verdicts: &mut [Verdict; BURST],
     ) -> Option<PortIndex> {
         let mut progress = Progress::default();
-        self.finish::<false, _>(order, 0..order.hits, work, burst, verdicts, &mut progress);
+        self.finish::<SIX, false, _>(order, 0..order.hits, work, burst, verdicts, &mut progress);
         if order.hits < work.count {
             look_up::look_further(self.snapshot, &self.engine.table, order, work);
-            self.finish::<true, _>(order, order.hits..work.count, work, burst, verdicts, &mut progress);
+            self.finish::<SIX, true, _>(order, order.hits..work.count, work, burst, verdicts, &mut progress);
         }
         progress.tally.count(&self.engine.counters);
         progress.common.of_all(burst.len())
@@ -54,7 +82,7 @@ impl<'a> Path<'a> {
     /// Stages 4 and 5 for the packets whose turn it is. `REST` is whether they were not found in their home buckets; what
     /// may begin a connection then goes the long way at once.
     #[inline(never)]
-    fn finish<const REST: bool, F: Frame>(
+    fn finish<const SIX: bool, const REST: bool, F: Frame>(
         &self,
         order: &Order,
         turns: Range<usize>,
@@ -74,29 +102,45 @@ impl<'a> Path<'a> {
             }
             let Some(frame) = burst.get_mut(usize::from(packet.index)) else { continue };
             let verdict = &mut verdicts[usize::from(packet.index) % BURST];
-            if is_known && let Some(port) = express::pass(self, packet, frame, &mut progress.tally) {
+            if is_known && let Some(port) = self.pass::<SIX>(packet, frame, &mut progress.tally) {
                 progress.common.add(port);
                 *verdict = Verdict::Forward(port);
                 continue;
             }
             progress.stale = true;
-            *verdict = self.long_way(packet, frame, &mut progress.tally);
+            *verdict = self.long_way::<SIX>(packet, frame, &mut progress.tally);
             if let Verdict::Forward(port) = *verdict {
                 progress.common.add(port);
             }
         }
     }
 
+    /// The short way, if the packet can take it.
+    #[inline(always)]
+    fn pass<const SIX: bool>(
+        &self,
+        packet: &Packet,
+        frame: &mut impl Frame,
+        tally: &mut Tally,
+    ) -> Option<PortIndex> {
+        if SIX { six::pass(self, packet, frame, tally) } else { express::pass(self, packet, frame, tally) }
+    }
+
     /// Stages 4 and 5 for any packet.
     #[inline(never)]
-    fn long_way(&self, packet: &mut Packet, frame: &mut impl Frame, tally: &mut Tally) -> Verdict {
-        if let Some(port) = express::pass_tunnel(self, packet, frame) {
+    fn long_way<const SIX: bool>(
+        &self,
+        packet: &mut Packet,
+        frame: &mut impl Frame,
+        tally: &mut Tally,
+    ) -> Verdict {
+        if !SIX && let Some(port) = express::pass_tunnel(self, packet, frame) {
             return Verdict::Forward(port);
         }
         if packet.search == Search::Due {
             look_up::search(&self.engine.table, packet);
             if !packet.word.is_empty()
-                && let Some(port) = express::pass(self, packet, frame, tally)
+                && let Some(port) = self.pass::<SIX>(packet, frame, tally)
             {
                 return Verdict::Forward(port);
             }
@@ -105,6 +149,9 @@ impl<'a> Path<'a> {
             Ok(dest) => dest,
             Err(verdict) => return verdict,
         };
+        if SIX {
+            return six::send(self, packet, dest, frame);
+        }
         if packet.plain {
             let transform = self.snapshot.transform(dest.id);
             if let Some(way) = express::way(self, packet, transform, frame) {
@@ -201,8 +248,8 @@ impl<'a> Path<'a> {
         if state != old || flags != word.flags() {
             self.note(slot, new);
             let goes_on = matches!(state, State::Established | State::Udp);
-            if goes_on && let Some(mask) = service.persistent {
-                self.confirm(dest, mask, word.client());
+            if goes_on && let Some(prefix) = service.persistent {
+                self.confirm(dest, prefix, packet);
             }
         }
         Ok(Some(dest))
@@ -224,7 +271,10 @@ impl<'a> Path<'a> {
             Side::Service(index) => index,
             Side::Endpoint(endpoint) => {
                 // What it answers to the router itself is Linux': checks.
-                let is_clients = !self.snapshot.fib.is_own(packet.destination);
+                let is_clients = match self.addresses_of(packet) {
+                    None => !self.snapshot.fibs.four.is_own(packet.destination),
+                    Some(six) => !self.snapshot.fibs.six.is_own(six.destination),
+                };
                 return match self.snapshot.answered_by(endpoint).filter(|_| is_clients) {
                     Some(dest) => Ok(Some(dest)),
                     None => Err(Verdict::Punt(Punt::ServerReply)),
@@ -238,7 +288,11 @@ impl<'a> Path<'a> {
         if !(packet.may_begin() || service.sloppy_tcp && packet.may_begin_late()) {
             return Err(Verdict::Punt(Punt::NoConnection));
         }
-        if self.snapshot.is_virtual(packet.source) {
+        let is_martian = match self.addresses_of(packet) {
+            None => self.snapshot.is_virtual(packet.source),
+            Some(six) => self.snapshot.is_virtual(six.source),
+        };
+        if is_martian {
             return Err(Verdict::Drop(Drop::Martian));
         }
         let (dest, word) = self.schedule(index, service, packet)?;
@@ -251,7 +305,10 @@ impl<'a> Path<'a> {
         // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
         dest.gauge.enter(word.state());
         let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
-        if inserted == Inserted::New {
+        if let Inserted::New(slot) = inserted {
+            if let Some(six) = self.addresses_of(packet) {
+                self.engine.table.note_address(slot, six.source);
+            }
             self.count_connection(dest);
             if service.is_limited {
                 // Whether it is full now has to be noticed now.
@@ -284,7 +341,7 @@ impl<'a> Path<'a> {
     ) -> Result<(&'a Dest, Word), Verdict> {
         let picked = match service.persistent {
             None => self.pick(service, packet),
-            Some(mask) => self.persist(index, service, mask, packet),
+            Some(prefix) => self.persist(index, service, prefix, packet),
         };
         let dest = picked.ok_or(Verdict::Drop(Drop::NoServer))?;
         let state = match packet.protocol {
@@ -400,7 +457,7 @@ impl Judge for Judgement<'_> {
 /// Removes expired connections and those of removed dests. A live connection whose timeout has become too
 /// long for the fine unit of its stamp (by a reload) changes to the coarse one.
 pub(super) fn sweep(table: &Table, snapshot: &Snapshot, now: Tick, buckets: Range<usize>) {
-    let decide = |word: Word| match snapshot.dest_of(word) {
+    let decide = |slot: Slot, word: Word| match snapshot.dest_of(word) {
         None if snapshot.has_removed(word) => Fate::Remove,
         None => Fate::Keep,
         Some(dest) => {
@@ -408,7 +465,7 @@ pub(super) fn sweep(table: &Table, snapshot: &Snapshot, now: Tick, buckets: Rang
             if timeout.has_passed(word.age(now)) {
                 return Fate::Remove;
             }
-            persist::hold(table, snapshot, now, dest, word);
+            persist::hold(table, snapshot, now, dest, slot, word);
             if timeout.is_coarse() && !word.is_coarse() {
                 let last_seen = Tick(now.0.saturating_sub(u64::from(word.age(now))));
                 Fate::Become(word.seen(last_seen, true))

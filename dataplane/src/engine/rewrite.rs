@@ -6,7 +6,7 @@ use super::{Frame, Verdict, tunnel};
 use crate::counters::{Drop, Punt};
 use crate::fib::NextHop;
 use crate::service::Mode;
-use crate::snapshot::Dest;
+use crate::snapshot::{Dest, Family};
 use crate::wire::{ethernet, ipv4, transport};
 
 /// Rewrites a packet of a connection with this dest and says where it goes.
@@ -39,24 +39,24 @@ pub(super) struct Hop {
 
 /// Where a packet of a connection with this dest goes, of so many bytes; to the client, if it goes out, at this address.
 #[inline]
-pub(super) fn next_hop(
+pub(super) fn next_hop<A: Family>(
     path: &Path<'_>,
     dest: &Dest,
     direction: Direction,
     length: u16,
-    client: u32,
+    client: A,
 ) -> Result<Hop, Verdict> {
     let inward = direction == Direction::In;
     let service = &path.snapshot.services[dest.service as usize];
-    let next_hop = if inward { dest.next_hop } else { path.snapshot.fib.look_up(client) };
+    let next_hop = if inward { dest.next_hop } else { A::fib(path.snapshot).look_up(client) };
     match next_hop {
         NextHop::Ready(adjacency) if length > adjacency.mtu => Err(Verdict::Drop(Drop::TooBig)),
         NextHop::Ready(adjacency) => {
             Ok(Hop { verdict: Verdict::Forward(adjacency.port), addresses: Some(adjacency.addresses) })
         }
         // Linux would deliver a packet to the virtual address to itself.
-        NextHop::Unresolved(..) if service.mode == Mode::Dr => Err(Verdict::Drop(Drop::NoNeighbour)),
-        NextHop::Unresolved(..) => Ok(Hop { verdict: Verdict::Punt(Punt::Unresolved), addresses: None }),
+        NextHop::Unresolved(_) if service.mode == Mode::Dr => Err(Verdict::Drop(Drop::NoNeighbour)),
+        NextHop::Unresolved(_) => Ok(Hop { verdict: Verdict::Punt(Punt::Unresolved), addresses: None }),
         // A real server that is this machine: the router that has the address sends it packets to the virtual address.
         NextHop::NoRoute if inward && !service.live => Err(Verdict::Punt(Punt::NoService)),
         NextHop::NoRoute => Err(Verdict::Drop(Drop::NoRoute)),
@@ -94,16 +94,21 @@ fn write(
         // A tunnel's packets do not come here.
         (Mode::Dr | Mode::Tunnel, _) => {}
         (Mode::Nat, true) => {
-            ipv4::set_destination(ip, dest.address, dest.address_delta);
+            ipv4::set_destination(ip, dest.four.address, dest.address_delta);
             if has_ports {
-                transport::set_destination(packet.protocol, segment, dest.port, dest.transport_delta);
+                transport::set_destination(
+                    packet.protocol,
+                    segment,
+                    dest.address.port(),
+                    dest.transport_delta,
+                );
             }
         }
         (Mode::Nat, false) => {
-            ipv4::set_source(ip, dest.virtual_address, dest.address_delta.reversed());
+            ipv4::set_source(ip, dest.four.virtual_address, dest.address_delta.reversed());
             if has_ports {
                 let delta = dest.transport_delta.reversed();
-                transport::set_source(packet.protocol, segment, dest.virtual_port, delta);
+                transport::set_source(packet.protocol, segment, dest.virtual_address.port(), delta);
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::wire::ipv4::{self, Ipv4};
 /// or the packet must stay whole.
 pub fn fragments(snapshot: &Snapshot, packet: &[u8]) -> Vec<Vec<u8>> {
     let Ok(ip) = Ipv4::parse(packet) else { return Vec::new() };
-    let NextHop::Ready(adjacency) = snapshot.fib.look_up(ip.destination) else { return Vec::new() };
+    let NextHop::Ready(adjacency) = snapshot.fibs.four.look_up(ip.destination) else { return Vec::new() };
     if ip.dont_fragment || ip.is_fragment {
         return Vec::new();
     }

@@ -63,7 +63,7 @@ pub fn error(table: &Table, snapshot: &Snapshot, now: Tick, reason: Drop, packet
     let ip = Ipv4::parse(packet).ok().filter(|ip| ip.offset == 0)?;
     let packet = &packet[..usize::from(ip.total_length)];
     let protocol = Protocol::from_number(ip.protocol)?;
-    if !is_somebody(ip.source) || snapshot.is_virtual(ip.source) || snapshot.fib.is_own(ip.source) {
+    if !is_somebody(ip.source) || snapshot.is_virtual(ip.source) || snapshot.fibs.four.is_own(ip.source) {
         return None;
     }
     let (source, kind, mtu) = match reason {
@@ -110,7 +110,7 @@ fn mtu(
 ) -> Option<u16> {
     let ports = ports(ip, protocol, packet)?;
     let next_hop = match snapshot.service_at(ip.destination, ports.destination, protocol) {
-        None => snapshot.fib.look_up(ip.destination),
+        None => snapshot.fibs.four.look_up(ip.destination),
         // Nobody remembers where it would have gone: what fits on the narrowest way.
         Some(service) if snapshot.services[service as usize].one_packet => {
             let of_service = snapshot.dests().filter(|dest| dest.service == service);
@@ -135,7 +135,7 @@ fn mtu_to(dest: &Dest) -> Option<u16> {
 fn mtu_of(next_hop: NextHop) -> Option<u16> {
     match next_hop {
         NextHop::Ready(adjacency) => Some(adjacency.mtu),
-        NextHop::Unresolved(..) | NextHop::NoRoute => None,
+        NextHop::Unresolved(_) | NextHop::NoRoute => None,
     }
 }
 

@@ -4,6 +4,7 @@ mod adopt;
 mod fragments;
 mod persist;
 mod related;
+mod six;
 mod tell;
 mod tunnel;
 
@@ -351,7 +352,7 @@ fn a_connection_to_be_reset_may_end_or_begin_anew() {
     let mut rig = resetting(Mode::Nat);
     let other = DestSpec {
         id: DestId::new(2).unwrap(),
-        address: socket("10.0.0.2:8080"),
+        address: socket("10.0.0.2:8080").into(),
         weight: 1,
         listed: true,
         reset: false,
@@ -424,7 +425,7 @@ fn what_matches_no_service_is_linuxs() {
 fn linux_sends_what_has_no_known_neighbour() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
     rig.push(WAN, &mut from_client(SYN));
-    rig.spec.dests[0].address = socket("10.0.0.77:8080"); // as if its neighbour entry had gone
+    rig.spec.dests[0].address = socket("10.0.0.77:8080").into(); // as if its neighbour entry had gone
     rig.publish();
     let mut again = from_client(SYN);
     assert_eq!(rig.push(WAN, &mut again), Verdict::Punt(Punt::Unresolved));
@@ -438,7 +439,7 @@ fn linux_sends_what_has_no_known_neighbour() {
 fn an_unresolved_direct_routing_server_is_not_linuxs_to_send_to() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Dr, &[1]);
     rig.push(WAN, &mut from_client(SYN));
-    rig.spec.dests[0].address = socket("10.0.0.77:80");
+    rig.spec.dests[0].address = socket("10.0.0.77:80").into();
     rig.publish();
     assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Drop(Drop::NoNeighbour));
 }
@@ -447,7 +448,7 @@ fn an_unresolved_direct_routing_server_is_not_linuxs_to_send_to() {
 fn of_two_services_with_one_server_the_newer_connection_of_a_client_port_counts() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
     let mut other = rig.spec.clone();
-    other.address = socket("192.0.2.11:80");
+    other.address = socket("192.0.2.11:80").into();
     other.dests[0].id = DestId::new(2).unwrap();
     other.dests[0].gauge = Arc::default();
     rig.snapshot = compile(9, &[rig.spec.clone(), other.clone()], []);
@@ -516,7 +517,7 @@ fn odd_packets_have_their_names() {
     let cases = [
         ("another host's MAC", unmended(0, 4), Verdict::Drop(Drop::OtherHost)),
         ("multicast MAC", unmended(0, 3), Verdict::Punt(Punt::Multicast)),
-        ("IPv6", unmended(12, 0x86), Verdict::Punt(Punt::NotIpv4)),
+        ("no IP", unmended(12, 0x86), Verdict::Punt(Punt::NotIp)),
         ("VLAN", unmended(12, 0x81), Verdict::Punt(Punt::Vlan)),
         ("version 5", with(14, 0x55), Verdict::Drop(Drop::BadIpHeader)),
         ("header length 16", unmended(14, 0x44), Verdict::Drop(Drop::BadIpHeader)),

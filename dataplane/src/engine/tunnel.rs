@@ -47,7 +47,8 @@ pub(super) fn pass(
     let dest = path.snapshot.dest_of(packet.word)?;
     let tunnel = dest.tunnel.as_ref()?;
     let length = packet.length.checked_add(tunnel.encapsulation.overhead())?;
-    let Hop { verdict: Verdict::Forward(port), .. } = next_hop(path, dest, Direction::In, length, 0).ok()?
+    let Hop { verdict: Verdict::Forward(port), .. } =
+        next_hop(path, dest, Direction::In, length, 0u32).ok()?
     else {
         return None;
     };
@@ -77,7 +78,7 @@ pub(super) fn encapsulate(
     };
     let overhead = tunnel.encapsulation.overhead();
     let Some(outer_length) = length.checked_add(overhead) else { return Verdict::Drop(Drop::TooBig) };
-    let Hop { verdict, addresses } = match next_hop(path, dest, Direction::In, outer_length, 0) {
+    let Hop { verdict, addresses } = match next_hop(path, dest, Direction::In, outer_length, 0u32) {
         Ok(hop) => hop,
         Err(Verdict::Drop(Drop::TooBig)) if !dont_fragment => {
             Hop { verdict: Verdict::Punt(Punt::ToFragment), addresses: None }
@@ -100,7 +101,7 @@ pub(super) fn encapsulate(
     if let (Some(limit), Some(segment)) = (tunnel.mss, segment_at.and_then(|at| inside.get_mut(at..))) {
         mss::clamp(segment, limit);
     }
-    tunnel.encapsulation.wrap(outer, tunnel.source, dest.address, who(client));
+    tunnel.encapsulation.wrap(outer, tunnel.source, dest.four.address, who(client));
     verdict
 }
 

@@ -72,7 +72,7 @@ fn read<'a>(table: &Table, snapshot: &Snapshot, now: Tick, packet: &'a [u8]) -> 
     let dest = snapshot.dest_of(word)?;
     let is_ours = |encapsulation, source| {
         let Wrapped { source: quoted, destination, encapsulation: seen, .. } = wrapped;
-        (seen, quoted, destination) == (encapsulation, source, dest.address)
+        (seen, quoted, destination) == (encapsulation, source, dest.four.address)
     };
     let tunnel = dest.tunnel.filter(|tunnel| is_ours(tunnel.encapsulation, tunnel.source))?;
     if !icmp::is_intact(message) {

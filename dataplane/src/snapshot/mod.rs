@@ -8,6 +8,7 @@
 //! What has to outlive snapshots (counters, gauges, round-robin positions) is shared by reference from one
 //! to the next, found again by the identity of the service and the server.
 
+mod family;
 mod index;
 mod publish;
 mod rehearsal;
@@ -15,22 +16,23 @@ mod transform;
 mod tunnel;
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use self::index::{Index, Key};
+use self::family::{Directory, WideIndex, folded};
+pub use self::family::{Family, fold};
+use self::index::Index;
 pub use self::publish::{Publisher, Subscriber};
 pub use self::transform::{RENEW_AFTER, Transform};
 pub use self::tunnel::{MssClamp, Tunnel, TunnelSpec};
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
-use crate::fib::{Fib, NextHop};
+use crate::fib::{Fibs, NextHop};
 use crate::scheduler::{Candidate, Cursor, Picker};
 use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
 use crate::table::{DestId, Word};
 use crate::wire::checksum::Delta;
 use crate::wire::ethernet::Mac;
-use crate::wire::ipv4;
 
 /// An index into [`Snapshot::services`].
 pub type ServiceIndex = u32;
@@ -40,8 +42,8 @@ pub type EndpointIndex = u32;
 /// A service, as control describes it.
 #[derive(Clone, Debug)]
 pub struct ServiceSpec {
-    /// Virtual address and port.
-    pub address: SocketAddrV4,
+    /// Virtual address and port; all its servers' addresses are of the same family.
+    pub address: SocketAddr,
     /// Protocol.
     pub protocol: Protocol,
     /// Forwarding mode.
@@ -76,7 +78,7 @@ pub struct DestSpec {
     /// Its id, stable as long as service and server exist.
     pub id: DestId,
     /// Its address and port.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// Its weight.
     pub weight: u32,
     /// See [`Candidate::last_weight`].
@@ -100,9 +102,9 @@ pub struct DestSpec {
 
 impl ServiceSpec {
     /// A service as it is if nothing else is said of it, without real servers.
-    pub fn new(address: SocketAddrV4, protocol: Protocol, mode: Mode) -> Self {
+    pub fn new(address: impl Into<SocketAddr>, protocol: Protocol, mode: Mode) -> Self {
         ServiceSpec {
-            address,
+            address: address.into(),
             protocol,
             mode,
             scheduler: Scheduler::Wlc,
@@ -121,10 +123,10 @@ impl ServiceSpec {
 
 impl DestSpec {
     /// A healthy real server of weight 1, for one worker.
-    pub fn new(id: DestId, address: SocketAddrV4) -> Self {
+    pub fn new(id: DestId, address: impl Into<SocketAddr>) -> Self {
         DestSpec {
             id,
-            address,
+            address: address.into(),
             weight: 1,
             last_weight: 1,
             limits: None,
@@ -155,8 +157,8 @@ pub struct Service {
     pub one_packet: bool,
     /// Whether there is a server with [`Limits`].
     pub is_limited: bool,
-    /// If clients come back to their servers ([`ServiceSpec::persistence`]): what of their addresses counts.
-    pub persistent: Option<u32>,
+    /// If clients come back to their servers ([`ServiceSpec::persistence`]): how many bits of their addresses count.
+    pub persistent: Option<u8>,
     /// Whether there is a server that would take connections if its next hop were known: soon it will.
     pub waits: bool,
     timeouts: [Timeout; State::COUNT],
@@ -181,14 +183,14 @@ pub struct Dest {
     pub endpoint: Option<EndpointIndex>,
     /// How packets to it are put into others, with [`Mode::Tunnel`].
     pub tunnel: Option<Tunnel>,
-    /// The virtual address.
-    pub virtual_address: u32,
-    /// The virtual port.
-    pub virtual_port: u16,
-    /// The real server's port.
-    pub port: u16,
-    /// The real server's address.
-    pub address: u32,
+    /// The virtual address and port.
+    pub virtual_address: SocketAddr,
+    /// The real server's address and port.
+    pub address: SocketAddr,
+    /// The addresses, if they are of IPv4.
+    pub four: Ends<u32>,
+    /// The addresses, if they are of IPv6.
+    pub six: Ends<u128>,
     /// The checksum's change when the virtual address becomes the real one.
     pub address_delta: Delta,
     /// The same with the ports.
@@ -209,6 +211,15 @@ pub struct Dest {
     pub gauge: Arc<Gauge>,
 }
 
+/// The addresses of a real server in a service, as numbers in host order; 0 if they are of the other family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends<A> {
+    /// The virtual one.
+    pub virtual_address: A,
+    /// The real server's.
+    pub address: A,
+}
+
 /// A port, as far as the packet path has to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortSpec {
@@ -226,21 +237,17 @@ pub struct Snapshot {
     /// The services.
     pub services: Vec<Service>,
     /// Routes and neighbours.
-    pub fib: Fib,
+    pub fibs: Fibs,
     dests: Vec<Option<Dest>>,
     /// By dest number, like `dests`; what most packets need of them. Never empty: 0 is nobody.
     transforms: Vec<Transform>,
     removed: HashSet<DestId>,
-    by_virtual_address: Index,
-    by_endpoint: Index,
+    four: Directory<Index>,
+    six: Directory<WideIndex>,
+    endpoints: EndpointIndex,
     /// Whose datagrams an endpoint answers, if nobody remembers: dests of services with one-packet scheduling.
     answering: HashMap<EndpointIndex, DestId>,
-    /// What addresses are, whatever the port: [`VIRTUAL`], [`ENDPOINT`] or both.
-    addresses: Index,
 }
-
-const VIRTUAL: u32 = 1;
-const ENDPOINT: u32 = 2;
 
 impl Dest {
     /// Whether it has no room for another connection.
@@ -258,25 +265,25 @@ impl Snapshot {
         ports: Vec<PortSpec>,
         specs: &[ServiceSpec],
         removed: impl IntoIterator<Item = DestId>,
-        fib: Fib,
+        fibs: impl Into<Fibs>,
     ) -> Self {
         let mut snapshot = Snapshot {
             generation,
             ports,
             services: Vec::with_capacity(specs.len()),
-            fib,
+            fibs: fibs.into(),
             dests: Vec::new(),
             transforms: Vec::new(),
             removed: removed.into_iter().collect(),
-            by_virtual_address: Index::default(),
-            by_endpoint: Index::default(),
+            four: Directory::default(),
+            six: Directory::default(),
+            endpoints: 0,
             answering: HashMap::new(),
-            addresses: Index::default(),
         };
         if specs.iter().any(|spec| spec.mode == Mode::Tunnel) {
             // A real server takes no packet from an address that it has itself; and another router may have it next.
-            let addresses: HashSet<u32> = specs.iter().map(|spec| u32::from(*spec.address.ip())).collect();
-            snapshot.fib.disown(|address| addresses.contains(&address));
+            let addresses: HashSet<IpAddr> = specs.iter().map(|spec| spec.address.ip()).collect();
+            snapshot.fibs.four.disown(|address| addresses.contains(&Ipv4Addr::from(address).into()));
         }
         for spec in specs {
             snapshot.add_service(spec);
@@ -285,39 +292,10 @@ impl Snapshot {
         snapshot
     }
 
-    /// The service at a virtual address.
-    #[inline]
-    pub fn service_at(&self, address: u32, port: u16, protocol: Protocol) -> Option<ServiceIndex> {
-        self.by_virtual_address.get(Key::new(address, port, protocol))
-    }
-
-    /// The endpoint with this address.
-    #[inline]
-    pub fn endpoint_at(&self, address: u32, port: u16, protocol: Protocol) -> Option<EndpointIndex> {
-        self.by_endpoint.get(Key::new(address, port, protocol))
-    }
-
-    /// Starts to load what tells whose packet this is.
-    #[inline]
-    pub fn prefetch(&self, source: (u32, u16), destination: (u32, u16), protocol: Protocol) {
-        self.by_virtual_address.prefetch(Key::new(destination.0, destination.1, protocol));
-        self.by_endpoint.prefetch(Key::new(source.0, source.1, protocol));
-    }
-
     /// Whether there are so many dests that their counters are not all in the first cache.
     #[inline]
     pub fn is_large(&self) -> bool {
         self.transforms.len() > 512
-    }
-
-    /// Whether this is the address of a service or of an endpoint.
-    pub fn concerns(&self, address: u32) -> bool {
-        self.addresses.get(whole(address)).is_some()
-    }
-
-    /// Whether this is the address of a service.
-    pub fn is_virtual(&self, address: u32) -> bool {
-        self.addresses.get(whole(address)).is_some_and(|what| what & VIRTUAL != 0)
     }
 
     /// The dest of a connection; `None` if it has been removed, or if it is newer than this snapshot and the
@@ -374,13 +352,12 @@ impl Snapshot {
 
     fn add_service(&mut self, spec: &ServiceSpec) {
         let index = self.services.len() as ServiceIndex;
-        let virtual_address = u32::from(*spec.address.ip());
         for dest in &spec.dests {
             self.add_dest(index, spec, dest);
         }
         let candidate = |dest: &DestSpec| Candidate {
             dest: dest.id,
-            address: u32::from(*dest.address.ip()),
+            address: folded(dest.address),
             port: dest.address.port(),
             weight: dest.weight,
             last_weight: dest.last_weight,
@@ -388,10 +365,11 @@ impl Snapshot {
         };
         // A server that is down is not in the list at all, as with keepalived; nor is one whose MAC is not
         // known, since a connection could not reach it.
-        let (reachable, unreachable): (Vec<&DestSpec>, Vec<&DestSpec>) =
-            spec.dests.iter().filter(|dest| dest.up && dest.listed).partition(|dest| {
-                matches!(self.way_to(spec, u32::from(*dest.address.ip())).0, NextHop::Ready(_))
-            });
+        let (reachable, unreachable): (Vec<&DestSpec>, Vec<&DestSpec>) = spec
+            .dests
+            .iter()
+            .filter(|dest| dest.up && dest.listed)
+            .partition(|dest| matches!(self.way_to(spec, dest.address).0, NextHop::Ready(_)));
         let waits = unreachable.iter().any(|dest| dest.weight > 0);
         let candidates: Vec<Candidate> = reachable.into_iter().map(candidate).collect();
         let mut timeouts = spec.timeouts;
@@ -404,34 +382,41 @@ impl Snapshot {
             sloppy_tcp: spec.sloppy_tcp,
             one_packet: spec.one_packet,
             is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
-            persistent: spec.persistence.map(|how| ipv4::mask(how.prefix)),
+            persistent: spec.persistence.map(|how| how.prefix),
             waits,
             timeouts: timeouts.0.map(Timeout::from_seconds),
         });
-        let key = Key::new(virtual_address, spec.address.port(), spec.protocol);
-        self.by_virtual_address.insert(key, index);
-        if spec.live {
-            self.note(virtual_address, VIRTUAL);
+        let (port, protocol) = (spec.address.port(), spec.protocol);
+        match spec.address.ip() {
+            IpAddr::V4(four) => self.four.add_service((u32::from(four), port), protocol, index, spec.live),
+            IpAddr::V6(six) => self.six.add_service((u128::from(six), port), protocol, index, spec.live),
         }
     }
 
     fn add_dest(&mut self, service: ServiceIndex, spec: &ServiceSpec, dest: &DestSpec) {
-        let (virtual_address, virtual_port) = (u32::from(*spec.address.ip()), spec.address.port());
-        let (address, port) = (u32::from(*dest.address.ip()), dest.address.port());
-        let endpoint = (spec.mode == Mode::Nat).then(|| {
-            let key = Key::new(address, port, spec.protocol);
-            self.note(address, ENDPOINT);
-            self.by_endpoint.get(key).unwrap_or_else(|| {
-                let next = self.by_endpoint.len() as EndpointIndex;
-                self.by_endpoint.insert(key, next);
-                next
-            })
+        let (virtual_address, address, protocol) = (spec.address, dest.address, spec.protocol);
+        let (mut four, mut six) = (Ends::default(), Ends::default());
+        let address_delta = match (virtual_address.ip(), address.ip()) {
+            (IpAddr::V4(of_service), IpAddr::V4(own)) => {
+                four = Ends { virtual_address: of_service.into(), address: own.into() };
+                Delta::double(four.virtual_address, four.address)
+            }
+            (IpAddr::V6(of_service), IpAddr::V6(own)) => {
+                six = Ends { virtual_address: of_service.into(), address: own.into() };
+                Delta::wide(six.virtual_address, six.address)
+            }
+            // Control mixes no families; a packet that came here would leave for nowhere.
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Delta::default(),
+        };
+        let endpoint = (spec.mode == Mode::Nat).then(|| match address {
+            SocketAddr::V4(_) => self.four.endpoint((four.address, address.port()), protocol, self.endpoints),
+            SocketAddr::V6(_) => self.six.endpoint((six.address, address.port()), protocol, self.endpoints),
         });
+        self.endpoints += u32::from(endpoint == Some(self.endpoints));
         if let Some(endpoint) = endpoint.filter(|_| spec.one_packet) {
             // Of several the first: nothing tells them apart.
             self.answering.entry(endpoint).or_insert(dest.id);
         }
-        let address_delta = Delta::double(virtual_address, address);
         if self.dests.len() <= dest.id.index() {
             self.dests.resize_with(dest.id.index() + 1, || None);
         }
@@ -442,11 +427,11 @@ impl Snapshot {
             endpoint,
             tunnel,
             virtual_address,
-            virtual_port,
-            port,
             address,
+            four,
+            six,
             address_delta,
-            transport_delta: address_delta.and(Delta::word(virtual_port, port)),
+            transport_delta: address_delta.and(Delta::word(virtual_address.port(), address.port())),
             limits: dest.limits,
             up: dest.up,
             reset: dest.reset,
@@ -461,16 +446,14 @@ impl Snapshot {
         });
     }
 
-    fn way_to(&self, spec: &ServiceSpec, server: u32) -> (NextHop, Option<Tunnel>) {
-        match spec.mode {
-            Mode::Tunnel => spec.tunnel.towards(server, &self.fib),
-            Mode::Nat | Mode::Dr => (self.fib.look_up(server), None),
+    fn way_to(&self, spec: &ServiceSpec, server: SocketAddr) -> (NextHop, Option<Tunnel>) {
+        match (server.ip(), spec.mode) {
+            (IpAddr::V4(server), Mode::Tunnel) => spec.tunnel.towards(server.into(), &self.fibs.four),
+            (IpAddr::V4(server), Mode::Nat | Mode::Dr) => (self.fibs.four.look_up(server.into()), None),
+            // Tunnels are of IPv4 only.
+            (IpAddr::V6(_), Mode::Tunnel) => (NextHop::NoRoute, None),
+            (IpAddr::V6(server), Mode::Nat | Mode::Dr) => (self.fibs.six.look_up(server.into()), None),
         }
-    }
-
-    fn note(&mut self, address: u32, what: u32) {
-        let known = self.addresses.get(whole(address)).unwrap_or(0);
-        self.addresses.insert(whole(address), known | what);
     }
 
     fn transforms(&self) -> Vec<Transform> {
@@ -481,9 +464,4 @@ impl Snapshot {
         };
         [None].iter().chain(self.dests.iter().skip(1)).map(transform).collect()
     }
-}
-
-/// An address without a port.
-const fn whole(address: u32) -> Key {
-    Key::new(address, 0, Protocol::Tcp)
 }

@@ -21,14 +21,14 @@ impl Snapshot {
             generation: self.generation,
             ports: self.ports.clone(),
             services: Vec::with_capacity(self.services.len()),
-            fib: self.fib.clone(),
+            fibs: self.fibs.clone(),
             dests: self.dests.iter().map(|known| known.as_ref().map(dest)).collect(),
             transforms: Vec::new(),
             removed: self.removed.clone(),
-            by_virtual_address: self.by_virtual_address.clone(),
-            by_endpoint: self.by_endpoint.clone(),
+            four: self.four.clone(),
+            six: self.six.clone(),
+            endpoints: self.endpoints,
             answering: self.answering.clone(),
-            addresses: self.addresses.clone(),
         };
         for (original, index) in self.services.iter().zip(0..) {
             let picker = if service == Some(index) {

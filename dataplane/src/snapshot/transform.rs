@@ -26,7 +26,7 @@ const NOBODY: u32 = u32::MAX;
 pub struct Transform {
     /// The service, and the endpoint: whose packets these are.
     pub owners: [u32; 2],
-    /// The new destination, and the new source.
+    /// The new destination, and the new source; of IPv6 they are the dest's ([`Dest::six`]).
     pub addresses: [u32; 2],
     /// Its port.
     pub ports: [u16; 2],
@@ -70,9 +70,9 @@ impl Transform {
     /// That of a dest.
     pub fn new(dest: &Dest, service: &Service) -> Self {
         let (address, port, address_delta, transport_delta) = match service.mode {
-            Mode::Nat => (dest.address, dest.port, dest.address_delta, dest.transport_delta),
+            Mode::Nat => (dest.four.address, dest.address.port(), dest.address_delta, dest.transport_delta),
             Mode::Dr | Mode::Tunnel => {
-                (dest.virtual_address, dest.virtual_port, Delta::default(), Delta::default())
+                (dest.four.virtual_address, dest.virtual_address.port(), Delta::default(), Delta::default())
             }
         };
         let state = match service.protocol {
@@ -82,8 +82,8 @@ impl Transform {
         let timeout = service.timeout(state);
         Transform {
             owners: [dest.service, dest.endpoint.unwrap_or(NOBODY)],
-            addresses: [address, dest.virtual_address],
-            ports: [port, dest.virtual_port],
+            addresses: [address, dest.four.virtual_address],
+            ports: [port, dest.virtual_address.port()],
             header_deltas: [address_delta, address_delta.reversed()].map(|delta| delta.and(ipv4::TTL_DELTA)),
             transport_deltas: [transport_delta, transport_delta.reversed()],
             undisturbed: undisturbed(service, dest),
@@ -94,7 +94,7 @@ impl Transform {
             },
             adjacency: match dest.next_hop {
                 NextHop::Ready(adjacency) if dest.tunnel.is_none() => adjacency,
-                NextHop::Ready(_) | NextHop::Unresolved(..) | NextHop::NoRoute => NOWHERE,
+                NextHop::Ready(_) | NextHop::Unresolved(_) | NextHop::NoRoute => NOWHERE,
             },
             traffic: dest.traffic.clone(),
         }

@@ -41,7 +41,7 @@ const HEADERS: u16 = (ipv4::HEADER + transport::header_length(Protocol::Tcp)) as
 
 impl TunnelSpec {
     /// The tunnel to a server, and the way. Without an address of its own on it the router has no way.
-    pub(super) fn towards(&self, server: u32, fib: &Fib) -> (NextHop, Option<Tunnel>) {
+    pub(super) fn towards(&self, server: u32, fib: &Fib<u32>) -> (NextHop, Option<Tunnel>) {
         let &TunnelSpec { encapsulation, source, mss_clamp } = self;
         let next_hop = fib.look_up(server);
         let Some(source) = source.or_else(|| fib.source_towards(server)) else {
@@ -55,7 +55,7 @@ impl TunnelSpec {
                 Some(adjacency.mtu.saturating_sub(encapsulation.overhead() + HEADERS))
             }
             // No connection begins before the way is known.
-            (Some(MssClamp::Fit), NextHop::Unresolved(..) | NextHop::NoRoute) => None,
+            (Some(MssClamp::Fit), NextHop::Unresolved(_) | NextHop::NoRoute) => None,
         };
         (next_hop, Some(Tunnel { encapsulation, source, mss }))
     }

@@ -24,8 +24,15 @@ impl HashKey {
     /// Hashes a client under a protocol.
     #[inline]
     pub const fn hash(&self, client: Client, protocol: Protocol) -> Hash {
-        let input = client.bits() | (protocol.number() as u64) << 48;
+        let input = client.bits() ^ (protocol.number() as u64) << 48;
         Hash(fold(fold(input ^ self.blind, self.factor | 1), 0x9E37_79B9_7F4A_7C15))
+    }
+
+    /// An IPv6 client: the hash of its address, and its port. The lower half of the address goes first: whoever has a network of
+    /// his own chooses that, and whether two of them collide depends on the key.
+    #[inline]
+    pub const fn wide_client(&self, address: u128, port: u16) -> Client {
+        Client::wide(self.mix(address as u64, (address >> 64) as u64), port)
     }
 
     /// Hashes two words.

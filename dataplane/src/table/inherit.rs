@@ -321,8 +321,8 @@ mod tests {
         assert_eq!(
             (LAYOUT, word.0, states.as_str(), SLOTS, hash.home(1000), hash.second(1000)),
             (
-                1,
-                0x0A0B_0305_0000_0007_0809_0506_0102_0304,
+                2,
+                0x0A0B_0305_0007_0809_0000_0506_0102_0304,
                 "NONE ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT TIME_WAIT CLOSE CLOSE_WAIT LAST_ACK LISTEN SYNACK UDP \
                  TEMPLATE",
                 4,

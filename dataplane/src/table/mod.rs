@@ -43,6 +43,7 @@ mod hash;
 mod inherit;
 mod matches;
 mod memory;
+mod wide;
 mod word;
 
 use std::fs::File;
@@ -77,7 +78,7 @@ const PATIENCE: u32 = if cfg!(loom) { 1 } else { 16 };
 
 /// What the bytes of a table in a file mean: raised whenever a build reads another connection in them than the one before,
 /// be it for the fields of a word, the numbers of its states, the hash, or the buckets where a word may be.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// What the table has to know about connections, and cannot: it has no snapshot and no clock.
 pub trait Judge {
@@ -136,8 +137,8 @@ impl Slot {
 /// What [`Table::insert`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
-    /// The connection is in the table.
-    New,
+    /// The connection is in the table, here.
+    New(Slot),
     /// The flow had a connection, or got one from another worker at the same moment.
     Existing(Slot, Word),
     /// No slot was free or expendable.
@@ -173,20 +174,27 @@ pub struct Table {
     pairs: usize,
     key: HashKey,
     fragments: Notes,
+    /// The addresses of IPv6 clients, by slot.
+    wide: Buckets,
 }
 
 impl Table {
-    /// A table for so many connections at half load: 32 bytes each.
+    /// A table for so many connections at half load: 32 bytes each, and as much again once there is one of IPv6. Panics if there is no
+    /// room in the address space, as every allocation does.
     pub fn new(connections: usize, key: HashKey) -> Self {
-        let pairs = pairs(connections);
-        Table { buckets: Buckets::new(2 * pairs), pairs, key, fragments: Notes::new(key) }
+        let buckets = Buckets::new(2 * pairs(connections));
+        Table::with(buckets, key).unwrap_or_else(|error| panic!("no room for a table: {error}"))
     }
 
     /// The same at the beginning of a file: what is there, if it was made with the same numbers, else an empty one if the
     /// file is all zeros. An error if the file is shorter than [`Self::bytes`], or cannot be mapped.
     pub fn in_file(file: &File, connections: usize, key: HashKey) -> io::Result<Self> {
-        let pairs = pairs(connections);
-        Ok(Table { buckets: Buckets::in_file(file, 2 * pairs)?, pairs, key, fragments: Notes::new(key) })
+        Table::with(Buckets::in_file(file, 2 * pairs(connections))?, key)
+    }
+
+    fn with(buckets: Buckets, key: HashKey) -> io::Result<Self> {
+        let (pairs, wide) = (buckets.len() / 2, Buckets::untouched(buckets.len())?);
+        Ok(Table { buckets, pairs, key, fragments: Notes::new(key), wide })
     }
 
     /// How much memory a table for so many connections takes.
@@ -202,9 +210,10 @@ impl Table {
     /// An empty table like this one, to try a packet on; see [`Self::copy_flow`]. It takes address space, but no memory but for what is
     /// copied. An error if there is none.
     pub fn stage(&self) -> io::Result<Self> {
-        let (buckets, fragments) =
-            (Buckets::untouched(self.buckets.len())?, self.fragments.for_one_datagram());
-        Ok(Table { buckets, pairs: self.pairs, key: self.key, fragments })
+        let (buckets, wide) =
+            (Buckets::untouched(self.buckets.len())?, Buckets::untouched(self.buckets.len())?);
+        let fragments = self.fragments.for_one_datagram();
+        Ok(Table { buckets, pairs: self.pairs, key: self.key, fragments, wide })
     }
 
     /// Copies what is in a flow's buckets into a [`Self::stage`]: packets of the flow meet there what they would meet
@@ -213,8 +222,12 @@ impl Table {
         for bucket in self.candidates(hash) {
             for (index, word) in self.load(bucket).into_iter().enumerate() {
                 if !is_tentative(word) {
+                    let slot = Slot::new(bucket, index);
                     // Another flow's buckets may be the same, and copied already.
-                    let _ = stage.replace(Slot::new(bucket, index), Word::EMPTY, word);
+                    let _ = stage.replace(slot, Word::EMPTY, word);
+                    if let Some(address) = self.address_of(slot, word) {
+                        stage.note_address(slot, address);
+                    }
                 }
             }
         }
@@ -351,7 +364,7 @@ impl Table {
         if let Some(slot) = vacancy
             && self.occupy(hash, slot, tentative, word)
         {
-            return Inserted::New;
+            return Inserted::New(slot);
         }
         self.insert_anywhere(hash, tentative, word, judge)
     }
@@ -397,7 +410,7 @@ impl Table {
                 }
                 Rivals::None => {
                     if self.replace(slot, tentative, word).is_ok() {
-                        return Inserted::New;
+                        return Inserted::New(slot);
                     }
                 }
             }
@@ -420,13 +433,18 @@ impl Table {
     /// Visits every connection in some buckets.
     ///
     /// `decide` says what becomes of each; `removed` is told of those that this call removed.
-    pub fn sweep(&self, buckets: Range<usize>, decide: impl Fn(Word) -> Fate, mut removed: impl FnMut(Word)) {
+    pub fn sweep(
+        &self,
+        buckets: Range<usize>,
+        decide: impl Fn(Slot, Word) -> Fate,
+        mut removed: impl FnMut(Word),
+    ) {
         for slot in buckets.flat_map(|bucket| (0..SLOTS).map(move |index| Slot::new(bucket, index))) {
             let word = Word(self.word(slot).load(Ordering::Relaxed));
             if word.is_empty() || is_tentative(word) {
                 continue;
             }
-            match decide(word) {
+            match decide(slot, word) {
                 Fate::Keep => {}
                 Fate::Become(new) => drop(self.replace(slot, word, new)),
                 Fate::Remove => {

@@ -1,14 +1,17 @@
 //! A connection, as one 128-bit word.
 //!
 //! ```text
-//!  127       112 111   104 103    96 95     88 87      72 71        48 47    32 31             0
-//! +-------------+---------+---------+---------+----------+------------+--------+----------------+
-//! |  last seen  |  flags  |  state  |  aux2   |   aux    |  dest id   |  port  | client address |
-//! +-------------+---------+---------+---------+----------+------------+--------+----------------+
+//!  127       112 111   104 103    96 95     88 87        64 63    48 47    32 31             0
+//! +-------------+---------+---------+---------+------------+--------+--------+----------------+
+//! |  last seen  |  flags  |  state  |   aux   |  dest id   |  more  |  port  | client address |
+//! +-------------+---------+---------+---------+------------+--------+--------+----------------+
 //! ```
 //!
 //! The client's address and port come first because both directions of a connection carry them and
-//! because they are compared first. Everything else a packet needs (virtual address, real server, MACs,
+//! because they are compared first. An IPv6 address does not fit: of it there are 48 bits of a keyed hash, in the place of the
+//! address and in `more`, which is 0 otherwise. No packet is rewritten with its client's address, so nothing else is missed on
+//! the packet path ([`super::wide`] is for whoever wants to show it). Two clients of one port whose hashes are equal would be taken for
+//! one: that is one pair of 2^48, and nobody who does not know the key can look for it. Everything else a packet needs (virtual address, real server, MACs,
 //! timeouts) belongs to the dest and lives in the snapshot. The word 0 is an empty slot; no connection
 //! is 0 because no dest has id 0.
 
@@ -23,17 +26,32 @@ use crate::service::State;
 pub struct Client(u64);
 
 impl Client {
-    /// From host-order address and port.
+    /// From host-order IPv4 address and port.
     pub const fn new(address: u32, port: u16) -> Self {
         Client(address as u64 | (port as u64) << 32)
     }
 
-    /// The client as a socket address.
-    pub fn socket(self) -> SocketAddrV4 {
-        SocketAddrV4::new(Ipv4Addr::from(self.0 as u32), (self.0 >> 32) as u16)
+    /// From the hash of an IPv6 address, of which 48 bits are taken, and port.
+    pub(super) const fn wide(hash: u64, port: u16) -> Self {
+        Client(hash as u32 as u64 | (port as u64) << 32 | hash >> 32 << 48)
     }
 
-    /// The 48 significant bits.
+    /// The IPv4 address in host order; of an IPv6 one, a part of its hash.
+    pub const fn address(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The port.
+    pub const fn port(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    /// The client as a socket address, if that is of IPv4.
+    pub fn socket(self) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::from(self.address()), self.port())
+    }
+
+    /// All of it.
     pub const fn bits(self) -> u64 {
         self.0
     }
@@ -41,7 +59,10 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.socket())
+        match self.0 >> 48 {
+            0 => write!(f, "{}", self.socket()),
+            more => write!(f, "#{more:04x}{:08x}:{}", self.address(), self.port()),
+        }
     }
 }
 
@@ -64,9 +85,8 @@ impl DestId {
     }
 }
 
-const CLIENT_MASK: u128 = (1 << 48) - 1;
-const DEST_SHIFT: u32 = 48;
-const AUX2_SHIFT: u32 = 88;
+const DEST_SHIFT: u32 = 64;
+const AUX_SHIFT: u32 = 88;
 const STATE_SHIFT: u32 = 96;
 const FLAGS_SHIFT: u32 = 104;
 const SEEN_SHIFT: u32 = 112;
@@ -99,7 +119,7 @@ impl Word {
 
     /// The client.
     pub const fn client(self) -> Client {
-        Client((self.0 & CLIENT_MASK) as u64)
+        Client(self.0 as u64)
     }
 
     /// The dest's number; 0 for an empty slot.
@@ -156,7 +176,7 @@ impl Word {
 
     /// The same connection, being inserted by a worker.
     pub(super) const fn tentative(self, worker: u8) -> Self {
-        self.with_flags(self.flags() | FLAG_TENTATIVE).with_byte::<AUX2_SHIFT>(worker)
+        self.with_flags(self.flags() | FLAG_TENTATIVE).with_byte::<AUX_SHIFT>(worker)
     }
 
     /// The same connection, last seen now, in the coarse or the fine unit.
@@ -197,7 +217,18 @@ mod tests {
         assert_eq!(word.state(), State::Udp);
         assert_eq!(word.flags(), FLAG_REPLIED);
         assert_eq!(word.age(Tick(0xABCF)), 2);
-        assert_eq!(word.with_state(State::None).with_flags(0).0 >> 72 & 0xFF_FFFF, 0, "aux stays empty");
+        assert_eq!(word.with_state(State::None).with_flags(0).0 >> 88 & 0xFF, 0, "aux stays empty");
+        assert_eq!(word.0 >> 48 & 0xFFFF, 0, "nothing more of an IPv4 address");
+    }
+
+    #[test]
+    fn of_a_hash_48_bits_are_the_clients() {
+        let client = Client::wide(0xFEDC_BA98_7654_3210, 0xABCD);
+        assert_eq!(client.bits(), 0xBA98_ABCD_7654_3210);
+        assert_eq!(client.port(), 0xABCD);
+        let word = Word::new(client, DestId::new(DestId::MAX).unwrap()).seen(Tick(1), false);
+        assert_eq!((word.client(), word.dest_number()), (client, DestId::MAX as usize));
+        assert_eq!(format!("{client:?}"), "#ba9876543210:43981");
     }
 
     #[test]

@@ -26,6 +26,12 @@ impl Delta {
         Self::word((old >> 16) as u16, (new >> 16) as u16).and(Self::word(old as u16, new as u16))
     }
 
+    /// A 128-bit field becomes another.
+    pub fn wide(old: u128, new: u128) -> Self {
+        let quarter = |shift| Self::double((old >> shift) as u32, (new >> shift) as u32);
+        quarter(96).and(quarter(64)).and(quarter(32)).and(quarter(0))
+    }
+
     /// Both changes.
     #[inline]
     pub const fn and(self, other: Delta) -> Self {

@@ -15,6 +15,8 @@ mod field {
 pub const HEADER: usize = 14;
 /// EtherType of IPv4.
 pub const IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const IPV6: u16 = 0x86DD;
 /// EtherType of an 802.1Q tag.
 pub const VLAN: u16 = 0x8100;
 /// EtherType of an 802.1ad service tag.

@@ -18,6 +18,8 @@ const PORT: &str =
     "0*(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
 /// 1 to 32.
 const LENGTH: &str = "0*(?:[1-9]|[12][0-9]|3[0-2])";
+/// 1 to 128.
+const LENGTH_IPV6: &str = "0*(?:[1-9]|[1-9][0-9]|1[01][0-9]|12[0-8])";
 /// Units of time, as the crate humantime has them.
 const UNIT: &str = "(?:nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds|second|secs|sec|s|minutes|minute|mins|min|m|\
                     hours|hour|hrs|hr|h|days|day|d|weeks|week|wks|wk|w|months|month|M|years|year|yrs|yr|y)";
@@ -32,7 +34,7 @@ pub(super) fn patterns() -> [(&'static str, String); 7] {
         ("endpoint", format!("^(?:{host}|\\[{ipv6}\\]):{PORT}$")),
         ("endpoint_v4", format!("^{host}:{PORT}$")),
         ("server_address", format!("^(?:(?:{host}|\\[{ipv6}\\])(?::{PORT})?|{ipv6})$")),
-        ("prefix", format!("^{host}/{LENGTH}$")),
+        ("prefix", format!("^(?:{host}/{LENGTH}|{ipv6}/{LENGTH_IPV6})$")),
         ("time", format!("^(?:0|\\s*(?:[0-9][0-9\\s]*(?:\\.\\s*[0-9][0-9\\s]*)?{UNIT}\\s*)+)$")),
     ]
 }

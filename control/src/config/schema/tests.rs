@@ -355,7 +355,10 @@ fn typed(definition: &str) -> BoxedStrategy<Value> {
         &["", "", "", ":1", ":80", ":00080", ":9999", ":10000", ":65535"],
         &[":", ":0", ":+80", ":65536", ":70000", ":80:80", "/24"],
     );
-    let length = mostly(&["/1", "/08", "/19", "/31", "/32"], &["/0", "/33", "/+24", "/x", "/", ""]);
+    let length = mostly(
+        &["/1", "/08", "/19", "/31", "/32", "/64", "/128"],
+        &["/0", "/33", "/129", "/+24", "/x", "/", ""],
+    );
     match definition {
         "time" => prop_oneof![
             pieces(
@@ -373,7 +376,7 @@ fn typed(definition: &str) -> BoxedStrategy<Value> {
             (-1_i64..4).prop_map(|seconds| json!(seconds)),
         ]
         .boxed(),
-        "prefix" => (host, length).prop_map(|(host, length)| json!(host + length)).boxed(),
+        "prefix" => (host_of_any, length).prop_map(|(host, length)| json!(host + length)).boxed(),
         "address" | "endpoint" | "server_address" => {
             (host_of_any, port).prop_map(|(host, port)| json!(host + port)).boxed()
         }
@@ -425,7 +428,11 @@ fn is_beyond_a_schema(definition: &str, value: &Value, errors: &ConfigErrors) ->
     let errors = errors.to_string();
     match definition {
         "time" => value.is_string() && (errors.contains("out of range") || errors.contains("whole number")),
-        "prefix" => errors.contains("of the network itself") || errors.contains("broadcast address of its"),
+        "prefix" => {
+            ["of the network itself", "broadcast address of its", "is an IPv4 address, to be written"]
+                .iter()
+                .any(|words| errors.contains(words))
+        }
         "address" | "endpoint" | "server_address" => errors.contains("is an IPv4 address, to be written"),
         "integer" => errors.contains("is always busy with a worker"),
         _ => false,

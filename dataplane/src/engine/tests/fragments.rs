@@ -374,12 +374,12 @@ fn a_note_of_a_server_that_is_gone_leads_to_nobody() {
     assert_eq!(poller.waiting.len(), 1, "it may be a server of the next snapshot");
 
     // Its number is another one's, of a service that has another address.
-    rig.spec.address = socket("192.0.2.11:80");
+    rig.spec.address = socket("192.0.2.11:80").into();
     rig.spec.dests.push(gone);
     rig.publish();
     rig.snapshot = compile(
         9,
-        &[rig.spec.clone(), ServiceSpec { address: socket(VIP), dests: vec![], ..rig.spec.clone() }],
+        &[rig.spec.clone(), ServiceSpec { address: socket(VIP).into(), dests: vec![], ..rig.spec.clone() }],
         [],
     );
     let mut frame = fragments[1].clone();

@@ -49,7 +49,7 @@ fn a_service_without_server_is_unreachable() {
 #[test]
 fn a_service_whose_server_is_still_looked_for_says_nothing() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
-    rig.spec.dests[0].address = socket("10.0.0.77:8080"); // whose MAC nobody knows
+    rig.spec.dests[0].address = socket("10.0.0.77:8080").into(); // whose MAC nobody knows
     rig.publish();
     assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Drop(Drop::NoServer));
     assert_eq!(told(&rig, WAN, &from_client(SYN)), None);

@@ -152,7 +152,7 @@ fn the_routers_own_address_is_on_the_way_or_there_is_none() {
     rig.publish();
     assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Drop(Drop::NoServer), "no address, no way");
     let vip = u32::from(*socket(VIP).ip());
-    let fib = rig.snapshot.fib.clone().with_own([(LAN, vip, 0), (LAN, OWN, 24)]);
+    let fib = rig.snapshot.fibs.four.clone().with_own([(LAN, vip, 0), (LAN, OWN, 24)]);
     rig.snapshot = Snapshot::new(9, rig.snapshot.ports.clone(), std::slice::from_ref(&rig.spec), [], fib);
     let mut frame = from_client(SYN);
     assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));

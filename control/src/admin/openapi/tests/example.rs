@@ -321,6 +321,7 @@ pub fn kinds() -> Vec<Kind> {
     let server = "10.0.0.11:8080".parse().unwrap();
     let peer = "10.9.0.2:8848".parse().unwrap();
     let address = "192.0.2.10".parse().unwrap();
+    let director = "192.0.2.2".parse().unwrap();
     let error = || "no such device".to_owned();
     vec![
         Kind::Started { version: "0.1.0", services: 1, servers: 1, stages: Stages::default() },
@@ -358,8 +359,8 @@ pub fn kinds() -> Vec<Kind> {
         Kind::PeerJoined { peer },
         Kind::PeerAway { peer },
         Kind::PeerVersion { peer, theirs: 1, ours: 2 },
-        Kind::IpvsHeard { director: address },
-        Kind::IpvsOtherSyncid { director: address, syncid: 7 },
+        Kind::IpvsHeard { director },
+        Kind::IpvsOtherSyncid { director, syncid: 7 },
         Kind::LinkUp { port: "wan".to_owned(), speed: Some(10_000) },
         Kind::LinkDown { port: "wan".to_owned() },
         Kind::PortReset { port: "wan".to_owned() },

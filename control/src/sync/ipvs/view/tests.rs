@@ -48,7 +48,7 @@ impl Rig {
     /// With a service by NAT over TCP, and one by direct routing over UDP.
     fn new(live: bool) -> Rig {
         let specs = [service(Protocol::Tcp, Mode::Nat, live, 7), service(Protocol::Udp, Mode::Dr, live, 9)];
-        let snapshot = Snapshot::new(1, Vec::new(), &specs, [], Default::default());
+        let snapshot = Snapshot::new(1, Vec::new(), &specs, [], dataplane::fib::Fibs::default());
         let mut numbers = Numbers::default();
         numbers.follow(&snapshot);
         let table = Table::new(64, HashKey { blind: 5, factor: 7 });

@@ -1,5 +1,6 @@
 //! Two real tables: busy connections are kept by the peer for as long as they are busy, and what was flushed stays away.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use dataplane::clock::{TICKS_PER_SECOND, Tick};
@@ -36,7 +37,7 @@ struct Two {
 fn service(protocol: Protocol, id: u32, seconds: u32) -> ServiceSpec {
     let dest = DestSpec {
         traffic: Arc::new([]),
-        ..DestSpec::new(DestId::new(id).unwrap(), "10.0.0.11:8080".parse().unwrap())
+        ..DestSpec::new(DestId::new(id).unwrap(), "10.0.0.11:8080".parse::<SocketAddr>().unwrap())
     };
     let mut timeouts = Timeouts::default();
     timeouts.0[State::Udp as usize] = seconds;
@@ -50,7 +51,7 @@ fn service(protocol: Protocol, id: u32, seconds: u32) -> ServiceSpec {
             expire_quiescent: false,
         }),
         dests: vec![dest],
-        ..ServiceSpec::new("192.0.2.10:80".parse().unwrap(), protocol, Mode::Nat)
+        ..ServiceSpec::new("192.0.2.10:80".parse::<SocketAddr>().unwrap(), protocol, Mode::Nat)
     }
 }
 
@@ -58,7 +59,7 @@ impl Side {
     fn new(index: u32, seconds: u32) -> Side {
         let dests = [10 * index + 3, 10 * index + 4];
         let specs = [service(Protocol::Udp, dests[0], seconds), service(Protocol::Tcp, dests[1], seconds)];
-        let snapshot = Snapshot::new(1, Vec::new(), &specs, [], Default::default());
+        let snapshot = Snapshot::new(1, Vec::new(), &specs, [], dataplane::fib::Fibs::default());
         let mut numbers = Numbers::default();
         numbers.follow(&snapshot);
         Side {

@@ -1,0 +1,311 @@
+//! IPv6: what goes in and what comes out.
+
+use std::net::SocketAddrV6;
+
+use super::*;
+use crate::fib::Fibs;
+use crate::service::Persistence;
+use crate::wire::ipv6::Ipv6;
+
+const CLIENT6: &str = "[2001:db8:c::7]:40112";
+const VIP6: &str = "[2001:db8::10]:80";
+const GATEWAY: u128 = 0xFE80_0000_0000_0000_0000_0000_0000_0001;
+const SERVERS: u128 = 0x2001_0DB8_000A_0000_0000_0000_0000_0000;
+
+fn socket6(text: &str) -> SocketAddrV6 {
+    text.parse().unwrap()
+}
+
+fn server(n: u32, port: u16) -> String {
+    format!("[2001:db8:a::{n}]:{port}")
+}
+
+fn fibs() -> Fibs {
+    let routes = [
+        Route { prefix: 0, length: 0, via: Via::Gateway(WAN, GATEWAY) },
+        Route { prefix: SERVERS, length: 64, via: Via::OnLink(LAN) },
+        Route { prefix: SERVERS + 0xFE, length: 128, via: Via::Own },
+    ];
+    let mut neighbours = vec![((WAN, GATEWAY), Adjacency::new(WAN, 1500, CLIENT_MAC, WAN_MAC))];
+    for n in 1..=9 {
+        neighbours.push(((LAN, SERVERS + n), Adjacency::new(LAN, 1500, server_mac(n as u32), LAN_MAC)));
+    }
+    Fibs { four: Fib::default(), six: Fib::new(routes, neighbours) }
+}
+
+/// The rig of IPv4, with a service of IPv6.
+fn rig(protocol: Protocol, mode: Mode, weights: &[u32]) -> Rig {
+    let mut rig = Rig::new(protocol, mode, weights);
+    rig.spec.address = socket6(VIP6).into();
+    let port = if mode == Mode::Nat { 8080 } else { 80 };
+    for (dest, n) in rig.spec.dests.iter_mut().zip(1..) {
+        dest.address = socket6(&server(n, port)).into();
+    }
+    publish(&mut rig);
+    rig
+}
+
+fn publish(rig: &mut Rig) {
+    rig.generation += 1;
+    let ports = vec![PortSpec { mac: WAN_MAC }, PortSpec { mac: LAN_MAC }];
+    rig.snapshot = Snapshot::new(rig.generation, ports, std::slice::from_ref(&rig.spec), [], fibs());
+}
+
+/// A good packet with payload "payload", behind these extension headers; the first one's number is in front of them, and each says
+/// the next.
+fn packet6(
+    protocol: Protocol,
+    macs: ([u8; 6], [u8; 6]),
+    (from, to): (&str, &str),
+    (flags, hops): (u8, u8),
+    extensions: &[u8],
+) -> Vec<u8> {
+    let (from, to) = (socket6(from), socket6(to));
+    let mut segment = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+    match protocol {
+        Protocol::Tcp => segment.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0x20, 0, 0, 0, 0, 0]),
+        Protocol::Udp => segment.extend([0, 15, 0, 0]),
+    }
+    segment.extend(b"payload");
+    let checksum_at = if protocol == Protocol::Tcp { 16 } else { 6 };
+    let mut pseudo: Vec<u8> = [from.ip().octets(), to.ip().octets()].concat();
+    pseudo.extend([0, 0, 0, segment.len() as u8, 0, 0, 0, protocol.number()]);
+    let sum = checksum::sum(&[pseudo, segment.clone()].concat());
+    segment[checksum_at..checksum_at + 2].copy_from_slice(&(!sum).to_be_bytes());
+
+    let (first, rest) = extensions.split_first().unwrap_or((&0, &[]));
+    let next = if extensions.is_empty() { protocol.number() } else { *first };
+    let mut ip = vec![0x61, 2, 3, 4, 0, (rest.len() + segment.len()) as u8, next, hops];
+    ip.extend(from.ip().octets());
+    ip.extend(to.ip().octets());
+    ip.extend(rest);
+    [&macs.0[..], &macs.1, &[0x86, 0xDD], &ip, &segment].concat()
+}
+
+fn request(protocol: Protocol, flags: u8) -> Vec<u8> {
+    packet6(protocol, (WAN_MAC, CLIENT_MAC), (CLIENT6, VIP6), (flags, 64), &[])
+}
+
+#[test]
+fn nat_rewrites_both_directions_to_the_byte() {
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let rig = rig(protocol, Mode::Nat, &[1]);
+        // The second time by the short way.
+        for flags in [SYN, ACK, ACK] {
+            let mut packet = request(protocol, flags);
+            assert_eq!(rig.push(WAN, &mut packet), Verdict::Forward(LAN));
+            let to = (CLIENT6, server(1, 8080));
+            let macs = (server_mac(1), LAN_MAC);
+            assert_eq!(packet, packet6(protocol, macs, (to.0, &to.1), (flags, 63), &[]));
+
+            let flags = flags | ACK;
+            let ends = (&*server(1, 8080), CLIENT6);
+            let mut reply = packet6(protocol, (LAN_MAC, server_mac(1)), ends, (flags, 64), &[]);
+            assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN));
+            let macs = (CLIENT_MAC, WAN_MAC);
+            assert_eq!(reply, packet6(protocol, macs, (VIP6, CLIENT6), (flags, 63), &[]));
+        }
+        assert_eq!(rig.live(1), if protocol == Protocol::Tcp { (1, 0) } else { (0, 1) });
+        assert_eq!(rig.engine.counters.traffic.get().packets_in, 3);
+    }
+}
+
+#[test]
+fn direct_routing_changes_macs_and_hop_limit_only() {
+    let rig = rig(Protocol::Tcp, Mode::Dr, &[1]);
+    for flags in [SYN, ACK, ACK] {
+        let mut packet = request(Protocol::Tcp, flags);
+        assert_eq!(rig.push(WAN, &mut packet), Verdict::Forward(LAN));
+        let macs = (server_mac(1), LAN_MAC);
+        assert_eq!(packet, packet6(Protocol::Tcp, macs, (CLIENT6, VIP6), (flags, 63), &[]));
+    }
+}
+
+#[test]
+fn extension_headers_go_along() {
+    // Hop-by-hop options, then destination options.
+    let mut extensions = vec![0, 60, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0];
+    let rig = rig(Protocol::Tcp, Mode::Nat, &[1]);
+    let ends = (WAN_MAC, CLIENT_MAC);
+    let mut packet = packet6(Protocol::Tcp, ends, (CLIENT6, VIP6), (SYN, 64), &extensions);
+    assert_eq!(rig.push(WAN, &mut packet), Verdict::Forward(LAN));
+    let to = server(1, 8080);
+    let expected = packet6(Protocol::Tcp, (server_mac(1), LAN_MAC), (CLIENT6, &to), (SYN, 63), &extensions);
+    assert_eq!(packet, expected);
+    // A routing header with a segment left: it is to go by another host.
+    (extensions[0], extensions[4]) = (43, 1);
+    let mut packet = packet6(Protocol::Tcp, ends, (CLIENT6, VIP6), (SYN, 64), &extensions);
+    assert_eq!(rig.push(WAN, &mut packet), Verdict::Punt(Punt::OtherProtocol));
+}
+
+#[test]
+fn clients_are_told_apart_by_all_of_their_addresses() {
+    let rig = rig(Protocol::Tcp, Mode::Nat, &[1, 1, 1]);
+    let clients = ["[2001:db8:c::7]:1", "[2001:db8:c::8]:1", "[2001:db8:d::7]:1", "[2001:db8:c:1::7]:1"];
+    let mut places = BTreeSet::new();
+    for client in clients {
+        for flags in [SYN, ACK] {
+            let mut packet = packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (client, VIP6), (flags, 64), &[]);
+            assert_eq!(rig.push(WAN, &mut packet), Verdict::Forward(LAN));
+            places.insert((client, Ipv6::parse(&packet[14..]).unwrap().destination - SERVERS));
+        }
+    }
+    // Round robin, and each stays where it was.
+    assert_eq!(places.iter().map(|place| place.1).collect::<BTreeSet<_>>(), BTreeSet::from([1, 2, 3]));
+    assert_eq!(places.len(), clients.len());
+    let table = &rig.engine.table;
+    let known: BTreeSet<_> = table
+        .entries(0..table.buckets())
+        .map(|(slot, word)| (table.address_of(slot, word).unwrap(), word.client().port()))
+        .collect();
+    assert_eq!(known, clients.iter().map(|client| (u128::from(*socket6(client).ip()), 1)).collect());
+}
+
+#[test]
+fn a_burst_of_both_families_goes_its_ways() {
+    let mut rig = rig(Protocol::Tcp, Mode::Nat, &[1]);
+    let four = Rig::new(Protocol::Tcp, Mode::Nat, &[]).spec;
+    let dest = DestSpec::new(DestId::new(9).unwrap(), socket("10.0.0.9:8080"));
+    let four = ServiceSpec { dests: vec![dest], ..four };
+    let routes = [Route { prefix: 0x0A00_0000, length: 24, via: Via::OnLink(LAN) }];
+    let neighbour = ((LAN, 0x0A00_0009), Adjacency::new(LAN, 1500, server_mac(9), LAN_MAC));
+    let fibs = Fibs { four: Fib::new(routes, [neighbour]), ..fibs() };
+    let ports = rig.snapshot.ports.clone();
+    rig.snapshot = Snapshot::new(9, ports, &[rig.spec.clone(), four], [], fibs);
+    let mut burst = [
+        request(Protocol::Tcp, SYN),
+        from_client(SYN),
+        request(Protocol::Udp, 0),
+        request(Protocol::Tcp, ACK),
+        from_client(ACK),
+    ];
+    let mut verdicts = [Verdict::Hold; BURST];
+    let mut process = |burst: &mut [Vec<u8>]| {
+        let common = rig.engine.process(&rig.snapshot, rig.now, WAN, burst, &mut verdicts, &mut ());
+        (common, verdicts[..burst.len()].to_vec())
+    };
+    let lan = Verdict::Forward(LAN);
+    let mixed = [lan, lan, Verdict::Punt(Punt::NoService), lan, lan];
+    assert_eq!(process(&mut burst), (None, mixed.to_vec()));
+    let mut burst = [request(Protocol::Tcp, ACK), from_client(ACK), request(Protocol::Tcp, ACK)];
+    assert_eq!(process(&mut burst), (Some(LAN), vec![lan; 3]));
+    assert_eq!(rig.live(1), (1, 0));
+}
+
+#[test]
+fn what_is_not_a_services_leaves_by_its_name() {
+    let rig = rig(Protocol::Tcp, Mode::Nat, &[1]);
+    let with = |at: usize, value: u8| {
+        let mut frame = request(Protocol::Tcp, SYN);
+        frame[at] = value;
+        frame
+    };
+    let icmp = |kind: u8, mac: u8| {
+        let mut frame = with(20, 58);
+        (frame[54], frame[0]) = (kind, mac);
+        frame
+    };
+    let fragment = {
+        let extensions = [44, 6, 0, 0, 1, 0, 0, 0, 9];
+        packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (CLIENT6, VIP6), (SYN, 64), &extensions)
+    };
+    let from_vip = packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (VIP6, VIP6), (SYN, 64), &[]);
+    let cases = [
+        ("another host's MAC", with(4, 9), Verdict::Drop(Drop::OtherHost)),
+        ("multicast", with(0, 0x33), Verdict::Punt(Punt::Multicast)),
+        ("version 5", with(14, 0x50), Verdict::Drop(Drop::BadIpHeader)),
+        ("cut off", with(19, 200), Verdict::Drop(Drop::BadIpHeader)),
+        ("another protocol", with(20, 132), Verdict::Punt(Punt::OtherProtocol)),
+        ("a TCP header of two words", with(66, 0x20), Verdict::Drop(Drop::BadTransportHeader)),
+        ("another port", with(57, 81), Verdict::Punt(Punt::NoService)),
+        ("the last hop", with(21, 1), Verdict::Drop(Drop::TtlExpired)),
+        ("a neighbour's solicitation", icmp(135, 0x33), Verdict::Punt(Punt::Neighbour)),
+        ("a neighbour's advertisement", icmp(136, 2), Verdict::Punt(Punt::Neighbour)),
+        ("an echo request", icmp(128, 2), Verdict::Punt(Punt::Icmp)),
+        ("a listener's report", icmp(143, 0x33), Verdict::Punt(Punt::Multicast)),
+        ("a fragment", fragment, Verdict::Punt(Punt::Fragment)),
+        ("from the virtual address", from_vip, Verdict::Drop(Drop::Martian)),
+    ];
+    for (what, mut frame, expected) in cases {
+        let before = frame.clone();
+        assert_eq!(rig.push(WAN, &mut frame), expected, "{what}");
+        assert_eq!(frame, before, "{what}");
+    }
+    assert!(rig.engine.table.words(0..rig.engine.table.buckets()).next().is_none());
+}
+
+#[test]
+fn what_a_server_says_to_the_router_itself_is_linux() {
+    let rig = rig(Protocol::Tcp, Mode::Nat, &[1]);
+    let check = |to: &str| {
+        let ends = (&*server(1, 8080), to);
+        rig.push(LAN, &mut packet6(Protocol::Tcp, (LAN_MAC, server_mac(1)), ends, (SYN | ACK, 64), &[]))
+    };
+    assert_eq!(check("[2001:db8:a::fe]:5000"), Verdict::Punt(Punt::ServerReply));
+}
+
+#[test]
+fn a_client_comes_back_by_its_prefix() {
+    let mut rig = rig(Protocol::Tcp, Mode::Nat, &[1, 1, 1]);
+    rig.spec.persistence = Some(Persistence { seconds: 300, prefix: 64, expire_quiescent: false });
+    publish(&mut rig);
+    let goes_to = |rig: &Rig, client: &str, flags| {
+        let mut packet = packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (client, VIP6), (flags, 64), &[]);
+        assert_eq!(rig.push(WAN, &mut packet), Verdict::Forward(LAN));
+        Ipv6::parse(&packet[14..]).unwrap().destination - SERVERS
+    };
+    let first = goes_to(&rig, "[2001:db8:c::1]:1", SYN);
+    assert_eq!(goes_to(&rig, "[2001:db8:c::2]:1", SYN), first);
+    assert_ne!(goes_to(&rig, "[2001:db8:c:1::2]:1", SYN), first);
+    let table = rig.engine.table.clone();
+    let templates = || {
+        let entries = table.entries(0..table.buckets());
+        let of_template = |(slot, word): (_, crate::table::Word)| {
+            (word.state() == State::Template).then(|| table.address_of(slot, word).unwrap())
+        };
+        entries.filter_map(of_template).collect::<BTreeSet<_>>()
+    };
+    let prefix = 0x2001_0DB8_000C_0000_0000_0000_0000_0000;
+    assert_eq!(templates(), BTreeSet::from([prefix, prefix | 1 << 64]));
+
+    // As long as a connection lives, the template does.
+    let ends = (&*format!("[2001:db8:a::{first}]:8080"), "[2001:db8:c::1]:1");
+    let mut answer = packet6(Protocol::Tcp, (LAN_MAC, server_mac(first as u32)), ends, (SYN | ACK, 64), &[]);
+    assert_eq!(rig.push(LAN, &mut answer), Verdict::Forward(WAN));
+    goes_to(&rig, "[2001:db8:c::1]:1", ACK);
+    for _ in 0..100 {
+        rig.wait(4);
+        goes_to(&rig, "[2001:db8:c::1]:1", ACK);
+        rig.engine.sweep(&rig.snapshot, rig.now, 0..table.buckets());
+    }
+    assert_eq!(templates(), BTreeSet::from([prefix]));
+}
+
+#[test]
+fn a_reply_by_a_neighbour_that_nobody_knows_is_linux_to_send() {
+    let rig = rig(Protocol::Udp, Mode::Nat, &[1]);
+    assert_eq!(rig.push(WAN, &mut request(Protocol::Udp, 0)), Verdict::Forward(LAN));
+    let near = "[2001:db8:a::77]:40112";
+    let mut packet = packet6(Protocol::Udp, (LAN_MAC, CLIENT_MAC), (near, VIP6), (0, 64), &[]);
+    assert_eq!(rig.push(LAN, &mut packet), Verdict::Forward(LAN));
+    let ends = (&*server(1, 8080), near);
+    let mut reply = packet6(Protocol::Udp, (LAN_MAC, server_mac(1)), ends, (0, 64), &[]);
+    assert_eq!(rig.push(LAN, &mut reply), Verdict::Punt(Punt::Unresolved));
+    let ip = Ipv6::parse(&reply[14..]).unwrap();
+    assert_eq!((ip.source, ip.hop_limit), (u128::from(*socket6(VIP6).ip()), 63));
+}
+
+#[test]
+fn it_is_explained_as_it_happens() {
+    let rig = rig(Protocol::Tcp, Mode::Nat, &[1, 1]);
+    for (flags, known, state) in [(SYN, false, State::SynRecv), (ACK, true, State::Established)] {
+        let frame = request(Protocol::Tcp, flags);
+        let told = explain(&rig.snapshot, &rig.engine.table, rig.now, WAN, &frame).unwrap();
+        let mut packet = frame.clone();
+        assert_eq!(rig.push(WAN, &mut packet), told.verdict);
+        assert_eq!(told.frame, packet);
+        assert_eq!(told.hit, Some(Side::Service(0)));
+        assert_eq!(told.connection.is_some(), known);
+        assert_eq!(told.afterwards.map(|after| after.state), Some(state));
+    }
+}

@@ -1,0 +1,220 @@
+//! What a snapshot knows of an address, for both families: whose it is, the way to it.
+//!
+//! The data path handles the addresses of a family as numbers, `u32` and `u128`, so whatever is the same for both is written
+//! once, for a [`Family`].
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::BuildHasherDefault;
+use std::net::SocketAddr;
+
+use super::index::{Index, Key};
+use super::{Dest, EndpointIndex, Ends, ServiceIndex, Snapshot};
+use crate::fib::{Address, Fib};
+use crate::key::{KeyHasher, WideKey};
+use crate::service::Protocol;
+
+/// The addresses of a family.
+pub trait Family: Address + Default {
+    /// A map from (address, port, protocol) to a number.
+    type Map: Map;
+
+    /// Its key.
+    fn whose(self, port: u16, protocol: Protocol) -> <Self::Map as Map>::Key;
+    /// Whose addresses of this family are.
+    fn directory(snapshot: &Snapshot) -> &Directory<Self::Map>;
+    /// The routes and neighbours of this family.
+    fn fib(snapshot: &Snapshot) -> &Fib<Self>;
+    /// The addresses of a dest of this family.
+    fn ends(dest: &Dest) -> &Ends<Self>;
+}
+
+impl Family for u32 {
+    type Map = Index;
+
+    #[inline(always)]
+    fn whose(self, port: u16, protocol: Protocol) -> Key {
+        Key::new(self, port, protocol)
+    }
+
+    #[inline(always)]
+    fn directory(snapshot: &Snapshot) -> &Directory<Index> {
+        &snapshot.four
+    }
+
+    #[inline(always)]
+    fn fib(snapshot: &Snapshot) -> &Fib<u32> {
+        &snapshot.fibs.four
+    }
+
+    #[inline(always)]
+    fn ends(dest: &Dest) -> &Ends<u32> {
+        &dest.four
+    }
+}
+
+impl Family for u128 {
+    type Map = WideIndex;
+
+    #[inline(always)]
+    fn whose(self, port: u16, protocol: Protocol) -> WideKey {
+        WideKey { address: self, rest: u64::from(port) << 8 | u64::from(protocol.number()) }
+    }
+
+    #[inline(always)]
+    fn directory(snapshot: &Snapshot) -> &Directory<WideIndex> {
+        &snapshot.six
+    }
+
+    #[inline(always)]
+    fn fib(snapshot: &Snapshot) -> &Fib<u128> {
+        &snapshot.fibs.six
+    }
+
+    #[inline(always)]
+    fn ends(dest: &Dest) -> &Ends<u128> {
+        &dest.six
+    }
+}
+
+/// A map from a key to a number. It is compiled from the configuration, so nobody outside can fill it with collisions.
+pub trait Map: Clone + Debug + Default {
+    /// The key.
+    type Key: Copy;
+
+    /// What is known of a key.
+    fn get(&self, key: Self::Key) -> Option<u32>;
+    /// Adds a key, or gives it another value.
+    fn insert(&mut self, key: Self::Key, value: u32);
+}
+
+impl Map for Index {
+    type Key = Key;
+
+    #[inline(always)]
+    fn get(&self, key: Key) -> Option<u32> {
+        Index::get(self, key)
+    }
+
+    fn insert(&mut self, key: Key, value: u32) {
+        Index::insert(self, key, value);
+    }
+}
+
+/// The map of IPv6.
+pub type WideIndex = HashMap<WideKey, u32, BuildHasherDefault<KeyHasher>>;
+
+impl Map for WideIndex {
+    type Key = WideKey;
+
+    #[inline]
+    fn get(&self, key: WideKey) -> Option<u32> {
+        HashMap::get(self, &key).copied()
+    }
+
+    fn insert(&mut self, key: WideKey, value: u32) {
+        HashMap::insert(self, key, value);
+    }
+}
+
+/// Whose the addresses of a family are.
+#[derive(Clone, Debug, Default)]
+pub struct Directory<M> {
+    services: M,
+    endpoints: M,
+    /// What addresses are, whatever the port: [`VIRTUAL`], [`ENDPOINT`] or both.
+    addresses: M,
+}
+
+const VIRTUAL: u32 = 1;
+const ENDPOINT: u32 = 2;
+
+impl<M: Map> Directory<M> {
+    /// Adds a service, whose address is here if it is live.
+    pub(super) fn add_service<A: Family<Map = M>>(
+        &mut self,
+        (address, port): (A, u16),
+        protocol: Protocol,
+        index: ServiceIndex,
+        live: bool,
+    ) {
+        self.services.insert(address.whose(port, protocol), index);
+        if live {
+            self.note(address, VIRTUAL);
+        }
+    }
+
+    /// The endpoint with this address; a new one, with the number `next`, if there is none.
+    pub(super) fn endpoint<A: Family<Map = M>>(
+        &mut self,
+        (address, port): (A, u16),
+        protocol: Protocol,
+        next: EndpointIndex,
+    ) -> EndpointIndex {
+        self.note(address, ENDPOINT);
+        let key = address.whose(port, protocol);
+        self.endpoints.get(key).unwrap_or_else(|| {
+            self.endpoints.insert(key, next);
+            next
+        })
+    }
+
+    fn note<A: Family<Map = M>>(&mut self, address: A, what: u32) {
+        let known = self.what(address);
+        self.addresses.insert(whole(address), known | what);
+    }
+
+    fn what<A: Family<Map = M>>(&self, address: A) -> u32 {
+        self.addresses.get(whole(address)).unwrap_or(0)
+    }
+}
+
+/// An address without a port.
+fn whole<A: Family>(address: A) -> <A::Map as Map>::Key {
+    address.whose(0, Protocol::Tcp)
+}
+
+impl Snapshot {
+    /// The service at a virtual address.
+    #[inline]
+    pub fn service_at<A: Family>(&self, address: A, port: u16, protocol: Protocol) -> Option<ServiceIndex> {
+        A::directory(self).services.get(address.whose(port, protocol))
+    }
+
+    /// The endpoint with this address.
+    #[inline]
+    pub fn endpoint_at<A: Family>(&self, address: A, port: u16, protocol: Protocol) -> Option<EndpointIndex> {
+        A::directory(self).endpoints.get(address.whose(port, protocol))
+    }
+
+    /// Starts to load what tells whose IPv4 packet this is.
+    #[inline]
+    pub fn prefetch(&self, source: (u32, u16), destination: (u32, u16), protocol: Protocol) {
+        self.four.services.prefetch(destination.0.whose(destination.1, protocol));
+        self.four.endpoints.prefetch(source.0.whose(source.1, protocol));
+    }
+
+    /// Whether this is the address of a service or of an endpoint.
+    pub fn concerns<A: Family>(&self, address: A) -> bool {
+        A::directory(self).what(address) != 0
+    }
+
+    /// Whether this is the address of a service.
+    pub fn is_virtual<A: Family>(&self, address: A) -> bool {
+        A::directory(self).what(address) & VIRTUAL != 0
+    }
+}
+
+/// What the schedulers of Linux IPVS make of an address: an IPv6 one is folded into 32 bits.
+pub fn folded(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(four) => u32::from(*four.ip()),
+        SocketAddr::V6(six) => fold(u128::from(*six.ip())),
+    }
+}
+
+/// Of an IPv6 address as a number.
+#[inline]
+pub const fn fold(address: u128) -> u32 {
+    (address >> 96) as u32 ^ (address >> 64) as u32 ^ (address >> 32) as u32 ^ address as u32
+}
