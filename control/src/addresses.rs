@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +51,7 @@ impl fmt::Display for Reason {
 }
 
 /// Each virtual address, and why it is withdrawn if it is.
-pub type Standings = BTreeMap<Ipv4Addr, Option<Reason>>;
+pub type Standings = BTreeMap<IpAddr, Option<Reason>>;
 
 /// How an address stands, for a person.
 pub fn shown(standing: Option<Reason>) -> String {
@@ -66,7 +66,7 @@ pub struct Orders {
     /// The whole router is out of service.
     pub router: bool,
     /// These addresses are.
-    pub addresses: BTreeSet<Ipv4Addr>,
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// What decides besides.
@@ -82,14 +82,14 @@ pub struct Situation<'a, Q> {
     /// Whether this router knows what its peers know.
     pub is_ready: bool,
     /// The virtual addresses that are on a twin, if somebody else places them.
-    pub held: &'a HashSet<Ipv4Addr>,
+    pub held: &'a HashSet<IpAddr>,
 }
 
 impl Orders {
     /// How all virtual addresses stand.
     pub fn judge(&self, situation: &Situation<'_, impl Fn(ServiceKey) -> bool>) -> Standings {
         let &Situation { placed_by, present, running, is_ready, held, .. } = situation;
-        let address = |service: &Service| *service.address.ip();
+        let address = |service: &Service| service.address.ip();
         let mut standings: Standings = present.iter().map(|service| (address(service), None)).collect();
         match placed_by {
             VirtualAddresses::Place => {}
@@ -119,7 +119,7 @@ impl Orders {
         standings
     }
 
-    fn order(&self, address: Ipv4Addr) -> Option<Reason> {
+    fn order(&self, address: IpAddr) -> Option<Reason> {
         if self.stopping {
             Some(Reason::Stopping)
         } else if self.router {
@@ -132,16 +132,18 @@ impl Orders {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
     use crate::services::tests::services;
 
-    const A: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-    const B: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 20);
+    const A: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
+    const B: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x20));
 
     /// Two services at A and one at B.
     fn three() -> Vec<Service> {
         let service = |address: &str| format!("[[service]]\naddress = '{address}'\nmode = 'nat'\n");
-        services(&["192.0.2.10:80", "192.0.2.10:443", "192.0.2.20:80"].map(service).concat())
+        services(&["192.0.2.10:80", "192.0.2.10:443", "[2001:db8::20]:80"].map(service).concat())
     }
 
     /// How A and B stand if these services are running, with the quorum of all but these ports' services.
@@ -193,7 +195,8 @@ mod tests {
             ["too few live servers of tcp/192.0.2.10:443", "announced"],
             "one of two is enough to lose it"
         );
-        let lost = ["too few live servers of tcp/192.0.2.10:80", "too few live servers of tcp/192.0.2.20:80"];
+        let lost =
+            ["too few live servers of tcp/192.0.2.10:80", "too few live servers of tcp/[2001:db8::20]:80"];
         assert_eq!(announce(&all, &[80, 443], true), lost);
         assert_eq!(announce(&all[..2], &[], true), ["announced", "its services are removed"]);
         assert_eq!(announce(&all, &[80], false), ["still learning what peers know"; 2]);

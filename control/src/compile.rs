@@ -1,10 +1,10 @@
 //! From what was configured and what is known of Linux and of the servers' health, to a snapshot.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use dataplane::fib::{Adjacency, Fib, Fibs, PortIndex, Route, Via};
+use dataplane::fib::{Address, Adjacency, Fib, Fibs, PortIndex, Route, Via};
 use dataplane::service::Limits;
 use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
 
@@ -62,12 +62,12 @@ pub fn compile(
     services: &Services,
     effects: &Effects,
     ids: &mut Ids,
-    is_live: impl Fn(Ipv4Addr) -> bool,
+    is_live: impl Fn(IpAddr) -> bool,
     ports: Vec<PortSpec>,
     fibs: Fibs,
 ) -> Snapshot {
     let describe = |service: &Service| {
-        let live = is_live(*service.address.ip());
+        let live = is_live(service.address.ip());
         describe(service, services, effects, ids, live)
     };
     let specs: Vec<ServiceSpec> = services.present().iter().map(describe).collect();
@@ -88,7 +88,7 @@ fn describe(
         let record = entered.server(server, weight);
         DestSpec {
             id: record.id,
-            address: server.address.into(),
+            address: server.address,
             weight: duty.weight,
             last_weight: record.last_weight * duty.scale,
             limits,
@@ -105,7 +105,7 @@ fn describe(
     let sorry = ServerKey::of_sorry(service).map(|server| (server, 1, None));
     let dests = servers.chain(sorry).map(|(server, weight, limits)| dest(server, weight, limits)).collect();
     ServiceSpec {
-        address: service.address.into(),
+        address: service.address,
         protocol: service.protocol,
         mode: service.mode,
         scheduler: service.scheduler,
@@ -123,32 +123,42 @@ fn describe(
 
 /// Linux' routes and neighbours, as far as they lead over ports.
 pub fn fibs(mirror: &Mirror, ports: &[PortLink]) -> Fibs {
+    let four = |address| match address {
+        IpAddr::V4(address) => Some(u32::from(address)),
+        IpAddr::V6(_) => None,
+    };
+    let six = |address| match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(u128::from(address)),
+    };
+    Fibs { four: fib(mirror, ports, four), six: fib(mirror, ports, six) }
+}
+
+/// Those of one family, of whose addresses `number` makes numbers.
+fn fib<A: Address>(mirror: &Mirror, ports: &[PortLink], number: impl Fn(IpAddr) -> Option<A>) -> Fib<A> {
     let port_of = |ifindex| (0..).zip(ports).find(|(_, port)| port.ifindex == ifindex);
     // The router's own addresses first: of two routes with an equal prefix the first counts.
-    let own = mirror.addresses.iter().map(|&(_, address, _)| Route {
-        prefix: address.into(),
-        length: 32,
-        via: Via::Own,
+    let own = mirror.addresses.iter().filter_map(|&(_, address, _)| {
+        Some(Route { prefix: number(address)?, length: A::BITS, via: Via::Own })
     });
     // In order of the metric within a prefix.
-    let routes = mirror.routes.iter().map(|route| Route {
-        prefix: route.destination.into(),
-        length: route.length,
-        via: match (port_of(route.ifindex), route.gateway) {
-            (Some((index, _)), Some(gateway)) => Via::Gateway(index, gateway.into()),
+    let routes = mirror.routes.iter().filter_map(|route| {
+        let via = match (port_of(route.ifindex), route.gateway) {
+            (Some((index, _)), Some(gateway)) => Via::Gateway(index, number(gateway)?),
             (Some((index, _)), None) => Via::OnLink(index),
             (None, _) => Via::Nowhere,
-        },
+        };
+        Some(Route { prefix: number(route.destination)?, length: route.length, via })
     });
     let neighbours = mirror.neighbours.iter().filter_map(|(&(ifindex, address), &mac)| {
         let (index, port) = port_of(ifindex)?;
-        Some(((index, u32::from(address)), Adjacency::new(index, port.mtu, mac, port.mac)))
+        Some(((index, number(address)?), Adjacency::new(index, port.mtu, mac, port.mac)))
     });
     let addresses = mirror
         .addresses
         .iter()
-        .filter_map(|&(ifindex, address, length)| Some((port_of(ifindex)?.0, u32::from(address), length)));
-    Fib::new(own.chain(routes), neighbours).with_own(addresses).into()
+        .filter_map(|&(ifindex, address, length)| Some((port_of(ifindex)?.0, number(address)?, length)));
+    Fib::new(own.chain(routes), neighbours).with_own(addresses)
 }
 
 /// The neighbours that servers and gateways are reached through, known or not. Linux does not see the data
@@ -158,7 +168,7 @@ pub fn next_hops(
     mirror: &Mirror,
     ports: &[PortLink],
     fibs: &Fibs,
-) -> BTreeSet<(PortIndex, Ipv4Addr)> {
+) -> BTreeSet<(PortIndex, IpAddr)> {
     let gateways = mirror.routes.iter().filter_map(|route| {
         let port = ports.iter().position(|port| port.ifindex == route.ifindex)?;
         Some((port as PortIndex, route.gateway?))
@@ -168,8 +178,17 @@ pub fn next_hops(
         own.chain(service.availability.sorry_server)
     });
     let servers = servers.filter_map(|server| {
-        let (port, address) = fibs.four.neighbour_of(u32::from(*server.ip()))?;
-        Some((port, Ipv4Addr::from(address)))
+        let (port, address) = match server.ip() {
+            IpAddr::V4(address) => {
+                let (port, address) = fibs.four.neighbour_of(address.into())?;
+                (port, Ipv4Addr::from(address).into())
+            }
+            IpAddr::V6(address) => {
+                let (port, address) = fibs.six.neighbour_of(address.into())?;
+                (port, Ipv6Addr::from(address).into())
+            }
+        };
+        Some((port, address))
     });
     gateways.chain(servers).collect()
 }
@@ -178,5 +197,76 @@ impl PortLink {
     /// What the packet path has to know of it.
     pub fn spec(&self) -> PortSpec {
         PortSpec { mac: self.mac }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane::fib::NextHop;
+
+    use super::*;
+    use crate::net;
+    use crate::services::tests::services;
+
+    const TWIN: u32 = 7;
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// A twin with a gateway for each family, that of IPv6 by its link-local address; beside it an interface that is no twin.
+    fn mirror() -> Mirror {
+        let route = |destination, length, ifindex, gateway: Option<&str>| net::Route {
+            destination: ip(destination),
+            length,
+            metric: 0,
+            ifindex,
+            gateway: gateway.map(ip),
+        };
+        Mirror {
+            addresses: [(TWIN, ip("192.0.2.1"), 24), (TWIN, ip("2001:db8::1"), 64)].into(),
+            routes: [
+                route("0.0.0.0", 0, TWIN, Some("192.0.2.254")),
+                route("192.0.2.0", 24, TWIN, None),
+                route("::", 0, TWIN, Some("fe80::1")),
+                route("2001:db8::", 64, TWIN, None),
+                route("2001:db8:9::", 48, 1, None),
+            ]
+            .into(),
+            neighbours: [((TWIN, ip("192.0.2.254")), GATEWAY), ((TWIN, ip("fe80::1")), GATEWAY)].into(),
+            ..Mirror::default()
+        }
+    }
+
+    fn ports() -> [PortLink; 1] {
+        [PortLink { ifindex: TWIN, mac: MAC, mtu: 1500, device: Arc::new(Known::made_up()) }]
+    }
+
+    #[test]
+    fn routes_and_neighbours_of_each_family() {
+        let Fibs { four, six } = fibs(&mirror(), &ports());
+        let gateway = NextHop::Ready(Adjacency::new(0, 1500, GATEWAY, MAC));
+        let four_of = |text: &str| four.look_up(text.parse::<Ipv4Addr>().unwrap().into());
+        let six_of = |text: &str| six.look_up(text.parse::<Ipv6Addr>().unwrap().into());
+        assert_eq!((four_of("198.51.100.7"), six_of("2001:db8:1::7")), (gateway, gateway));
+        let asked = NextHop::Unresolved(0);
+        assert_eq!((four_of("192.0.2.7"), six_of("2001:db8::7")), (asked, asked));
+        let none = NextHop::NoRoute;
+        assert_eq!((four_of("192.0.2.1"), six_of("2001:db8::1")), (none, none), "our own");
+        assert_eq!(six_of("2001:db8:9::7"), none, "by no port");
+        let towards = |text: &str| six.source_towards(text.parse::<Ipv6Addr>().unwrap().into());
+        assert_eq!(towards("2001:db8:1::7"), Some("2001:db8::1".parse::<Ipv6Addr>().unwrap().into()));
+    }
+
+    #[test]
+    fn next_hops_of_each_family() {
+        let text = "[[service]]\naddress = '[2001:db8::10]:80'\nmode = 'nat'\n\
+                    server = [{ address = '2001:db8::11' }, { address = '2001:db8:1::12' }]\n";
+        let (mirror, ports) = (mirror(), ports());
+        let found = next_hops(&services(text), &mirror, &ports, &fibs(&mirror, &ports));
+        let expected = ["192.0.2.254", "2001:db8::11", "fe80::1"].map(|address| (0, ip(address)));
+        assert_eq!(found, expected.into());
     }
 }

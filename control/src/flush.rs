@@ -1,13 +1,12 @@
 //! Connections that an operator wants forgotten.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use dataplane::snapshot::Snapshot;
 use dataplane::table::{Fate, Table, Word};
 
-use crate::four::four;
 use crate::ids::ServiceKey;
 
 /// Which ones; all conditions that are given must hold.
@@ -16,28 +15,34 @@ pub struct Filter {
     /// Of this service.
     pub service: Option<ServiceKey>,
     /// With this real server.
-    pub server: Option<SocketAddrV4>,
+    pub server: Option<SocketAddr>,
     /// Of this client.
-    pub client: Option<Ipv4Addr>,
+    pub client: Option<IpAddr>,
 }
 
 impl Filter {
     /// Whether a connection is one of them.
-    pub fn matches(&self, service: ServiceKey, server: SocketAddrV4, client: Ipv4Addr) -> bool {
+    pub fn matches(&self, service: ServiceKey, server: SocketAddr, client: IpAddr) -> bool {
         self.service.is_none_or(|wanted| wanted == service)
             && self.server.is_none_or(|wanted| wanted == server)
             && self.client.is_none_or(|wanted| wanted == client)
+    }
+
+    /// Whether it is about IPv6, of which peers are not told yet.
+    pub fn is_ipv6(&self) -> bool {
+        self.service.is_some_and(|service| service.address.is_ipv6())
+            || self.server.is_some_and(|server| server.is_ipv6())
+            || self.client.is_some_and(|client| client.is_ipv6())
     }
 
     /// Whether a word of the table is one of them. Those of nobody in this snapshot are not.
     pub fn matches_word(&self, snapshot: &Snapshot, word: Word) -> bool {
         snapshot.dest_of(word).is_some_and(|dest| {
             let service = ServiceKey {
-                address: four(dest.virtual_address),
+                address: dest.virtual_address,
                 protocol: snapshot.services[dest.service as usize].protocol,
             };
-            let server = four(dest.address);
-            self.matches(service, server, *word.client().socket().ip())
+            self.matches(service, dest.address, (*word.client().socket().ip()).into())
         })
     }
 }
@@ -78,20 +83,28 @@ pub fn remove(
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     #[test]
     fn all_conditions_that_are_given_must_hold() {
         let service: ServiceKey = "tcp/192.0.2.10:80".parse().unwrap();
-        let server: SocketAddrV4 = "10.0.0.11:8080".parse().unwrap();
-        let client = Ipv4Addr::new(198, 51, 100, 7);
+        let server: SocketAddr = "10.0.0.11:8080".parse().unwrap();
+        let client = IpAddr::from([198, 51, 100, 7]);
         let all = Filter { service: Some(service), server: Some(server), client: Some(client) };
         assert!(Filter::default().matches(service, server, client));
         assert!(all.matches(service, server, client));
         let udp = "udp/192.0.2.10:80".parse().unwrap();
         assert!(!all.matches(udp, server, client));
         assert!(!all.matches(service, "10.0.0.11:8081".parse().unwrap(), client));
-        assert!(!all.matches(service, server, Ipv4Addr::new(198, 51, 100, 8)));
+        assert!(!all.matches(service, server, IpAddr::from([198, 51, 100, 8])));
+        let six: ServiceKey = "tcp/[2001:db8::10]:80".parse().unwrap();
+        let filter = Filter { client: Some("2001:db8:2::7".parse().unwrap()), ..Filter::default() };
+        let server = SocketAddr::from((Ipv6Addr::LOCALHOST, 8080));
+        assert!(filter.matches(six, server, "2001:db8:2::7".parse().unwrap()));
+        assert!(!filter.matches(six, server, client));
+        assert_eq!((filter.is_ipv6(), all.is_ipv6(), Filter::default().is_ipv6()), (true, false, false));
         let shown = "service tcp/192.0.2.10:80, server 10.0.0.11:8080, client 198.51.100.7";
         assert_eq!((all.to_string().as_str(), Filter::default().to_string().as_str()), (shown, "all"));
     }

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -20,14 +20,15 @@ use foldhash::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::config::error::quoted;
+use crate::config::value;
 use crate::rates::Meter;
 
-/// What makes a service the same after a reload. Shown, and typed, as `tcp/192.0.2.10:80`.
+/// What makes a service the same after a reload. Shown, and typed, as `tcp/192.0.2.10:80` or `tcp/[2001:db8::10]:80`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct ServiceKey {
     /// Virtual address and port.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// Protocol.
     pub protocol: Protocol,
 }
@@ -43,11 +44,12 @@ impl FromStr for ServiceKey {
 
     /// Without a protocol it is TCP.
     fn from_str(typed: &str) -> Result<Self, String> {
-        let expected = "expected PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.10:80";
+        let expected = "expected PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.10:80 or tcp/[2001:db8::10]:80";
         let (protocol, address) = typed.split_once('/').unwrap_or(("tcp", typed));
         let protocol = Protocol::from_name(protocol)
             .ok_or_else(|| format!("{} is no service; {expected}", quoted(typed)))?;
-        let address = address.parse().map_err(|_| format!("{} is no service; {expected}", quoted(typed)))?;
+        let address =
+            value::socket(address).map_err(|_| format!("{} is no service; {expected}", quoted(typed)))?;
         Ok(ServiceKey { address, protocol })
     }
 }
@@ -71,7 +73,7 @@ impl TryFrom<String> for ServiceKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ServerKey {
     /// Address and port.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// How packets reach it.
     pub mode: Mode,
 }
@@ -335,12 +337,12 @@ mod tests {
     use super::*;
 
     const WEB: ServiceKey = ServiceKey {
-        address: SocketAddrV4::new(std::net::Ipv4Addr::new(192, 0, 2, 10), 80),
+        address: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 10)), 80),
         protocol: Protocol::Tcp,
     };
 
     fn server(n: u8) -> ServerKey {
-        ServerKey { address: SocketAddrV4::new([10, 0, 0, n].into(), 80), mode: Mode::Nat }
+        ServerKey { address: SocketAddr::new([10, 0, 0, n].into(), 80), mode: Mode::Nat }
     }
 
     #[test]
@@ -403,6 +405,23 @@ mod tests {
         let number = |n| DestId::new(n).unwrap();
         assert_eq!(new, [number(2), number(5), number(6)], "numbers that nobody has");
         assert_eq!(next.room(), DestId::MAX as usize - 6);
+    }
+
+    #[test]
+    fn keys_as_they_are_typed() {
+        for (typed, shown) in [
+            ("tcp/192.0.2.10:80", "tcp/192.0.2.10:80"),
+            ("192.0.2.10:80", "tcp/192.0.2.10:80"),
+            ("udp/[2001:DB8:0::10]:53", "udp/[2001:db8::10]:53"),
+        ] {
+            let key: ServiceKey = typed.parse().unwrap();
+            assert_eq!(key.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(key));
+        }
+        for typed in ["udp/2001:db8::10", "[2001:db8::10]", "icmp/192.0.2.10:80", "tcp/[2001:db8::10%2]:80"] {
+            let wrong = typed.parse::<ServiceKey>().unwrap_err();
+            assert!(wrong.contains("is no service; expected PROTOCOL/ADDRESS:PORT"), "{wrong}");
+        }
     }
 
     #[test]

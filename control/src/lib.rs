@@ -18,7 +18,6 @@ pub mod effects;
 pub mod events;
 pub mod explain;
 pub mod flush;
-mod four;
 mod hardware;
 pub mod health;
 mod hooks;

@@ -52,9 +52,9 @@ impl Backend for Router {
     async fn connections(&self) -> anyhow::Result<Connections> {
         let connection = |index: u32| api::Connection {
             protocol: "tcp".to_owned(),
-            client: std::net::SocketAddrV4::new((0x0a00_0000 + index).into(), 40112),
-            virtual_: std::net::SocketAddrV4::new([192, 0, 2, 10].into(), 80),
-            server: std::net::SocketAddrV4::new([10, 0, 0, 1].into(), 80),
+            client: std::net::SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 + index), 40112)),
+            virtual_: std::net::SocketAddr::new([192, 0, 2, 10].into(), 80),
+            server: std::net::SocketAddr::new([10, 0, 0, 1].into(), 80),
             state: "ESTABLISHED".to_owned(),
             expires: 897,
         };

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +45,7 @@ pub struct Service {
     /// `tcp` or `udp`.
     pub protocol: String,
     /// Virtual address and port.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// As in the configuration, e.g. `wlc`.
     pub scheduler: String,
     /// Options of the scheduler, e.g. `sh-port`.
@@ -85,7 +85,7 @@ pub struct Persistence {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
     /// Address and port.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// `nat`, `dr` or `tunnel`.
     pub mode: String,
     /// As configured, also while it is down.
@@ -129,12 +129,12 @@ pub struct Connection {
     /// `tcp` or `udp`.
     pub protocol: String,
     /// The client's address and port.
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// The service's address and port.
     #[serde(rename = "virtual")]
-    pub virtual_: SocketAddrV4,
+    pub virtual_: SocketAddr,
     /// The real server's address and port.
-    pub server: SocketAddrV4,
+    pub server: SocketAddr,
     /// E.g. `ESTABLISHED`.
     pub state: String,
     /// Seconds until it is forgotten unless something passes.
@@ -489,7 +489,7 @@ pub struct Change {
     /// The service, e.g. `tcp/192.0.2.10:80`.
     pub service: String,
     /// The server; none if the service itself has changed.
-    pub server: Option<SocketAddrV4>,
+    pub server: Option<SocketAddr>,
     /// What of it, e.g. `weight 1 -> 3`; may be empty.
     pub what: String,
 }
@@ -577,7 +577,7 @@ pub struct ServerPatch {
 #[serde(deny_unknown_fields)]
 pub struct NewServer {
     /// Address and port.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// 1 if it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
@@ -625,10 +625,10 @@ pub struct Filter {
     pub service: Option<String>,
     /// With this real server.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub server: Option<SocketAddrV4>,
+    pub server: Option<SocketAddr>,
     /// Of this client.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub client: Option<Ipv4Addr>,
+    pub client: Option<IpAddr>,
     /// Of all clients, servers and services; must be said when nothing else is.
     #[serde(default)]
     pub all: bool,

@@ -1,6 +1,6 @@
 //! Requests that change something without the file.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use axum::Json;
 use axum::body::Body;
@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
 
 use super::{BODY_TIMEOUT, Backend, Failed, Order, api, bad_query, refuse_body, unprocessable};
+use crate::config::value;
 use crate::ids::ServiceKey;
 
 /// A longer body is none of ours: a service with ten thousand servers takes half of it.
@@ -83,10 +84,9 @@ fn service(protocol: &str, address: &str) -> Result<ServiceKey, Failed> {
     typed.parse().map_err(|wrong: String| bad_request(anyhow::anyhow!(wrong)))
 }
 
-fn server(address: &str) -> Result<SocketAddrV4, Failed> {
-    address.parse().map_err(|_| {
-        bad_request(anyhow::anyhow!("{address:?} is no server; expected ADDRESS:PORT, e.g. 10.0.0.11:8080"))
-    })
+fn server(address: &str) -> Result<SocketAddr, Failed> {
+    value::socket(address)
+        .map_err(|wrong| bad_request(anyhow::anyhow!("{wrong}; expected {}", value::ENDPOINT)))
 }
 
 /// The whole body, as what is expected.

@@ -1,7 +1,7 @@
 //! The other end of the admin API, for the command line.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -128,12 +128,12 @@ impl Client {
     }
 
     /// Takes the router, or one of its virtual addresses, out of service.
-    pub async fn withdraw(&self, address: Option<Ipv4Addr>) -> anyhow::Result<api::Changed> {
+    pub async fn withdraw(&self, address: Option<IpAddr>) -> anyhow::Result<api::Changed> {
         self.json(Method::POST, &of_address("/v1/withdraw", address)).await
     }
 
     /// Takes that back.
-    pub async fn announce(&self, address: Option<Ipv4Addr>) -> anyhow::Result<api::Changed> {
+    pub async fn announce(&self, address: Option<IpAddr>) -> anyhow::Result<api::Changed> {
         self.json(Method::POST, &of_address("/v1/announce", address)).await
     }
 
@@ -159,7 +159,7 @@ impl Client {
     pub async fn patch(
         &self,
         service: ServiceKey,
-        server: SocketAddrV4,
+        server: SocketAddr,
         patch: &api::ServerPatch,
     ) -> anyhow::Result<api::Changed> {
         self.send(Method::PATCH, &format!("/v1/services/{service}/servers/{server}"), patch).await
@@ -178,7 +178,7 @@ impl Client {
     pub async fn remove_server(
         &self,
         service: ServiceKey,
-        server: SocketAddrV4,
+        server: SocketAddr,
     ) -> anyhow::Result<api::Changed> {
         self.json(Method::DELETE, &format!("/v1/services/{service}/servers/{server}")).await
     }
@@ -327,7 +327,7 @@ impl Client {
     }
 }
 
-fn of_address(path: &str, address: Option<Ipv4Addr>) -> String {
+fn of_address(path: &str, address: Option<IpAddr>) -> String {
     address.map_or_else(|| path.to_owned(), |address| format!("{path}?address={address}"))
 }
 

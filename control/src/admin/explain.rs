@@ -2,7 +2,7 @@
 //!
 //! A GET, since it changes nothing: neither the connection table nor a scheduler's position nor a counter.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use anyhow::anyhow;
 use axum::Json;
@@ -49,7 +49,7 @@ pub struct Explanation {
     /// The service that it is for, or that its connection belongs to.
     pub service: Option<Service>,
     /// The real server that it comes from, if it comes from one.
-    pub endpoint: Option<SocketAddrV4>,
+    pub endpoint: Option<SocketAddr>,
     /// Why it is neither for a service nor from a real server.
     pub unmatched: Option<String>,
     /// `in`, to a real server, or `out`, to a client.
@@ -113,7 +113,7 @@ pub struct Service {
     /// `tcp` or `udp`.
     pub protocol: String,
     /// Virtual address and port.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// `nat`, `dr` or `tunnel`.
     pub mode: String,
     /// E.g. `wlc`.
@@ -124,7 +124,7 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
     /// Its real server.
-    pub server: SocketAddrV4,
+    pub server: SocketAddr,
     /// E.g. `ESTABLISHED`.
     pub state: String,
     /// Whole seconds since a packet was noted; that is done once a second, under long timeouts once a minute.
@@ -137,7 +137,7 @@ pub struct Connection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     /// Whom it chooses.
-    pub server: Option<SocketAddrV4>,
+    pub server: Option<SocketAddr>,
     /// Why.
     pub why: String,
     /// The real servers that it cannot choose, each with its reason.
@@ -148,7 +148,7 @@ pub struct Decision {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unusable {
     /// Which.
-    pub server: SocketAddrV4,
+    pub server: SocketAddr,
     /// Why not.
     pub why: String,
 }

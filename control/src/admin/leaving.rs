@@ -1,7 +1,7 @@
 //! Requests that take this router out of service: `withdraw`, `announce`, `stop`.
 
 use std::convert::Infallible;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Json;
@@ -19,7 +19,7 @@ use super::{Backend, Failed, Order, Stop, api, bad_query, refuse_body, unprocess
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
-    address: Option<Ipv4Addr>,
+    address: Option<IpAddr>,
 }
 
 /// How it is to end.
@@ -56,7 +56,7 @@ async fn change<B: Backend>(
     backend: B,
     which: Result<Query<Which>, QueryRejection>,
     body: Body,
-    order: fn(Option<Ipv4Addr>) -> Order,
+    order: fn(Option<IpAddr>) -> Order,
 ) -> Result<Json<api::Changed>, Failed> {
     let Query(Which { address }) = which.map_err(bad_query)?;
     refuse_body(body).await?;

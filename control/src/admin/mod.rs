@@ -53,7 +53,7 @@ pub mod upgrade;
 mod visitor;
 
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -156,7 +156,7 @@ pub enum Order {
         /// Its service.
         service: ServiceKey,
         /// Its address.
-        server: SocketAddrV4,
+        server: SocketAddr,
         /// What of it.
         patch: api::ServerPatch,
     },
@@ -172,16 +172,16 @@ pub enum Order {
         /// Its service.
         service: ServiceKey,
         /// Its address.
-        server: SocketAddrV4,
+        server: SocketAddr,
     },
     /// Adds a service, by its settings as in the file.
     AddService(serde_json::Value),
     /// Removes a service.
     RemoveService(ServiceKey),
     /// Takes a virtual address out of service, or the whole router.
-    Withdraw(Option<Ipv4Addr>),
+    Withdraw(Option<IpAddr>),
     /// Takes that back.
-    Announce(Option<Ipv4Addr>),
+    Announce(Option<IpAddr>),
 }
 
 /// How RVS is to end.

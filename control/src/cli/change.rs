@@ -1,7 +1,7 @@
 //! Commands that change something without the file, and `rvs diff` and `rvs save`, which show and keep it.
 
 use std::io::{self, BufWriter, Write};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,16 +11,17 @@ use serde_json::json;
 
 use super::{Exit, SocketArg, block_on, changes, counted};
 use crate::admin::api;
+use crate::config::value;
 use crate::ids::ServiceKey;
 
 /// A server of a service.
 #[derive(Debug, Args)]
 struct ServerArgs {
-    /// The service, e.g. tcp/192.0.2.10:80
+    /// The service, e.g. tcp/192.0.2.10:80 or tcp/[2001:db8::10]:80
     service: ServiceKey,
     /// The real server's address and port
-    #[arg(value_name = "SERVER")]
-    server: SocketAddrV4,
+    #[arg(value_name = "SERVER", value_parser = server)]
+    server: SocketAddr,
     #[command(flatten)]
     socket: SocketArg,
 }
@@ -64,7 +65,7 @@ pub(super) enum Add {
 
 #[derive(Debug, Args)]
 pub(super) struct AddService {
-    /// Protocol, virtual address and port, e.g. tcp/192.0.2.20:443
+    /// Protocol, virtual address and port, e.g. tcp/192.0.2.20:443 or tcp/[2001:db8::20]:443
     service: ServiceKey,
     /// nat, dr or tunnel
     #[arg(long)]
@@ -120,11 +121,11 @@ pub(super) struct Flush {
     #[arg(long)]
     service: Option<ServiceKey>,
     /// With this real server
-    #[arg(long)]
-    server: Option<SocketAddrV4>,
+    #[arg(long, value_parser = server)]
+    server: Option<SocketAddr>,
     /// Of this client
     #[arg(long)]
-    client: Option<Ipv4Addr>,
+    client: Option<IpAddr>,
     /// All of them
     #[arg(long, conflicts_with_all = ["service", "server", "client"])]
     all: bool,
@@ -263,6 +264,11 @@ impl Save {
         out.flush()?;
         Ok(Exit::Ok)
     }
+}
+
+/// A real server's address and port, as in the file.
+fn server(typed: &str) -> Result<SocketAddr, String> {
+    value::socket(typed).map_err(|wrong| format!("{wrong}; expected {}", value::ENDPOINT))
 }
 
 /// What has changed, and until when that holds.

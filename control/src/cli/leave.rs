@@ -1,7 +1,7 @@
 //! `rvs withdraw`, `rvs announce`, `rvs stop`: to take a router out of service, to put it back, and to end it.
 
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,7 +13,7 @@ use crate::admin::api::Leaving;
 #[derive(Debug, Args)]
 pub(super) struct Withdraw {
     /// Only this virtual address; without it, the whole router
-    address: Option<Ipv4Addr>,
+    address: Option<IpAddr>,
     #[command(flatten)]
     socket: SocketArg,
 }
@@ -21,7 +21,7 @@ pub(super) struct Withdraw {
 #[derive(Debug, Args)]
 pub(super) struct Announce {
     /// Only this virtual address; without it, the whole router
-    address: Option<Ipv4Addr>,
+    address: Option<IpAddr>,
     #[command(flatten)]
     socket: SocketArg,
 }

@@ -1,7 +1,7 @@
 //! What a service does when its real servers come and go: keys of `[[service]]`, with the meaning that keepalived
 //! gives to those that it has, too.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::check::{narrow, one_of};
@@ -27,7 +27,7 @@ pub struct Availability {
     /// By how much more it takes to gain the quorum, and less to lose it.
     pub hysteresis: u32,
     /// Serves while there is no quorum.
-    pub sorry_server: Option<SocketAddrV4>,
+    pub sorry_server: Option<SocketAddr>,
     /// Commands that are run when something changes.
     pub hooks: Hooks,
 }
@@ -131,8 +131,12 @@ impl Default for Hooks {
     }
 }
 
-/// `direct` is the port of a service whose packets' ports cannot be changed.
-pub(super) fn read(section: &Section<'_>, direct: Option<u16>) -> Option<Availability> {
+/// What it takes from its service: where that is, and the port if its packets' ports cannot be changed.
+pub(super) fn read(
+    section: &Section<'_>,
+    service: Option<SocketAddr>,
+    direct: Option<u16>,
+) -> Option<Availability> {
     let default = Availability::default();
     let on_down = section.or("on_down", default.on_down, |field| {
         let named = |name: &str| match name {
@@ -166,15 +170,17 @@ pub(super) fn read(section: &Section<'_>, direct: Option<u16>) -> Option<Availab
         ));
     }
     let sorry_server = section.optional("sorry_server", |field| {
-        field.parse(ENDPOINT, |typed| {
-            let address = value::socket(typed)?;
-            match address.port() {
-                port if direct.is_some_and(|direct| direct != port) => {
-                    Err(format!("port {port} is not the service's, which mode nat alone can change"))
-                }
-                _ => Ok(address),
-            }
-        })
+        let address = field.parse(ENDPOINT, value::socket)?;
+        if let Some(Err(wrong)) = service.map(|service| value::same_family(address.ip(), service.ip())) {
+            return field.error(wrong);
+        }
+        match direct.filter(|port| *port != address.port()) {
+            Some(port) => field.error(format_args!(
+                "port {} is not the service's, which mode nat alone can change; expected port {port}",
+                address.port()
+            )),
+            None => Some(address),
+        }
     });
     let hooks = section.or("hooks", Hooks::default(), |field| hooks(&field.section()?));
     Some(Availability {

@@ -4,7 +4,7 @@
 
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use foldhash::{HashMap, HashSet};
 
@@ -69,9 +69,9 @@ pub(super) fn services(
     ports: &[Option<Port>],
 ) {
     let known = || services.iter().filter_map(|(service, _)| service.as_ref());
-    let vips: HashSet<Ipv4Addr> = known().map(|service| *service.address.ip()).collect();
+    let vips: HashSet<IpAddr> = known().map(|service| service.address.ip()).collect();
     let readable = || ports.iter().flatten();
-    let twins: HashSet<Ipv4Addr> =
+    let twins: HashSet<IpAddr> =
         readable().flat_map(|port| port.addresses.iter().map(|p| p.address)).collect();
     let names: HashSet<&str> = readable().map(|port| port.name.as_str()).collect();
 
@@ -97,8 +97,8 @@ pub(super) fn services(
         let servers = servers.filter_map(|(section, server)| Some((server.address, section.get("address")?)));
         for (address, field) in servers.chain(sorry) {
             let what = match address.ip() {
-                ip if vips.contains(ip) => "a virtual address",
-                ip if twins.contains(ip) => "an address of this router",
+                ip if vips.contains(&ip) => "a virtual address",
+                ip if twins.contains(&ip) => "an address of this router",
                 _ => continue,
             };
             field.error::<()>(format_args!("{} is {what}; expected another machine", address.ip()));

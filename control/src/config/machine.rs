@@ -15,6 +15,7 @@ use super::raw::Document;
 use super::{Config, ConfigErrors, Table, value};
 use crate::hardware::{self, Obstacle};
 use crate::memory;
+use crate::net::NoIpv6;
 use crate::root::Root;
 use crate::setup::Permit;
 
@@ -31,6 +32,8 @@ pub struct Machine {
     pub awaited: BTreeSet<String>,
     /// Whether there are hugepages, as far as Linux says.
     pub has_hugepages: Option<bool>,
+    /// Why twins cannot have addresses of IPv6, if they cannot.
+    pub no_ipv6: Option<NoIpv6>,
     /// Bytes that programs can have without swapping (`MemAvailable`).
     pub available_memory: u64,
 }
@@ -51,6 +54,7 @@ impl Machine {
             pci_devices: hardware::obstacles(&root),
             awaited: BTreeSet::new(),
             has_hugepages: memory::has_pages(&root),
+            no_ipv6: NoIpv6::of(&root),
             available_memory: available_memory(&meminfo).context("/proc/meminfo has no MemAvailable")?,
         })
     }
@@ -109,7 +113,7 @@ impl Config {
         report.finish()
     }
 
-    /// Whether RVS could start on it now: whether DPDK can have the NICs, and there are hugepages. What a machine lacks that
+    /// Whether RVS could start on it now: whether DPDK can have the NICs, and there are hugepages and IPv6. What a machine lacks that
     /// nobody has prepared yet, and no fault of the file.
     pub fn check_prepared(&self, machine: &Machine) -> Result<(), ConfigErrors> {
         let document = Document::parse(&self.source)?;
@@ -128,6 +132,9 @@ impl Config {
                 format!("no hugepages are reserved; rvs setup -c {file}, or hugepages = false under [eal]"),
             );
         }
+        if let (Some(lack), Some(key)) = (machine.no_ipv6, self.first_ipv6()) {
+            wrong(&key, lack.to_string());
+        }
         report.finish()
     }
 
@@ -136,6 +143,18 @@ impl Config {
     pub fn check_to_take_over(&self, machine: &Machine) -> Result<(), ConfigErrors> {
         self.check_machine(&Machine { available_memory: u64::MAX, ..machine.clone() })?;
         self.check_prepared(machine)
+    }
+
+    /// The key of the first address of IPv6 that a twin is to have.
+    fn first_ipv6(&self) -> Option<String> {
+        let ports = self.ports.iter().enumerate().find_map(|(index, port)| {
+            let place = port.addresses.iter().position(|prefix| prefix.address.is_ipv6())?;
+            Some(format!("port[{index}].addresses[{place}]"))
+        });
+        ports.or_else(|| {
+            let index = self.services.iter().position(|service| service.address.is_ipv6())?;
+            Some(format!("service[{index}].address"))
+        })
     }
 
     fn with_remedy(&self, obstacle: &Obstacle) -> String {
@@ -238,6 +257,7 @@ device = "net_null"
             pci_devices: [("0000:3b:00.0".to_owned(), None)].into(),
             awaited: BTreeSet::new(),
             has_hugepages: Some(true),
+            no_ipv6: None,
             available_memory: 64 << 30,
         }
     }
@@ -259,6 +279,7 @@ device = "net_null"
             pci_devices: BTreeMap::new(),
             awaited: BTreeSet::new(),
             has_hugepages: None,
+            no_ipv6: None,
             available_memory: 2 << 30,
         };
         let expected = r#"
@@ -293,6 +314,23 @@ f:11:10: port[1].device: there is no PCI device 0000:3b:00.0; take an address th
             refused.contains("eal: no hugepages are reserved; rvs setup -c f, or hugepages = false"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn a_machine_without_ipv6() {
+        let refused = |more: &str| {
+            let machine = Machine { no_ipv6: Some(NoIpv6::OnTwins), ..machine() };
+            let config = super::super::parse(Path::new("f"), format!("{FILE}{more}").into()).unwrap();
+            config.check_prepared(&machine).map_err(|errors| errors.to_string())
+        };
+        refused("addresses = ['192.0.2.1/24']").unwrap();
+        let address = refused("addresses = ['192.0.2.1/24', '2001:db8::1/64']").unwrap_err();
+        assert!(
+            address.contains("port[2].addresses[1]: IPv6 is switched off on the twin; expected"),
+            "{address}"
+        );
+        let service = refused("[[service]]\naddress = '[2001:db8::10]:80'\nmode = 'nat'\n").unwrap_err();
+        assert!(service.contains("service[0].address: IPv6 is switched off"), "{service}");
     }
 
     #[test]

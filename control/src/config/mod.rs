@@ -31,11 +31,12 @@ pub mod value;
 
 use std::fmt;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use dataplane::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
 use dataplane::snapshot::TunnelSpec;
+use dataplane::wire::ipv4;
 
 pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
 pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Statuses, Tls, Trust};
@@ -138,7 +139,7 @@ impl Config {
     /// The port whose twin carries a service's virtual address: the one that is named, else the one with
     /// an address in the same network, else the first.
     pub fn port_of(&self, service: &Service) -> &Port {
-        let near = |port: &&Port| port.addresses.iter().any(|prefix| prefix.contains(*service.address.ip()));
+        let near = |port: &&Port| port.addresses.iter().any(|prefix| prefix.contains(service.address.ip()));
         match &service.port {
             Some(name) => self.ports.iter().find(|port| port.name == *name),
             None => self.ports.iter().find(near),
@@ -308,20 +309,26 @@ pub struct Port {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Prefix {
     /// The address.
-    pub address: Ipv4Addr,
-    /// 1 to 32.
+    pub address: IpAddr,
+    /// 1 to 32, or to 128 of IPv6.
     pub length: u8,
 }
 
 impl Prefix {
     /// Whether the address lies in this network.
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        (u32::from(self.address) ^ u32::from(address)) & self.mask() == 0
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.address.is_ipv4() == address.is_ipv4() && Prefix { address, ..*self }.network() == self.network()
     }
 
-    /// The network mask as a number, e.g. 0xffff_ff00.
-    pub fn mask(&self) -> u32 {
-        dataplane::wire::ipv4::mask(self.length)
+    /// The network's first address.
+    pub fn network(&self) -> IpAddr {
+        match self.address {
+            IpAddr::V4(address) => IpAddr::V4(address & Ipv4Addr::from_bits(ipv4::mask(self.length))),
+            IpAddr::V6(address) => {
+                let host = u128::MAX.checked_shr(self.length.into()).unwrap_or(0);
+                IpAddr::V6(address & Ipv6Addr::from_bits(!host))
+            }
+        }
     }
 }
 
@@ -335,7 +342,7 @@ impl fmt::Display for Prefix {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Virtual address and port.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// Transport protocol.
     pub protocol: Protocol,
     /// How packets reach the real servers.
@@ -364,11 +371,21 @@ pub struct Service {
     pub servers: Vec<Server>,
 }
 
+impl Service {
+    /// Its virtual address, if that is of IPv4: for what leaves IPv6 out so far.
+    pub fn ipv4(&self) -> Option<Ipv4Addr> {
+        match self.address.ip() {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }
+    }
+}
+
 /// A real server of a service. Small and without memory of its own, since lists of a hundred thousand are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Address and port; the port is the service's unless the mode is NAT.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// 0 takes no new connections.
     pub weight: u32,
     /// How many connections it is given.

@@ -1,6 +1,6 @@
 //! `[[service]]` and its real servers.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use dataplane::service::{
@@ -44,6 +44,12 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let mode = section
         .require("mode", format_args!("one of {}", modes.join(", ")))
         .and_then(|field| one_of("mode", &modes, Mode::from_name, &field));
+    let mode = match (mode, address) {
+        (Some(Mode::Tunnel), Some(SocketAddr::V6(_))) => section.get("mode").and_then(|field| {
+            field.error("tunnel is for IPv4 only so far; expected nat or dr for a service at an IPv6 address")
+        }),
+        (mode, _) => mode,
+    };
     let tunnel = tunnel::read(section, mode);
     let scheduler = section.or("scheduler", Scheduler::Wlc, |field| {
         one_of("scheduler", &names(Scheduler::ALL), Scheduler::from_name, &field)
@@ -59,11 +65,11 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
         }
         one_packet => Some(one_packet),
     });
-    let persistence = section.optional("persistence", |field| persistence(&field.section()?));
+    let persistence = section.optional("persistence", |field| persistence(&field.section()?, address));
     let checks = section.or("check", Vec::new(), |field| checks::read(&field));
 
     let direct = address.filter(|_| mode.is_some_and(Mode::is_one_way)).map(|address| address.port());
-    let availability = availability::read(section, direct);
+    let availability = availability::read(section, address, direct);
 
     let sections = section.sections("server");
     let checked = section.get("check").is_some();
@@ -155,10 +161,11 @@ fn timeout(field: Field<'_>) -> Option<u32> {
     }
 }
 
-fn persistence(section: &Section<'_>) -> Option<Persistence> {
+fn persistence(section: &Section<'_>, service: Option<SocketAddr>) -> Option<Persistence> {
     section.known(&["timeout", "prefix", "expire_quiescent"]);
     let seconds = section.or("timeout", State::Template.default_timeout(), timeout);
-    let prefix = section.or("prefix", 32, |field| narrow(field.integer(1..=32)));
+    let longest = if service.is_some_and(|service| service.is_ipv4()) { 32 } else { 128 };
+    let prefix = section.or("prefix", longest, |field| narrow(field.integer(1..=u64::from(longest))));
     let expire_quiescent = section.or("expire_quiescent", false, |field| field.boolean());
     Some(Persistence { seconds: seconds?, prefix: prefix?, expire_quiescent: expire_quiescent? })
 }
@@ -177,7 +184,7 @@ fn limits(section: &Section<'_>) -> Option<Option<Limits>> {
 
 /// What a real server takes from its service.
 struct ServerContext {
-    address: Option<SocketAddrV4>,
+    address: Option<SocketAddr>,
     mode: Option<Mode>,
     checked: bool,
 }
@@ -200,17 +207,20 @@ impl ServerContext {
             one_of("state", &states, ServerState::from_name, &field)
         });
         let ((address, port), service) = (endpoint?, self.address?);
+        if let Err(wrong) = value::same_family(address, service.ip()) {
+            return typed?.error(wrong);
+        }
         // The packet arrives as it is, so its port is what the real server must listen on.
         if let Some(mode) = self.mode.filter(|mode| mode.is_one_way())
             && port.is_some_and(|port| port != service.port())
         {
             let what = if mode == Mode::Dr { "direct routing" } else { "a tunnel" };
             return typed?.error(format_args!(
-                "{what} cannot change the port; expected \"{address}:{}\" or \"{address}\"",
-                service.port()
+                "{what} cannot change the port; expected \"{}\" or \"{address}\"",
+                SocketAddr::new(address, service.port())
             ));
         }
-        let address = SocketAddrV4::new(address, port.unwrap_or(service.port()));
+        let address = SocketAddr::new(address, port.unwrap_or(service.port()));
         Some(Server { address, weight: weight?, limits: limits?, check: check?, state: state? })
     }
 }

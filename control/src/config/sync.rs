@@ -9,7 +9,7 @@ use dataplane::service::State;
 use super::error::quoted;
 use super::file;
 use super::raw::{Field, Section};
-use super::value::{self, ENDPOINT};
+use super::value::{self, ENDPOINT_V4};
 use crate::sync::session::Key;
 
 /// Peer routers.
@@ -30,7 +30,7 @@ const KEY: &str = "the absolute path of a file with 64 hexadecimal digits, e.g. 
 
 pub(super) fn sync(section: &Section<'_>) -> Option<Sync> {
     section.known(&["listen", "peers", "key_file", "states"]);
-    let address = |field: Field<'_>| field.parse(ENDPOINT, value::socket);
+    let address = |field: Field<'_>| field.parse(ENDPOINT_V4, value::socket_v4);
     let listen = section.require("listen", "an address of this machine, ADDRESS:PORT").and_then(address);
     let list = section.require("peers", "the other routers' sync.listen, e.g. [\"10.9.0.2:8848\"]");
     let peers = list.clone().and_then(|field| field.all(address));

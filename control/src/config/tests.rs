@@ -267,7 +267,7 @@ rvs.toml:43:11: service[0].server[1].address: real server 10.0.0.11:8080 stands 
             "192.0.2.10:80",
             "192.0.2.10",
             r#"
-rvs.toml:31:11: service[0].address: "192.0.2.10" has no port; expected ADDRESS:PORT, IPv4 and 1 to 65535, e.g. "192.0.2.10:80"
+rvs.toml:31:11: service[0].address: "192.0.2.10" has no port; expected ADDRESS:PORT, 1 to 65535, e.g. "192.0.2.10:80" or "[2001:db8::10]:80"
    31 | address = "192.0.2.10"
       |           ^^^^^^^^^^^^"#,
         ),
@@ -275,7 +275,7 @@ rvs.toml:31:11: service[0].address: "192.0.2.10" has no port; expected ADDRESS:P
             "192.0.2.10:80",
             "192.0.2.10:0",
             r#"
-rvs.toml:31:11: service[0].address: port 0 is out of range; expected ADDRESS:PORT, IPv4 and 1 to 65535, e.g. "192.0.2.10:80"
+rvs.toml:31:11: service[0].address: port 0 is out of range; expected ADDRESS:PORT, 1 to 65535, e.g. "192.0.2.10:80" or "[2001:db8::10]:80"
    31 | address = "192.0.2.10:0"
       |           ^^^^^^^^^^^^^^"#,
         ),
@@ -283,7 +283,7 @@ rvs.toml:31:11: service[0].address: port 0 is out of range; expected ADDRESS:POR
             "10.0.0.11:8080",
             "10.0.0.11:70000",
             r#"
-rvs.toml:40:11: service[0].server[0].address: port 70000 is out of range; expected ADDRESS:PORT or ADDRESS, IPv4 and 1 to 65535, e.g. "10.0.0.11:8080"
+rvs.toml:40:11: service[0].server[0].address: port 70000 is out of range; expected ADDRESS:PORT or ADDRESS, 1 to 65535, e.g. "10.0.0.11:8080" or "[2001:db8::11]:8080"
    40 | address = "10.0.0.11:70000"
       |           ^^^^^^^^^^^^^^^^^"#,
         ),
@@ -296,6 +296,110 @@ rvs.toml:43:11: service[0].server[1].address: 192.0.2.10 is a virtual address; e
       |           ^^^^^^^^^^^^"#,
         ),
     ]);
+}
+
+/// A file with a service of IPv6, whose servers are checked at an address of IPv4.
+const SIX: &str = r#"
+[workers]
+cores = [1]
+[[port]]
+name = "wan"
+device = "net_null"
+addresses = ["192.0.2.1/24"]
+[[service]]
+address = "[2001:DB8:0::10]:80"
+mode = "nat"
+persistence = {}
+sorry_server = "[2001:db8:1::99]:80"
+check = { address = "192.0.2.200" }
+[[service.server]]
+address = "2001:db8:1::11"
+[[service.server]]
+address = "[2001:db8:1::12]:8080"
+[[service]]
+address = "[2001:db8::20]:80"
+mode = "dr"
+"#;
+
+#[test]
+fn a_service_of_ipv6_means_what_it_says() {
+    let config = read(SIX).unwrap();
+    let service = &config.services[0];
+    assert_eq!(service.address.to_string(), "[2001:db8::10]:80");
+    let servers: Vec<String> = service.servers.iter().map(|server| server.address.to_string()).collect();
+    assert_eq!(servers, ["[2001:db8:1::11]:80", "[2001:db8:1::12]:8080"]);
+    assert_eq!(service.persistence.map(|how| how.prefix), Some(128));
+    assert_eq!(service.availability.sorry_server.map(|server| server.is_ipv6()), Some(true));
+    let target = service.checks[0].target(service.servers[1].address);
+    assert_eq!(target.to_string(), "192.0.2.200:8080");
+}
+
+#[test]
+fn what_is_wrong_with_a_service_of_ipv6() {
+    for (from, to, message) in [
+        (
+            "\"2001:db8:1::11\"",
+            "\"10.0.0.11\"",
+            "service[0].server[0].address: 10.0.0.11 is an IPv4 address; expected an IPv6 address, as the service's\n",
+        ),
+        (
+            "[2001:db8:1::99]:80",
+            "10.0.0.99:80",
+            "service[0].sorry_server: 10.0.0.99 is an IPv4 address; expected an IPv6 address, as the service's\n",
+        ),
+        (
+            "[2001:DB8:0::10]:80",
+            "192.0.2.10:80",
+            "service[0].server[1].address: 2001:db8:1::12 is an IPv6 address; expected an IPv4 address, as the service's\n",
+        ),
+        (
+            "\"nat\"",
+            "\"tunnel\"",
+            "service[0].mode: tunnel is for IPv4 only so far; expected nat or dr for a service at an IPv6 address\n",
+        ),
+        (
+            "\"nat\"",
+            "\"dr\"",
+            "direct routing cannot change the port; expected \"[2001:db8:1::12]:80\" or \"2001:db8:1::12\"\n",
+        ),
+        (
+            "sorry_server = \"[2001:db8:1::99]:80\"",
+            "sorry_server = \"[2001:db8:1::12]:8080\"",
+            "service[0].sorry_server: [2001:db8:1::12]:8080 is one of the service's real servers; expected another one",
+        ),
+        ("persistence = {}", "persistence = { prefix = 129 }", "expected an integer from 1 to 128"),
+        ("[2001:DB8:0::10]:80", "2001:db8::10", "service[0].address: \"2001:db8::10\" has no port; expected"),
+        (
+            "[2001:DB8:0::10]:80",
+            "[::ffff:192.0.2.10]:80",
+            "service[0].address: ::ffff:192.0.2.10 is an IPv4 address, to be written 192.0.2.10; expected",
+        ),
+        ("[2001:DB8:0::10]:80", "[fe80::10]:80", "service[0].address: fe80::10 is a link-local address"),
+        (
+            "\"2001:db8:1::11\"",
+            "\"[2001:db8:1:0:0::12]:8080\"",
+            "real server [2001:db8:1::12]:8080 stands in line 15 already; expected each real server once",
+        ),
+        (
+            "\"2001:db8:1::11\"",
+            "\"2001:db8::20\"",
+            "2001:db8::20 is a virtual address; expected another machine",
+        ),
+        (
+            "[2001:db8::20]:80",
+            "[2001:db8::10]:80",
+            "service tcp/[2001:db8::10]:80 stands in line 9 already; expected each address and protocol once",
+        ),
+        (
+            "[workers]",
+            "[sync]\nlisten = \"[2001:db8:9::1]:8848\"\npeers = []\nkey_file = \"/k\"\n[workers]",
+            "sync.listen: \"[2001:db8:9::1]:8848\" is an IPv6 address; expected ADDRESS:PORT, IPv4 and 1 to 65535",
+        ),
+    ] {
+        assert!(SIX.contains(from), "{from}");
+        let error = read(&SIX.replacen(from, to, 1)).expect_err(to).to_string();
+        assert!(error.contains(message), "{to}: {error}");
+    }
 }
 
 #[test]

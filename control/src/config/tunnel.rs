@@ -1,7 +1,5 @@
 //! `[service.tunnel]`: how packets get to the real servers of a service whose mode is `tunnel`, as the options `--tun-*` of ipvsadm say it.
 
-use std::net::Ipv4Addr;
-
 use dataplane::service::Mode;
 use dataplane::snapshot::{MssClamp, TunnelSpec};
 use dataplane::wire::tunnel::Encapsulation;
@@ -41,13 +39,8 @@ fn tunnel(section: &Section<'_>) -> Option<TunnelSpec> {
         (true, Some("ipip")) => field.error("ipip has no checksum; expected false, or \"gue\" or \"gre\""),
         (checksum, _) => Some(checksum),
     });
-    let source = section.optional("source", |field| {
-        field.parse("an IPv4 address, e.g. \"10.0.0.1\"", |typed| match value::endpoint(typed)? {
-            (address, None) if address.is_loopback() => Err(format!("{address} is this machine's own")),
-            (address, None) => Ok(address),
-            (address, Some(_)) => Err(format!("{address} stands there with a port")),
-        })
-    });
+    let source = section
+        .optional("source", |field| field.parse("an IPv4 address, e.g. \"10.0.0.1\"", value::address_v4));
     let mss_clamp = section.or("mss_clamp", None, |field| mss_clamp(&field));
     let (port, checksum) = (port?, checksum?);
     Some(TunnelSpec {
@@ -56,7 +49,7 @@ fn tunnel(section: &Section<'_>) -> Option<TunnelSpec> {
             "gre" => Encapsulation::Gre { checksum },
             _ => Encapsulation::Ipip,
         },
-        source: source?.map(|source: Ipv4Addr| source.into()),
+        source: source?.map(u32::from),
         mss_clamp: mss_clamp?,
     })
 }

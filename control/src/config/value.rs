@@ -3,17 +3,24 @@
 //! Each reader gets what was typed and returns its meaning, or what is wrong with it; what would have been
 //! expected stands in the constant beside it, and the caller joins the two.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use dataplane::wire::ipv4;
 
 use super::Prefix;
 use super::error::quoted;
 
 /// What [`endpoint`] reads with a port.
-pub const ENDPOINT: &str = "ADDRESS:PORT, IPv4 and 1 to 65535, e.g. \"192.0.2.10:80\"";
-/// What [`endpoint`] reads without one.
-pub const SERVER: &str = "ADDRESS:PORT or ADDRESS, IPv4 and 1 to 65535, e.g. \"10.0.0.11:8080\"";
+pub const ENDPOINT: &str = "ADDRESS:PORT, 1 to 65535, e.g. \"192.0.2.10:80\" or \"[2001:db8::10]:80\"";
+/// What [`endpoint`] reads with or without one.
+pub const SERVER: &str =
+    "ADDRESS:PORT or ADDRESS, 1 to 65535, e.g. \"10.0.0.11:8080\" or \"[2001:db8::11]:8080\"";
+/// What [`address`] reads.
+pub const ADDRESS: &str = "an address, e.g. \"10.0.0.11\" or \"2001:db8::11\"";
+/// What [`socket_v4`] reads.
+pub const ENDPOINT_V4: &str = "ADDRESS:PORT, IPv4 and 1 to 65535, e.g. \"192.0.2.10:80\"";
 /// What [`prefix`] reads.
-pub const PREFIX: &str = "ADDRESS/LENGTH, IPv4 and 1 to 32, e.g. \"192.0.2.1/24\"";
+pub const PREFIX: &str = "ADDRESS/LENGTH, e.g. \"192.0.2.1/24\" or \"2001:db8::1/64\"";
 /// What [`port_name`] reads.
 pub const PORT_NAME: &str = "1 to 15 letters, digits, '_', '.' or '-'";
 /// What [`device`] reads.
@@ -22,23 +29,65 @@ pub const DEVICE: &str =
 /// What [`mac`] reads.
 pub const MAC: &str = "a unicast MAC address, e.g. \"02:00:00:00:00:01\"";
 
-/// `ADDRESS[:PORT]`. The address is one that a single host can have.
-pub fn endpoint(typed: &str) -> Result<(Ipv4Addr, Option<u16>), String> {
-    if typed.starts_with('[') || typed.matches(':').count() > 1 {
-        return Err(format!("{} is an IPv6 address, which is not supported yet", quoted(typed)));
-    }
-    let (address, port) = match typed.split_once(':') {
-        Some((address, port)) => (address, Some(port_number(port)?)),
-        None => (typed, None),
+/// `ADDRESS[:PORT]`, where an IPv6 address with a port stands in brackets (RFC 3986, 3.2.2). The address is one that a
+/// single host can have.
+pub fn endpoint(typed: &str) -> Result<(IpAddr, Option<u16>), String> {
+    let (address, port) = match typed.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, "")) if address.contains(':') => (address, None),
+        Some((address, rest)) if address.contains(':') => match rest.strip_prefix(':') {
+            Some(port) => (address, Some(port)),
+            None => return Err(format!("{} is not a port", quoted(rest))),
+        },
+        _ if typed.matches(':').count() > 1 => (typed, None),
+        _ => match typed.split_once(':') {
+            Some((address, port)) => (address, Some(port)),
+            None => (typed, None),
+        },
     };
-    Ok((host(address)?, port))
+    Ok((host(address)?, port.map(port_number).transpose()?))
 }
 
 /// `ADDRESS:PORT`.
-pub fn socket(typed: &str) -> Result<SocketAddrV4, String> {
+pub fn socket(typed: &str) -> Result<SocketAddr, String> {
     match endpoint(typed)? {
-        (address, Some(port)) => Ok(SocketAddrV4::new(address, port)),
+        (address, Some(port)) => Ok(SocketAddr::new(address, port)),
         (_, None) => Err(format!("{} has no port", quoted(typed))),
+    }
+}
+
+/// `ADDRESS`.
+pub fn address(typed: &str) -> Result<IpAddr, String> {
+    match endpoint(typed)? {
+        (address, None) => Ok(address),
+        (address, Some(_)) => Err(format!("{address} stands there with a port")),
+    }
+}
+
+/// `ADDRESS:PORT` of IPv4, where there is nothing for IPv6 yet.
+pub fn socket_v4(typed: &str) -> Result<SocketAddrV4, String> {
+    match socket(typed)? {
+        SocketAddr::V4(address) => Ok(address),
+        SocketAddr::V6(_) => Err(format!("{} is an IPv6 address", quoted(typed))),
+    }
+}
+
+/// `ADDRESS` of IPv4, where there is nothing for IPv6 yet.
+pub fn address_v4(typed: &str) -> Result<Ipv4Addr, String> {
+    match address(typed)? {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(address) => Err(format!("{address} is an IPv6 address")),
+    }
+}
+
+/// What is wrong with a server's address for a service at this one, and what is expected, if they are not of one family.
+/// (LVS mixes them in tunnels.)
+pub fn same_family(server: IpAddr, service: IpAddr) -> Result<(), String> {
+    let [is, expected] = [server, service].map(|address| if address.is_ipv4() { "IPv4" } else { "IPv6" });
+    match is == expected {
+        true => Ok(()),
+        false => {
+            Err(format!("{server} is an {is} address; expected an {expected} address, as the service's"))
+        }
     }
 }
 
@@ -48,15 +97,20 @@ pub fn prefix(typed: &str) -> Result<Prefix, String> {
         typed.split_once('/').ok_or_else(|| format!("{} has no prefix length", quoted(typed)))?;
     let address = host(address)?;
     let digits = length.bytes().all(|byte| byte.is_ascii_digit());
+    let most = if address.is_ipv4() { 32 } else { 128 };
     let length = match length.parse::<u8>() {
-        Ok(length @ 1..=32) if digits => length,
+        Ok(length) if digits && (1..=most).contains(&length) => length,
         _ => return Err(format!("{} is not a prefix length", quoted(length))),
     };
     let prefix = Prefix { address, length };
-    let rest = u32::from(address) & !prefix.mask();
-    match rest {
-        0 if length < 31 => Err(format!("{typed} is the address of the network itself")),
-        _ if length < 31 && rest == !prefix.mask() => {
+    // Two addresses are a point-to-point link's, or the only one (RFC 3021, RFC 6164).
+    if length >= most - 1 {
+        return Ok(prefix);
+    }
+    match (prefix.network(), address) {
+        // Of IPv6 it is that of all its routers (RFC 4291, section 2.6.1).
+        (network, _) if network == address => Err(format!("{typed} is the address of the network itself")),
+        (IpAddr::V4(network), IpAddr::V4(v4)) if v4 == network | Ipv4Addr::from_bits(!ipv4::mask(length)) => {
             Err(format!("{typed} is the broadcast address of its network"))
         }
         _ => Ok(prefix),
@@ -131,18 +185,26 @@ pub fn interface(device: &str) -> Option<&str> {
     device.split(',').skip(1).find_map(|argument| argument.strip_prefix("iface=")).filter(|_| takes)
 }
 
-/// An address that a single host can have.
-fn host(typed: &str) -> Result<Ipv4Addr, String> {
-    let address: Ipv4Addr = typed.parse().map_err(|_| match typed.contains(':') {
-        true => format!("{} is an IPv6 address, which is not supported yet", quoted(typed)),
-        false => format!("{} is not an IPv4 address", quoted(typed)),
+/// An address that a single host can have, and that says by itself where it is.
+fn host(typed: &str) -> Result<IpAddr, String> {
+    let address: IpAddr = typed.parse().map_err(|_| {
+        let family = if typed.contains(':') { "IPv6" } else { "IPv4" };
+        format!("{} is not an {family} address", quoted(typed))
     })?;
     let kind = match address {
-        _ if address.octets()[0] == 0 => "unspecified",
         _ if address.is_loopback() => "a loopback address",
         _ if address.is_multicast() => "a multicast address",
-        _ if address.is_broadcast() => "the broadcast address",
-        _ => return Ok(address),
+        IpAddr::V4(address) if address.octets()[0] == 0 => "unspecified",
+        IpAddr::V4(address) if address.is_broadcast() => "the broadcast address",
+        IpAddr::V6(address) if address.is_unspecified() => "unspecified",
+        IpAddr::V6(address) if address.is_unicast_link_local() => {
+            "a link-local address, which means nothing without an interface"
+        }
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => return Err(format!("{v6} is an IPv4 address, to be written {v4}")),
+            None => return Ok(address),
+        },
+        IpAddr::V4(_) => return Ok(address),
     };
     Err(format!("{address} is {kind}"))
 }
@@ -162,9 +224,19 @@ mod tests {
 
     #[test]
     fn endpoints() {
-        let address = Ipv4Addr::new(10, 0, 0, 1);
-        assert_eq!(endpoint("10.0.0.1:80"), Ok((address, Some(80))));
-        assert_eq!(endpoint("10.0.0.1"), Ok((address, None)));
+        for (typed, address, port) in [
+            ("10.0.0.1:80", "10.0.0.1", Some(80)),
+            ("10.0.0.1", "10.0.0.1", None),
+            ("[2001:DB8:0::1]:80", "2001:db8::1", Some(80)),
+            ("[2001:db8::1]", "2001:db8::1", None),
+            ("2001:db8::1", "2001:db8::1", None),
+            // What looks like a port is a part of the address.
+            ("2001:db8::1:80", "2001:db8::1:80", None),
+            // What leads to IPv4 is an address of IPv6 (RFC 6052).
+            ("[64:ff9b::192.0.2.1]:443", "64:ff9b::c000:201", Some(443)),
+        ] {
+            assert_eq!(endpoint(typed), Ok((address.parse().unwrap(), port)), "{typed}");
+        }
         for (typed, wrong) in [
             ("10.0.0.1:0", "port 0 is out of range"),
             ("10.0.0.1:70000", "port 70000 is out of range"),
@@ -173,24 +245,64 @@ mod tests {
             ("10.0.0:80", "\"10.0.0\" is not an IPv4 address"),
             ("010.0.0.1:80", "\"010.0.0.1\" is not an IPv4 address"),
             ("web:80", "\"web\" is not an IPv4 address"),
-            ("[2001:db8::1]:80", "\"[2001:db8::1]:80\" is an IPv6 address, which is not supported yet"),
+            ("[10.0.0.1]:80", "\"[10.0.0.1]\" is not an IPv4 address"),
             ("0.0.0.0:80", "0.0.0.0 is unspecified"),
             ("127.0.0.1:80", "127.0.0.1 is a loopback address"),
             ("224.0.0.1:80", "224.0.0.1 is a multicast address"),
             ("255.255.255.255:80", "255.255.255.255 is the broadcast address"),
+            ("[2001:db8::1]:0", "port 0 is out of range"),
+            ("[2001:db8::1]:", "\"\" is not a port"),
+            ("[2001:db8::1]80", "\"80\" is not a port"),
+            ("[2001:db8::1", "\"[2001:db8::1\" is not an IPv6 address"),
+            ("2001:db8::1]:80", "\"2001:db8::1]:80\" is not an IPv6 address"),
+            ("[2001:db8:::1]:80", "\"2001:db8:::1\" is not an IPv6 address"),
+            ("[2001:db8::1%2]:80", "\"2001:db8::1%2\" is not an IPv6 address"),
+            ("[::]:80", ":: is unspecified"),
+            ("[::1]:80", "::1 is a loopback address"),
+            ("[ff02::1]:80", "ff02::1 is a multicast address"),
+            ("fe80::1", "fe80::1 is a link-local address, which means nothing without an interface"),
+            ("[::ffff:10.0.0.1]:80", "::ffff:10.0.0.1 is an IPv4 address, to be written 10.0.0.1"),
         ] {
             assert_eq!(endpoint(typed), Err(wrong.to_owned()));
         }
     }
 
     #[test]
+    fn with_a_port_without_one_and_of_one_family() {
+        let text = |read: Result<SocketAddr, String>| read.map(|address| address.to_string());
+        assert_eq!(text(socket("[2001:db8:0:0::1]:80")), Ok("[2001:db8::1]:80".to_owned()));
+        assert_eq!(text(socket("2001:db8::1")), Err("\"2001:db8::1\" has no port".to_owned()));
+        assert_eq!(address("[2001:db8::1]:80"), Err("2001:db8::1 stands there with a port".to_owned()));
+        assert!(socket_v4("10.0.0.1:80").is_ok() && address_v4("10.0.0.1").is_ok());
+        assert_eq!(socket_v4("[2001:db8::1]:80"), Err("\"[2001:db8::1]:80\" is an IPv6 address".to_owned()));
+        assert_eq!(address_v4("2001:db8::1"), Err("2001:db8::1 is an IPv6 address".to_owned()));
+    }
+
+    #[test]
+    fn families() {
+        let [four, six] = ["10.0.0.1", "2001:db8::1"].map(|typed| address(typed).unwrap());
+        assert_eq!((same_family(four, four), same_family(six, six)), (Ok(()), Ok(())));
+        let wrong = "10.0.0.1 is an IPv4 address; expected an IPv6 address, as the service's";
+        assert_eq!(same_family(four, six), Err(wrong.to_owned()));
+        let wrong = "2001:db8::1 is an IPv6 address; expected an IPv4 address, as the service's";
+        assert_eq!(same_family(six, four), Err(wrong.to_owned()));
+    }
+
+    #[test]
     fn prefixes() {
         assert_eq!(prefix("192.0.2.1/24").unwrap().to_string(), "192.0.2.1/24");
-        assert!(
-            prefix("192.0.2.0/31").is_ok()
-                && prefix("192.0.2.1/31").is_ok()
-                && prefix("192.0.2.1/32").is_ok()
-        );
+        for typed in [
+            "192.0.2.0/31",
+            "192.0.2.1/31",
+            "192.0.2.1/32",
+            "2001:db8::1/64",
+            "2001:db8::ffff:ffff:ffff:ffff/64",
+            "2001:db8::/127",
+            "2001:db8::/128",
+            "2001:db8::1/1",
+        ] {
+            assert_eq!(prefix(typed).map(|prefix| prefix.to_string()).as_deref(), Ok(typed));
+        }
         for (typed, wrong) in [
             ("192.0.2.1", "\"192.0.2.1\" has no prefix length"),
             ("192.0.2.1/0", "\"0\" is not a prefix length"),
@@ -199,6 +311,13 @@ mod tests {
             ("192.0.2.0/24", "192.0.2.0/24 is the address of the network itself"),
             ("192.0.2.255/24", "192.0.2.255/24 is the broadcast address of its network"),
             ("192.0.2/24", "\"192.0.2\" is not an IPv4 address"),
+            ("2001:db8::1", "\"2001:db8::1\" has no prefix length"),
+            ("2001:db8::1/0", "\"0\" is not a prefix length"),
+            ("2001:db8::1/129", "\"129\" is not a prefix length"),
+            ("2001:db8::/64", "2001:db8::/64 is the address of the network itself"),
+            ("[2001:db8::1]/64", "\"[2001:db8::1]\" is not an IPv6 address"),
+            ("ff02::1/64", "ff02::1 is a multicast address"),
+            ("fe80::1/64", "fe80::1 is a link-local address, which means nothing without an interface"),
         ] {
             assert_eq!(prefix(typed), Err(wrong.to_owned()));
         }

@@ -1,6 +1,6 @@
 //! Which virtual addresses are announced: told when it changes, and changed when an operator says so.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 use itertools::Itertools;
@@ -67,10 +67,10 @@ impl Director {
         let before = self.standings.clone();
         self.orders = orders;
         self.put_in_force().await;
-        let standing = |address: &Ipv4Addr| self.standings.get(address).copied().flatten();
+        let standing = |address: &IpAddr| self.standings.get(address).copied().flatten();
         let change = |service: &Service| {
             let address = service.address.ip();
-            let (was, is) = (before.get(address).copied().flatten(), standing(address));
+            let (was, is) = (before.get(&address).copied().flatten(), standing(&address));
             (was != is).then(|| api::Change {
                 sign: api::Sign::Changed,
                 service: ServiceKey::of(service).to_string(),
@@ -89,7 +89,7 @@ impl Director {
     }
 
     /// The orders with an address, or all of the router, taken out of service.
-    pub(super) fn withdrawn(&self, address: Option<Ipv4Addr>) -> Result<Orders> {
+    pub(super) fn withdrawn(&self, address: Option<IpAddr>) -> Result<Orders> {
         let mut orders = self.orders.clone();
         match address {
             None => orders.router = true,
@@ -102,7 +102,7 @@ impl Director {
     }
 
     /// The orders with an address, or everything, put back into service.
-    pub(super) fn announced(&self, address: Option<Ipv4Addr>) -> Result<Orders> {
+    pub(super) fn announced(&self, address: Option<IpAddr>) -> Result<Orders> {
         let Some(address) = address else { return Ok(Orders::default()) };
         self.require_address(address)?;
         ensure!(
@@ -114,7 +114,7 @@ impl Director {
         Ok(orders)
     }
 
-    fn require_address(&self, address: Ipv4Addr) -> Result<()> {
+    fn require_address(&self, address: IpAddr) -> Result<()> {
         ensure!(
             !self.follows(),
             "run.virtual_addresses is \"follow\": whoever places addresses decides about each; expected no address, \

@@ -19,7 +19,6 @@ use crate::compile::targets;
 use crate::config::{Server, Service};
 use crate::events::Events;
 use crate::explain::Explainer;
-use crate::four::four;
 use crate::ids::{ServerKey, ServiceKey};
 use crate::metrics::Format;
 use crate::upgrade::Desk;
@@ -201,7 +200,7 @@ impl Director {
             tunnel: (service.mode == Mode::Tunnel).then(|| service.tunnel.encapsulation.to_string()),
             withdrawn: self
                 .standings
-                .get(service.address.ip())
+                .get(&service.address.ip())
                 .and_then(Option::as_ref)
                 .map(ToString::to_string),
             stats: stats(record.map(|record| record.traffic()).unwrap_or_default()),
@@ -258,9 +257,9 @@ fn connection(snapshot: &Snapshot, word: Word) -> Option<api::Connection> {
     }
     Some(api::Connection {
         protocol: service.protocol.name().to_owned(),
-        client: word.client().socket(),
-        virtual_: four(dest.virtual_address),
-        server: four(dest.address),
+        client: word.client().socket().into(),
+        virtual_: dest.virtual_address,
+        server: dest.address,
         state: state.name().to_owned(),
         expires: timeout.remaining(age),
     })

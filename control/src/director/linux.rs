@@ -1,7 +1,7 @@
 //! What the director has Linux do on the twins: carry addresses, and keep neighbours fresh.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -13,6 +13,11 @@ use crate::events::Kind;
 use crate::net::Mirror;
 use crate::ports;
 use crate::rivals::exclusive;
+
+/// The length of a network of this address only, as which a virtual address is on its twin.
+fn alone(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
 
 /// Neighbours that Linux is asked for.
 #[derive(Clone, Copy, PartialEq)]
@@ -92,11 +97,12 @@ impl Director {
         // Also those that were there before: somebody may have taken them away. Linux is asked what it has, since the
         // mirror may be a moment behind. (To add a thousand again took 6 ms; to ask takes one.)
         let held = linux.addresses().await.unwrap_or_default();
-        let is_missing = |&&(ifindex, address): &&(u32, Ipv4Addr)| !held.contains(&(ifindex, address, 32));
+        let is_missing =
+            |&&(ifindex, address): &&(u32, IpAddr)| !held.contains(&(ifindex, address, alone(address)));
         for &(ifindex, address) in wanted.iter().filter(is_missing) {
             // Before it is there, since whoever ends this here, for an upgrade, has to know.
             let is_new = self.placed.insert((ifindex, address));
-            let added = linux.add_address(ifindex, address, 32).await;
+            let added = linux.add_address(ifindex, address, alone(address)).await;
             if is_new && !matches!(added, Ok(true)) {
                 // It is there, and what somebody else has put there is not ours to take away; or it is refused.
                 self.placed.remove(&(ifindex, address));
@@ -106,7 +112,7 @@ impl Director {
             }
         }
         for (ifindex, address) in self.placed.clone().difference(&wanted) {
-            match linux.remove_address(*ifindex, *address, 32).await {
+            match linux.remove_address(*ifindex, *address, alone(*address)).await {
                 Ok(()) => drop(self.placed.remove(&(*ifindex, *address))),
                 Err(error) => self.misplace(*address, &error),
             }
@@ -123,7 +129,7 @@ impl Director {
             return;
         }
         let held = &self.watcher.mirror().addresses;
-        let is_held = |&(ifindex, address): &(u32, Ipv4Addr)| {
+        let is_held = |&(ifindex, address): &(u32, IpAddr)| {
             held.range((ifindex, address, 0)..=(ifindex, address, u8::MAX)).next().is_some()
         };
         let missing = self.virtual_addresses().into_iter().find(|place| !is_held(place));
@@ -137,7 +143,7 @@ impl Director {
     }
 
     /// Virtual addresses that RVS has put on an interface, for whoever follows.
-    pub fn placed_on(&self, ifindex: u32) -> Vec<Ipv4Addr> {
+    pub fn placed_on(&self, ifindex: u32) -> Vec<IpAddr> {
         self.placed.iter().filter(|place| place.0 == ifindex).map(|place| place.1).collect()
     }
 
@@ -163,9 +169,9 @@ impl Director {
     }
 
     /// The virtual addresses that Linux has on a twin, whoever has put them there.
-    fn addresses_here(&self) -> HashSet<Ipv4Addr> {
-        let all: HashSet<Ipv4Addr> =
-            self.services.present().iter().map(|service| *service.address.ip()).collect();
+    fn addresses_here(&self) -> HashSet<IpAddr> {
+        let all: HashSet<IpAddr> =
+            self.services.present().iter().map(|service| service.address.ip()).collect();
         let held = self.watcher.mirror().addresses.iter();
         let held = held.filter(|(ifindex, ..)| self.is_twin(*ifindex)).map(|&(_, address, _)| address);
         held.filter(|address| all.contains(address)).collect()
@@ -181,7 +187,7 @@ impl Director {
         }
     }
 
-    fn misplace(&mut self, address: Ipv4Addr, error: &anyhow::Error) {
+    fn misplace(&mut self, address: IpAddr, error: &anyhow::Error) {
         self.misplaced = true;
         let error = format!("{error:#}");
         tracing::error!(%address, error, "a virtual address is not on, or still on, its twin; trying again");
@@ -192,13 +198,14 @@ impl Director {
     }
 
     /// The virtual addresses that are not withdrawn, each with the interface that is to have it.
-    fn virtual_addresses(&self) -> HashSet<(u32, Ipv4Addr)> {
+    fn virtual_addresses(&self) -> HashSet<(u32, IpAddr)> {
         let place = |service: &Service| {
+            let address = service.address.ip();
             let port = self.config.port_of(service);
-            let own = port.addresses.iter().any(|prefix| prefix.address == *service.address.ip());
+            let own = port.addresses.iter().any(|prefix| prefix.address == address);
             let index = self.config.ports.iter().position(|other| other.name == port.name)?;
-            let withdrawn = self.standings.get(service.address.ip()).is_some_and(Option::is_some);
-            (!own && !withdrawn).then_some((self.ports[index].ifindex, *service.address.ip()))
+            let withdrawn = self.standings.get(&address).is_some_and(Option::is_some);
+            (!own && !withdrawn).then_some((self.ports[index].ifindex, address))
         };
         self.services.present().iter().filter_map(place).collect()
     }
@@ -220,10 +227,10 @@ impl Director {
             return;
         }
         let Mirror { neighbours, fixed, .. } = self.watcher.mirror();
-        let key = |&(port, address): &(PortIndex, Ipv4Addr)| (self.ifindex(port), address);
+        let key = |&(port, address): &(PortIndex, IpAddr)| (self.ifindex(port), address);
         let is_wanted =
             |key: &_| !fixed.contains(key) && (which == Which::All || !neighbours.contains_key(key));
-        let wanted: Vec<(u32, Ipv4Addr)> = self.next_hops().iter().map(key).filter(is_wanted).collect();
+        let wanted: Vec<(u32, IpAddr)> = self.next_hops().iter().map(key).filter(is_wanted).collect();
         let linux = self.watcher.handle();
         self.asking.spawn(async move {
             for (ifindex, address) in wanted {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -58,7 +58,7 @@ impl Director {
     fn patch(
         &mut self,
         service: ServiceKey,
-        address: SocketAddrV4,
+        address: SocketAddr,
         patch: &api::ServerPatch,
         now: Instant,
     ) -> Result<()> {
@@ -93,10 +93,9 @@ impl Director {
         let port = new.address.port();
         ensure!(
             !known.mode.is_one_way() || port == known.address.port(),
-            "mode {} cannot change the port; expected {}:{}",
+            "mode {} cannot change the port; expected {}",
             known.mode,
-            new.address.ip(),
-            known.address.port()
+            SocketAddr::new(new.address.ip(), known.address.port())
         );
         let server = Server {
             address: new.address,
@@ -125,11 +124,11 @@ impl Director {
             ensure!(names.contains(&name.as_str()), "no port {name:?}; expected one of {}", names.join(", "));
         }
         let mut own = self.own_addresses();
-        own.extend(running.iter().map(|service| *service.address.ip()));
-        own.push(*service.address.ip());
+        own.extend(running.iter().map(|service| service.address.ip()));
+        own.push(service.address.ip());
         for server in &service.servers {
             let ip = server.address.ip();
-            ensure!(!own.contains(ip), "{ip} is an address of this router; expected another machine");
+            ensure!(!own.contains(&ip), "{ip} is an address of this router; expected another machine");
         }
         let is_server =
             |service: &Service| service.servers.iter().any(|s| s.address.ip() == key.address.ip());
@@ -146,7 +145,7 @@ impl Director {
         Ok(())
     }
 
-    pub(super) fn own_addresses(&self) -> Vec<Ipv4Addr> {
+    pub(super) fn own_addresses(&self) -> Vec<IpAddr> {
         let ports = self.config.ports.iter();
         ports.flat_map(|port| port.addresses.iter().map(|prefix| prefix.address)).collect()
     }
@@ -196,7 +195,7 @@ impl Director {
         let filter = Filter { service, server: filter.server, client: filter.client };
         let (table, snapshot, peers) = (self.table.clone(), self.publisher.current(), self.peers.shared());
         Ok(Box::new(move || {
-            let _under_way = peers.map(|peers| peers.flush(filter));
+            let _under_way = peers.filter(|_| !filter.is_ipv6()).map(|peers| peers.flush(filter));
             let starts = (0..table.buckets()).step_by(CHUNK);
             let chunks = starts.map(|start| start..(start + CHUNK).min(table.buckets()));
             let is_to_go = |word| filter.matches_word(&snapshot, word);

@@ -27,7 +27,7 @@ mod pace;
 mod peers;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ pub struct Parts {
     /// How it stands with peers, if there are any.
     pub peers: Option<Arc<sync::Shared>>,
     /// Virtual addresses that a predecessor has put on twins: (interface, address).
-    pub placed: HashSet<(u32, Ipv4Addr)>,
+    pub placed: HashSet<(u32, IpAddr)>,
     /// What a predecessor knew.
     pub knowledge: Knowledge,
     /// Who is asked for an upgrade.
@@ -156,9 +156,9 @@ pub struct Director {
     /// A round of asking Linux for neighbours, if one is under way.
     asking: JoinSet<()>,
     /// Virtual addresses that somebody else has put on a twin, if services follow them.
-    live: HashSet<Ipv4Addr>,
+    live: HashSet<IpAddr>,
     /// Virtual addresses that RVS has put on twins: (interface, address).
-    placed: HashSet<(u32, Ipv4Addr)>,
+    placed: HashSet<(u32, IpAddr)>,
     /// Whether one is still to be put on its twin or taken away, because that has just been decided, or Linux has refused.
     misplaced: bool,
     /// What of the virtual addresses is withdrawn by order, and how all of them stand.
@@ -172,7 +172,7 @@ pub struct Director {
     missed: bool,
     manager: systemd::Manager,
     /// Those of which it has been said that Linux refuses to change them.
-    refused: HashSet<Ipv4Addr>,
+    refused: HashSet<IpAddr>,
     events: Events,
     metrics: Metrics,
     overload: Overload,
@@ -308,7 +308,7 @@ impl Director {
     }
 
     /// The neighbours that servers and gateways are reached through.
-    fn next_hops(&self) -> BTreeSet<(PortIndex, Ipv4Addr)> {
+    fn next_hops(&self) -> BTreeSet<(PortIndex, IpAddr)> {
         let fibs = &self.publisher.current().fibs;
         compile::next_hops(self.services.present(), self.watcher.mirror(), &self.ports, fibs)
     }

@@ -1,6 +1,7 @@
-//! What Linux does with the twins, and who answers ARP.
+//! What Linux does with the twins, and who else answers ARP for their addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::{Finding, Root, Severity};
 use crate::config::Config;
@@ -9,8 +10,9 @@ use crate::config::Config;
 pub(super) struct Facts {
     /// Whether RVS runs, so that the twins should be there.
     runs: bool,
-    /// `net.ipv4.ip_forward`.
+    /// `net.ipv4.ip_forward`, and `net.ipv6.conf.all.forwarding`.
     forwards: Option<u8>,
+    forwards_ipv6: Option<u8>,
     /// By interface (`all` among them): rp_filter, arp_ignore.
     settings: BTreeMap<String, (u8, u8)>,
     /// The MTU of each interface that has a port's name.
@@ -31,6 +33,7 @@ impl Facts {
         Facts {
             runs: root.runs(config),
             forwards: root.number("/proc/sys/net/ipv4/ip_forward"),
+            forwards_ipv6: root.number("/proc/sys/net/ipv6/conf/all/forwarding"),
             settings: root.list(directory).into_iter().filter_map(setting).collect(),
             twins: config.ports.iter().filter_map(twin).collect(),
         }
@@ -78,14 +81,25 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
             );
         }
     }
-    if facts.forwards == Some(0) && config.ports.len() > 1 {
-        findings.push(Finding::new(
-            "ip-forward",
-            Severity::Warning,
-            "routing",
-            "Linux does not forward: what is no service's ends here, as do real servers' own connections",
-            "sysctl -w net.ipv4.ip_forward=1, if this router is their gateway",
-        ));
+    let has = |is_of: fn(&IpAddr) -> bool| {
+        let mut own = config.ports.iter().flat_map(|port| &port.addresses);
+        own.any(|prefix| is_of(&prefix.address))
+    };
+    for (forwards, concerns, family, setting) in [
+        (facts.forwards, !has(IpAddr::is_ipv6) || has(IpAddr::is_ipv4), "IPv4", "net.ipv4.ip_forward"),
+        (facts.forwards_ipv6, has(IpAddr::is_ipv6), "IPv6", "net.ipv6.conf.all.forwarding"),
+    ] {
+        if forwards == Some(0) && concerns && config.ports.len() > 1 {
+            findings.push(Finding::new(
+                "ip-forward",
+                Severity::Warning,
+                "routing",
+                format_args!(
+                    "Linux does not forward {family}: what is no service's ends here, as do real servers' own connections"
+                ),
+                format_args!("sysctl -w {setting}=1, if this router is their gateway"),
+            ));
+        }
     }
     findings.extend(arp(facts, config));
     findings
@@ -169,11 +183,22 @@ mod tests {
 
     #[test]
     fn a_router_with_two_ports_forwards() {
-        let text = "[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null\"\n\
-                    [[port]]\nname = \"lan\"\ndevice = \"net_ring\"\n";
-        let config = crate::config::parse(std::path::Path::new("f"), text.into()).unwrap();
-        let facts = Facts { forwards: Some(0), ..Facts::default() };
-        assert_eq!(judge(&facts, &config)[0].subject, "routing");
-        assert_eq!(judge(&Facts { forwards: Some(1), ..facts }, &config), []);
+        let found = |forwards, forwards_ipv6, addresses: &str| {
+            let text = format!(
+                "[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null\"\naddresses = [{addresses}]\n\
+                 [[port]]\nname = \"lan\"\ndevice = \"net_ring\"\n"
+            );
+            let config = crate::config::parse(std::path::Path::new("f"), text.into()).unwrap();
+            let facts =
+                Facts { forwards: Some(forwards), forwards_ipv6: Some(forwards_ipv6), ..Facts::default() };
+            let remedies = judge(&facts, &config).into_iter().map(|finding| finding.remedy);
+            remedies.map(|remedy| remedy.split_once(',').unwrap().0.to_owned()).collect::<Vec<_>>()
+        };
+        let (four, six) = ("sysctl -w net.ipv4.ip_forward=1", "sysctl -w net.ipv6.conf.all.forwarding=1");
+        assert_eq!(found(0, 0, ""), [four]);
+        assert_eq!(found(1, 0, ""), [""; 0]);
+        assert_eq!(found(0, 0, "'192.0.2.1/24', '2001:db8::1/64'"), [four, six]);
+        assert_eq!(found(0, 0, "'2001:db8::1/64'"), [six]);
+        assert_eq!(found(0, 1, "'2001:db8::1/64'"), [""; 0]);
     }
 }

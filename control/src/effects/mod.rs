@@ -13,7 +13,7 @@ mod slow_start;
 mod tests;
 
 use std::collections::hash_map::Entry;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use foldhash::{HashMap, HashSet};
 use tokio::time::Instant;
@@ -55,7 +55,7 @@ pub enum Happening {
         /// Its service.
         service: ServiceKey,
         /// Its address.
-        server: SocketAddrV4,
+        server: SocketAddr,
         /// Which of the two.
         up: bool,
     },
@@ -64,7 +64,7 @@ pub enum Happening {
         /// Its service.
         service: ServiceKey,
         /// Its address.
-        server: SocketAddrV4,
+        server: SocketAddr,
         /// Until when it stays out.
         until: Instant,
     },
@@ -89,7 +89,7 @@ pub struct Effects {
 struct ServiceEffects {
     /// None before it was judged for the first time.
     quorum: Option<bool>,
-    servers: HashMap<SocketAddrV4, ServerEffects>,
+    servers: HashMap<SocketAddr, ServerEffects>,
 }
 
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl Effects {
     }
 
     /// What a server is to do.
-    pub fn duty(&self, service: ServiceKey, server: SocketAddrV4) -> Duty {
+    pub fn duty(&self, service: ServiceKey, server: SocketAddr) -> Duty {
         self.duties(service).of(server)
     }
 
@@ -133,7 +133,7 @@ impl Effects {
     }
 
     /// Whether a server takes part, as far as its checks and damping go.
-    pub fn is_up(&self, service: ServiceKey, server: SocketAddrV4) -> bool {
+    pub fn is_up(&self, service: ServiceKey, server: SocketAddr) -> bool {
         let known = self.services.get(&service).and_then(|effects| effects.servers.get(&server));
         known.is_some_and(|known| known.up)
     }
@@ -144,7 +144,7 @@ impl Effects {
     }
 
     /// Until when a server is held down for having gone down too often.
-    pub fn held(&self, service: ServiceKey, server: SocketAddrV4) -> Option<Instant> {
+    pub fn held(&self, service: ServiceKey, server: SocketAddr) -> Option<Instant> {
         self.services.get(&service)?.servers.get(&server)?.flaps.held()
     }
 }
@@ -155,7 +155,7 @@ pub struct Duties<'a>(Option<&'a ServiceEffects>);
 
 impl Duties<'_> {
     /// One that nobody has judged does nothing.
-    pub fn of(&self, server: SocketAddrV4) -> Duty {
+    pub fn of(&self, server: SocketAddr) -> Duty {
         let known = self.0.and_then(|effects| effects.servers.get(&server));
         known.map_or(Duty { weight: 0, scale: 1, up: false, listed: false }, |known| known.duty)
     }
@@ -236,7 +236,7 @@ impl ServiceEffects {
         }
         if self.servers.len() > service.servers.len() + usize::from(rules.sorry_server.is_some()) {
             let servers = service.servers.iter().map(|server| server.address);
-            let present: HashSet<SocketAddrV4> = servers.chain(rules.sorry_server).collect();
+            let present: HashSet<SocketAddr> = servers.chain(rules.sorry_server).collect();
             self.servers.retain(|address, _| present.contains(address));
         }
         next

@@ -16,8 +16,14 @@ struct Rig {
     start: Instant,
 }
 
-fn address(last: u8) -> SocketAddrV4 {
-    SocketAddrV4::new([10, 0, 0, last].into(), 80)
+fn address(last: u8) -> SocketAddr {
+    SocketAddr::new([10, 0, 0, last].into(), 80)
+}
+
+/// The reverse of it.
+fn last(address: SocketAddr) -> u8 {
+    let SocketAddr::V4(address) = address else { unreachable!() };
+    address.ip().octets()[3]
 }
 
 impl Rig {
@@ -41,15 +47,15 @@ impl Rig {
     /// Judges at this second: what has happened.
     fn at(&mut self, second: u64) -> Vec<String> {
         let health = |_: &Service, server: &Server| Health {
-            up: !self.down.borrow().contains(&server.address.ip().octets()[3]),
+            up: !self.down.borrow().contains(&last(server.address)),
             weight: self.asks.filter(|_| server.address == address(11)),
         };
         let now = self.start + Duration::from_secs(second);
         let services = [self.service.clone()];
         let (happenings, _) = self.effects.judge(&services, health, now);
         let show = |happening: &Happening| match happening {
-            Happening::Server { server, up, .. } => format!("{} {up}", server.ip().octets()[3]),
-            Happening::Held { server, .. } => format!("{} held", server.ip().octets()[3]),
+            Happening::Server { server, up, .. } => format!("{} {up}", last(*server)),
+            Happening::Held { server, .. } => format!("{} held", last(*server)),
             Happening::Quorum { up, weight, .. } => format!("quorum {up} {weight}"),
         };
         happenings.iter().map(show).collect()

@@ -1,7 +1,7 @@
 //! What can happen, as JSON and for a person.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use serde::Serialize;
 
@@ -69,7 +69,7 @@ pub enum Kind {
         /// "tcp/192.0.2.10:80".
         service: String,
         /// The server's address and port.
-        server: SocketAddrV4,
+        server: SocketAddr,
         /// How many in a row it has passed.
         checks: u32,
     },
@@ -78,7 +78,7 @@ pub enum Kind {
         /// "tcp/192.0.2.10:80".
         service: String,
         /// The server's address and port.
-        server: SocketAddrV4,
+        server: SocketAddr,
         /// How many in a row it has failed.
         checks: u32,
         /// What the last of them said.
@@ -89,7 +89,7 @@ pub enum Kind {
         /// "tcp/192.0.2.10:80".
         service: String,
         /// The server's address and port.
-        server: SocketAddrV4,
+        server: SocketAddr,
         /// How long it stays down.
         seconds: u64,
     },
@@ -170,41 +170,41 @@ pub enum Kind {
     /// Somebody has taken a virtual address from its twin.
     AddressTaken {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// A virtual address is on a twin now, and its services are live.
     AddressGained {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// A virtual address is on no twin any more, and its services are Linux'.
     AddressLost {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// A virtual address is here, and another machine on the segment says that it has it as well.
     AddressContested {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The other machine's.
         mac: String,
     },
     /// A virtual address goes to its twin, for others to send its packets here.
     AddressAnnounced {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// A virtual address is taken from its twin. What comes for it all the same is forwarded.
     AddressWithdrawn {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Why.
         reason: String,
     },
     /// Linux refuses to put a virtual address on its twin, or to take it away.
     AddressRefused {
         /// Which one.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// What Linux says.
         error: String,
     },
@@ -297,7 +297,7 @@ impl Kind {
     }
 
     /// What a verdict means for a server of a service.
-    pub fn of_verdict(verdict: &Verdict, service: &str, server: SocketAddrV4) -> Kind {
+    pub fn of_verdict(verdict: &Verdict, service: &str, server: SocketAddr) -> Kind {
         let (service, checks) = (service.to_owned(), verdict.checks);
         if verdict.up {
             Kind::ServerUp { service, server, checks }
@@ -422,7 +422,7 @@ impl fmt::Display for Kind {
             Kind::AddressContested { address, mac } => {
                 write!(
                     f,
-                    "{address} is here, and {mac} has it as well: two routers are active, or a real server answers ARP for it"
+                    "{address} is here, and {mac} has it as well: two routers are active, or a real server answers for it"
                 )
             }
             Kind::AddressAnnounced { address } => write!(f, "{address} is announced"),

@@ -8,7 +8,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use anyhow::{Context, Result, bail, ensure};
 use dataplane::clock::{TICKS_PER_SECOND, Tick};
@@ -26,7 +26,6 @@ use dataplane::wire::transport::{SYN, Transport};
 pub use self::words::why;
 use crate::admin::explain as api;
 use crate::config::{Port, Server, Service};
-use crate::four::four;
 use crate::ports::mac_text;
 
 /// The fragments that can be asked about.
@@ -104,7 +103,7 @@ impl Explainer<'_> {
             fragment: piece
                 .map(|piece| words::fragment(piece, verdict, follows.and_then(|id| self.server(id)))),
             service: service.map(describe),
-            endpoint: matches!(hit, Some(Side::Endpoint(_))).then_some(made.source),
+            endpoint: matches!(hit, Some(Side::Endpoint(_))).then_some(made.source.into()),
             unmatched: (verdict == Verdict::Punt(Punt::NoService))
                 .then(|| words::unmatched(self.services, &made)),
             direction: hit.map(|_| if inward { "in" } else { "out" }.to_owned()),
@@ -181,8 +180,8 @@ impl Explainer<'_> {
         }
     }
 
-    fn server(&self, id: DestId) -> Option<SocketAddrV4> {
-        self.snapshot.dest(id).map(|dest| four(dest.address))
+    fn server(&self, id: DestId) -> Option<SocketAddr> {
+        self.snapshot.dest(id).map(|dest| dest.address)
     }
 
     fn connection(&self, connection: &engine::Connection) -> Option<api::Connection> {
@@ -197,7 +196,8 @@ impl Explainer<'_> {
     /// The servers of a service that no scheduler may choose.
     fn unusable(&self, service: &Service) -> Vec<api::Unusable> {
         let why = |server: &Server| {
-            let address = *server.address.ip();
+            // The packet is of IPv4, and so are its service's servers.
+            let IpAddr::V4(address) = server.address.ip() else { return None };
             match ((self.down)(service, server), self.snapshot.fibs.four.look_up(address.into())) {
                 (Some(reason), _) => Some(format!("down: {reason}")),
                 _ if server.weight == 0 => Some("weight 0".to_owned()),

@@ -102,7 +102,7 @@ impl Rig {
             }
         }
         let down = |_: &Service, server: &Server| {
-            (*server.address.ip() == Ipv4Addr::new(10, 0, 0, 2)).then(|| "connection refused".to_owned())
+            (server.address.ip() == Ipv4Addr::new(10, 0, 0, 2)).then(|| "connection refused".to_owned())
         };
         let Rig { config, snapshot, table, now } = self;
         let (services, ports) = (&config.services[..], &config.ports[..]);
@@ -145,12 +145,17 @@ impl Rig {
     }
 }
 
+fn v4(address: SocketAddr) -> SocketAddrV4 {
+    let SocketAddr::V4(address) = address else { unreachable!() };
+    address
+}
+
 fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
     let dest = |server: &Server| DestSpec {
         weight: server.weight,
         last_weight: server.weight.max(1),
-        up: *server.address.ip() != Ipv4Addr::new(10, 0, 0, 2),
-        ..DestSpec::new(DestId::new(ids.next().unwrap()).unwrap(), server.address)
+        up: server.address.ip() != Ipv4Addr::new(10, 0, 0, 2),
+        ..DestSpec::new(DestId::new(ids.next().unwrap()).unwrap(), v4(server.address))
     };
     ServiceSpec {
         scheduler: service.scheduler,
@@ -161,7 +166,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         persistence: service.persistence,
         tunnel: service.tunnel,
         dests: service.servers.iter().map(dest).collect(),
-        ..ServiceSpec::new(service.address, service.protocol, service.mode)
+        ..ServiceSpec::new(v4(service.address), service.protocol, service.mode)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The sentences of an explanation.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use dataplane::counters::{Drop, Punt};
 use dataplane::engine::Verdict;
@@ -19,8 +19,8 @@ const FEW: usize = 5;
 pub fn why(
     service: &Service,
     reason: &Reason,
-    chosen: Option<SocketAddrV4>,
-    server: impl Fn(DestId) -> Option<SocketAddrV4>,
+    chosen: Option<SocketAddr>,
+    server: impl Fn(DestId) -> Option<SocketAddr>,
 ) -> String {
     let scheduler = service.scheduler;
     match *reason {
@@ -71,18 +71,18 @@ pub fn unmatched(services: &[Service], made: &Made) -> String {
     let Made { protocol, source, destination, .. } = *made;
     let at: Vec<String> = services
         .iter()
-        .filter(|service| service.address.ip() == destination.ip())
+        .filter(|service| service.address.ip() == *destination.ip())
         .map(|service| format!("{} {}", service.protocol, service.address.port()))
         .collect();
     let servers = services.iter().filter(|service| service.mode == Mode::Nat);
     let mut from: Vec<String> = servers
         .flat_map(|service| service.servers.iter().map(move |server| (service.protocol, server.address)))
-        .filter(|(_, server)| server.ip() == source.ip())
+        .filter(|(_, server)| server.ip() == *source.ip())
         .map(|(protocol, server)| format!("{protocol} {}", server.port()))
         .collect();
     from.sort();
     from.dedup();
-    let wanted = ServiceKey { address: destination, protocol };
+    let wanted = ServiceKey { address: destination.into(), protocol };
     let to = match at.as_slice() {
         [] => format!("there is no service {wanted}, nor another one at {}", destination.ip()),
         at => format!("there is no service {wanted}; those at {} are {}", destination.ip(), few(at)),
@@ -99,7 +99,7 @@ pub fn unmatched(services: &[Service], made: &Made) -> String {
 }
 
 /// What it means for a packet's way that it is a fragment. `first` is the real server that the first of its datagram has gone to.
-pub fn fragment(piece: Piece, verdict: Verdict, first: Option<SocketAddrV4>) -> String {
+pub fn fragment(piece: Piece, verdict: Verdict, first: Option<SocketAddr>) -> String {
     let Piece { is_first, identification } = piece;
     if is_first {
         return format!(

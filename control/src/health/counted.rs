@@ -6,7 +6,7 @@
 //!
 //! Counting is wrapped around a probe, since whoever waits for it only knows that it has not ended in time.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -85,7 +85,7 @@ pub(super) struct Counted {
 }
 
 impl Probe for Counted {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         // Before whoever waits looks at the clock, so that what it drops has used up its time.
         let start = Instant::now();
         async move {
@@ -123,7 +123,7 @@ mod tests {
     struct Slow(Duration, Outcome);
 
     impl Probe for Slow {
-        fn probe(&self, _: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+        fn probe(&self, _: SocketAddr) -> BoxFuture<'_, Outcome> {
             tokio::time::sleep(self.0).map(|()| self.1.clone()).boxed()
         }
     }

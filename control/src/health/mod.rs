@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::{Discriminant, discriminant};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
@@ -49,13 +49,13 @@ static LATE: Once = Once::new();
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Where.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// How it is checked, and when it counts as down and up.
     pub check: Check,
 }
 
 /// Who has a target checked: a server of a service.
-pub type User = (ServiceKey, SocketAddrV4);
+pub type User = (ServiceKey, SocketAddr);
 
 /// What a target's checks have to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub struct Health {
 /// What the checks of an address have found out, for the program that this one becomes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
-    address: SocketAddrV4,
+    address: SocketAddr,
     /// The kind of check.
     kind: String,
     up: bool,
@@ -230,7 +230,7 @@ impl Prober {
 }
 
 /// What a target and its successor after a reload have in common.
-type Identity = (SocketAddrV4, Discriminant<CheckKind>);
+type Identity = (SocketAddr, Discriminant<CheckKind>);
 
 impl Target {
     fn identity(&self) -> Identity {

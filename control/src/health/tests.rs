@@ -1,7 +1,7 @@
 //! The prober against a scripted server on a clock of our own, and the whole against real listeners.
 
 use std::collections::{HashSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
@@ -29,12 +29,12 @@ const JITTER: Duration = Duration::from_millis(200);
 /// For real sockets.
 const FAST: Check = Check { interval: Duration::from_millis(20), ..DEFAULTS };
 
-fn target(address: SocketAddrV4, check: Check) -> Target {
+fn target(address: SocketAddr, check: Check) -> Target {
     Target { address, check }
 }
 
 fn server() -> Target {
-    target(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 11), 80), DEFAULTS)
+    target(SocketAddr::from(([10, 0, 0, 11], 80)), DEFAULTS)
 }
 
 /// Each target for a server of its own address.
@@ -46,7 +46,7 @@ fn watch(health: &mut Health, targets: impl IntoIterator<Item = Target>) {
 }
 
 const SERVICE: ServiceKey = ServiceKey {
-    address: SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 10), 80),
+    address: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10)), 80),
     protocol: dataplane::service::Protocol::Tcp,
 };
 
@@ -57,7 +57,7 @@ const SERVICE: ServiceKey = ServiceKey {
 struct Script(Mutex<VecDeque<(u64, Outcome)>>);
 
 impl Probe for Script {
-    fn probe(&self, _: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, _: SocketAddr) -> BoxFuture<'_, Outcome> {
         let next = self.0.lock().unwrap().pop_front();
         async {
             match next {
@@ -79,7 +79,7 @@ struct Counting {
 }
 
 impl Probe for &'static Counting {
-    fn probe(&self, _: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, _: SocketAddr) -> BoxFuture<'_, Outcome> {
         async {
             self.most.fetch_max(self.now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
             sleep(Duration::from_millis(900)).await;
@@ -163,7 +163,7 @@ async fn no_more_sockets_at_one_time_than_allowed_and_waiting_is_no_failure() {
     let sockets = Arc::new(Semaphore::new(512));
     let mut probers = JoinSet::new();
     for host in 0..1000u32 {
-        let target = target(SocketAddrV4::new(Ipv4Addr::from(0x0a00_0000 + host), 80), DEFAULTS);
+        let target = target(SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + host), 80)), DEFAULTS);
         probers.spawn(run(target, fresh(), sender.clone(), Arc::clone(&sockets), Box::new(&SERVER)));
     }
     assert!(timeout(Duration::from_secs(60), receiver.recv()).await.is_err());
@@ -173,13 +173,13 @@ async fn no_more_sockets_at_one_time_than_allowed_and_waiting_is_no_failure() {
 #[test]
 fn first_checks_are_spread_over_the_jitter_and_no_longer_than_the_interval() {
     let jitters: HashSet<Duration> = (0..1000)
-        .map(|port| target(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), DEFAULTS).jitter())
+        .map(|port| target(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), DEFAULTS).jitter())
         .collect();
     assert!(jitters.len() > 900 && jitters.iter().all(|jitter| *jitter < JITTER));
     let often = Check { interval: Duration::from_millis(10), ..DEFAULTS };
     for port in 0..1000 {
         assert!(
-            target(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), often.clone()).jitter() < often.interval
+            target(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), often.clone()).jitter() < often.interval
         );
     }
     assert_eq!(server().jitter(), server().jitter());
@@ -188,10 +188,10 @@ fn first_checks_are_spread_over_the_jitter_and_no_longer_than_the_interval() {
 // Against real listeners --------------------------------------------------------------------------------------------
 
 /// An address in 127.0.0.0/8 of this test's own, so that no other test takes its port while it is down.
-async fn listen(host: Ipv4Addr) -> (TcpListener, SocketAddrV4) {
+async fn listen(host: Ipv4Addr) -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((host, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    (listener, SocketAddrV4::new(host, port))
+    (listener, SocketAddr::from((host, port)))
 }
 
 async fn verdict(receiver: &mut UnboundedReceiver<News>) -> Verdict {
@@ -286,13 +286,13 @@ async fn a_successor_begins_with_what_has_been_found_out() {
 }
 
 /// Somewhere that nobody is checked in this test.
-fn nobody(host: u8) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(127, 82, 0, host), 9)
+fn nobody(host: u8) -> SocketAddr {
+    SocketAddr::from(([127, 82, 0, host], 9))
 }
 
 #[tokio::test]
 async fn a_target_knows_whom_it_concerns() {
-    let address = |last| SocketAddrV4::new(Ipv4Addr::new(127, 82, 0, last), 9);
+    let address = |last| SocketAddr::from(([127, 82, 0, last], 9));
     let (sender, _receiver) = unbounded_channel();
     let mut health = Health::new(sender, 512);
     let shared = target(address(6), DEFAULTS);
@@ -369,7 +369,7 @@ async fn a_thousand_servers() {
     let mut health = Health::new(sender, 512);
     let check = Check { interval: Duration::from_millis(500), timeout: Duration::from_secs(5), ..DEFAULTS };
     let targets: Vec<Target> = (1..=1000u32)
-        .map(|host| target(SocketAddrV4::new(Ipv4Addr::from(0x7f53_0000 + host), port), check.clone()))
+        .map(|host| target(SocketAddr::from((Ipv4Addr::from(0x7f53_0000 + host), port)), check.clone()))
         .collect();
     watch(&mut health, targets.clone());
     let silent = timeout(Duration::from_millis(1200), receiver.recv()).await;

@@ -1,7 +1,7 @@
 //! `ipvsadm -Ln`, `-Ln --stats`, `-Ln --rate`.
 
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use dataplane::service::{Mode, Protocol};
 use dataplane::wire::ipv4;
@@ -33,7 +33,7 @@ pub enum Numbers {
     Exact,
 }
 
-/// Writes the services, sorted by protocol number, address and port, each with its real servers sorted
+/// Writes the services, those of IPv4 first, sorted by protocol number, address and port, each with its real servers sorted
 /// by address and port.
 pub fn services(
     out: &mut impl Write,
@@ -54,7 +54,9 @@ pub fn services(
         Columns::Rates => heading(out, ["CPS", "InPPS", "OutPPS", "InBPS", "OutBPS"])?,
     }
     let mut services: Vec<&Service> = services.iter().collect();
-    services.sort_by_key(|service| (protocol_number(&service.protocol), service.address));
+    services.sort_by_key(|service| {
+        (service.address.is_ipv6(), protocol_number(&service.protocol), service.address)
+    });
     for service in services {
         let name = format!("{:<4} {}", service.protocol.to_uppercase(), service.address);
         match columns {
@@ -62,7 +64,8 @@ pub fn services(
                 let withdrawn = service.withdrawn.as_ref();
                 let withdrawn = withdrawn.map(|reason| format!("  withdrawn: {reason}")).unwrap_or_default();
                 let (scheduler, flags) = (&service.scheduler, flags(&service.flags));
-                let persistent = service.persistence.map(persistent).unwrap_or_default();
+                let persistent =
+                    service.persistence.map(|how| persistent(how, service.address)).unwrap_or_default();
                 let ops = if service.one_packet { " ops" } else { "" };
                 writeln!(out, "{name} {scheduler}{flags}{persistent}{ops}{withdrawn}")?;
             }
@@ -157,10 +160,13 @@ fn flags(flags: &[String]) -> String {
     if flags.is_empty() { String::new() } else { format!(" ({})", flags.join(",")) }
 }
 
-/// As ipvsadm has it: seconds, and the mask unless all of an address counts.
-fn persistent(how: Persistence) -> String {
-    let mask = Ipv4Addr::from(ipv4::mask(how.prefix));
-    let mask = if how.prefix == 32 { String::new() } else { format!(" mask {mask}") };
+/// As ipvsadm has it: seconds, and the mask unless all of an address counts, of IPv6 by its length.
+fn persistent(how: Persistence, service: SocketAddr) -> String {
+    let mask = match (service, how.prefix) {
+        (SocketAddr::V4(_), 32) | (SocketAddr::V6(_), 128) => String::new(),
+        (SocketAddr::V4(_), prefix) => format!(" mask {}", Ipv4Addr::from(ipv4::mask(prefix))),
+        (SocketAddr::V6(_), prefix) => format!(" mask {prefix}"),
+    };
     format!(" persistent {}{mask}", how.timeout)
 }
 
@@ -261,6 +267,16 @@ mod tests {
                 ],
             ),
             service("tcp", "9.255.255.255:65535", "mh", &["mh-port"], vec![]),
+            service(
+                "tcp",
+                "[2001:db8::80]:80",
+                "mh",
+                &["mh-port"],
+                vec![
+                    server("[2001:db8:1:0:a:b:c:d]:8080", "nat", 1, 0, 0),
+                    server("[2001:db8:1::a]:80", "nat", 1, 0, 0),
+                ],
+            ),
         ];
         let expected = "
 Prot LocalAddress:Port Scheduler Flags
@@ -274,6 +290,9 @@ TCP  192.0.2.10:80 wlc
 TCP  192.0.2.10:443 sh (sh-fallback,sh-port)
 UDP  192.0.2.10:53 rr
   -> 10.0.0.3:53                  Tunnel  1      0          0·········
+TCP  [2001:db8::80]:80 mh (mh-port)
+  -> [2001:db8:1::a]:80           Masq    1      0          0·········
+  -> [2001:db8:1:0:a:b:c:d]:8080  Masq    1      0          0·········
 ";
         assert_eq!(listed(&list, Columns::State, Numbers::Scaled), &expected[1..]);
     }
@@ -298,6 +317,13 @@ UDP  192.0.2.10:53 rr
         assert!(shown(&web).contains("80 wlc persistent 60 mask 255.255.255.0\n"), "{}", shown(&web));
         web.one_packet = true;
         assert!(shown(&web).contains("80 wlc persistent 60 mask 255.255.255.0 ops\n"), "{}", shown(&web));
+        let address = std::mem::replace(&mut web.address, "[2001:db8::10]:80".parse().unwrap());
+        for (prefix, mask) in [(128, ""), (64, " mask 64"), (32, " mask 32")] {
+            web.persistence = Some(Persistence { timeout: 60, prefix });
+            let expected = format!("]:80 wlc persistent 60{mask} ops\n");
+            assert!(shown(&web).contains(&expected), "{}", shown(&web));
+        }
+        web.address = address;
         let expected = "
 Prot LocalAddress:Port           Weight    PersistConn ActiveConn InActConn
   -> RemoteAddress:Port

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Error;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dataplane::service::State;
@@ -65,8 +65,8 @@ impl Families<'_> {
     }
 
     fn addresses(&mut self, services: &[Service]) -> Result<(), Error> {
-        let stands = |service: &Service| (*service.address.ip(), u64::from(service.withdrawn.is_none()));
-        let addresses: BTreeMap<Ipv4Addr, u64> = services.iter().map(stands).collect();
+        let stands = |service: &Service| (service.address.ip(), u64::from(service.withdrawn.is_none()));
+        let addresses: BTreeMap<IpAddr, u64> = services.iter().map(stands).collect();
         let samples =
             addresses.iter().map(|(address, announced)| ([("address", address.to_string())], *announced));
         let help = "Whether the virtual address is announced (1) or withdrawn (0)";

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -18,7 +18,7 @@ fn scrape(servers: u32) -> Scrape {
         bytes_out: 20_000 * n,
     };
     let server = |n: u32| api::Server {
-        address: SocketAddrV4::new((0x0A00_0000 + n).into(), 8080),
+        address: SocketAddr::from((std::net::Ipv4Addr::from(0x0A00_0000 + n), 8080)),
         mode: "nat".to_owned(),
         weight: n,
         effective_weight: if n == 2 { 0 } else { n },

@@ -2,15 +2,13 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, TryStreamExt};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
@@ -18,11 +16,13 @@ use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, Netlink
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec};
 
 use super::mirror::needs_no_resolving;
-use super::{Link, Mirror};
+use super::{Link, Mirror, NoIpv6};
 
 /// A dump that the table's changes keep interrupting is taken as it is after so many attempts: the events will say
 /// what it lacks.
 const DUMP_ATTEMPTS: usize = 10;
+
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
 /// A handle to Linux' network configuration. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -37,26 +37,42 @@ impl Linux {
     }
 
     /// Puts an address on an interface; false if it was there.
-    pub async fn add_address(&self, ifindex: u32, address: Ipv4Addr, length: u8) -> Result<bool> {
-        match self.0.address().add(ifindex, IpAddr::V4(address), length).execute().await {
-            Ok(()) => Ok(true),
-            Err(error) if errno(&error) == Some(Errno::EEXIST) => Ok(false),
-            Err(error) => {
-                Err(explain(error)).with_context(|| format!("add {address}/{length} to interface {ifindex}"))
-            }
-        }
+    pub async fn add_address(&self, ifindex: u32, address: IpAddr, length: u8) -> Result<bool> {
+        let error = match self.0.address().add(ifindex, address, length).execute().await {
+            Ok(()) => return Ok(true),
+            Err(error) => error,
+        };
+        let error = match errno(&error) {
+            Some(Errno::EEXIST) => return Ok(false),
+            // What Linux calls a lack of permission, or of support.
+            Some(Errno::EACCES) if address.is_ipv6() => NoIpv6::OnTwins.into(),
+            Some(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) if address.is_ipv6() => NoIpv6::Anywhere.into(),
+            _ => explain(error),
+        };
+        Err(error).with_context(|| format!("add {address}/{length} to interface {ifindex}"))
     }
 
     /// Takes an address off an interface; that it is not there, or that the interface is gone, is no error.
     ///
     /// With the first address of a subnet Linux removes the others of that subnet on the interface, unless
-    /// `net.ipv4.conf.*.promote_secondaries` is set. A virtual address with length 32 is alone in its subnet.
-    pub async fn remove_address(&self, ifindex: u32, address: Ipv4Addr, length: u8) -> Result<()> {
-        let message =
-            AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(address, length).build();
+    /// `net.ipv4.conf.*.promote_secondaries` is set. A virtual address is alone in its subnet, which is all of its length. IPv6
+    /// knows no such thing.
+    pub async fn remove_address(&self, ifindex: u32, address: IpAddr, length: u8) -> Result<()> {
+        let message = match address {
+            IpAddr::V4(address) => {
+                AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(address, length).build()
+            }
+            IpAddr::V6(address) => {
+                AddressMessageBuilder::<Ipv6Addr>::new().index(ifindex).address(address, length).build()
+            }
+        };
         match self.0.address().del(message).execute().await {
             Ok(()) => Ok(()),
-            Err(error) if matches!(errno(&error), Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => Ok(()),
+            Err(error)
+                if matches!(errno(&error), Some(Errno::EADDRNOTAVAIL | Errno::ENODEV | Errno::ENXIO)) =>
+            {
+                Ok(())
+            }
             Err(error) => Err(explain(error))
                 .with_context(|| format!("remove {address}/{length} from interface {ifindex}")),
         }
@@ -115,8 +131,7 @@ impl Linux {
 
     /// The interface of that name with its index, if there is one.
     pub async fn link_of(&self, name: &str) -> Result<Option<(u32, Link)>> {
-        let [links, ..] = dump_requests();
-        Ok(self.dump_of(&[links]).await?.links.into_iter().find(|(_, link)| link.name == name))
+        Ok(self.dump_of(&[links()]).await?.links.into_iter().find(|(_, link)| link.name == name))
     }
 
     /// Asks Linux to resolve or confirm a neighbour as if it had a packet for it (`NTF_USE`): an unknown one is
@@ -124,14 +139,14 @@ impl Linux {
     ///
     /// A permanent one is left, too: `NTF_USE` would make it an ordinary one, which on a link where nobody answers is
     /// one that is lost. Linux is asked what it is, since the mirror may lag behind an operator who adds thousands.
-    pub async fn use_neighbour(&self, ifindex: u32, address: Ipv4Addr) -> Result<()> {
+    pub async fn use_neighbour(&self, ifindex: u32, address: IpAddr) -> Result<()> {
         if self.neighbour_state(ifindex, address).await?.is_some_and(needs_no_resolving) {
             return Ok(());
         }
         let request = self
             .0
             .neighbours()
-            .add(ifindex, IpAddr::V4(address))
+            .add(ifindex, address)
             .state(NeighbourState::None)
             .flags(NeighbourFlags::Use)
             .replace();
@@ -140,11 +155,11 @@ impl Linux {
     }
 
     /// What Linux thinks of a neighbour now; none if it does not know it.
-    async fn neighbour_state(&self, ifindex: u32, address: Ipv4Addr) -> Result<Option<NeighbourState>> {
+    async fn neighbour_state(&self, ifindex: u32, address: IpAddr) -> Result<Option<NeighbourState>> {
         let mut wanted = NeighbourMessage::default();
-        wanted.header.family = AddressFamily::Inet;
+        wanted.header.family = family(address);
         wanted.header.ifindex = ifindex;
-        wanted.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+        wanted.attributes.push(NeighbourAttribute::Destination(address.into()));
         let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(wanted));
         message.header.flags = NLM_F_REQUEST;
         let mut answers = self.0.clone().request(message).map_err(explain)?;
@@ -160,19 +175,16 @@ impl Linux {
         }
     }
 
-    /// The IPv4 addresses of all interfaces, with interface and prefix length, as of now.
-    pub async fn addresses(&self) -> Result<HashSet<(u32, Ipv4Addr, u8)>> {
-        let [_, addresses, ..] = dump_requests();
-        Ok(self.dump_of(&[addresses]).await?.addresses.into_iter().collect())
+    /// The addresses of all interfaces, but for link-local ones, with interface and prefix length, as of now.
+    pub async fn addresses(&self) -> Result<HashSet<(u32, IpAddr, u8)>> {
+        Ok(self.dump_of(&FAMILIES.map(addresses)).await?.addresses.into_iter().collect())
     }
 
     /// The interfaces that carry a default route of whatever table, IPv4 or IPv6.
     pub async fn default_routes(&self) -> Result<HashSet<u32>> {
         let mut interfaces = HashSet::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut all = RouteMessage::default();
-            all.header.address_family = family;
-            let routes = self.routes(all, NLM_F_DUMP).await.context("list the routes")?;
+        for family in FAMILIES {
+            let routes = self.routes(all_routes(family), NLM_F_DUMP).await.context("list the routes")?;
             let default = |route: &&RouteMessage| {
                 route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
             };
@@ -184,10 +196,8 @@ impl Linux {
     /// The interface by which a packet for an address would leave; none if it could not.
     pub async fn way_to(&self, address: IpAddr) -> Result<Option<u32>> {
         let mut wanted = RouteMessage::default();
-        (wanted.header.address_family, wanted.header.destination_prefix_length) = match address {
-            IpAddr::V4(_) => (AddressFamily::Inet, 32),
-            IpAddr::V6(_) => (AddressFamily::Inet6, 128),
-        };
+        wanted.header.address_family = family(address);
+        wanted.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
         wanted.attributes.push(RouteAttribute::Destination(address.into()));
         match self.routes(wanted, 0).await {
             Ok(routes) => Ok(routes.iter().flat_map(leaves_by).next()),
@@ -215,7 +225,11 @@ impl Linux {
     pub(super) async fn dump(&self) -> Result<Mirror> {
         // Links first. Their dump waits for Linux' configuration lock, and so for the end of the very operation
         // whose event made us ask: the events come from its middle.
-        self.dump_of(&dump_requests()).await
+        let mut requests = vec![links()];
+        requests.extend(FAMILIES.map(addresses));
+        requests.extend(FAMILIES.map(|family| RouteNetlinkMessage::GetRoute(all_routes(family))));
+        requests.extend(FAMILIES.map(neighbours));
+        self.dump_of(&requests).await
     }
 
     async fn dump_of(&self, requests: &[RouteNetlinkMessage]) -> Result<Mirror> {
@@ -262,19 +276,33 @@ fn leaves_by(route: &RouteMessage) -> Vec<u32> {
     interfaces.collect()
 }
 
-fn dump_requests() -> [RouteNetlinkMessage; 4] {
-    let mut address = AddressMessage::default();
-    address.header.family = AddressFamily::Inet;
-    let mut route = RouteMessage::default();
-    route.header.address_family = AddressFamily::Inet;
-    let mut neighbour = NeighbourMessage::default();
-    neighbour.header.family = AddressFamily::Inet;
-    [
-        RouteNetlinkMessage::GetLink(LinkMessage::default()),
-        RouteNetlinkMessage::GetAddress(address),
-        RouteNetlinkMessage::GetRoute(route),
-        RouteNetlinkMessage::GetNeighbour(neighbour),
-    ]
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+fn links() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetLink(LinkMessage::default())
+}
+
+fn addresses(family: AddressFamily) -> RouteNetlinkMessage {
+    let mut all = AddressMessage::default();
+    all.header.family = family;
+    RouteNetlinkMessage::GetAddress(all)
+}
+
+fn all_routes(family: AddressFamily) -> RouteMessage {
+    let mut all = RouteMessage::default();
+    all.header.address_family = family;
+    all
+}
+
+fn neighbours(family: AddressFamily) -> RouteNetlinkMessage {
+    let mut all = NeighbourMessage::default();
+    all.header.family = family;
+    RouteNetlinkMessage::GetNeighbour(all)
 }
 
 fn errno(error: &rtnetlink::Error) -> Option<Errno> {

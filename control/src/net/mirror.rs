@@ -8,9 +8,12 @@
 //! * an address goes: routes that prefer it as source are flushed, with the last one of a link all of its routes;
 //! * a route is replaced: the event names the new one only. As long as the old one is the only one of its prefix
 //!   and metric it is clear which it was.
+//!
+//! A multipath route of IPv4 is one thing: it comes, is replaced and goes as a whole. That of IPv6 is a flock of routes of one
+//! prefix and metric (`net/ipv6/ip6_fib.c`): each next hop may come and go alone, so each is a route of the mirror.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -23,21 +26,24 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::NLM_F_REPLACE;
 
-/// What Linux knows that the data path needs: IPv4, main routing table.
+/// What Linux knows that the data path needs: of both families, and of the main routing table.
+///
+/// Link-local addresses of IPv6, and routes to them, are left out: no client's packet is to or from them. Neighbours with such
+/// addresses are here, since gateways have them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mirror {
     /// Interfaces by index.
     pub links: BTreeMap<u32, Link>,
     /// Addresses: index of the interface, address, prefix length.
-    pub addresses: BTreeSet<(u32, Ipv4Addr, u8)>,
+    pub addresses: BTreeSet<(u32, IpAddr, u8)>,
     /// Unicast routes.
     pub routes: BTreeSet<Route>,
     /// Neighbours that can be sent to, by interface and address. Whether Linux has confirmed one lately or is
     /// about to (REACHABLE, STALE, DELAY, PROBE) is its own affair: the MAC holds until it says otherwise.
-    pub neighbours: BTreeMap<(u32, Ipv4Addr), [u8; 6]>,
+    pub neighbours: BTreeMap<(u32, IpAddr), [u8; 6]>,
     /// Those of them that need no resolving (permanent ones, as an operator adds, and those of links without
-    /// ARP). To ask Linux for one would make it an ordinary one.
-    pub fixed: BTreeSet<(u32, Ipv4Addr)>,
+    /// ARP or ND). To ask Linux for one would make it an ordinary one.
+    pub fixed: BTreeSet<(u32, IpAddr)>,
 }
 
 /// An interface.
@@ -56,14 +62,14 @@ pub struct Link {
 
 /// A unicast route of the main table.
 ///
-/// Of a multipath route this is the first next hop that is not dead: the data path does not spread over several.
-/// A route that the data path cannot follow (blackhole, unreachable and prohibit; by an encapsulation, or through
-/// an IPv6 gateway) is kept with the interface 0, lest a less specific one be followed instead. Left out are routes
-/// for a type of service, and `throw`.
+/// Of a multipath route of IPv4 this is the first next hop that is not dead, of IPv6 one of those: the data path does not
+/// spread over several. A route that the data path cannot follow (blackhole, unreachable and prohibit; by an encapsulation, or
+/// through a gateway of the other family) is kept with the interface 0, lest a less specific one be followed instead. Left out
+/// are routes for a type of service, and `throw`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// Network.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// Its prefix length.
     pub length: u8,
     /// The lower of two routes to one network wins.
@@ -71,7 +77,7 @@ pub struct Route {
     /// Interface it leads out of; 0: none.
     pub ifindex: u32,
     /// Next hop; none: the destination itself is on the link.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
 }
 
 /// What kind of thing changed.
@@ -172,17 +178,17 @@ impl Mirror {
             return Effect::NOTHING;
         };
         let mut changed = false;
-        // What replaces a route of ours need not count itself: its next hops may be dead.
-        let route = key.route(message);
-        if flags & NLM_F_REPLACE != 0 && !route.is_some_and(|route| self.routes.contains(&route)) {
+        let routes = key.routes(message);
+        if flags & NLM_F_REPLACE != 0 {
             let rivals: Vec<Route> = self.routes.range(key.range()).copied().collect();
-            match rivals.as_slice() {
-                [] => {}
-                [old] => changed = self.routes.remove(old),
-                _ => return Effect { change: None, stale: true },
+            // What replaces a route of ours need not count itself: its next hops may be dead.
+            match rivals.iter().find(|rival| !routes.contains(rival)) {
+                None => {}
+                Some(old) if rivals.len() == 1 => changed = self.routes.remove(old),
+                Some(_) => return Effect { change: None, stale: true },
             }
         }
-        if let Some(route) = route {
+        for route in routes {
             changed |= self.routes.insert(route);
         }
         Effect::other_if(changed)
@@ -192,7 +198,8 @@ impl Mirror {
         let Some(key) = RouteKey::parse(message) else {
             return Effect::NOTHING;
         };
-        if key.route(message).is_some_and(|route| self.routes.remove(&route)) {
+        let removed = key.routes(message).iter().filter(|route| self.routes.remove(route)).count();
+        if removed > 0 {
             return Effect::other_if(true);
         }
         // Of a multipath route another next hop may have been the first one alive when it was learnt.
@@ -202,18 +209,25 @@ impl Mirror {
 
     fn neighbour(&mut self, message: &NeighbourMessage, deleted: bool) -> Effect {
         let header = &message.header;
-        if header.family != AddressFamily::Inet || header.flags.contains(NeighbourFlags::Proxy) {
+        let is_ip = matches!(header.family, AddressFamily::Inet | AddressFamily::Inet6);
+        if !is_ip || header.flags.contains(NeighbourFlags::Proxy) {
             return Effect::NOTHING;
         }
         let (mut address, mut mac) = (None, None);
         for attribute in &message.attributes {
             match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(*ip),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
+                    address = Some(IpAddr::V4(*ip))
+                }
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
+                    address = Some(IpAddr::V6(*ip))
+                }
                 NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
                 _ => {}
             }
         }
-        let Some(address) = address else {
+        // Linux' own groups, each with the MAC that its address makes, are neighbours of nobody.
+        let Some(address) = address.filter(|address| !address.is_multicast()) else {
             return Effect::NOTHING;
         };
         let key = (header.ifindex, address);
@@ -246,123 +260,131 @@ fn is_usable(state: NeighbourState) -> bool {
     matches!(state, Reachable | Stale | Delay | Probe | Permanent | Noarp)
 }
 
-/// On a point-to-point link `IFA_ADDRESS` is the peer's; one's own is always `IFA_LOCAL`.
-fn parse_address(message: &AddressMessage) -> Option<(u32, Ipv4Addr, u8)> {
-    if message.header.family != AddressFamily::Inet {
-        return None;
-    }
+/// On a point-to-point link `IFA_ADDRESS` is the peer's; one's own is always `IFA_LOCAL`. (IPv6 has that one there only.)
+fn parse_address(message: &AddressMessage) -> Option<(u32, IpAddr, u8)> {
     let mut address = None;
     for attribute in &message.attributes {
         match attribute {
-            AddressAttribute::Local(IpAddr::V4(ip)) => address = Some(*ip),
-            AddressAttribute::Address(IpAddr::V4(ip)) => address = address.or(Some(*ip)),
+            AddressAttribute::Local(ip) => address = Some(*ip),
+            AddressAttribute::Address(ip) => address = address.or(Some(*ip)),
             _ => {}
         }
     }
-    Some((message.header.index, address?, message.header.prefix_len))
+    let address = address.filter(|address| !is_link_local(*address))?;
+    Some((message.header.index, address, message.header.prefix_len))
+}
+
+/// Of IPv6, where every interface has such an address, and it is no use without the interface.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// What makes two routes rivals. (Linux adds the type of service, which is zero for all of ours.)
 struct RouteKey {
-    destination: Ipv4Addr,
+    destination: IpAddr,
     length: u8,
     metric: u32,
 }
 
 impl RouteKey {
-    /// None for what is not an IPv4 route of the main table.
+    /// None for what is not a route of the main table to where packets of clients go.
     fn parse(message: &RouteMessage) -> Option<RouteKey> {
         let header = &message.header;
-        let mut key = RouteKey {
-            destination: Ipv4Addr::UNSPECIFIED,
-            length: header.destination_prefix_length,
-            metric: 0,
+        let unspecified = match header.address_family {
+            AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            _ => return None,
         };
+        let mut key =
+            RouteKey { destination: unspecified, length: header.destination_prefix_length, metric: 0 };
         let mut table = u32::from(header.table);
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Table(id) => table = *id,
-                RouteAttribute::Destination(RouteAddress::Inet(ip)) => key.destination = *ip,
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => key.destination = IpAddr::V4(*ip),
+                RouteAttribute::Destination(RouteAddress::Inet6(ip)) => key.destination = IpAddr::V6(*ip),
                 RouteAttribute::Priority(metric) => key.metric = *metric,
                 _ => {}
             }
         }
-        let ours = header.address_family == AddressFamily::Inet
-            && table == u32::from(RouteHeader::RT_TABLE_MAIN)
+        let ours = table == u32::from(RouteHeader::RT_TABLE_MAIN)
             && header.tos == 0
-            && !header.flags.contains(RouteFlags::Cloned);
+            && !header.flags.contains(RouteFlags::Cloned)
+            && !key.destination.is_multicast()
+            && !is_link_local(key.destination);
         ours.then_some(key)
     }
 
     fn range(&self) -> std::ops::RangeInclusive<Route> {
-        let at = |ifindex, gateway| Route {
-            destination: self.destination,
-            length: self.length,
-            metric: self.metric,
-            ifindex,
-            gateway,
+        let last = match self.destination {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::BROADCAST),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)),
         };
-        at(0, None)..=at(u32::MAX, Some(Ipv4Addr::BROADCAST))
+        self.by(0, None)..=self.by(u32::MAX, Some(last))
     }
 
     /// None for what does not count now (see [`Route`]), as a route whose next hops are all dead.
-    fn route(&self, message: &RouteMessage) -> Option<Route> {
+    fn routes(&self, message: &RouteMessage) -> Vec<Route> {
         match message.header.kind {
             RouteType::Unicast => {}
             RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => {
-                return Some(self.nowhere());
+                return vec![self.by(0, None)];
             }
-            _ => return None,
+            _ => return Vec::new(),
         }
         let multipath = message.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::MultiPath(hops) => Some(hops),
             _ => None,
         });
-        let (ifindex, gateway) = match multipath {
-            Some(hops) => {
-                let hop = hops.iter().find(|hop| !hop.flags.contains(RouteNextHopFlags::Dead))?;
-                (Some(hop.interface_index), parse_gateway(&hop.attributes))
-            }
-            None if message.header.flags.contains(RouteFlags::Dead) => return None,
-            None => {
-                let ifindex = message.attributes.iter().find_map(|attribute| match attribute {
-                    RouteAttribute::Oif(index) => Some(*index),
-                    _ => None,
-                });
-                (ifindex, parse_gateway(&message.attributes))
-            }
+        let Some(hops) = multipath else {
+            let ifindex = message.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            });
+            let is_dead = message.header.flags.contains(RouteFlags::Dead);
+            let hop = (!is_dead).then(|| self.hop(ifindex, &message.attributes)).flatten();
+            return hop.into_iter().collect();
         };
-        Some(match gateway {
-            Some(gateway) => Route { ifindex: ifindex?, gateway, ..self.nowhere() },
-            None => self.nowhere(),
-        })
+        let alive = hops.iter().filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead));
+        let most = if self.destination.is_ipv4() { 1 } else { usize::MAX };
+        alive.take(most).filter_map(|hop| self.hop(Some(hop.interface_index), &hop.attributes)).collect()
     }
 
-    fn nowhere(&self) -> Route {
-        Route {
-            destination: self.destination,
-            length: self.length,
-            metric: self.metric,
-            ifindex: 0,
-            gateway: None,
+    fn hop(&self, ifindex: Option<u32>, attributes: &[RouteAttribute]) -> Option<Route> {
+        match self.gateway(attributes) {
+            Some(gateway) => Some(self.by(ifindex?, gateway)),
+            None => Some(self.by(0, None)),
         }
     }
-}
 
-/// `Some(None)`: on the link; `None`: a next hop that we cannot follow.
-fn parse_gateway(attributes: &[RouteAttribute]) -> Option<Option<Ipv4Addr>> {
-    let mut gateway = None;
-    for attribute in attributes {
-        match attribute {
-            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(*ip),
-            RouteAttribute::Gateway(_)
-            | RouteAttribute::Via(_)
-            | RouteAttribute::Encap(_)
-            | RouteAttribute::EncapType(_) => return None,
-            _ => {}
+    /// `Some(None)`: on the link; `None`: a next hop that we cannot follow.
+    fn gateway(&self, attributes: &[RouteAttribute]) -> Option<Option<IpAddr>> {
+        let mut gateway = None;
+        for attribute in attributes {
+            match (attribute, self.destination) {
+                (RouteAttribute::Gateway(RouteAddress::Inet(ip)), IpAddr::V4(_)) => {
+                    gateway = Some(IpAddr::V4(*ip))
+                }
+                (RouteAttribute::Gateway(RouteAddress::Inet6(ip)), IpAddr::V6(_)) => {
+                    gateway = Some(IpAddr::V6(*ip))
+                }
+                (
+                    RouteAttribute::Gateway(_)
+                    | RouteAttribute::Via(_)
+                    | RouteAttribute::Encap(_)
+                    | RouteAttribute::EncapType(_),
+                    _,
+                ) => return None,
+                _ => {}
+            }
         }
+        Some(gateway)
     }
-    Some(gateway)
+
+    fn by(&self, ifindex: u32, gateway: Option<IpAddr>) -> Route {
+        let RouteKey { destination, length, metric } = *self;
+        Route { destination, length, metric, ifindex, gateway }
+    }
 }
 
 #[cfg(test)]

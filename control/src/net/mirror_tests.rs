@@ -15,7 +15,7 @@ const OTHER_STALE: Effect = Effect { change: Some(Change::Other), stale: true };
 const STALE: Effect = Effect { change: None, stale: true };
 const NEIGHBOURS: Effect = Effect { change: Some(Change::Neighbours), stale: false };
 
-fn ip(text: &str) -> Ipv4Addr {
+fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
@@ -32,31 +32,35 @@ fn wan(up: bool) -> LinkMessage {
     link(3, up, &[IfName("wan".into()), Mtu(1500), Address(MAC.to_vec())])
 }
 
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
 fn address(local: &str, length: u8) -> AddressMessage {
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = family(ip(local));
     message.header.index = 3;
     message.header.prefix_len = length;
-    message.attributes = vec![AddressAttribute::Local(IpAddr::V4(ip(local)))];
+    message.attributes = vec![AddressAttribute::Local(ip(local))];
     message
 }
 
 /// A unicast route of the main table; none of the attributes is "a default route over nothing".
 fn route(to: &str, length: u8, attributes: &[RouteAttribute]) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    message.header.address_family = family(ip(to));
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.kind = RouteType::Unicast;
     message.header.destination_prefix_length = length;
     message.attributes = attributes.to_vec();
     if length > 0 {
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(ip(to))));
+        message.attributes.push(RouteAttribute::Destination(ip(to).into()));
     }
     message
 }
 
 fn via(gateway: &str) -> RouteAttribute {
-    RouteAttribute::Gateway(RouteAddress::Inet(ip(gateway)))
+    RouteAttribute::Gateway(ip(gateway).into())
 }
 
 fn hop(ifindex: u32, gateway: &str, flags: RouteNextHopFlags) -> RouteNextHop {
@@ -72,7 +76,7 @@ fn neighbour(state: NeighbourState, mac: Option<[u8; 6]>) -> NeighbourMessage {
     message.header.family = AddressFamily::Inet;
     message.header.ifindex = 3;
     message.header.state = state;
-    message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(ip("192.0.2.9")))];
+    message.attributes = vec![NeighbourAttribute::Destination(ip("192.0.2.9").into())];
     message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.to_vec())));
     message
 }
@@ -151,16 +155,29 @@ fn addresses() {
     assert_eq!(mirror.apply(0, &new(address("192.0.2.1", 32))), OTHER);
     // Of a point-to-point link, the local one.
     let mut peer = address("10.0.0.1", 32);
-    peer.attributes.insert(0, AddressAttribute::Address(IpAddr::V4(ip("10.0.0.2"))));
+    peer.attributes.insert(0, AddressAttribute::Address(ip("10.0.0.2")));
     assert_eq!(mirror.apply(0, &new(peer)), OTHER);
     assert!(mirror.addresses.contains(&(3, ip("10.0.0.1"), 32)));
     // Its going may take routes with it.
     assert_eq!(mirror.apply(0, &del(address("192.0.2.1", 24))), OTHER_STALE);
     assert_eq!(mirror.apply(0, &del(address("192.0.2.1", 24))), NOTHING);
     assert_eq!(mirror.addresses.len(), 2);
-    let mut v6 = address("192.0.2.3", 24);
-    v6.header.family = AddressFamily::Inet6;
-    assert_eq!(mirror.apply(0, &new(v6)), NOTHING);
+}
+
+#[test]
+fn addresses_of_ipv6() {
+    let mut mirror = Mirror::default();
+    let (new, del) = (RouteNetlinkMessage::NewAddress, RouteNetlinkMessage::DelAddress);
+    // As Linux says it, which of IPv6 has no local one without a peer.
+    let mut own = address("2001:db8::1", 64);
+    own.attributes = vec![AddressAttribute::Address(ip("2001:db8::1"))];
+    assert_eq!(mirror.apply(0, &new(own.clone())), OTHER);
+    // When it has turned out that nobody else has it.
+    assert_eq!(mirror.apply(0, &new(own.clone())), NOTHING);
+    // Every interface has one.
+    assert_eq!(mirror.apply(0, &new(address("fe80::1", 64))), NOTHING);
+    assert_eq!(mirror.addresses, BTreeSet::from([(3, ip("2001:db8::1"), 64)]));
+    assert_eq!(mirror.apply(0, &del(own)), OTHER_STALE);
 }
 
 #[test]
@@ -173,7 +190,7 @@ fn routes_with_and_without_gateway() {
     assert_eq!(mirror.add(&connected), OTHER);
     let expected = [
         Route {
-            destination: Ipv4Addr::UNSPECIFIED,
+            destination: ip("0.0.0.0"),
             length: 0,
             metric: 0,
             ifindex: 3,
@@ -208,7 +225,7 @@ fn what_is_not_ours_is_left_out_and_what_cannot_be_followed_leads_nowhere() {
     };
     assert_eq!(Mirror::default().add(&plain()), OTHER);
     for left_out in [
-        with(|m| m.header.address_family = AddressFamily::Inet6),
+        with(|m| m.header.address_family = AddressFamily::Mpls),
         with(|m| m.header.table = 255),
         // A table above 255 is in the attribute; the header says 252 (compat) or whatever else.
         with(|m| m.attributes.push(RouteAttribute::Table(1000))),
@@ -283,6 +300,56 @@ fn of_several_next_hops_the_first_that_lives() {
 }
 
 #[test]
+fn routes_of_ipv6_and_not_those_that_linux_makes_for_itself() {
+    let mut mirror = Mirror::default();
+    let default = route("::", 0, &[via("fe80::1"), RouteAttribute::Oif(3), RouteAttribute::Priority(1024)]);
+    assert_eq!(mirror.add(&default), OTHER);
+    let by_router =
+        Route { destination: ip("::"), length: 0, metric: 1024, ifindex: 3, gateway: Some(ip("fe80::1")) };
+    assert_eq!(mirror.only_route(), by_router);
+    for own in [("fe80::", 64), ("ff00::", 8), ("ff02::1", 128)] {
+        assert_eq!(mirror.add(&route(own.0, own.1, &[RouteAttribute::Oif(3)])), NOTHING, "{own:?}");
+    }
+    // A default route of the other family is another one.
+    let four = route("0.0.0.0", 0, &[via("192.0.2.254"), RouteAttribute::Oif(3)]);
+    assert_eq!(mirror.replace(&four), OTHER);
+    assert_eq!(mirror.routes.len(), 2);
+    assert_eq!(mirror.delete(&default), OTHER);
+    assert_eq!(mirror.only_route().gateway, Some(ip("192.0.2.254")));
+    // What leads by a gateway of the other family leads nowhere.
+    let mixed = route("2001:db8::", 32, &[via("192.0.2.1"), RouteAttribute::Oif(3)]);
+    assert_eq!(mirror.add(&mixed), OTHER);
+    assert!(mirror.routes.iter().any(|route| route.ifindex == 0 && route.destination == ip("2001:db8::")));
+}
+
+/// Each next hop comes and goes by itself, which for IPv4 would be a change of the whole route.
+#[test]
+fn of_several_next_hops_of_ipv6_each_is_a_route() {
+    let alive = RouteNextHopFlags::empty();
+    let by = |gateway| route("2001:db8:1::", 48, &[via(gateway), RouteAttribute::Oif(3)]);
+    let multipath = |flags| {
+        let hops = vec![hop(3, "fe80::1", flags), hop(3, "fe80::2", alive)];
+        route("2001:db8:1::", 48, &[RouteAttribute::MultiPath(hops)])
+    };
+    let gateways = |mirror: &Mirror| -> Vec<String> {
+        mirror.routes.iter().map(|route| route.gateway.unwrap().to_string()).collect()
+    };
+    let mut mirror = Mirror::default();
+    assert_eq!(mirror.add(&multipath(alive)), OTHER);
+    assert_eq!(gateways(&mirror), ["fe80::1", "fe80::2"]);
+    assert_eq!(mirror.delete(&by("fe80::1")), OTHER);
+    assert_eq!(gateways(&mirror), ["fe80::2"]);
+    assert_eq!(mirror.add(&by("fe80::3")), OTHER);
+    assert_eq!(mirror.delete(&multipath(alive)), OTHER);
+    assert_eq!(gateways(&mirror), ["fe80::3"]);
+    assert_eq!(mirror.replace(&multipath(RouteNextHopFlags::Dead)), OTHER);
+    assert_eq!(gateways(&mirror), ["fe80::2"], "the other one is dead");
+    // All of the flock: which of them are gone, only a dump tells.
+    assert_eq!(mirror.add(&by("fe80::4")), OTHER);
+    assert_eq!(mirror.replace(&by("fe80::2")), STALE);
+}
+
+#[test]
 fn a_neighbour_that_is_confirmed_again_and_again_wakes_nobody() {
     use NeighbourState::{Delay, Failed, Incomplete, Noarp, Permanent, Probe, Reachable, Stale};
     let mut mirror = Mirror::default();
@@ -311,6 +378,13 @@ fn neighbours_of_other_kinds_are_ignored() {
     let mut bridge = neighbour(NeighbourState::Reachable, Some(MAC));
     bridge.header.family = AddressFamily::Bridge;
     assert_eq!(mirror.apply(0, &RouteNetlinkMessage::NewNeighbour(bridge)), NOTHING);
+    // Linux knows the MAC of every group.
+    let mut group = neighbour(NeighbourState::Noarp, Some(MAC));
+    group.header.family = AddressFamily::Inet6;
+    group.attributes[0] = NeighbourAttribute::Destination(ip("ff02::16").into());
+    assert_eq!(mirror.apply(0, &RouteNetlinkMessage::NewNeighbour(group.clone())), NOTHING);
+    group.attributes[0] = NeighbourAttribute::Destination(ip("fe80::1").into());
+    assert_eq!(mirror.apply(0, &RouteNetlinkMessage::NewNeighbour(group)), NEIGHBOURS);
     let mut proxy = neighbour(NeighbourState::Permanent, Some(MAC));
     proxy.header.flags = NeighbourFlags::Proxy;
     assert_eq!(mirror.apply(0, &RouteNetlinkMessage::NewNeighbour(proxy)), NOTHING);

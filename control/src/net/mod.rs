@@ -1,6 +1,6 @@
 //! What Linux knows, and what RVS tells it.
 //!
-//! RVS has no ARP, no routing daemon and no address management of its own: Linux keeps links, addresses, routes
+//! RVS has no ARP and no ND, no routing daemon and no address management of its own: Linux keeps links, addresses, routes
 //! and neighbours, on the twins ([`Twin`]) that stand for the ports, and control compiles adjacencies from what
 //! Linux knows. Whatever changes it there (`ip`, keepalived, BIRD) needs to know nothing of RVS.
 //!
@@ -21,6 +21,7 @@
 //!
 //! Everything belongs to the network namespace of the thread that opens it.
 
+mod ipv6;
 mod linux;
 mod mirror;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub(crate) mod tests;
 mod twin;
 mod watch;
 
+pub use ipv6::NoIpv6;
 pub use linux::Linux;
 pub use mirror::{Change, Link, Mirror, Route};
 pub use twin::{Twin, TwinError};

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,7 +15,10 @@ use super::*;
 
 const MAC: [u8; 6] = [2, 0x52, 0x56, 0x53, 0, 1];
 const PEER_MAC: [u8; 6] = [2, 0x52, 0x56, 0x53, 0, 2];
-const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+const OWN6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+const PEER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2));
 
 /// Runs a test in a new namespace, or says loudly that it does not.
 pub(crate) fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
@@ -74,7 +77,8 @@ async fn frame(twin: &Twin, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
 }
 
 /// An ARP request (RFC 826) for this address.
-fn is_arp_request(frame: &[u8], for_address: Ipv4Addr) -> bool {
+fn is_arp_request(frame: &[u8], for_address: IpAddr) -> bool {
+    let IpAddr::V4(for_address) = for_address else { return false };
     frame.len() >= 42
         && frame[12..22] == [8, 6, 0, 1, 8, 0, 6, 4, 0, 1]
         && frame[38..42] == for_address.octets()
@@ -137,7 +141,7 @@ fn a_twin_is_inherited_with_all_that_is_on_it() {
         let linux = watcher.handle();
         let twin = wan(&linux).await;
         let index = twin.ifindex();
-        linux.add_address(index, Ipv4Addr::new(192, 0, 2, 1), 24).await.unwrap();
+        linux.add_address(index, OWN, 24).await.unwrap();
         sh("ip neighbour add 192.0.2.7 lladdr 02:00:00:00:00:07 nud reachable dev wan");
         let heirloom = twin.heirloom().unwrap();
         drop(twin);
@@ -151,8 +155,8 @@ fn a_twin_is_inherited_with_all_that_is_on_it() {
         let expected = Link { name: "wan".into(), up: true, mac: Some(MAC), mtu: 1300 };
         until(&mut watcher, |m| {
             m.links.get(&index) == Some(&expected)
-                && m.addresses.contains(&(index, Ipv4Addr::new(192, 0, 2, 1), 24))
-                && m.neighbours.contains_key(&(index, Ipv4Addr::new(192, 0, 2, 7)))
+                && m.addresses.contains(&(index, OWN, 24))
+                && m.neighbours.contains_key(&(index, IpAddr::from([192, 0, 2, 7])))
         })
         .await;
         // It still is one.
@@ -193,18 +197,17 @@ fn addresses_and_routes_are_followed() {
         let linux = watcher.handle();
         let twin = wan(&linux).await;
         let index = twin.ifindex();
-        let address = Ipv4Addr::new(192, 0, 2, 1);
-        assert!(linux.add_address(index, address, 24).await.unwrap());
-        assert!(!linux.add_address(index, address, 24).await.unwrap());
+        assert!(linux.add_address(index, OWN, 24).await.unwrap());
+        assert!(!linux.add_address(index, OWN, 24).await.unwrap());
         let route = |destination: [u8; 4], length, metric, gateway| Route {
-            destination: destination.into(),
+            destination: IpAddr::from(destination),
             length,
             metric,
             ifindex: index,
             gateway,
         };
         let connected = route([192, 0, 2, 0], 24, 0, None);
-        until(&mut watcher, |m| m.addresses.contains(&(index, address, 24)) && m.routes.contains(&connected))
+        until(&mut watcher, |m| m.addresses.contains(&(index, OWN, 24)) && m.routes.contains(&connected))
             .await;
         assert_quiet(&mut watcher).await;
 
@@ -221,8 +224,8 @@ fn addresses_and_routes_are_followed() {
             default,
             connected,
             route([198, 51, 100, 0], 24, 0, None),
-            route([203, 0, 113, 0], 24, 0, Some(Ipv4Addr::new(10, 9, 9, 9))),
-            route([100, 64, 0, 0], 16, 0, Some(Ipv4Addr::new(192, 0, 2, 3))),
+            route([203, 0, 113, 0], 24, 0, Some(IpAddr::from([10, 9, 9, 9]))),
+            route([100, 64, 0, 0], 16, 0, Some(IpAddr::from([192, 0, 2, 3]))),
             nowhere([100, 65, 0, 0]),
             nowhere([100, 67, 0, 0]),
         ]
@@ -239,8 +242,8 @@ fn addresses_and_routes_are_followed() {
         sh("ip route del blackhole 100.65.0.0/16");
 
         // The last address takes all routes with it, and Linux announces but a few of them.
-        linux.remove_address(index, address, 24).await.unwrap();
-        linux.remove_address(index, address, 24).await.unwrap();
+        linux.remove_address(index, OWN, 24).await.unwrap();
+        linux.remove_address(index, OWN, 24).await.unwrap();
         until(&mut watcher, |m| m.addresses.iter().all(|a| a.0 != index) && m.routes.is_empty()).await;
         // Nor those of a link that goes down.
         sh("ip addr add 192.0.2.1/24 dev wan; ip route add default via 192.0.2.2");
@@ -274,7 +277,7 @@ fn a_neighbour_is_asked_for_learnt_and_lost() {
         let linux = watcher.handle();
         let twin = wan(&linux).await;
         let key = (twin.ifindex(), PEER);
-        linux.add_address(key.0, Ipv4Addr::new(192, 0, 2, 1), 24).await.unwrap();
+        linux.add_address(key.0, OWN, 24).await.unwrap();
         until(&mut watcher, |m| !m.routes.is_empty()).await;
 
         linux.use_neighbour(key.0, PEER).await.unwrap();
@@ -309,10 +312,12 @@ fn a_permanent_neighbour_stays_one() {
     in_namespace(|| async {
         let linux = Linux::open().unwrap();
         let twin = wan(&linux).await;
-        linux.add_address(twin.ifindex(), Ipv4Addr::new(192, 0, 2, 1), 24).await.unwrap();
-        sh("ip neigh add 192.0.2.2 lladdr 02:52:56:53:00:02 dev wan nud permanent");
-        linux.use_neighbour(twin.ifindex(), PEER).await.unwrap();
-        sh("ip neigh show dev wan | grep -q PERMANENT");
+        for (own, length, peer) in [(OWN, 24, PEER), (OWN6, 64, PEER6)] {
+            linux.add_address(twin.ifindex(), own, length).await.unwrap();
+            sh(&format!("ip neigh add {peer} lladdr 02:52:56:53:00:02 dev wan nud permanent"));
+            linux.use_neighbour(twin.ifindex(), peer).await.unwrap();
+            sh(&format!("ip neigh show {peer} dev wan | grep -q PERMANENT"));
+        }
     });
 }
 
@@ -422,9 +427,9 @@ fn sum(bytes: &[u8], start: u32) -> u16 {
 fn errors_say_what_was_wanted() {
     in_namespace(|| async {
         let linux = Linux::open().unwrap();
-        let nowhere = linux.add_address(4711, Ipv4Addr::LOCALHOST, 8).await.unwrap_err();
+        let nowhere = linux.add_address(4711, Ipv4Addr::LOCALHOST.into(), 8).await.unwrap_err();
         assert_eq!(format!("{nowhere:#}"), "add 127.0.0.1/8 to interface 4711: No such device (os error 19)");
-        linux.remove_address(4711, Ipv4Addr::LOCALHOST, 8).await.unwrap();
+        linux.remove_address(4711, Ipv4Addr::LOCALHOST.into(), 8).await.unwrap();
         assert!(linux.use_neighbour(4711, PEER).await.is_err());
         assert!(linux.set_link(4711, true, None, None).await.is_err());
     });
@@ -453,5 +458,179 @@ fn by_which_interface_a_packet_would_leave() {
         assert_eq!(linux.default_routes().await.unwrap(), HashSet::from([a, b]));
         sh("ip route del default && ip route flush table 7 && ip -6 route add default via 2001:db8::2");
         assert_eq!(linux.default_routes().await.unwrap(), HashSet::from([b]));
+    });
+}
+
+/// The twin's link-local address, which is made from its MAC, and that of a router beside it.
+const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x52, 0x56ff, 0xfe53, 1);
+const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+
+/// A message of neighbour discovery as the peer would send it (RFC 4861), with its MAC as the option.
+fn nd(kind: u8, source: IpAddr, destination: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+    let IpAddr::V6(source) = source else { unreachable!() };
+    let [.., a, b, c, d] = destination.octets();
+    let mac = if destination.is_multicast() { [0x33, 0x33, a, b, c, d] } else { MAC };
+    // An advertisement has been asked for, and overrides (flags S and O).
+    let (flags, option) = if kind == ADVERTISEMENT { (0x60, 2) } else { (0, 1) };
+    let addresses = [source.octets(), destination.octets()].concat();
+    let body = [&[kind, 0, 0, 0, flags, 0, 0, 0], &target.octets()[..], &[option, 1], &PEER_MAC].concat();
+    let checksum = !sum(&[&addresses[..], &body].concat(), 58 + body.len() as u32);
+    let header = [0x60, 0, 0, 0, 0, body.len() as u8, 58, 255];
+    let mut frame = [&mac[..], &PEER_MAC, &[0x86, 0xdd], &header, &addresses, &body].concat();
+    frame[56..58].copy_from_slice(&checksum.to_be_bytes());
+    frame
+}
+
+/// The address that a solicitation for another one goes to (RFC 4291, section 2.7.1).
+fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+    Ipv6Addr::from_bits(0xff02_0000_0000_0000_0000_0001_ff00_0000 | address.to_bits() & 0xff_ffff)
+}
+
+/// A message of neighbour discovery to this address about that one.
+fn is_nd(frame: &[u8], kind: u8, destination: Ipv6Addr, target: Ipv6Addr) -> bool {
+    frame.len() >= 78
+        && frame[12..14] == [0x86, 0xdd]
+        && frame[20..22] == [58, 255]
+        && frame[38..54] == destination.octets()
+        && frame[54] == kind
+        && frame[62..78] == target.octets()
+}
+
+fn v6(address: IpAddr) -> Ipv6Addr {
+    let IpAddr::V6(address) = address else { unreachable!() };
+    address
+}
+
+#[test]
+fn a_twin_does_ipv6_as_a_routers_interface() {
+    in_namespace(|| async {
+        sh(
+            "cd /proc/sys/net/ipv6/conf/default; echo 1 >addr_gen_mode; echo 2 >accept_ra; echo 2 >accept_dad",
+        );
+        let mut watcher = Watcher::start().await.unwrap();
+        let linux = watcher.handle();
+        let twin = wan(&linux).await;
+        let index = twin.ifindex();
+        sh("cd /proc/sys/net/ipv6/conf/wan; test $(cat accept_ra) = 0 -a $(cat accept_dad) = 0");
+        sh("test $(cat /proc/sys/net/ipv6/conf/default/accept_ra) = 2");
+
+        // It is announced, and answered for, at once.
+        assert!(linux.add_address(index, OWN6, 64).await.unwrap());
+        assert!(!linux.add_address(index, OWN6, 64).await.unwrap());
+        let own = v6(OWN6);
+        let announced = frame(&twin, |frame| is_nd(frame, ADVERTISEMENT, ALL_NODES, own)).await;
+        assert_eq!(announced[78..86], [&[2, 1], &MAC[..]].concat(), "with its MAC");
+        twin.try_send(&nd(SOLICITATION, PEER6, solicited_node(own), own)).unwrap();
+        frame(&twin, |frame| is_nd(frame, ADVERTISEMENT, v6(PEER6), own)).await;
+        let held = |m: &Mirror| m.addresses.contains(&(index, OWN6, 64));
+        until(&mut watcher, held).await;
+        // Whoever asks Linux is told the same; and link-local ones concern nobody.
+        assert!(linux.addresses().await.unwrap().contains(&(index, OWN6, 64)));
+        assert!(watcher.mirror().addresses.iter().all(|&(_, address, _)| address != LINK_LOCAL));
+        sh(&format!("ip -6 address show dev wan scope link | grep -q {LINK_LOCAL}/64"));
+
+        // It stays on one that goes down, as one of IPv4 does.
+        sh("ip link set wan down; ip link set wan up; ip -6 address show dev wan | grep -q 2001:db8::1/64");
+        linux.remove_address(index, OWN6, 64).await.unwrap();
+        linux.remove_address(index, OWN6, 64).await.unwrap();
+        until(&mut watcher, |m| !held(m)).await;
+    });
+}
+
+#[test]
+fn a_machine_without_ipv6_says_so_of_the_address() {
+    in_namespace(|| async {
+        let linux = Linux::open().unwrap();
+        sh("echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6");
+        let twin = wan(&linux).await;
+        assert!(linux.add_address(twin.ifindex(), OWN, 24).await.unwrap());
+        let refused = linux.add_address(twin.ifindex(), OWN6, 64).await.unwrap_err();
+        let expected = format!(
+            "add 2001:db8::1/64 to interface {}: IPv6 is switched off on the twin; expected sysctl \
+             net.ipv6.conf.default.disable_ipv6 = 0 before rvs starts, or no IPv6 address",
+            twin.ifindex()
+        );
+        assert_eq!(format!("{refused:#}"), expected);
+        linux.remove_address(twin.ifindex(), OWN6, 64).await.unwrap();
+    });
+}
+
+#[test]
+fn routes_of_ipv6_are_followed() {
+    in_namespace(|| async {
+        let mut watcher = Watcher::start().await.unwrap();
+        let linux = watcher.handle();
+        let twin = wan(&linux).await;
+        let index = twin.ifindex();
+        linux.add_address(index, OWN6, 64).await.unwrap();
+        let route = |destination: &str, length, metric, gateway: Option<Ipv6Addr>| Route {
+            destination: destination.parse().unwrap(),
+            length,
+            metric,
+            ifindex: index,
+            gateway: gateway.map(IpAddr::V6),
+        };
+        let connected = route("2001:db8::", 64, 256, None);
+        until(&mut watcher, |m| m.routes == [connected].into()).await;
+        assert_quiet(&mut watcher).await;
+
+        let (other, third) = (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2), v6(PEER6));
+        sh("ip -6 route add default via fe80::1 dev wan;
+            ip -6 route add 2001:db8:1::/48 nexthop via fe80::1 dev wan nexthop via fe80::2 dev wan;
+            ip -6 route add blackhole 2001:db8:2::/48; ip -6 route add 2001:db8:3::/48 dev wan table 77;
+            ip -6 route add 2001:db8:4::/48 via 2001:db8::2");
+        let default = route("::", 0, 1024, Some(GATEWAY));
+        let hops = [GATEWAY, other].map(|gateway| route("2001:db8:1::", 48, 1024, Some(gateway)));
+        let nowhere = Route { ifindex: 0, ..route("2001:db8:2::", 48, 1024, None) };
+        let by_third = route("2001:db8:4::", 48, 1024, Some(third));
+        let expected = [connected, default, hops[0], hops[1], nowhere, by_third].into();
+        until(&mut watcher, |m| m.routes == expected).await;
+        assert_quiet(&mut watcher).await;
+
+        // One next hop of two; a route that is replaced, and the rest.
+        sh("ip -6 route del 2001:db8:1::/48 via fe80::1 dev wan; ip -6 route replace default via fe80::2 dev wan;
+            ip -6 route del blackhole 2001:db8:2::/48; ip -6 route del 2001:db8:4::/48");
+        let replaced = route("::", 0, 1024, Some(other));
+        let expected = [connected, replaced, hops[1]].into();
+        until(&mut watcher, |m| m.routes == expected).await;
+        // As a flock, of which one is left, and by a flock.
+        sh("ip -6 route replace default nexthop via fe80::1 dev wan nexthop via fe80::2 dev wan");
+        until(&mut watcher, |m| m.routes.contains(&default) && m.routes.contains(&replaced)).await;
+        sh("ip -6 route replace default via fe80::1 dev wan");
+        let expected = [connected, default, hops[1]].into();
+        until(&mut watcher, |m| m.routes == expected).await;
+        assert_eq!(Watcher::start().await.unwrap().mirror().routes, expected, "as a dump has it");
+
+        sh("ip link set wan down");
+        until(&mut watcher, |m| m.routes.is_empty()).await;
+    });
+}
+
+#[test]
+fn a_gateway_of_ipv6_is_asked_for_learnt_and_lost() {
+    in_namespace(|| async {
+        let mut watcher = Watcher::start().await.unwrap();
+        let linux = watcher.handle();
+        let twin = wan(&linux).await;
+        let key = (twin.ifindex(), IpAddr::V6(GATEWAY));
+        // Without any address but the link-local one.
+        until(&mut watcher, |m| m.links.contains_key(&key.0)).await;
+        linux.use_neighbour(key.0, key.1).await.unwrap();
+        let question = |frame: &[u8]| is_nd(frame, SOLICITATION, solicited_node(GATEWAY), GATEWAY);
+        let asked = frame(&twin, question).await;
+        assert_eq!(asked[22..38], LINK_LOCAL.octets());
+        twin.try_send(&nd(ADVERTISEMENT, key.1, LINK_LOCAL, GATEWAY)).unwrap();
+        let changes = until(&mut watcher, |m| m.neighbours.get(&key) == Some(&PEER_MAC)).await;
+        assert_eq!(changes.last(), Some(&Change::Neighbours));
+        // In use, and known to a mirror that starts now; groups are no neighbours.
+        linux.use_neighbour(key.0, key.1).await.unwrap();
+        assert_quiet(&mut watcher).await;
+        let known = Watcher::start().await.unwrap().mirror().neighbours.clone();
+        assert_eq!(known, [(key, PEER_MAC)].into());
+        sh("ip neigh del fe80::1 dev wan");
+        until(&mut watcher, |m| !m.neighbours.contains_key(&key)).await;
     });
 }

@@ -16,7 +16,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tun_rs::{DeviceBuilder, Layer};
 
-use super::Linux;
+use super::{Linux, ipv6};
 
 /// The TAP of a port. Dropping it removes the interface, and with it the addresses and routes on it.
 pub struct Twin {
@@ -63,13 +63,15 @@ impl Twin {
         let tap = made.map_err(|error| TwinError::of(name, error))?;
         let ifindex = linux.index_of(name).await.map_err(setup)?;
         let ifindex = ifindex.ok_or_else(|| setup(anyhow::anyhow!("it vanished")))?;
+        ipv6::set_up(name);
         // The MAC while it is down: the IPv6 link-local address is made from it when it goes up.
         linux.set_link(ifindex, true, Some(mac), Some(mtu.into())).await.map_err(setup)?;
         Ok(Twin { tap: watched(tap).map_err(|error| TwinError::of(name, error))?, ifindex })
     }
 
     /// Takes over the interface of a predecessor, whose descriptor this is, and has it as the port is now: what is the
-    /// same is not touched, since Linux forgets neighbours with a MAC that is set.
+    /// same is not touched, since Linux forgets neighbours with a MAC that is set; and how it does IPv6 is as somebody may have
+    /// set it since.
     ///
     /// Makes another one if it was renamed or removed meanwhile.
     pub async fn inherit(

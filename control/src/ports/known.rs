@@ -74,7 +74,7 @@ impl Known {
 
     /// That of a port that nobody has.
     #[cfg(test)]
-    pub(super) fn made_up() -> Known {
+    pub(crate) fn made_up() -> Known {
         let known = Known::absent("net_null0", [2, 0, 0, 0, 0, 1], 1500);
         {
             let device = &mut known.facts().device;

@@ -31,9 +31,10 @@ pub(super) fn side(config: &Config, index: usize) -> Side {
     let port = &config.ports[index];
     let is_near = |port: &Port, address| port.addresses.iter().any(|prefix| prefix.contains(address));
     let replies = config.services.iter().filter(|service| service.mode == Mode::Nat);
-    let mut replies = replies.flat_map(|service| &service.servers).map(|server| *server.address.ip());
-    let replies = replies.any(|server| is_near(port, server));
-    let requests = config.services.iter().map(|service| *service.address.ip()).any(|address| {
+    let mut replies = replies.flat_map(|service| &service.servers);
+    let replies = replies.any(|server| is_near(port, server.address.ip()));
+    let mut requests = config.services.iter().map(|service| service.address.ip());
+    let requests = requests.any(|address| {
         // One in nobody's network comes by a route, and hardly from where the servers are.
         is_near(port, address) || !replies && !config.ports.iter().any(|port| is_near(port, address))
     });

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use dataplane::counters::Punt;
 use dataplane::engine::{Frame, Side, Verdict};
@@ -50,7 +50,7 @@ pub struct Line<'a> {
     pub service: Option<ServiceKey>,
     /// The real server of its connection.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub server: Option<SocketAddrV4>,
+    pub server: Option<SocketAddr>,
     /// Its connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<Connection>,

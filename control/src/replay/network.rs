@@ -10,7 +10,7 @@
 //! Given are routes and neighbours as Linux writes them: `ip -j route`, `ip -j neigh`.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -21,7 +21,7 @@ use dataplane::wire::ipv4::{self, Ipv4};
 use foldhash::HashSet;
 use serde::Deserialize;
 
-use crate::config::{Config, value};
+use crate::config::{Config, Service, value};
 
 /// The gateway to all that is in no port's network.
 const GATEWAY: u32 = 254;
@@ -78,14 +78,22 @@ impl Network {
             None => Neighbours::Met(HashSet::default()),
         };
         let own = (0..).zip(&config.ports).flat_map(|(index, port)| {
-            port.addresses.iter().map(move |network| (index, u32::from(network.address), network.length))
+            port.addresses.iter().filter_map(move |prefix| match prefix.address {
+                IpAddr::V4(address) => Some((index, address.into(), prefix.length)),
+                IpAddr::V6(_) => None,
+            })
         });
         let mut network = Network { ports, routes, ways, neighbours, own: own.collect() };
         let servers = config.services.iter().flat_map(|service| {
             let servers = service.servers.iter().map(|server| server.address);
             servers.chain(service.availability.sorry_server)
         });
-        servers.for_each(|server| network.meet(u32::from(*server.ip())));
+        // There is nothing of IPv6 in it yet.
+        let servers = servers.filter_map(|server| match server {
+            SocketAddr::V4(server) => Some(*server.ip()),
+            SocketAddr::V6(_) => None,
+        });
+        servers.for_each(|server| network.meet(server.into()));
         Ok(network)
     }
 
@@ -160,18 +168,23 @@ pub fn index(config: &Config, name: &str) -> Result<PortIndex, String> {
 
 /// The router's own addresses, virtual ones among them. They come first: of two routes with an equal prefix the first counts.
 fn own(config: &Config) -> Vec<Route<u32>> {
-    let ports = config.ports.iter().flat_map(|port| &port.addresses).map(|prefix| prefix.address);
-    let services = config.services.iter().map(|service| *service.address.ip());
+    let ports =
+        config.ports.iter().flat_map(|port| &port.addresses).filter_map(|prefix| match prefix.address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
+    let services = config.services.iter().filter_map(Service::ipv4);
     ports.chain(services).map(|address| Route { prefix: address.into(), length: 32, via: Via::Own }).collect()
 }
 
 fn usual_routes(config: &Config) -> Vec<Route<u32>> {
     let ports = (0..).zip(&config.ports);
     let on_link = ports.flat_map(|(index, port)| {
-        port.addresses.iter().map(move |network| Route {
-            prefix: u32::from(network.address) & network.mask(),
-            length: network.length,
-            via: Via::OnLink(index),
+        port.addresses.iter().filter_map(move |prefix| match prefix.network() {
+            IpAddr::V4(network) => {
+                Some(Route { prefix: network.into(), length: prefix.length, via: Via::OnLink(index) })
+            }
+            IpAddr::V6(_) => None,
         })
     });
     on_link.chain([Route { prefix: 0, length: 0, via: Via::Gateway(0, GATEWAY) }]).collect()

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::hash::Hasher;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
@@ -26,7 +26,6 @@ use super::network::Network;
 use crate::compile;
 use crate::config::{Config, Server, Service};
 use crate::effects::{Effects, Health};
-use crate::four::four;
 use crate::ids::{Ids, ServerKey, ServiceKey};
 use crate::services::Services;
 
@@ -176,15 +175,15 @@ impl<F: Frame> Router<F> {
     }
 
     /// The service and the address of a connection's real server.
-    pub fn server(&self, id: DestId) -> Option<(&Service, SocketAddrV4)> {
+    pub fn server(&self, id: DestId) -> Option<(&Service, SocketAddr)> {
         let dest = self.snapshot.dest(id)?;
-        Some((self.service(dest.service)?, four(dest.address)))
+        Some((self.service(dest.service)?, dest.address))
     }
 
     /// Each real server with its service, in the order of the configuration, and what it has had.
     pub fn servers(
         &self,
-    ) -> impl Iterator<Item = (ServiceKey, SocketAddrV4, dataplane::counters::Traffic)> + '_ {
+    ) -> impl Iterator<Item = (ServiceKey, SocketAddr, dataplane::counters::Traffic)> + '_ {
         self.services.present().iter().flat_map(move |service| {
             let key = ServiceKey::of(service);
             let record = self.ids.service(&key);
@@ -230,8 +229,8 @@ fn count(counters: &WorkerCounters, verdict: Verdict) {
 }
 
 impl Down {
-    fn is(&self, server: SocketAddrV4) -> bool {
-        *server.ip() == self.address && self.port.is_none_or(|port| port == server.port())
+    fn is(&self, server: SocketAddr) -> bool {
+        server.ip() == self.address && self.port.is_none_or(|port| port == server.port())
     }
 }
 

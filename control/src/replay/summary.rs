@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use dataplane::counters::{Counter, Drop, Punt};
 use dataplane::engine::Frame;
@@ -58,7 +58,7 @@ pub struct Server {
     /// Its service.
     pub service: ServiceKey,
     /// Its address.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// Connections begun.
     pub connections: u64,
     /// Packets from clients.
@@ -76,7 +76,7 @@ impl Summary {
     pub fn with<F: Frame>(self, router: &Router<F>) -> Summary {
         let counters = router.counters();
         let server =
-            |(service, address, traffic): (ServiceKey, SocketAddrV4, dataplane::counters::Traffic)| Server {
+            |(service, address, traffic): (ServiceKey, SocketAddr, dataplane::counters::Traffic)| Server {
                 service,
                 address,
                 connections: traffic.connections,

@@ -8,7 +8,7 @@
 //! - server tcp/192.0.2.10:80 10.0.0.12:8080
 //! ```
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use foldhash::HashMap;
 use itertools::Itertools;
@@ -59,8 +59,8 @@ fn servers(service: &str, old: &[Server], new: &[Server], changes: &mut Vec<Chan
         return;
     }
     // The order of servers matters to some schedulers, but nobody calls it a change.
-    let before: HashMap<SocketAddrV4, &Server> = old.iter().map(|server| (server.address, server)).collect();
-    let after: HashMap<SocketAddrV4, &Server> = new.iter().map(|server| (server.address, server)).collect();
+    let before: HashMap<SocketAddr, &Server> = old.iter().map(|server| (server.address, server)).collect();
+    let after: HashMap<SocketAddr, &Server> = new.iter().map(|server| (server.address, server)).collect();
     for server in new {
         match before.get(&server.address) {
             None => changes.push(added(service, server)),
@@ -135,7 +135,7 @@ fn added(service: &str, server: &Server) -> Change {
     change(Sign::Added, service, Some(server.address), format!("weight {}", server.weight))
 }
 
-fn change(sign: Sign, service: &str, server: Option<SocketAddrV4>, what: String) -> Change {
+fn change(sign: Sign, service: &str, server: Option<SocketAddr>, what: String) -> Change {
     Change { sign, service: service.to_owned(), server, what }
 }
 
@@ -189,6 +189,20 @@ mod tests {
         let old = WEB.replace("'nat'", "'tunnel'").replace(":8080", "");
         let new = old.replace("mode", "tunnel = { encapsulation = 'gre' }\nmode");
         assert_eq!(shown(&old, &new), ["~ service tcp/192.0.2.10:80 tunnel"]);
+    }
+
+    #[test]
+    fn a_service_of_ipv6() {
+        let old = WEB.replace("192.0.2.10", "[2001:db8::10]").replace("10.0.0", "[2001:db8:1::");
+        let old = old.replace("::.11:", "::11]:").replace("::.12:", "::12]:");
+        let new = old.replace("2001:db8:1::12", "2001:DB8:1::13");
+        assert_eq!(
+            shown(&old, &new),
+            [
+                "+ server tcp/[2001:db8::10]:80 [2001:db8:1::13]:8080 weight 1",
+                "- server tcp/[2001:db8::10]:80 [2001:db8:1::12]:8080",
+            ]
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! leaves as it would after a reload, be it that it was leaving already, that it had been added live, or that the file does
 //! not have it any more.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -25,9 +25,9 @@ pub struct Changes {
     services: Vec<ChangedService>,
     servers: Vec<ChangedServer>,
     /// How long until drained servers are disabled.
-    deadlines: Vec<(ServiceKey, SocketAddrV4, Duration)>,
+    deadlines: Vec<(ServiceKey, SocketAddr, Duration)>,
     /// How long until those that are on their way out have to be gone.
-    leaving: Vec<(ServiceKey, SocketAddrV4, Duration)>,
+    leaving: Vec<(ServiceKey, SocketAddr, Duration)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ struct ChangedService {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ChangedServer {
     service: ServiceKey,
-    address: SocketAddrV4,
+    address: SocketAddr,
     was: Option<Settings>,
     now: Option<Settings>,
 }
@@ -65,7 +65,7 @@ impl Settings {
         Settings { weight, limits, check, state: state.name().to_owned() }
     }
 
-    fn server(&self, address: SocketAddrV4) -> Result<Server> {
+    fn server(&self, address: SocketAddr) -> Result<Server> {
         let Settings { weight, limits, check, ref state } = *self;
         let limits = limits.map(|(upper, lower)| Limits { upper, lower });
         let state = ServerState::from_name(state).with_context(|| format!("unknown state {state:?}"))?;
@@ -81,11 +81,11 @@ impl Services {
             in_file: change.was.is_some(),
             text: change.now.as_ref().and_then(|_| self.text_of(key)),
         };
-        let server = |(&(service, address), change): (&(ServiceKey, SocketAddrV4), &ServerChange)| {
+        let server = |(&(service, address), change): (&(ServiceKey, SocketAddr), &ServerChange)| {
             let [was, now] = [&change.was, &change.now].map(|server| server.as_ref().map(Settings::of));
             ChangedServer { service, address, was, now }
         };
-        let left = |(&(service, address), until): (&(ServiceKey, SocketAddrV4), Instant)| {
+        let left = |(&(service, address), until): (&(ServiceKey, SocketAddr), Instant)| {
             (service, address, until.saturating_duration_since(now))
         };
         Changes {
@@ -155,7 +155,7 @@ impl Services {
         now: Instant,
     ) {
         let known = self.members();
-        let left: HashMap<(ServiceKey, SocketAddrV4), Duration> =
+        let left: HashMap<(ServiceKey, SocketAddr), Duration> =
             changes.leaving.iter().map(|&(service, address, left)| ((service, address), left)).collect();
         for (key, server) in members.into_iter().filter(|member| !known.contains(member)) {
             let wanted = service_of(&self.running, key);

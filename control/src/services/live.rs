@@ -5,21 +5,21 @@
 //! until RVS ends, which an upgrade is not; `rvs save` writes it into the file.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use itertools::Itertools;
 
 use super::List;
-use crate::config::{Server, Service};
+use crate::config::{Server, Service, value};
 use crate::ids::ServiceKey;
 
 /// All live changes.
 #[derive(Clone, Debug, Default)]
 pub struct Live {
     pub(super) services: BTreeMap<ServiceKey, ServiceChange>,
-    pub(super) servers: BTreeMap<(ServiceKey, SocketAddrV4), ServerChange>,
+    pub(super) servers: BTreeMap<(ServiceKey, SocketAddr), ServerChange>,
 }
 
 /// What the file says of a service, and what is to be instead.
@@ -47,7 +47,6 @@ impl Live {
         let mut services: Vec<Service> = file.iter().filter(stays).chain(added).cloned().collect();
         for service in &mut services {
             let key = ServiceKey::of(service);
-            let own = || self.servers.range((key, FIRST)..=(key, LAST));
             let changed = |server: &Server| self.servers.get(&(key, server.address));
             service.servers.retain_mut(|server| match changed(server).map(|change| &change.now) {
                 Some(None) => false,
@@ -57,7 +56,8 @@ impl Live {
                 }
                 None => true,
             });
-            let added = own().filter(|(_, change)| change.was.is_none());
+            let own = self.servers.range((key, FIRST)..).take_while(|((service, _), _)| *service == key);
+            let added = own.filter(|(_, change)| change.was.is_none());
             service.servers.extend(added.filter_map(|(_, change)| change.now));
         }
         Arc::new(services)
@@ -68,7 +68,7 @@ impl Live {
         &mut self,
         file: &[Service],
         service: ServiceKey,
-        address: SocketAddrV4,
+        address: SocketAddr,
         now: Option<Server>,
     ) {
         let was = match self.servers.remove(&(service, address)) {
@@ -135,8 +135,8 @@ impl Live {
     }
 }
 
-const FIRST: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0);
-const LAST: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::BROADCAST, u16::MAX);
+/// No other address comes before it.
+const FIRST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// The service of this key.
 pub fn service_of(services: &[Service], key: ServiceKey) -> Option<&Service> {
@@ -144,7 +144,7 @@ pub fn service_of(services: &[Service], key: ServiceKey) -> Option<&Service> {
 }
 
 /// The server of this address.
-pub fn server_of(service: &Service, address: SocketAddrV4) -> Option<&Server> {
+pub fn server_of(service: &Service, address: SocketAddr) -> Option<&Server> {
     service.servers.iter().find(|server| server.address == address)
 }
 
@@ -159,7 +159,7 @@ pub fn require_service(services: &[Service], key: ServiceKey) -> Result<&Service
 }
 
 /// The server of this address in this service, or an error that names those that there are.
-pub fn require_server(services: &[Service], key: ServiceKey, address: SocketAddrV4) -> Result<&Server> {
+pub fn require_server(services: &[Service], key: ServiceKey, address: SocketAddr) -> Result<&Server> {
     const SHOWN: usize = 10;
     let service = require_service(services, key)?;
     server_of(service, address).with_context(|| {
@@ -169,21 +169,77 @@ pub fn require_server(services: &[Service], key: ServiceKey, address: SocketAddr
     })
 }
 
-/// Refuses a server that is there already, or that this router is itself.
+/// Refuses a server that is there already, that this router is itself, or that no service at this address can have.
 pub fn check_new_server(
     services: &[Service],
-    own: &[std::net::Ipv4Addr],
+    own: &[IpAddr],
     key: ServiceKey,
     server: &Server,
 ) -> Result<()> {
     let service = require_service(services, key)?;
     let address = server.address;
+    value::socket(&address.to_string()).map_err(|wrong| anyhow!("{wrong}; expected {}", value::ENDPOINT))?;
+    value::same_family(address.ip(), key.address.ip()).map_err(Error::msg)?;
     ensure!(
         server_of(service, address).is_none(),
         "{key} has a server {address}; expected another one, or `rvs weight` to change it"
     );
-    if own.contains(address.ip()) || services.iter().any(|service| service.address.ip() == address.ip()) {
+    if own.contains(&address.ip()) || services.iter().any(|service| service.address.ip() == address.ip()) {
         bail!("{} is an address of this router; expected another machine", address.ip());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::tests::services;
+
+    const SIX: &str = "[[service]]\naddress = '[2001:db8::10]:80'\nmode = 'nat'\n\
+        [[service.server]]\naddress = '[2001:db8:1::11]:8080'\n\
+        [[service]]\naddress = '[2001:db8::20]:80'\nmode = 'nat'\n";
+
+    fn server(address: &str) -> Server {
+        let file = services(SIX);
+        Server { address: address.parse().unwrap(), ..file[0].servers[0] }
+    }
+
+    #[test]
+    fn a_server_of_ipv6_comes_and_another_goes() {
+        let file: List = Arc::new(services(SIX));
+        let key: ServiceKey = "tcp/[2001:db8::10]:80".parse().unwrap();
+        let mut live = Live::default();
+        let new = server("[2001:db8:1::12]:8080");
+        live.set_server(&file, key, new.address, Some(new));
+        live.set_server(&file, key, file[0].servers[0].address, None);
+        let running = live.apply(&file);
+        assert_eq!(running[0].servers, [new]);
+        assert_eq!(running[1], file[1], "what is another service's is not its");
+    }
+
+    #[test]
+    fn new_servers_that_a_service_cannot_have() {
+        let file = services(SIX);
+        let key = ServiceKey::of(&file[0]);
+        let own = ["2001:db8:1::1".parse().unwrap()];
+        let judged =
+            |address| check_new_server(&file, &own, key, &server(address)).map_err(|e| e.to_string());
+        assert_eq!(judged("[2001:db8:1::12]:8080"), Ok(()));
+        for (address, wrong) in [
+            ("[2001:db8:1::11]:8080", "has a server [2001:db8:1::11]:8080; expected another one"),
+            ("[2001:db8:1::1]:80", "2001:db8:1::1 is an address of this router; expected another machine"),
+            ("[2001:db8::20]:80", "2001:db8::20 is an address of this router; expected another machine"),
+            ("10.0.0.11:80", "10.0.0.11 is an IPv4 address; expected an IPv6 address, as the service's"),
+            ("[::1]:80", "::1 is a loopback address; expected ADDRESS:PORT"),
+            (
+                "[::ffff:10.0.0.11]:80",
+                "::ffff:10.0.0.11 is an IPv4 address, to be written 10.0.0.11; expected",
+            ),
+            ("[2001:db8:1::12%3]:80", "\"2001:db8:1::12%3\" is not an IPv6 address; expected"),
+            ("[2001:db8:1::12]:0", "port 0 is out of range; expected"),
+        ] {
+            let error = judged(address).unwrap_err();
+            assert!(error.contains(wrong), "{address}: {error}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ pub mod save;
 pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dataplane::service::{Mode, Protocol};
@@ -38,9 +38,9 @@ pub struct Services {
     file: List,
     live: Live,
     running: List,
-    leaving: BTreeMap<(ServiceKey, SocketAddrV4), Leaving>,
+    leaving: BTreeMap<(ServiceKey, SocketAddr), Leaving>,
     /// When drained servers are to be disabled.
-    deadlines: BTreeMap<(ServiceKey, SocketAddrV4), Instant>,
+    deadlines: BTreeMap<(ServiceKey, SocketAddr), Instant>,
     present: List,
     /// What live services were added with.
     texts: BTreeMap<ServiceKey, String>,
@@ -132,17 +132,17 @@ impl Services {
     }
 
     /// Whether a server is not wanted any more.
-    pub fn is_leaving(&self, service: ServiceKey, server: SocketAddrV4) -> bool {
+    pub fn is_leaving(&self, service: ServiceKey, server: SocketAddr) -> bool {
         self.leaving.contains_key(&(service, server))
     }
 
     /// Whether connections of this server are to be reset.
-    pub fn is_resetting(&self, service: ServiceKey, server: SocketAddrV4) -> bool {
+    pub fn is_resetting(&self, service: ServiceKey, server: SocketAddr) -> bool {
         self.leaving.get(&(service, server)).is_some_and(|leaving| leaving.how == OnRemove::Reset)
     }
 
     /// Until when a server may keep its connections, if it is on its way out.
-    pub fn deadline(&self, service: ServiceKey, server: SocketAddrV4) -> Option<Instant> {
+    pub fn deadline(&self, service: ServiceKey, server: SocketAddr) -> Option<Instant> {
         let key = (service, server);
         self.deadlines.get(&key).copied().or_else(|| self.leaving.get(&key).map(|leaving| leaving.until))
     }
@@ -184,7 +184,7 @@ impl Services {
     pub fn set_server(
         &mut self,
         service: ServiceKey,
-        address: SocketAddrV4,
+        address: SocketAddr,
         server: Option<Server>,
         deadline: Option<Instant>,
         now: Instant,
@@ -275,7 +275,7 @@ impl Services {
     fn let_go(&mut self, wanted: &[Service], now: Instant) {
         let wanted: HashMap<ServiceKey, &Service> =
             wanted.iter().map(|service| (ServiceKey::of(service), service)).collect();
-        let may_leave = |service: Option<&Wanted>, server: SocketAddrV4, mode: Mode, how: OnRemove| {
+        let may_leave = |service: Option<&Wanted>, server: SocketAddr, mode: Mode, how: OnRemove| {
             // Under another mode its connections are of no use.
             let replaced = service.is_some_and(|wanted| wanted.mode != mode);
             match service.and_then(|wanted| wanted.states.get(&server)) {
@@ -336,7 +336,7 @@ fn without_disabled(running: &List) -> List {
 /// What is wanted of a service, as far as it says which servers leave.
 struct Wanted {
     mode: Mode,
-    states: HashMap<SocketAddrV4, ServerState>,
+    states: HashMap<SocketAddr, ServerState>,
 }
 
 impl Wanted {

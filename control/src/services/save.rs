@@ -205,6 +205,27 @@ server = [{ address = "10.0.0.11:53" }]
     }
 
     #[test]
+    fn servers_of_ipv6() {
+        let text = |weight| {
+            format!(
+                "[workers]\ncores = [1]\n[[port]]\nname = \"p\"\ndevice = \"net_null\"\n\
+                [[service]]\naddress = \"[2001:db8::10]:80\"\nmode = \"nat\"\n\
+                [[service.server]]\naddress = \"2001:db8:1::11\"\nweight = {weight}\n"
+            )
+        };
+        let file = services(&text(1));
+        let mut running = file.clone();
+        running[0].servers[0].weight = 4;
+        assert_eq!(save(&text(1), &file, &running, |_| None).unwrap(), text(4));
+        let added =
+            Server { address: "[2001:db8:1::12]:8080".parse().unwrap(), weight: 1, ..file[0].servers[0] };
+        running[0].servers.push(added);
+        let saved = save(&text(1), &file, &running, |_| None).unwrap();
+        assert!(saved.contains("address = \"[2001:db8:1::12]:8080\""), "{saved}");
+        assert_eq!(services(&saved), running);
+    }
+
+    #[test]
     fn servers_in_one_line() {
         let text = saved(|services| services[1].servers[0].weight = 9);
         assert!(text.contains("# Names."), "{text}");

@@ -22,8 +22,8 @@ pub(crate) fn key() -> ServiceKey {
     "tcp/192.0.2.10:80".parse().unwrap()
 }
 
-pub(crate) fn address(last: u8) -> SocketAddrV4 {
-    SocketAddrV4::new([10, 0, 0, last].into(), 8080)
+pub(crate) fn address(last: u8) -> SocketAddr {
+    SocketAddr::new([10, 0, 0, last].into(), 8080)
 }
 
 pub(crate) fn server(services: &[Service], last: u8) -> Option<Server> {

@@ -176,7 +176,6 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
     use std::sync::Arc;
 
     use dataplane::table::HashKey;
@@ -187,7 +186,7 @@ mod tests {
     const TELLER: Teller = Teller { peer: 1, is_live: false, has_swept: false };
 
     fn client(n: u8) -> Filter {
-        Filter { client: Some(Ipv4Addr::new(198, 51, 100, n)), ..Filter::default() }
+        Filter { client: Some([198, 51, 100, n].into()), ..Filter::default() }
     }
 
     fn covers(flushes: &Flushes, n: u8, at: u64, teller: Teller) -> bool {

@@ -14,7 +14,6 @@ use super::walk::{Pace, Turn};
 use super::wire::{Identity, Record};
 pub use crate::admin::api::Adopted as Adoptions;
 use crate::flush::Filter;
-use crate::four::four;
 use crate::ids::{ServerKey, ServiceKey};
 
 /// Ticks that a change may take from there to here: two seconds.
@@ -180,8 +179,9 @@ impl View<'_> {
         let is_coarse = dest.is_some_and(|dest| self.snapshot.timeout(dest, record.state).is_coarse());
         let seen = Seen { at: Tick(self.now.0.saturating_sub(record.age.into())), is_coarse };
         let Identity { service, server } = *identity;
-        self.flushes
-            .covers(seen, teller, |filter| filter.matches(service, server.address, *record.client.ip()))
+        self.flushes.covers(seen, teller, |filter| {
+            filter.matches(service, server.address, (*record.client.ip()).into())
+        })
     }
 }
 
@@ -189,8 +189,8 @@ impl View<'_> {
 pub fn identity(snapshot: &Snapshot, dest: &Dest) -> Identity {
     let service = &snapshot.services[dest.service as usize];
     Identity {
-        service: ServiceKey { address: four(dest.virtual_address), protocol: service.protocol },
-        server: ServerKey { address: four(dest.address), mode: service.mode },
+        service: ServiceKey { address: dest.virtual_address, protocol: service.protocol },
+        server: ServerKey { address: dest.address, mode: service.mode },
     }
 }
 

@@ -16,7 +16,7 @@
 //! (v) is seven bits a byte, the lowest first, the eighth says that more follow. A connection takes 9 to 13 bytes, an
 //! acknowledgement four or five if nothing was lost. A datagram without frames says that its sender is there.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use dataplane::service::{Mode, Protocol, State};
 
@@ -77,9 +77,12 @@ pub const LONGEST: usize = 1 + 5 + 5 + 1 + 7 + 6 + 4;
 pub const LONGEST_ACK: usize = 1 + 10 + 10 + 10;
 
 impl Frame {
-    /// Writes it.
+    /// Writes it. What is about IPv6 is left out: peers are not told of it yet.
     pub fn put(&self, out: &mut Vec<u8>) {
         match *self {
+            Frame::Name { identity: Identity { service, server }, .. }
+                if service.address.is_ipv6() || server.address.is_ipv6() => {}
+            Frame::Forget { filter, .. } if filter.is_ipv6() => {}
             Frame::Ack { largest, before } => {
                 out.push(1);
                 put_number(out, largest);
@@ -128,8 +131,8 @@ impl Frame {
                 let [protocol, mode] = take_array(bytes)?;
                 let protocol = Protocol::from_number(protocol)?;
                 let mode = *Mode::ALL.get(usize::from(mode))?;
-                let service = ServiceKey { address: take_socket(bytes)?, protocol };
-                let server = ServerKey { address: take_socket(bytes)?, mode };
+                let service = ServiceKey { address: take_socket(bytes)?.into(), protocol };
+                let server = ServerKey { address: take_socket(bytes)?.into(), mode };
                 Frame::Name { number, identity: Identity { service, server } }
             }
             8 => {
@@ -170,7 +173,7 @@ const _: () = assert!(State::COUNT <= STATE as usize + 1);
 fn put_record(out: &mut Vec<u8>, live: u8, record: &Record) {
     out.push(RECORD | live | if record.replied { REPLIED } else { 0 } | record.state as u8);
     put_number(out, record.dest.into());
-    put_socket(out, record.client);
+    put_socket(out, record.client.into());
     put_number(out, record.age.into());
 }
 
@@ -196,7 +199,7 @@ fn put_filter(out: &mut Vec<u8>, filter: &Filter) {
         put_socket(out, *server);
     }
     if let Some(client) = client {
-        out.extend(client.octets());
+        put_address(out, *client);
     }
 }
 
@@ -210,10 +213,10 @@ fn take_filter(bytes: &mut &[u8]) -> Option<Filter> {
     if given & SERVICE != 0 {
         let [protocol] = take_array(bytes)?;
         let protocol = Protocol::from_number(protocol)?;
-        filter.service = Some(ServiceKey { address: take_socket(bytes)?, protocol });
+        filter.service = Some(ServiceKey { address: take_socket(bytes)?.into(), protocol });
     }
     if given & SERVER != 0 {
-        filter.server = Some(take_socket(bytes)?);
+        filter.server = Some(take_socket(bytes)?.into());
     }
     if given & CLIENT != 0 {
         let client: [u8; 4] = take_array(bytes)?;
@@ -222,9 +225,16 @@ fn take_filter(bytes: &mut &[u8]) -> Option<Filter> {
     Some(filter)
 }
 
-fn put_socket(out: &mut Vec<u8>, socket: SocketAddrV4) {
-    out.extend(socket.ip().octets());
+fn put_socket(out: &mut Vec<u8>, socket: SocketAddr) {
+    put_address(out, socket.ip());
     out.extend(socket.port().to_be_bytes());
+}
+
+/// Of IPv4: see [`Frame::put`].
+fn put_address(out: &mut Vec<u8>, address: IpAddr) {
+    if let IpAddr::V4(address) = address {
+        out.extend(address.octets());
+    }
 }
 
 fn take_socket(bytes: &mut &[u8]) -> Option<SocketAddrV4> {
@@ -284,22 +294,24 @@ mod tests {
         let protocol = prop::sample::select(Protocol::ALL);
         let mode = prop::sample::select(Mode::ALL);
         let name = (any::<u32>(), socket(), protocol, socket(), mode).prop_map(
-            |(number, virtual_address, protocol, server, mode)| Frame::Name {
-                number,
-                identity: Identity {
-                    service: ServiceKey { address: virtual_address, protocol },
-                    server: ServerKey { address: server, mode },
-                },
+            |(number, virtual_address, protocol, server, mode): (u32, SocketAddrV4, _, SocketAddrV4, _)| {
+                Frame::Name {
+                    number,
+                    identity: Identity {
+                        service: ServiceKey { address: virtual_address.into(), protocol },
+                        server: ServerKey { address: server.into(), mode },
+                    },
+                }
             },
         );
         let service = (socket(), prop::sample::select(Protocol::ALL))
-            .prop_map(|(address, protocol)| ServiceKey { address, protocol });
+            .prop_map(|(address, protocol)| ServiceKey { address: address.into(), protocol });
         let (service, server) = (prop::option::of(service), prop::option::of(socket()));
         let client = prop::option::of(any::<Ipv4Addr>());
         let filter = (service, server, client).prop_map(|(service, server, client)| Filter {
             service,
-            server,
-            client,
+            server: server.map(Into::into),
+            client: client.map(Into::into),
         });
         let forget = (any::<u32>(), any::<u32>(), filter).prop_map(|(number, age, filter)| Frame::Forget {
             number,

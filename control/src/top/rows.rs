@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::model::{Pane, Sample};
 use crate::admin::api::{Rates, Server, Service, Worker};
@@ -84,7 +84,9 @@ pub(super) struct Cell {
 enum Order {
     /// As the text.
     Text,
-    /// Addresses: the lowest first.
+    /// Addresses: the lowest first, those of IPv4 before those of IPv6.
+    Address(SocketAddr),
+    /// Numbers of things: the lowest first.
     Up(f64),
     /// Amounts: the largest first.
     Down(f64),
@@ -94,6 +96,7 @@ impl Cell {
     /// Which comes first.
     pub(super) fn compare(&self, other: &Cell) -> Ordering {
         match (self.order, other.order) {
+            (Order::Address(one), Order::Address(other)) => one.cmp(&other),
             (Order::Up(one), Order::Up(other)) => one.total_cmp(&other),
             (Order::Down(one), Order::Down(other)) => other.total_cmp(&one),
             _ => self.text.cmp(&other.text),
@@ -239,9 +242,8 @@ fn text(text: String) -> Cell {
     Cell { text, order: Order::Text }
 }
 
-fn address(text: String, address: SocketAddrV4) -> Cell {
-    let number = u64::from(u32::from(*address.ip())) << 16 | u64::from(address.port());
-    Cell { text, order: Order::Up(number as f64) }
+fn address(text: String, address: SocketAddr) -> Cell {
+    Cell { text, order: Order::Address(address) }
 }
 
 fn amount(value: f64) -> Cell {

@@ -7,7 +7,7 @@ use crate::admin::api::{Counters, Rates, Server, Service, Stats, Table, Worker};
 
 fn server(n: u8, up: bool, rate: u64) -> Server {
     Server {
-        address: std::net::SocketAddrV4::new([10, 0, 0, n].into(), 8080),
+        address: std::net::SocketAddr::new([10, 0, 0, n].into(), 8080),
         mode: "nat".to_owned(),
         weight: u32::from(n),
         effective_weight: u32::from(n),
@@ -325,7 +325,7 @@ fn ten_thousand_servers_are_drawn_in_no_time() {
     let mut sample = at(10);
     let many = (0..10_000).map(|n| Server { weight: n, ..server(1, true, n.into()) });
     let many = many.zip(0..).map(|(server, n)| Server {
-        address: std::net::SocketAddrV4::new((0x0A00_0000 + n).into(), 80),
+        address: std::net::SocketAddr::from((std::net::Ipv4Addr::from(0x0A00_0000 + n), 80)),
         ..server
     });
     sample.services = vec![service("tcp", "192.0.2.10:80", many.collect())];

@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek};
 use std::mem::MaybeUninit;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -86,9 +86,9 @@ pub struct OldTwin {
     /// The name of its port.
     pub name: String,
     /// The port's addresses, with their prefix lengths.
-    pub addresses: Vec<(Ipv4Addr, u8)>,
+    pub addresses: Vec<(IpAddr, u8)>,
     /// Virtual addresses that RVS has put there.
-    pub placed: Vec<Ipv4Addr>,
+    pub placed: Vec<IpAddr>,
 }
 
 /// What a descriptor is of.
@@ -207,6 +207,7 @@ fn receive(socket: BorrowedFd<'_>) -> Result<Inheritance> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::net::Ipv4Addr;
 
     use super::*;
 
@@ -219,8 +220,8 @@ mod tests {
             knowledge: Knowledge { is_ready: true, ..Knowledge::default() },
             twins: vec![OldTwin {
                 name: "wan".into(),
-                addresses: vec![([192, 0, 2, 1].into(), 24)],
-                placed: vec![[192, 0, 2, 10].into()],
+                addresses: vec![([192, 0, 2, 1].into(), 24), ("2001:db8::1".parse().unwrap(), 64)],
+                placed: vec![[192, 0, 2, 10].into(), "2001:db8::10".parse().unwrap()],
             }],
             error: None,
         }
@@ -261,7 +262,7 @@ mod tests {
         let item = |n: usize| (Item::Twin(format!("port{n}")), writer.try_clone().unwrap().into());
         let items: Vec<_> = (0..MOST - 1).map(item).collect();
         let mut many = estate();
-        many.twins[0].placed = (0..100_000).map(Ipv4Addr::from_bits).collect();
+        many.twins[0].placed = (0..100_000).map(|bits| Ipv4Addr::from_bits(bits).into()).collect();
         let left = leave(&many, &items).unwrap();
         let taken = receive(left.as_fd()).unwrap();
         assert_eq!((taken.estate, taken.items.len()), (many, MOST - 1));

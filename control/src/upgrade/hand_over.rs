@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -85,7 +85,7 @@ impl HandOver {
     }
 
     /// The twin of a port, and what RVS has put on it.
-    pub fn leave_twin(&mut self, port: &Port, placed: Vec<Ipv4Addr>, descriptor: io::Result<OwnedFd>) {
+    pub fn leave_twin(&mut self, port: &Port, placed: Vec<IpAddr>, descriptor: io::Result<OwnedFd>) {
         let addresses = port.addresses.iter().map(|prefix| (prefix.address, prefix.length)).collect();
         let name = port.name.clone();
         self.estate.twins.push(OldTwin { name: name.clone(), addresses, placed });

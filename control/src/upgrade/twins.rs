@@ -1,7 +1,7 @@
 //! What a predecessor has put on the twins, and what of that is to stay.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::OldTwin;
 use crate::compile::PortLink;
@@ -15,11 +15,11 @@ pub async fn take_over(
     config: &Config,
     links: &[PortLink],
     linux: &Linux,
-) -> HashSet<(u32, Ipv4Addr)> {
+) -> HashSet<(u32, IpAddr)> {
     let mut placed = HashSet::new();
     for (port, link) in config.ports.iter().zip(links) {
         let Some(old) = twins.iter().find(|twin| twin.name == port.name) else { continue };
-        let is_ours = |&(address, length): &(Ipv4Addr, u8)| {
+        let is_ours = |&(address, length): &(IpAddr, u8)| {
             port.addresses.iter().any(|prefix| (prefix.address, prefix.length) == (address, length))
         };
         for &(address, length) in old.addresses.iter().filter(|address| !is_ours(address)) {

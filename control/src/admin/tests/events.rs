@@ -6,7 +6,7 @@ use crate::events::Kind;
 pub(in crate::admin) fn down(n: u8) -> Kind {
     Kind::ServerDown {
         service: "tcp/192.0.2.10:80".to_owned(),
-        server: std::net::SocketAddrV4::new([10, 0, 0, n].into(), 80),
+        server: std::net::SocketAddr::new([10, 0, 0, n].into(), 80),
         checks: 3,
         reason: "connection refused".to_owned(),
     }

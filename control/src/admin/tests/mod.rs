@@ -43,7 +43,7 @@ fn connection(index: u64) -> api::Connection {
     let client = std::net::Ipv4Addr::from_bits(index as u32);
     api::Connection {
         protocol: "tcp".to_owned(),
-        client: std::net::SocketAddrV4::new(client, 40112),
+        client: std::net::SocketAddr::from((client, 40112)),
         virtual_: "192.0.2.10:80".parse().unwrap(),
         server: "10.0.0.11:8080".parse().unwrap(),
         state: "ESTABLISHED".to_owned(),

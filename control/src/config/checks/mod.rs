@@ -20,13 +20,13 @@ mod udp;
 #[cfg(test)]
 mod web_tests;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::{narrow, one_of};
 use super::raw::{Field, Section};
-use super::value;
+use super::value::{self, ADDRESS};
 
 pub use command::Command;
 pub use dns::{Dns, Transport, rcode_name};
@@ -46,7 +46,7 @@ pub struct Check {
     /// What is done.
     pub kind: CheckKind,
     /// Where it is done instead of at the real server's address.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
     /// ... and instead of at its port.
     pub port: Option<u16>,
     /// From the start of one check to that of the next.
@@ -101,8 +101,8 @@ pub enum CheckKind {
 
 impl Check {
     /// Where a real server is checked.
-    pub fn target(&self, server: SocketAddrV4) -> SocketAddrV4 {
-        SocketAddrV4::new(self.address.unwrap_or(*server.ip()), self.port.unwrap_or(server.port()))
+    pub fn target(&self, server: SocketAddr) -> SocketAddr {
+        SocketAddr::new(self.address.unwrap_or(server.ip()), self.port.unwrap_or(server.port()))
     }
 }
 
@@ -177,7 +177,7 @@ fn check(section: &Section<'_>) -> Option<Check> {
     section.known(&keys);
 
     let address = section.optional("address", |field| {
-        field.parse("an IPv4 address, e.g. \"10.0.0.11\"", |typed| match value::endpoint(typed)? {
+        field.parse(ADDRESS, |typed| match value::endpoint(typed)? {
             (address, None) => Ok(address),
             (_, Some(_)) => Err(format!("{typed:?} has a port, which is a key of its own")),
         })

@@ -92,6 +92,14 @@ impl Table {
                 document["service"][0]["tunnel"]["encapsulation"] = json!("gue");
             }
         }
+        let is_ipv6 = |key: &str| {
+            let address = document.pointer(key).and_then(Value::as_str);
+            address.is_some_and(|address| address.matches(':').count() > 1)
+        };
+        let is_long = document.pointer("/service/0/persistence/prefix").and_then(Value::as_i64) > Some(32);
+        if is_long || is_ipv6("/service/0/server/0/address") || is_ipv6("/service/0/sorry_server") {
+            document["service"][0]["address"] = json!("[2001:db8::10]:80");
+        }
         let flag = document.pointer("/service/0/flags/0").and_then(Value::as_str).unwrap_or_default();
         if let Some((scheduler, _)) = flag.split_once('-') {
             document["service"][0]["scheduler"] = json!(scheduler);
@@ -331,11 +339,26 @@ fn typed(definition: &str) -> BoxedStrategy<Value> {
     let host = (first, count.prop_flat_map(move |count| vec(next.clone(), count)))
         .prop_map(|(first, next)| format!("{first}.{}", next.join(".")));
     let host = prop_oneof![9 => host, 1 => Just("255.255.255.255".to_owned())];
+    let group = mostly(&["1", "0a", "DB8", "2001", "ffff", "ff00", "fe80", "0"], &["10000", "g", "", "1.2"]);
+    let groups = vec(group, 0..=8).prop_map(|groups| groups.join(":")).boxed();
+    let tail = prop_oneof![4 => groups.clone(), 1 => Just("192.0.2.1".to_owned()), 1 => Just("1:198.51.100.255".to_owned())];
+    let ipv6 = prop_oneof![
+        6 => (groups.clone(), tail.clone()).prop_map(|(head, tail)| format!("{head}::{tail}")),
+        2 => groups,
+        2 => (vec(Just("2"), 6), tail).prop_map(|(head, tail)| format!("{}:{tail}", head.join(":"))),
+        1 => select(&["::", "::1", "0:0::01", "::ffff:10.0.0.1", "fe80::1", "ff02::1", "ff:2::1", "::0.0.0.1", "1::2::3"][..])
+            .prop_map(str::to_owned),
+    ];
+    let ipv6 = prop_oneof![3 => ipv6.clone().prop_map(|address| format!("[{address}]")), 1 => ipv6];
+    let host_of_any = prop_oneof![host.clone(), ipv6];
     let port = mostly(
         &["", "", "", ":1", ":80", ":00080", ":9999", ":10000", ":65535"],
         &[":", ":0", ":+80", ":65536", ":70000", ":80:80", "/24"],
     );
-    let length = mostly(&["/1", "/08", "/19", "/31", "/32"], &["/0", "/33", "/+24", "/x", "/", ""]);
+    let length = mostly(
+        &["/1", "/08", "/19", "/31", "/32", "/64", "/128"],
+        &["/0", "/33", "/129", "/+24", "/x", "/", ""],
+    );
     match definition {
         "time" => prop_oneof![
             pieces(
@@ -353,8 +376,12 @@ fn typed(definition: &str) -> BoxedStrategy<Value> {
             (-1_i64..4).prop_map(|seconds| json!(seconds)),
         ]
         .boxed(),
-        "prefix" => (host, length).prop_map(|(host, length)| json!(host + length)).boxed(),
+        "prefix" => (host_of_any, length).prop_map(|(host, length)| json!(host + length)).boxed(),
         "address" | "endpoint" | "server_address" => {
+            (host_of_any, port).prop_map(|(host, port)| json!(host + port)).boxed()
+        }
+        "address_v4" | "endpoint_v4" => {
+            let host = prop_oneof![5 => host.boxed(), 1 => host_of_any.boxed()];
             (host, port).prop_map(|(host, port)| json!(host + port)).boxed()
         }
         "integer" => prop_oneof![
@@ -395,12 +422,18 @@ fn bounded() -> Vec<Bounded> {
     found
 }
 
-/// What no pattern can say: a sum of times, what a prefix makes of an address, and which core has a worker already.
+/// What no pattern can say: a sum of times, what a prefix makes of an address, what is IPv4 in other words, and which core has
+/// a worker already.
 fn is_beyond_a_schema(definition: &str, value: &Value, errors: &ConfigErrors) -> bool {
     let errors = errors.to_string();
     match definition {
         "time" => value.is_string() && (errors.contains("out of range") || errors.contains("whole number")),
-        "prefix" => errors.contains("of the network itself") || errors.contains("broadcast address of its"),
+        "prefix" => {
+            ["of the network itself", "broadcast address of its", "is an IPv4 address, to be written"]
+                .iter()
+                .any(|words| errors.contains(words))
+        }
+        "address" | "endpoint" | "server_address" => errors.contains("is an IPv4 address, to be written"),
         "integer" => errors.contains("is always busy with a worker"),
         _ => false,
     }
@@ -410,7 +443,9 @@ fn is_beyond_a_schema(definition: &str, value: &Value, errors: &ConfigErrors) ->
 fn reader_and_schema_agree_on_whatever_is_typed() {
     let validator = jsonschema::draft202012::new(&schema()).unwrap();
     let bounded = bounded();
-    for definition in ["time", "prefix", "address", "endpoint", "server_address", "integer"] {
+    for definition in
+        ["time", "prefix", "address", "address_v4", "endpoint", "endpoint_v4", "server_address", "integer"]
+    {
         let of_it: Vec<_> = bounded.iter().filter(|bounded| bounded.definition == definition).collect();
         let (taken, refused) = (Cell::new(0), Cell::new(0));
         let mut runner = TestRunner::new(ProptestConfig {

@@ -11,7 +11,7 @@ mod tests;
 mod token;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,10 +85,9 @@ pub(super) fn compare<'a>(
     section: &Section<'_>,
     services: impl Iterator<Item = &'a Service>,
 ) {
-    let IpAddr::V4(address) = tcp.listen.ip() else { return };
     let taken = services
         .filter(|service| service.protocol == Protocol::Tcp)
-        .any(|service| *service.address.ip() == address && service.address.port() == tcp.listen.port());
+        .any(|service| service.address == tcp.listen);
     if taken && let Some(field) = section.get("listen") {
         field.error::<()>(format_args!(
             "{} is a service's, which takes all that is sent there; expected another port, or another address",

@@ -9,7 +9,7 @@
 //!
 //! It runs as the user that RVS runs as, or as the check's (`as_user.rs`).
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl Command {
         Command { check: Arc::clone(check) }
     }
 
-    async fn run(&self, server: SocketAddrV4) -> Result<Outcome, Outcome> {
+    async fn run(&self, server: SocketAddr) -> Result<Outcome, Outcome> {
         let command = self.command(server);
         // Linux reads the program from its disk while the caller waits. If this future is dropped meanwhile, so is what
         // comes of it.
@@ -52,7 +52,7 @@ impl Command {
         Ok(self.judge(status, &output))
     }
 
-    fn command(&self, server: SocketAddrV4) -> tokio::process::Command {
+    fn command(&self, server: SocketAddr) -> tokio::process::Command {
         let (address, port) = (server.ip().to_string(), server.port().to_string());
         let filled = |argument: &String| argument.replace("{address}", &address).replace("{port}", &port);
         let mut command = tokio::process::Command::new(&self.check.program);
@@ -78,7 +78,7 @@ impl Command {
 }
 
 impl Probe for Command {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         async move { self.run(address).await.unwrap_or_else(|outcome| outcome) }.boxed()
     }
 }
@@ -86,6 +86,7 @@ impl Probe for Command {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::net::{IpAddr, Ipv4Addr};
     use std::path::Path;
     use std::time::{Duration, Instant};
 
@@ -97,7 +98,7 @@ mod tests {
     use crate::config::Check;
     use crate::health::{Health, News, Target};
 
-    const SERVER: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(10, 0, 0, 11), 8080);
+    const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 11)), 8080);
 
     /// A check by the shell, whose `$0` and `$1` are the placeholders.
     fn shell(script: &str, keys: &str) -> Check {
@@ -133,6 +134,11 @@ mod tests {
         let script = r#"[ "$RVS_ADDRESS:$RVS_PORT" = "$RVS_SERVER" ] && echo "$0 $1 $RVS_SERVER" >&2; echo more; exit 3"#;
         let why = "exit status 3: 10.0.0.11 :8080 10.0.0.11:8080";
         assert_eq!(run(script, "").await, Outcome::failed(why));
+        // The address alone as it is, and with its port in brackets.
+        let script = r#"[ "[$RVS_ADDRESS]:$RVS_PORT" = "$RVS_SERVER" ] && echo "$0 $1 $RVS_SERVER""#;
+        let server = "[2001:db8::11]:8080".parse().unwrap();
+        let told = "exit status 0: 2001:db8::11 :8080 [2001:db8::11]:8080";
+        assert_eq!(outcome(&shell(script, ""), server).await, Outcome::passed(told));
         let read = run("cat; printf '\\n\\033[2Jend\\n'", "").await;
         assert_eq!(read, Outcome::passed("exit status 0: \u{fffd}[2Jend"), "its input is empty");
         // More than a pipe holds.

@@ -1,7 +1,7 @@
 //! A socket for datagrams to one server, and what ICMP says of them.
 
 use std::io::{self, Read};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 
 use super::Outcome;
 
-/// The largest that IPv4 has.
+/// The largest that IPv4 has, and IPv6 without jumbograms.
 const MAX_DATAGRAM: usize = 65_535;
 
 /// A connected socket: it receives from this server only.
@@ -22,15 +22,18 @@ pub(super) struct Datagrams(UdpSocket);
 
 impl Datagrams {
     /// With a local port of its own.
-    pub(super) fn udp(server: SocketAddrV4) -> io::Result<Datagrams> {
+    pub(super) fn udp(server: SocketAddr) -> io::Result<Datagrams> {
         Self::connect(Type::DGRAM, Protocol::UDP, server)
     }
 
-    pub(super) fn connect(kind: Type, protocol: Protocol, server: SocketAddrV4) -> io::Result<Datagrams> {
-        let socket = Socket::new(Domain::IPV4, kind, Some(protocol))?;
+    pub(super) fn connect(kind: Type, protocol: Protocol, server: SocketAddr) -> io::Result<Datagrams> {
+        let socket = Socket::new(Domain::for_address(server), kind, Some(protocol))?;
         socket.set_nonblocking(true)?;
-        // Without it Linux keeps from us what may be transient: that a host cannot be reached (ip(7)).
-        setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+        // Without it Linux keeps from us what may be transient: that a host cannot be reached (ip(7), ipv6(7)).
+        match server {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+        }
         socket.connect(&server.into())?;
         Ok(Datagrams(UdpSocket::from_std(socket.into())?))
     }
@@ -77,25 +80,29 @@ mod tests {
         ip link set lo up
         ip link add rvs-a type veth peer name rvs-b
         ip address add 10.9.9.1/24 dev rvs-a
+        ip address add 2001:db8:9::1/64 dev rvs-a nodad
         ip link set rvs-a up
         ip link set rvs-b up
-        echo 50 >/proc/sys/net/ipv4/neigh/rvs-a/retrans_time_ms";
+        for family in 4 6; do echo 50 >/proc/sys/net/ipv$family/neigh/rvs-a/retrans_time_ms; done";
 
     #[test]
     fn a_host_that_is_not_there_is_no_silent_one() {
-        let server = SocketAddrV4::new([10, 9, 9, 2].into(), 53);
-        for check in ["kind = \"udp\"", "kind = \"dns\"", "kind = \"ping\""] {
-            let Some(outcome) = outcome_in_namespace(NO_NEIGHBOUR, &kind(check), server) else { return };
-            assert_eq!(outcome, Outcome::failed("no route to host"), "{check}");
-        }
+        assert_failed(NO_NEIGHBOUR, "no route to host");
     }
 
     #[test]
     fn a_network_that_is_not_there() {
-        let server = SocketAddrV4::new([10, 9, 9, 2].into(), 53);
-        for check in ["kind = \"udp\"", "kind = \"dns\"", "kind = \"ping\""] {
-            let Some(outcome) = outcome_in_namespace("", &kind(check), server) else { return };
-            assert_eq!(outcome, Outcome::failed("network unreachable"), "{check}");
+        assert_failed("ip link set lo up", "network unreachable");
+    }
+
+    /// In either family, whatever is sent.
+    fn assert_failed(furnish: &str, why: &'static str) {
+        for server in ["10.9.9.2:53", "[2001:db8:9::2]:53"] {
+            for check in ["kind = \"udp\"", "kind = \"dns\"", "kind = \"ping\""] {
+                let server = server.parse().unwrap();
+                let Some(outcome) = outcome_in_namespace(furnish, &kind(check), server) else { return };
+                assert_eq!(outcome, Outcome::failed(why), "{server}: {check}");
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 //! another question, no answer at all) is passed over: it may be late, or a stranger's. Then time decides.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -30,7 +30,7 @@ impl Dns {
         Dns { check: Arc::clone(check), question: Query::query(check.name.clone(), check.record) }
     }
 
-    async fn ask(&self, server: SocketAddrV4) -> io::Result<Outcome> {
+    async fn ask(&self, server: SocketAddr) -> io::Result<Outcome> {
         let mut message = Message::query();
         message.add_query(self.question.clone());
         // As keepalived asks: a resolver refuses or ignores what it must not look up elsewhere.
@@ -109,7 +109,7 @@ impl Dns {
 }
 
 impl Probe for Dns {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         let of_error = match self.check.transport {
             Transport::Udp => datagram::of_error,
             Transport::Tcp => Outcome::of_error,
@@ -153,7 +153,7 @@ fn presentation(data: &RData) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
     use std::str::FromStr;
 
     use hickory_proto::rr::rdata::{A, CNAME, MX, SOA, TXT};
@@ -161,15 +161,15 @@ mod tests {
     use proptest::prelude::*;
     use tokio::net::{TcpListener, UdpSocket};
 
-    use super::super::fixture::{kind, outcome};
+    use super::super::fixture::{kind, loopbacks, outcome};
     use super::*;
 
     /// Makes the messages that answer a question: their bytes, so that they may be wrong.
     type Answers = fn(&Message) -> Vec<Vec<u8>>;
 
-    async fn serve(host: [u8; 4], answers: Answers) -> SocketAddrV4 {
-        let socket = UdpSocket::bind((Ipv4Addr::from(host), 0)).await.unwrap();
-        let port = socket.local_addr().unwrap().port();
+    async fn serve(host: impl Into<IpAddr>, answers: Answers) -> SocketAddr {
+        let socket = UdpSocket::bind((host.into(), 0)).await.unwrap();
+        let address = socket.local_addr().unwrap();
         tokio::spawn(async move {
             let mut datagram = [0; 512];
             while let Ok((length, client)) = socket.recv_from(&mut datagram).await {
@@ -180,12 +180,12 @@ mod tests {
                 }
             }
         });
-        SocketAddrV4::new(host.into(), port)
+        address
     }
 
-    async fn serve_tcp(host: [u8; 4], answers: Answers) -> SocketAddrV4 {
-        let listener = TcpListener::bind((Ipv4Addr::from(host), 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+    async fn serve_tcp(host: impl Into<IpAddr>, answers: Answers) -> SocketAddr {
+        let listener = TcpListener::bind((host.into(), 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let question = Message::from_vec(&read_message(&mut stream).await.unwrap()).unwrap();
@@ -194,7 +194,7 @@ mod tests {
                 stream.write_all(&answer).await.unwrap();
             }
         });
-        SocketAddrV4::new(host.into(), port)
+        address
     }
 
     fn answer(question: &Message, rcode: ResponseCode, data: &[RData]) -> Message {
@@ -223,8 +223,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_right_answer_and_a_wrong_one() {
+        for host in loopbacks() {
+            let server = serve(host, well).await;
+            assert_eq!(outcome(&kind(WWW), server).await, Outcome::passed("answered NOERROR"), "{host}");
+        }
         let server = serve([127, 84, 4, 1], well).await;
-        assert_eq!(outcome(&kind(WWW), server).await, Outcome::passed("answered NOERROR"));
         let check = kind(&format!("{WWW}\nexpect = [\"192.0.2.9\", \"192.0.2.2\"]"));
         assert_eq!(outcome(&check, server).await, Outcome::passed("answered 192.0.2.2"));
         let check = kind(&format!("{WWW}\nexpect = [\"192.0.2.9\", \"192.0.2.8\"]"));
@@ -235,8 +238,10 @@ mod tests {
     #[tokio::test]
     async fn over_tcp() {
         let check = kind(&format!("{WWW}\ntransport = \"tcp\"\nexpect = [\"192.0.2.2\"]"));
-        let server = serve_tcp([127, 84, 4, 2], well).await;
-        assert_eq!(outcome(&check, server).await, Outcome::passed("answered 192.0.2.2"));
+        for host in loopbacks() {
+            let server = serve_tcp(host, well).await;
+            assert_eq!(outcome(&check, server).await, Outcome::passed("answered 192.0.2.2"), "{host}");
+        }
         // Of another question, and then nothing.
         let other = |question: &Message| {
             let mut other = answer(question, ResponseCode::NoError, &[]);
@@ -315,7 +320,7 @@ mod tests {
         let socket = UdpSocket::bind((Ipv4Addr::new(127, 84, 4, 10), 0)).await.unwrap();
         let port = socket.local_addr().unwrap().port();
         drop(socket);
-        let server = SocketAddrV4::new([127, 84, 4, 10].into(), port);
+        let server = SocketAddr::new([127, 84, 4, 10].into(), port);
         assert_eq!(outcome(&kind("kind = \"dns\""), server).await, Outcome::failed("port unreachable"));
     }
 

@@ -1,7 +1,7 @@
 //! For the tests of the kinds: checks as an operator writes them, servers on loopback, a CA of our own.
 
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(super) fn kind(keys: &str) -> Check {
 }
 
 /// What comes of it within its time.
-pub(super) async fn outcome(check: &Check, server: SocketAddrV4) -> Outcome {
+pub(super) async fn outcome(check: &Check, server: SocketAddr) -> Outcome {
     let probe = super::ready(check);
     let stage = Stage::default();
     let checked = tokio::time::timeout(check.timeout, stage.of(probe.probe(server))).await;
@@ -38,12 +38,12 @@ pub(super) async fn outcome(check: &Check, server: SocketAddrV4) -> Outcome {
 }
 
 /// What comes of a check with these keys.
-pub(super) async fn check(keys: &str, server: SocketAddrV4) -> Outcome {
+pub(super) async fn check(keys: &str, server: SocketAddr) -> Outcome {
     outcome(&kind(keys), server).await
 }
 
 /// The check has not ended within its timeout, and is dropped.
-pub(super) async fn check_in_vain(keys: &str, server: SocketAddrV4) {
+pub(super) async fn check_in_vain(keys: &str, server: SocketAddr) {
     let outcome = check(&format!("timeout = \"300ms\"\n{keys}"), server).await;
     let Outcome::Failed(reason) = outcome else { panic!("{keys}: {outcome:?}") };
     assert!(reason.starts_with("timed out after 300ms while "), "{keys}: {reason}");
@@ -51,7 +51,7 @@ pub(super) async fn check_in_vain(keys: &str, server: SocketAddrV4) {
 
 /// What comes of a check in a network namespace of its own, which a script of the shell has furnished; nothing if this
 /// user may not make one.
-pub(super) fn outcome_in_namespace(furnish: &str, check: &Check, server: SocketAddrV4) -> Option<Outcome> {
+pub(super) fn outcome_in_namespace(furnish: &str, check: &Check, server: SocketAddr) -> Option<Outcome> {
     if !Uid::effective().is_root() {
         eprintln!("SKIPPED: only root may make a network namespace");
         return None;
@@ -67,14 +67,33 @@ pub(super) fn outcome_in_namespace(furnish: &str, check: &Check, server: SocketA
     Some(std::thread::scope(|scope| scope.spawn(within).join().unwrap()))
 }
 
+/// The loopback address of each family that this machine has.
+pub(super) fn loopbacks() -> Vec<IpAddr> {
+    let mut loopbacks = vec![Ipv4Addr::LOCALHOST.into()];
+    match std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) {
+        Ok(_) => loopbacks.push(Ipv6Addr::LOCALHOST.into()),
+        Err(error) => eprintln!("SKIPPED for IPv6: {error}"),
+    }
+    loopbacks
+}
+
 /// A server that does this with every connection.
-pub(super) async fn serve<F, R>(each: F) -> SocketAddrV4
+pub(super) async fn serve<F, R>(each: F) -> SocketAddr
 where
     F: Fn(TcpStream) -> R + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!() };
+    serve_at(Ipv4Addr::LOCALHOST.into(), each).await
+}
+
+/// ... at this address.
+pub(super) async fn serve_at<F, R>(host: IpAddr, each: F) -> SocketAddr
+where
+    F: Fn(TcpStream) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind((host, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(each(stream));
@@ -85,7 +104,12 @@ where
 
 /// A server of a dialogue: it waits for each of these, and says each of those. At the end it closes, or is silent if the
 /// dialogue is to be left hanging. A line that starts with `<` is what it waits for.
-pub(super) async fn dialogue(turns: &'static [&'static str], hang: bool) -> SocketAddrV4 {
+pub(super) async fn dialogue(turns: &'static [&'static str], hang: bool) -> SocketAddr {
+    dialogue_at(Ipv4Addr::LOCALHOST.into(), turns, hang).await
+}
+
+/// ... at this address.
+pub(super) async fn dialogue_at(host: IpAddr, turns: &'static [&'static str], hang: bool) -> SocketAddr {
     let each = move |mut stream: TcpStream| async move {
         for turn in turns {
             match turn.strip_prefix('<') {
@@ -101,7 +125,7 @@ pub(super) async fn dialogue(turns: &'static [&'static str], hang: bool) -> Sock
             std::future::pending().await
         }
     };
-    serve(each).await
+    serve_at(host, each).await
 }
 
 /// The head of a request, up to its empty line.

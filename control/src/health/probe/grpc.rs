@@ -11,7 +11,7 @@
 //! so they are written and read here by hand. HTTP/2 is the crate `h2` rather than hyper's client over it: that one spawns
 //! its connection, which would outlive a probe that is dropped at its timeout.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -74,7 +74,7 @@ impl Grpc {
         Grpc { settings: Arc::clone(settings), tls }
     }
 
-    async fn check(&self, address: SocketAddrV4) -> Result<Outcome, Outcome> {
+    async fn check(&self, address: SocketAddr) -> Result<Outcome, Outcome> {
         let stream = open(address, self.tls.as_ref()).await?;
         note("waiting for an answer");
         let mut builder = Builder::new();
@@ -109,7 +109,7 @@ impl Grpc {
         drive(connection, exchange).await
     }
 
-    fn request(&self, address: SocketAddrV4) -> Request<()> {
+    fn request(&self, address: SocketAddr) -> Request<()> {
         let scheme = if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
         let host = self.settings.host.clone();
         let host = host.unwrap_or_else(|| {
@@ -167,7 +167,7 @@ impl Grpc {
 }
 
 impl Probe for Grpc {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         self.check(address).map(|checked| checked.unwrap_or_else(|failed| failed)).boxed()
     }
 }

@@ -1,6 +1,6 @@
 //! gRPC as servers speak it, and what else may be there.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use h2::server;
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::Outcome;
-use super::fixture::{Ca, LONG, NOW, check, check_in_vain, serve};
+use super::fixture::{Ca, LONG, NOW, check, check_in_vain, loopbacks, serve, serve_at};
 
 /// What a server answers.
 #[derive(Clone)]
@@ -75,7 +75,7 @@ where
     }
 }
 
-async fn answering(with: Answer) -> SocketAddrV4 {
+async fn answering(with: Answer) -> SocketAddr {
     serve(move |stream| answer(stream, with.clone(), Arc::default())).await
 }
 
@@ -144,9 +144,15 @@ async fn reasons_name_the_service() {
 
 #[tokio::test]
 async fn what_is_asked() {
+    for host in loopbacks() {
+        assert_asked(host).await;
+    }
+}
+
+async fn assert_asked(host: IpAddr) {
     let asked = Arc::new(Mutex::new(None));
     let record = Arc::clone(&asked);
-    let server = serve(move |stream| answer(stream, SERVING, Arc::clone(&record))).await;
+    let server = serve_at(host, move |stream| answer(stream, SERVING, Arc::clone(&record))).await;
     for (keys, host, question) in [
         ("", server.to_string(), &b"\0\0\0\0\0"[..]),
         (

@@ -9,7 +9,7 @@
 
 use std::error::Error;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -54,7 +54,7 @@ impl Http {
         Http { settings: Arc::clone(settings), tls }
     }
 
-    async fn check(&self, address: SocketAddrV4) -> Result<Outcome, Outcome> {
+    async fn check(&self, address: SocketAddr) -> Result<Outcome, Outcome> {
         let stream = open(address, self.tls.as_ref()).await?;
         note("waiting for an answer");
         let mut builder = http1::Builder::new();
@@ -72,16 +72,12 @@ impl Http {
         drive(connection, exchange).await
     }
 
-    fn request(&self, address: SocketAddrV4) -> Request<Empty<Bytes>> {
+    fn request(&self, address: SocketAddr) -> Request<Empty<Bytes>> {
         let mut request = Request::new(Empty::new());
         *request.method_mut() = self.settings.method.clone();
         *request.uri_mut() = Uri::from(self.settings.path.clone());
         let usual = if self.tls.is_some() { 443 } else { 80 };
-        let host = match &self.settings.host {
-            Some(host) => host.to_string(),
-            None if address.port() == usual => address.ip().to_string(),
-            None => address.to_string(),
-        };
+        let host = self.settings.host.as_ref().map_or_else(|| host_of(address, usual), ToString::to_string);
         let headers = request.headers_mut();
         headers.insert(header::HOST, HeaderValue::try_from(host).expect("an authority is printable ASCII"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -120,8 +116,17 @@ impl Http {
 }
 
 impl Probe for Http {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         self.check(address).map(|checked| checked.unwrap_or_else(|failed| failed)).boxed()
+    }
+}
+
+/// Who is asked at this address, as in a URI: an IPv6 address in brackets, and no port that goes without saying (RFC 9110, 7.2).
+fn host_of(address: SocketAddr, usual: u16) -> String {
+    match address.ip() {
+        _ if address.port() != usual => address.to_string(),
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
     }
 }
 
@@ -172,5 +177,22 @@ fn failure(error: hyper::Error) -> Outcome {
         }
         error if error.is_parse() => Outcome::failed("not an answer by HTTP/1"),
         error => Outcome::failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_as_in_a_uri() {
+        for (address, usual, host) in [
+            ("10.0.0.11:80", 80, "10.0.0.11"),
+            ("10.0.0.11:8080", 80, "10.0.0.11:8080"),
+            ("[2001:db8::11]:443", 443, "[2001:db8::11]"),
+            ("[2001:db8::11]:80", 443, "[2001:db8::11]:80"),
+        ] {
+            assert_eq!(host_of(address.parse().unwrap(), usual), host);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! HTTP as servers speak it, and as they should not.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Duration, sleep, timeout};
 
 use super::Outcome;
-use super::fixture::{LONG, check, check_in_vain, head, serve};
+use super::fixture::{LONG, check, check_in_vain, head, loopbacks, serve, serve_at};
 
 fn passed(what: &str) -> Outcome {
     Outcome::passed(what.to_owned())
@@ -21,15 +21,19 @@ fn failed(why: &str) -> Outcome {
 }
 
 /// A server that gives this answer to whatever it is asked, and closes.
-async fn answering(answer: impl Into<Vec<u8>>) -> SocketAddrV4 {
+async fn answering(answer: impl Into<Vec<u8>>) -> SocketAddr {
     recording(answer).await.0
 }
 
 /// ... and tells what it was asked.
-async fn recording(answer: impl Into<Vec<u8>>) -> (SocketAddrV4, UnboundedReceiver<String>) {
+async fn recording(answer: impl Into<Vec<u8>>) -> (SocketAddr, UnboundedReceiver<String>) {
+    recording_at(Ipv4Addr::LOCALHOST.into(), answer).await
+}
+
+async fn recording_at(host: IpAddr, answer: impl Into<Vec<u8>>) -> (SocketAddr, UnboundedReceiver<String>) {
     let answer: Arc<[u8]> = answer.into().into();
     let (tell, heads) = unbounded_channel();
-    let server = serve(move |mut stream| {
+    let server = serve_at(host, move |mut stream| {
         let (answer, tell) = (Arc::clone(&answer), tell.clone());
         async move {
             let _ = tell.send(head(&mut stream).await);
@@ -134,7 +138,7 @@ async fn what_is_no_answer() {
 #[tokio::test]
 async fn no_server() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let std::net::SocketAddr::V4(nobody) = listener.local_addr().unwrap() else { unreachable!() };
+    let nobody = listener.local_addr().unwrap();
     drop(listener);
     assert_eq!(check("kind = \"http\"", nobody).await, failed("connection refused"));
     // With something unread, Linux closes by a reset.
@@ -147,10 +151,14 @@ async fn no_server() {
 
 #[tokio::test]
 async fn what_is_asked() {
+    for host in loopbacks() {
+        let (server, mut heads) = recording_at(host, "HTTP/1.1 200 OK\r\n\r\n").await;
+        assert_eq!(check("kind = \"http\"", server).await, passed("status 200"));
+        let plain =
+            format!("GET / HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\nuser-agent: rvs\r\n\r\n");
+        assert_eq!(heads.recv().await.unwrap(), plain);
+    }
     let (server, mut heads) = recording("HTTP/1.1 200 OK\r\n\r\n").await;
-    check("kind = \"http\"", server).await;
-    let plain = format!("GET / HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\nuser-agent: rvs\r\n\r\n");
-    assert_eq!(heads.recv().await.unwrap(), plain);
     let keys = r#"
         kind = "http"
         method = "POST"

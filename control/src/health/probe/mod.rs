@@ -28,7 +28,7 @@ mod udp;
 
 use std::borrow::Cow;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use futures_util::future::BoxFuture;
 use nix::errno::Errno;
@@ -58,7 +58,7 @@ pub(super) enum Outcome {
 /// A kind of check that has been made ready.
 pub(super) trait Probe: Send + Sync {
     /// Checks this address once.
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome>;
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome>;
 }
 
 /// Makes a kind of check ready.
@@ -100,7 +100,7 @@ impl Outcome {
             None => return Outcome::failed(error.to_string()),
         };
         match errno {
-            // No descriptor, no memory, no process, no local port left (connect says EADDRNOTAVAIL, or EAGAIN).
+            // No descriptor, no memory, no process, no local port left (connect says EADDRNOTAVAIL, or EAGAIN), no IPv6.
             Some(
                 Errno::EMFILE
                 | Errno::ENFILE
@@ -108,7 +108,8 @@ impl Outcome {
                 | Errno::ENOBUFS
                 | Errno::EADDRNOTAVAIL
                 | Errno::EADDRINUSE
-                | Errno::EAGAIN,
+                | Errno::EAGAIN
+                | Errno::EAFNOSUPPORT,
             ) => Outcome::Unknown(reason.into()),
             _ => Outcome::Failed(reason.into()),
         }

@@ -1,7 +1,7 @@
 //! The script check: a dialogue over TCP in which each step must come about, as with LVS' nanny.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -30,7 +30,7 @@ impl Script {
         Script { check: Arc::clone(check) }
     }
 
-    async fn play(&self, server: SocketAddrV4) -> io::Result<Outcome> {
+    async fn play(&self, server: SocketAddr) -> io::Result<Outcome> {
         note("connecting");
         let mut stream = TcpStream::connect(server).await?;
         let mut received = Vec::new();
@@ -77,7 +77,7 @@ async fn expect(
 }
 
 impl Probe for Script {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         async move { self.play(address).await.unwrap_or_else(|error| Outcome::of_error(&error)) }.boxed()
     }
 }
@@ -88,7 +88,7 @@ mod tests {
 
     use tokio::net::TcpListener;
 
-    use super::super::fixture::{dialogue, kind, outcome};
+    use super::super::fixture::{dialogue, dialogue_at, kind, loopbacks, outcome};
     use super::*;
 
     const POP: &str = r#"
@@ -97,8 +97,11 @@ steps = [{ expect = '^\+OK.*\r\n' }, { send = 'QUIT\r\n' }, { expect = '^\+OK by
 
     #[tokio::test]
     async fn a_dialogue_to_its_end() {
-        let server = dialogue(&["+OK ", "ready\r\n", "<QUIT\r\n", "+OK bye\r\n"], false).await;
-        assert_eq!(outcome(&kind(POP), server).await, Outcome::passed("dialogue complete"));
+        for host in loopbacks() {
+            let turns = &["+OK ", "ready\r\n", "<QUIT\r\n", "+OK bye\r\n"];
+            let server = dialogue_at(host, turns, false).await;
+            assert_eq!(outcome(&kind(POP), server).await, Outcome::passed("dialogue complete"), "{host}");
+        }
     }
 
     /// What comes after a match is for the next step, what comes before it is over.
@@ -131,7 +134,7 @@ steps = [{ expect = '^\+OK.*\r\n' }, { send = 'QUIT\r\n' }, { expect = '^\+OK by
             let (mut stream, _) = listener.accept().await.unwrap();
             while stream.write_all(&[b'a'; 10_000]).await.is_ok() {}
         });
-        let server = SocketAddrV4::new([127, 84, 2, 5].into(), port);
+        let server = SocketAddr::new([127, 84, 2, 5].into(), port);
         let check = kind("kind = \"script\"\nsteps = [{ expect = 'b' }]");
         let why = r#"step 1: said more than 65536 bytes; expected a match of "b""#;
         assert_eq!(outcome(&check, server).await, Outcome::failed(why));
@@ -142,7 +145,7 @@ steps = [{ expect = '^\+OK.*\r\n' }, { send = 'QUIT\r\n' }, { expect = '^\+OK by
         let listener = TcpListener::bind((Ipv4Addr::new(127, 84, 2, 6), 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let server = SocketAddrV4::new([127, 84, 2, 6].into(), port);
+        let server = SocketAddr::new([127, 84, 2, 6].into(), port);
         assert_eq!(outcome(&kind(POP), server).await, Outcome::failed("connection refused"));
     }
 }

@@ -4,7 +4,7 @@
 //! something or close, as with keepalived; and we wait for that, because servers log a client that just leaves.
 
 use std::fs;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -31,7 +31,7 @@ impl Smtp {
         Smtp { helo: check.helo.clone().unwrap_or_else(own_name), from: check.from.clone() }
     }
 
-    async fn greet(&self, server: SocketAddrV4) -> Result<(), Outcome> {
+    async fn greet(&self, server: SocketAddr) -> Result<(), Outcome> {
         note("connecting");
         let stream = TcpStream::connect(server).await.map_err(|error| Outcome::of_error(&error))?;
         let mut dialogue = Dialogue(BufReader::new(stream));
@@ -58,7 +58,7 @@ impl Smtp {
 }
 
 impl Probe for Smtp {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         async move {
             match self.greet(address).await {
                 Ok(()) => Outcome::passed("greeted"),
@@ -156,15 +156,17 @@ fn code(line: &[u8]) -> Option<(u16, bool)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{dialogue, kind, outcome};
+    use super::super::fixture::{dialogue, dialogue_at, kind, loopbacks, outcome};
     use super::*;
 
     const CHECK: &str = "kind = \"smtp\"\nhelo = \"lb\"";
 
     async fn assert_outcome(turns: &'static [&'static str], expected: Result<(), &'static str>) {
-        let server = dialogue(turns, false).await;
         let expected = expected.map_or_else(Outcome::failed, |()| Outcome::passed("greeted"));
-        assert_eq!(outcome(&kind(CHECK), server).await, expected);
+        for host in loopbacks() {
+            let server = dialogue_at(host, turns, false).await;
+            assert_eq!(outcome(&kind(CHECK), server).await, expected, "{host}");
+        }
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::pin::pin;
 
 use futures_util::future::{Either, select};
@@ -14,7 +14,7 @@ use super::tls::Connector;
 use super::{Outcome, tls};
 
 /// Opens a connection.
-pub(super) async fn connect(address: SocketAddrV4) -> Result<TcpStream, Outcome> {
+pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, Outcome> {
     note("connecting");
     let stream = TcpStream::connect(address).await.map_err(|error| Outcome::of_error(&error))?;
     // TLS and HTTP/2 end a handshake and begin a request in two writes. The second one would wait for the first one's
@@ -29,7 +29,7 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Opens a connection, over TLS if there is something to make it with.
-pub(super) async fn open(address: SocketAddrV4, tls: Option<&Connector>) -> Result<Box<dyn Stream>, Outcome> {
+pub(super) async fn open(address: SocketAddr, tls: Option<&Connector>) -> Result<Box<dyn Stream>, Outcome> {
     let stream = connect(address).await?;
     Ok(match tls {
         None => Box::new(stream),

@@ -5,7 +5,7 @@
 //! 60 s, 30 a server at the default interval, and they hold no file descriptor: 1000 servers make 30 000 of them, and
 //! a server can be checked every 3 ms before its local ports run out.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -17,7 +17,7 @@ use super::{Outcome, Probe};
 pub(super) struct Tcp;
 
 impl Probe for Tcp {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         async move {
             match TcpStream::connect(address).await {
                 Ok(stream) => {
@@ -28,5 +28,24 @@ impl Probe for Tcp {
             }
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::super::fixture::{check, loopbacks};
+    use super::*;
+
+    #[tokio::test]
+    async fn over_either_family() {
+        for host in loopbacks() {
+            let listener = TcpListener::bind((host, 0)).await.unwrap();
+            let server = listener.local_addr().unwrap();
+            assert_eq!(check("kind = \"tcp\"", server).await, Outcome::passed("connected"));
+            drop(listener);
+            assert_eq!(check("kind = \"tcp\"", server).await, Outcome::failed("connection refused"));
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Every check makes a whole handshake: to resume an earlier session would not show a certificate that has expired since.
 
 use std::io;
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -35,7 +35,7 @@ impl Tls {
 }
 
 impl Probe for Tls {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         async move {
             let stream = match connect(address).await {
                 Ok(stream) => self.0.connect(address, stream).await,
@@ -72,11 +72,11 @@ impl Connector {
     /// Makes the handshake, or says why it has failed.
     pub(super) async fn connect(
         &self,
-        address: SocketAddrV4,
+        address: SocketAddr,
         stream: TcpStream,
     ) -> Result<TlsStream<TcpStream>, Outcome> {
         note("negotiating TLS");
-        let name = self.name.clone().unwrap_or_else(|| ServerName::from(IpAddr::V4(*address.ip())));
+        let name = self.name.clone().unwrap_or_else(|| ServerName::from(address.ip()));
         self.tls.connect(name, stream).await.map_err(|error| match cause(&error) {
             Some(cause) => Outcome::failed(reason(cause)),
             None if error.kind() == io::ErrorKind::UnexpectedEof => {

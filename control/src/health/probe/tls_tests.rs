@@ -1,6 +1,6 @@
 //! Certificates of all kinds, and what is no TLS.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use rustls::crypto::ring;
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::Outcome;
-use super::fixture::{Ca, LONG, NOW, check, check_in_vain, head, serve};
+use super::fixture::{Ca, LONG, NOW, check, check_in_vain, head, loopbacks, serve, serve_at};
 
 /// What a server has seen of a connection.
 #[derive(Debug, PartialEq)]
@@ -25,10 +25,14 @@ struct Seen {
 }
 
 /// Answers HTTP, and `tls` with silence.
-async fn server(config: ServerConfig) -> (SocketAddrV4, UnboundedReceiver<Seen>) {
+async fn server(config: ServerConfig) -> (SocketAddr, UnboundedReceiver<Seen>) {
+    server_at(Ipv4Addr::LOCALHOST.into(), config).await
+}
+
+async fn server_at(host: IpAddr, config: ServerConfig) -> (SocketAddr, UnboundedReceiver<Seen>) {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let (tell, seen) = unbounded_channel();
-    let address = serve(move |stream| {
+    let address = serve_at(host, move |stream| {
         let (acceptor, tell) = (acceptor.clone(), tell.clone());
         async move {
             let Ok(mut stream) = acceptor.accept(stream).await else { return };
@@ -87,6 +91,26 @@ async fn certificates() {
             let outcome = check(&format!("kind = \"{kind}\"\n{keys}"), server).await;
             let expected = expected.clone().map_or_else(|failed| failed, |()| passed(good));
             assert_eq!(outcome, expected, "{kind} {names:?} {years:?} {keys}");
+        }
+    }
+}
+
+/// Without a name, the certificate must be for the address (RFC 2818, 3.1), of whichever family.
+#[tokio::test]
+async fn certificates_for_addresses() {
+    let ca = Ca::new();
+    for host in loopbacks() {
+        for (name, expected) in [
+            (host.to_string(), Ok(())),
+            ("192.0.2.1".to_owned(), Err(format!("certificate is not for {host}"))),
+            ("2001:db8::1".to_owned(), Err(format!("certificate is not for {host}"))),
+        ] {
+            let (server, _seen) = server_at(host, ca.server(&[&name], NOW)).await;
+            for (kind, good) in [("tls", "TLS handshake"), ("https", "status 200")] {
+                let outcome = check(&format!("kind = \"{kind}\"\n{}", ca.key()), server).await;
+                let expected = expected.as_ref().map_or_else(|why| failed(why), |()| passed(good));
+                assert_eq!(outcome, expected, "{kind} at {host}, for {name}");
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 //! from a silent one. (Only for a server in the same network, Linux says after three seconds that it has no neighbour.)
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Udp {
         Udp { check: Arc::clone(check), patience }
     }
 
-    async fn ask(&self, server: SocketAddrV4) -> io::Result<Outcome> {
+    async fn ask(&self, server: SocketAddr) -> io::Result<Outcome> {
         let socket = Datagrams::udp(server)?;
         socket.send(&self.check.payload)?;
         let reply = match self.patience {
@@ -53,24 +53,24 @@ impl Udp {
 }
 
 impl Probe for Udp {
-    fn probe(&self, address: SocketAddrV4) -> BoxFuture<'_, Outcome> {
+    fn probe(&self, address: SocketAddr) -> BoxFuture<'_, Outcome> {
         async move { self.ask(address).await.unwrap_or_else(|error| datagram::of_error(&error)) }.boxed()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::IpAddr;
 
     use tokio::net::UdpSocket;
 
-    use super::super::fixture::{kind, outcome};
+    use super::super::fixture::{kind, loopbacks, outcome};
     use super::*;
 
     /// A server that sends this back for every datagram that is the payload, and nothing for any other.
-    async fn serve(host: [u8; 4], payload: &'static [u8], reply: &'static [u8]) -> SocketAddrV4 {
-        let socket = UdpSocket::bind((Ipv4Addr::from(host), 0)).await.unwrap();
-        let port = socket.local_addr().unwrap().port();
+    async fn serve(host: impl Into<IpAddr>, payload: &'static [u8], reply: &'static [u8]) -> SocketAddr {
+        let socket = UdpSocket::bind((host.into(), 0)).await.unwrap();
+        let address = socket.local_addr().unwrap();
         tokio::spawn(async move {
             let mut datagram = [0; 100];
             while let Ok((length, client)) = socket.recv_from(&mut datagram).await {
@@ -79,14 +79,17 @@ mod tests {
                 }
             }
         });
-        SocketAddrV4::new(host.into(), port)
+        address
     }
 
     #[tokio::test]
     async fn a_reply_must_match() {
+        for host in loopbacks() {
+            let server = serve(host, b"ping\xff", b"\x81PONG\r\n").await;
+            let check = kind("kind = \"udp\"\npayload = 'ping\\xff'\nreply = '^\\x81PONG'");
+            assert_eq!(outcome(&check, server).await, Outcome::passed("replied"), "{host}");
+        }
         let server = serve([127, 84, 0, 1], b"ping\xff", b"\x81PONG\r\n").await;
-        let check = kind("kind = \"udp\"\npayload = 'ping\\xff'\nreply = '^\\x81PONG'");
-        assert_eq!(outcome(&check, server).await, Outcome::passed("replied"));
         let check = kind("kind = \"udp\"\npayload = 'ping\\xff'\nreply = '^PONG'");
         let why = r#"replied "\x81PONG\r\n"; expected a match of "^PONG""#;
         assert_eq!(outcome(&check, server).await, Outcome::failed(why));
@@ -113,11 +116,15 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_listens() {
-        let address: Ipv4Addr = [127, 84, 0, 4].into();
-        let port = UdpSocket::bind((address, 0)).await.unwrap().local_addr().unwrap().port();
-        let server = SocketAddrV4::new(address, port);
-        for check in ["kind = \"udp\"", "kind = \"udp\"\nrequire_reply = true"] {
-            assert_eq!(outcome(&kind(check), server).await, Outcome::failed("port unreachable"));
+        for host in loopbacks() {
+            let server = UdpSocket::bind((host, 0)).await.unwrap().local_addr().unwrap();
+            for check in ["kind = \"udp\"", "kind = \"udp\"\nrequire_reply = true"] {
+                assert_eq!(
+                    outcome(&kind(check), server).await,
+                    Outcome::failed("port unreachable"),
+                    "{host}"
+                );
+            }
         }
     }
 }

@@ -79,7 +79,7 @@ impl Master {
             && let Some(slot) = self.notes.pop_front()
         {
             self.noted.remove(&slot);
-            entries.extend(router.connection(slot).as_ref().map(write));
+            entries.extend(router.connection(slot).as_ref().and_then(write));
         }
         if self.notes.is_empty() {
             self.since = None;

@@ -60,11 +60,14 @@ impl Router for Table {
 }
 
 fn connection(client: u16, port: u16, state: State) -> Connection {
-    let socket = |text: &str| text.parse().unwrap();
+    let socket = |text: &str| text.parse::<std::net::SocketAddrV4>().unwrap();
     Connection {
         identity: Identity {
-            service: ServiceKey { address: socket(&format!("192.0.2.10:{port}")), protocol: Protocol::Tcp },
-            server: ServerKey { address: socket("10.0.0.11:8080"), mode: Mode::Nat },
+            service: ServiceKey {
+                address: socket(&format!("192.0.2.10:{port}")).into(),
+                protocol: Protocol::Tcp,
+            },
+            server: ServerKey { address: socket("10.0.0.11:8080").into(), mode: Mode::Nat },
         },
         client: socket(&format!("198.51.100.7:{}", client + 1)),
         state,
@@ -168,8 +171,8 @@ fn hear(syncid: u8, messages: &[Vec<u8>]) -> (Table, Counts, Heard) {
 
 #[test]
 fn what_is_of_no_use_is_counted_under_its_name() {
-    let good = write(&connection(1, 80, State::Established));
-    let unknown = write(&connection(2, 81, State::Established));
+    let good = write(&connection(1, 80, State::Established)).unwrap();
+    let unknown = write(&connection(2, 81, State::Established)).unwrap();
     let odd = [
         wire::Entry { flags: wire::TEMPLATE, ..good },
         wire::Entry { fwmark: 9, ..good },
@@ -200,7 +203,7 @@ fn what_is_of_no_use_is_counted_under_its_name() {
 #[test]
 fn a_syncid_other_than_zero_is_the_only_one_that_is_heard() {
     let messages: Vec<Vec<u8>> = [4, 5, 6]
-        .map(|syncid| wire::encode(syncid, &[write(&connection(syncid.into(), 80, State::Close))]))
+        .map(|syncid| wire::encode(syncid, &[write(&connection(syncid.into(), 80, State::Close)).unwrap()]))
         .into();
     let (table, counts, heard) = hear(5, &messages);
     assert_eq!((table.taken.len(), counts.other_syncid, counts.connections_received), (1, 2, 1));

@@ -4,7 +4,7 @@
 //! says; here a server with another mode is another server, since a connection by NAT that went on by direct routing would
 //! be lost. And Linux says how long a connection may be silent, where we know when it was last seen; see [`age`].
 
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 
 use dataplane::changes::is_told;
 use dataplane::clock::Timeout;
@@ -82,8 +82,8 @@ fn connection(entry: &Entry) -> Option<Connection> {
     };
     is_of_use.then_some(Connection {
         identity: Identity {
-            service: ServiceKey { address: service, protocol },
-            server: ServerKey { address: server, mode },
+            service: ServiceKey { address: service.into(), protocol },
+            server: ServerKey { address: server.into(), mode },
         },
         client,
         state,
@@ -91,8 +91,8 @@ fn connection(entry: &Entry) -> Option<Connection> {
     })
 }
 
-/// A connection of ours as IPVS has it.
-pub fn write(connection: &Connection) -> Entry {
+/// A connection of ours as IPVS has it; none for one of IPv6, of which is not told yet.
+pub fn write(connection: &Connection) -> Option<Entry> {
     let Connection { identity: Identity { service, server }, client, state, timeout } = *connection;
     let method = match server.mode {
         Mode::Nat => NAT,
@@ -105,17 +105,21 @@ pub fn write(connection: &Connection) -> Entry {
         // Also of UDP, which does not come to be established.
         _ => INACTIVE,
     };
-    Entry {
+    let (SocketAddr::V4(service_address), SocketAddr::V4(server_address)) = (service.address, server.address)
+    else {
+        return None;
+    };
+    Some(Entry {
         protocol: service.protocol.number(),
         flags: method | flags,
         state: if matches!(state, State::Udp | State::Template) { 0 } else { state as u16 },
         client,
-        service: service.address,
-        server: server.address,
+        service: service_address,
+        server: server_address,
         fwmark: 0,
         timeout,
         is_adjusted: false,
-    }
+    })
 }
 
 /// How long a connection has been silent, in ticks, that may be silent for so many seconds more: so that it ends here when
@@ -134,7 +138,7 @@ mod tests {
         let server = if mode == Mode::Nat { "10.0.0.11:8080" } else { "10.0.0.11:80" };
         Connection {
             identity: Identity {
-                service: ServiceKey { address: entry().service, protocol },
+                service: ServiceKey { address: entry().service.into(), protocol },
                 server: ServerKey { address: server.parse().unwrap(), mode },
             },
             client: entry().client,
@@ -148,7 +152,7 @@ mod tests {
         let tcp = |state, number, flags| {
             let told = connection(Protocol::Tcp, Mode::Nat, state);
             let entry = Entry { state: number, flags, ..entry() };
-            assert_eq!(write(&told), entry);
+            assert_eq!(write(&told), Some(entry));
             assert_eq!(read(&Told::V4(entry)), Ok(told));
         };
         tcp(State::Established, 1, 0);
@@ -161,7 +165,7 @@ mod tests {
         let udp = connection(Protocol::Udp, Mode::Dr, State::Udp);
         let server = "10.0.0.11:80".parse().unwrap();
         let written = Entry { protocol: 17, state: 0, flags: 0x183, server, ..entry() };
-        assert_eq!(write(&udp), written);
+        assert_eq!(write(&udp), Some(written));
         assert_eq!(read(&Told::V4(written)), Ok(udp));
         let by_another_port = Entry { server: entry().server, ..written };
         assert_eq!(read(&Told::V4(by_another_port)), Ok(udp), "direct routing changes no port");
@@ -179,7 +183,7 @@ mod tests {
         let told = Connection { client, ..connection(Protocol::Tcp, Mode::Dr, State::Template) };
         let server = "10.0.0.11:80".parse().unwrap();
         let written = Entry { client, state: 0, flags: 0x1083, server, ..entry() };
-        assert_eq!(write(&told), written);
+        assert_eq!(write(&told), Some(written));
         assert_eq!(read(&Told::V4(written)), Ok(told));
         let by_any_port = Entry { flags: written.flags | NO_CLIENT_PORT, ..written };
         assert_eq!(read(&Told::V4(by_any_port)), Ok(told));
@@ -189,7 +193,7 @@ mod tests {
     fn what_is_written_is_read_by_whoever_reads_messages() {
         for &mode in Mode::ALL {
             let told = connection(Protocol::Tcp, mode, State::CloseWait);
-            let message = decode(&encode(1, &[write(&told)])).unwrap();
+            let message = decode(&encode(1, &[write(&told).unwrap()])).unwrap();
             assert_eq!(message.told.iter().map(read).collect::<Vec<_>>(), [Ok(told)]);
         }
     }

@@ -22,9 +22,8 @@ use crate::sync::walk::HEAL;
 const MS: Duration = Duration::from_millis(1);
 
 fn identity(n: u8) -> Identity {
-    let service =
-        ServiceKey { address: SocketAddrV4::new([192, 0, 2, 10].into(), 80), protocol: Protocol::Tcp };
-    let address = SocketAddrV4::new([10, 0, 0, n].into(), 8080);
+    let service = ServiceKey { address: ([192, 0, 2, 10], 80).into(), protocol: Protocol::Tcp };
+    let address = ([10, 0, 0, n], 8080).into();
     Identity { service, server: ServerKey { address, mode: Mode::Nat } }
 }
 
@@ -119,7 +118,8 @@ impl Store for Router {
     }
 
     fn adopt(&mut self, of: &Identity, record: &Record, _: bool, has_swept: bool) {
-        let n = u32::from(of.server.address.ip().octets()[3]);
+        let std::net::IpAddr::V4(server) = of.server.address.ip() else { unreachable!() };
+        let n = u32::from(server.octets()[3]);
         assert_eq!(*of, identity(n as u8), "an identity that nobody has");
         self.told.insert((record.client, n, record.state as u8));
         self.tellings += 1;

@@ -319,7 +319,9 @@ impl Backend for Example {
 pub fn kinds() -> Vec<Kind> {
     let service = || "tcp/192.0.2.10:80".to_owned();
     let server = "10.0.0.11:8080".parse().unwrap();
+    let peer = "10.9.0.2:8848".parse().unwrap();
     let address = "192.0.2.10".parse().unwrap();
+    let director = "192.0.2.2".parse().unwrap();
     let error = || "no such device".to_owned();
     vec![
         Kind::Started { version: "0.1.0", services: 1, servers: 1, stages: Stages::default() },
@@ -354,11 +356,11 @@ pub fn kinds() -> Vec<Kind> {
         Kind::AddressAnnounced { address },
         Kind::AddressWithdrawn { address, reason: error() },
         Kind::AddressRefused { address, error: error() },
-        Kind::PeerJoined { peer: server },
-        Kind::PeerAway { peer: server },
-        Kind::PeerVersion { peer: server, theirs: 1, ours: 2 },
-        Kind::IpvsHeard { director: address },
-        Kind::IpvsOtherSyncid { director: address, syncid: 7 },
+        Kind::PeerJoined { peer },
+        Kind::PeerAway { peer },
+        Kind::PeerVersion { peer, theirs: 1, ours: 2 },
+        Kind::IpvsHeard { director },
+        Kind::IpvsOtherSyncid { director, syncid: 7 },
         Kind::LinkUp { port: "wan".to_owned(), speed: Some(10_000) },
         Kind::LinkDown { port: "wan".to_owned() },
         Kind::PortReset { port: "wan".to_owned() },

@@ -282,7 +282,7 @@ async fn what_our_client_asks_is_described() {
     let address = "198.51.100.7:40112".parse().unwrap();
     let mut question = explain::Question {
         source: address,
-        destination: server,
+        destination: "10.0.0.11:8080".parse().unwrap(),
         protocol: None,
         flags: None,
         port: None,

@@ -90,8 +90,8 @@ fn connection(state: State, timeout: u32) -> Connection {
     };
     Connection {
         identity: Identity {
-            service: ServiceKey { address: socket("192.0.2.10:80"), protocol },
-            server: ServerKey { address: socket(server), mode },
+            service: ServiceKey { address: socket("192.0.2.10:80").into(), protocol },
+            server: ServerKey { address: socket(server).into(), mode },
         },
         client: socket("198.51.100.7:40112"),
         state,
@@ -141,9 +141,9 @@ fn what_is_not_here_is_not_taken_over() {
     let good = connection(State::Established, 900);
     let Identity { service, server } = good.identity;
     for identity in [
-        Identity { service: ServiceKey { address: socket("192.0.2.10:81"), ..service }, server },
+        Identity { service: ServiceKey { address: socket("192.0.2.10:81").into(), ..service }, server },
         Identity { service: ServiceKey { protocol: Protocol::Udp, ..service }, server },
-        Identity { service, server: ServerKey { address: socket("10.0.0.11:80"), ..server } },
+        Identity { service, server: ServerKey { address: socket("10.0.0.11:80").into(), ..server } },
         Identity { service, server: ServerKey { mode: Mode::Dr, ..server } },
     ] {
         assert!(!rig.view().take_over(&Connection { identity, ..good }), "{identity:?}");

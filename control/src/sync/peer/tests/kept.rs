@@ -213,7 +213,7 @@ fn what_is_flushed_on_one_router_is_gone_on_both_and_what_begins_after_it_stays(
     two.run(65 * second, |_| {});
     assert_eq!(two.sides[1].known(two.now).len(), 20);
 
-    let filter = Filter { client: Some(*client(1).ip()), ..Filter::default() };
+    let filter = Filter { client: Some((*client(1).ip()).into()), ..Filter::default() };
     let now = two.now;
     let Side { table, snapshot, flushes, peer, .. } = &mut two.sides[0];
     flushes.remember(filter, tick(now), Weak::new());
