@@ -21,7 +21,7 @@ pub(super) struct Doctor {
     /// The configuration; without it, only what every one needs is looked at
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Ask by ARP who has the virtual addresses: RVS sends a question for each address of the file
+    /// Ask by ARP and neighbour discovery who has the virtual addresses: RVS sends a question for each address of the file
     #[arg(long, requires = "config")]
     probe: bool,
     /// JSON

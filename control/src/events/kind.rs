@@ -422,7 +422,7 @@ impl fmt::Display for Kind {
             Kind::AddressContested { address, mac } => {
                 write!(
                     f,
-                    "{address} is here, and {mac} has it as well: two routers are active, or a real server answers ARP for it"
+                    "{address} is here, and {mac} has it as well: two routers are active, or a real server answers for it"
                 )
             }
             Kind::AddressAnnounced { address } => write!(f, "{address} is announced"),
