@@ -540,6 +540,30 @@ fn a_twin_does_ipv6_as_a_routers_interface() {
     });
 }
 
+/// Also from beside a virtual address that is more like theirs, which would have the answer.
+#[test]
+fn linux_sends_from_its_own_address_and_not_from_a_virtual_one() {
+    in_namespace(|| async {
+        let linux = Linux::open().unwrap();
+        let twin = wan(&linux).await;
+        for (own, length, virtual_address, server) in [
+            ("192.0.2.1", 24, "192.0.2.10", "192.0.2.11:9"),
+            ("2001:db8::1", 64, "2001:db8::10", "[2001:db8::11]:9"),
+        ] {
+            let (own, virtual_address) = (own.parse().unwrap(), virtual_address.parse().unwrap());
+            linux.add_address(twin.ifindex(), own, length).await.unwrap();
+            assert!(linux.add_virtual_address(twin.ifindex(), virtual_address).await.unwrap());
+            assert!(!linux.add_virtual_address(twin.ifindex(), virtual_address).await.unwrap());
+            let held = linux.addresses().await.unwrap();
+            assert!(held.contains(&(twin.ifindex(), virtual_address, alone(virtual_address))), "{held:?}");
+            let any = if own.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any).unwrap();
+            socket.connect(server).unwrap();
+            assert_eq!(socket.local_addr().unwrap().ip(), own);
+        }
+    });
+}
+
 #[test]
 fn a_machine_without_ipv6_says_so_of_the_address() {
     in_namespace(|| async {
