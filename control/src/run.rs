@@ -540,9 +540,7 @@ fn answers(director: &Director, table: &Arc<Table>) -> slowpath::Answers {
                 tunnel_errors::error(&table, snapshots.latest(), worker::now(), packet).into_iter().collect()
             }
             Verdict::Punt(Punt::ToFragment) => fragments(snapshots.latest(), packet),
-            Verdict::Punt(_) => {
-                reset(&table, snapshots.latest(), packet).into_iter().map(Vec::from).collect()
-            }
+            Verdict::Punt(_) => reset(&table, snapshots.latest(), packet),
             Verdict::Drop(reason) => {
                 tell::error(&table, snapshots.latest(), worker::now(), reason, packet).into_iter().collect()
             }

@@ -17,6 +17,7 @@
 //! others run. What does not fit into the queue is dropped by the worker, under a name; the worker keeps room
 //! for ARP and for the answers to health checks.
 
+use std::net::{SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,11 +29,13 @@ use dataplane::counters::Punt;
 use dataplane::engine::Verdict;
 use dataplane::fib::PortIndex;
 use dataplane::wire::ethernet;
-use dataplane::wire::ipv4::Ipv4;
+use dataplane::wire::version::Version;
 use dataplane::worker::{Punted, SlowPath};
 use dpdk::{Lcore, Mbuf, Mempool};
+use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, sendto,
+    socket,
 };
 use tokio::sync::Notify;
 
@@ -49,7 +52,7 @@ const SLICE: usize = 64;
 /// twin fills meanwhile, and what it drops it counts on the interface.
 const BACKOFF: Duration = Duration::from_millis(1);
 
-/// The IPv4 packets to send for one that has met this verdict.
+/// The packets to send for one that has met this verdict.
 pub type Answers = Box<dyn Fn(Verdict, &[u8]) -> Vec<Vec<u8>>>;
 
 /// Control's ends of the queues.
@@ -150,32 +153,48 @@ impl Pumps {
     }
 }
 
-/// Sends ready IPv4 packets through Linux.
-struct Sender(OwnedFd);
+/// Sends ready IP packets through Linux.
+struct Sender {
+    four: OwnedFd,
+    /// Where Linux has IPv6.
+    six: Option<OwnedFd>,
+}
 
 impl Sender {
     fn open() -> Result<Self> {
         // IPPROTO_RAW: what is sent brings its own IP header.
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Raw)
-            .context("cannot open a raw socket; it takes root, or CAP_NET_RAW")?;
-        Ok(Sender(socket))
+        let raw = |family| socket(family, SockType::Raw, flags, SockProtocol::Raw);
+        let six = match raw(AddressFamily::Inet6) {
+            Err(Errno::EAFNOSUPPORT) => Ok(None),
+            socket => socket.map(Some),
+        };
+        let both = raw(AddressFamily::Inet).and_then(|four| Ok(Sender { four, six: six? }));
+        both.context("cannot open a raw socket; it takes root, or CAP_NET_RAW")
     }
 
     fn send_frame(&self, frame: &[u8]) -> std::io::Result<()> {
-        // Without the padding of a short frame: Linux takes all that it is given for the packet.
-        let Some(bytes) = frame.get(ethernet::HEADER..) else { return Ok(()) };
-        let Ok(ip) = Ipv4::parse(bytes) else { return Ok(()) };
-        self.send(&bytes[..usize::from(ip.total_length)])
+        self.send(frame.get(ethernet::HEADER..).unwrap_or_default())
     }
 
+    /// Sends a packet, which may have the padding of a short frame behind it.
     fn send(&self, packet: &[u8]) -> std::io::Result<()> {
-        let Ok(ip) = Ipv4::parse(packet) else { return Ok(()) };
-        let [a, b, c, d] = ip.destination.to_be_bytes();
-        let to = SockaddrIn::new(a, b, c, d, 0);
-        sendto(self.0.as_raw_fd(), packet, &to, MsgFlags::empty())?;
-        Ok(())
+        if let Some(ip) = u32::parse(packet) {
+            let to = SockaddrIn::from(SocketAddrV4::new(ip.destination.into(), 0));
+            send(&self.four, packet, ip.total_length, &to)
+        } else if let (Some(ip), Some(six)) = (u128::parse(packet), &self.six) {
+            let to = SockaddrIn6::from(SocketAddrV6::new(ip.destination.into(), 0, 0, 0));
+            send(six, packet, ip.total_length, &to)
+        } else {
+            Ok(())
+        }
     }
+}
+
+/// Sends so much of a packet: Linux takes all that it is given for it.
+fn send(socket: &OwnedFd, packet: &[u8], length: u16, to: &dyn SockaddrLike) -> std::io::Result<()> {
+    sendto(socket.as_raw_fd(), &packet[..usize::from(length)], to, MsgFlags::empty())?;
+    Ok(())
 }
 
 /// The frame as it was on the wire: with the VLAN tag that the device may have taken out.

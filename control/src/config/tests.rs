@@ -388,7 +388,7 @@ fn what_is_wrong_with_a_service_of_ipv6() {
         (
             "[2001:db8::20]:80",
             "[2001:db8::10]:80",
-            "service tcp/[2001:db8::10]:80 stands in line 9 already; expected each address and protocol once",
+            "service tcp [2001:db8::10]:80 stands in line 9 already; expected each address and protocol once",
         ),
         (
             "[workers]",

@@ -305,7 +305,8 @@ mod tests {
     #[test]
     fn what_is_within_and_what_is_longer() {
         let packet = &frame(Protocol::Udp)[14..];
-        let error = icmp::error(1, 2, icmp::PORT_UNREACHABLE, 0, packet, 100);
+        use dataplane::wire::version::Version;
+        let error = icmp::error(1u32, 2, u32::PORT_UNREACHABLE, 0, packet);
         let before = [&[0; 12][..], &[8, 0], &error].concat();
         let mut after = before.clone();
         after[14 + 28 + 16] = 10;

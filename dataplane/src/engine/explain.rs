@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::packet::{Found, Owner, Packet, Piece, Side};
 use super::persist::{Person, Place};
 use super::resolve::{Judgement, Path};
-use super::{BURST, Engine, Verdict, classify, fragments, parse, six};
+use super::{BURST, Engine, Verdict, fragments, parse, six};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
@@ -70,16 +70,20 @@ pub fn explain(
 
     // Whose packet it is: the first two stages, as far as they change nothing.
     let mac = &snapshot.ports[usize::from(port)].mac;
-    let path = Path { engine: &engine, snapshot, now, addresses: None };
-    let six = six::begin(&path, mac, &burst[0]).ok().filter(|_| six::is_six(&burst[0]));
-    let parsed = parse::parse(&burst[0], mac, snapshot).ok();
-    let is_later = parsed.is_some_and(|packet| packet.piece == Piece::Later);
-    let four = parsed.filter(|_| !is_later).and_then(|mut packet| {
-        classify::classify(&mut packet, snapshot, &engine.table).ok()?;
+    let parsed = if six::is_six(&burst[0]) {
+        let parsed = six::parse(&burst[0], mac, snapshot);
+        parsed.ok().map(|(packet, addresses)| (packet, Some(addresses)))
+    } else {
+        parse::parse(&burst[0], mac, snapshot).ok().map(|packet| (packet, None))
+    };
+    let is_later = parsed.is_some_and(|(packet, _)| packet.piece == Piece::Later);
+    let addresses = parsed.and_then(|(_, addresses)| addresses);
+    let path =
+        Path { engine: &engine, snapshot, now, addresses: addresses.as_ref().map(std::slice::from_ref) };
+    let packet = parsed.filter(|_| !is_later).and_then(|(mut packet, _)| {
+        path.classify(&mut packet).ok()?;
         Some(packet)
     });
-    let addresses = six.map(|(_, addresses)| [addresses; BURST]);
-    let packet = six.map(|(packet, _)| packet).or(four);
 
     // The stage.
     let hit = packet.as_ref().map(Packet::side);
@@ -95,7 +99,7 @@ pub fn explain(
         table.fragments().copy(tag, engine.table.fragments());
     }
     let stage = snapshot.rehearsal(service);
-    let found = packet.as_ref().map(|packet| Path { addresses: addresses.as_ref(), ..path }.found(packet));
+    let found = packet.as_ref().map(|packet| path.found(packet));
     if let Some(place) = found.and_then(|found| engine.template(&stage, &found.owner)) {
         table.copy_flow(place.hash, &engine.table);
     }

@@ -5,40 +5,43 @@
 //! ([`Engine::settle`]), and now and then, since it may have come to another worker.
 
 use std::cell::Cell;
+use std::slice::from_ref;
 
-use super::classify::classify;
 use super::packet::{Direction, Packet, Piece};
 use super::resolve::Path;
-use super::rewrite::rewrite;
-use super::{BURST, Engine, Frame, Verdict};
+use super::{BURST, Engine, Frame, Verdict, parse, six};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
 use crate::fragments::{Datagram, Fate, Flow, Note, ROOM, Tag, Waiting};
 use crate::service::Protocol;
-use crate::snapshot::{Dest, Snapshot};
-use crate::table::Client;
+use crate::snapshot::{Dest, Ends, Family, Snapshot};
 use crate::wire::ethernet;
-use crate::wire::ipv4::Ipv4;
 use crate::wire::transport::{Transport, header_length};
+use crate::wire::version::{Fragment, Ip, Version};
 
 /// Places that are looked at after a round in which packets have come: a fraction of what it takes to forward a burst.
 const BESIDE_WORK: usize = 16;
 
-/// The packet that a fragment is, from its IP header on; why it is none, if so.
-pub(super) fn parse(packet: &[u8], ip: &Ipv4, protocol: Protocol) -> Result<Packet, Drop> {
+/// What a fragment is, and the ports if it is the first; why it is none, if so.
+pub(super) fn piece<A: Version>(
+    packet: &[u8],
+    ip: &Ip<A>,
+    protocol: Protocol,
+) -> Result<(Piece, Transport), Drop> {
+    let none = Transport { source: 0, destination: 0, flags: 0 };
+    let Some(Fragment { offset, more, .. }) = ip.fragment else { return Ok((Piece::Whole, none)) };
     let data = &packet[ip.header_length..usize::from(ip.total_length)];
-    let end = ip.header_length + usize::from(ip.offset) + data.len();
-    if ip.more_fragments && !data.len().is_multiple_of(8) || end > usize::from(u16::MAX) {
+    let end = ip.header_length - A::NOT_COUNTED + usize::from(offset) + data.len();
+    if more && !data.len().is_multiple_of(8) || end > usize::from(u16::MAX) {
         return Err(Drop::BadFragment);
     }
-    if ip.offset > 0 {
+    if offset > 0 {
         // The first has the whole header, so this one would be written over it.
-        if usize::from(ip.offset) < header_length(protocol) {
+        if usize::from(offset) < header_length(protocol) {
             return Err(Drop::FragmentTiny);
         }
-        let none = Transport { source: 0, destination: 0, flags: 0 };
-        return Ok(Packet { piece: Piece::Later, ..Packet::new(ip, protocol, none) });
+        return Ok((Piece::Later, none));
     }
     if data.len() < header_length(protocol) {
         return Err(Drop::FragmentTiny);
@@ -46,7 +49,7 @@ pub(super) fn parse(packet: &[u8], ip: &Ipv4, protocol: Protocol) -> Result<Pack
     // The lengths in its header are the datagram's.
     let transport =
         Transport::parse(protocol, data, usize::from(u16::MAX)).ok_or(Drop::BadTransportHeader)?;
-    Ok(Packet { piece: Piece::First, ..Packet::new(ip, protocol, transport) })
+    Ok((Piece::First, transport))
 }
 
 /// What becomes of a fragment.
@@ -59,11 +62,26 @@ pub(super) fn follow(path: &Path<'_>, frame: &mut impl Frame, packet: Packet) ->
     }
 }
 
-/// The tag of a fragment's datagram; there is one of whatever [`parse`] takes for a fragment.
+/// The tag of a fragment's datagram; there is one of whatever [`piece`] takes for a fragment.
 pub(super) fn tag(engine: &Engine, frame: &impl Frame) -> Option<Tag> {
-    let ip = Ipv4::parse(frame.bytes().get(ethernet::HEADER..)?).ok()?;
-    let Ipv4 { source, destination, protocol, identification, .. } = ip;
-    Some(engine.table.fragments().tag(&Datagram { source, destination, protocol, identification }))
+    let packet = frame.bytes().get(ethernet::HEADER..)?;
+    let datagram = if six::is_six(frame) {
+        datagram::<u128>(packet, |address| address)
+    } else {
+        // As IPv6 writes IPv4's addresses (RFC 4291, 2.5.5.2), which no packet has.
+        datagram::<u32>(packet, |address| 0xFFFF_0000_0000 | u128::from(address))
+    };
+    Some(engine.table.fragments().tag(&datagram?))
+}
+
+fn datagram<A: Version>(packet: &[u8], wide: impl Fn(A) -> u128) -> Option<Datagram> {
+    let ip = A::parse(packet)?;
+    Some(Datagram {
+        source: wide(ip.source),
+        destination: wide(ip.destination),
+        protocol: ip.protocol,
+        identification: ip.fragment.map_or(0, |fragment| fragment.identification),
+    })
 }
 
 /// A first fragment: 1. whose is it? 2. unless it contradicts one that has come just now, it goes there, and 3. that is noted.
@@ -74,7 +92,7 @@ fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
         _ => None,
     };
     // 1.
-    let classified = classify(&mut packet, path.snapshot, &path.engine.table);
+    let classified = path.classify(&mut packet);
     let has_other_ports = flow.is_some_and(|flow| match classified {
         Ok(()) => !is_of(path.snapshot, &packet, flow),
         Err(verdict) => matches!(verdict, Verdict::Punt(_)),
@@ -85,8 +103,8 @@ fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
     // 2.
     let (verdict, fate) = match classified.and_then(|()| path.find_or_begin(&packet)) {
         Ok(dest) => {
-            let flow = Flow { dest: dest.id, client_port: packet.client.socket().port() };
-            let verdict = rewrite(path, &packet, dest, frame);
+            let flow = Flow { dest: dest.id, client_port: packet.client.port() };
+            let verdict = path.rewrite(&packet, dest, frame);
             (verdict, if matches!(verdict, Verdict::Drop(_)) { Fate::Nowhere } else { Fate::With(flow) })
         }
         Err(verdict @ Verdict::Punt(_)) => (verdict, Fate::Linux),
@@ -103,7 +121,7 @@ fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
 /// Whether a packet that has been classified is one of this flow, whose addresses it has.
 fn is_of(snapshot: &Snapshot, packet: &Packet, flow: Flow) -> bool {
     let Some(dest) = snapshot.dest(flow.dest) else { return false };
-    packet.client.socket().port() == flow.client_port
+    packet.client.port() == flow.client_port
         && match packet.direction {
             Direction::In => dest.service == packet.owner,
             Direction::Out => dest.endpoint == Some(packet.owner),
@@ -120,21 +138,29 @@ fn later(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
     };
     // Removed; or it is of the next snapshot, which another worker has already.
     let Some(dest) = path.snapshot.dest(flow.dest) else { return Verdict::Hold };
-    let Some(direction) = direction(&packet, dest) else { return Verdict::Drop(Drop::FragmentOrphan) };
+    let Some(direction) = direction(path, &packet, dest) else { return Verdict::Drop(Drop::FragmentOrphan) };
     if packet.ttl <= 1 {
         return Verdict::Drop(Drop::TtlExpired);
     }
-    let client = if direction == Direction::In { packet.source } else { packet.destination };
-    (packet.direction, packet.client) = (direction, Client::new(client, flow.client_port));
-    rewrite(path, &packet, dest, frame)
+    packet.direction = direction;
+    packet.client = path.client(&packet, flow.client_port);
+    path.rewrite(&packet, dest, frame)
 }
 
-/// Which way a packet with these addresses goes; none if the note is of another server, which has had the id before.
-fn direction(packet: &Packet, dest: &Dest) -> Option<Direction> {
-    if packet.destination == dest.four.virtual_address {
+/// Which way a packet goes; none if the note is of another server, which has had the id before.
+fn direction(path: &Path<'_>, packet: &Packet, dest: &Dest) -> Option<Direction> {
+    match path.addresses_of(packet) {
+        None => between((packet.source, packet.destination), dest),
+        Some(six) => between((six.source, six.destination), dest),
+    }
+}
+
+fn between<A: Family>((source, destination): (A, A), dest: &Dest) -> Option<Direction> {
+    let &Ends { virtual_address, address } = A::ends(dest);
+    if destination == virtual_address {
         Some(Direction::In)
     } else {
-        (dest.endpoint.is_some() && packet.source == dest.four.address).then_some(Direction::Out)
+        (dest.endpoint.is_some() && source == address).then_some(Direction::Out)
     }
 }
 
@@ -211,15 +237,18 @@ impl Begun {
     }
 }
 
-/// Asks again about a later fragment.
+/// Asks again about a later fragment, which was well formed when it came.
 fn again(path: &Path<'_>, frame: &mut impl Frame) -> Verdict {
-    let parsed = frame.bytes().get(ethernet::HEADER..).and_then(|packet| {
-        let ip = Ipv4::parse(packet).ok()?;
-        parse(packet, &ip, Protocol::from_number(ip.protocol)?).ok()
-    });
+    let bytes = frame.bytes().get(ethernet::HEADER..).unwrap_or_default();
+    let parsed = if six::is_six(frame) {
+        six::packet(bytes, path.snapshot).map(|(packet, addresses)| (packet, Some(addresses)))
+    } else {
+        parse::packet(bytes, path.snapshot).map(|packet| (packet, None))
+    };
     match parsed {
-        Some(packet) => follow(path, frame, packet),
-        // It was well formed when it came.
-        None => Verdict::Drop(Drop::BadFragment),
+        Ok((packet, addresses)) => {
+            follow(&Path { addresses: addresses.as_ref().map(from_ref), ..*path }, frame, packet)
+        }
+        Err(verdict) => verdict,
     }
 }

@@ -3,7 +3,7 @@
 use super::packet::{Packet, Piece, Work};
 use super::resolve::Path;
 use super::six::Places;
-use super::{BURST, Frame, Verdict, fragments, related};
+use super::{BURST, Frame, Verdict, fragments, related, tunnel_errors};
 use crate::counters::{Drop, Punt};
 use crate::service::Protocol;
 use crate::snapshot::Snapshot;
@@ -11,8 +11,8 @@ use crate::wire::ethernet::{self, Ethernet, Mac};
 use crate::wire::ipv4::{Ipv4, Malformed};
 use crate::wire::plain::{self, MacPattern, Plain};
 use crate::wire::transport::Transport;
+use crate::wire::version::{Ip, Version};
 
-pub(super) const ICMP: u8 = 1;
 const TCP: u8 = Protocol::Tcp.number();
 const UDP: u8 = Protocol::Udp.number();
 
@@ -76,7 +76,10 @@ fn parse_odd(path: &Path<'_>, frame: &mut impl Frame, mac: &Mac, packet: &mut Pa
     match parse(frame, mac, path.snapshot) {
         Ok(parsed) if parsed.piece != Piece::Whole => return Err(fragments::follow(path, frame, parsed)),
         Ok(parsed) => *packet = parsed,
-        Err(Verdict::Punt(Punt::Icmp)) => return Err(related::follow(path, frame)),
+        Err(Verdict::Punt(Punt::Icmp)) if tunnel_errors::is_told(path, frame.bytes()) => {
+            return Err(Verdict::Punt(Punt::TunnelError));
+        }
+        Err(Verdict::Punt(Punt::Icmp)) => return Err(related::follow::<u32>(path, frame)),
         Err(verdict) => return Err(verdict),
     }
     Ok(())
@@ -104,7 +107,11 @@ pub(super) fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Resul
         _ => return Err(Verdict::Punt(Punt::NotIp)),
     }
 
-    let packet = &bytes[ethernet::HEADER..];
+    packet(&bytes[ethernet::HEADER..], snapshot)
+}
+
+/// The packet that begins with an IPv4 header.
+pub(super) fn packet(packet: &[u8], snapshot: &Snapshot) -> Result<Packet, Verdict> {
     let ip = Ipv4::parse(packet).map_err(|malformed| {
         Verdict::Drop(match malformed {
             Malformed::Header => Drop::BadIpHeader,
@@ -114,14 +121,15 @@ pub(super) fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Resul
     let protocol = match ip.protocol {
         TCP => Protocol::Tcp,
         UDP => Protocol::Udp,
-        ICMP => return Err(Verdict::Punt(Punt::Icmp)),
+        u32::ICMP => return Err(Verdict::Punt(Punt::Icmp)),
         _ => return Err(Verdict::Punt(Punt::OtherProtocol)),
     };
     if ip.is_fragment {
         if !snapshot.concerns(ip.destination) && !snapshot.concerns(ip.source) {
             return Err(Verdict::Punt(Punt::Fragment));
         }
-        return fragments::parse(packet, &ip, protocol).map_err(Verdict::Drop);
+        let (piece, transport) = fragments::piece(packet, &Ip::from(&ip), protocol).map_err(Verdict::Drop)?;
+        return Ok(Packet { piece, ..Packet::new(&ip, protocol, transport) });
     }
 
     let length = usize::from(ip.total_length) - ip.header_length;

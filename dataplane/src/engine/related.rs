@@ -13,42 +13,45 @@
 //! changes no connection and does not keep it alive (RFC 5927): whoever can guess its ports can send one.
 
 use super::packet::{Direction, Owner, Side};
-use super::parse::ICMP;
 use super::resolve::{Judgement, Path};
 use super::rewrite::{Hop, next_hop};
-use super::{Engine, Frame, Verdict, tunnel, tunnel_errors};
+use super::{Engine, Frame, Verdict, tunnel};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::service::{Mode, Protocol};
-use crate::snapshot::{Dest, Snapshot};
+use crate::snapshot::{Dest, Ends, Family, Snapshot};
 use crate::table::Client;
-use crate::wire::checksum::Delta;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, End, Quote};
-use crate::wire::ipv4::{self, Ipv4};
+use crate::wire::version::Ip;
 
 impl Engine {
     /// Whose connection an ICMP error in a frame is about: of a service, if it is about a reply; of an endpoint, if it is about a
     /// request. None if it is none, or about something else.
     pub fn related(&self, snapshot: &Snapshot, now: Tick, frame: &[u8]) -> Option<Owner> {
-        let is_ipv4 = Ethernet::parse(frame)?.ethertype == ethernet::IPV4;
-        let (ip, quote, protocol) = read(frame).filter(|(ip, ..)| is_ipv4 && ip.protocol == ICMP)?;
-        match subject(&Path { engine: self, snapshot, now, addresses: None }, &ip, &quote, protocol) {
-            Subject::Reply(side, client) | Subject::Request(side, client) => {
-                Some(Owner { side, protocol, client, wide: None })
-            }
-            Subject::Other => None,
+        let path = Path { engine: self, snapshot, now, addresses: None };
+        match Ethernet::parse(frame)?.ethertype {
+            ethernet::IPV4 => owner::<u32>(&path, frame, |_| None),
+            ethernet::IPV6 => owner::<u128>(&path, frame, Some),
+            _ => None,
         }
     }
 }
 
+fn owner<A: Family>(path: &Path<'_>, frame: &[u8], wide: impl Fn(A) -> Option<u128>) -> Option<Owner> {
+    let (ip, quote, protocol) = read::<A>(frame)?;
+    let (side, client) = match subject(path, &ip, &quote, protocol) {
+        Subject::Reply(side, client) | Subject::Request(side, client) => (side, client),
+        Subject::Other => return None,
+    };
+    let address = if matches!(side, Side::Service(_)) { quote.destination } else { quote.source };
+    Some(Owner { side, protocol, client, wide: wide(address) })
+}
+
 /// Where an ICMP packet goes, and the packet rewritten if it goes on. What is no error about a connection is Linux'.
-pub(super) fn follow(path: &Path<'_>, frame: &mut impl Frame) -> Verdict {
+pub(super) fn follow<A: Family>(path: &Path<'_>, frame: &mut impl Frame) -> Verdict {
     let linux = Verdict::Punt(Punt::Icmp);
-    if tunnel_errors::is_told(path, frame.bytes()) {
-        return Verdict::Punt(Punt::TunnelError);
-    }
-    let Some((ip, quote, protocol)) = read(frame.bytes()) else { return linux };
+    let Some((ip, quote, protocol)) = read::<A>(frame.bytes()) else { return linux };
     let (direction, side, client) = match subject(path, &ip, &quote, protocol) {
         Subject::Reply(side, client) => (Direction::In, side, client),
         Subject::Request(side, client) => (Direction::Out, side, client),
@@ -57,7 +60,7 @@ pub(super) fn follow(path: &Path<'_>, frame: &mut impl Frame) -> Verdict {
     // Linux would route it to the client, who must not see it: it names the real server.
     let nobodys = if direction == Direction::In { linux } else { Verdict::Drop(Drop::IcmpError) };
     let is_to_another = direction == Direction::Out && ip.destination != quote.source;
-    if ip.is_fragment || quote.is_redirect || is_to_another {
+    if ip.fragment.is_some() || quote.is_redirect || is_to_another {
         return nobodys;
     }
     let table = &path.engine.table;
@@ -92,9 +95,9 @@ pub(super) fn follow(path: &Path<'_>, frame: &mut impl Frame) -> Verdict {
 }
 
 /// The packet's header and what it quotes, if that is TCP or UDP.
-fn read(frame: &[u8]) -> Option<(Ipv4, Quote, Protocol)> {
+fn read<A: Family>(frame: &[u8]) -> Option<(Ip<A>, Quote<A>, Protocol)> {
     let packet = frame.get(ethernet::HEADER..)?;
-    let ip = Ipv4::parse(packet).ok()?;
+    let ip = A::parse(packet).filter(|ip| ip.protocol == A::ICMP)?;
     let quote = icmp::quoted(&packet[ip.header_length..usize::from(ip.total_length)])?;
     Some((ip, quote, Protocol::from_number(quote.protocol)?))
 }
@@ -111,19 +114,19 @@ enum Subject {
 
 /// An error is sent to whoever has sent the packet: one to another address is about something else, whatever it quotes. So is
 /// one to the router itself: a health check waits for it ("port unreachable" is all that one by UDP may have to go by).
-fn subject(path: &Path<'_>, ip: &Ipv4, quote: &Quote, protocol: Protocol) -> Subject {
-    let snapshot = path.snapshot;
+fn subject<A: Family>(path: &Path<'_>, ip: &Ip<A>, quote: &Quote<A>, protocol: Protocol) -> Subject {
+    let (snapshot, table) = (path.snapshot, &path.engine.table);
     if ip.destination == quote.source
         && let Some(service) = snapshot.service_at(quote.source, quote.source_port, protocol)
     {
         return Subject::Reply(
             Side::Service(service),
-            Client::new(quote.destination, quote.destination_port),
+            quote.destination.client(quote.destination_port, table),
         );
     }
     match snapshot.endpoint_at(quote.destination, quote.destination_port, protocol) {
-        Some(endpoint) if !snapshot.fibs.four.is_own(ip.destination) => {
-            let client = Client::new(quote.source, quote.source_port);
+        Some(endpoint) if !A::fib(snapshot).is_own(ip.destination) => {
+            let client = quote.source.client(quote.source_port, table);
             Subject::Request(Side::Endpoint(endpoint), client)
         }
         _ => Subject::Other,
@@ -132,35 +135,32 @@ fn subject(path: &Path<'_>, ip: &Ipv4, quote: &Quote, protocol: Protocol) -> Sub
 
 /// Translates a packet from its IP header on. Whoever reports, to a client it is the service that does, as all addresses behind
 /// it are the router's affair.
-fn rewrite(
+fn rewrite<A: Family>(
     path: &Path<'_>,
     packet: &mut [u8],
-    ip: &Ipv4,
+    ip: &Ip<A>,
     protocol: Protocol,
     direction: Direction,
     dest: &Dest,
 ) {
-    let Some((headers, rest)) = packet.split_at_mut_checked(ip.header_length) else { return };
-    let Some(header) = headers.first_chunk_mut() else { return };
+    let Some((header, rest)) = packet.split_at_mut_checked(ip.header_length) else { return };
     let Some(message) = rest.get_mut(..usize::from(ip.total_length) - ip.header_length) else { return };
-    ipv4::decrement_ttl(header);
+    A::decrement_ttl(header);
+    let &Ends { virtual_address, address } = A::ends(dest);
     match (path.snapshot.services[dest.service as usize].mode, direction) {
         // A tunnel's packets do not come here.
         (Mode::Dr | Mode::Tunnel, _) => {}
         (Mode::Nat, Direction::In) => {
-            ipv4::set_destination(header, dest.four.address, dest.address_delta);
-            icmp::translate(message, protocol, End::Source, dest.four.address, dest.address.port());
+            A::set_destination(header, ip.destination, address);
+            let outside = A::delta(ip.destination, address);
+            let new = (End::Source, address, dest.address.port());
+            icmp::translate(message, protocol, new, outside);
         }
         (Mode::Nat, Direction::Out) => {
-            let delta = Delta::double(ip.source, dest.four.virtual_address);
-            ipv4::set_source(header, dest.four.virtual_address, delta);
-            icmp::translate(
-                message,
-                protocol,
-                End::Destination,
-                dest.four.virtual_address,
-                dest.virtual_address.port(),
-            );
+            A::set_source(header, ip.source, virtual_address);
+            let outside = A::delta(ip.source, virtual_address);
+            let new = (End::Destination, virtual_address, dest.virtual_address.port());
+            icmp::translate(message, protocol, new, outside);
         }
     }
 }

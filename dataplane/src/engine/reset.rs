@@ -5,25 +5,27 @@
 //! 9293, 3.10.7.4; RFC 5961, 3.2). A connection that is silent is not told anything: nobody knows its numbers.
 
 use crate::service::Protocol;
-use crate::snapshot::{Dest, Snapshot};
-use crate::table::{Client, Judge, Table, Word, Worth};
+use crate::snapshot::{Dest, Family, Snapshot};
+use crate::table::{Judge, Table, Word, Worth};
 use crate::wire::checksum;
-use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::transport::{ACK, RST, Transport};
+use crate::wire::version::Version;
 
-/// An IPv4 packet without payload: 20 bytes of header, 20 of TCP.
-pub type Reset = [u8; 40];
+const TCP: u8 = Protocol::Tcp.number();
 
-const TCP: u8 = 6;
-
-/// The RSTs to send for this IPv4 packet: to the packet's sender, then to the other end, if replies come this way. Its
+/// The RSTs to send for this packet: to the packet's sender, then to the other end, if replies come this way. Its
 /// connection is removed from the table. None if it is of no connection that is to be reset.
-pub fn reset(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Vec<Reset> {
-    resets(table, snapshot, packet).unwrap_or_default()
+pub fn reset(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Vec<Vec<u8>> {
+    let resets = match packet.first().map(|first| first >> 4) {
+        Some(4) => resets::<u32>(table, snapshot, packet),
+        Some(6) => resets::<u128>(table, snapshot, packet),
+        _ => None,
+    };
+    resets.unwrap_or_default()
 }
 
-fn resets(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Option<Vec<Reset>> {
-    let ip = Ipv4::parse(packet).ok().filter(|ip| ip.protocol == TCP && !ip.is_fragment)?;
+fn resets<A: Family>(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let ip = A::parse(packet).filter(|ip| ip.protocol == TCP && ip.fragment.is_none())?;
     let segment = packet.get(ip.header_length..)?;
     let length = usize::from(ip.total_length) - ip.header_length;
     let tcp = Transport::parse(Protocol::Tcp, segment, length)?;
@@ -41,7 +43,7 @@ fn resets(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Option<Vec<Reset
             None => (destination, source),
         };
     let inward = client == source;
-    let word_client = Client::new(client.address, client.port);
+    let word_client = client.address.client(client.port, table);
     let hash = table.hash(word_client, Protocol::Tcp);
     let judge = Resetting { snapshot, inward, side: service_side };
     let (slot, word) = table.find(hash, word_client, &judge)?;
@@ -51,8 +53,7 @@ fn resets(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Option<Vec<Reset
     }
     dest.gauge.leave(word.state());
 
-    let service = End { address: dest.four.virtual_address, port: dest.virtual_address.port() };
-    let server = End { address: dest.four.address, port: dest.address.port() };
+    let (service, server) = (End::of_service(dest), End::of_server(dest));
     // To the sender: from whom it believes to talk to, with what it expects.
     let told = if tcp.flags & ACK != 0 {
         Told { sequence: acknowledged, acknowledged: None }
@@ -72,9 +73,19 @@ fn resets(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Option<Vec<Reset
 }
 
 #[derive(Clone, Copy, PartialEq)]
-struct End {
-    address: u32,
+struct End<A> {
+    address: A,
     port: u16,
+}
+
+impl<A: Family> End<A> {
+    fn of_service(dest: &Dest) -> Self {
+        End { address: A::ends(dest).virtual_address, port: dest.virtual_address.port() }
+    }
+
+    fn of_server(dest: &Dest) -> Self {
+        End { address: A::ends(dest).address, port: dest.address.port() }
+    }
 }
 
 /// What a RST says.
@@ -83,39 +94,35 @@ struct Told {
     acknowledged: Option<u32>,
 }
 
-fn segment_of(from: End, to: End, told: Told) -> Reset {
-    let mut packet = [0; 40];
-    let (ip, tcp) = packet.split_at_mut(ipv4::HEADER);
-    ip.copy_from_slice(&ipv4::header(40, TCP, from.address, to.address));
+/// A packet without payload.
+fn segment_of<A: Version>(from: End<A>, to: End<A>, told: Told) -> Vec<u8> {
+    const LENGTH: u16 = 20;
+    let mut packet = A::header(A::HEADER as u16 + LENGTH, TCP, from.address, to.address);
+    let mut tcp = [0; LENGTH as usize];
     tcp[0..2].copy_from_slice(&from.port.to_be_bytes());
     tcp[2..4].copy_from_slice(&to.port.to_be_bytes());
     tcp[4..8].copy_from_slice(&told.sequence.to_be_bytes());
     tcp[8..12].copy_from_slice(&told.acknowledged.unwrap_or(0).to_be_bytes());
     tcp[12] = 5 << 4;
     tcp[13] = if told.acknowledged.is_some() { RST | ACK } else { RST };
-    let mut pseudo = [0; 32];
-    pseudo[..8].copy_from_slice(&ip[12..20]);
-    (pseudo[9], pseudo[11]) = (TCP, 20);
-    pseudo[12..].copy_from_slice(tcp);
-    let sum = !checksum::sum(&pseudo);
-    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    let sum =
+        u32::from(A::pseudo_sum(from.address, to.address, TCP, LENGTH)) + u32::from(checksum::sum(&tcp));
+    tcp[16..18].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
+    packet.extend(tcp);
     packet
 }
 
 /// Finds connections that are to be reset, and nothing else.
-struct Resetting<'a> {
+struct Resetting<'a, A> {
     snapshot: &'a Snapshot,
     inward: bool,
     /// The virtual address, or the real server's.
-    side: End,
+    side: End<A>,
 }
 
-impl Judge for Resetting<'_> {
+impl<A: Family> Judge for Resetting<'_, A> {
     fn is_mine(&self, word: Word) -> bool {
-        let of = |dest: &Dest| match self.inward {
-            true => End { address: dest.four.virtual_address, port: dest.virtual_address.port() },
-            false => End { address: dest.four.address, port: dest.address.port() },
-        };
+        let of = |dest| if self.inward { End::of_service(dest) } else { End::of_server(dest) };
         self.snapshot.dest_of(word).is_some_and(|dest| dest.reset && of(dest) == self.side)
     }
 

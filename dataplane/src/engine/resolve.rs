@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::classify::classify;
 use super::express::{self, Tally};
 use super::look_up::{self, Order};
 use super::packet::{Direction, Found, Owner, Packet, Search, Side, Work};
@@ -12,7 +13,7 @@ use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
 use crate::service::{Protocol, State};
-use crate::snapshot::{Dest, EndpointIndex, Service, ServiceIndex, Snapshot};
+use crate::snapshot::{Dest, EndpointIndex, Family, Service, ServiceIndex, Snapshot};
 use crate::table::{Client, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
 use crate::tcp;
 use crate::wire::transport::RST;
@@ -33,14 +34,30 @@ pub(super) struct Path<'a> {
     pub snapshot: &'a Snapshot,
     pub now: Tick,
     /// The addresses of its packets, by their places, if they are of IPv6.
-    pub addresses: Option<&'a [Addresses; BURST]>,
+    pub addresses: Option<&'a [Addresses]>,
 }
 
 impl<'a> Path<'a> {
     /// The addresses of a packet, if they are of IPv6.
     #[inline(always)]
     pub fn addresses_of(&self, packet: &Packet) -> Option<&'a Addresses> {
-        Some(&self.addresses?[usize::from(packet.index) % BURST])
+        self.addresses?.get(usize::from(packet.index))
+    }
+
+    /// Stage 2 for one packet: whose it is.
+    pub fn classify(&self, packet: &mut Packet) -> Result<(), Verdict> {
+        match self.addresses_of(packet) {
+            None => classify(packet, self.snapshot, &self.engine.table),
+            Some(addresses) => six::classify(packet, addresses, self.snapshot, &self.engine.table),
+        }
+    }
+
+    /// Stage 5 for one packet of a connection with this dest.
+    pub fn rewrite(&self, packet: &Packet, dest: &Dest, frame: &mut impl Frame) -> Verdict {
+        match self.addresses_of(packet) {
+            None => rewrite(self, packet, dest, frame),
+            Some(_) => six::send(self, packet, dest, frame),
+        }
     }
 
     /// The address of a packet's client, if it is of IPv6.
@@ -51,6 +68,15 @@ impl<'a> Path<'a> {
             Direction::In => addresses.source,
             Direction::Out => addresses.destination,
         })
+    }
+
+    /// A packet's client, if that has this port.
+    pub fn client(&self, packet: &Packet, port: u16) -> Client {
+        match (self.client_address(packet), packet.direction) {
+            (Some(six), _) => six.client(port, &self.engine.table),
+            (None, Direction::In) => Client::new(packet.source, port),
+            (None, Direction::Out) => Client::new(packet.destination, port),
+        }
     }
 
     /// What others may know of a packet.

@@ -1,4 +1,4 @@
-//! Tells the sender of a packet that goes no further: an ICMP error (RFC 792; RFC 1812, section 4.3).
+//! Tells the sender of a packet that goes no further: an ICMP error (RFC 792; RFC 1812, section 4.3; RFC 4443).
 //!
 //! Control does this, with packets that a worker has dropped and handed over; it is not the packet path. A worker hands over
 //! so many a second and no more ([`Allowance`]): whoever floods it is not answered one by one.
@@ -6,7 +6,7 @@
 //! | dropped as | told as | from |
 //! |---|---|---|
 //! | `ttl_expired` | time exceeded | the router, so that it shows in a traceroute |
-//! | `too_big`, with "don't fragment" | fragmentation needed, with the MTU | the router |
+//! | `too_big`, with "don't fragment" | fragmentation needed (packet too big), with the MTU | the router |
 //! | `no_server` | port unreachable, as IPVS says it for TCP, too | the virtual address, which was asked |
 //!
 //! Of a server whose MAC is not known yet nothing is said: the client asks again in a second, and by then it is.
@@ -17,20 +17,14 @@ use crate::clock::Tick;
 use crate::counters::Drop;
 use crate::fib::NextHop;
 use crate::service::Protocol;
-use crate::snapshot::{Dest, Snapshot};
-use crate::table::{Client, Table};
+use crate::snapshot::{Dest, Family, Snapshot};
+use crate::table::Table;
 use crate::wire::icmp;
-use crate::wire::ipv4::Ipv4;
 use crate::wire::transport::Transport;
+use crate::wire::version::Ip;
 
 /// Packets that a worker hands over in a tick, of each kind: 128 a second.
 const IN_A_TICK: u32 = 32;
-
-/// The longest error (RFC 1812, 4.3.2.3).
-const LONGEST: usize = 576;
-
-/// Linux fills in the address of the interface that a packet leaves by.
-const OF_THE_INTERFACE: u32 = 0;
 
 /// How much a worker has left to say: of packets that are too long, and of all others. Connections hang without the first, and whoever
 /// sends packets that run out of hops must not use it up.
@@ -56,74 +50,85 @@ impl Allowance {
     }
 }
 
-/// What to tell of an IPv4 packet that was dropped: an IPv4 packet, whose source is 0 where Linux is to fill it in. None if there
+/// What to tell of a packet that was dropped: a packet, whose source is 0 where Linux is to fill it in, which it does for IPv4. None if there
 /// is nothing to be told, or nobody.
 pub fn error(table: &Table, snapshot: &Snapshot, now: Tick, reason: Drop, packet: &[u8]) -> Option<Vec<u8>> {
-    // Of fragments the first is told of, since the others have no ports to tell whose they are (RFC 792).
-    let ip = Ipv4::parse(packet).ok().filter(|ip| ip.offset == 0)?;
-    let packet = &packet[..usize::from(ip.total_length)];
-    let protocol = Protocol::from_number(ip.protocol)?;
-    if !is_somebody(ip.source) || snapshot.is_virtual(ip.source) || snapshot.fibs.four.is_own(ip.source) {
-        return None;
+    let way = Way { table, snapshot, now };
+    match packet.first()? >> 4 {
+        4 => way.error::<u32>(reason, packet, |_| Some(0)),
+        6 => way.error::<u128>(reason, packet, |client| snapshot.fibs.six.source_towards(client)),
+        _ => None,
     }
-    let (source, kind, mtu) = match reason {
-        Drop::TtlExpired => (OF_THE_INTERFACE, icmp::TTL_EXCEEDED, 0),
-        Drop::NoServer if waits(snapshot, &ip, protocol, packet)? => return None,
-        Drop::NoServer => (ip.destination, icmp::PORT_UNREACHABLE, 0),
-        Drop::TooBig if ip.dont_fragment => {
-            let mtu = mtu(table, snapshot, now, &ip, protocol, packet)?;
-            (OF_THE_INTERFACE, icmp::FRAGMENTATION_NEEDED, mtu)
+}
+
+/// What is known of where packets go.
+struct Way<'a> {
+    table: &'a Table,
+    snapshot: &'a Snapshot,
+    now: Tick,
+}
+
+impl Way<'_> {
+    fn error<A: Family>(
+        &self,
+        reason: Drop,
+        packet: &[u8],
+        own_towards: impl Fn(A) -> Option<A>,
+    ) -> Option<Vec<u8>> {
+        // Of fragments the first is told of, since the others have no ports to tell whose they are (RFC 792).
+        let is_later = |ip: &Ip<A>| ip.fragment.is_some_and(|fragment| fragment.offset > 0);
+        let ip = A::parse(packet).filter(|ip| !is_later(ip))?;
+        let packet = &packet[..usize::from(ip.total_length)];
+        let protocol = Protocol::from_number(ip.protocol)?;
+        let is_ours = self.snapshot.is_virtual(ip.source) || A::fib(self.snapshot).is_own(ip.source);
+        if !ip.source.is_somebody() || is_ours {
+            return None;
         }
-        _ => return None,
-    };
-    Some(icmp::error(source, ip.source, kind, mtu, packet, LONGEST))
+        let ports = ports(&ip, protocol, packet)?;
+        let (source, kind, mtu) = match reason {
+            Drop::TtlExpired => (own_towards(ip.source)?, A::TTL_EXCEEDED, 0),
+            Drop::NoServer if self.waits(&ip, ports, protocol)? => return None,
+            Drop::NoServer => (ip.destination, A::PORT_UNREACHABLE, 0),
+            Drop::TooBig if ip.dont_fragment => {
+                (own_towards(ip.source)?, A::TOO_BIG, self.mtu(&ip, ports, protocol)?)
+            }
+            _ => return None,
+        };
+        Some(icmp::error(source, ip.source, kind, mtu, packet))
+    }
+
+    /// Whether the service that a packet is for will soon have a server.
+    fn waits<A: Family>(&self, ip: &Ip<A>, ports: Transport, protocol: Protocol) -> Option<bool> {
+        let service = self.snapshot.service_at(ip.destination, ports.destination, protocol)?;
+        Some(self.snapshot.services[service as usize].waits)
+    }
+
+    /// The MTU of the way that a packet would have gone, without the headers of a tunnel.
+    fn mtu<A: Family>(&self, ip: &Ip<A>, ports: Transport, protocol: Protocol) -> Option<u16> {
+        let Way { table, snapshot, now } = *self;
+        let next_hop = match snapshot.service_at(ip.destination, ports.destination, protocol) {
+            None => A::fib(snapshot).look_up(ip.destination),
+            // Nobody remembers where it would have gone: what fits on the narrowest way.
+            Some(service) if snapshot.services[service as usize].one_packet => {
+                let of_service = snapshot.dests().filter(|dest| dest.service == service);
+                return of_service.filter_map(mtu_to).min();
+            }
+            Some(service) => {
+                let client = ip.source.client(ports.source, table);
+                let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
+                let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
+                return mtu_to(snapshot.dest_of(word)?);
+            }
+        };
+        mtu_of(next_hop)
+    }
 }
 
-/// Whether errors may be sent to this address (RFC 1122, 3.2.2): it stands for one host.
-fn is_somebody(address: u32) -> bool {
-    // 0.0.0.0/8, 127.0.0.0/8, and multicast and all beyond.
-    !matches!(address >> 24, 0 | 127 | 224..)
-}
-
-/// Whether the service that a packet is for will soon have a server.
-fn waits(snapshot: &Snapshot, ip: &Ipv4, protocol: Protocol, packet: &[u8]) -> Option<bool> {
-    let ports = ports(ip, protocol, packet)?;
-    let service = snapshot.service_at(ip.destination, ports.destination, protocol)?;
-    Some(snapshot.services[service as usize].waits)
-}
-
-fn ports(ip: &Ipv4, protocol: Protocol, packet: &[u8]) -> Option<Transport> {
+fn ports<A: Family>(ip: &Ip<A>, protocol: Protocol, packet: &[u8]) -> Option<Transport> {
     let segment = &packet[ip.header_length..];
     // The lengths in the header of a first fragment are the datagram's.
-    let length = if ip.is_fragment { usize::from(u16::MAX) } else { segment.len() };
+    let length = if ip.fragment.is_some() { usize::from(u16::MAX) } else { segment.len() };
     Transport::parse(protocol, segment, length)
-}
-
-/// The MTU of the way that a packet would have gone, without the headers of a tunnel.
-fn mtu(
-    table: &Table,
-    snapshot: &Snapshot,
-    now: Tick,
-    ip: &Ipv4,
-    protocol: Protocol,
-    packet: &[u8],
-) -> Option<u16> {
-    let ports = ports(ip, protocol, packet)?;
-    let next_hop = match snapshot.service_at(ip.destination, ports.destination, protocol) {
-        None => snapshot.fibs.four.look_up(ip.destination),
-        // Nobody remembers where it would have gone: what fits on the narrowest way.
-        Some(service) if snapshot.services[service as usize].one_packet => {
-            let of_service = snapshot.dests().filter(|dest| dest.service == service);
-            return of_service.filter_map(mtu_to).min();
-        }
-        Some(service) => {
-            let client = Client::new(ip.source, ports.source);
-            let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
-            let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
-            return mtu_to(snapshot.dest_of(word)?);
-        }
-    };
-    mtu_of(next_hop)
 }
 
 /// Of the way to a server, without the headers of a tunnel.

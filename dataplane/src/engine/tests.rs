@@ -296,7 +296,7 @@ fn a_removed_servers_connections_are_misses_and_are_swept() {
 }
 
 /// From, to, sequence number and flags of a RST whose checksums are right.
-fn shown(reset: &reset::Reset) -> (SocketAddrV4, SocketAddrV4, u32, u8) {
+fn shown(reset: &[u8]) -> (SocketAddrV4, SocketAddrV4, u32, u8) {
     let (ip, tcp) = reset.split_at(20);
     assert_eq!(checksum::sum(ip), 0xFFFF);
     let pseudo = [&ip[12..20], &[0, 6, 0, 20], tcp].concat();
@@ -330,7 +330,7 @@ fn a_reset_tells_both_ends_what_they_expect() {
         let rig = resetting(Mode::Nat);
         assert_eq!(rig.push(port, &mut frame), Verdict::Punt(Punt::Reset));
         let resets = reset::reset(&rig.engine.table, &rig.snapshot, &frame[14..]);
-        assert_eq!(resets.iter().map(shown).collect::<Vec<_>>(), expected);
+        assert_eq!(resets.iter().map(|reset| shown(reset)).collect::<Vec<_>>(), expected);
         assert_eq!((rig.connections().len(), rig.live(1)), (0, (0, 0)));
         assert_eq!(reset::reset(&rig.engine.table, &rig.snapshot, &frame[14..]), [[0; 40]; 0], "once");
     }
@@ -342,7 +342,10 @@ fn with_direct_routing_a_reset_tells_the_client() {
     let mut frame = from_client(ACK);
     assert_eq!(rig.push(WAN, &mut frame), Verdict::Punt(Punt::Reset));
     let resets = reset::reset(&rig.engine.table, &rig.snapshot, &frame[14..]);
-    assert_eq!(resets.iter().map(shown).collect::<Vec<_>>(), [(socket(VIP), socket(CLIENT), 2, RST)]);
+    assert_eq!(
+        resets.iter().map(|reset| shown(reset)).collect::<Vec<_>>(),
+        [(socket(VIP), socket(CLIENT), 2, RST)]
+    );
 }
 
 #[test]

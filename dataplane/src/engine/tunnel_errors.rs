@@ -25,11 +25,9 @@ use crate::wire::ethernet;
 use crate::wire::icmp::{self, Kind};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::tunnel::Wrapped;
+use crate::wire::version::Version;
 
 const ICMP: u8 = 1;
-
-/// The longest error (RFC 1812, 4.3.2.3).
-const LONGEST: usize = 576;
 /// What a router means that does not tell an MTU (RFC 1191, section 5): what every host takes.
 const MTU_NOT_TOLD: u16 = 576;
 /// What every link takes (RFC 791).
@@ -39,7 +37,7 @@ const LEAST_MTU: u16 = 68;
 /// to fill it in.
 pub fn error(table: &Table, snapshot: &Snapshot, now: Tick, packet: &[u8]) -> Option<Vec<u8>> {
     let Told { client, kind, mtu, inside } = read(table, snapshot, now, packet)?;
-    Some(icmp::error(0, client, kind, mtu, inside, LONGEST))
+    Some(icmp::error(0, client, kind, mtu, inside))
 }
 
 /// Whether the packet of a frame reports an error about a tunnel's packet that its client is to be told.
@@ -63,7 +61,7 @@ fn read<'a>(table: &Table, snapshot: &Snapshot, now: Tick, packet: &'a [u8]) -> 
     let (kind, mtu, quote) = icmp::told(message)?;
     let kind = told_as(kind)?;
     let wrapped = Wrapped::parse(quote).filter(|wrapped| wrapped.source == ip.destination)?;
-    let quoted = icmp::quote(wrapped.inside)?;
+    let quoted = icmp::quote::<u32>(wrapped.inside)?;
     let protocol = Protocol::from_number(quoted.protocol)?;
     let service = snapshot.service_at(quoted.destination, quoted.destination_port, protocol)?;
     let client = Client::new(quoted.source, quoted.source_port);
@@ -79,7 +77,7 @@ fn read<'a>(table: &Table, snapshot: &Snapshot, now: Tick, packet: &'a [u8]) -> 
         return None;
     }
     let mtu = match kind {
-        icmp::FRAGMENTATION_NEEDED => {
+        u32::TOO_BIG => {
             let outer = if mtu == 0 { MTU_NOT_TOLD } else { mtu };
             outer.saturating_sub(tunnel.encapsulation.overhead()).max(LEAST_MTU)
         }
@@ -95,9 +93,9 @@ fn read<'a>(table: &Table, snapshot: &Snapshot, now: Tick, packet: &'a [u8]) -> 
 /// protocol that nobody listens at is the tunnel's, not the one that the client has asked for.
 fn told_as(kind: Kind) -> Option<Kind> {
     match kind {
-        icmp::FRAGMENTATION_NEEDED | icmp::NET_UNREACHABLE => Some(kind),
+        u32::TOO_BIG | icmp::NET_UNREACHABLE => Some(kind),
         (3, 5) => None,
-        (3, _) | icmp::TTL_EXCEEDED => Some(icmp::HOST_UNREACHABLE),
+        (3, _) | u32::TTL_EXCEEDED => Some(icmp::HOST_UNREACHABLE),
         _ => None,
     }
 }

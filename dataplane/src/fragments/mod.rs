@@ -38,15 +38,15 @@ mod waiting;
 pub use self::notes::{Fate, Flow, Note, Notes, Tag};
 pub use self::waiting::{ROOM, Waiting};
 
-/// What the fragments of a datagram have in common (RFC 791, section 2.3).
+/// What the fragments of a datagram have in common (RFC 791, section 2.3; RFC 8200, section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Datagram {
-    /// From whom.
-    pub source: u32,
+    /// From whom; an address of IPv4 as IPv6 writes it.
+    pub source: u128,
     /// To whom.
-    pub destination: u32,
+    pub destination: u128,
     /// Protocol number.
     pub protocol: u8,
     /// The number that the sender has given it.
-    pub identification: u16,
+    pub identification: u32,
 }

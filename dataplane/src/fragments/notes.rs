@@ -118,9 +118,10 @@ impl Notes {
     /// The tag of a datagram's fragments.
     pub fn tag(&self, datagram: &Datagram) -> Tag {
         let Datagram { source, destination, protocol, identification } = *datagram;
-        let hosts = u64::from(source) | u64::from(destination) << 32;
-        let rest = u64::from(protocol) << 16 | u64::from(identification);
-        // All bits of `rest` are below 2^24, so no datagram has this one.
+        let of = |address: u128| self.key.mix(address as u64, (address >> 64) as u64);
+        let hosts = self.key.mix(of(source), of(destination));
+        let rest = u64::from(protocol) << 32 | u64::from(identification);
+        // All bits of `rest` are below 2^40, so no datagram has this one.
         let region = self.key.mix(hosts, u64::MAX) as usize % REGIONS;
         let hash = self.key.mix(hosts, rest);
         let bucket = (hash >> 32) as usize % BUCKETS;
@@ -219,8 +220,8 @@ mod tests {
     const KEY: HashKey = HashKey { blind: 0x243F_6A88_85A3_08D3, factor: 0x1319_8A2E_0370_7345 };
     const NOW: Tick = Tick(1 << 30);
 
-    fn datagram(source: u32, identification: u16) -> Datagram {
-        Datagram { source, destination: 0xC000_020A, protocol: 17, identification }
+    fn datagram(source: u128, identification: u16) -> Datagram {
+        Datagram { source, destination: 0xC000_020A, protocol: 17, identification: identification.into() }
     }
 
     fn with(dest: u32, client_port: u16) -> Fate {

@@ -113,7 +113,12 @@ mod tests {
     }
 
     fn tag(notes: &Notes, source: u32, identification: u16) -> Tag {
-        notes.tag(&Datagram { source, destination: 1, protocol: 17, identification })
+        notes.tag(&Datagram {
+            source: source.into(),
+            destination: 1,
+            protocol: 17,
+            identification: identification.into(),
+        })
     }
 
     #[test]

@@ -10,12 +10,14 @@ use std::net::SocketAddr;
 
 use super::index::{Index, Key};
 use super::{Dest, EndpointIndex, Ends, ServiceIndex, Snapshot};
-use crate::fib::{Address, Fib};
+use crate::fib::Fib;
 use crate::key::{KeyHasher, WideKey};
 use crate::service::Protocol;
+use crate::table::{Client, Table};
+use crate::wire::version::Version;
 
 /// The addresses of a family.
-pub trait Family: Address + Default {
+pub trait Family: Version + Default {
     /// A map from (address, port, protocol) to a number.
     type Map: Map;
 
@@ -27,6 +29,8 @@ pub trait Family: Address + Default {
     fn fib(snapshot: &Snapshot) -> &Fib<Self>;
     /// The addresses of a dest of this family.
     fn ends(dest: &Dest) -> &Ends<Self>;
+    /// A client with this address, as words of the table know it.
+    fn client(self, port: u16, table: &Table) -> Client;
 }
 
 impl Family for u32 {
@@ -51,6 +55,11 @@ impl Family for u32 {
     fn ends(dest: &Dest) -> &Ends<u32> {
         &dest.four
     }
+
+    #[inline(always)]
+    fn client(self, port: u16, _: &Table) -> Client {
+        Client::new(self, port)
+    }
 }
 
 impl Family for u128 {
@@ -74,6 +83,11 @@ impl Family for u128 {
     #[inline(always)]
     fn ends(dest: &Dest) -> &Ends<u128> {
         &dest.six
+    }
+
+    #[inline(always)]
+    fn client(self, port: u16, table: &Table) -> Client {
+        table.wide_client(self, port)
     }
 }
 

@@ -1,8 +1,9 @@
-//! ICMP (RFC 792), as far as errors quote the packet that they are about.
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443), as far as errors quote the packet that they are about.
 
 use super::checksum::{self, Delta};
 use super::transport::{self, updated_checksum};
-use super::{ipv4, read16, read32};
+use super::version::Version;
+use super::{ipv4, read16};
 use crate::service::Protocol;
 
 /// Type and code of an error.
@@ -12,58 +13,46 @@ pub type Kind = (u8, u8);
 pub const NET_UNREACHABLE: Kind = (3, 0);
 /// The host that it is for cannot be reached.
 pub const HOST_UNREACHABLE: Kind = (3, 1);
-/// No server takes it: port unreachable.
-pub const PORT_UNREACHABLE: Kind = (3, 3);
-/// It is longer than the next link's MTU, and must not be fragmented (RFC 1191).
-pub const FRAGMENTATION_NEEDED: Kind = (3, 4);
-/// Its time to live is used up.
-pub const TTL_EXCEEDED: Kind = (11, 0);
 
 mod field {
     pub const TYPE: usize = 0;
     pub const CODE: usize = 1;
     pub const CHECKSUM: usize = 2;
-    /// In "fragmentation needed".
+    /// In "fragmentation needed" of IPv4. ICMPv6 has 32 bits for it, of which these are the lower half.
     pub const MTU: usize = 6;
     /// Where the quoted packet begins.
     pub const QUOTE: usize = 8;
 }
 
-/// The protocol's number.
-const ICMP: u8 = 1;
-
-/// Type of an error that tells a host of a better way than by its sender.
-const REDIRECT: u8 = 5;
-
 /// What an error quotes of a packet: the IP header and at least eight bytes behind it, which TCP and UDP begin
 /// with their ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quote {
+pub struct Quote<A> {
     /// Whether the error concerns only the host that it was sent to.
     pub is_redirect: bool,
     /// Protocol number.
     pub protocol: u8,
     /// Source address.
-    pub source: u32,
+    pub source: A,
     /// Destination address.
-    pub destination: u32,
+    pub destination: A,
     /// Source port.
     pub source_port: u16,
     /// Destination port.
     pub destination_port: u16,
 }
 
-/// An error about an IPv4 packet, with the MTU if the kind has one: an IPv4 packet of at most `longest` bytes, which quotes as
-/// much as there is room for.
-pub fn error(from: u32, to: u32, kind: Kind, mtu: u16, packet: &[u8], longest: usize) -> Vec<u8> {
-    let quote = &packet[..packet.len().min(longest - ipv4::HEADER - field::QUOTE)];
-    let length = (ipv4::HEADER + field::QUOTE + quote.len()) as u16;
-    let mut error = ipv4::header(length, ICMP, from, to).to_vec();
+/// An error about a packet, with the MTU if the kind has one: a packet that quotes as much as there is room for.
+pub fn error<A: Version>(from: A, to: A, kind: Kind, mtu: u16, packet: &[u8]) -> Vec<u8> {
+    let quote = &packet[..packet.len().min(A::LONGEST_ERROR - A::HEADER - field::QUOTE)];
+    let length = (field::QUOTE + quote.len()) as u16;
+    let mut error = A::header(A::HEADER as u16 + length, A::ICMP, from, to);
     let [mtu_high, mtu_low] = mtu.to_be_bytes();
     error.extend([kind.0, kind.1, 0, 0, 0, 0, mtu_high, mtu_low]);
     error.extend(quote);
-    let message = &mut error[ipv4::HEADER..];
-    let sum = !checksum::sum(message);
+    let message = &mut error[A::HEADER..];
+    let addresses = if A::ICMP_COVERS_ADDRESSES { A::pseudo_sum(from, to, A::ICMP, length) } else { 0 };
+    let sum = !checksum::fold(u32::from(checksum::sum(message)) + u32::from(addresses));
     message[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
     error
 }
@@ -90,53 +79,59 @@ pub enum End {
 
 /// The packet that an ICMP error is about; `None` if the message is no error, or quotes too little to tell, or a fragment
 /// that has no ports.
-pub fn quoted(message: &[u8]) -> Option<Quote> {
-    // Destination unreachable, source quench, redirect, time exceeded, parameter problem.
-    let kind = *message.get(field::TYPE)?;
-    if !matches!(kind, 3 | 4 | REDIRECT | 11 | 12) {
-        return None;
-    }
+pub fn quoted<A: Version>(message: &[u8]) -> Option<Quote<A>> {
+    let is_redirect = A::is_error(*message.get(field::TYPE)?)?;
     let quote = quote(message.get(field::QUOTE..)?)?;
-    Some(Quote { is_redirect: kind == REDIRECT, ..quote })
+    Some(Quote { is_redirect, ..quote })
 }
 
 /// A packet, as far as an error quotes it; `None` as with [`quoted`].
-pub fn quote(packet: &[u8]) -> Option<Quote> {
-    let header = packet.first_chunk::<{ ipv4::HEADER }>()?;
-    let header_length = usize::from(header[0] & 0x0F) * 4;
-    if header[0] >> 4 != 4 || header_length < ipv4::HEADER || ipv4::is_later_fragment(header) {
+pub fn quote<A: Version>(packet: &[u8]) -> Option<Quote<A>> {
+    let ip = A::quoted(packet)?;
+    if ip.fragment.is_some_and(|fragment| fragment.offset > 0) {
         return None;
     }
     // Eight bytes behind it, by RFC 792.
-    let ports = packet.get(header_length..)?.first_chunk::<8>()?;
+    let ports = packet.get(ip.header_length..)?.first_chunk::<8>()?;
     Some(Quote {
         is_redirect: false,
-        protocol: header[9],
-        source: read32(header, ipv4::SOURCE),
-        destination: read32(header, ipv4::DESTINATION),
+        protocol: ip.protocol,
+        source: ip.source,
+        destination: ip.destination,
         source_port: read16(ports, 0),
         destination_port: read16(ports, 2),
     })
 }
 
 /// Gives an end of the packet that a message quotes ([`quoted`] has found it there) another address and port, and mends
-/// what covers them: the quoted header's checksum, that of its TCP or UDP if it is quoted so far, and the message's own
-/// (RFC 5508, section 4.2). A message that was damaged stays so.
-pub fn translate(message: &mut [u8], protocol: Protocol, end: End, address: u32, port: u16) {
-    let at = transport_at(message);
-    let (address_at, port_at) = match end {
-        End::Source => (field::QUOTE + ipv4::SOURCE, at),
-        End::Destination => (field::QUOTE + ipv4::DESTINATION, at + 2),
+/// what covers them: the quoted header's checksum, if it has one, that of its TCP or UDP if it is quoted so far, and the message's own
+/// (RFC 5508, section 4.2). A message that was damaged stays so. `outside` is the change of the message's checksum by what has
+/// become of the addresses of its own packet.
+pub fn translate<A: Version>(
+    message: &mut [u8],
+    protocol: Protocol,
+    (end, address, port): (End, A, u16),
+    outside: Delta,
+) {
+    let Some(ip) = message.get(field::QUOTE..).and_then(A::quoted) else { return };
+    let at = field::QUOTE + ip.header_length;
+    let (address_at, port_at, old) = match end {
+        End::Source => (field::QUOTE + A::SOURCE, at, ip.source),
+        End::Destination => (field::QUOTE + A::DESTINATION, at + 2, ip.destination),
     };
     if message.len() < port_at + 2 {
         return;
     }
-    let address_delta = Delta::double(read32(message, address_at), address);
+    let address_delta = A::delta(old, address);
     let port_delta = Delta::word(read16(message, port_at), port);
-    let mut patch = Patch { message, delta: Delta::default() };
-    patch.put(address_at, (address >> 16) as u16);
-    patch.put(address_at + 2, address as u16);
-    patch.change(field::QUOTE + ipv4::CHECKSUM, |sum| address_delta.apply(sum));
+    let delta = if A::ICMP_COVERS_ADDRESSES { outside } else { Delta::default() };
+    let mut patch = Patch { message, delta };
+    for (word, at) in address.octets().as_ref().chunks_exact(2).zip((address_at..).step_by(2)) {
+        patch.put(at, u16::from_be_bytes([word[0], word[1]]));
+    }
+    if A::HEADER == ipv4::HEADER {
+        patch.change(field::QUOTE + ipv4::CHECKSUM, |sum| address_delta.apply(sum));
+    }
     patch.put(port_at, port);
     let of_both = address_delta.and(port_delta);
     patch.change(at + transport::checksum_at(protocol), |sum| updated_checksum(protocol, sum, of_both));
@@ -166,11 +161,6 @@ impl Patch<'_> {
     }
 }
 
-/// Where the quoted packet's TCP or UDP header begins.
-fn transport_at(message: &[u8]) -> usize {
-    field::QUOTE + usize::from(message[field::QUOTE] & 0x0F) * 4
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,19 +171,19 @@ mod tests {
         message.extend([0x46, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0, 198, 51, 100, 7, 10, 0, 0, 1]);
         message.extend([1, 1, 1, 0]);
         message.extend([0x9C, 0xB0, 0, 53, 0, 8, 0, 0]);
-        let quote = quoted(&message).unwrap();
+        let quote = quoted::<u32>(&message).unwrap();
         assert_eq!((quote.protocol, quote.source, quote.destination), (17, 0xC633_6407, 0x0A00_0001));
         assert_eq!((quote.source_port, quote.destination_port), (40112, 53));
         for length in 0..40 {
-            assert_eq!(quoted(&message[..length]), None, "cut to {length}");
+            assert_eq!(quoted::<u32>(&message[..length]), None, "cut to {length}");
         }
         message[8 + 7] = 1;
-        assert_eq!(quoted(&message), None, "a later fragment has no ports");
+        assert_eq!(quoted::<u32>(&message), None, "a later fragment has no ports");
         message[8 + 7] = 0;
         message[8] = 0x44;
-        assert_eq!(quoted(&message), None, "no header is that short");
+        assert_eq!(quoted::<u32>(&message), None, "no header is that short");
         message[8] = 0x46;
         message[0] = 8;
-        assert_eq!(quoted(&message), None, "an echo request is no error");
+        assert_eq!(quoted::<u32>(&message), None, "an echo request is no error");
     }
 }

@@ -86,10 +86,22 @@ impl Ipv4 {
         if !sum_is_right {
             return Err(Malformed::Checksum);
         }
+        Ok(Ipv4::read(header, header_length))
+    }
+
+    /// Reads the header of a packet as an error quotes it, which may be cut off behind it, and changed by routers on the way.
+    pub(super) fn quoted(packet: &[u8]) -> Option<Self> {
+        let header = packet.first_chunk::<HEADER>()?;
+        let header_length = usize::from(header[0] & 0x0F) * 4;
+        (header[0] >> 4 == 4 && header_length >= HEADER).then(|| Ipv4::read(header, header_length))
+    }
+
+    #[inline(always)]
+    fn read(header: &[u8; HEADER], header_length: usize) -> Self {
         let fragment = read16(header, field::FRAGMENT);
-        Ok(Ipv4 {
+        Ipv4 {
             header_length,
-            total_length,
+            total_length: read16(header, field::TOTAL_LENGTH),
             ttl: header[field::TTL],
             protocol: header[field::PROTOCOL],
             // More-fragments flag or an offset.
@@ -100,7 +112,7 @@ impl Ipv4 {
             dont_fragment: fragment & 0x4000 != 0,
             source: read32(header, SOURCE),
             destination: read32(header, DESTINATION),
-        })
+        }
     }
 }
 

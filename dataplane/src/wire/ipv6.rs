@@ -1,17 +1,23 @@
 //! IPv6 headers (RFC 8200), and the extension headers before the transport's.
 
 use super::read16;
+use super::version::Fragment;
 
 mod field {
     pub const PAYLOAD_LENGTH: usize = 4;
     pub const NEXT: usize = 6;
     pub const HOP_LIMIT: usize = 7;
-    pub const SOURCE: usize = 8;
-    pub const DESTINATION: usize = 24;
 }
+
+/// Where the source address is in a header.
+pub(super) const SOURCE: usize = 8;
+/// Where the destination address is.
+pub(super) const DESTINATION: usize = 24;
 
 /// Length of the header, without extensions.
 pub const HEADER: usize = 40;
+/// Length of a fragment header.
+pub(super) const FRAGMENT_HEADER: usize = 8;
 /// The least MTU of a link.
 pub const LEAST_MTU: u16 = 1280;
 
@@ -53,26 +59,20 @@ pub struct Ipv6 {
     pub destination: u128,
 }
 
-/// A fragment header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fragment {
-    /// Where its data is in the datagram's, in bytes; 0 in the first one.
-    pub offset: u16,
-    /// Whether others follow.
-    pub more: bool,
-    /// What the fragments of a datagram have in common.
-    pub identification: u32,
-}
-
 impl Ipv6 {
     /// Reads the header of a packet that may have padding behind it, and walks its extensions, within bounds. `None` if lengths
     /// contradict each other or the frame, or if there are more extensions than anybody needs.
     ///
     /// Behind the fragment header of a fragment that is not the first there is no header: the walk ends there.
     pub fn parse(packet: &[u8]) -> Option<Self> {
+        let ip = Ipv6::quoted(packet.get(..total_length(packet.first_chunk()?)?.into())?)?;
+        (ip.header_length <= ip.total_length.into()).then_some(ip)
+    }
+
+    /// The same of a packet as an error quotes it, which may be cut off behind its headers.
+    pub(super) fn quoted(packet: &[u8]) -> Option<Self> {
         let header = packet.first_chunk::<HEADER>()?;
-        let total_length = u16::try_from(HEADER).ok()?.checked_add(read16(header, field::PAYLOAD_LENGTH))?;
-        let packet = packet.get(..usize::from(total_length))?;
+        let total_length = total_length(header)?;
         if header[0] >> 4 != 6 {
             return None;
         }
@@ -83,8 +83,8 @@ impl Ipv6 {
             protocol: header[field::NEXT],
             fragment: None,
             is_routed: false,
-            source: read128(header, field::SOURCE),
-            destination: read128(header, field::DESTINATION),
+            source: read128(header, SOURCE),
+            destination: read128(header, DESTINATION),
         };
         for _ in 0..MOST_EXTENSIONS {
             let is_later = ip.fragment.is_some_and(|fragment| fragment.offset > 0);
@@ -102,7 +102,7 @@ impl Ipv6 {
             extension::HOP_BY_HOP | extension::ROUTING | extension::DESTINATION => {
                 (usize::from(*here.get(1)?) + 1) * 8
             }
-            extension::FRAGMENT => 8,
+            extension::FRAGMENT => FRAGMENT_HEADER,
             _ => return Some(false),
         };
         let header = here.get(..length)?;
@@ -129,8 +129,25 @@ impl Ipv6 {
     }
 }
 
+/// Length of a packet with this header; none if it is longer than any.
+fn total_length(header: &[u8; HEADER]) -> Option<u16> {
+    (HEADER as u16).checked_add(read16(header, field::PAYLOAD_LENGTH))
+}
+
 fn read128(header: &[u8; HEADER], at: usize) -> u128 {
     u128::from_be_bytes(std::array::from_fn(|index| header[at + index]))
+}
+
+/// The header of a packet that this router makes: so many bytes in all (and no less than the header), 64 hops.
+pub fn header(length: u16, protocol: u8, source: u128, destination: u128) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[0] = 0x60;
+    let payload = length.saturating_sub(HEADER as u16);
+    header[field::PAYLOAD_LENGTH..field::NEXT].copy_from_slice(&payload.to_be_bytes());
+    (header[field::NEXT], header[field::HOP_LIMIT]) = (protocol, 64);
+    set_source(&mut header, source);
+    set_destination(&mut header, destination);
+    header
 }
 
 /// Takes one hop of those that are left (not 0).
@@ -142,13 +159,13 @@ pub fn decrement_hop_limit(header: &mut [u8; HEADER]) {
 /// Replaces the source address. There is no checksum but that of the transport.
 #[inline]
 pub fn set_source(header: &mut [u8; HEADER], address: u128) {
-    header[field::SOURCE..field::DESTINATION].copy_from_slice(&address.to_be_bytes());
+    header[SOURCE..DESTINATION].copy_from_slice(&address.to_be_bytes());
 }
 
 /// Replaces the destination address.
 #[inline]
 pub fn set_destination(header: &mut [u8; HEADER], address: u128) {
-    header[field::DESTINATION..].copy_from_slice(&address.to_be_bytes());
+    header[DESTINATION..].copy_from_slice(&address.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod mss;
 pub mod plain;
 pub mod transport;
 pub mod tunnel;
+pub mod version;
 
 /// Starts to load the cache line at an address. Never faults and changes nothing.
 #[inline(always)]

@@ -166,7 +166,7 @@ async fn wrong_requests_are_answered_in_json() {
             "DELETE /v1/services/sctp/192.0.2.10:80",
             "",
             "400 Bad Request",
-            "\"sctp/192.0.2.10:80\" is no service; expected PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.10:80",
+            "\"sctp/192.0.2.10:80\" is no service; expected PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.10:80 or tcp/[2001:db8::10]:80",
         ),
         (
             "DELETE /v1/services/tcp/192.0.2.10:80/servers/x",

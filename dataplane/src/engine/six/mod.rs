@@ -4,17 +4,17 @@
 //! nothing to ask. What is different is here: how they are taken apart, whose addresses are whose ([`Family`](crate::snapshot::Family)), and what is
 //! written. An IPv6 address does not fit into a [`Packet`]'s cache line, so the addresses of the packets of a burst stand
 //! beside ([`Addresses`]); what a packet calls its source and destination are these, folded, as the schedulers of IPVS see them.
-//!
-//! Not here yet: fragments, and ICMPv6 errors about connections. Both are Linux'.
 
 mod parse;
 mod rewrite;
 
-use self::parse::parse;
+use std::slice::from_ref;
+
+pub(super) use self::parse::{packet, parse};
 pub(super) use self::rewrite::{pass, send};
-use super::packet::{Direction, Packet, Work};
+use super::packet::{Direction, Packet, Piece, Work};
 use super::resolve::Path;
-use super::{BURST, Frame, Probe, Verdict, look_up};
+use super::{BURST, Frame, Probe, Verdict, fragments, look_up, related};
 use crate::counters::{Drop, Punt};
 use crate::snapshot::Snapshot;
 use crate::table::Table;
@@ -72,7 +72,7 @@ pub(super) fn process<F: Frame, P: Probe>(
     let mut addresses = [Addresses::default(); BURST];
     for &place in &places.places[..places.count.min(BURST)] {
         let index = usize::from(place) % BURST;
-        match begin(path, mac, &burst[index]) {
+        match begin(path, mac, &mut burst[index]) {
             Ok((packet, of_packet)) => {
                 work.packets[work.count % BURST] = Packet { index: place, ..packet };
                 addresses[index] = of_packet;
@@ -89,16 +89,24 @@ pub(super) fn process<F: Frame, P: Probe>(
     path.finish_all::<true, F>(&order, &mut work, burst, verdicts);
 }
 
-/// Stages 1 and 2: what it is and whose; its home bucket begins to be loaded.
-pub(super) fn begin(path: &Path<'_>, mac: &Mac, frame: &impl Frame) -> Result<(Packet, Addresses), Verdict> {
-    let (mut packet, addresses) = parse(frame, mac)?;
+/// Stages 1 and 2: what it is and whose; its home bucket begins to be loaded. Fragments and ICMP errors leave here.
+fn begin(path: &Path<'_>, mac: &Mac, frame: &mut impl Frame) -> Result<(Packet, Addresses), Verdict> {
+    let (mut packet, addresses) = match parse(frame, mac, path.snapshot) {
+        Ok(parsed) => parsed,
+        Err(Verdict::Punt(Punt::Icmp)) => return Err(related::follow::<u128>(path, frame)),
+        Err(verdict) => return Err(verdict),
+    };
+    if packet.piece != Piece::Whole {
+        let path = Path { addresses: Some(from_ref(&addresses)), ..*path };
+        return Err(fragments::follow(&path, frame, packet));
+    }
     classify(&mut packet, &addresses, path.snapshot, &path.engine.table)?;
     path.engine.table.prefetch(packet.hash);
     Ok((packet, addresses))
 }
 
 /// To a service, else from an endpoint.
-fn classify(
+pub(super) fn classify(
     packet: &mut Packet,
     &Addresses { source, destination }: &Addresses,
     snapshot: &Snapshot,

@@ -2,19 +2,24 @@
 
 use super::Addresses;
 use crate::counters::{Drop, Punt};
-use crate::engine::packet::{Packet, Piece, Search};
-use crate::engine::{Frame, Verdict};
+use crate::engine::packet::{Packet, Piece};
+use crate::engine::{Frame, Verdict, fragments};
 use crate::service::Protocol;
-use crate::snapshot::fold;
+use crate::snapshot::{Snapshot, fold};
 use crate::wire::ethernet::{self, Ethernet, Mac};
-use crate::wire::ipv6::{ICMPV6, Ipv6};
+use crate::wire::ipv6::Ipv6;
 use crate::wire::transport::Transport;
+use crate::wire::version::{Ip, Version};
 
 /// Types of ICMPv6 messages by which neighbours and routers find each other (RFC 4861).
 const DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 
-/// Parses an IPv6 frame that came in on a port with this MAC.
-pub(super) fn parse(frame: &impl Frame, mac: &Mac) -> Result<(Packet, Addresses), Verdict> {
+/// Parses an IPv6 frame that came in on a port with this MAC. A fragment that concerns no service leaves here.
+pub(in crate::engine) fn parse(
+    frame: &impl Frame,
+    mac: &Mac,
+    snapshot: &Snapshot,
+) -> Result<(Packet, Addresses), Verdict> {
     let bytes = frame.bytes();
     let ethernet = Ethernet::parse(bytes).ok_or(Verdict::Drop(Drop::Runt))?;
     let is_group = ethernet::is_group(&ethernet.destination);
@@ -27,30 +32,36 @@ pub(super) fn parse(frame: &impl Frame, mac: &Mac) -> Result<(Packet, Addresses)
     if frame.is_vlan_stripped() {
         return Err(Verdict::Punt(Punt::Vlan));
     }
-    let packet = &bytes[ethernet::HEADER..];
+    match packet(&bytes[ethernet::HEADER..], snapshot) {
+        Err(verdict @ (Verdict::Drop(_) | Verdict::Punt(Punt::Neighbour))) => Err(verdict),
+        _ if is_group => Err(Verdict::Punt(Punt::Multicast)),
+        parsed => parsed,
+    }
+}
+
+/// The packet that begins with an IPv6 header.
+pub(in crate::engine) fn packet(packet: &[u8], snapshot: &Snapshot) -> Result<(Packet, Addresses), Verdict> {
     let ip = Ipv6::parse(packet).ok_or(Verdict::Drop(Drop::BadIpHeader))?;
     let segment = &packet[ip.header_length..usize::from(ip.total_length)];
-    if ip.protocol == ICMPV6 {
-        let is_discovery = segment.first().is_some_and(|kind| DISCOVERY.contains(kind));
-        return Err(Verdict::Punt(match (is_discovery, is_group) {
-            (true, _) => Punt::Neighbour,
-            (false, true) => Punt::Multicast,
-            (false, false) => Punt::Icmp,
-        }));
-    }
-    if is_group {
-        return Err(Verdict::Punt(Punt::Multicast));
-    }
-    if ip.is_routed {
+    let protocol = match Protocol::from_number(ip.protocol) {
         // The next host on its way is not the service.
-        return Err(Verdict::Punt(Punt::OtherProtocol));
-    }
-    if ip.fragment.is_some() {
-        return Err(Verdict::Punt(Punt::Fragment));
-    }
-    let protocol = Protocol::from_number(ip.protocol).ok_or(Verdict::Punt(Punt::OtherProtocol))?;
-    let transport =
-        Transport::parse(protocol, segment, segment.len()).ok_or(Verdict::Drop(Drop::BadTransportHeader))?;
+        _ if ip.is_routed => return Err(Verdict::Punt(Punt::OtherProtocol)),
+        Some(protocol) => protocol,
+        None if ip.protocol != u128::ICMP => return Err(Verdict::Punt(Punt::OtherProtocol)),
+        None if segment.first().is_some_and(|kind| DISCOVERY.contains(kind)) => {
+            return Err(Verdict::Punt(Punt::Neighbour));
+        }
+        None => return Err(Verdict::Punt(Punt::Icmp)),
+    };
+    let concerns = || snapshot.concerns(ip.destination) || snapshot.concerns(ip.source);
+    let (piece, transport) = match ip.fragment {
+        Some(_) if !concerns() => return Err(Verdict::Punt(Punt::Fragment)),
+        Some(_) => fragments::piece(packet, &Ip::from(&ip), protocol).map_err(Verdict::Drop)?,
+        None => {
+            let whole = Transport::parse(protocol, segment, segment.len());
+            (Piece::Whole, whole.ok_or(Verdict::Drop(Drop::BadTransportHeader))?)
+        }
+    };
     let packet = Packet {
         source: fold(ip.source),
         destination: fold(ip.destination),
@@ -61,10 +72,9 @@ pub(super) fn parse(frame: &impl Frame, mac: &Mac) -> Result<(Packet, Addresses)
         protocol,
         ttl: ip.hop_limit,
         flags: transport.flags,
-        // Its fields are where they always are; no packet of IPv6 is odd.
-        plain: true,
-        piece: Piece::Whole,
-        search: Search::Done,
+        // Its fields are where they always are; no whole packet of IPv6 is odd.
+        plain: piece == Piece::Whole,
+        piece,
         ..Packet::default()
     };
     Ok((packet, Addresses { source: ip.source, destination: ip.destination }))

@@ -3,7 +3,7 @@
 use super::Addresses;
 use crate::counters::Drop;
 use crate::engine::express::{self, Tally};
-use crate::engine::packet::{Direction, Packet};
+use crate::engine::packet::{Direction, Packet, Piece};
 use crate::engine::resolve::Path;
 use crate::engine::rewrite::{Hop, next_hop};
 use crate::engine::{Frame, Verdict};
@@ -74,7 +74,8 @@ fn write(packet: &Packet, dest: &Dest, macs: Option<&[u8; 12]>, frame: &mut impl
     let (headers, segment) = frame.bytes_mut().split_at_mut_checked(usize::from(packet.transport))?;
     let (ethernet, rest) = headers.split_first_chunk_mut::<{ ethernet::HEADER }>()?;
     let ip = rest.first_chunk_mut::<{ ipv6::HEADER }>()?;
-    if segment.len() < transport::header_length(packet.protocol) {
+    let has_ports = packet.piece != Piece::Later;
+    if has_ports && segment.len() < transport::header_length(packet.protocol) {
         return None;
     }
     if let Some(macs) = macs {
@@ -86,13 +87,17 @@ fn write(packet: &Packet, dest: &Dest, macs: Option<&[u8; 12]>, frame: &mut impl
         match packet.direction {
             Direction::In => {
                 ipv6::set_destination(ip, dest.six.address);
-                let port = dest.address.port();
-                transport::set_destination(packet.protocol, segment, port, dest.transport_delta);
+                if has_ports {
+                    let port = dest.address.port();
+                    transport::set_destination(packet.protocol, segment, port, dest.transport_delta);
+                }
             }
             Direction::Out => {
                 ipv6::set_source(ip, dest.six.virtual_address);
-                let port = dest.virtual_address.port();
-                transport::set_source(packet.protocol, segment, port, dest.transport_delta.reversed());
+                if has_ports {
+                    let (port, delta) = (dest.virtual_address.port(), dest.transport_delta.reversed());
+                    transport::set_source(packet.protocol, segment, port, delta);
+                }
             }
         }
     }

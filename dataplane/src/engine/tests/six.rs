@@ -205,9 +205,9 @@ fn what_is_not_a_services_leaves_by_its_name() {
         (frame[54], frame[0]) = (kind, mac);
         frame
     };
-    let fragment = {
+    let fragment = |to| {
         let extensions = [44, 6, 0, 0, 1, 0, 0, 0, 9];
-        packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (CLIENT6, VIP6), (SYN, 64), &extensions)
+        packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (CLIENT6, to), (SYN, 64), &extensions)
     };
     let from_vip = packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (VIP6, VIP6), (SYN, 64), &[]);
     let cases = [
@@ -223,7 +223,8 @@ fn what_is_not_a_services_leaves_by_its_name() {
         ("a neighbour's advertisement", icmp(136, 2), Verdict::Punt(Punt::Neighbour)),
         ("an echo request", icmp(128, 2), Verdict::Punt(Punt::Icmp)),
         ("a listener's report", icmp(143, 0x33), Verdict::Punt(Punt::Multicast)),
-        ("a fragment", fragment, Verdict::Punt(Punt::Fragment)),
+        ("another's fragment", fragment("[2001:db8::11]:80"), Verdict::Punt(Punt::Fragment)),
+        ("a fragment of 27 bytes", fragment(VIP6), Verdict::Drop(Drop::BadFragment)),
         ("from the virtual address", from_vip, Verdict::Drop(Drop::Martian)),
     ];
     for (what, mut frame, expected) in cases {
@@ -308,4 +309,210 @@ fn it_is_explained_as_it_happens() {
         assert_eq!(told.connection.is_some(), known);
         assert_eq!(told.afterwards.map(|after| after.state), Some(state));
     }
+}
+
+/// Mends the checksum of an ICMPv6 message in a frame.
+fn mend(frame: &mut [u8]) {
+    frame[56..58].fill(0);
+    let length = (frame.len() - 54) as u8;
+    let pseudo = [&frame[22..54], &[0, 0, 0, length, 0, 0, 0, 58]].concat();
+    let sum = !checksum::sum(&[&pseudo, &frame[54..]].concat());
+    frame[56..58].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// "Packet too big", MTU 1400, from an address to another, that quotes an IP packet.
+fn too_big(mac: [u8; 6], ends: (&str, &str), hops: u8, quote: &[u8]) -> Vec<u8> {
+    let mut frame = packet6(Protocol::Udp, (mac, CLIENT_MAC), ends, (0, hops), &[])[..54].to_vec();
+    frame.extend([2, 0, 0, 0, 0, 0, 0x05, 0x78]);
+    frame.extend(quote);
+    let length = (frame.len() - 54) as u16;
+    frame[18..20].copy_from_slice(&length.to_be_bytes());
+    frame[20] = 58;
+    mend(&mut frame);
+    frame
+}
+
+#[test]
+fn errors_about_connections_are_translated_inside_and_out() {
+    const OUTSIDE: &str = "[2001:db8:f::1]:0";
+    const INSIDE: &str = "[2001:db8:a::fd]:0";
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let rig = rig(protocol, Mode::Nat, &[1]);
+        let mut asked = request(protocol, SYN);
+        assert_eq!(rig.push(WAN, &mut asked), Verdict::Forward(LAN));
+        let to = server(1, 8080);
+        let sent = packet6(protocol, (LAN_MAC, server_mac(1)), (&to, CLIENT6), (SYN | ACK, 64), &[]);
+        let mut got = sent.clone();
+        assert_eq!(rig.push(LAN, &mut got), Verdict::Forward(WAN));
+        for quoted in [48, usize::MAX] {
+            let quote = |frame: &[u8]| frame[14..frame.len().min(14 + quoted.min(200))].to_vec();
+            // About a reply, from a router on the client's side: to the server, as if about what that has sent.
+            let mut error = too_big(WAN_MAC, (OUTSIDE, VIP6), 64, &quote(&got));
+            assert_eq!(rig.push(WAN, &mut error), Verdict::Forward(LAN));
+            // One hop has been taken on the way; of that the quote tells.
+            let mut back = quote(&sent);
+            back[7] -= 1;
+            let expected = too_big(server_mac(1), (OUTSIDE, &to), 63, &back);
+            assert_eq!((&error[14..], &error[..6]), (&expected[14..], &server_mac(1)[..]));
+
+            // About a request, from a router on the servers' side: to the client, from the service.
+            let mut error = too_big(LAN_MAC, (INSIDE, CLIENT6), 64, &quote(&asked));
+            assert_eq!(rig.push(LAN, &mut error), Verdict::Forward(WAN));
+            let mut back = quote(&request(protocol, SYN));
+            back[7] -= 1;
+            let expected = too_big(CLIENT_MAC, ("[2001:db8::10]:0", CLIENT6), 63, &back);
+            assert_eq!((&error[14..], &error[..6]), (&expected[14..], &CLIENT_MAC[..]));
+        }
+        // One that is damaged stays so.
+        let mut error = too_big(WAN_MAC, (OUTSIDE, VIP6), 64, &got[14..]);
+        error[57] ^= 1;
+        assert_eq!(rig.push(WAN, &mut error), Verdict::Forward(LAN));
+        let before = error.clone();
+        mend(&mut error);
+        assert_ne!(error, before);
+        // About nobody's connection: a server's address is nobody's business.
+        let other = packet6(protocol, (WAN_MAC, CLIENT_MAC), ("[2001:db8:c::9]:9", &to), (ACK, 64), &[]);
+        let mut error = too_big(LAN_MAC, (INSIDE, "[2001:db8:c::9]:9"), 64, &other[14..]);
+        assert_eq!(rig.push(LAN, &mut error), Verdict::Drop(Drop::IcmpError));
+        let mut error = too_big(WAN_MAC, (OUTSIDE, "[2001:db8::11]:0"), 64, &got[14..]);
+        assert_eq!(rig.push(WAN, &mut error), Verdict::Punt(Punt::Icmp));
+    }
+}
+
+#[test]
+fn senders_are_told_what_goes_no_further() {
+    let mut rig = rig(Protocol::Tcp, Mode::Nat, &[1]);
+    let told = |rig: &Rig, frame: &[u8], from: u128, kind: [u8; 2], mtu: u16| {
+        let Verdict::Drop(reason) = rig.push(WAN, &mut frame.to_vec()) else { panic!("it was not dropped") };
+        let error =
+            crate::engine::tell::error(&rig.engine.table, &rig.snapshot, rig.now, reason, &frame[14..])
+                .unwrap();
+        let mut whole = [&[0; 14], &error[..]].concat();
+        let ip = Ipv6::parse(&error).unwrap();
+        assert_eq!((ip.source, ip.destination), (from, u128::from(*socket6(CLIENT6).ip())));
+        assert_eq!((&error[40..42], &error[44..48]), (&kind[..], &u32::from(mtu).to_be_bytes()[..]));
+        assert_eq!(error[48..], frame[14..frame.len().min(14 + 1280 - 48)]);
+        assert!(error.len() <= 1280);
+        let before = whole.clone();
+        mend_long(&mut whole);
+        assert_eq!(whole, before, "its checksum");
+    };
+    let own = SERVERS + 0xFE;
+    rig.snapshot.fibs.six = rig.snapshot.fibs.six.clone().with_own([(WAN, own, 64)]);
+    let mut last_hop = request(Protocol::Tcp, SYN);
+    last_hop[21] = 1;
+    told(&rig, &last_hop, own, [3, 0], 0);
+    assert_eq!(rig.push(WAN, &mut request(Protocol::Tcp, SYN)), Verdict::Forward(LAN));
+    let mut long = request(Protocol::Tcp, ACK);
+    long.resize(14 + 1501, 0);
+    long[18..20].copy_from_slice(&1461u16.to_be_bytes());
+    told(&rig, &long, own, [2, 0], 1500);
+    rig.spec.dests[0].up = false;
+    publish(&mut rig);
+    let vip = u128::from(*socket6(VIP6).ip());
+    let other = packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (CLIENT6, VIP6), (SYN, 64), &[]);
+    told(&rig, &other, vip, [1, 4], 0);
+}
+
+/// The same for one of any length.
+fn mend_long(frame: &mut [u8]) {
+    frame[56..58].fill(0);
+    let length = (frame.len() as u32 - 54).to_be_bytes();
+    let pseudo = [&frame[22..54], &length, &[0, 0, 0, 58]].concat();
+    let sum = !checksum::sum(&[&pseudo, &frame[54..]].concat());
+    frame[56..58].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// A datagram of so many bytes in fragments of so many, as packets of these ends.
+fn fragmented(
+    macs: ([u8; 6], [u8; 6]),
+    ends: (&str, &str),
+    hops: u8,
+    length: u16,
+    each: u16,
+) -> Vec<Vec<u8>> {
+    let (from, to) = (socket6(ends.0), socket6(ends.1));
+    let mut datagram = [from.port(), to.port(), length, 0].map(u16::to_be_bytes).concat();
+    datagram.extend((8..length).map(|byte| (byte % 251) as u8));
+    let pseudo = [&from.ip().octets()[..], &to.ip().octets(), &[0, 0], &length.to_be_bytes(), &[0, 0, 0, 17]];
+    let sum = !checksum::sum(&[&pseudo.concat(), &datagram[..]].concat());
+    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    let parts = datagram.chunks(each.into());
+    let last = parts.len() - 1;
+    let frame = |(index, part): (usize, &[u8])| {
+        let mut frame = packet6(Protocol::Udp, macs, ends, (0, hops), &[])[..54].to_vec();
+        frame[18..20].copy_from_slice(&(part.len() as u16 + 8).to_be_bytes());
+        frame[20] = 44;
+        let place = (index as u16 * each) | u16::from(index < last);
+        frame.extend([17, 0]);
+        frame.extend(place.to_be_bytes());
+        frame.extend([0, 0, 0, 9]);
+        frame.extend(part);
+        frame
+    };
+    parts.enumerate().map(frame).collect()
+}
+
+#[test]
+fn fragments_follow_the_first_in_any_order() {
+    use crate::fragments::Waiting;
+    let rig = rig(Protocol::Udp, Mode::Nat, &[1]);
+    let requests = fragmented((WAN_MAC, CLIENT_MAC), (CLIENT6, VIP6), 64, 8000, 1448);
+    let expected = fragmented((server_mac(1), LAN_MAC), (CLIENT6, &server(1, 8080)), 63, 8000, 1448);
+    for order in [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [2, 0, 5, 1, 4, 3]] {
+        let mut waiting = Waiting::default();
+        let mut sent = BTreeMap::new();
+        for number in order {
+            let mut frame = requests[number].clone();
+            match rig.push(WAN, &mut frame) {
+                Verdict::Forward(LAN) => drop(sent.insert(frame[54..62].to_vec(), frame)),
+                Verdict::Hold => assert!(rig.engine.hold(&mut waiting, rig.now, WAN, frame).is_none()),
+                verdict => panic!("{number}: {verdict:?}"),
+            }
+            rig.engine.settle(&rig.snapshot, rig.now, &mut waiting, false, |_, frame: Vec<u8>, verdict| {
+                assert_eq!(verdict, Verdict::Forward(LAN));
+                sent.insert(frame[54..62].to_vec(), frame);
+            });
+        }
+        assert!(sent.into_values().collect::<Vec<_>>() == expected, "{order:?}");
+    }
+    // Replies, too.
+    let ends = (&*server(1, 8080), CLIENT6);
+    for (mut frame, expected) in fragmented((LAN_MAC, server_mac(1)), ends, 64, 3000, 1448)
+        .into_iter()
+        .zip(fragmented((CLIENT_MAC, WAN_MAC), (VIP6, CLIENT6), 63, 3000, 1448))
+    {
+        assert_eq!(rig.push(LAN, &mut frame), Verdict::Forward(WAN));
+        assert!(frame == expected, "a reply");
+    }
+    // A second first one, with other ports.
+    let other = "[2001:db8:c::7]:9";
+    let mut frame = fragmented((WAN_MAC, CLIENT_MAC), (other, VIP6), 64, 8000, 1448).swap_remove(0);
+    assert_eq!(rig.push(WAN, &mut frame), Verdict::Drop(Drop::FragmentOverlap));
+}
+
+#[test]
+fn both_ends_are_told_that_a_server_has_been_removed() {
+    let mut rig = rig(Protocol::Tcp, Mode::Nat, &[1]);
+    for flags in [SYN, ACK] {
+        assert_eq!(rig.push(WAN, &mut request(Protocol::Tcp, flags)), Verdict::Forward(LAN));
+    }
+    rig.spec.dests[0].reset = true;
+    publish(&mut rig);
+    let mut frame = request(Protocol::Tcp, ACK);
+    assert_eq!(rig.push(WAN, &mut frame), Verdict::Punt(Punt::Reset));
+    let resets = reset::reset(&rig.engine.table, &rig.snapshot, &frame[14..]);
+    let expected = |from: &str, to: &str, sequence: u8| {
+        let mut packet = packet6(Protocol::Tcp, (WAN_MAC, LAN_MAC), (from, to), (RST, 64), &[]).split_off(14);
+        packet.truncate(60);
+        packet[..6].copy_from_slice(&[0x60, 0, 0, 0, 0, 20]);
+        packet[40 + 4..40 + 12].copy_from_slice(&[0, 0, 0, sequence, 0, 0, 0, 0]);
+        packet[40 + 14..40 + 18].fill(0);
+        let pseudo = [&packet[8..40], &[0, 0, 0, 20, 0, 0, 0, 6]].concat();
+        let sum = !checksum::sum(&[&pseudo, &packet[40..]].concat());
+        packet[56..58].copy_from_slice(&sum.to_be_bytes());
+        packet
+    };
+    assert_eq!(resets, [expected(VIP6, CLIENT6, 2), expected(CLIENT6, &server(1, 8080), 1)]);
+    assert_eq!(rig.live(1), (0, 0));
 }
