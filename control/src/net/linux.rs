@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, TryStreamExt};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
@@ -41,16 +41,22 @@ impl Linux {
         Ok(Linux(handle))
     }
 
-    /// Puts an address on an interface; false if it was there.
+    /// Puts an address on an interface, from which Linux can send at once; false if it was there.
     pub async fn add_address(&self, ifindex: u32, address: IpAddr, length: u8) -> Result<bool> {
-        self.add(ifindex, address, length, self.0.address().add(ifindex, address, length)).await
+        let mut request = self.0.address().add(ifindex, address, length);
+        if address.is_ipv6() {
+            // Else it is not there before Linux has looked for duplicates, be it only to find that it need not: a check or a program
+            // that binds to it would fail.
+            request.message_mut().header.flags = AddressHeaderFlags::Nodad;
+        }
+        self.add(ifindex, address, length, request).await
     }
 
     /// Puts a virtual address on an interface, as a network of its own; false if it was there.
     ///
     /// One of IPv6 is "deprecated": of an interface's addresses Linux sends from the one that is most like the destination (RFC 6724,
     /// section 5), and a health check is not to come from an address that its server may have itself. (Of IPv4 it is the first one in
-    /// the destination's network.)
+    /// the destination's network.) And it is announced, which with the flag of [`Self::add_address`] it would not be.
     pub async fn add_virtual_address(&self, ifindex: u32, address: IpAddr) -> Result<bool> {
         let mut request = self.0.address().add(ifindex, address, alone(address));
         if address.is_ipv6() {
