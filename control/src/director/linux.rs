@@ -102,7 +102,7 @@ impl Director {
         for &(ifindex, address) in wanted.iter().filter(is_missing) {
             // Before it is there, since whoever ends this here, for an upgrade, has to know.
             let is_new = self.placed.insert((ifindex, address));
-            let added = linux.add_address(ifindex, address, alone(address)).await;
+            let added = linux.add_virtual_address(ifindex, address, alone(address)).await;
             if is_new && !matches!(added, Ok(true)) {
                 // It is there, and what somebody else has put there is not ours to take away; or it is refused.
                 self.placed.remove(&(ifindex, address));

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, TryStreamExt};
-use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
@@ -38,7 +38,27 @@ impl Linux {
 
     /// Puts an address on an interface; false if it was there.
     pub async fn add_address(&self, ifindex: u32, address: IpAddr, length: u8) -> Result<bool> {
-        let error = match self.0.address().add(ifindex, address, length).execute().await {
+        self.add(ifindex, address, length, false).await
+    }
+
+    /// As [`Linux::add_address`], for a virtual address, by which nobody is to know this machine.
+    ///
+    /// One of IPv6 is added as deprecated (RFC 4862, 5.5.4), as keepalived does it: it is answered for, but not what Linux speaks
+    /// from of its own accord. Else the longest common prefix would decide (RFC 6724, 5, rule 8): checks would come from a virtual
+    /// address, which servers behind direct routing have themselves, and so never answer. With IPv4 the route to the
+    /// segment names the port's own address.
+    pub async fn add_virtual_address(&self, ifindex: u32, address: IpAddr, length: u8) -> Result<bool> {
+        self.add(ifindex, address, length, address.is_ipv6()).await
+    }
+
+    async fn add(&self, ifindex: u32, address: IpAddr, length: u8, is_deprecated: bool) -> Result<bool> {
+        let mut request = self.0.address().add(ifindex, address, length);
+        if is_deprecated {
+            let mut lifetimes = CacheInfo::default();
+            (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (0, u32::MAX);
+            request.message_mut().attributes.push(AddressAttribute::CacheInfo(lifetimes));
+        }
+        let error = match request.execute().await {
             Ok(()) => return Ok(true),
             Err(error) => error,
         };

@@ -540,6 +540,24 @@ fn a_twin_does_ipv6_as_a_routers_interface() {
     });
 }
 
+/// Though it has more in common with the other's.
+#[test]
+fn linux_does_not_speak_from_a_virtual_address() {
+    in_namespace(|| async {
+        let watcher = Watcher::start().await.unwrap();
+        let linux = watcher.handle();
+        let twin = wan(&linux).await;
+        let virtual_address: IpAddr = "2001:db8::10".parse().unwrap();
+        assert!(linux.add_address(twin.ifindex(), OWN6, 64).await.unwrap());
+        assert!(linux.add_virtual_address(twin.ifindex(), virtual_address, 128).await.unwrap());
+        assert!(!linux.add_virtual_address(twin.ifindex(), virtual_address, 128).await.unwrap());
+        sh("ip -6 route get 2001:db8::11 | grep -q 'src 2001:db8::1 '");
+        assert!(linux.addresses().await.unwrap().contains(&(twin.ifindex(), virtual_address, 128)));
+        linux.remove_address(twin.ifindex(), virtual_address, 128).await.unwrap();
+        sh("! ip -6 address show dev wan | grep -q 2001:db8::10");
+    });
+}
+
 #[test]
 fn a_machine_without_ipv6_says_so_of_the_address() {
     in_namespace(|| async {
