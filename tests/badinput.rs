@@ -87,7 +87,7 @@ fn put(file: &Path, contents: Option<&[u8]>) -> Result<()> {
 /// What must not change: services, real servers and their weights, addresses; and requests are answered.
 fn assert_in_force(cluster: &Cluster, router: &Router) -> Result<()> {
     let services = router.services()?;
-    ensure!(services.len() == 1 && services[0].address == vip(80), "{services:?}");
+    ensure!(services.len() == 1 && services[0].address == vip(80).into(), "{services:?}");
     ensure!(services[0].scheduler == "rr" && services[0].servers.len() == 3, "{services:?}");
     ensure!(services[0].servers.iter().all(|server| server.weight == 1 && server.up), "{services:?}");
     ensure!(!router.log().contains(" reloaded "), "{}", router.log());

@@ -120,7 +120,7 @@ fn connections_of_a_linux_director_go_on_when_rvs_has_its_addresses() -> Result<
         let director = Director::beside(cluster)?;
         let old = LinuxNat::start(cluster, &director)?;
         let mut config = config(cluster);
-        config.ports[1].address = "10.0.0.2/24".to_owned();
+        config.ports[1].addresses = vec!["10.0.0.2/24".to_owned()];
         let text = format!("{config}\n[run]\nvirtual_addresses = \"follow\"\n{}", section("backup", 5));
         let router = Router::start_text(cluster, &text, &config)?;
         ensure!(router.rvs("sync --ready").output()?.code() == Some(0), "there is nothing to wait for");

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::Read,
-    net::{SocketAddrV4, TcpStream, UdpSocket},
+    net::{SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -83,7 +83,7 @@ impl Kept {
 }
 
 /// By the server's address: active and inactive connections, as it is listed.
-fn counts(router: &Router) -> Result<BTreeMap<SocketAddrV4, (u64, u64)>> {
+fn counts(router: &Router) -> Result<BTreeMap<SocketAddr, (u64, u64)>> {
     let services = router.services()?;
     let servers = services.iter().filter(|service| service.protocol.eq_ignore_ascii_case("tcp"));
     let servers = servers.flat_map(|service| &service.servers);

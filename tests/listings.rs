@@ -53,10 +53,11 @@ fn list_has_the_layout_of_ipvsadm() -> Result<()> {
         for (index, weight) in [3, 1, 1].into_iter().enumerate() {
             let server = {
                 let services = router.services()?;
-                let web = services.into_iter().find(|service| service.address == vip(80)).context("web")?;
+                let web =
+                    services.into_iter().find(|service| service.address == vip(80).into()).context("web")?;
                 web.servers
                     .into_iter()
-                    .find(|server| server.address == cluster.endpoint(index, 8080))
+                    .find(|server| server.address == cluster.endpoint(index, 8080).into())
                     .context("rs")?
             };
             let expected = format!(
@@ -107,7 +108,7 @@ fn list_stats_and_rate_have_the_layout_of_ipvsadm() -> Result<()> {
             }
         }
         let services = router.services()?;
-        let stats = services.iter().find(|service| service.address == vip(80)).context("web")?.stats;
+        let stats = services.iter().find(|service| service.address == vip(80).into()).context("web")?.stats;
         ensure!(stats.connections == 7, "{stats:?}");
         let expected = format!(
             "{:<33}{:>9}{:>9}{:>9}{:>9}{:>9}",

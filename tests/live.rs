@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
-    net::{SocketAddrV4, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
 };
 
@@ -69,7 +69,8 @@ fn established(cluster: &Cluster, index: usize) -> Result<usize> {
     Ok(text.lines().count())
 }
 
-fn of(router: &Router, address: SocketAddrV4) -> Result<harness::listing::Server> {
+fn of(router: &Router, address: impl Into<SocketAddr>) -> Result<harness::listing::Server> {
+    let address = address.into();
     let servers = router.service()?.servers;
     servers.into_iter().find(|server| server.address == address).context("no such server")
 }

@@ -298,7 +298,10 @@ fn strange_flags_and_addresses() -> Result<()> {
                 .map(|flags| {
                     // A port for each, so that none belongs to the connection of another.
                     let source = SocketAddrV4::new(CLIENT, 20_000 + u16::from(flags));
-                    (format!("flags {flags:02x}"), Craft { flags, source, ..syn(cluster) }.build())
+                    (
+                        format!("flags {flags:02x}"),
+                        Craft { flags, source: source.into(), ..syn(cluster) }.build(),
+                    )
                 })
                 .collect();
             for source in [
@@ -320,7 +323,7 @@ fn strange_flags_and_addresses() -> Result<()> {
             }
             frames.push((
                 "from port 0".into(),
-                Craft { source: SocketAddrV4::new(CLIENT, 0), ..syn(cluster) }.build(),
+                Craft { source: SocketAddrV4::new(CLIENT, 0).into(), ..syn(cluster) }.build(),
             ));
             frames.push((
                 "from a group MAC".into(),

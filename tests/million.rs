@@ -29,7 +29,7 @@ const MISSING: usize = CONNECTIONS as usize / 10_000;
 fn start(cluster: &Cluster, namespace: &Namespace, index: usize, key: &str) -> Result<Router> {
     let mut config = cluster.config().service(cluster.web_on(PORT, PORT).scheduler("rr"));
     config.connections = u64::from(CONNECTIONS + MORE);
-    config.ports[0].address = format!("{}/24", Ipv4Addr::new(192, 0, 2, 1 + index as u8));
+    config.ports[0].addresses = vec![format!("{}/24", Ipv4Addr::new(192, 0, 2, 1 + index as u8))];
     config.socket += &index.to_string();
     let text = text(&config, index, key);
     Router::start_in(namespace, ["lb1", "lb2"][index], &text, &config)

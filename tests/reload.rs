@@ -61,7 +61,7 @@ fn reload_fifty_times(cluster: &Cluster, router: &mut Router) -> Result<()> {
         if reload % 4 == 1 {
             config.services.push(cluster.web_on(8888, 8080));
         } else {
-            config.services.retain(|service| service.address != vip(8888));
+            config.services.retain(|service| service.address != vip(8888).into());
         }
         if reload % 2 == 0 {
             router.apply(&config)?;
@@ -140,8 +140,8 @@ fn fifty_reloads_under_load_with_no_lost_packet_and_no_broken_connection() -> Re
         let counters = router.quiet()?;
         ensure!(counters.generation >= generation + 50, "{}", counters.generation);
         let services = router.services()?;
-        let stats = |address, protocol: &str| {
-            let mut found = services.iter().filter(|service| service.address == address);
+        let stats = |address: SocketAddrV4, protocol: &str| {
+            let mut found = services.iter().filter(|service| service.address == address.into());
             found.find(|service| service.protocol.eq_ignore_ascii_case(protocol)).map(|service| service.stats)
         };
         let echo = stats(vip(7777), "tcp").context("no echo service")?;
@@ -203,7 +203,7 @@ fn services_come_and_go_with_their_virtual_addresses() -> Result<()> {
         ensure!(has("192.0.2.10")? && !has("192.0.2.20")?, "{:?}", cluster.router.addresses("wan")?);
 
         let other = cluster.web().scheduler("rr").setting("on_remove = \"drop\"");
-        let more = config.clone().service(Service { address: second, ..other });
+        let more = config.clone().service(Service { address: second.into(), ..other });
         router.apply(&more)?;
         ensure!(has("192.0.2.10")? && has("192.0.2.20")?, "{:?}", cluster.router.addresses("wan")?);
         ensure!(client::get(&cluster.client, second, 30)?.counts()? == [10, 10, 10]);
@@ -249,7 +249,8 @@ fn counters_and_identities_outlive_a_reload() -> Result<()> {
         config.services.insert(0, cluster.web_on(81, 8080));
         router.apply(&config)?;
         let services = router.services()?;
-        let after = services.iter().find(|service| service.address == vip(80)).context("service gone")?;
+        let after =
+            services.iter().find(|service| service.address == vip(80).into()).context("service gone")?;
         ensure!(after.stats == before.stats, "{before:?} became {after:?}");
         for server in &before.servers {
             let same = after.servers.iter().find(|other| other.address == server.address);

@@ -148,7 +148,7 @@ fn ten_thousand_go_down(check: &str, told: &str, prepare: impl Fn(&Cluster) -> R
         web.check = Some(check.to_owned());
         let prototype = web.servers[0];
         let addresses = (0..10_000).map(|n| SocketAddrV4::new((0x0AC8_0000 + n).into(), 80));
-        web.servers = addresses.map(|address| Server { address, ..prototype }).collect();
+        web.servers = addresses.map(|address| Server { address: address.into(), ..prototype }).collect();
         let config = cluster.config().service(web);
         let router = cluster.start_router(&config)?;
         let mut longest = Duration::ZERO;

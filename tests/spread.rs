@@ -22,7 +22,7 @@ fn weighted(service: Service, weights: [u32; 3]) -> Service {
 fn listed(router: &harness::router::Router, port: u16) -> Result<Vec<u64>> {
     let services = router.services()?;
     let service =
-        services.into_iter().find(|service| service.address == vip(port)).expect("it is configured");
+        services.into_iter().find(|service| service.address == vip(port).into()).expect("it is configured");
     let mut servers = service.servers;
     servers.sort_by_key(|server| server.address);
     Ok(servers.iter().map(|server| server.stats.connections).collect())

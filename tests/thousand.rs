@@ -245,10 +245,14 @@ fn a_thousand_reloads_lose_no_packet_and_break_only_what_the_diff_says() -> Resu
         let counters = router.quiet()?;
         ensure!(counters.generation >= generation + RELOADS as u64, "{}", counters.generation);
         let services = router.services()?;
-        let calm = services.iter().find(|service| service.address == vip(CALM)).context("no calm service")?;
+        let calm =
+            services.iter().find(|service| service.address == vip(CALM).into()).context("no calm service")?;
         ensure!((calm.stats.packets_in, calm.stats.bytes_in) == (traffic.sent.packets, traffic.sent.bytes));
         ensure!(calm.stats.connections == 3, "{calm:?}");
-        let udp = services.iter().find(|service| service.address == vip(7)).context("no datagram service")?;
+        let udp = services
+            .iter()
+            .find(|service| service.address == vip(7).into())
+            .context("no datagram service")?;
         ensure!((udp.stats.packets_in, udp.stats.packets_out) == (datagrams, datagrams), "{udp:?}");
         router.finish()
     })

@@ -67,8 +67,9 @@ fn dig_and_echo(layout: Layout) -> Result<()> {
 
         router.quiet()?;
         let services = router.services()?;
-        let stats =
-            |port| services.iter().find(|service| service.address == vip(port)).map(|found| found.stats);
+        let stats = |port| {
+            services.iter().find(|service| service.address == vip(port).into()).map(|found| found.stats)
+        };
         let (dns, echo) = (stats(53).context("no dns")?, stats(7).context("no echo")?);
         ensure!((dns.connections, dns.packets_in) == (30, 30), "{dns:?}");
         ensure!((echo.connections, echo.packets_in) == (1, 100), "{echo:?}");

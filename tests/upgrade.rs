@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, Permissions},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     os::unix::{fs::PermissionsExt, net::UnixDatagram},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -324,7 +324,7 @@ fn another_configuration_comes_with_the_other_program() -> Result<()> {
         let (wan, lan) = (index("wan")?, index("lan")?);
         let mut other = cluster.config().service(cluster.web().scheduler("rr"));
         other.services[0].address = "192.0.2.20:80".parse()?;
-        other.ports[0].address = "192.0.2.2/24".to_owned();
+        other.ports[0].addresses = vec!["192.0.2.2/24".to_owned()];
         let text = other.to_string().replacen("[[port]]", "[[port]]\nmtu = 1400", 1);
         fs::write(&router.file, text)?;
         router.rvs("upgrade --lose-connections").run()?;
@@ -334,7 +334,7 @@ fn another_configuration_comes_with_the_other_program() -> Result<()> {
         ensure!(addresses == ["192.0.2.2/24", "192.0.2.20/32"], "{addresses:?}");
         let links = cluster.router.ip_json("link show dev wan")?;
         ensure!(links[0]["mtu"] == 1400, "{links}");
-        let there = "192.0.2.20:80".parse()?;
+        let there: SocketAddr = "192.0.2.20:80".parse()?;
         ensure!(client::get(&cluster.client, there, 3)?.counts()? == [1, 1, 1]);
         // What it has taken over it also takes away.
         router
@@ -732,7 +732,8 @@ fn everything_goes_on(layout: Layout) -> Result<()> {
             download.check_running().context("it was over too early to prove anything")?;
             go_on(round)?;
             let services = router.services()?;
-            let echo = services.iter().find(|service| service.address == vip(PORT)).context("it is there")?;
+            let echo =
+                services.iter().find(|service| service.address == vip(PORT).into()).context("it is there")?;
             let active: u64 = echo.servers.iter().map(|server| server.active).sum();
             ensure!(active == HELD as u64, "{echo:#?}");
         }

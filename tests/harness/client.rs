@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -53,16 +53,22 @@ impl Answers {
 }
 
 /// Asks `address` for `/` so many times, one after the other, each over a connection of its own.
-pub fn get(client: &Namespace, address: SocketAddrV4, count: u64) -> Result<Answers> {
+pub fn get(client: &Namespace, address: impl Into<SocketAddr>, count: u64) -> Result<Answers> {
     get_parallel(client, address, count, 1)
 }
 
 /// Asks `address` for `/` so many times, `parallel` at a time.
 ///
 /// Every request prints the answer and a line `curl EXITCODE STATUS`; both must be there.
-pub fn get_parallel(client: &Namespace, address: SocketAddrV4, count: u64, parallel: u32) -> Result<Answers> {
+pub fn get_parallel(
+    client: &Namespace,
+    address: impl Into<SocketAddr>,
+    count: u64,
+    parallel: u32,
+) -> Result<Answers> {
     // A curl process handles a few thousand transfers well, and tens of thousands badly.
     const PORTION: u64 = 2500;
+    let address = address.into();
     let mut answers = Answers::default();
     let mut left = count;
     while left > 0 {
@@ -100,20 +106,27 @@ pub fn get_parallel(client: &Namespace, address: SocketAddrV4, count: u64, paral
 }
 
 /// Starts a download of the big file at a limited rate (`1m` = 1 MiB/s) into `NAME` in the state directory.
-pub fn start_download(client: &Namespace, address: SocketAddrV4, rate: &str, name: &str) -> Result<Daemon> {
+pub fn start_download(
+    client: &Namespace,
+    address: impl Into<SocketAddr>,
+    rate: &str,
+    name: &str,
+) -> Result<Daemon> {
     let file = client.state().file(name);
     client
         .command("curl")
         .words("--silent --show-error --fail --max-time 120 --output")
         .arg(file)
-        .arg(format!("http://{address}/big?rate={rate}"))
+        .arg("--globoff")
+        .arg(format!("http://{}/big?rate={rate}", address.into()))
         .spawn(&format!("download-{name}"))
 }
 
 /// A connected TCP socket of the client, with limited patience.
-pub fn connect(client: &Namespace, address: SocketAddrV4) -> Result<TcpStream> {
+pub fn connect(client: &Namespace, address: impl Into<SocketAddr>) -> Result<TcpStream> {
+    let address = address.into();
     client.enter(|| {
-        let stream = TcpStream::connect_timeout(&address.into(), Duration::from_secs(10))
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))
             .with_context(|| format!("connecting to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -123,8 +136,9 @@ pub fn connect(client: &Namespace, address: SocketAddrV4) -> Result<TcpStream> {
 }
 
 /// A TCP socket that is bound to a port of its own choosing, not yet connected.
-pub fn bound(address: SocketAddrV4) -> Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+pub fn bound(address: impl Into<SocketAddr>) -> Result<Socket> {
+    let address = address.into();
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -175,10 +189,12 @@ pub fn ping(client: &Namespace, address: Ipv4Addr) -> Result<()> {
 
 /// Asks a name server on `address` for a TXT record by dig, once, from this port; the text. Left to itself dig takes a
 /// random port, and of thirty two are the same once in sixty times: one connection less.
-pub fn dig(client: &Namespace, port: u16, address: SocketAddrV4) -> Result<String> {
+pub fn dig(client: &Namespace, port: u16, address: impl Into<SocketAddr>) -> Result<String> {
+    let address = address.into();
+    let any = if address.is_ipv4() { "0.0.0.0" } else { "::" };
     let output = client
         .command("dig")
-        .args(["-b".into(), format!("0.0.0.0#{port}")])
+        .args(["-b".into(), format!("{any}#{port}")])
         .args([format!("@{}", address.ip()), "-p".into(), address.port().to_string()])
         .words("+tries=1 +time=5 +short +noedns whoami.rvs.test TXT")
         .run()?;

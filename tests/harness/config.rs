@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Display, Formatter},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr},
 };
 
 use crate::cluster::Layout;
@@ -33,8 +33,8 @@ pub struct Port {
     pub name: &'static str,
     /// DPDK's device string.
     pub device: String,
-    /// Address of the twin with its prefix length.
-    pub address: String,
+    /// Addresses of the twin with their prefix lengths.
+    pub addresses: Vec<String>,
     /// The longest IP packet, if it is not that of Ethernet.
     pub mtu: Option<u16>,
 }
@@ -43,7 +43,7 @@ pub struct Port {
 #[derive(Clone, Debug)]
 pub struct Service {
     /// Virtual address and port.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// `tcp` or `udp`.
     pub protocol: &'static str,
     /// `nat` or `dr`.
@@ -66,7 +66,7 @@ pub struct Service {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Its address.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// Its weight.
     pub weight: u32,
     /// Whether the service's check applies to it.
@@ -86,7 +86,7 @@ impl Config {
         let port = |name, interface: &str, address: Ipv4Addr| Port {
             name,
             device: format!("net_af_packet,iface={interface}"),
-            address: format!("{address}/24"),
+            addresses: vec![format!("{address}/24")],
             mtu: None,
         };
         let mut ports = vec![port("wan", "wan0", layout.router())];
@@ -136,9 +136,9 @@ impl Config {
 
 impl Service {
     /// A TCP service on `address`, by `wlc`.
-    pub fn tcp(mode: &'static str, address: SocketAddrV4) -> Service {
+    pub fn tcp(mode: &'static str, address: impl Into<SocketAddr>) -> Service {
         Service {
-            address,
+            address: address.into(),
             protocol: "tcp",
             mode,
             scheduler: "wlc".to_owned(),
@@ -151,7 +151,7 @@ impl Service {
     }
 
     /// A UDP service on `address`, by `wlc`.
-    pub fn udp(mode: &'static str, address: SocketAddrV4) -> Service {
+    pub fn udp(mode: &'static str, address: impl Into<SocketAddr>) -> Service {
         Service { protocol: "udp", ..Service::tcp(mode, address) }
     }
 
@@ -198,8 +198,8 @@ impl Service {
     }
 
     /// With this real server.
-    pub fn server(mut self, address: SocketAddrV4, weight: u32) -> Service {
-        self.servers.push(Server { address, weight, check: true });
+    pub fn server(mut self, address: impl Into<SocketAddr>, weight: u32) -> Service {
+        self.servers.push(Server { address: address.into(), weight, check: true });
         self
     }
 }
@@ -218,7 +218,7 @@ impl Display for Config {
         writeln!(f, "\n[admin]\nsocket = {:?}", self.socket)?;
         for port in &self.ports {
             writeln!(f, "\n[[port]]\nname = {:?}\ndevice = {:?}", port.name, port.device)?;
-            writeln!(f, "addresses = [{:?}]", port.address)?;
+            writeln!(f, "addresses = {:?}", port.addresses)?;
             if let Some(mtu) = port.mtu {
                 writeln!(f, "mtu = {mtu}")?;
             }

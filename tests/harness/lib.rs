@@ -6,6 +6,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`cluster`] | the machines and their wires |
+//! | [`ipv6`] | their addresses of IPv6, if a test wants them |
 //! | [`netns`] | one machine: commands, threads and sockets inside it |
 //! | [`process`], [`state`] | programs with deadlines; what a dead run leaves is removed by the next |
 //! | [`config`] | a router's configuration under construction |
@@ -40,6 +41,7 @@ pub mod flags;
 pub mod fleet;
 pub mod flood;
 pub mod image;
+pub mod ipv6;
 pub mod ipvs;
 pub mod listing;
 pub mod names;

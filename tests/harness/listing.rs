@@ -1,6 +1,6 @@
 //! What `rvs list --json` and `rvs list --counters --json` say.
 
-use std::{collections::BTreeMap, net::SocketAddrV4};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::Deserialize;
 
@@ -10,7 +10,7 @@ pub struct Service {
     /// `tcp` or `udp`, in whichever case.
     pub protocol: String,
     /// Virtual address and port.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// The scheduler's name.
     pub scheduler: String,
     /// Totals since the start.
@@ -23,7 +23,7 @@ pub struct Service {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub struct Server {
     /// Its address.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// Its weight.
     pub weight: u32,
     /// What it has of that now.
@@ -51,7 +51,7 @@ pub struct Stats {
     pub packets_in: u64,
     /// Packets to clients.
     pub packets_out: u64,
-    /// Bytes from clients, counted from the IPv4 header on.
+    /// Bytes from clients, counted from the IP header on.
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,

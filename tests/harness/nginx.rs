@@ -155,8 +155,11 @@ fn usual_site(name: &str, big: &Path) -> String {
     let big = big.display();
     format!(
         r#"    server {{
+        # A socket for each family, so that clients of IPv4 are logged as they are.
         listen 80 backlog=4096;
         listen 8080 backlog=4096;
+        listen [::]:80 backlog=4096;
+        listen [::]:8080 backlog=4096;
         location / {{ return 200 "{name}\n"; }}
         location = /big {{ alias {big}; limit_rate $arg_rate; }}
     }}"#

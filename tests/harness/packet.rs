@@ -1,16 +1,18 @@
 //! Just enough of Ethernet, ARP, IPv4, ICMP, TCP and UDP to check what a router did, and to make what it should
-//! refuse.
+//! refuse; of IPv6, what it takes to make packets.
 //!
 //! Written apart from the router's own parser on purpose: a misreading of an RFC must not be made twice in the
 //! same way.  Checksums are always computed over everything (RFC 1071), never updated.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET: usize = 14;
 
 /// IPv4's ethertype.
 pub const IPV4: u16 = 0x0800;
+/// IPv6's ethertype.
+pub const IPV6: u16 = 0x86dd;
 /// ARP's ethertype.
 pub const ARP: u16 = 0x0806;
 
@@ -88,9 +90,10 @@ impl Frame {
         })
     }
 
-    /// Whether the four bytes of an address stand anywhere in it, as address or inside something else.
-    pub fn mentions(&self, address: Ipv4Addr) -> bool {
-        self.bytes.windows(4).any(|window| window == address.octets())
+    /// Whether the bytes of an address stand anywhere in it, as address or inside something else.
+    pub fn mentions(&self, address: impl Into<IpAddr>) -> bool {
+        let octets = octets(address.into());
+        self.bytes.windows(octets.len()).any(|window| window == octets)
     }
 }
 
@@ -165,7 +168,10 @@ impl<'a> Ipv4<'a> {
         let transport = match self.protocol() {
             // A UDP checksum of zero means that there is none (RFC 768).
             17 if word(payload, 6) == Some(0) => true,
-            6 | 17 => pseudo_sum(self.source(), self.destination(), self.protocol(), payload) == 0xffff,
+            6 | 17 => {
+                let (source, destination) = (self.source().into(), self.destination().into());
+                pseudo_sum(source, destination, self.protocol(), payload) == 0xffff
+            }
             1 => sum(payload) == 0xffff,
             _ => true,
         };
@@ -251,13 +257,13 @@ pub struct Craft {
     pub from_mac: Mac,
     /// Ethertype.
     pub ethertype: u16,
-    /// IPv4 source.
-    pub source: SocketAddrV4,
-    /// IPv4 destination.
-    pub destination: SocketAddrV4,
+    /// Source.
+    pub source: SocketAddr,
+    /// Destination, of the same family.
+    pub destination: SocketAddr,
     /// 6, 17, 1 or anything.
     pub protocol: u8,
-    /// Time to live.
+    /// Time to live, or hop limit.
     pub ttl: u8,
     /// Version and header length byte, if it shall not be right.
     pub version_and_length: Option<u8>,
@@ -285,11 +291,12 @@ pub struct Craft {
 
 impl Craft {
     /// A TCP segment with SYN.
-    pub fn syn(source: SocketAddrV4, destination: SocketAddrV4) -> Craft {
+    pub fn syn(source: impl Into<SocketAddr>, destination: impl Into<SocketAddr>) -> Craft {
+        let (source, destination) = (source.into(), destination.into());
         Craft {
             to_mac: [0; 6],
             from_mac: [0; 6],
-            ethertype: IPV4,
+            ethertype: if source.is_ipv4() { IPV4 } else { IPV6 },
             source,
             destination,
             protocol: 6,
@@ -309,7 +316,7 @@ impl Craft {
     }
 
     /// A UDP datagram.
-    pub fn udp(source: SocketAddrV4, destination: SocketAddrV4, data: &[u8]) -> Craft {
+    pub fn udp(source: impl Into<SocketAddr>, destination: impl Into<SocketAddr>, data: &[u8]) -> Craft {
         Craft { protocol: 17, data: data.to_vec(), ..Craft::syn(source, destination) }
     }
 
@@ -331,21 +338,38 @@ impl Craft {
         frame.extend(self.from_mac);
         frame.extend(self.ethertype.to_be_bytes());
         let payload = self.transport();
+        frame.extend(if self.source.is_ipv4() {
+            self.ipv4_header(payload.len())
+        } else {
+            self.ipv6_header(payload.len())
+        });
+        frame.extend(payload);
+        frame
+    }
+
+    fn ipv4_header(&self, payload: usize) -> Vec<u8> {
         let header = 20 + self.options.len();
-        let total = self.total_length.unwrap_or((header + payload.len()) as u16);
+        let total = self.total_length.unwrap_or((header + payload) as u16);
         let mut ip = vec![self.version_and_length.unwrap_or(0x40 | (header / 4) as u8), 0];
         ip.extend(total.to_be_bytes());
         ip.extend([0x12, 0x34]);
         ip.extend(self.fragment.to_be_bytes());
         ip.extend([self.ttl, self.protocol, 0, 0]);
-        ip.extend(self.source.ip().octets());
-        ip.extend(self.destination.ip().octets());
+        ip.extend(octets(self.source.ip()));
+        ip.extend(octets(self.destination.ip()));
         ip.extend(&self.options);
         let checksum = (!sum(&ip)).wrapping_add(self.spoil_header);
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-        frame.extend(ip);
-        frame.extend(payload);
-        frame
+        ip
+    }
+
+    fn ipv6_header(&self, payload: usize) -> Vec<u8> {
+        let mut ip = vec![0x60, 0, 0, 0];
+        ip.extend((payload as u16).to_be_bytes());
+        ip.extend([self.protocol, self.ttl]);
+        ip.extend(octets(self.source.ip()));
+        ip.extend(octets(self.destination.ip()));
+        ip
     }
 
     fn transport(&self) -> Vec<u8> {
@@ -375,7 +399,7 @@ impl Craft {
         bytes.extend(&self.data);
         let sum = match self.protocol {
             1 => sum(&bytes),
-            protocol => pseudo_sum(*self.source.ip(), *self.destination.ip(), protocol, &bytes),
+            protocol => pseudo_sum(self.source.ip(), self.destination.ip(), protocol, &bytes),
         };
         let checksum = match !sum {
             // Zero would say that there is no checksum (RFC 768).
@@ -411,6 +435,25 @@ pub fn fragments(frame: &[u8], size: usize, identification: u16) -> Vec<Vec<u8>>
     data.chunks(size).enumerate().map(fragment).collect()
 }
 
+/// As [`fragments`], of a frame of IPv6 without extension headers (RFC 8200, 4.5).
+pub fn ipv6_fragments(frame: &[u8], size: usize, identification: u32) -> Vec<Vec<u8>> {
+    const FRAGMENT: u8 = 44;
+    let (headers, data) = frame.split_at(ETHERNET + 40);
+    let size = (size - 8) / 8 * 8;
+    let fragment = |(index, piece): (usize, &[u8])| {
+        let more = u16::from((index + 1) * size < data.len());
+        let mut frame = headers.to_vec();
+        let upper = std::mem::replace(&mut frame[ETHERNET + 6], FRAGMENT);
+        frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&(8 + piece.len() as u16).to_be_bytes());
+        frame.extend([upper, 0]);
+        frame.extend(((index * size) as u16 | more).to_be_bytes());
+        frame.extend(identification.to_be_bytes());
+        frame.extend(piece);
+        frame
+    };
+    data.chunks(size).enumerate().map(fragment).collect()
+}
+
 /// The MAC that the harness gives to the interface with this address.
 pub fn mac_of(address: Ipv4Addr) -> Mac {
     let [a, b, c, d] = address.octets();
@@ -422,10 +465,18 @@ pub fn show_mac(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-fn pseudo_sum(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, segment: &[u8]) -> u16 {
-    let mut bytes = Vec::with_capacity(12 + segment.len());
-    bytes.extend(source.octets());
-    bytes.extend(destination.octets());
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// The pseudo-headers of both families have the same sum: of the addresses, the protocol and the length.
+fn pseudo_sum(source: IpAddr, destination: IpAddr, protocol: u8, segment: &[u8]) -> u16 {
+    let mut bytes = Vec::with_capacity(36 + segment.len());
+    bytes.extend(octets(source));
+    bytes.extend(octets(destination));
     bytes.extend([0, protocol]);
     bytes.extend((segment.len() as u16).to_be_bytes());
     bytes.extend(segment);

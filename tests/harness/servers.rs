@@ -4,7 +4,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -30,7 +30,7 @@ pub struct Server {
 
 impl Server {
     /// Answers every TCP connection with `greeting`, sends back what comes, closes when the client does.
-    pub fn tcp_echo(namespace: &Namespace, address: SocketAddrV4, greeting: &str) -> Result<Server> {
+    pub fn tcp_echo(namespace: &Namespace, address: impl Into<SocketAddr>, greeting: &str) -> Result<Server> {
         let greeting = greeting.as_bytes().to_vec();
         Server::tcp(namespace, address, move |mut stream| {
             let mut buffer = vec![0; 65536];
@@ -44,7 +44,7 @@ impl Server {
     }
 
     /// Reads one byte of every TCP connection, answers with one byte, and closes first.
-    pub fn tcp_one_byte(namespace: &Namespace, address: SocketAddrV4) -> Result<Server> {
+    pub fn tcp_one_byte(namespace: &Namespace, address: impl Into<SocketAddr>) -> Result<Server> {
         Server::tcp(namespace, address, |mut stream| {
             let mut byte = [0];
             if stream.read_exact(&mut byte).is_ok() {
@@ -58,9 +58,10 @@ impl Server {
     /// A read that brings nothing for a minute fails, so that no thread stays for ever.
     pub fn tcp(
         namespace: &Namespace,
-        address: SocketAddrV4,
+        address: impl Into<SocketAddr>,
         serve: impl Fn(TcpStream) + Clone + Send + 'static,
     ) -> Result<Server> {
+        let address = address.into();
         let listener = namespace.enter(|| Ok(TcpListener::bind(address)?))?;
         listener.set_nonblocking(true)?;
         Ok(Server::start(move |stop, served| {
@@ -83,27 +84,28 @@ impl Server {
     }
 
     /// Sends every UDP datagram back.
-    pub fn udp_echo(namespace: &Namespace, address: SocketAddrV4) -> Result<Server> {
+    pub fn udp_echo(namespace: &Namespace, address: impl Into<SocketAddr>) -> Result<Server> {
         Server::udp(namespace, address, |request| Some(request.to_vec()))
     }
 
     /// Answers every UDP datagram with `name`.
-    pub fn udp_name(namespace: &Namespace, address: SocketAddrV4, name: &str) -> Result<Server> {
+    pub fn udp_name(namespace: &Namespace, address: impl Into<SocketAddr>, name: &str) -> Result<Server> {
         let name = name.as_bytes().to_vec();
         Server::udp(namespace, address, move |_| Some(name.clone()))
     }
 
     /// Answers every DNS question with one TXT record that says `name`.
-    pub fn dns(namespace: &Namespace, address: SocketAddrV4, name: &str) -> Result<Server> {
+    pub fn dns(namespace: &Namespace, address: impl Into<SocketAddr>, name: &str) -> Result<Server> {
         let name = name.to_owned();
         Server::udp(namespace, address, move |request| answer(request, &name))
     }
 
     fn udp(
         namespace: &Namespace,
-        address: SocketAddrV4,
+        address: impl Into<SocketAddr>,
         respond: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static,
     ) -> Result<Server> {
+        let address = address.into();
         let socket = namespace.enter(|| Ok(UdpSocket::bind(address)?))?;
         socket.set_read_timeout(Some(TICK))?;
         Ok(Server::start(move |stop, served| {

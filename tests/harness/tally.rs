@@ -7,7 +7,7 @@ use crate::{
     wait::{self, PATIENCE},
 };
 
-/// Packets, and bytes from the IPv4 header on.
+/// Packets, and bytes from the IP header on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// Packets.
@@ -40,12 +40,13 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts what a client exchanges with `address`, e.g. `192.0.2.10`, on its `protocol` port.
+    /// Counts what a client exchanges with `address`, e.g. `192.0.2.10` or `2001:db8::10`, on its `protocol` port.
     pub fn of_client(client: &Namespace, address: &str, protocol: &str, port: u16) -> Result<Tally> {
+        let ip = if address.contains(':') { "ip6" } else { "ip" };
         Tally::start(
             client,
-            &format!("ip daddr {address} {protocol} dport {port}"),
-            &format!("ip saddr {address} {protocol} sport {port}"),
+            &format!("{ip} daddr {address} {protocol} dport {port}"),
+            &format!("{ip} saddr {address} {protocol} sport {port}"),
         )
     }
 
@@ -56,7 +57,7 @@ impl Tally {
 
     fn start(namespace: &Namespace, sent: &str, received: &str) -> Result<Tally> {
         namespace.nft(&format!(
-            "table ip tally {{\n\
+            "table inet tally {{\n\
              counter sent {{ }}\ncounter received {{ }}\n\
              chain sent {{ type filter hook output priority 0; {sent} counter name sent; }}\n\
              chain received {{ type filter hook input priority 0; {received} counter name received; }}\n}}\n"
@@ -66,7 +67,7 @@ impl Tally {
 
     /// What it has counted so far.
     pub fn read(&self) -> Result<Traffic> {
-        let text = self.namespace.command("nft").words("-j list counters table ip tally").run()?;
+        let text = self.namespace.command("nft").words("-j list counters table inet tally").run()?;
         let json: serde_json::Value = serde_json::from_str(&text)?;
         let count = |name: &str| {
             let all = json["nftables"].as_array().into_iter().flatten();

@@ -17,14 +17,17 @@ impl Router {
         let services = self.services()?;
         services
             .into_iter()
-            .find(|service| service.address == vip(port))
+            .find(|service| service.address == vip(port).into())
             .with_context(|| format!("no {port}"))
     }
 
     /// A server of the service on this port of the virtual address.
     pub fn server_on(&self, port: u16, server: SocketAddrV4) -> Result<Server> {
         let servers = self.service_on(port)?.servers;
-        servers.into_iter().find(|known| known.address == server).with_context(|| format!("no {server}"))
+        servers
+            .into_iter()
+            .find(|known| known.address == server.into())
+            .with_context(|| format!("no {server}"))
     }
 
     /// Waits until a server of a service is up, or is not.
@@ -42,7 +45,7 @@ impl Router {
             for service in self.services()? {
                 for server in service.servers {
                     let at = (service.address.port(), server.address);
-                    let expected = down.iter().find(|(port, address, _)| (*port, *address) == at);
+                    let expected = down.iter().find(|(port, address, _)| (*port, (*address).into()) == at);
                     match (expected, server.up, server.reason.as_deref().unwrap_or_default()) {
                         (None, true, _) => {}
                         (Some((.., words)), false, reason) if reason.contains(words) => {}
