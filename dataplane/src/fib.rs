@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::{BuildHasherDefault, Hash};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::key::{KeyHasher, WideKey};
 use crate::wire::ethernet::Mac;
@@ -143,6 +144,30 @@ pub struct Fibs {
     pub four: Fib<u32>,
     /// IPv6.
     pub six: Fib<u128>,
+}
+
+impl Fibs {
+    /// The way to an address.
+    pub fn look_up(&self, address: IpAddr) -> NextHop {
+        match address {
+            IpAddr::V4(address) => self.four.look_up(address.into()),
+            IpAddr::V6(address) => self.six.look_up(address.into()),
+        }
+    }
+
+    /// See [`Fib::neighbour_of`].
+    pub fn neighbour_of(&self, address: IpAddr) -> Option<(PortIndex, IpAddr)> {
+        match address {
+            IpAddr::V4(address) => {
+                let (port, neighbour) = self.four.neighbour_of(address.into())?;
+                Some((port, Ipv4Addr::from(neighbour).into()))
+            }
+            IpAddr::V6(address) => {
+                let (port, neighbour) = self.six.neighbour_of(address.into())?;
+                Some((port, Ipv6Addr::from(neighbour).into()))
+            }
+        }
+    }
 }
 
 impl From<Fib<u32>> for Fibs {

@@ -2,7 +2,7 @@
 //!
 //! A GET, since it changes nothing: neither the connection table nor a scheduler's position nor a counter.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::anyhow;
 use axum::Json;
@@ -18,9 +18,9 @@ use super::{Backend, Failed};
 #[serde(deny_unknown_fields)]
 pub struct Question {
     /// From whom.
-    pub source: SocketAddrV4,
+    pub source: SocketAddr,
     /// To whom.
-    pub destination: SocketAddrV4,
+    pub destination: SocketAddr,
     /// `tcp` (the default) or `udp`.
     pub protocol: Option<String>,
     /// TCP flags by their letters, FSRPAUEC; `S` is the default.
@@ -31,8 +31,8 @@ pub struct Question {
     pub length: Option<u16>,
     /// `first` or `later`, if it is a fragment: the first of its datagram, or one without ports.
     pub fragment: Option<String>,
-    /// The identification of the fragment's datagram; 0 by default.
-    pub id: Option<u16>,
+    /// The identification of the fragment's datagram, 16 bits of IPv4; 0 by default.
+    pub id: Option<u32>,
 }
 
 /// What would become of it.
@@ -83,9 +83,9 @@ pub struct Packet {
     /// `tcp` or `udp`.
     pub protocol: String,
     /// From whom.
-    pub source: SocketAddrV4,
+    pub source: SocketAddr,
     /// To whom.
-    pub destination: SocketAddrV4,
+    pub destination: SocketAddr,
     /// TCP flags by their letters.
     pub flags: String,
     /// Time to live.
@@ -170,7 +170,7 @@ pub struct Tunnel {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextHop {
     /// The neighbour; `None` if no route over a port leads to the packet's destination.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
     /// The port that it is behind.
     pub port: Option<String>,
     /// Its MAC, if that is known.

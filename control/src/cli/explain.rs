@@ -1,7 +1,7 @@
 //! `rvs explain`.
 
 use std::io::{self, BufWriter, Write};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use clap::Args;
 
@@ -15,10 +15,10 @@ pub(super) struct Explain {
     socket: SocketArg,
     /// From whom
     #[arg(long, value_name = "ADDRESS:PORT")]
-    src: SocketAddrV4,
+    src: SocketAddr,
     /// To whom: a service, or for a reply the client
     #[arg(long, value_name = "ADDRESS:PORT")]
-    dst: SocketAddrV4,
+    dst: SocketAddr,
     /// The transport protocol
     #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = ["tcp", "udp"])]
     proto: String,
@@ -37,7 +37,7 @@ pub(super) struct Explain {
     fragment: Option<String>,
     /// The datagram's identification
     #[arg(long, value_name = "NUMBER", requires = "fragment")]
-    id: Option<u16>,
+    id: Option<u32>,
     /// JSON, as the admin API has it
     #[arg(long)]
     json: bool,

@@ -8,7 +8,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
 use dataplane::clock::{TICKS_PER_SECOND, Tick};
@@ -22,6 +22,7 @@ use dataplane::wire::ethernet::{self, Ethernet, Mac};
 use dataplane::wire::ipv4::Ipv4;
 use dataplane::wire::made::{self, Made, Piece};
 use dataplane::wire::transport::{SYN, Transport};
+use dataplane::wire::version::Version;
 
 pub use self::words::why;
 use crate::admin::explain as api;
@@ -32,7 +33,7 @@ use crate::ports::mac_text;
 const FIRST: &str = "first";
 const LATER: &str = "later";
 
-/// TTL of the packet that is asked about, which is that of most hosts.
+/// Hops of the packet that is asked about, which are those that most hosts give theirs.
 const TTL: u8 = 64;
 
 /// All that an explanation is made of.
@@ -57,7 +58,7 @@ impl Explainer<'_> {
         let (made, port, why) = self.understand(question)?;
         let piece = piece(question)?;
         let mut frame =
-            made.frame(&self.mac_towards(*made.source.ip()), &self.snapshot.ports[usize::from(port)].mac);
+            made.frame(&self.mac_towards(made.source.ip()), &self.snapshot.ports[usize::from(port)].mac);
         if let Some(piece) = piece {
             piece.apply(&mut frame);
         }
@@ -75,7 +76,7 @@ impl Explainer<'_> {
         let service = service.and_then(|index| self.services.get(index as usize));
         let inward = match hit {
             Some(side) => matches!(side, Side::Service(_)),
-            None => dest.is_some_and(|dest| u32::from(*made.destination.ip()) == dest.four.virtual_address),
+            None => dest.is_some_and(|dest| made.destination.ip() == dest.virtual_address.ip()),
         };
         let is_rewritten =
             matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
@@ -103,7 +104,7 @@ impl Explainer<'_> {
             fragment: piece
                 .map(|piece| words::fragment(piece, verdict, follows.and_then(|id| self.server(id)))),
             service: service.map(describe),
-            endpoint: matches!(hit, Some(Side::Endpoint(_))).then_some(made.source.into()),
+            endpoint: matches!(hit, Some(Side::Endpoint(_))).then_some(made.source),
             unmatched: (verdict == Verdict::Punt(Punt::NoService))
                 .then(|| words::unmatched(self.services, &made)),
             direction: hit.map(|_| if inward { "in" } else { "out" }.to_owned()),
@@ -134,20 +135,26 @@ impl Explainer<'_> {
             (Protocol::Udp, None) => 0,
             (Protocol::Udp, Some(_)) => bail!("flags: a UDP packet has none; expected them with tcp only"),
         };
+        ensure!(
+            source.is_ipv4() == destination.is_ipv4(),
+            "source and destination: {source} and {destination} are of two families; expected two of one"
+        );
+        let shortest = Made { protocol, source, destination, flags, ttl: TTL, length: 0 };
+        let header = shortest.ip_header();
         let is_first = question.fragment.as_deref() == Some(FIRST);
         let least = if is_first {
-            Made::least_length(protocol).next_multiple_of(8) + 4
+            (shortest.least_length() - header).next_multiple_of(8) + header
         } else {
-            Made::least_length(protocol)
+            shortest.least_length()
         };
         let length = length.unwrap_or(least);
         ensure!(length >= least, "length: {length} bytes are no {name} packet; expected {least} at least");
         ensure!(
-            !is_first || length % 8 == 4,
+            !is_first || (length - header).is_multiple_of(8),
             "length: a first fragment has a multiple of 8 bytes behind its header, not {}; expected e.g. {least}",
-            length - 20
+            length - header
         );
-        let made = Made { protocol, source, destination, flags, ttl: TTL, length };
+        let made = Made { length, ..shortest };
         let (port, why) = self.incoming(question)?;
         Ok((made, port, why))
     }
@@ -162,7 +169,7 @@ impl Explainer<'_> {
             return Ok((index as PortIndex, "as asked".to_owned()));
         }
         let source = question.source.ip();
-        Ok(match self.snapshot.fibs.four.neighbour_of(u32::from(*source)) {
+        Ok(match self.snapshot.fibs.neighbour_of(source) {
             Some((port, _)) => (port, format!("{source} is reached through it")),
             None => (0, format!("the first one; no route leads to {source}")),
         })
@@ -173,8 +180,8 @@ impl Explainer<'_> {
     }
 
     /// The MAC of the neighbour through which an address is reached; zeros if it is not known.
-    fn mac_towards(&self, address: Ipv4Addr) -> Mac {
-        match self.snapshot.fibs.four.look_up(address.into()) {
+    fn mac_towards(&self, address: IpAddr) -> Mac {
+        match self.snapshot.fibs.look_up(address) {
             NextHop::Ready(adjacency) => *adjacency.addresses.first_chunk().expect("six of twelve"),
             NextHop::Unresolved(_) | NextHop::NoRoute => Mac::default(),
         }
@@ -196,14 +203,13 @@ impl Explainer<'_> {
     /// The servers of a service that no scheduler may choose.
     fn unusable(&self, service: &Service) -> Vec<api::Unusable> {
         let why = |server: &Server| {
-            // The packet is of IPv4, and so are its service's servers.
-            let IpAddr::V4(address) = server.address.ip() else { return None };
-            match ((self.down)(service, server), self.snapshot.fibs.four.look_up(address.into())) {
+            let address = server.address.ip();
+            match ((self.down)(service, server), self.snapshot.fibs.look_up(address)) {
                 (Some(reason), _) => Some(format!("down: {reason}")),
                 _ if server.weight == 0 => Some("weight 0".to_owned()),
                 (_, NextHop::Unresolved(_)) => {
-                    let neighbour = self.snapshot.fibs.four.neighbour_of(address.into());
-                    neighbour.map(|(_, of)| format!("the MAC of {} is not known", Ipv4Addr::from(of)))
+                    let neighbour = self.snapshot.fibs.neighbour_of(address);
+                    neighbour.map(|(_, neighbour)| format!("the MAC of {neighbour} is not known"))
                 }
                 (_, NextHop::NoRoute) => Some("no route over a port leads to it".to_owned()),
                 (None, NextHop::Ready(_)) => None,
@@ -214,11 +220,11 @@ impl Explainer<'_> {
     }
 
     fn next_hop(&self, dest: &Dest, inward: bool, made: &Made) -> api::NextHop {
-        let towards = if inward { Ipv4Addr::from(dest.four.address) } else { *made.destination.ip() };
-        let neighbour = self.snapshot.fibs.four.neighbour_of(towards.into());
+        let towards = if inward { dest.address.ip() } else { made.destination.ip() };
+        let neighbour = self.snapshot.fibs.neighbour_of(towards);
         let mac = self.mac_towards(towards);
         api::NextHop {
-            address: neighbour.map(|(_, address)| address.into()),
+            address: neighbour.map(|(_, address)| address),
             port: neighbour.map(|(port, _)| self.port_name(port)),
             mac: (mac != Mac::default()).then(|| mac_text(mac)),
         }
@@ -233,7 +239,13 @@ fn piece(question: &api::Question) -> Result<Option<Piece>> {
         Some(LATER) => false,
         Some(other) => bail!("fragment: there is no {other:?}; expected {FIRST} or {LATER}"),
     };
-    Ok(Some(Piece { is_first, identification: question.id.unwrap_or(0) }))
+    let identification = question.id.unwrap_or(0);
+    ensure!(
+        question.destination.is_ipv6() || identification <= u16::MAX.into(),
+        "id: {identification} is more than a datagram of IPv4 has; expected up to {}",
+        u16::MAX
+    );
+    Ok(Some(Piece { is_first, identification }))
 }
 
 /// Whether the path has got so far that it has looked for the way.
@@ -270,19 +282,27 @@ fn taken_out(tunnel: &Tunnel, frame: &[u8]) -> (Option<api::Tunnel>, Vec<u8>) {
 
 /// What the headers of a frame say.
 fn headers(frame: &[u8]) -> Option<api::Packet> {
+    match Ethernet::parse(frame)?.ethertype {
+        ethernet::IPV6 => headers_of::<u128>(frame, |address| Ipv6Addr::from(address).into()),
+        _ => headers_of::<u32>(frame, |address| Ipv4Addr::from(address).into()),
+    }
+}
+
+fn headers_of<A: Version>(frame: &[u8], address: impl Fn(A) -> IpAddr) -> Option<api::Packet> {
     let ethernet = Ethernet::parse(frame)?;
     let packet = &frame[ethernet::HEADER..];
-    let ip = Ipv4::parse(packet).ok()?;
+    let ip = A::parse(packet)?;
     let protocol = Protocol::from_number(ip.protocol)?;
     let rest = usize::from(ip.total_length) - ip.header_length;
-    let transport = match ip.offset {
-        0 => Transport::parse(protocol, &packet[ip.header_length..], rest)?,
-        _ => Transport { source: 0, destination: 0, flags: 0 },
+    let is_later = ip.fragment.is_some_and(|fragment| fragment.offset > 0);
+    let transport = match is_later {
+        false => Transport::parse(protocol, &packet[ip.header_length..], rest)?,
+        true => Transport { source: 0, destination: 0, flags: 0 },
     };
     Some(api::Packet {
         protocol: protocol.name().to_owned(),
-        source: SocketAddrV4::new(ip.source.into(), transport.source),
-        destination: SocketAddrV4::new(ip.destination.into(), transport.destination),
+        source: SocketAddr::new(address(ip.source), transport.source),
+        destination: SocketAddr::new(address(ip.destination), transport.destination),
         flags: made::letters(transport.flags),
         ttl: ip.ttl,
         length: ip.total_length,

@@ -126,7 +126,7 @@ impl Rig {
         destination: &str,
         port: PortIndex,
         flags: u8,
-        change: impl Fn(&mut [u8]),
+        change: impl Fn(&mut Vec<u8>),
     ) {
         let made = Made {
             protocol: Protocol::Tcp,
@@ -145,17 +145,12 @@ impl Rig {
     }
 }
 
-fn v4(address: SocketAddr) -> SocketAddrV4 {
-    let SocketAddr::V4(address) = address else { unreachable!() };
-    address
-}
-
 fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
     let dest = |server: &Server| DestSpec {
         weight: server.weight,
         last_weight: server.weight.max(1),
         up: server.address.ip() != Ipv4Addr::new(10, 0, 0, 2),
-        ..DestSpec::new(DestId::new(ids.next().unwrap()).unwrap(), v4(server.address))
+        ..DestSpec::new(DestId::new(ids.next().unwrap()).unwrap(), server.address)
     };
     ServiceSpec {
         scheduler: service.scheduler,
@@ -166,7 +161,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         persistence: service.persistence,
         tunnel: service.tunnel,
         dests: service.servers.iter().map(dest).collect(),
-        ..ServiceSpec::new(v4(service.address), service.protocol, service.mode)
+        ..ServiceSpec::new(service.address, service.protocol, service.mode)
     }
 }
 

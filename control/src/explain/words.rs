@@ -71,18 +71,18 @@ pub fn unmatched(services: &[Service], made: &Made) -> String {
     let Made { protocol, source, destination, .. } = *made;
     let at: Vec<String> = services
         .iter()
-        .filter(|service| service.address.ip() == *destination.ip())
+        .filter(|service| service.address.ip() == destination.ip())
         .map(|service| format!("{} {}", service.protocol, service.address.port()))
         .collect();
     let servers = services.iter().filter(|service| service.mode == Mode::Nat);
     let mut from: Vec<String> = servers
         .flat_map(|service| service.servers.iter().map(move |server| (service.protocol, server.address)))
-        .filter(|(_, server)| server.ip() == *source.ip())
+        .filter(|(_, server)| server.ip() == source.ip())
         .map(|(protocol, server)| format!("{protocol} {}", server.port()))
         .collect();
     from.sort();
     from.dedup();
-    let wanted = ServiceKey { address: destination.into(), protocol };
+    let wanted = ServiceKey { address: destination, protocol };
     let to = match at.as_slice() {
         [] => format!("there is no service {wanted}, nor another one at {}", destination.ip()),
         at => format!("there is no service {wanted}; those at {} are {}", destination.ip(), few(at)),

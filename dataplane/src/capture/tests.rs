@@ -1,6 +1,6 @@
 //! Samples, filters, and what a session does when nobody takes them.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::*;
 use crate::counters::{Drop, Punt};
@@ -13,7 +13,7 @@ const VIP: &str = "192.0.2.10:80";
 const SERVER: &str = "10.0.0.1:8080";
 
 fn frame(protocol: Protocol, source: &str, destination: &str, length: u16) -> Vec<u8> {
-    let [source, destination]: [SocketAddrV4; 2] = [source, destination].map(|text| text.parse().unwrap());
+    let [source, destination]: [SocketAddr; 2] = [source, destination].map(|text| text.parse().unwrap());
     Made { protocol, source, destination, flags: 2, ttl: 64, length }.frame(&[2; 6], &[4; 6])
 }
 

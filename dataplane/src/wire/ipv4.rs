@@ -193,6 +193,12 @@ pub const fn mask(length: u8) -> u32 {
 /// The checksum's change when the TTL, the high byte of its word, becomes one less.
 pub const TTL_DELTA: Delta = Delta::word(0x0100, 0x0000);
 
+/// Gives a header another TTL, and sums it from scratch.
+pub(super) fn set_ttl(header: &mut [u8; HEADER], ttl: u8) {
+    header[field::TTL] = ttl;
+    mend(header);
+}
+
 /// Decrements the TTL (which is not 0) and mends the checksum.
 #[inline]
 pub fn decrement_ttl(header: &mut [u8; HEADER]) {

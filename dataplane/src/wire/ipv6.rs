@@ -150,6 +150,11 @@ pub fn header(length: u16, protocol: u8, source: u128, destination: u128) -> [u8
     header
 }
 
+/// Gives a header so many hops.
+pub(super) fn set_hop_limit(header: &mut [u8; HEADER], hops: u8) {
+    header[field::HOP_LIMIT] = hops;
+}
+
 /// Takes one hop of those that are left (not 0).
 #[inline]
 pub fn decrement_hop_limit(header: &mut [u8; HEADER]) {

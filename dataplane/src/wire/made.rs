@@ -1,52 +1,61 @@
 //! Packets made from scratch, to ask what would become of them.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 
 use super::checksum;
 use super::ethernet::{self, Mac};
-use super::ipv4;
 use super::transport::{TCP_CHECKSUM, UDP_CHECKSUM, header_length};
+use super::version::Version;
+use super::{ipv4, ipv6};
 use crate::service::Protocol;
 
 /// The shortest frame of Ethernet, without its checksum; shorter packets are padded.
 const SHORTEST: usize = 60;
 
-/// A packet without options, with a payload of zeros.
+/// A packet without options or extensions, with a payload of zeros, which routers may not make fragments of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Made {
     /// Transport protocol.
     pub protocol: Protocol,
     /// From whom.
-    pub source: SocketAddrV4,
-    /// To whom.
-    pub destination: SocketAddrV4,
+    pub source: SocketAddr,
+    /// To whom; of the same family.
+    pub destination: SocketAddr,
     /// TCP flags; UDP has none.
     pub flags: u8,
-    /// Time to live.
+    /// Time to live, or hop limit.
     pub ttl: u8,
     /// Length of the IP packet in bytes; not less than its headers'.
     pub length: u16,
 }
 
 impl Made {
-    /// The shortest packet of a protocol.
-    pub const fn least_length(protocol: Protocol) -> u16 {
-        (ipv4::HEADER + header_length(protocol)) as u16
+    /// Length of the IP header.
+    pub fn ip_header(&self) -> u16 {
+        (if self.destination.is_ipv4() { ipv4::HEADER } else { ipv6::HEADER }) as u16
     }
 
-    /// The packet in a frame, all checksums right.
+    /// The shortest packet of its protocol and family.
+    pub fn least_length(&self) -> u16 {
+        self.ip_header() + header_length(self.protocol) as u16
+    }
+
+    /// The packet in a frame, all checksums right. An empty frame if its addresses are of two families.
     pub fn frame(&self, from: &Mac, to: &Mac) -> Vec<u8> {
-        let length = self.length.max(Self::least_length(self.protocol));
-        let (source, destination) = (self.source.ip().octets(), self.destination.ip().octets());
+        match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                self.of::<u32>(from, to, source.into(), destination.into())
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                self.of::<u128>(from, to, source.into(), destination.into())
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Vec::new(),
+        }
+    }
 
-        let mut ip = vec![0x45, 0];
-        ip.extend(length.to_be_bytes());
-        ip.extend([0, 0, 0x40, 0, self.ttl, self.protocol.number(), 0, 0]); // don't fragment
-        ip.extend([source, destination].concat());
-        let sum = !checksum::sum(&ip);
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-
-        let rest = length - ipv4::HEADER as u16;
+    fn of<A: Version>(&self, from: &Mac, to: &Mac, source: A, destination: A) -> Vec<u8> {
+        let length = self.length.max(self.least_length());
+        let rest = length - A::HEADER as u16;
         let mut segment = [self.source.port().to_be_bytes(), self.destination.port().to_be_bytes()].concat();
         let checksum_at = match self.protocol {
             Protocol::Tcp => {
@@ -59,14 +68,15 @@ impl Made {
             }
         };
         segment.resize(usize::from(rest), 0);
-        let pseudo = [source, destination].concat();
-        let pseudo = u32::from(checksum::sum(&pseudo)) + u32::from(self.protocol.number()) + u32::from(rest);
-        let sum = checksum::fold(pseudo + u32::from(checksum::sum(&segment)));
+        let pseudo = A::pseudo_sum(source, destination, self.protocol.number(), rest);
+        let sum = checksum::fold(u32::from(pseudo) + u32::from(checksum::sum(&segment)));
         // RFC 768: a UDP checksum that comes out as 0 is sent as 0xFFFF.
         let sum = if self.protocol == Protocol::Udp && sum == 0xFFFF { sum } else { !sum };
         segment[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
 
-        let mut frame = [&to[..], from, &ethernet::IPV4.to_be_bytes(), &ip, &segment].concat();
+        let mut ip = A::header(length, self.protocol.number(), source, destination);
+        A::set_ttl(&mut ip, self.ttl);
+        let mut frame = [&to[..], from, &A::ETHERTYPE.to_be_bytes(), &ip, &segment].concat();
         frame.resize(frame.len().max(SHORTEST), 0);
         frame
     }
@@ -77,8 +87,8 @@ impl Made {
 pub struct Piece {
     /// Whether it is the first of its datagram. If not, it is one of those without ports.
     pub is_first: bool,
-    /// What all of them have in common.
-    pub identification: u16,
+    /// What all of them have in common; of IPv4 16 bits.
+    pub identification: u32,
 }
 
 impl Piece {
@@ -88,14 +98,30 @@ impl Piece {
     const MORE: u16 = 0x2000;
 
     /// Has a frame that was made be that fragment.
-    pub fn apply(self, frame: &mut [u8]) {
+    pub fn apply(self, frame: &mut Vec<u8>) {
+        if frame.get(12..14).is_some_and(|kind| kind == ethernet::IPV6.to_be_bytes()) {
+            return self.extend(frame);
+        }
         let Some(ip) = frame.get_mut(ethernet::HEADER..ethernet::HEADER + ipv4::HEADER) else { return };
         let place = if self.is_first { Self::MORE } else { Self::OFFSET };
-        ip[4..6].copy_from_slice(&self.identification.to_be_bytes());
+        ip[4..6].copy_from_slice(&(self.identification as u16).to_be_bytes());
         ip[6..8].copy_from_slice(&place.to_be_bytes());
         ip[10..12].fill(0);
         let sum = !checksum::sum(ip);
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+
+    /// Puts a fragment header (RFC 8200, section 4.5) behind that of IPv6.
+    fn extend(self, frame: &mut Vec<u8>) {
+        const FRAGMENT: u8 = 44;
+        let at = ethernet::HEADER + ipv6::HEADER;
+        let Some(header) = frame.get_mut(ethernet::HEADER..at) else { return };
+        let length = u16::from_be_bytes([header[4], header[5]]) + 8;
+        let next = std::mem::replace(&mut header[6], FRAGMENT);
+        header[4..6].copy_from_slice(&length.to_be_bytes());
+        let [high, low] = if self.is_first { [0, 1] } else { (Self::OFFSET << 3).to_be_bytes() };
+        let [a, b, c, d] = self.identification.to_be_bytes();
+        frame.splice(at..at, [next, 0, high, low, a, b, c, d]);
     }
 }
 
@@ -120,31 +146,60 @@ pub fn letters(flags: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::ipv4::Ipv4;
     use crate::wire::transport::Transport;
+
+    fn ends(is_wide: bool) -> (SocketAddr, SocketAddr) {
+        if is_wide {
+            ("[2001:db8:c::7]:40112".parse().unwrap(), "[2001:db8::10]:80".parse().unwrap())
+        } else {
+            ("198.51.100.7:40112".parse().unwrap(), "192.0.2.10:80".parse().unwrap())
+        }
+    }
+
+    fn is_well_formed<A: Version>(protocol: Protocol, length: u16) {
+        let (source, destination) = ends(A::HEADER == ipv6::HEADER);
+        let made = Made { protocol, source, destination, flags: 0x12, ttl: 9, length };
+        let frame = made.frame(&[1; 6], &[2; 6]);
+        let [high, low] = A::ETHERTYPE.to_be_bytes();
+        assert!(frame.len() >= SHORTEST);
+        assert_eq!(frame[..14], [2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, high, low]);
+        let ip = A::parse(&frame[14..]).unwrap();
+        let rest = usize::from(ip.total_length) - A::HEADER;
+        assert_eq!((ip.total_length, ip.ttl), (length.max(made.least_length()), 9));
+        let segment = &frame[14 + A::HEADER..][..rest];
+        let transport = Transport::parse(protocol, segment, rest).unwrap();
+        let flags = if protocol == Protocol::Tcp { 0x12 } else { 0 };
+        assert_eq!(transport, Transport { source: 40112, destination: 80, flags });
+        let pseudo = A::pseudo_sum(ip.source, ip.destination, protocol.number(), rest as u16);
+        let sum = checksum::fold(u32::from(pseudo) + u32::from(checksum::sum(segment)));
+        assert_eq!(sum, 0xFFFF);
+    }
 
     #[test]
     fn what_is_made_is_well_formed() {
         for (protocol, length) in
             [(Protocol::Tcp, 0), (Protocol::Tcp, 1500), (Protocol::Udp, 0), (Protocol::Udp, 61)]
         {
-            let (source, destination) =
-                ("198.51.100.7:40112".parse().unwrap(), "192.0.2.10:80".parse().unwrap());
-            let made = Made { protocol, source, destination, flags: 0x12, ttl: 64, length };
-            let frame = made.frame(&[1; 6], &[2; 6]);
-            assert!(
-                frame.len() >= SHORTEST && frame.starts_with(&[2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 8, 0])
-            );
-            let ip = Ipv4::parse(&frame[14..]).unwrap();
-            let rest = usize::from(ip.total_length) - 20;
-            assert_eq!(ip.total_length, length.max(Made::least_length(protocol)));
-            let segment = &frame[34..34 + rest];
-            let transport = Transport::parse(protocol, segment, rest).unwrap();
-            let flags = if protocol == Protocol::Tcp { 0x12 } else { 0 };
-            assert_eq!(transport, Transport { source: 40112, destination: 80, flags });
-            let pseudo =
-                [&frame[26..34], &[0, protocol.number()], &(rest as u16).to_be_bytes(), segment].concat();
-            assert_eq!(checksum::sum(&pseudo), 0xFFFF);
+            is_well_formed::<u32>(protocol, length);
+            is_well_formed::<u128>(protocol, length);
+        }
+    }
+
+    #[test]
+    fn a_fragment_of_either_family() {
+        for is_wide in [false, true] {
+            let (source, destination) = ends(is_wide);
+            let made = Made { protocol: Protocol::Udp, source, destination, flags: 0, ttl: 64, length: 0 };
+            for (is_first, offset) in [(true, 0), (false, 1480)] {
+                let mut frame = made.frame(&[1; 6], &[2; 6]);
+                Piece { is_first, identification: 0x1234 }.apply(&mut frame);
+                let fragment = match is_wide {
+                    true => u128::parse(&frame[14..]).unwrap().fragment.unwrap(),
+                    false => u32::parse(&frame[14..]).unwrap().fragment.unwrap(),
+                };
+                assert_eq!((fragment.offset, fragment.more), (offset, is_first));
+                assert_eq!(fragment.identification, 0x1234);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! IP of either version, for what is done with both in the same way.
 
 use super::checksum::{self, Delta};
+use super::ethernet;
 use super::icmp::Kind;
 use super::ipv4::{self, Ipv4};
 use super::ipv6::{self, Ipv6};
@@ -40,6 +41,8 @@ pub struct Fragment {
 
 /// A version of IP, by its addresses.
 pub trait Version: Address {
+    /// EtherType of its packets.
+    const ETHERTYPE: u16;
     /// Length of a header without options or extensions.
     const HEADER: usize;
     /// Where the source address is in it.
@@ -78,6 +81,8 @@ pub trait Version: Address {
     fn delta(old: Self, new: Self) -> Delta;
     /// Whether errors may be sent to this address: it stands for one host (RFC 1122, 3.2.2; RFC 4443, 2.4).
     fn is_somebody(self) -> bool;
+    /// Gives a header so many hops.
+    fn set_ttl(header: &mut [u8], ttl: u8);
     /// Takes one hop of those that are left (not 0).
     fn decrement_ttl(header: &mut [u8]);
     /// Replaces the source address in a header.
@@ -116,6 +121,7 @@ impl From<&Ipv6> for Ip<u128> {
 }
 
 impl Version for u32 {
+    const ETHERTYPE: u16 = ethernet::IPV4;
     const HEADER: usize = ipv4::HEADER;
     const SOURCE: usize = ipv4::SOURCE;
     const DESTINATION: usize = ipv4::DESTINATION;
@@ -160,6 +166,10 @@ impl Version for u32 {
         !matches!(self >> 24, 0 | 127 | 224..)
     }
 
+    fn set_ttl(header: &mut [u8], ttl: u8) {
+        header.first_chunk_mut().into_iter().for_each(|header| ipv4::set_ttl(header, ttl));
+    }
+
     fn decrement_ttl(header: &mut [u8]) {
         header.first_chunk_mut().into_iter().for_each(ipv4::decrement_ttl);
     }
@@ -176,6 +186,7 @@ impl Version for u32 {
 }
 
 impl Version for u128 {
+    const ETHERTYPE: u16 = ethernet::IPV6;
     const HEADER: usize = ipv6::HEADER;
     const SOURCE: usize = ipv6::SOURCE;
     const DESTINATION: usize = ipv6::DESTINATION;
@@ -216,6 +227,10 @@ impl Version for u128 {
     fn is_somebody(self) -> bool {
         // Unspecified, loopback, and multicast.
         self > 1 && self >> 120 != 0xFF
+    }
+
+    fn set_ttl(header: &mut [u8], ttl: u8) {
+        header.first_chunk_mut().into_iter().for_each(|header| ipv6::set_hop_limit(header, ttl));
     }
 
     fn decrement_ttl(header: &mut [u8]) {
