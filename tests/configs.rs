@@ -38,7 +38,8 @@ fn every_file_is_checked() -> Result<()> {
     let pktgen = files(directory().join("../perf/pktgen"))?;
     let routers =
         pktgen.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
-    for path in examples.into_iter().chain(routers) {
+    let dual_stack = [directory().join("ipv6/rvs.toml")];
+    for path in examples.into_iter().chain(routers).chain(dual_stack) {
         let output =
             Command::new(&state, router::program()?).words("check --no-machine -c").arg(&path).run()?;
         ensure!(output.contains(": ok ("), "{output}");

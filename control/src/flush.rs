@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use dataplane::snapshot::Snapshot;
-use dataplane::table::{Fate, Table, Word};
+use dataplane::table::{Fate, Slot, Table, Word};
 
 use crate::ids::ServiceKey;
 
@@ -28,21 +28,18 @@ impl Filter {
             && self.client.is_none_or(|wanted| wanted == client)
     }
 
-    /// Whether it is about IPv6, of which peers are not told yet.
-    pub fn is_ipv6(&self) -> bool {
-        self.service.is_some_and(|service| service.address.is_ipv6())
-            || self.server.is_some_and(|server| server.is_ipv6())
-            || self.client.is_some_and(|client| client.is_ipv6())
-    }
-
-    /// Whether a word of the table is one of them. Those of nobody in this snapshot are not.
-    pub fn matches_word(&self, snapshot: &Snapshot, word: Word) -> bool {
+    /// Whether a word in a slot of the table is one of them. Those of nobody in this snapshot are not; nor is one of IPv6 whose client is
+    /// not known, if there is a condition on it.
+    pub fn matches_word(&self, table: &Table, snapshot: &Snapshot, slot: Slot, word: Word) -> bool {
         snapshot.dest_of(word).is_some_and(|dest| {
             let service = ServiceKey {
                 address: dest.virtual_address,
                 protocol: snapshot.services[dest.service as usize].protocol,
             };
-            self.matches(service, dest.address, (*word.client().socket().ip()).into())
+            match snapshot.client_of(table, slot, word) {
+                Some(client) => self.matches(service, dest.address, client.ip()),
+                None => self.client.is_none() && self.matches(service, dest.address, dest.address.ip()),
+            }
         })
     }
 }
@@ -68,10 +65,10 @@ pub fn remove(
     table: &Table,
     snapshot: &Snapshot,
     buckets: Range<usize>,
-    is_to_go: impl Fn(Word) -> bool,
+    is_to_go: impl Fn(Slot, Word) -> bool,
 ) -> u64 {
     let mut removed = 0;
-    let decide = |_, word| if is_to_go(word) { Fate::Remove } else { Fate::Keep };
+    let decide = |slot, word| if is_to_go(slot, word) { Fate::Remove } else { Fate::Keep };
     table.sweep(buckets, decide, |word| {
         removed += 1;
         if let Some(dest) = snapshot.dest_of(word) {
@@ -104,7 +101,6 @@ mod tests {
         let server = SocketAddr::from((Ipv6Addr::LOCALHOST, 8080));
         assert!(filter.matches(six, server, "2001:db8:2::7".parse().unwrap()));
         assert!(!filter.matches(six, server, client));
-        assert_eq!((filter.is_ipv6(), all.is_ipv6(), Filter::default().is_ipv6()), (true, false, false));
         let shown = "service tcp/192.0.2.10:80, server 10.0.0.11:8080, client 198.51.100.7";
         assert_eq!((all.to_string().as_str(), Filter::default().to_string().as_str()), (shown, "all"));
     }

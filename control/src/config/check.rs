@@ -231,14 +231,27 @@ fn admin(section: &Section<'_>) -> Option<Admin> {
     Some(Admin { socket: socket?, group: group?, tcp: tcp? })
 }
 
+/// What every link has that IPv6 is on (RFC 8200, section 5).
+const IPV6_MTU: u16 = 1280;
+
 fn port(section: &Section<'_>) -> Option<Port> {
     section.known(&["name", "device", "mtu", "descriptors", "addresses", "mac"]);
     let name = section.require("name", PORT_NAME).and_then(|field| field.parse(PORT_NAME, value::port_name));
     let device = section.require("device", DEVICE).and_then(|field| field.parse(DEVICE, value::device));
-    let mtu = section.or("mtu", 1500, |field| narrow(field.integer(576..=9000)));
+    let mtu: Option<u16> = section.or("mtu", 1500, |field| narrow(field.integer(576..=9000)));
     let descriptors = section.or("descriptors", 1024, |field| narrow(field.integer(64..=32_768)));
-    let addresses = section
-        .or("addresses", Vec::new(), |field| field.all(|address| address.parse(PREFIX, value::prefix)));
+    let addresses = section.or("addresses", Vec::new(), |field| {
+        field.all(|address| {
+            let prefix = address.parse(PREFIX, value::prefix)?;
+            match mtu {
+                // Linux has no IPv6 on such an interface.
+                Some(mtu @ ..IPV6_MTU) if prefix.address.is_ipv6() => address.error(format_args!(
+                    "an mtu of {mtu} is too small for IPv6; expected at least {IPV6_MTU}, or no IPv6 address"
+                )),
+                _ => Some(prefix),
+            }
+        })
+    });
     let mac = section.optional("mac", |field| field.parse(MAC, value::mac));
     Some(Port {
         name: name?,

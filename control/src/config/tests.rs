@@ -245,6 +245,40 @@ rvs.toml:35:8: service[0].port: unknown port "wan"; expected one of eth1, lan
 }
 
 #[test]
+fn ports_of_both_families() {
+    let both = altered("\"192.0.2.1/24\"", "\"192.0.2.1/24\", \"2001:db8::1/64\"");
+    let config = read(&both).unwrap();
+    let shown: Vec<String> = config.ports[0].addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["192.0.2.1/24", "2001:db8::1/64"]);
+    // A virtual address is put where its network is.
+    let six = both.replace("192.0.2.10:80", "[2001:db8::10]:80").replace("\nport = \"wan\"", "");
+    let six = six.replace("10.0.0.11:8080", "2001:db8:1::11").replace("10.0.0.12", "2001:db8:1::12");
+    for (port, text) in [("wan", six.clone()), ("lan", six.replace("[2001:db8::10]", "[2001:db8:1::10]"))] {
+        let text = text.replace("\"10.0.0.1/24\"", "\"10.0.0.1/24\", \"2001:db8:1::1/64\"");
+        let config = read(&text).unwrap();
+        assert_eq!(config.port_of(&config.services[0]).name, port);
+    }
+    assert_messages(&[
+        (
+            "\"10.0.0.1/24\"",
+            "\"2001:db8::1/64\", \"2001:db8::1/48\"",
+            r#"
+rvs.toml:26:32: port[1].addresses[1]: address 2001:db8::1 stands in line 26 already; expected another address
+   26 | addresses = ["2001:db8::1/64", "2001:db8::1/48"]
+      |                                ^^^^^^^^^^^^^^^^"#,
+        ),
+        (
+            "addresses = [\"10.0.0.1/24\"]\nmac = \"02:00:00:00:00:01\"\nmtu = 9000",
+            "addresses = [\"2001:db8::1/64\"]\nmtu = 1279",
+            r#"
+rvs.toml:26:14: port[1].addresses[0]: an mtu of 1279 is too small for IPv6; expected at least 1280, or no IPv6 address
+   26 | addresses = ["2001:db8::1/64"]
+      |              ^^^^^^^^^^^^^^^^"#,
+        ),
+    ]);
+}
+
+#[test]
 fn addresses_and_duplicates() {
     assert_messages(&[
         (

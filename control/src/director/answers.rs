@@ -1,10 +1,12 @@
 //! What the director tells the admin API: services, counters, connections.
 
+use std::net::Ipv6Addr;
+
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::service::{Mode, SchedulerFlag};
 use dataplane::snapshot::Snapshot;
-use dataplane::table::Word;
+use dataplane::table::{Slot, Table, Word};
 use dataplane::worker;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -241,13 +243,13 @@ impl Director {
         let chunks = (0..table.buckets()).step_by(LISTING_CHUNK);
         Box::new(chunks.flat_map(move |start| {
             let end = (start + LISTING_CHUNK).min(table.buckets());
-            let list = |word| connection(&snapshot, word);
-            table.words(start..end).filter_map(list).collect::<Vec<_>>()
+            let list = |(slot, word)| connection(&table, &snapshot, slot, word);
+            table.entries(start..end).filter_map(list).collect::<Vec<_>>()
         }))
     }
 }
 
-fn connection(snapshot: &Snapshot, word: Word) -> Option<api::Connection> {
+fn connection(table: &Table, snapshot: &Snapshot, slot: Slot, word: Word) -> Option<api::Connection> {
     let dest = snapshot.dest_of(word)?;
     let service = &snapshot.services[dest.service as usize];
     let (state, age) = (word.state(), word.age(worker::now()));
@@ -257,7 +259,10 @@ fn connection(snapshot: &Snapshot, word: Word) -> Option<api::Connection> {
     }
     Some(api::Connection {
         protocol: service.protocol.name().to_owned(),
-        client: word.client().socket().into(),
+        // After a restart the address of an IPv6 client that is silent is not known.
+        client: snapshot
+            .client_of(table, slot, word)
+            .unwrap_or((Ipv6Addr::UNSPECIFIED, word.client().port()).into()),
         virtual_: dest.virtual_address,
         server: dest.address,
         state: state.name().to_owned(),

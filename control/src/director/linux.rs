@@ -10,14 +10,9 @@ use dataplane::fib::PortIndex;
 use super::Director;
 use crate::config::{Service, VirtualAddresses};
 use crate::events::Kind;
-use crate::net::Mirror;
+use crate::net::{Mirror, alone};
 use crate::ports;
 use crate::rivals::exclusive;
-
-/// The length of a network of this address only, as which a virtual address is on its twin.
-fn alone(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
 
 /// Neighbours that Linux is asked for.
 #[derive(Clone, Copy, PartialEq)]
@@ -102,7 +97,7 @@ impl Director {
         for &(ifindex, address) in wanted.iter().filter(is_missing) {
             // Before it is there, since whoever ends this here, for an upgrade, has to know.
             let is_new = self.placed.insert((ifindex, address));
-            let added = linux.add_virtual_address(ifindex, address, alone(address)).await;
+            let added = linux.add_virtual_address(ifindex, address).await;
             if is_new && !matches!(added, Ok(true)) {
                 // It is there, and what somebody else has put there is not ours to take away; or it is refused.
                 self.placed.remove(&(ifindex, address));

@@ -195,10 +195,10 @@ impl Director {
         let filter = Filter { service, server: filter.server, client: filter.client };
         let (table, snapshot, peers) = (self.table.clone(), self.publisher.current(), self.peers.shared());
         Ok(Box::new(move || {
-            let _under_way = peers.filter(|_| !filter.is_ipv6()).map(|peers| peers.flush(filter));
+            let _under_way = peers.map(|peers| peers.flush(filter));
             let starts = (0..table.buckets()).step_by(CHUNK);
             let chunks = starts.map(|start| start..(start + CHUNK).min(table.buckets()));
-            let is_to_go = |word| filter.matches_word(&snapshot, word);
+            let is_to_go = |slot, word| filter.matches_word(&table, &snapshot, slot, word);
             chunks.map(|buckets| flush::remove(&table, &snapshot, buckets, is_to_go)).sum()
         }))
     }

@@ -149,14 +149,20 @@ pub(super) mod tests {
 
     /// An index with so many dests.
     pub fn example(dests: u32) -> Index {
-        let member = |number| Member {
-            id: DestId::new(number).unwrap(),
-            service: "udp/192.0.2.10:53".parse().unwrap(),
-            server: ServerKey {
-                address: "10.0.0.11:5353".parse().unwrap(),
-                mode: Mode::ALL[number as usize % Mode::ALL.len()],
-            },
-            last_weight: number * 3,
+        let member = |number| {
+            let (service, server) = match number % 2 {
+                1 => ("udp/192.0.2.10:53", "10.0.0.11:5353"),
+                _ => ("tcp/[2001:db8::10]:80", "[2001:db8:1::11]:8080"),
+            };
+            Member {
+                id: DestId::new(number).unwrap(),
+                service: service.parse().unwrap(),
+                server: ServerKey {
+                    address: server.parse().unwrap(),
+                    mode: Mode::ALL[number as usize % Mode::ALL.len()],
+                },
+                last_weight: number * 3,
+            }
         };
         Index {
             boot: "4f0c2c0e-3ad7-4f53-9d5a-5f3e5a9d8c11".to_owned(),
@@ -187,7 +193,8 @@ pub(super) mod tests {
             let text = example(1).to_string().replace(from, to);
             format!("{:#}", Index::parse(text.as_bytes()).unwrap_err())
         };
-        assert_eq!(says("layout 1", "layout 77"), "another build made it: its layout is 77; expected 1");
+        let expected = format!("another build made it: its layout is 77; expected {LAYOUT}");
+        assert_eq!(says(&format!("layout {LAYOUT}"), "layout 77"), expected);
         assert_eq!(says("dest 1", "dest 2"), "the index is damaged: its checksum is wrong");
         assert_eq!(says("checksum", "sum"), "the index is cut off");
         assert_eq!(says(TITLE, "Something else"), "the index is not one");

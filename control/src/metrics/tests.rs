@@ -229,6 +229,20 @@ fn every_value_is_where_it_belongs() {
 }
 
 #[test]
+fn labels_of_ipv6() {
+    let mut scrape = scrape(2);
+    scrape.services[0].address = "[2001:db8::10]:80".parse().unwrap();
+    scrape.services[0].servers[0].address = "[2001:db8:1::11]:8080".parse().unwrap();
+    let text = scrape.render(Format::Text).unwrap();
+    for series in [
+        "rvs_server_up{service=\"tcp/[2001:db8::10]:80\",server=\"[2001:db8:1::11]:8080\"} 1",
+        "rvs_address_announced{address=\"2001:db8::10\"} 1",
+    ] {
+        assert!(text.lines().any(|line| line == series), "{series}: {text}");
+    }
+}
+
+#[test]
 fn no_series_stands_there_twice_and_each_family_has_help() {
     let text = text(20);
     let series: Vec<&str> = text

@@ -41,11 +41,11 @@ const SETTINGS: [(&str, &str); 5] = [
     ("accept_ra", "0"),
     // A link-local address, without which Linux asks no neighbour for RVS. It is made from the MAC, and so stays the same.
     ("addr_gen_mode", "0"),
-    // An address can be used as soon as it is there, also without a carrier, as one of IPv4 can. Duplicates are heard of
-    // (`rivals`). By this and not by a flag of the address, with which Linux would not announce it. Where the setting is made for
-    // `all` interfaces, addresses are checked all the same, which takes a second.
+    // Virtual addresses and the link-local one are there in a moment, also without a carrier, as those of IPv4 are. Duplicates are
+    // heard of (`rivals`). By this and not by a flag of the address, with which Linux would not announce it. Where the setting is
+    // made for `all` interfaces, they are checked all the same, which takes a second.
     ("accept_dad", "0"),
-    // Linux tells the segment of each address that it gets, as nobody does for IPv4 but keepalived.
+    // Linux tells the segment of each virtual address that it gets, as nobody does for IPv4 but keepalived.
     ("ndisc_notify", "1"),
     // An operator who sets the twin down and up finds its addresses there, as those of IPv4.
     ("keep_addr_on_down", "1"),

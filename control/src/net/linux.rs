@@ -6,14 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, TryStreamExt};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{AddressAddRequest, AddressMessageBuilder, LinkMessageBuilder, LinkUnspec};
 
 use super::mirror::needs_no_resolving;
 use super::{Link, Mirror, NoIpv6};
@@ -23,6 +23,11 @@ use super::{Link, Mirror, NoIpv6};
 const DUMP_ATTEMPTS: usize = 10;
 
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+
+/// The length of a network of one address, as which a virtual one is on its twin.
+pub fn alone(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
 
 /// A handle to Linux' network configuration. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -36,28 +41,39 @@ impl Linux {
         Ok(Linux(handle))
     }
 
-    /// Puts an address on an interface; false if it was there.
+    /// Puts an address on an interface, from which Linux can send at once; false if it was there.
     pub async fn add_address(&self, ifindex: u32, address: IpAddr, length: u8) -> Result<bool> {
-        self.add(ifindex, address, length, false).await
-    }
-
-    /// As [`Linux::add_address`], for a virtual address, by which nobody is to know this machine.
-    ///
-    /// One of IPv6 is added as deprecated (RFC 4862, 5.5.4), as keepalived does it: it is answered for, but not what Linux speaks
-    /// from of its own accord. Else the longest common prefix would decide (RFC 6724, 5, rule 8): checks would come from a virtual
-    /// address, which servers behind direct routing have themselves, and so never answer. With IPv4 the route to the
-    /// segment names the port's own address.
-    pub async fn add_virtual_address(&self, ifindex: u32, address: IpAddr, length: u8) -> Result<bool> {
-        self.add(ifindex, address, length, address.is_ipv6()).await
-    }
-
-    async fn add(&self, ifindex: u32, address: IpAddr, length: u8, is_deprecated: bool) -> Result<bool> {
         let mut request = self.0.address().add(ifindex, address, length);
-        if is_deprecated {
-            let mut lifetimes = CacheInfo::default();
-            (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (0, u32::MAX);
-            request.message_mut().attributes.push(AddressAttribute::CacheInfo(lifetimes));
+        if address.is_ipv6() {
+            // Else it is not there before Linux has looked for duplicates, be it only to find that it need not: a check or a program
+            // that binds to it would fail.
+            request.message_mut().header.flags = AddressHeaderFlags::Nodad;
         }
+        self.add(ifindex, address, length, request).await
+    }
+
+    /// Puts a virtual address on an interface, as a network of its own; false if it was there.
+    ///
+    /// One of IPv6 is "deprecated": of an interface's addresses Linux sends from the one that is most like the destination (RFC 6724,
+    /// section 5), and a health check is not to come from an address that its server may have itself. (Of IPv4 it is the first one in
+    /// the destination's network.) And it is announced, which with the flag of [`Self::add_address`] it would not be.
+    pub async fn add_virtual_address(&self, ifindex: u32, address: IpAddr) -> Result<bool> {
+        let mut request = self.0.address().add(ifindex, address, alone(address));
+        if address.is_ipv6() {
+            let mut lifetime = CacheInfo::default();
+            (lifetime.ifa_valid, lifetime.ifa_preferred) = (u32::MAX, 0);
+            request.message_mut().attributes.push(AddressAttribute::CacheInfo(lifetime));
+        }
+        self.add(ifindex, address, alone(address), request).await
+    }
+
+    async fn add(
+        &self,
+        ifindex: u32,
+        address: IpAddr,
+        length: u8,
+        request: AddressAddRequest,
+    ) -> Result<bool> {
         let error = match request.execute().await {
             Ok(()) => return Ok(true),
             Err(error) => error,
@@ -217,7 +233,7 @@ impl Linux {
     pub async fn way_to(&self, address: IpAddr) -> Result<Option<u32>> {
         let mut wanted = RouteMessage::default();
         wanted.header.address_family = family(address);
-        wanted.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+        wanted.header.destination_prefix_length = alone(address);
         wanted.attributes.push(RouteAttribute::Destination(address.into()));
         match self.routes(wanted, 0).await {
             Ok(routes) => Ok(routes.iter().flat_map(leaves_by).next()),

@@ -30,7 +30,7 @@ mod twin;
 mod watch;
 
 pub use ipv6::NoIpv6;
-pub use linux::Linux;
+pub use linux::{Linux, alone};
 pub use mirror::{Change, Link, Mirror, Route};
 pub use twin::{Twin, TwinError};
 pub use watch::Watcher;

@@ -132,10 +132,11 @@ impl Flushes {
             return 0;
         }
         let buckets = self.next..table.buckets().min(self.next + (BUCKETS_AT_ONCE / pending.len()).max(1));
-        let removed = flush::remove(table, snapshot, buckets.clone(), |word| {
+        let removed = flush::remove(table, snapshot, buckets.clone(), |slot, word| {
             let seen = Seen::of(word, now);
-            let is_meant =
-                |order: &&mut Order| order.may_be_after(seen) && order.filter.matches_word(snapshot, word);
+            let is_meant = |order: &&mut Order| {
+                order.may_be_after(seen) && order.filter.matches_word(table, snapshot, slot, word)
+            };
             pending.iter().any(is_meant)
         });
         pending.iter_mut().for_each(|order| order.left = order.left.saturating_sub(buckets.len()));

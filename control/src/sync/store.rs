@@ -2,10 +2,10 @@
 
 use dataplane::changes::{is_shared, is_told};
 use dataplane::clock::{Tick, Timeout};
-use dataplane::engine::{Adopted, adopt};
+use dataplane::engine::{Adopted, News, adopt};
 use dataplane::service::State;
 use dataplane::snapshot::{Dest, Snapshot};
-use dataplane::table::{Client, DestId, FLAG_REPLIED, Slot, Table, Word};
+use dataplane::table::{DestId, FLAG_REPLIED, Slot, Table, Word};
 use foldhash::HashMap;
 
 use super::flushes::{Flushes, Seen, Teller};
@@ -90,7 +90,8 @@ pub struct View<'a> {
 impl Store for View<'_> {
     fn record(&self, slot: Slot) -> Option<Record> {
         let word = self.table.connection(slot).filter(|&word| self.is_told(word))?;
-        let (client, state, age) = (word.client().socket(), word.state(), word.age(self.now));
+        let client = self.snapshot.client_of(self.table, slot, word)?;
+        let (state, age) = (word.state(), word.age(self.now));
         let replied = word.flags() & FLAG_REPLIED != 0;
         Some(Record { dest: word.dest_number() as u32, client, state, replied, age })
     }
@@ -154,10 +155,10 @@ impl View<'_> {
     /// Takes over a connection of a dest of ours, unless what is known of it is fresher. `slack` is how many ticks older
     /// the news of its state may be.
     pub fn take(&mut self, dest: DestId, record: &Record, slack: u32) {
-        let client = Client::new((*record.client.ip()).into(), record.client.port());
+        let &Record { client, state, age, .. } = record;
         let flags = if record.replied { FLAG_REPLIED } else { 0 };
-        let word = Word::new(client, dest).with_state(record.state).with_flags(flags);
-        let count = match adopt(self.table, self.snapshot, self.now, word, record.age, slack) {
+        let news = News { client, dest, state, flags, age, slack };
+        let count = match adopt(self.table, self.snapshot, self.now, &news) {
             Adopted::New => &mut self.adoptions.new,
             Adopted::Changed => &mut self.adoptions.changed,
             Adopted::Known => &mut self.adoptions.known,
@@ -179,9 +180,8 @@ impl View<'_> {
         let is_coarse = dest.is_some_and(|dest| self.snapshot.timeout(dest, record.state).is_coarse());
         let seen = Seen { at: Tick(self.now.0.saturating_sub(record.age.into())), is_coarse };
         let Identity { service, server } = *identity;
-        self.flushes.covers(seen, teller, |filter| {
-            filter.matches(service, server.address, (*record.client.ip()).into())
-        })
+        self.flushes
+            .covers(seen, teller, |filter| filter.matches(service, server.address, record.client.ip()))
     }
 }
 
@@ -196,8 +196,12 @@ pub fn identity(snapshot: &Snapshot, dest: &Dest) -> Identity {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use dataplane::fib::Fibs;
-    use dataplane::table::HashKey;
+    use dataplane::service::{Mode, Protocol};
+    use dataplane::snapshot::{DestSpec, ServiceSpec};
+    use dataplane::table::{Client, HashKey};
 
     use super::*;
 
@@ -210,7 +214,11 @@ mod tests {
             let word = Word::new(Client::new(slot.number(), 80), DestId::new(1).unwrap()).with_state(state);
             table.replace(slot, Word::EMPTY, word).unwrap();
         }
-        let snapshot = Snapshot::new(1, Vec::new(), &[], [], Fibs::default());
+        let server = |address: &str| address.parse::<SocketAddr>().unwrap();
+        let dest = DestSpec::new(DestId::new(1).unwrap(), server("10.0.0.11:8080"));
+        let service = ServiceSpec::new(server("192.0.2.10:80"), Protocol::Tcp, Mode::Nat);
+        let service = ServiceSpec { dests: vec![dest], ..service };
+        let snapshot = Snapshot::new(1, Vec::new(), &[service], [], Fibs::default());
         let (numbers, mut adoptions) = (Numbers::default(), Adoptions::default());
         let mut flushes = Flushes::default();
         let mut told = |states: &[State]| {

@@ -5,18 +5,18 @@
 //! ping    2
 //! ask     3
 //! done    4
-//! name    5  number (v)  protocol (1)  mode (1)  virtual address, port (6)  server's address, port (6)
-//! record  0x40 + 0x20 if it has just changed + 0x10 if replied + its state
+//! name    5  number (v)  protocol (1)  mode, + 0x80 if of IPv6 (1)  virtual address, port (6)  server's address, port (6)
+//! record  0x40 + 0x80 if of IPv6 + 0x20 if it has just changed + 0x10 if replied + its state
 //!            number (v)  client's address, port (6)  ticks since it was seen (v)
-//! forget  8  number (v)  ticks since the order (v)  1 + 2 + 4 for what follows (1)  a service: protocol (1), address, port (6);
-//!            a server's address, port (6); a client's address (4)
+//! forget  8  number (v)  ticks since the order (v)  1 + 2 + 4 for what follows, + 8, 16, 32 for what of it is of IPv6 (1)
+//!            a service: protocol (1), address, port (6); a server's address, port (6); a client's address (4)
 //! swept   9  the order's number (v)
 //! ```
 //!
-//! (v) is seven bits a byte, the lowest first, the eighth says that more follow. A connection takes 9 to 13 bytes, an
-//! acknowledgement four or five if nothing was lost. A datagram without frames says that its sender is there.
+//! (v) is seven bits a byte, the lowest first, the eighth says that more follow. An address of IPv6 has sixteen bytes, not four. A
+//! connection takes 9 to 13 bytes, one of IPv6 12 more, an acknowledgement four or five if nothing was lost. A datagram without frames says that its sender is there.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use dataplane::service::{Mode, Protocol, State};
 
@@ -38,7 +38,7 @@ pub struct Record {
     /// Its dest's number there.
     pub dest: u32,
     /// Its client.
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// Its state.
     pub state: State,
     /// Whether a reply was seen (UDP).
@@ -72,17 +72,14 @@ pub enum Frame {
 }
 
 /// The longest frame that is no acknowledgement.
-pub const LONGEST: usize = 1 + 5 + 5 + 1 + 7 + 6 + 4;
+pub const LONGEST: usize = 1 + 5 + 5 + 1 + 19 + 18 + 16;
 /// The longest acknowledgement.
 pub const LONGEST_ACK: usize = 1 + 10 + 10 + 10;
 
 impl Frame {
-    /// Writes it. What is about IPv6 is left out: peers are not told of it yet.
+    /// Writes it.
     pub fn put(&self, out: &mut Vec<u8>) {
         match *self {
-            Frame::Name { identity: Identity { service, server }, .. }
-                if service.address.is_ipv6() || server.address.is_ipv6() => {}
-            Frame::Forget { filter, .. } if filter.is_ipv6() => {}
             Frame::Ack { largest, before } => {
                 out.push(1);
                 put_number(out, largest);
@@ -96,7 +93,9 @@ impl Frame {
             Frame::Name { number, identity: Identity { service, server } } => {
                 out.push(5);
                 put_number(out, number.into());
-                out.extend([service.protocol.number(), server.mode as u8]);
+                // A service's addresses are all of one family.
+                let wide = if service.address.is_ipv6() { WIDE } else { 0 };
+                out.extend([service.protocol.number(), server.mode as u8 | wide]);
                 put_socket(out, service.address);
                 put_socket(out, server.address);
             }
@@ -130,9 +129,10 @@ impl Frame {
                 let number = take_u32(bytes)?;
                 let [protocol, mode] = take_array(bytes)?;
                 let protocol = Protocol::from_number(protocol)?;
-                let mode = *Mode::ALL.get(usize::from(mode))?;
-                let service = ServiceKey { address: take_socket(bytes)?.into(), protocol };
-                let server = ServerKey { address: take_socket(bytes)?.into(), mode };
+                let is_wide = mode & WIDE != 0;
+                let mode = *Mode::ALL.get(usize::from(mode & !WIDE))?;
+                let service = ServiceKey { address: take_socket(bytes, is_wide)?, protocol };
+                let server = ServerKey { address: take_socket(bytes, is_wide)?, mode };
                 Frame::Name { number, identity: Identity { service, server } }
             }
             8 => {
@@ -140,7 +140,7 @@ impl Frame {
                 Frame::Forget { number, age, filter: take_filter(bytes)? }
             }
             9 => Frame::Swept(take_u32(bytes)?),
-            kind if kind & !(LIVE | REPLIED | STATE) == RECORD => {
+            kind if kind & !(WIDE | LIVE | REPLIED | STATE) == RECORD => {
                 let record = take_record(bytes, kind)?;
                 if kind & LIVE != 0 { Frame::Live(record) } else { Frame::Told(record) }
             }
@@ -164,6 +164,7 @@ pub fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Option<Frame>> {
 }
 
 /// Bits of a record's kind. A connection is what is told most, so all of this is in one byte.
+const WIDE: u8 = 0x80;
 const RECORD: u8 = 0x40;
 const LIVE: u8 = 0x20;
 const REPLIED: u8 = 0x10;
@@ -171,26 +172,38 @@ const STATE: u8 = 0x0F;
 const _: () = assert!(State::COUNT <= STATE as usize + 1);
 
 fn put_record(out: &mut Vec<u8>, live: u8, record: &Record) {
-    out.push(RECORD | live | if record.replied { REPLIED } else { 0 } | record.state as u8);
+    let wide = if record.client.is_ipv6() { WIDE } else { 0 };
+    out.push(RECORD | wide | live | if record.replied { REPLIED } else { 0 } | record.state as u8);
     put_number(out, record.dest.into());
-    put_socket(out, record.client.into());
+    put_socket(out, record.client);
     put_number(out, record.age.into());
 }
 
 fn take_record(bytes: &mut &[u8], kind: u8) -> Option<Record> {
     let (state, replied) = (State::from_number(kind & STATE)?, kind & REPLIED != 0);
-    let (dest, client, age) = (take_u32(bytes)?, take_socket(bytes)?, take_u32(bytes)?);
+    let (dest, client, age) = (take_u32(bytes)?, take_socket(bytes, kind & WIDE != 0)?, take_u32(bytes)?);
     Some(Record { dest, client, state, replied, age })
 }
 
 const SERVICE: u8 = 1;
 const SERVER: u8 = 2;
 const CLIENT: u8 = 4;
+/// By how much the bits are shifted that say what is of IPv6.
+const WIDE_SHIFT: u32 = 3;
 
 fn put_filter(out: &mut Vec<u8>, filter: &Filter) {
     let Filter { service, server, client } = filter;
-    let given = [(service.is_some(), SERVICE), (server.is_some(), SERVER), (client.is_some(), CLIENT)];
-    out.push(given.iter().filter(|(is_given, _)| *is_given).map(|(_, bit)| bit).sum());
+    let addresses = [
+        (service.map(|service| service.address.ip()), SERVICE),
+        (server.map(|server| server.ip()), SERVER),
+        (*client, CLIENT),
+    ];
+    let bits = addresses.into_iter().map(|(address, bit)| match address {
+        None => 0,
+        Some(IpAddr::V4(_)) => bit,
+        Some(IpAddr::V6(_)) => bit | bit << WIDE_SHIFT,
+    });
+    out.push(bits.sum());
     if let Some(service) = service {
         out.push(service.protocol.number());
         put_socket(out, service.address);
@@ -207,20 +220,20 @@ fn put_filter(out: &mut Vec<u8>, filter: &Filter) {
 fn take_filter(bytes: &mut &[u8]) -> Option<Filter> {
     let [given] = take_array(bytes)?;
     let mut filter = Filter::default();
-    if given & !(SERVICE | SERVER | CLIENT) != 0 {
+    let (wide, given) = (given >> WIDE_SHIFT, given & (SERVICE | SERVER | CLIENT));
+    if wide & !given != 0 {
         return None;
     }
     if given & SERVICE != 0 {
         let [protocol] = take_array(bytes)?;
         let protocol = Protocol::from_number(protocol)?;
-        filter.service = Some(ServiceKey { address: take_socket(bytes)?.into(), protocol });
+        filter.service = Some(ServiceKey { address: take_socket(bytes, wide & SERVICE != 0)?, protocol });
     }
     if given & SERVER != 0 {
-        filter.server = Some(take_socket(bytes)?.into());
+        filter.server = Some(take_socket(bytes, wide & SERVER != 0)?);
     }
     if given & CLIENT != 0 {
-        let client: [u8; 4] = take_array(bytes)?;
-        filter.client = Some(client.into());
+        filter.client = Some(take_address(bytes, wide & CLIENT != 0)?);
     }
     Some(filter)
 }
@@ -230,16 +243,19 @@ fn put_socket(out: &mut Vec<u8>, socket: SocketAddr) {
     out.extend(socket.port().to_be_bytes());
 }
 
-/// Of IPv4: see [`Frame::put`].
 fn put_address(out: &mut Vec<u8>, address: IpAddr) {
-    if let IpAddr::V4(address) = address {
-        out.extend(address.octets());
+    match address {
+        IpAddr::V4(address) => out.extend(address.octets()),
+        IpAddr::V6(address) => out.extend(address.octets()),
     }
 }
 
-fn take_socket(bytes: &mut &[u8]) -> Option<SocketAddrV4> {
-    let address: [u8; 4] = take_array(bytes)?;
-    Some(SocketAddrV4::new(Ipv4Addr::from(address), u16::from_be_bytes(take_array(bytes)?)))
+fn take_socket(bytes: &mut &[u8], is_wide: bool) -> Option<SocketAddr> {
+    Some(SocketAddr::new(take_address(bytes, is_wide)?, u16::from_be_bytes(take_array(bytes)?)))
+}
+
+fn take_address(bytes: &mut &[u8], is_wide: bool) -> Option<IpAddr> {
+    Some(if is_wide { take_array::<16>(bytes)?.into() } else { take_array::<4>(bytes)?.into() })
 }
 
 fn put_number(out: &mut Vec<u8>, mut number: u64) {
@@ -280,8 +296,13 @@ mod tests {
 
     use super::*;
 
-    fn socket() -> impl Strategy<Value = SocketAddrV4> {
-        any::<(u32, u16)>().prop_map(|(address, port)| SocketAddrV4::new(address.into(), port))
+    fn socket() -> impl Strategy<Value = SocketAddr> {
+        any::<(IpAddr, u16)>().prop_map(SocketAddr::from)
+    }
+
+    /// Two of one family.
+    fn sockets() -> impl Strategy<Value = (SocketAddr, SocketAddr)> {
+        (socket(), socket()).prop_filter("of one family", |(one, other)| one.is_ipv4() == other.is_ipv4())
     }
 
     fn record() -> impl Strategy<Value = Record> {
@@ -293,25 +314,23 @@ mod tests {
     fn frame() -> impl Strategy<Value = Frame> {
         let protocol = prop::sample::select(Protocol::ALL);
         let mode = prop::sample::select(Mode::ALL);
-        let name = (any::<u32>(), socket(), protocol, socket(), mode).prop_map(
-            |(number, virtual_address, protocol, server, mode): (u32, SocketAddrV4, _, SocketAddrV4, _)| {
-                Frame::Name {
-                    number,
-                    identity: Identity {
-                        service: ServiceKey { address: virtual_address.into(), protocol },
-                        server: ServerKey { address: server.into(), mode },
-                    },
-                }
+        let name = (any::<u32>(), sockets(), protocol, mode).prop_map(
+            |(number, (virtual_address, server), protocol, mode)| Frame::Name {
+                number,
+                identity: Identity {
+                    service: ServiceKey { address: virtual_address, protocol },
+                    server: ServerKey { address: server, mode },
+                },
             },
         );
         let service = (socket(), prop::sample::select(Protocol::ALL))
-            .prop_map(|(address, protocol)| ServiceKey { address: address.into(), protocol });
+            .prop_map(|(address, protocol)| ServiceKey { address, protocol });
         let (service, server) = (prop::option::of(service), prop::option::of(socket()));
-        let client = prop::option::of(any::<Ipv4Addr>());
+        let client = prop::option::of(any::<IpAddr>());
         let filter = (service, server, client).prop_map(|(service, server, client)| Filter {
             service,
-            server: server.map(Into::into),
-            client: client.map(Into::into),
+            server,
+            client,
         });
         let forget = (any::<u32>(), any::<u32>(), filter).prop_map(|(number, age, filter)| Frame::Forget {
             number,

@@ -263,6 +263,22 @@ fn sorting() {
 }
 
 #[test]
+fn addresses_of_ipv4_come_first() {
+    let mut sample = at(10);
+    let servers = ["[2001:db8:1::a]:80", "[2001:db8:1::9]:8080", "[2001:db8:1::9]:80", "10.0.0.10:80"];
+    let servers = servers.map(|address| Server { address: address.parse().unwrap(), ..server(1, true, 0) });
+    sample.services = vec![service("tcp", "[2001:db8::10]:80", servers.into())];
+    let mut model = Model::new("");
+    model.take(sample);
+    press(&mut model, "\t");
+    assert_eq!(
+        first(&model, Pane::Servers),
+        ["10.0.0.10:80", "[2001:db8:1::9]:80", "[2001:db8:1::9]:8080", "[2001:db8:1::a]:80"]
+    );
+    assert!(text(&model, 110, 29).unwrap().contains("Real servers of tcp/[2001:db8::10]:80"));
+}
+
+#[test]
 fn filtering() {
     let mut model = model();
     press(&mut model, "jj\t/REFUSEDx\x08\n");

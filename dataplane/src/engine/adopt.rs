@@ -1,13 +1,13 @@
 //! Connections that a peer router tells of.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::packet::Side;
 use super::resolve::{Judgement, Wanted, leave};
 use crate::clock::{COARSE_SHIFT, Tick};
 use crate::service::State;
 use crate::snapshot::Snapshot;
-use crate::table::{Inserted, Table, Word};
+use crate::table::{Client, DestId, Inserted, Table, Word};
 
 /// Tells the tentative words of whoever adopts from those of workers.
 const ADOPTER: u8 = u8::MAX;
@@ -31,10 +31,35 @@ pub enum Adopted {
     NoRoom,
 }
 
-/// Takes over a connection of a dest of this snapshot, as a peer knows it: last seen `age` ticks ago. `slack` is how many
-/// ticks older than ours its news may be: what has just been seen there takes a moment to come here.
-pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, word: Word, age: u32, slack: u32) -> Adopted {
-    let Some(dest) = snapshot.dest_of(word) else { return Adopted::Stale };
+/// A connection, as somebody else knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct News {
+    /// Its client.
+    pub client: SocketAddr,
+    /// Its dest.
+    pub dest: DestId,
+    /// Its state.
+    pub state: State,
+    /// `FLAG_*`.
+    pub flags: u8,
+    /// Ticks since it was last seen.
+    pub age: u32,
+    /// How many ticks older than ours the news may be: what has just been seen there takes a moment to come here.
+    pub slack: u32,
+}
+
+/// Takes over a connection of a dest of this snapshot, as a peer knows it.
+pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adopted {
+    let &News { client, age, slack, .. } = news;
+    let Some(dest) = snapshot.dest(news.dest) else { return Adopted::Stale };
+    let (client, wide) = match (client.ip(), dest.address) {
+        (IpAddr::V4(four), SocketAddr::V4(_)) => (Client::new(four.into(), client.port()), None),
+        (IpAddr::V6(six), SocketAddr::V6(_)) => {
+            (table.wide_client(six.into(), client.port()), Some(u128::from(six)))
+        }
+        (IpAddr::V4(_), SocketAddr::V6(_)) | (IpAddr::V6(_), SocketAddr::V4(_)) => return Adopted::Stale,
+    };
+    let word = Word::new(client, news.dest).with_state(news.state).with_flags(news.flags);
     let service = &snapshot.services[dest.service as usize];
     let (state, timeout) = (word.state(), service.timeout(word.state()));
     if timeout.has_passed(age) {
@@ -44,7 +69,6 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, word: Word, age: u32
     // Else a connection would be younger with each telling, and two routers would keep it for ever.
     let rounded_off = if timeout.is_coarse() && age > 0 { same_moment(true) - 1 } else { 0 };
     let word = word.seen(Tick(now.0.saturating_sub(u64::from(age + rounded_off))), timeout.is_coarse());
-    let client = word.client();
     let hash = table.hash(client, service.protocol);
     let side = Side::Service(dest.service);
     let wanted = if state == State::Template { Wanted::Template } else { Wanted::Connection(dest.endpoint) };
@@ -56,12 +80,16 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, word: Word, age: u32
             Some((_, ours)) if !is_news(snapshot, ours, word, now, slack) => break Adopted::Known,
             Some((slot, ours)) => {
                 if table.replace(slot, ours, word).is_ok() {
+                    wide.inspect(|&address| table.note_address(slot, address));
                     leave(snapshot, ours);
                     break Adopted::Changed;
                 }
             }
             None => match table.insert(hash, word, ADOPTER, &judge, None) {
-                Inserted::New(_) => break Adopted::New,
+                Inserted::New(slot) => {
+                    wide.inspect(|&address| table.note_address(slot, address));
+                    break Adopted::New;
+                }
                 Inserted::Existing(..) => {}
                 Inserted::Full => break Adopted::NoRoom,
             },

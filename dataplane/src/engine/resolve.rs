@@ -268,6 +268,7 @@ impl<'a> Path<'a> {
         if self.engine.table.replace(slot, word, new).is_err() {
             return Ok(None);
         }
+        self.note_address(slot, packet);
         if state.is_active() != old.is_active() {
             dest.gauge.change(state.is_active());
         }
@@ -279,6 +280,14 @@ impl<'a> Path<'a> {
             }
         }
         Ok(Some(dest))
+    }
+
+    /// Notes whose connection is in a slot, if the packet is of IPv6.
+    #[inline]
+    pub(super) fn note_address(&self, slot: Slot, packet: &Packet) {
+        if let Some(address) = self.client_address(packet) {
+            self.engine.table.note_address(slot, address);
+        }
     }
 
     /// A word has become this one: peers may have to know.
@@ -332,9 +341,7 @@ impl<'a> Path<'a> {
         dest.gauge.enter(word.state());
         let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
         if let Inserted::New(slot) = inserted {
-            if let Some(six) = self.addresses_of(packet) {
-                self.engine.table.note_address(slot, six.source);
-            }
+            self.note_address(slot, packet);
             self.count_connection(dest);
             if service.is_limited {
                 // Whether it is full now has to be noticed now.

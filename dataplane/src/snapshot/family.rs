@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::BuildHasherDefault;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use super::index::{Index, Key};
 use super::{Dest, EndpointIndex, Ends, ServiceIndex, Snapshot};
 use crate::fib::Fib;
 use crate::key::{KeyHasher, WideKey};
 use crate::service::Protocol;
-use crate::table::{Client, Table};
+use crate::table::{Client, Slot, Table, Word};
 use crate::wire::version::Version;
 
 /// The addresses of a family.
@@ -216,6 +216,18 @@ impl Snapshot {
     /// Whether this is the address of a service.
     pub fn is_virtual<A: Family>(&self, address: A) -> bool {
         A::directory(self).what(address) & VIRTUAL != 0
+    }
+}
+
+impl Snapshot {
+    /// The client of a word in a slot of the table. `None` if its dest is not in this snapshot, or if its address is one of IPv6 that
+    /// nobody has noted yet.
+    pub fn client_of(&self, table: &Table, slot: Slot, word: Word) -> Option<SocketAddr> {
+        let port = word.client().port();
+        Some(match self.dest_of(word)?.address {
+            SocketAddr::V4(_) => word.client().socket().into(),
+            SocketAddr::V6(_) => (Ipv6Addr::from(table.address_of(slot, word)?), port).into(),
+        })
     }
 }
 

@@ -504,8 +504,10 @@ fn what_the_schema_calls_the_default_is_it() {
 fn every_example_validates() {
     let validator = jsonschema::draft202012::new(&schema()).unwrap();
     let mut seen = 0;
-    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs")).unwrap() {
-        let path = entry.unwrap().path();
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let directories = [configs.clone(), configs.join("ipv6")];
+    let entries = directories.iter().flat_map(|directory| std::fs::read_dir(directory).unwrap());
+    for path in entries.map(|entry| entry.unwrap().path()) {
         if path.extension().is_some_and(|extension| extension == "toml") {
             let text = std::fs::read_to_string(&path).unwrap();
             let document = serde_json::to_value(text.parse::<toml::Table>().unwrap()).unwrap();

@@ -1,5 +1,7 @@
 //! The table, as directors see it.
 
+use std::net::SocketAddr;
+
 use dataplane::service::State;
 use dataplane::table::{DestId, Slot};
 
@@ -16,6 +18,8 @@ impl Router for View<'_> {
     /// it with what it knows better.
     fn connection(&self, slot: Slot) -> Option<Connection> {
         let Record { dest, client, state, age, .. } = Store::record(self, slot)?;
+        // Directors are told of IPv4 only.
+        let SocketAddr::V4(client) = client else { return None };
         let dest = self.snapshot.dest(DestId::new(dest)?)?;
         let timeout = self.snapshot.timeout(dest, state).remaining(age);
         let is_to_be_told = timeout > 0 && self.snapshot.services[dest.service as usize].live;
@@ -48,7 +52,7 @@ impl Router for View<'_> {
         let age = age(self.snapshot.timeout(dest, state), timeout);
         // Of UDP and of templates, Linux only tells what has passed for a while.
         let replied = matches!(state, State::Udp | State::Template);
-        let record = Record { dest: dest.id.index() as u32, client, state, replied, age };
+        let record = Record { dest: dest.id.index() as u32, client: client.into(), state, replied, age };
         self.take(dest.id, &record, age + ON_THE_WAY);
         true
     }

@@ -36,6 +36,8 @@ pub(in crate::engine) fn pass(
     }
     if age >= RENEW_AFTER {
         express::renew(path, packet.slot, word)?;
+        // A table that was taken over from another process, or has grown, knows no addresses: those that go on are known in a second.
+        path.note_address(packet.slot, packet);
     }
     write(packet, dest, Some(&adjacency.addresses), frame)?;
     let (direction, bytes) = (packet.direction as usize, u64::from(packet.length));

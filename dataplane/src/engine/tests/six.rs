@@ -516,3 +516,55 @@ fn both_ends_are_told_that_a_server_has_been_removed() {
     assert_eq!(resets, [expected(VIP6, CLIENT6, 2), expected(CLIENT6, &server(1, 8080), 1)]);
     assert_eq!(rig.live(1), (0, 0));
 }
+
+#[test]
+fn a_connection_goes_on_in_a_router_that_has_only_been_told_of_it() {
+    let old = rig(Protocol::Tcp, Mode::Nat, &[1, 0]);
+    let new = {
+        let mut new = rig(Protocol::Tcp, Mode::Nat, &[0, 1]);
+        // Its hash is by another key.
+        let table = Arc::new(Table::new(64, HashKey { blind: 7, factor: 9 }));
+        new.engine = Engine::new(0, table, Arc::default());
+        new
+    };
+    for flags in [SYN, ACK] {
+        assert_eq!(old.push(WAN, &mut request(Protocol::Tcp, flags)), Verdict::Forward(LAN));
+    }
+    let table = &old.engine.table;
+    let (slot, word) = table.entries(0..table.buckets()).next().unwrap();
+    let client = old.snapshot.client_of(table, slot, word).unwrap();
+    assert_eq!(client, socket6(CLIENT6).into());
+    let news = News {
+        client,
+        dest: DestId::new(1).unwrap(),
+        state: word.state(),
+        flags: word.flags(),
+        age: 0,
+        slack: 0,
+    };
+    let told = |news: News| adopt(&new.engine.table, &new.snapshot, new.now, &news);
+    assert_eq!([told(news), told(news)], [Adopted::New, Adopted::Known]);
+    let of_four = News { client: socket(CLIENT).into(), ..news };
+    assert_eq!(told(of_four), Adopted::Stale, "the dest is of another family");
+    let mut packet = request(Protocol::Tcp, ACK);
+    assert_eq!(new.push(WAN, &mut packet), Verdict::Forward(LAN));
+    assert_eq!(Ipv6::parse(&packet[14..]).unwrap().destination, SERVERS + 1);
+    let table = &new.engine.table;
+    let (slot, word) = table.entries(0..table.buckets()).next().unwrap();
+    assert_eq!(new.snapshot.client_of(table, slot, word), Some(client));
+}
+
+#[test]
+fn a_table_that_has_forgotten_the_addresses_learns_them_from_who_goes_on() {
+    let mut rig = rig(Protocol::Tcp, Mode::Nat, &[1]);
+    for flags in [SYN, ACK] {
+        assert_eq!(rig.push(WAN, &mut request(Protocol::Tcp, flags)), Verdict::Forward(LAN));
+    }
+    let table = rig.engine.table.clone();
+    let (slot, word) = table.entries(0..table.buckets()).next().unwrap();
+    table.note_address(slot, 0);
+    assert_eq!(rig.snapshot.client_of(&table, slot, word), None);
+    rig.wait(2);
+    assert_eq!(rig.push(WAN, &mut request(Protocol::Tcp, ACK)), Verdict::Forward(LAN));
+    assert_eq!(rig.snapshot.client_of(&table, slot, table.at(slot)), Some(socket6(CLIENT6).into()));
+}

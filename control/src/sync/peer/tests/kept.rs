@@ -83,7 +83,8 @@ impl Side {
     /// A packet of a connection has come.
     fn pass(&mut self, now: Duration, port: u16, state: State) {
         let number = self.dests[usize::from(state != State::Udp)];
-        let record = Record { dest: number, client: client(port), state, replied: true, age: 0 };
+        let record =
+            Record { dest: number, client: ([198, 51, 100, 7], port).into(), state, replied: true, age: 0 };
         self.parts(now).1.take(DestId::new(number).unwrap(), &record, 0);
     }
 
@@ -124,7 +125,7 @@ impl Two {
         let Side { table, snapshot, flushes, peer, .. } = &mut self.sides[0];
         flushes.remember(Filter::default(), tick(self.now), Weak::new());
         peer.forget(self.now, Filter::default());
-        flush::remove(table, snapshot, 0..table.buckets(), |_| true);
+        flush::remove(table, snapshot, 0..table.buckets(), |_, _| true);
     }
 
     /// What both know.
@@ -213,13 +214,14 @@ fn what_is_flushed_on_one_router_is_gone_on_both_and_what_begins_after_it_stays(
     two.run(65 * second, |_| {});
     assert_eq!(two.sides[1].known(two.now).len(), 20);
 
-    let filter = Filter { client: Some((*client(1).ip()).into()), ..Filter::default() };
+    let filter = Filter { client: Some([198, 51, 100, 7].into()), ..Filter::default() };
     let now = two.now;
     let Side { table, snapshot, flushes, peer, .. } = &mut two.sides[0];
     flushes.remember(filter, tick(now), Weak::new());
     peer.forget(now, filter);
-    let removed =
-        flush::remove(table, snapshot, 0..table.buckets(), |word| filter.matches_word(snapshot, word));
+    let removed = flush::remove(table, snapshot, 0..table.buckets(), |slot, word| {
+        filter.matches_word(table, snapshot, slot, word)
+    });
     assert_eq!(removed, 20);
     two.run(2 * STEP, |_| {});
     assert_eq!(two.sides[1].known(two.now), BTreeSet::new());
@@ -306,7 +308,7 @@ fn what_counts_in_units_of_a_minute_is_flushed_whatever_the_clocks_show() {
             let age = word.age(Tick(seen + told));
             let record = Record {
                 dest: side.dests[1],
-                client: client(1),
+                client: ([198, 51, 100, 7], 1).into(),
                 state: State::CloseWait,
                 replied: false,
                 age,
