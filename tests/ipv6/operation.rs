@@ -329,7 +329,6 @@ fn has_line(text: &str, words: &[&str]) -> bool {
 }
 
 #[test]
-#[ignore = "clients of IPv6 are listed and forgotten by the hash that stands for their addresses"]
 fn clients_are_listed_and_forgotten_by_their_addresses() -> Result<()> {
     with_cluster(Layout::TwoArmed, |cluster| {
         let _echo = echo(cluster)?;
