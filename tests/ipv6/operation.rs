@@ -261,6 +261,15 @@ fn connections_outlive_a_router_that_is_killed() -> Result<()> {
         for server in router.service()?.servers {
             ensure!(server.active == 10, "{server:?}");
         }
+        // The file does not hold their addresses; of those that go on they are known again in a second.
+        wait::until("all clients are known again", PATIENCE, || {
+            held.iter_mut().try_for_each(|(stream, _)| client::echo(stream, b"and on"))?;
+            let connections = router.rvs("list -c").run()?;
+            let client = |number: u16| SocketAddr::from((CLIENT, 42_000 + number)).to_string();
+            let is_known = |number| has_line(&connections, &["ESTABLISHED", &client(number)]);
+            ensure!((0..30).all(is_known), "{connections}");
+            Ok(())
+        })?;
         ensure!(open(cluster, (CLIENT, 43_000).into()).is_ok());
         router.finish()
     })
