@@ -17,7 +17,7 @@ use crate::ids::ServiceKey;
 /// A server of a service.
 #[derive(Debug, Args)]
 struct ServerArgs {
-    /// The service, e.g. tcp/192.0.2.10:80 or tcp/[2001:db8::10]:80
+    #[arg(help = "The service, e.g. tcp/192.0.2.10:80 or tcp/[2001:db8::10]:80")]
     service: ServiceKey,
     /// The real server's address and port
     #[arg(value_name = "SERVER", value_parser = server)]
@@ -65,7 +65,7 @@ pub(super) enum Add {
 
 #[derive(Debug, Args)]
 pub(super) struct AddService {
-    /// Protocol, virtual address and port, e.g. tcp/192.0.2.20:443 or tcp/[2001:db8::20]:443
+    #[arg(help = "Protocol, virtual address and port, e.g. tcp/192.0.2.20:443 or tcp/[2001:db8::20]:443")]
     service: ServiceKey,
     /// nat, dr or tunnel
     #[arg(long)]
