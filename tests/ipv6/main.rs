@@ -48,11 +48,15 @@ fn stats(router: &Router, protocol: &str, address: impl Into<SocketAddr>) -> Res
 }
 
 /// The counters at rest, none of which is of something dropped.
+///
+/// On a machine that is busy with other things, next hops may not have answered within the second that a start waits for
+/// them. The router says so, and has no server for a client that comes before they do.
 fn nothing_dropped(router: &Router) -> Result<Counters> {
     let counters = router.quiet()?;
+    let was_late = router.log().contains("not every next hop has answered yet");
     let fates = counters.fates();
-    let dropped: Vec<_> =
-        fates.iter().filter(|(name, count)| name.starts_with("dropped") && **count > 0).collect();
+    let is_drop = |name: &str| name.starts_with("dropped") && !(was_late && name == "dropped no_server");
+    let dropped: Vec<_> = fates.iter().filter(|(name, count)| is_drop(name) && **count > 0).collect();
     ensure!(dropped.is_empty(), "{dropped:?}");
     Ok(counters)
 }

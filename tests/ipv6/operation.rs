@@ -57,7 +57,12 @@ fn networks_of_64_bits_come_back_and_listings_say_so() -> Result<()> {
         let service = ipv6::balanced(cluster, "tcp", PORT, PORT);
         let service = service.setting("persistence = { timeout = \"10m\", prefix = 64 }");
         let router = cluster.start_router(&ipv6::config(cluster).service(service))?;
+        let before = router.quiet()?.generation;
         cluster.router.ip(&format!("route add 2001:db8:3::/64 via {CLIENT}"))?;
+        wait::until("the route is known", PATIENCE, || {
+            ensure!(router.counters()?.generation > before);
+            Ok(())
+        })?;
 
         let (_held, server) = open(cluster, (CLIENT, 40_000).into())?;
         for number in 1..10 {
@@ -85,25 +90,11 @@ fn networks_of_64_bits_come_back_and_listings_say_so() -> Result<()> {
         let list = router.rvs("list --persistent-conn").run()?;
         // Weight, templates, active and inactive connections.
         ensure!(has(&list, &["->", &address, "1", "1", "1", "10"]), "{list}");
-        let connections = router.rvs("list -c").run()?;
-        let line = |words: &[&str]| {
-            connections
-                .lines()
-                .any(|line| words.iter().all(|word| line.split_whitespace().any(|found| found == *word)))
-        };
-        ensure!(
-            line(&["TCP", "ESTABLISHED", "[2001:db8:2::100]:40000", "[2001:db8:2::10]:7", &address]),
-            "{connections}"
-        );
-        ensure!(line(&["TEMPLATE", "[2001:db8:2::]:0", "[2001:db8:2::10]:7", &address]), "{connections}");
-
         let json = router.rvs("list --json").run()?;
         ensure!(
             json.contains("\"[2001:db8:2::10]:7\"") && json.contains(&format!("\"{address}\"")),
             "{json}"
         );
-        let json: serde_json::Value = serde_json::from_str(&router.rvs("list -c --json").run()?)?;
-        ensure!(json.to_string().contains("\"[2001:db8:2::100]:40000\""), "{json}");
         nothing_dropped(&router)?;
         router.finish()
     })
@@ -270,6 +261,15 @@ fn connections_outlive_a_router_that_is_killed() -> Result<()> {
         for server in router.service()?.servers {
             ensure!(server.active == 10, "{server:?}");
         }
+        // The file does not hold their addresses; of those that go on they are known again in a second.
+        wait::until("all clients are known again", PATIENCE, || {
+            held.iter_mut().try_for_each(|(stream, _)| client::echo(stream, b"and on"))?;
+            let connections = router.rvs("list -c").run()?;
+            let client = |number: u16| SocketAddr::from((CLIENT, 42_000 + number)).to_string();
+            let is_known = |number| has_line(&connections, &["ESTABLISHED", &client(number)]);
+            ensure!((0..30).all(is_known), "{connections}");
+            Ok(())
+        })?;
         ensure!(open(cluster, (CLIENT, 43_000).into()).is_ok());
         router.finish()
     })
@@ -327,6 +327,98 @@ fn what_is_typed_live() -> Result<()> {
         ensure!(client::get(&cluster.client, vip(80), 30)?.counts()? == [15, 0, 15]);
         let metrics = router.rvs("list --stats").run()?;
         ensure!(metrics.contains(&real_server(cluster.layout(), 2).to_string()), "{metrics}");
+        router.finish()
+    })
+}
+
+/// Whether a line has these words among others.
+fn has_line(text: &str, words: &[&str]) -> bool {
+    let is_in = |line: &str, word: &str| line.split_whitespace().any(|found| found == word);
+    text.lines().any(|line| words.iter().all(|word| is_in(line, word)))
+}
+
+#[test]
+fn clients_are_listed_and_forgotten_by_their_addresses() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _echo = echo(cluster)?;
+        let service = ipv6::balanced(cluster, "tcp", PORT, PORT).setting("persistence = { prefix = 64 }");
+        let router = cluster.start_router(&ipv6::config(cluster).service(service))?;
+        let (_held, server) = open(cluster, (CLIENT, 40_000).into())?;
+        let (client, address) =
+            (SocketAddr::from((CLIENT, 40_000)).to_string(), endpoint(cluster, server, PORT).to_string());
+        let connections = router.rvs("list -c").run()?;
+        for words in [["ESTABLISHED", &client], ["TEMPLATE", "[2001:db8:2::]:0"]] {
+            let words = [&words[..], &["TCP", "[2001:db8:2::10]:7", &address]].concat();
+            ensure!(has_line(&connections, &words), "{words:?}: {connections}");
+        }
+        let json = router.rvs("list -c --json").run()?;
+        ensure!(json.contains(&format!("\"{client}\"")), "{json}");
+        let said = router.rvs(&format!("flush --client {CLIENT}")).run()?;
+        ensure!(
+            said.starts_with("forgot 1 connection") || said.starts_with("forgot 2 connections"),
+            "{said}"
+        );
+        router.finish()
+    })
+}
+
+#[test]
+#[ignore = "rvs explain and the filters of rvs capture know addresses of IPv4 only"]
+fn explain_and_capture_take_addresses() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _echo = echo(cluster)?;
+        let router = cluster
+            .start_router(&ipv6::config(cluster).service(ipv6::balanced(cluster, "tcp", PORT, PORT)))?;
+        let source = SocketAddr::from((CLIENT, 40_000));
+        let explain = |flags| -> Result<serde_json::Value> {
+            let words = format!("explain --src {source} --dst {} --flags {flags} --json", vip(PORT));
+            Ok(serde_json::from_str(&router.rvs(&words).run()?)?)
+        };
+        let told = explain("S")?;
+        ensure!(told["verdict"] == "forward" && told["connection"].is_null(), "{told:#}");
+        let (_held, server) = open(cluster, source)?;
+        let address = endpoint(cluster, server, PORT).to_string();
+        ensure!(told["decision"]["server"] == address, "{told:#}, but it is {address}");
+        let told = explain("A")?;
+        ensure!(told["connection"]["server"] == address, "{told:#}");
+        for filter in [format!("host {CLIENT}"), format!("service {}", vip(PORT)), "tcp".to_owned()] {
+            let text = captured(cluster, &router, &filter)?;
+            ensure!(text.lines().count() == 12, "{filter}: six packets, each before and after:\n{text}");
+        }
+        router.finish()
+    })
+}
+
+/// The first six packets that are captured while a client talks to the service, as tcpdump shows them.
+fn captured(cluster: &Cluster, router: &Router, filter: &str) -> Result<String> {
+    let file = cluster.state().fresh_file("x", "pcapng");
+    let begun = router.log().matches("capture begins").count();
+    let words = format!("capture {filter} --rate 1/1 --count 6 --seconds 20 -w {}", file.display());
+    let mut capturing = router.rvs(&words).spawn("capture")?;
+    wait::until("the capture has begun", PATIENCE, || {
+        capturing.check_running()?;
+        ensure!(router.log().matches("capture begins").count() > begun);
+        Ok(())
+    })?;
+    let (mut stream, _) = open(cluster, (CLIENT, 0).into())?;
+    client::echo(&mut stream, b"hello")?;
+    client::close(stream)?;
+    ensure!(capturing.wait(PATIENCE)?.success(), "{}", capturing.log());
+    cluster.router.command("tcpdump").args(["-n", "-r"]).arg(&file).run()
+}
+
+#[test]
+fn capture_shows_packets_before_and_after() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _echo = echo(cluster)?;
+        let router = cluster
+            .start_router(&ipv6::config(cluster).service(ipv6::balanced(cluster, "tcp", PORT, PORT)))?;
+        // Of others than this connection there is little now, and nothing that could not be told apart.
+        open(cluster, (CLIENT, 0).into()).map(drop)?;
+        let text = captured(cluster, &router, "")?;
+        let shown = |from: &str, to: &str| text.lines().any(|line| line.contains(from) && line.contains(to));
+        ensure!(shown(" IP6 2001:db8:2::100.", "> 2001:db8:2::10.7: Flags [S]"), "{text}");
+        ensure!(shown(" IP6 2001:db8:2::100.", "> 2001:db8:a::1"), "{text}");
         router.finish()
     })
 }

@@ -156,3 +156,63 @@ fn a_connection_with_destination_options() -> Result<()> {
     }
     Ok(())
 }
+
+/// What nobody should send: each is counted under one name, none reaches a server, and all goes on.
+#[test]
+fn rubbish_is_counted_and_harms_nobody() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let echo = Server::udp_echo(&cluster.real_servers[0], endpoint(cluster, 0, ECHO))?;
+        let service = ipv6::service(cluster, "udp", ECHO).server(endpoint(cluster, 0, ECHO), 1);
+        let router = cluster.start_router(&ipv6::config(cluster).service(service))?;
+        let socket = udp(cluster, 5000, ECHO)?;
+        socket.send(b"first")?;
+        receive(&socket, b"first", "the first echo")?;
+        let (before, served) = (router.quiet()?, echo.served());
+
+        let good = Craft::udp((CLIENT, 5001), vip(ECHO), &[7; 64]);
+        let good = good.between(mac_of(cluster::CLIENT), cluster.router_mac()).build();
+        let with = |at: usize, bytes: &[u8]| {
+            let mut frame = good.clone();
+            frame[ETHERNET + at..ETHERNET + at + bytes.len()].copy_from_slice(bytes);
+            frame
+        };
+        let all = [
+            ("another version", with(0, &[0x40])),
+            ("a length beyond the frame", with(4, &[0x7f, 0xff])),
+            ("a length without a whole UDP header", with(4, &[0, 7])),
+            ("no length", with(4, &[0, 0])),
+            ("a header cut off", good[..ETHERNET + 39].to_vec()),
+            ("UDP longer than its packet", with(44, &[0x7f, 0xff])),
+            ("UDP shorter than its header", with(44, &[0, 7])),
+            ("destination options beyond the packet", with(6, &[60, 64, 60])),
+            ("fragments of no bytes", ipv6_fragments(&good, 72, 1)[0][..ETHERNET + 48].to_vec()),
+            ("the virtual address as source", with(8, &ipv6::VIP.octets())),
+        ];
+        let sender = RawSender::open(&cluster.client, "eth0")?;
+        for (what, frame) in &all {
+            sender.send(frame).context(*what)?;
+        }
+        let count = all.len() as u64;
+        let after = wait::until("all have come", PATIENCE, || {
+            let after = router.assert_accounts()?;
+            let received = after.received() - before.received();
+            ensure!(received >= count, "{received} of {count}");
+            Ok(after)
+        })?;
+        let moved = |kind: &str| -> u64 {
+            let (now, then) = (after.fates(), before.fates());
+            let of_kind = now.iter().filter(|(name, _)| name.starts_with(kind));
+            of_kind.map(|(name, count)| count - then.get(name).copied().unwrap_or(0)).sum()
+        };
+        ensure!(
+            moved("forwarded") == 0 && echo.served() == served,
+            "{:?} was {:?}",
+            after.fates(),
+            before.fates()
+        );
+        ensure!(moved("dropped") >= count, "{:?} was {:?}", after.fates(), before.fates());
+        socket.send(b"last")?;
+        receive(&socket, b"last", "the last echo")?;
+        router.finish()
+    })
+}

@@ -269,3 +269,48 @@ fn the_router_answers_pings_and_ports_without_a_service() -> Result<()> {
     }
     Ok(())
 }
+
+/// No health check: nobody has talked to the real servers yet, and nobody knows their MACs.
+#[test]
+fn the_first_connection_ever_is_not_lost() -> Result<()> {
+    for layout in [Layout::TwoArmed, Layout::OneArmed] {
+        with_cluster(layout, |cluster| {
+            let _nginx = cluster.start_web()?;
+            let router = cluster.start_router(&ipv6::config(cluster).service(ipv6::web(cluster)))?;
+            // TCP without extension headers, and SYN alone: requests only.
+            let wire = Capture::start(&cluster.client, "eth0", "ip6[6] == 6 and ip6[53] == 2")?;
+            ensure!(client::get(&cluster.client, vip(80), 3)?.counts()? == [1, 1, 1]);
+            let frames = wire.finish("three requests", |frames| frames.len() >= 3)?;
+            // A second SYN for one connection would mean that the first was lost while the neighbour was asked for.
+            ensure!(frames.len() == 3, "a SYN was lost: {frames:02x?}");
+            router.finish()
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_neighbour_that_changes_its_mac_is_followed() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let config = ipv6::config(cluster).service(ipv6::web(cluster).checked());
+        let router = cluster.start_router(&config)?;
+        ensure!(client::get(&cluster.client, vip(80), 9)?.counts()? == [3, 3, 3]);
+        let server = &cluster.real_servers[1];
+        server.ip("link set eth0 address 02:00:0a:00:00:99")?;
+        // The server says so, as a machine that takes over an address does.
+        server.sysctl("net/ipv6/conf/eth0/ndisc_notify", 1)?;
+        server.ip("link set eth0 down\nlink set eth0 up")?;
+        let address = real_server(cluster.layout(), 1);
+        server.ip(&format!(
+            "address replace {address}/64 dev eth0 nodad\nroute replace default via {}",
+            ipv6::gateway(cluster.layout())
+        ))?;
+        wait::until("requests reach it at its new place", Duration::from_secs(60), || {
+            let counts = client::get(&cluster.client, vip(80), 9)?.counts()?;
+            ensure!(counts == [3, 3, 3], "{counts:?}");
+            Ok(())
+        })?;
+        router.finish()
+    })
+}
