@@ -83,7 +83,7 @@ named! {
         TableFull = "table_full",
         /// Spread over several buffers: longer than the device should let through.
         Scattered = "scattered",
-        /// From a virtual address to a service.
+        /// To a service, from its own or another virtual address, or from one that no single host has: 0.0.0.0/8, 127.0.0.0/8, multicast.
         Martian = "martian",
         /// The MAC of a direct routing server is not known; control asks Linux for it.
         NoNeighbour = "no_neighbour",

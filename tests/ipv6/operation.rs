@@ -363,7 +363,6 @@ fn clients_are_listed_and_forgotten_by_their_addresses() -> Result<()> {
 }
 
 #[test]
-#[ignore = "rvs explain and the filters of rvs capture know addresses of IPv4 only"]
 fn explain_and_capture_take_addresses() -> Result<()> {
     with_cluster(Layout::TwoArmed, |cluster| {
         let _echo = echo(cluster)?;

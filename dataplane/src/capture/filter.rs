@@ -1,11 +1,12 @@
 //! Which packets are wanted, in a few words: `host 198.51.100.7 and tcp and dropped`.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use crate::engine::Verdict;
 use crate::service::Protocol;
 use crate::wire::ethernet;
+use crate::wire::version::Version;
 
 /// What a packet has to be; all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,13 +17,13 @@ pub struct Filter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Term {
     /// From or to this address, as it came or as it was sent on: so a client's as well as a server's.
-    Host(u32),
+    Host(IpAddr),
     /// The same with a port.
     Port(u16),
     /// Of this protocol.
     Protocol(Protocol),
     /// To this service, or a reply in its name.
-    Service(u32, u16),
+    Service(SocketAddr),
     /// Dropped.
     Dropped,
 }
@@ -42,14 +43,9 @@ impl FromStr for Filter {
         let term = |words: &[&str]| {
             let wrong = |_| format!("filter: {:?} is none; {EXPECTED}", words.join(" "));
             match *words {
-                ["host", address] => {
-                    address.parse().map(|a: Ipv4Addr| Term::Host(a.into())).map_err(|_| wrong(()))
-                }
+                ["host", address] => address.parse().map(Term::Host).map_err(|_| wrong(())),
                 ["port", port] => port.parse().map(Term::Port).map_err(|_| wrong(())),
-                ["service", address] => address
-                    .parse()
-                    .map(|a: SocketAddrV4| Term::Service((*a.ip()).into(), a.port()))
-                    .map_err(|_| wrong(())),
+                ["service", address] => address.parse().map(Term::Service).map_err(|_| wrong(())),
                 ["dropped"] => Ok(Term::Dropped),
                 [name] => Protocol::from_name(name).map(Term::Protocol).ok_or_else(|| wrong(())),
                 _ => Err(wrong(())),
@@ -80,9 +76,10 @@ impl Filter {
             Term::Host(host) => either(&|headers| headers.hosts.contains(&host)),
             Term::Port(port) => either(&|headers| headers.ports.is_some_and(|ports| ports.contains(&port))),
             Term::Protocol(protocol) => before.is_some_and(|headers| headers.protocol == protocol.number()),
-            Term::Service(address, port) => {
+            Term::Service(service) => {
                 let is = |headers: &Headers, side: usize| {
-                    headers.hosts[side] == address && headers.ports.is_some_and(|ports| ports[side] == port)
+                    headers.hosts[side] == service.ip()
+                        && headers.ports.is_some_and(|ports| ports[side] == service.port())
                 };
                 before.is_some_and(|headers| is(&headers, 1))
                     || after().is_some_and(|headers| is(&headers, 0))
@@ -96,30 +93,31 @@ impl Filter {
 /// are cut off or wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Headers {
-    hosts: [u32; 2],
+    hosts: [IpAddr; 2],
     ports: Option<[u16; 2]>,
     protocol: u8,
 }
 
 impl Headers {
-    /// Those of an untagged IPv4 frame.
+    /// Those of an untagged IP frame.
     pub fn of(frame: &[u8]) -> Option<Headers> {
         let (ethernet, packet) = frame.split_first_chunk::<{ ethernet::HEADER }>()?;
-        let ip = packet.first_chunk::<20>()?;
-        if ethernet[12..] != ethernet::IPV4.to_be_bytes() {
-            return None;
+        match u16::from_be_bytes([ethernet[12], ethernet[13]]) {
+            ethernet::IPV4 => Headers::of_packet::<u32>(packet, |address| Ipv4Addr::from(address).into()),
+            ethernet::IPV6 => Headers::of_packet::<u128>(packet, |address| Ipv6Addr::from(address).into()),
+            _ => None,
         }
-        let protocol = ip[9];
-        let is_first = u16::from_be_bytes([ip[6], ip[7]]) & 0x1FFF == 0;
-        let ports = packet.get(usize::from(ip[0] & 15) * 4..).and_then(|segment| segment.first_chunk::<4>());
-        let ports = ports.filter(|_| is_first && Protocol::from_number(protocol).is_some());
+    }
+
+    fn of_packet<A: Version>(packet: &[u8], address: impl Fn(A) -> IpAddr) -> Option<Headers> {
+        let ip = A::quoted(packet)?;
+        let is_later = ip.fragment.is_some_and(|fragment| fragment.offset > 0);
+        let ports = packet.get(ip.header_length..).and_then(|segment| segment.first_chunk::<4>());
+        let ports = ports.filter(|_| !is_later && Protocol::from_number(ip.protocol).is_some());
         Some(Headers {
-            hosts: [
-                u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]),
-                u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]),
-            ],
+            hosts: [ip.source, ip.destination].map(address),
             ports: ports.map(|[a, b, c, d]| [u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])]),
-            protocol,
+            protocol: ip.protocol,
         })
     }
 }

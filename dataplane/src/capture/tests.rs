@@ -135,6 +135,13 @@ fn filters() {
         filter.matches(headers, || filter::Headers::of(&after), Verdict::Punt(Punt::Unresolved))
     };
     assert!(reply("service 192.0.2.10:80 and host 10.0.0.1 and udp") && !reply("service 10.0.0.1:8080"));
+    let six = frame(Protocol::Tcp, "[2001:db8:c::7]:40112", "[2001:db8::10]:80", 0);
+    let request = |filter: &str| {
+        let filter: Filter = filter.parse().unwrap();
+        filter.matches(filter::Headers::of(&six), || None, Verdict::Drop(Drop::NoServer))
+    };
+    assert!(request("host 2001:db8:c::7 and port 80 and tcp and service [2001:db8::10]:80 and dropped"));
+    assert!(!request("host 2001:db8:c::8") && !request("service [2001:db8::10]:81") && !request("udp"));
     for wrong in ["host", "host x", "tcp udp", "and tcp", "tcp and", "port 70000", "service 1.2.3.4", "sctp"]
     {
         let error = wrong.parse::<Filter>().unwrap_err();

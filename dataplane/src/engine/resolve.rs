@@ -324,8 +324,8 @@ impl<'a> Path<'a> {
             return Err(Verdict::Punt(Punt::NoConnection));
         }
         let is_martian = match self.addresses_of(packet) {
-            None => self.snapshot.is_virtual(packet.source),
-            Some(six) => self.snapshot.is_virtual(six.source),
+            None => self.is_martian(packet.source),
+            Some(six) => self.is_martian(six.source),
         };
         if is_martian {
             return Err(Verdict::Drop(Drop::Martian));
@@ -351,6 +351,12 @@ impl<'a> Path<'a> {
         }
         dest.gauge.leave(word.state());
         if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(None) }
+    }
+
+    /// Whether nobody can be a client with this address: it stands for no single host, or is a service's (RFC 1812, section 5.3.7; RFC 4291,
+    /// sections 2.5.2 and 2.7).
+    fn is_martian<A: Family>(&self, source: A) -> bool {
+        !source.is_somebody() || self.snapshot.is_virtual(source)
     }
 
     fn count_connection(&self, dest: &Dest) {

@@ -487,10 +487,12 @@ fn a_connection_of_a_server_newer_than_the_snapshot_is_left_alone() {
 }
 
 #[test]
-fn a_packet_from_a_virtual_address_begins_nothing() {
+fn a_packet_from_a_virtual_address_or_from_nobody_begins_nothing() {
     let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
-    let mut land = packet(Protocol::Tcp, WAN_MAC, VIP, VIP, SYN);
-    assert_eq!(rig.push(WAN, &mut land), Verdict::Drop(Drop::Martian));
+    for source in [VIP, "0.0.0.0:1", "127.0.0.1:80", "224.0.0.1:9", "255.255.255.255:9"] {
+        let mut frame = packet(Protocol::Tcp, WAN_MAC, source, VIP, SYN);
+        assert_eq!(rig.push(WAN, &mut frame), Verdict::Drop(Drop::Martian), "{source}");
+    }
 }
 
 /// Cuts, lengths, checksums, options, TTL: each has its name, and none a panic.

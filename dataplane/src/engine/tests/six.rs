@@ -209,7 +209,8 @@ fn what_is_not_a_services_leaves_by_its_name() {
         let extensions = [44, 6, 0, 0, 1, 0, 0, 0, 9];
         packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (CLIENT6, to), (SYN, 64), &extensions)
     };
-    let from_vip = packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (VIP6, VIP6), (SYN, 64), &[]);
+    let from = |source| packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (source, VIP6), (SYN, 64), &[]);
+    let from_vip = from(VIP6);
     let cases = [
         ("another host's MAC", with(4, 9), Verdict::Drop(Drop::OtherHost)),
         ("multicast", with(0, 0x33), Verdict::Punt(Punt::Multicast)),
@@ -226,6 +227,9 @@ fn what_is_not_a_services_leaves_by_its_name() {
         ("another's fragment", fragment("[2001:db8::11]:80"), Verdict::Punt(Punt::Fragment)),
         ("a fragment of 27 bytes", fragment(VIP6), Verdict::Drop(Drop::BadFragment)),
         ("from the virtual address", from_vip, Verdict::Drop(Drop::Martian)),
+        ("from nobody", from("[::]:7"), Verdict::Drop(Drop::Martian)),
+        ("from itself", from("[::1]:7"), Verdict::Drop(Drop::Martian)),
+        ("from a group", from("[ff02::1]:7"), Verdict::Drop(Drop::Martian)),
     ];
     for (what, mut frame, expected) in cases {
         let before = frame.clone();
