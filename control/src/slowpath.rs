@@ -182,7 +182,8 @@ impl Sender {
         if let Some(ip) = u32::parse(packet) {
             let to = SockaddrIn::from(SocketAddrV4::new(ip.destination.into(), 0));
             send(&self.four, packet, ip.total_length, &to)
-        } else if let (Some(ip), Some(six)) = (u128::parse(packet), &self.six) {
+        } else if let Some(ip) = u128::parse(packet) {
+            let six = self.six.as_ref().ok_or(Errno::EAFNOSUPPORT)?;
             let to = SockaddrIn6::from(SocketAddrV6::new(ip.destination.into(), 0, 0, 0));
             send(six, packet, ip.total_length, &to)
         } else {

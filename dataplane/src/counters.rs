@@ -27,7 +27,7 @@ named! {
         Multicast = "multicast",
         /// ICMP or ICMPv6, but no error about a connection.
         Icmp = "icmp",
-        /// Another IP protocol than TCP, UDP and ICMP.
+        /// Another IP protocol than TCP, UDP and ICMP; or to be routed by its sender's list (IPv6).
         OtherProtocol = "other_protocol",
         /// A fragment that concerns no service, or whose first has been handed to Linux.
         Fragment = "fragment",
@@ -83,7 +83,7 @@ named! {
         TableFull = "table_full",
         /// Spread over several buffers: longer than the device should let through.
         Scattered = "scattered",
-        /// To a service, from its own or another virtual address, or from one that no single host has: 0.0.0.0/8, 127.0.0.0/8, multicast.
+        /// To a service, from its own or another virtual address, or from one that no host has for all: 0.0.0.0/8, 127.0.0.0/8, `::`, `::1`, fe80::/10, multicast.
         Martian = "martian",
         /// The MAC of a direct routing server is not known; control asks Linux for it.
         NoNeighbour = "no_neighbour",

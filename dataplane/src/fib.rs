@@ -236,10 +236,20 @@ impl<A: Address> Fib<A> {
 
     /// The router's own address on the way to another one: of the port that leads there, the one in the next hop's network, or else any.
     pub fn source_towards(&self, address: A) -> Option<A> {
+        self.source_among(address, |_| true)
+    }
+
+    /// The same among those that may be one.
+    pub fn source_among(&self, address: A, may_be: impl Fn(A) -> bool) -> Option<A> {
         let (port, neighbour) = self.neighbour_of(address)?;
-        let own = || self.own.iter().filter(|&&(of, ..)| of == port);
+        let own = || self.own.iter().filter(|&&(of, address, _)| of == port && may_be(address));
         let is_near = |&&(_, own, length): &&(PortIndex, A, u8)| own.first(length) == neighbour.first(length);
         own().find(is_near).or_else(|| own().next()).map(|&(_, address, _)| address)
+    }
+
+    /// The router's own addresses, of whatever port.
+    pub fn own(&self) -> impl Iterator<Item = A> {
+        self.own.iter().map(|&(_, address, _)| address)
     }
 
     /// The way to an address.

@@ -6,7 +6,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`service`] | the vocabulary: protocol, mode, scheduler, state, timeouts |
-//! | [`wire`] | views of Ethernet, IPv4, TCP and UDP, and checksum arithmetic |
+//! | [`wire`] | views of Ethernet, IP, ICMP, TCP and UDP, and checksum arithmetic |
 //! | [`table`] | connections, one 128-bit word each |
 //! | [`tcp`] | the TCP state machine of IPVS |
 //! | [`scheduler`] | which real server gets a new connection |

@@ -30,9 +30,9 @@ use crate::fib::PortIndex;
 /// Bytes of a frame that are captured at the most.
 pub const SNAP: usize = 256;
 
-/// Bytes of a frame that the data path may change: Ethernet, IPv4 and TCP with all options of the first but none of
-/// the last, which it does not touch. 94, and a round number.
-const HEAD: usize = 96;
+/// Bytes of a frame that the data path may change: Ethernet, IPv6, and of an ICMPv6 error the quoted IPv6 header and what TCP's begins with
+/// up to its checksum: 120, and room for an extension header or two.
+const HEAD: usize = 160;
 
 /// Samples that wait for control.
 const WAITING: usize = 4096;

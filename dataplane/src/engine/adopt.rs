@@ -52,15 +52,14 @@ pub struct News {
 pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adopted {
     let &News { client, age, slack, .. } = news;
     let Some(dest) = snapshot.dest(news.dest) else { return Adopted::Stale };
+    let service = &snapshot.services[dest.service as usize];
+    let port = if news.state == State::Template { service.mark } else { client.port() };
     let (client, wide) = match (client.ip(), dest.address) {
-        (IpAddr::V4(four), SocketAddr::V4(_)) => (Client::new(four.into(), client.port()), None),
-        (IpAddr::V6(six), SocketAddr::V6(_)) => {
-            (table.wide_client(six.into(), client.port()), Some(u128::from(six)))
-        }
+        (IpAddr::V4(four), SocketAddr::V4(_)) => (Client::new(four.into(), port), None),
+        (IpAddr::V6(six), SocketAddr::V6(_)) => (table.wide_client(six.into(), port), Some(u128::from(six))),
         (IpAddr::V4(_), SocketAddr::V6(_)) | (IpAddr::V6(_), SocketAddr::V4(_)) => return Adopted::Stale,
     };
     let word = Word::new(client, news.dest).with_state(news.state).with_flags(news.flags);
-    let service = &snapshot.services[dest.service as usize];
     let (state, timeout) = (word.state(), service.timeout(word.state()));
     if timeout.has_passed(age) {
         return Adopted::Stale;
@@ -77,7 +76,11 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
     dest.gauge.enter(state);
     let adopted = loop {
         match table.find(hash, client, &judge) {
-            Some((_, ours)) if !is_news(snapshot, ours, word, now, slack) => break Adopted::Known,
+            Some((slot, ours)) if !is_news(snapshot, ours, word, now, slack) => {
+                // A table that was taken over knows no addresses.
+                wide.inspect(|&address| table.note_address(slot, address));
+                break Adopted::Known;
+            }
             Some((slot, ours)) => {
                 if table.replace(slot, ours, word).is_ok() {
                     wide.inspect(|&address| table.note_address(slot, address));

@@ -156,7 +156,7 @@ impl Engine {
         let Side::Service(index) = owner.side else { return None };
         let service = &snapshot.services[index as usize];
         let person = Person { client: owner.client, wide: owner.wide };
-        Some(Place::new(&self.table, index, service.protocol, service.persistent?, person))
+        Some(Place::new(&self.table, index, service, service.persistent?, person))
     }
 }
 

@@ -66,7 +66,8 @@ pub(super) fn follow(path: &Path<'_>, frame: &mut impl Frame, packet: Packet) ->
 pub(super) fn tag(engine: &Engine, frame: &impl Frame) -> Option<Tag> {
     let packet = frame.bytes().get(ethernet::HEADER..)?;
     let datagram = if six::is_six(frame) {
-        datagram::<u128>(packet, |address| address)
+        // Of its fragments only the first says the protocol, if extensions follow (RFC 8200, section 4.5).
+        datagram::<u128>(packet, |address| address).map(|datagram| Datagram { protocol: 0, ..datagram })
     } else {
         // As IPv6 writes IPv4's addresses (RFC 4291, 2.5.5.2), which no packet has.
         datagram::<u32>(packet, |address| 0xFFFF_0000_0000 | u128::from(address))

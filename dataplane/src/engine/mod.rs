@@ -113,7 +113,7 @@ crate::service::named! {
         Classify = "classify",
         /// Which connection's it is.
         LookUp = "look up",
-        /// The connection follows, and the packet is rewritten.
+        /// The connection follows, and the packet is rewritten; and all that is done for IPv6.
         Rewrite = "rewrite",
         /// Given to the device that it goes out of, to Linux, or back to the pool.
         Transmit = "transmit",
@@ -174,10 +174,10 @@ impl Engine {
     /// 2. classify: to a service, or from an endpoint; hash the client, prefetch its bucket;
     /// 3. look up: a glance at the bucket; prefetch what it leads to;
     /// 4. resolve: check the connection, or schedule and insert one; follow its state;
-    /// 5. rewrite: addresses, ports, TTL, MACs, checksums. For most packets 4 and 5 are one short step.
+    /// 5. rewrite: addresses, ports, TTL (hop limit), MACs, checksums. For most packets 4 and 5 are one short step.
     ///
     /// `verdicts[i]` becomes the verdict on `burst[i]`; a burst has at most [`BURST`] packets. If all of them go
-    /// out of one port, and all the whole way, which fragments and ICMP errors do not, the answer is that port.
+    /// out of one port, the answer is that port, but for bursts of IPv4 with fragments or ICMP errors, which do not go the whole way.
     pub fn process<F: Frame, P: Probe>(
         &self,
         snapshot: &Snapshot,

@@ -40,7 +40,7 @@ pub(super) struct Packet {
     pub ttl: u8,
     /// TCP flags.
     pub flags: u8,
-    /// Whether the frame is plain ([`crate::wire::plain`]).
+    /// Whether the frame is plain ([`crate::wire::plain`]); of IPv6, whether it is no fragment.
     pub plain: bool,
     /// What of its datagram it is.
     pub piece: Piece,

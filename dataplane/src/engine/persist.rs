@@ -1,7 +1,7 @@
 //! Persistence: a client's connections go to the server that its last ones went to.
 //!
-//! Which server that is stands in the table as a word of its own, a *template*: client address (as much of it as counts), port
-//! 0, state [`State::Template`]. It is found, renewed, expired, kept in a file and told to peers as connections are. A packet
+//! Which server that is stands in the table as a word of its own, a *template*: client address (as much of it as counts), the
+//! service's mark as port, state [`State::Template`]. It is found, renewed, expired, kept in a file and told to peers as connections are. A packet
 //! of a known connection does not look at it.
 //!
 //! As in IPVS a template lives for the persistence timeout after the last connection that it has placed, and as long as one of these
@@ -13,7 +13,7 @@ use super::packet::{Packet, Side};
 use super::resolve::{Judgement, Path, Wanted, leave};
 use crate::clock::{TICKS_PER_SECOND, Tick};
 use crate::fib::Address;
-use crate::service::{Protocol, State};
+use crate::service::State;
 use crate::snapshot::{Dest, Service, ServiceIndex, Snapshot};
 use crate::table::{Client, FLAG_REPLIED, Hash, Inserted, Slot, Table, Word};
 use crate::worker::SWEEP_SECONDS;
@@ -35,7 +35,7 @@ impl<'a> Path<'a> {
         packet: &Packet,
     ) -> Option<&'a Dest> {
         let client = Person { client: packet.client, wide: self.client_address(packet) };
-        let place = Place::new(&self.engine.table, index, service.protocol, prefix, client);
+        let place = Place::new(&self.engine.table, index, service, prefix, client);
         loop {
             let Some((slot, word)) = place.find(&self.engine.table, self.snapshot, self.now) else {
                 let dest = self.pick(service, packet)?;
@@ -47,6 +47,8 @@ impl<'a> Path<'a> {
             };
             let timeout = service.timeout(State::Template);
             let Some(known) = self.snapshot.dest_of(word) else { continue };
+            // A table that was taken over knows no addresses.
+            place.note_address(&self.engine.table, slot);
             if known.returning {
                 if word.age(self.now) >= timeout.renew_after() {
                     let renewed = word.seen(self.now, timeout.is_coarse());
@@ -78,10 +80,9 @@ impl<'a> Path<'a> {
         let judge = place.judge(self.snapshot, self.now);
         dest.gauge.enter(State::Template);
         let inserted = self.engine.table.insert(place.hash, word, self.engine.worker as u8, &judge, None);
-        match (inserted, place.wide) {
-            (Inserted::New(slot), Some(address)) => self.engine.table.note_address(slot, address),
-            (Inserted::New(_), None) => {}
-            (Inserted::Existing(..) | Inserted::Full, _) => dest.gauge.leave(State::Template),
+        match inserted {
+            Inserted::New(slot) => place.note_address(&self.engine.table, slot),
+            Inserted::Existing(..) | Inserted::Full => dest.gauge.leave(State::Template),
         }
         inserted
     }
@@ -90,11 +91,13 @@ impl<'a> Path<'a> {
     #[inline(never)]
     pub(super) fn confirm(&self, dest: &Dest, prefix: u8, packet: &Packet) {
         let client = Person { client: packet.client, wide: self.client_address(packet) };
-        let place = Place::new(&self.engine.table, dest.service, packet.protocol, prefix, client);
+        let service = &self.snapshot.services[dest.service as usize];
+        let place = Place::new(&self.engine.table, dest.service, service, prefix, client);
         if let Some((slot, word)) = place.find(&self.engine.table, self.snapshot, self.now)
             && word.dest_number() == dest.id.index()
             && word.flags() & FLAG_REPLIED == 0
         {
+            place.note_address(&self.engine.table, slot);
             let confirmed = word.with_flags(word.flags() | FLAG_REPLIED);
             // Who changes it at this moment is another connection of the client, and confirms it as well.
             if self.engine.table.replace(slot, word, confirmed).is_ok() {
@@ -129,7 +132,7 @@ fn is_due(service: &Service, client: Client, now: Tick) -> bool {
 fn hold_now(table: &Table, snapshot: &Snapshot, now: Tick, dest: &Dest, prefix: u8, client: Person) {
     let service = &snapshot.services[dest.service as usize];
     let timeout = service.timeout(State::Template);
-    let place = Place::new(table, dest.service, service.protocol, prefix, client);
+    let place = Place::new(table, dest.service, service, prefix, client);
     if let Some((slot, word)) = place.find(table, snapshot, now)
         && word.dest_number() == dest.id.index()
         && timeout.remaining(word.age(now)) < HELD
@@ -159,17 +162,24 @@ pub(super) struct Place {
 impl Place {
     pub fn new(
         table: &Table,
-        service: ServiceIndex,
-        protocol: Protocol,
+        index: ServiceIndex,
+        service: &Service,
         prefix: u8,
         Person { client, wide }: Person,
     ) -> Self {
         let wide = wide.map(|address| address.first(prefix));
         let client = match wide {
-            Some(address) => table.wide_client(address, 0),
-            None => Client::new(client.address().first(prefix), 0),
+            Some(address) => table.wide_client(address, service.mark),
+            None => Client::new(client.address().first(prefix), service.mark),
         };
-        Place { service, client, wide, hash: table.hash(client, protocol) }
+        Place { service: index, client, wide, hash: table.hash(client, service.protocol) }
+    }
+
+    /// Notes whose the template in a slot is, if the client is of IPv6.
+    fn note_address(&self, table: &Table, slot: Slot) {
+        if let Some(address) = self.wide {
+            table.note_address(slot, address);
+        }
     }
 
     /// The template.

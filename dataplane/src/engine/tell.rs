@@ -56,9 +56,18 @@ pub fn error(table: &Table, snapshot: &Snapshot, now: Tick, reason: Drop, packet
     let way = Way { table, snapshot, now };
     match packet.first()? >> 4 {
         4 => way.error::<u32>(reason, packet, |_| Some(0)),
-        6 => way.error::<u128>(reason, packet, |client| snapshot.fibs.six.source_towards(client)),
+        6 => way.error::<u128>(reason, packet, |client| own_towards(snapshot, client)),
         _ => None,
     }
+}
+
+/// An IPv6 address of the router's own to speak from: on the way to the client, else any (RFC 4443, section 2.2), since a port may have
+/// only a link-local one. Virtual addresses are the last resort: another router may have them next.
+fn own_towards(snapshot: &Snapshot, client: u128) -> Option<u128> {
+    let (fib, is_own) = (&snapshot.fibs.six, |address| !snapshot.is_virtual(address));
+    fib.source_among(client, is_own)
+        .or_else(|| fib.own().find(|&own| is_own(own)))
+        .or_else(|| fib.own().next())
 }
 
 /// What is known of where packets go.

@@ -27,10 +27,11 @@
 //!
 //! * A first fragment without a whole TCP or UDP header, and a later one that would be written over it: those who send them want
 //!   to be taken for somebody else (RFC 1858, RFC 3128).
-//! * A second first fragment of a datagram, with other ports (RFC 5722 has all overlaps dropped). A sender that has used up all
+//! * A second first fragment of a datagram, with other ports (RFC 5722 has all overlaps dropped). A sender of IPv4 that has used up all
 //!   65 536 numbers begins anew, so this is so for half a second at the most; then it is another datagram.
 //!
-//! Other overlaps are the real server's to judge, who puts the datagram together.
+//! Of an IPv6 datagram with extensions behind the fragment header a later fragment may be written over the transport header: this and
+//! other overlaps are the real server's to judge, who puts the datagram together.
 
 mod notes;
 mod waiting;
@@ -45,7 +46,7 @@ pub struct Datagram {
     pub source: u128,
     /// To whom.
     pub destination: u128,
-    /// Protocol number.
+    /// Protocol number; 0 of IPv6.
     pub protocol: u8,
     /// The number that the sender has given it.
     pub identification: u32,

@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::BuildHasherDefault;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::index::{Index, Key};
 use super::{Dest, EndpointIndex, Ends, ServiceIndex, Snapshot};
 use crate::fib::Fib;
 use crate::key::{KeyHasher, WideKey};
-use crate::service::Protocol;
+use crate::service::{Protocol, State};
 use crate::table::{Client, Slot, Table, Word};
 use crate::wire::version::Version;
 
@@ -223,9 +223,10 @@ impl Snapshot {
     /// The client of a word in a slot of the table. `None` if its dest is not in this snapshot, or if its address is one of IPv6 that
     /// nobody has noted yet.
     pub fn client_of(&self, table: &Table, slot: Slot, word: Word) -> Option<SocketAddr> {
-        let port = word.client().port();
+        // In that of a template stands the service's mark.
+        let port = if word.state() == State::Template { 0 } else { word.client().port() };
         Some(match self.dest_of(word)?.address {
-            SocketAddr::V4(_) => word.client().socket().into(),
+            SocketAddr::V4(_) => (Ipv4Addr::from(word.client().address()), port).into(),
             SocketAddr::V6(_) => (Ipv6Addr::from(table.address_of(slot, word)?), port).into(),
         })
     }

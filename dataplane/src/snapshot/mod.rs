@@ -16,6 +16,7 @@ mod transform;
 mod tunnel;
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub use self::tunnel::{MssClamp, Tunnel, TunnelSpec};
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Fibs, NextHop};
+use crate::key::{KeyHasher, WideKey};
 use crate::scheduler::{Candidate, Cursor, Picker};
 use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
 use crate::table::{DestId, Word};
@@ -159,6 +161,9 @@ pub struct Service {
     pub is_limited: bool,
     /// If clients come back to their servers ([`ServiceSpec::persistence`]): how many bits of their addresses count.
     pub persistent: Option<u8>,
+    /// What stands in the place of the client's port in its templates, so that those of one client with several services are in other
+    /// slots: sixteen bits of a hash of its address, the same for ever.
+    pub mark: u16,
     /// Whether there is a server that would take connections if its next hop were known: soon it will.
     pub waits: bool,
     timeouts: [Timeout; State::COUNT],
@@ -383,6 +388,7 @@ impl Snapshot {
             one_packet: spec.one_packet,
             is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
             persistent: spec.persistence.map(|how| how.prefix),
+            mark: mark(spec.address),
             waits,
             timeouts: timeouts.0.map(Timeout::from_seconds),
         });
@@ -464,4 +470,15 @@ impl Snapshot {
         };
         [None].iter().chain(self.dests.iter().skip(1)).map(transform).collect()
     }
+}
+
+/// See [`Service::mark`].
+fn mark(address: SocketAddr) -> u16 {
+    let mut hasher = KeyHasher::default();
+    match address.ip() {
+        IpAddr::V4(four) => hasher.write_u32(four.into()),
+        IpAddr::V6(six) => WideKey { address: six.into(), rest: 0 }.hash(&mut hasher),
+    }
+    hasher.write_u64(address.port().into());
+    (hasher.finish() >> 48) as u16
 }

@@ -44,6 +44,7 @@ impl Snapshot {
                 one_packet,
                 is_limited,
                 persistent,
+                mark,
                 waits,
                 timeouts,
                 ..
@@ -57,6 +58,7 @@ impl Snapshot {
                 one_packet,
                 is_limited,
                 persistent,
+                mark,
                 waits,
                 timeouts,
             });

@@ -79,7 +79,8 @@ pub trait Version: Address {
     const ICMP_COVERS_ADDRESSES: bool;
     /// The change of a checksum when an address becomes another one.
     fn delta(old: Self, new: Self) -> Delta;
-    /// Whether errors may be sent to this address: it stands for one host (RFC 1122, 3.2.2; RFC 4443, 2.4).
+    /// Whether this address stands for one host, wherever that is: it may be a client's, and errors may be sent to it (RFC 1122, 3.2.2;
+    /// RFC 4443, 2.4).
     fn is_somebody(self) -> bool;
     /// Gives a header so many hops.
     fn set_ttl(header: &mut [u8], ttl: u8);
@@ -225,8 +226,8 @@ impl Version for u128 {
     }
 
     fn is_somebody(self) -> bool {
-        // Unspecified, loopback, and multicast.
-        self > 1 && self >> 120 != 0xFF
+        // Unspecified, loopback, multicast, and those of a link, which no router forwards (RFC 4291, section 2.5.6).
+        self > 1 && self >> 120 != 0xFF && self >> 118 != 0xFE80 >> 6
     }
 
     fn set_ttl(header: &mut [u8], ttl: u8) {

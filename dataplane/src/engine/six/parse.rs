@@ -43,12 +43,19 @@ pub(in crate::engine) fn parse(
 pub(in crate::engine) fn packet(packet: &[u8], snapshot: &Snapshot) -> Result<(Packet, Addresses), Verdict> {
     let ip = Ipv6::parse(packet).ok_or(Verdict::Drop(Drop::BadIpHeader))?;
     let segment = &packet[ip.header_length..usize::from(ip.total_length)];
+    let is_later = ip.fragment.is_some_and(|fragment| fragment.offset > 0);
     let protocol = match Protocol::from_number(ip.protocol) {
         // The next host on its way is not the service.
         _ if ip.is_routed => return Err(Verdict::Punt(Punt::OtherProtocol)),
         Some(protocol) => protocol,
+        // Of a later fragment it is what follows the first one's fragment header, be it an extension: it goes where the first has gone.
+        None if is_later && ip.protocol != u128::ICMP => Protocol::Udp,
         None if ip.protocol != u128::ICMP => return Err(Verdict::Punt(Punt::OtherProtocol)),
-        None if segment.first().is_some_and(|kind| DISCOVERY.contains(kind)) => {
+        // It has a part of the queue to itself, so it must be what nobody beyond a router can send (RFC 4861, section 7.1; RFC 6980).
+        None if ip.hop_limit == u8::MAX
+            && ip.fragment.is_none()
+            && segment.first().is_some_and(|kind| DISCOVERY.contains(kind)) =>
+        {
             return Err(Verdict::Punt(Punt::Neighbour));
         }
         None => return Err(Verdict::Punt(Punt::Icmp)),

@@ -44,7 +44,8 @@ impl Rig {
     /// Clients that have a template, and the number of its server.
     fn templates(&self) -> Vec<(String, usize)> {
         let templates = self.connections().into_iter().filter(|(.., state)| *state == State::Template);
-        templates.map(|(client, dest, _)| (client.to_string(), dest)).collect()
+        // In the port's place is the service's mark.
+        templates.map(|(client, dest, _)| (format!("{}:0", client.ip()), dest)).collect()
     }
 
     fn counted(&self) -> Vec<u32> {
@@ -176,6 +177,40 @@ fn a_packet_from_port_0_is_no_template() {
     assert_eq!(rig.templates().len(), 1, "beside the connection");
     let mut reply = packet(Protocol::Tcp, LAN_MAC, "10.0.0.9:8080", "198.51.100.7:0", ACK);
     assert_eq!(rig.push(LAN, &mut reply), Verdict::Punt(Punt::NoService));
+}
+
+#[test]
+fn a_client_of_many_services_comes_back_to_a_server_of_each() {
+    let mut rig = rig(Protocol::Tcp, PERSISTENCE, &[]);
+    const SERVICES: u32 = 48;
+    let table = Arc::new(Table::new(1024, HashKey { blind: 1, factor: 3 }));
+    rig.engine = Engine::new(0, table, Arc::default());
+    let vip = |n: u32| format!("192.0.2.10:{}", 1000 + n);
+    let spec = |n: u32| ServiceSpec {
+        address: socket(&vip(n)).into(),
+        dests: [1, 2]
+            .map(|server| {
+                let id = DestId::new(2 * n + server).unwrap();
+                DestSpec::new(id, socket(&format!("10.0.0.{server}:{}", 1000 + n)))
+            })
+            .into(),
+        cursor: Default::default(),
+        ..rig.spec.clone()
+    };
+    rig.snapshot = compile(9, &(0..SERVICES).map(spec).collect::<Vec<_>>(), []);
+    let open = |port: u16| {
+        let servers = (0..SERVICES).map(|n| {
+            // Connections of one port share their places with each other.
+            let from = format!("198.51.100.7:{}", port + n as u16);
+            let mut syn = packet(Protocol::Tcp, WAN_MAC, &from, &vip(n), SYN);
+            assert_eq!(rig.push(WAN, &mut syn), Verdict::Forward(LAN));
+            syn[33]
+        });
+        servers.collect::<Vec<_>>()
+    };
+    let first = open(40_000);
+    assert_eq!((open(41_000), open(42_000)), (first.clone(), first));
+    assert_eq!(rig.templates().len(), SERVICES as usize);
 }
 
 #[test]

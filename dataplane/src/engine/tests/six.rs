@@ -202,7 +202,12 @@ fn what_is_not_a_services_leaves_by_its_name() {
     };
     let icmp = |kind: u8, mac: u8| {
         let mut frame = with(20, 58);
-        (frame[54], frame[0]) = (kind, mac);
+        (frame[54], frame[0], frame[21]) = (kind, mac, 255);
+        frame
+    };
+    let from_afar = {
+        let mut frame = icmp(135, 2);
+        frame[21] = 254;
         frame
     };
     let fragment = |to| {
@@ -222,6 +227,7 @@ fn what_is_not_a_services_leaves_by_its_name() {
         ("the last hop", with(21, 1), Verdict::Drop(Drop::TtlExpired)),
         ("a neighbour's solicitation", icmp(135, 0x33), Verdict::Punt(Punt::Neighbour)),
         ("a neighbour's advertisement", icmp(136, 2), Verdict::Punt(Punt::Neighbour)),
+        ("a solicitation from beyond a router", from_afar, Verdict::Punt(Punt::Icmp)),
         ("an echo request", icmp(128, 2), Verdict::Punt(Punt::Icmp)),
         ("a listener's report", icmp(143, 0x33), Verdict::Punt(Punt::Multicast)),
         ("another's fragment", fragment("[2001:db8::11]:80"), Verdict::Punt(Punt::Fragment)),
@@ -230,6 +236,7 @@ fn what_is_not_a_services_leaves_by_its_name() {
         ("from nobody", from("[::]:7"), Verdict::Drop(Drop::Martian)),
         ("from itself", from("[::1]:7"), Verdict::Drop(Drop::Martian)),
         ("from a group", from("[ff02::1]:7"), Verdict::Drop(Drop::Martian)),
+        ("from a link", from("[fe80::7]:7"), Verdict::Drop(Drop::Martian)),
     ];
     for (what, mut frame, expected) in cases {
         let before = frame.clone();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use dataplane::clock::{TICKS_PER_SECOND, Tick};
 use dataplane::service::{Persistence, Scheduler, Timeouts};
 use dataplane::snapshot::{DestSpec, ServiceSpec, Snapshot};
-use dataplane::table::{Client, DestId, HashKey, Table, Word};
+use dataplane::table::{Client, DestId, HashKey, Slot, Table, Word};
 
 use super::*;
 use crate::flush;
@@ -92,8 +92,12 @@ impl Side {
     fn change(&mut self, now: Duration, port: u16, state: State) {
         self.pass(now, port, state);
         let mut entries = self.table.entries(0..self.table.buckets());
-        let (slot, _) = entries.find(|(_, word)| word.client().socket().port() == port).unwrap();
+        let (slot, _) = entries.find(|&(slot, word)| self.port(slot, word) == port).unwrap();
         self.peer.note(now, slot);
+    }
+
+    fn port(&self, slot: Slot, word: Word) -> u16 {
+        self.snapshot.client_of(&self.table, slot, word).unwrap().port()
     }
 
     /// The connections that have not expired, by the client's port.
@@ -102,8 +106,8 @@ impl Side {
             let dest = self.snapshot.dest_of(*word).unwrap();
             !self.snapshot.timeout(dest, word.state()).has_passed(word.age(tick(now)))
         };
-        let words = self.table.words(0..self.table.buckets()).filter(is_live);
-        words.map(|word| word.client().socket().port()).collect()
+        let entries = self.table.entries(0..self.table.buckets()).filter(|(_, word)| is_live(word));
+        entries.map(|(slot, word)| self.port(slot, word)).collect()
     }
 }
 
