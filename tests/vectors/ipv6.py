@@ -7,7 +7,7 @@ from scapy.layers.inet6 import (ICMPv6DestUnreach, ICMPv6EchoRequest, ICMPv6MLRe
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
-from vector import LAN, SIX, WAN, Nat, Vector, at_lan, at_wan, ip, mac, to_client, to_server
+from vector import SIX, WAN, Nat, Vector, at_lan, at_wan, ip, mac, to_client, to_server
 
 VIP, SERVER, CLIENT, ROUTER, GATEWAY = SIX.vip, SIX.server, SIX.client, SIX.router, SIX.gateway
 # Behind the lan, but no real server.
@@ -117,27 +117,24 @@ def extensions(vector, way):
     vector.drop("wan", at_wan(ip(CLIENT, VIP, nh=60) / Raw(b"\x06\x07" + b"\0" * 30), GATEWAY), "bad_ip_header")
 
 
-def pieces(packet, number, size=1024):
-    """The fragments of a packet of UDP (RFC 8200, section 4.5)."""
-    data = bytes(packet[UDP])
-    packet = packet.copy()
-    packet.remove_payload()
+def pieces(header, data, number, size=1024):
+    """The fragments of a packet with this header and this data of UDP (RFC 8200, section 4.5)."""
     for begin in range(0, len(data), size):
         more = begin + size < len(data)
-        yield packet / IPv6ExtHdrFragment(nh=17, offset=begin // 8, m=int(more), id=number) / Raw(data[begin:begin + size])
+        yield header / IPv6ExtHdrFragment(nh=17, offset=begin // 8, m=int(more), id=number) / Raw(data[begin:begin + size])
 
 
 class Datagram:
     """A datagram in four fragments, as they come and as they leave."""
 
-    def __init__(self, vector, send, sport=40112, number=1):
+    def __init__(self, vector, way, is_request, number):
         def build(index):
             def of(other, port, hops):
-                is_request = send.__name__ == "request"
-                ends, ports = ((CLIENT, other), (sport, port)) if is_request else ((other, CLIENT), (port, sport))
+                ends, ports = ((CLIENT, other), (40112, port)) if is_request else ((other, CLIENT), (port, 40112))
                 whole = ip(*ends, hops) / UDP(sport=ports[0], dport=ports[1]) / Raw(bytes(range(250)) * 13)
-                return list(pieces(IPv6(bytes(whole)), number))[index]
+                return list(pieces(ip(*ends, hops), bytes(whole)[40:], number))[index]
             return of
+        send = way.request if is_request else way.reply
         self.vector, self.sent = vector, [send(UDP, build(index)) for index in range(4)]
 
     def forward(self, index):
@@ -155,17 +152,17 @@ class Datagram:
 def fragments(vector, way):
     """Fragments go where the first one goes, each on its own, and those that come before it wait for it."""
     number = iter(range(0x10001, 0x10100))
-    for send in [way.request] + ([way.reply] if way.name == "nat" else []):
-        datagram = lambda sport=40112: Datagram(vector, send, sport, next(number))
+    for is_request in [True, False] if way.name == "nat" else [True]:
+        datagram = lambda: Datagram(vector, way, is_request, next(number))
         in_order = datagram()
         for index in range(4):
             in_order.forward(index)
-        reversed_ = datagram()
+        backwards = datagram()
         for index in [3, 2, 1]:
-            reversed_.hold(index)
-        reversed_.forward(0)
+            backwards.hold(index)
+        backwards.forward(0)
         for index in [3, 2, 1]:
-            reversed_.release(index)
+            backwards.release(index)
         # Of two at once each has its own way.
         one, other = datagram(), datagram()
         other.hold(1)
@@ -179,7 +176,7 @@ def fragments(vector, way):
         other.forward(2)
         one.forward(3)
     # One whose first never comes is nobody's, a second later.
-    lost = Datagram(vector, way.request, number=next(number))
+    lost = Datagram(vector, way, True, next(number))
     lost.hold(1)
     vector.wait(5)
     vector.forward(*way.request(UDP, lambda to, port, hops: ip(CLIENT, to, hops) / segment(UDP, 40112, port, b"another one")))
@@ -203,15 +200,15 @@ def icmp(vector, way):
     """Errors about a connection's packets follow it; what they quote is as it was there."""
     for layer in [TCP, UDP]:
         asked = lambda to, port, hops, *between: chained(ip(CLIENT, to, hops), *between) / segment(layer, 40112, port, b"a question")
-        answered = lambda source, port: ip(source, CLIENT, 63) / segment(layer, port, 40112, b"an answer", "SA")
+        answered = lambda source, port, hops: ip(source, CLIENT, hops) / segment(layer, port, 40112, b"an answer", "SA")
         vector.forward(*way.request(layer, asked))
         if way.name == "nat":
-            vector.forward(*way.reply(layer, lambda source, port, hops: ip(source, CLIENT, hops) / segment(layer, port, 40112, b"an answer", "SA")))
+            vector.forward(*way.reply(layer, answered))
         for kind in kinds():
             for length in [48, 1000]:
                 # About a reply, by the client or by a router on the way to it.
                 for reporter in [CLIENT, ROUTER]:
-                    error = lambda to, port, hops: ip(reporter, to, hops) / kind.copy() / Raw(bytes(answered(to, port))[:length])
+                    error = lambda to, port, hops: ip(reporter, to, hops) / kind.copy() / Raw(bytes(answered(to, port, 63))[:length])
                     vector.forward(*way.request(layer, error))
                 # About a request, by the server or a router before it: to the client it is the service that says so.
                 for reporter in [SERVER, INSIDE] if way.name == "nat" else []:
@@ -221,7 +218,7 @@ def icmp(vector, way):
                     vector.forward(*way.reply(layer, error))
         if way.name == "nat":
             # Extension headers in what is quoted, and before the error.
-            error = lambda to, port, hops: (ip(SERVER if to == SERVER else VIP, CLIENT, hops) / options()
+            error = lambda to, port, hops: (ip(to, CLIENT, hops) / options()
                                             / ICMPv6ParamProblem(code=1, ptr=40) / Raw(bytes(asked(to, port, 63, hop_by_hop()))))
             vector.forward(*way.reply(layer, error))
     if way.name == "nat":

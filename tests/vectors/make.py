@@ -21,7 +21,7 @@ from scapy.packet import Raw
 sys.dont_write_bytecode = True
 
 import ipv6
-from vector import (CLIENT, FOUR, GATEWAY, LAN, NEIGHBOUR, OTHER, ROUTER, SERVER, SIX, VIP, WAN, Nat, Vector, at_lan, at_wan, ip, mac,
+from vector import (CLIENT, FOUR, GATEWAY, NEIGHBOUR, OTHER, ROUTER, SERVER, SIX, VIP, WAN, Nat, Vector, at_lan, at_wan, ip, mac,
                     to_client, to_server)
 
 
