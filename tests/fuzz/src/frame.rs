@@ -84,7 +84,7 @@ impl Facts {
             ttl: header[7],
             header_is_right: true,
             payload_is_right: payload_is_right(packet, 8..40, &places),
-            rest: rest(packet, &[7..40], &places),
+            rest: rest(packet, &[7..8, 8..40], &places),
         })
     }
 }

@@ -272,3 +272,29 @@ impl Steps<'_> {
         self.next().unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What has to hold of packets that are forwarded, and of errors about them, is seen of both families and of each service.
+    #[test]
+    fn every_service_of_the_model_is_served() {
+        for family in 0..SERVICES.len() {
+            for service in 0..4 {
+                let is_nat = service != 3;
+                let mut bench = Bench::new();
+                let went = |bench: &Bench| bench.last.as_ref().map(|(port, _)| *port);
+                bench.take(0, made(family, 0, service, 0, 0));
+                assert_eq!(went(&bench), Some(1), "{family}, {service}");
+                // The server complains, or answers: only by NAT both come this way.
+                bench.complain(0);
+                assert_eq!(went(&bench), is_nat.then_some(0), "{family}, {service}");
+                bench.last = None;
+                bench.take(1, made(family, 1, service, 0, 1));
+                assert_eq!(went(&bench), is_nat.then_some(0), "{family}, {service}");
+                bench.end();
+            }
+        }
+    }
+}

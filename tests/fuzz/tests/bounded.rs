@@ -45,6 +45,7 @@ fn the_corpus() {
     contents("corpus/sequence").iter().for_each(|data| rvs_fuzz::sequence(data));
     contents("corpus/config").iter().for_each(|data| rvs_fuzz::config(data));
     contents("../../configs").iter().for_each(|data| rvs_fuzz::config(data));
+    contents("../../configs/ipv6").iter().for_each(|data| rvs_fuzz::config(data));
 }
 
 proptest! {
