@@ -49,7 +49,7 @@ fn the_corpus() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(2000), ..ProptestConfig::default() })]
 
     #[test]
     fn packets(data in prop_oneof![3 => mutated(contents("corpus/packet")), 1 => anything(100)]) {
