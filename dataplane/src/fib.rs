@@ -54,7 +54,7 @@ pub trait Address: Copy + Ord + Debug + From<u8> {
     const BITS: u8;
     /// The last address.
     const LAST: Self;
-    /// A neighbour's address on a port, as a key for [`KeyHasher`].
+    /// A neighbour's address on a port, as a key for `KeyHasher`.
     type Key: Copy + Eq + Hash + Debug;
 
     /// As such a key.

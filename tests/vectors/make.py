@@ -10,132 +10,25 @@ A vector is a directory CONFIG-NAME with PORT.in.pcap and PORT.out.pcap for each
 `verdicts` with a line a packet: forward PORT, punt REASON or drop REASON, in the order of time; for a fragment that waits, hold first.
 """
 
-import logging
-import os
 import sys
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR, fragment
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
-from scapy.utils import wrpcap
 
-# A runt is no frame of Ethernet, which scapy would say each time.
-logging.getLogger("scapy").setLevel(logging.ERROR)
+# Nothing but vectors comes to be in this directory.
+sys.dont_write_bytecode = True
 
-# The rules of `rvs replay`: ports are numbered from 1, and neighbours have the MAC 02:00 and their address.
-WAN, LAN = "02:00:00:00:00:01", "02:00:00:00:00:02"
-GATEWAY = "02:00:00:00:00:fe"
-
-
-def mac(address):
-    return "02:00:" + ":".join(f"{int(byte):02x}" for byte in address.split("."))
+import ipv6
+from vector import (CLIENT, FOUR, GATEWAY, NEIGHBOUR, OTHER, ROUTER, SERVER, SIX, VIP, WAN, Nat, Vector, at_lan, at_wan, ip, mac,
+                    to_client, to_server)
 
 
-VIP, SERVER, OTHER = "192.0.2.10", "10.0.0.11", "10.0.0.12"
-CLIENT, NEIGHBOUR, ROUTER = "198.51.100.7", "192.0.2.77", "203.0.113.9"
-
-
-class Vector:
-    """Packets that come in one after the other, and what becomes of them."""
-
-    def __init__(self, name):
-        self.name, self.now = name, 1_000_000_000_000_000  # microseconds
-        self.came, self.left, self.verdicts = {}, {}, []
-
-    def wait(self, seconds):
-        self.now += seconds * 1_000_000
-
-    def forward(self, port, frame, to, rewritten):
-        self.come(port, frame)
-        rewritten.time = frame.time
-        self.left.setdefault(to, []).append(rewritten)
-        self.verdicts.append(f"forward {to}")
-
-    def punt(self, port, frame, reason):
-        self.come(port, frame)
-        self.verdicts.append(f"punt {reason}")
-
-    def drop(self, port, frame, reason):
-        self.come(port, frame)
-        self.verdicts.append(f"drop {reason}")
-
-    def hold(self, port, frame):
-        self.come(port, frame)
-        self.verdicts.append("hold")
-
-    def release(self, came, to, rewritten):
-        rewritten.time = came.time
-        self.left.setdefault(to, []).append(rewritten)
-        self.verdicts.append(f"forward {to}")
-
-    def come(self, port, frame):
-        self.now += 1_000
-        frame.time = self.now / 1e6
-        self.came.setdefault(port, []).append(frame)
-
-    def write(self, directory):
-        directory = os.path.join(directory, self.name)
-        os.makedirs(directory, exist_ok=True)
-        for way, ports in [("in", self.came), ("out", self.left)]:
-            for port, frames in ports.items():
-                wrpcap(os.path.join(directory, f"{port}.{way}.pcap"), frames, linktype=1)
-        with open(os.path.join(directory, "verdicts"), "w") as file:
-            file.writelines(line + "\n" for line in self.verdicts)
-
-
-def at_wan(packet, source=GATEWAY):
-    return Ether(dst=WAN, src=source) / packet
-
-
-def at_lan(packet, source=SERVER):
-    return Ether(dst=LAN, src=mac(source)) / packet
-
-
-def to_server(packet, server=SERVER):
-    return Ether(dst=mac(server), src=LAN) / packet
-
-
-def to_client(packet, neighbour=GATEWAY):
-    return Ether(dst=neighbour, src=WAN) / packet
-
-
-def ip(source, destination, ttl=64, **more):
-    return IP(src=source, dst=destination, ttl=ttl, id=0x1234, **more)
-
-
-class Nat:
-    """A client's connection by NAT: each packet as it comes in and as it has to leave."""
-
-    def __init__(self, vector, layer, virtual, real, port=40112, server=SERVER, client=CLIENT):
-        self.vector, self.layer, self.virtual, self.real = vector, layer, virtual, real
-        self.port, self.server, self.client = port, server, client
-        self.next_hop = mac(client) if client == NEIGHBOUR else GATEWAY
-
-    def request(self, payload=b"", ttl=64, **more):
-        come, leave = more.pop("ip", {}), more.pop("ip_left", more.get("ip", {}))
-        data = Raw(payload) if payload else None
-        def packet(destination, port, ttl, options):
-            headers = ip(self.client, destination, ttl, **options) / self.layer(sport=self.port, dport=port, **more)
-            return headers / data if data else headers
-        self.vector.forward(
-            "wan", at_wan(packet(VIP, self.virtual, ttl, come), self.next_hop),
-            "lan", to_server(packet(self.server, self.real, ttl - 1, leave or come), self.server))
-
-    def reply(self, payload=b"", ttl=64, **more):
-        data = Raw(payload) if payload else None
-        def packet(source, port, ttl):
-            headers = ip(source, self.client, ttl) / self.layer(sport=port, dport=self.port, **more)
-            return headers / data if data else headers
-        self.vector.forward(
-            "lan", at_lan(packet(self.server, self.real, ttl), self.server),
-            "wan", to_client(packet(VIP, self.virtual, ttl - 1), self.next_hop))
-
-
-def nat_tcp():
-    vector = Vector("nat-tcp")
-    for client, port in [(CLIENT, 40112), (NEIGHBOUR, 1)]:
-        web = Nat(vector, TCP, 80, 8080, port=port, client=client)
+def nat_tcp(name, family):
+    vector = Vector(name)
+    for client, port in [(family.client, 40112), (family.neighbour, 1)]:
+        web = Nat(vector, TCP, 80, 8080, port=port, server=family.server, client=client)
         web.request(flags="S", seq=1000, options=[("MSS", 1460), ("SAckOK", b""), ("Timestamp", (7, 0)), ("WScale", 7)])
         web.reply(flags="SA", seq=5000, ack=1001, options=[("MSS", 1460), ("NOP", None), ("WScale", 7)])
         web.request(flags="A", seq=1001, ack=5001)
@@ -146,21 +39,21 @@ def nat_tcp():
         web.request(flags="FA", seq=2330, ack=5269)
         web.reply(flags="A", seq=5269, ack=2331)
     # Payloads that make a checksum, before or after, one of the two zeros of one's complement, and its neighbours.
-    web = Nat(vector, TCP, 80, 8080, port=2)
+    web = Nat(vector, TCP, 80, 8080, port=2, server=family.server, client=family.client)
     web.request(flags="S", seq=1)
     web.reply(flags="SA", seq=1, ack=2)
-    for destination, port in [(VIP, 80), (SERVER, 8080)]:
+    for destination, port in [(family.vip, 80), (family.server, 8080)]:
         segment = TCP(sport=2, dport=port, flags="A", seq=2, ack=2) / Raw(b"\0\0")
-        zero = IP(bytes(ip(CLIENT, destination) / segment))[TCP].chksum
+        zero = family.packet(bytes(ip(family.client, destination) / segment))[TCP].chksum
         for number in range(zero - 2, zero + 3):
             web.request(bytes([number >> 8, number & 255]), flags="A", seq=2, ack=2)
             web.reply(bytes([number >> 8, number & 255]), flags="A", seq=2, ack=2)
     return vector
 
 
-def nat_udp():
-    vector = Vector("nat-udp")
-    dns = Nat(vector, UDP, 53, 5353)
+def nat_udp(name, family):
+    vector = Vector(name)
+    dns = Nat(vector, UDP, 53, 5353, server=family.server, client=family.client)
     dns.request(b"a question")
     dns.reply(b"an answer")
     dns.request()
@@ -168,12 +61,14 @@ def nat_udp():
     dns.request(b"unchecked", chksum=0)
     dns.reply(b"unchecked, too", chksum=0)
     # Payloads that make a checksum, before or after, one of the two zeros of one's complement, and its neighbours.
-    for destination, port in [(VIP, 53), (SERVER, 5353)]:
-        zero = IP(bytes(ip(CLIENT, destination) / UDP(sport=40112, dport=port) / Raw(b"\0\0")))[UDP].chksum
+    for destination, port in [(family.vip, 53), (family.server, 5353)]:
+        zero = family.packet(bytes(ip(family.client, destination) / UDP(sport=40112, dport=port) / Raw(b"\0\0")))[UDP].chksum
         for number in range(zero - 2, zero + 3):
             dns.request(bytes([number >> 8, number & 255]))
             # The sum does not know the direction.
             dns.reply(bytes([number >> 8, number & 255]))
+    if family is SIX:
+        return vector
     # IP options: the header is longer, and the options stay what they are.
     dns.request(b"by way of", ip={"options": [IPOption_NOP(), IPOption_RR(pointer=4, routers=["0.0.0.0"] * 2)]})
     dns.request(b"type of service and no fragments", ip={"tos": 0xB8, "flags": "DF"})
@@ -210,24 +105,25 @@ def nat_time():
     return vector
 
 
-def nat_persistent():
-    """A client comes back to its server as long as it is remembered, whatever its port; another client has its own."""
-    vector = Vector("nat-persistent")
+def nat_persistent(name, family, client, neighbour):
+    """A client comes back to its server as long as it is remembered, whatever its port; another client has its own. By the number of its
+    connection the client says its address."""
+    vector = Vector(name)
     def begin(client, port, server):
         flow = Nat(vector, TCP, 83, 8083, port=port, server=server, client=client)
         flow.request(flags="S", seq=1)
         flow.reply(flags="SA", seq=1, ack=2)
         flow.request(flags="A", seq=2, ack=2)
         flow.request(flags="R", seq=2, ack=2)
-    begin(CLIENT, 1000, OTHER)
-    begin(CLIENT, 1001, OTHER)
-    begin(NEIGHBOUR, 1000, SERVER)
-    begin(CLIENT, 1002, OTHER)
+    begin(client(1000), 1000, family.other)
+    begin(client(1001), 1001, family.other)
+    begin(neighbour(1000), 1000, family.server)
+    begin(client(1002), 1002, family.other)
     vector.wait(240)
-    begin(CLIENT, 1003, OTHER)
+    begin(client(1003), 1003, family.other)
     vector.wait(7200)
-    begin(NEIGHBOUR, 1001, OTHER)
-    begin(CLIENT, 1004, SERVER)
+    begin(neighbour(1001), 1001, family.other)
+    begin(client(1004), 1004, family.server)
     return vector
 
 
@@ -305,8 +201,8 @@ def nat_odd():
     syn = ip(CLIENT, VIP) / TCP(sport=40112, dport=80, flags="S")
     vector.punt("wan", Ether(dst=WAN, src=GATEWAY) / Dot1Q(vlan=7) / syn, "vlan")
     vector.punt("wan", Ether(dst=WAN, src=GATEWAY, type=0x88A8) / Dot1AD(vlan=7) / Dot1Q(vlan=8) / syn, "vlan")
-    vector.punt("wan", Ether(dst="ff:ff:ff:ff:ff:ff", src=GATEWAY) / ARP(psrc="192.0.2.254", pdst=VIP, hwsrc=GATEWAY), "not_ipv4")
-    vector.punt("wan", Ether(dst=WAN, src=GATEWAY) / IPv6(src="2001:db8::1", dst="2001:db8::2") / TCP(dport=80), "not_ipv4")
+    vector.punt("wan", Ether(dst="ff:ff:ff:ff:ff:ff", src=GATEWAY) / ARP(psrc="192.0.2.254", pdst=VIP, hwsrc=GATEWAY), "not_ip")
+    vector.punt("wan", Ether(dst=WAN, src=GATEWAY) / IPv6(src="2001:db8::1", dst="2001:db8::2") / TCP(dport=80), "no_service")
     vector.punt("wan", Ether(dst="01:00:5e:00:00:12", src=GATEWAY) / ip("192.0.2.2", "224.0.0.18", 255, proto=112), "multicast")
     vector.punt("wan", at_wan(ip(CLIENT, VIP, proto=47) / Raw(b"GRE")), "other_protocol")
     vector.punt("wan", at_wan(ip(CLIENT, VIP) / TCP(sport=40112, dport=22, flags="S")), "no_service")
@@ -354,5 +250,14 @@ def dr():
 
 
 if __name__ == "__main__":
-    for make in [nat_tcp, nat_udp, nat_rr, nat_time, nat_persistent, nat_fragments, nat_icmp, nat_odd, dr]:
-        make().write(sys.argv[1])
+    vectors = [
+        nat_tcp("nat-tcp", FOUR), nat_udp("nat-udp", FOUR), nat_rr(), nat_time(),
+        nat_persistent("nat-persistent", FOUR, lambda _: CLIENT, lambda _: NEIGHBOUR),
+        nat_fragments(), nat_icmp(), nat_odd(), dr(),
+        nat_tcp("nat-ipv6-tcp", SIX), nat_udp("nat-ipv6-udp", SIX),
+        # The hosts of a network of 64 bits are one client.
+        nat_persistent("nat-ipv6-persistent", SIX, "2001:db8:c::{}".format, "2001:db8:c:1::{}".format),
+        *ipv6.vectors(),
+    ]
+    for vector in vectors:
+        vector.write(sys.argv[1])

@@ -1,7 +1,7 @@
 //! `rvs replay`.
 
 use std::io::{self, BufWriter};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -41,12 +41,12 @@ pub(super) struct Replay {
     /// The MAC of a port; without it that of the configuration, or else 02:00:00:00:00:N for the port number N
     #[arg(long = "mac", value_name = "PORT=MAC", value_parser = port_mac)]
     macs: Vec<(String, [u8; 6])>,
-    /// What `ip -4 -j route` prints; without it the ports' networks, and a gateway on the first port
+    /// What `ip -j route` prints, or `ip -j -6 route`; without it the ports' networks, and a gateway on the first port
     #[arg(long, value_name = "FILE")]
-    routes: Option<PathBuf>,
-    /// What `ip -4 -j neigh` prints; without it every neighbour A.B.C.D is known, as 02:00:A:B:C:D
+    routes: Vec<PathBuf>,
+    /// What `ip -j neigh` prints; without it every neighbour is known, A.B.C.D as 02:00:A:B:C:D
     #[arg(long, value_name = "FILE")]
-    neighbours: Option<PathBuf>,
+    neighbours: Vec<PathBuf>,
     /// A real server that is down; all others are up
     #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = down)]
     down: Vec<Down>,
@@ -93,10 +93,26 @@ fn of_port<'a>(typed: &'a str, expected: &str) -> Result<(String, &'a str), Stri
 }
 
 fn down(typed: &str) -> Result<Down, String> {
-    let (address, port) =
-        typed.split_once(':').map_or((typed, None), |(address, port)| (address, Some(port)));
-    let wrong = || "expected ADDRESS or ADDRESS:PORT of a real server, e.g. 10.0.0.11:8080".to_owned();
-    let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
-    let port = port.map(|port| port.parse().map_err(|_| wrong())).transpose()?;
-    Ok(Down { address, port })
+    let whole = typed.parse().map(|address: IpAddr| Down { address, port: None });
+    let at_port = || typed.parse().map(|at: SocketAddr| Down { address: at.ip(), port: Some(at.port()) });
+    whole.or_else(|_| at_port()).map_err(|_| {
+        "expected ADDRESS or ADDRESS:PORT of a real server, e.g. 10.0.0.11:8080 or [2001:db8::11]:8080"
+            .to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_of_either_family_are_down() {
+        let of = |typed| down(typed).map(|down| down.to_string());
+        for typed in ["10.0.0.11", "10.0.0.11:8080", "2001:db8::11", "[2001:db8::11]:8080"] {
+            assert_eq!(of(typed), Ok(typed.to_owned()));
+        }
+        for typed in ["", "10.0.0", "10.0.0.11:", "10.0.0.11:65536", "[2001:db8::11]"] {
+            assert!(of(typed).is_err_and(|error| error.starts_with("expected ADDRESS")), "{typed}");
+        }
+    }
 }

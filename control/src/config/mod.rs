@@ -371,16 +371,6 @@ pub struct Service {
     pub servers: Vec<Server>,
 }
 
-impl Service {
-    /// Its virtual address, if that is of IPv4: for what leaves IPv6 out so far.
-    pub fn ipv4(&self) -> Option<Ipv4Addr> {
-        match self.address.ip() {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        }
-    }
-}
-
 /// A real server of a service. Small and without memory of its own, since lists of a hundred thousand are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {

@@ -4,7 +4,7 @@
 //! own ([`dataplane::wire`]), which are made to be fast and know only what it needs.
 
 use std::borrow::Cow;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use serde::Serialize;
@@ -37,6 +37,20 @@ const IPV4: Layout = &[
     ("ip.src", 4, Address),
     ("ip.dst", 4, Address),
 ];
+const IPV6: Layout = &[
+    ("ipv6.flow", 4, Bytes),
+    ("ipv6.plen", 2, Number),
+    ("ipv6.nxt", 1, Number),
+    ("ipv6.hlim", 1, Number),
+    ("ipv6.src", 16, Address),
+    ("ipv6.dst", 16, Address),
+];
+const FRAGMENT: Layout = &[
+    ("ipv6.fraghdr.nxt", 1, Number),
+    ("ipv6.fraghdr.reserved_octet", 1, Bytes),
+    ("ipv6.fraghdr.offset", 2, Bytes),
+    ("ipv6.fraghdr.ident", 4, Bytes),
+];
 const TCP: Layout = &[
     ("tcp.srcport", 2, Number),
     ("tcp.dstport", 2, Number),
@@ -59,8 +73,15 @@ const ICMP: Layout = &[
     ("icmp.checksum", 2, Bytes),
     ("icmp.rest", 4, Bytes),
 ];
+const ICMPV6: Layout = &[
+    ("icmpv6.type", 1, Number),
+    ("icmpv6.code", 1, Number),
+    ("icmpv6.checksum", 2, Bytes),
+    ("icmpv6.rest", 4, Bytes),
+];
 
 const IPV4_TYPE: [u8; 2] = [0x08, 0x00];
+const IPV6_TYPE: [u8; 2] = [0x86, 0xDD];
 const VLAN_TYPES: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xA8]];
 
 /// Bytes of a long field that are shown.
@@ -105,8 +126,11 @@ pub fn changes(first: &[u8], second: &[u8]) -> Vec<Change> {
         let Some(other) = other else { continue };
         let (from, to) = (&first[other.place.clone()], &second[field.place.clone()]);
         if from != to {
-            let skipped =
-                if to.len() > FEW { from.iter().zip(to).take_while(|(a, b)| a == b).count() } else { 0 };
+            let skipped = if field.kind == Bytes && to.len() > FEW {
+                from.iter().zip(to).take_while(|(a, b)| a == b).count()
+            } else {
+                0
+            };
             let [from, to] = [from, to].map(|bytes| field.kind.text(&bytes[skipped.min(bytes.len())..]));
             let name = match field.within {
                 "" => Cow::Borrowed(field.name),
@@ -143,11 +167,14 @@ impl Walk<'_> {
         }
         if self.at >= 14 && self.behind(2) == IPV4_TYPE {
             self.ipv4();
-            self.within = "";
-            self.end = self.frame.len();
-            return self.rest("eth.trailer");
+        } else if self.at >= 14 && self.behind(2) == IPV6_TYPE {
+            self.ipv6();
+        } else {
+            return self.rest("data");
         }
-        self.rest("data");
+        self.within = "";
+        self.end = self.frame.len();
+        self.rest("eth.trailer");
     }
 
     fn ipv4(&mut self) {
@@ -164,18 +191,63 @@ impl Walk<'_> {
         self.end = self.end.min(begin + total.max(header));
         self.header(IPV4);
         self.bytes("ip.options", header - 20);
-        let is_later_fragment = (fragment & 0x1F, offset) != (0, 0);
+        match (fragment & 0x1F, offset) {
+            (0, 0) => self.payload(protocol),
+            _ => self.rest("data"),
+        }
+    }
+
+    fn ipv6(&mut self) {
+        let begin = self.at;
+        let Some(&[version, _, _, _, high, low, next, _]) = self.ahead().first_chunk() else {
+            return self.rest("data");
+        };
+        if version >> 4 != 6 || !self.has(40) {
+            return self.rest("data");
+        }
+        self.end = self.end.min(begin + 40 + usize::from(u16::from_be_bytes([high, low])));
+        self.header(IPV6);
+        self.extensions(next);
+    }
+
+    /// Extension headers, and what is behind them.
+    fn extensions(&mut self, mut next: u8) {
+        loop {
+            let name = match next {
+                0 => "ipv6.hopopts",
+                43 => "ipv6.routing",
+                60 => "ipv6.dstopts",
+                44 => "",
+                _ => return self.payload(next),
+            };
+            let Some(&[after, length, high, low]) = self.ahead().first_chunk() else {
+                return self.rest("data");
+            };
+            next = after;
+            if !name.is_empty() {
+                self.bytes(name, (usize::from(length) + 1) * 8);
+                continue;
+            }
+            self.header(FRAGMENT);
+            if u16::from_be_bytes([high, low]) >> 3 != 0 {
+                return self.rest("data");
+            }
+        }
+    }
+
+    /// What is behind the headers of IP.
+    fn payload(&mut self, protocol: u8) {
         match protocol {
-            _ if is_later_fragment => self.rest("data"),
             6 => self.tcp(),
             17 => {
                 self.header(UDP);
                 self.rest("udp.payload");
             }
             1 => self.icmp(),
-            4 if self.within.is_empty() => {
+            58 => self.icmpv6(),
+            4 | 41 if self.within.is_empty() => {
                 self.within = "inner ";
-                self.ipv4();
+                if protocol == 4 { self.ipv4() } else { self.ipv6() }
             }
             _ => self.rest("data"),
         }
@@ -194,6 +266,16 @@ impl Walk<'_> {
         if is_error && self.within.is_empty() {
             self.within = "quoted ";
             return self.ipv4();
+        }
+        self.rest("data");
+    }
+
+    fn icmpv6(&mut self) {
+        let is_error = self.ahead().first().is_some_and(|kind| *kind < 128);
+        self.header(ICMPV6);
+        if is_error && self.within.is_empty() {
+            self.within = "quoted ";
+            return self.ipv6();
         }
         self.rest("data");
     }
@@ -240,6 +322,8 @@ impl Kind {
         match (self, bytes) {
             (Mac, _) => hex(bytes, Some(':')),
             (Address, &[a, b, c, d]) => Ipv4Addr::new(a, b, c, d).to_string(),
+            (Address, _) => <[u8; 16]>::try_from(bytes)
+                .map_or_else(|_| hex(bytes, None), |address| Ipv6Addr::from(address).to_string()),
             (Number, [_] | [_, _] | [_, _, _, _]) => {
                 bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)).to_string()
             }
@@ -331,16 +415,58 @@ mod tests {
         assert!(!changed.iter().any(|change| change.contains("udp")), "{changed:?}");
     }
 
+    #[test]
+    fn a_rewrite_of_ipv6_behind_extensions() {
+        let (source, destination) =
+            ("[2001:db8:c::7]:40112".parse().unwrap(), "[2001:db8::10]:53".parse().unwrap());
+        let made = Made { protocol: Protocol::Udp, source, destination, flags: 0, ttl: 64, length: 60 };
+        let mut before = made.frame(&[2, 0, 0, 0, 0, 1], &[2, 0, 0, 0, 0, 2]);
+        // Destination options, and the header of a first fragment.
+        before.splice(54..54, [44, 0, 1, 4, 0, 0, 0, 0, 17, 0, 0, 1, 0, 0, 0, 9]);
+        (before[19], before[20]) = (36, 60);
+        let mut after = before.clone();
+        (after[21], after[52], after[53]) = (63, 0x0A, 0x11);
+        (after[59], after[69], after[73]) = (1, 8, 54);
+        let expected = [
+            "21 ipv6.hlim: 64 -> 63",
+            "38 ipv6.dst: 2001:db8::10 -> 2001:db8::a11",
+            "54 ipv6.dstopts: 2c00010400000000 -> 2c00010400010000",
+            "66 ipv6.fraghdr.ident: 00000009 -> 00000008",
+            "72 udp.dstport: 53 -> 54",
+        ];
+        assert_eq!(texts(&before, &after), expected);
+        // Of a later one no port is told.
+        (before[65], after[65]) = (9, 9);
+        let changed = texts(&before, &after);
+        assert!(changed[4].starts_with("73 data: 350014"), "{changed:?}");
+
+        let quoted = &made.frame(&[2; 6], &[4; 6])[14..];
+        use dataplane::wire::version::Version;
+        let error = icmp::error(1u128, 2, u128::TOO_BIG, 1280, quoted);
+        let before = [&[0; 12][..], &[0x86, 0xDD], &error].concat();
+        let mut after = before.clone();
+        (after[61], after[62 + 39], after[62 + 43]) = (1, 0x11, 54);
+        let expected = [
+            "58 icmpv6.rest: 00000500 -> 00000501",
+            "86 quoted ipv6.dst: 2001:db8::10 -> 2001:db8::11",
+            "104 quoted udp.dstport: 53 -> 54",
+        ];
+        assert_eq!(texts(&before, &after), expected);
+    }
+
     proptest! {
         /// Whatever it is, it is taken apart without a gap, and one byte that differs is found in its place.
         #[test]
         fn every_byte_is_in_a_field(
             mut frame in prop::collection::vec(any::<u8>(), 0..120),
-            kind in 0..4usize,
-            protocol in prop::sample::select(&[1u8, 4, 6, 17][..]),
+            kind in 0..6usize,
+            protocol in prop::sample::select(&[0u8, 1, 4, 6, 17, 41, 43, 44, 58, 60][..]),
             at in any::<prop::sample::Index>(),
         ) {
-            if frame.len() > 24 && kind > 0 {
+            if frame.len() > 24 && kind > 3 {
+                frame[12..15].copy_from_slice(&[0x86, 0xDD, 0x60]);
+                frame[20] = protocol;
+            } else if frame.len() > 24 && kind > 0 {
                 frame[12..15].copy_from_slice(&[8, 0, 0x45]);
                 frame[23] = protocol;
             }

@@ -3,17 +3,17 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 
 use dataplane::counters::Punt;
 use dataplane::engine::{Frame, Side, Verdict};
 use dataplane::service::{Protocol, State};
 use dataplane::wire::ethernet::{self, Ethernet};
-use dataplane::wire::ipv4::Ipv4;
 use dataplane::wire::made;
 use dataplane::wire::transport::Transport;
 use serde::{Serialize, Serializer};
 
+use super::family::Family;
 use super::fields::{Change, changes};
 use super::router::{Fate, Router};
 use crate::explain::why;
@@ -82,7 +82,7 @@ impl Serialize for Time {
 /// What a packet is.
 #[derive(Debug, Default, Serialize)]
 pub struct Headers {
-    /// `tcp`, `udp`, `icmp`, or another name of what is in the frame or the packet.
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, or another name of what is in the frame or the packet.
     pub protocol: Option<Cow<'static, str>>,
     /// From whom; with a port, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,35 +111,35 @@ impl Headers {
     pub fn of(frame: &[u8]) -> Headers {
         let Some(ethernet) = Ethernet::parse(frame) else { return Headers::default() };
         let name = match ethernet.ethertype {
-            ethernet::IPV4 => return Headers::of_ipv4(&frame[ethernet::HEADER..]),
+            ethernet::IPV4 => return Headers::of_ip::<u32>(&frame[ethernet::HEADER..]),
+            ethernet::IPV6 => return Headers::of_ip::<u128>(&frame[ethernet::HEADER..]),
             ethernet::VLAN | ethernet::SERVICE_VLAN => "vlan".into(),
             0x0806 => "arp".into(),
-            0x86DD => "ipv6".into(),
             other => format!("ethertype {other:#06x}").into(),
         };
         Headers { protocol: Some(name), ..Headers::default() }
     }
 
-    fn of_ipv4(packet: &[u8]) -> Headers {
-        let Ok(ip) = Ipv4::parse(packet) else {
-            return Headers { protocol: Some("ipv4".into()), ..Headers::default() };
+    fn of_ip<A: Family>(packet: &[u8]) -> Headers {
+        let Some(ip) = A::parse(packet) else {
+            return Headers { protocol: Some(A::IP.into()), ..Headers::default() };
         };
-        let (source, destination) = (Ipv4Addr::from(ip.source), Ipv4Addr::from(ip.destination));
         let length = usize::from(ip.total_length) - ip.header_length;
         let protocol = Protocol::from_number(ip.protocol);
         let transport = protocol
-            .filter(|_| !ip.is_fragment)
+            .filter(|_| ip.fragment.is_none())
             .and_then(|protocol| Transport::parse(protocol, &packet[ip.header_length..], length));
         let name = match (protocol, ip.protocol) {
             (Some(protocol), _) => protocol.name().into(),
-            (None, 1) => "icmp".into(),
+            (None, number) if number == A::ICMP => A::ICMP_NAME.into(),
             (None, other) => format!("protocol {other}").into(),
         };
+        let (source, destination) = (ip.source.ip(), ip.destination.ip());
         match transport {
             Some(transport) => Headers {
                 protocol: Some(name),
-                source: Some(SocketAddrV4::new(source, transport.source).to_string()),
-                destination: Some(SocketAddrV4::new(destination, transport.destination).to_string()),
+                source: Some(SocketAddr::new(source, transport.source).to_string()),
+                destination: Some(SocketAddr::new(destination, transport.destination).to_string()),
                 flags: (protocol == Some(Protocol::Tcp)).then(|| made::letters(transport.flags)),
             },
             None => Headers {

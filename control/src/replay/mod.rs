@@ -13,6 +13,7 @@
 //! Captures are read twice: first to see whether they can be read to their end, and who is there, and then packet by packet.
 
 mod expected;
+mod family;
 mod fields;
 mod input;
 mod line;

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::hash::Hasher;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
@@ -50,7 +50,7 @@ pub struct Router<F> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Down {
     /// Its address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Its port; none: all.
     pub port: Option<u16>,
 }
@@ -96,15 +96,8 @@ impl<F: Frame> Router<F> {
         // Only how long servers have been there depends on the moment, and all of them have just come.
         effects.judge(services.present(), health, Instant::now());
         let mut ids = Ids::new(1);
-        let snapshot = compile::compile(
-            1,
-            &services,
-            &effects,
-            &mut ids,
-            |_| true,
-            network.ports(),
-            network.fib().into(),
-        );
+        let snapshot =
+            compile::compile(1, &services, &effects, &mut ids, |_| true, network.ports(), network.fibs());
 
         let random = |which| SipHasher13::new_with_keys(seed, which).finish();
         let key = HashKey { blind: random(0), factor: random(1) };
@@ -237,8 +230,8 @@ impl Down {
 impl fmt::Display for Down {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.port {
-            Some(port) => write!(f, "{}:{port}", self.address),
-            None => write!(f, "{}", self.address),
+            Some(port) => SocketAddr::new(self.address, port).fmt(f),
+            None => self.address.fmt(f),
         }
     }
 }

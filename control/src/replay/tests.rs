@@ -1,6 +1,6 @@
 //! Captures in; lines, counters, files and differences out.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use dataplane::service::Protocol;
 use dataplane::wire::made::{self, Made};
@@ -112,8 +112,8 @@ fn order(inputs: impl IntoIterator<Item = PortFile>) -> Order {
 }
 
 fn down(address: &str) -> Down {
-    let server: SocketAddrV4 = address.parse().unwrap();
-    Down { address: *server.ip(), port: Some(server.port()) }
+    let server: SocketAddr = address.parse().unwrap();
+    Down { address: server.ip(), port: Some(server.port()) }
 }
 
 #[test]
@@ -175,6 +175,41 @@ fn a_line_a_packet_in_the_order_of_time() {
     assert!(first["rewrite"].as_array().unwrap().contains(&rewritten), "{first:#}");
     assert_eq!((&lines[3]["verdict"], &lines[3]["reason"]), (&"punt".into(), &"no_service".into()));
     assert_eq!(lines[3].get("service"), None);
+}
+
+#[test]
+fn lines_of_ipv6() {
+    let text = CONFIG
+        .replace("192.0.2.1/24\"", "192.0.2.1/24\", \"2001:db8::1/64\"")
+        .replace("10.0.0.1/24\"", "10.0.0.1/24\", \"2001:db8:a::1/64\"")
+        .replace("\"192.0.2.10:80\"", "\"[2001:db8::10]:80\"")
+        .replace("\"10.0.0.99:80\"", "\"[2001:db8:a::99]:80\"")
+        .replace("10.0.0.11:8080", "[2001:db8:a::11]:8080")
+        .replace("10.0.0.12:8080", "[2001:db8:a::12]:8080");
+    let config = config::parse(Path::new("x.toml"), text.into_bytes()).unwrap();
+    let bench = Bench { config, ..Bench::new() };
+    let (client, service) = ("[2001:db8:c::7]:40112", "[2001:db8::10]:80");
+    let requests = bench.capture("requests", 1, &[(0, client, service, "S")]);
+    let replies = bench.capture("replies", 2, &[(1, "[2001:db8:a::12]:8080", client, "SA")]);
+    let mut order = order([of("wan", requests), of("lan", replies)]);
+    let expected = [
+        "1 0.000000000 wan: tcp [2001:db8:c::7]:40112 > [2001:db8::10]:80 [S] 74 bytes; forward, out of lan; \
+         tcp/[2001:db8::10]:80 to [2001:db8:a::12]:8080; new, SYN_RECV; rr: its turn, connection 1 of 2; all workers share the turns; \
+         eth.dst 02:00:00:00:00:01 -> 02:06:00:00:00:12, eth.src 02:00:00:00:09:09 -> 02:00:00:00:00:02, \
+         ipv6.hlim 64 -> 63, ipv6.dst 2001:db8::10 -> 2001:db8:a::12, tcp.dstport 80 -> 8080, tcp.checksum ",
+        "2 0.001000000 lan: tcp [2001:db8:a::12]:8080 > [2001:db8:c::7]:40112 [SA] 74 bytes; forward, out of wan; \
+         tcp/[2001:db8::10]:80 from [2001:db8:a::12]:8080; SYN_RECV; eth.dst 02:00:00:00:00:02 -> 02:06:00:00:00:fe, ",
+    ];
+    let lines = bench.said(&order);
+    assert_eq!(lines.lines().count(), expected.len());
+    for (line, expected) in lines.lines().zip(expected) {
+        assert!(line.starts_with(expected), "{line}\n{expected}");
+    }
+    order.down = vec![down("[2001:db8:a::12]:8080")];
+    assert!(bench.said(&order).contains("to [2001:db8:a::11]:8080; new"));
+    order.down = vec![down("[2001:db8:a::12]:9")];
+    let refused = "--down: [2001:db8:a::12]:9 is no real server; expected one of the configuration's";
+    assert_eq!(bench.refused(&order), refused);
 }
 
 #[test]

@@ -1,49 +1,127 @@
-//! What is true of an IPv4 packet in a frame, computed from all its bytes (RFC 791, RFC 1071).
+//! What is true of an IP packet in a frame, computed from all its bytes (RFC 791, RFC 1071, RFC 8200).
+
+use std::net::IpAddr;
+use std::ops::Range;
 
 /// What is true of it.
 pub(crate) struct Facts {
-    pub source: u32,
-    pub destination: u32,
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    /// Hops that are left.
     pub ttl: u8,
-    /// Whether the header's checksum is right.
+    /// Whether the header's checksum is right, if it has one.
     pub header_is_right: bool,
     /// Whether the checksum of TCP, UDP or ICMP is; none where there is none.
     pub payload_is_right: Option<bool>,
+    /// The packet without what a router or a NAT changes: hops, addresses, ports, checksums, and what an ICMP message quotes.
+    pub rest: Vec<u8>,
+}
+
+/// Where things are in a packet.
+struct Places {
+    /// Where its payload begins.
+    payload: usize,
+    /// What the payload is.
+    protocol: u8,
+    is_fragment: bool,
+    is_later: bool,
 }
 
 impl Facts {
-    /// None if it is no IPv4 packet with all its bytes.
+    /// None if it is no IP packet with all its bytes.
     pub fn of(frame: &[u8]) -> Option<Facts> {
-        let packet = frame.get(14..)?;
+        match frame.get(12..14)? {
+            [0x08, 0x00] => Facts::of_four(&frame[14..]),
+            [0x86, 0xDD] => Facts::of_six(&frame[14..]),
+            _ => None,
+        }
+    }
+
+    fn of_four(packet: &[u8]) -> Option<Facts> {
         let header: &[u8; 20] = packet.first_chunk()?;
-        let length = usize::from(header[0] & 15) * 4;
-        let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        if frame[12..14] != [8, 0] || header[0] >> 4 != 4 || length < 20 {
+        let payload = usize::from(header[0] & 15) * 4;
+        let packet = packet.get(..usize::from(u16::from_be_bytes([header[2], header[3]])))?;
+        if header[0] >> 4 != 4 || payload < 20 || packet.len() < payload {
             return None;
         }
-        let (header, payload) = packet.get(..total)?.split_at_checked(length)?;
-        let word =
-            |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        // The pseudo header's sum: addresses, protocol, length.
-        let pseudo = [&header[12..20], &[0, header[9]], &(payload.len() as u16).to_be_bytes()].concat();
-        // A fragment has a part of what its checksum is about.
-        let is_fragment = header[6] & 0x3F != 0 || header[7] != 0;
-        let payload_is_right = match header[9] {
-            _ if is_fragment => None,
-            17 if payload.get(6..8) == Some(&[0, 0]) => None,
-            6 | 17 => Some(sum(&[pseudo, payload.to_vec()].concat()) == 0xFFFF),
-            1 => Some(sum(payload) == 0xFFFF),
-            _ => None,
-        };
-        let header_is_right = sum(header) == 0xFFFF;
+        let (is_later, more) = (header[6] & 0x1F != 0 || header[7] != 0, header[6] & 0x20 != 0);
+        let places = Places { payload, protocol: header[9], is_fragment: is_later || more, is_later };
+        let address = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(&header[at..at + 4]).ok()?));
         Some(Facts {
-            source: word(12),
-            destination: word(16),
+            source: address(12)?,
+            destination: address(16)?,
             ttl: header[8],
-            header_is_right,
-            payload_is_right,
+            header_is_right: sum(&packet[..payload]) == 0xFFFF,
+            payload_is_right: payload_is_right(packet, 12..20, &places),
+            rest: rest(packet, &[8..9, 10..20], &places),
         })
     }
+
+    fn of_six(packet: &[u8]) -> Option<Facts> {
+        let header: &[u8; 40] = packet.first_chunk()?;
+        let packet = packet.get(..40 + usize::from(u16::from_be_bytes([header[4], header[5]])))?;
+        if header[0] >> 4 != 6 {
+            return None;
+        }
+        let mut places = Places { payload: 40, protocol: header[6], is_fragment: false, is_later: false };
+        while !places.is_later && [0, 43, 44, 60].contains(&places.protocol) {
+            let &[next, length, high, low] = packet.get(places.payload..)?.first_chunk()?;
+            if places.protocol == 44 {
+                let place = u16::from_be_bytes([high, low]);
+                places.is_later = place >> 3 != 0;
+                places.is_fragment = place & 0xFFF9 != 0;
+                places.payload += 8;
+            } else {
+                places.payload += (usize::from(length) + 1) * 8;
+            }
+            places.protocol = next;
+        }
+        packet.get(places.payload..)?;
+        let address = |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(&header[at..at + 16]).ok()?));
+        Some(Facts {
+            source: address(8)?,
+            destination: address(24)?,
+            ttl: header[7],
+            header_is_right: true,
+            payload_is_right: payload_is_right(packet, 8..40, &places),
+            rest: rest(packet, &[7..8, 8..40], &places),
+        })
+    }
+}
+
+fn payload_is_right(
+    packet: &[u8],
+    addresses: Range<usize>,
+    &Places { payload, protocol, is_fragment, .. }: &Places,
+) -> Option<bool> {
+    let payload = &packet[payload..];
+    // The pseudo header's sum: addresses, protocol, length.
+    let pseudo = [&packet[addresses], &[0, protocol], &(payload.len() as u16).to_be_bytes()].concat();
+    match protocol {
+        // A fragment has a part of what its checksum is about.
+        _ if is_fragment => None,
+        17 if payload.get(6..8) == Some(&[0, 0]) => None,
+        6 | 17 | 58 => Some(sum(&[&pseudo, payload].concat()) == 0xFFFF),
+        1 => Some(sum(payload) == 0xFFFF),
+        _ => None,
+    }
+}
+
+fn rest(packet: &[u8], changed: &[Range<usize>], places: &Places) -> Vec<u8> {
+    let at = |range: Range<usize>| places.payload + range.start..places.payload + range.end;
+    let end = packet.len();
+    let of_payload = match places.protocol {
+        _ if places.is_later => vec![],
+        6 => vec![at(0..4), at(16..18)],
+        17 => vec![at(0..4), at(6..8)],
+        1 | 58 => vec![at(2..4), places.payload + 8..end],
+        _ => vec![],
+    };
+    let mut rest = packet.to_vec();
+    for range in changed.iter().cloned().chain(of_payload) {
+        rest.get_mut(range).into_iter().for_each(|bytes| bytes.fill(0));
+    }
+    rest
 }
 
 /// The sum in one's complement, over an even number of bytes or one that is filled up.

@@ -10,6 +10,7 @@
 
 mod frame;
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use dataplane::counters::{Counter, Punt};
@@ -18,11 +19,12 @@ use dataplane::fib::PortIndex;
 use dataplane::service::Protocol;
 use dataplane::wire::icmp;
 use dataplane::wire::made::Made;
+use dataplane::wire::version::Version;
 use rvs::config::{self, Config};
 use rvs::replay::network::{Given, Network};
 use rvs::replay::router::Router;
 
-/// NAT services, and one by direct routing.
+/// NAT services, and one of each family by direct routing.
 const NAT: &str = include_str!("../../vectors/nat.toml");
 const DR: &str = "
 [[service]]
@@ -30,17 +32,37 @@ address = \"192.0.2.10:85\"
 mode = \"dr\"
 [[service.server]]
 address = \"10.0.0.21\"
+[[service]]
+address = \"[2001:db8::10]:85\"
+mode = \"dr\"
+[[service.server]]
+address = \"2001:db8:a::21\"
 ";
 
-/// Virtual and real address of a service, its protocol, and whether its replies come this way.
-const SERVICES: [(&str, &str, Protocol); 4] = [
+/// Virtual and real address of a service, and its protocol.
+type Known = (&'static str, &'static str, Protocol);
+
+/// Of IPv4, then of IPv6.
+const SERVICES: [[Known; 4]; 2] = [FOUR, SIX];
+
+const FOUR: [Known; 4] = [
     ("192.0.2.10:80", "10.0.0.11:8080", Protocol::Tcp),
     ("192.0.2.10:53", "10.0.0.11:5353", Protocol::Udp),
     ("192.0.2.10:81", "10.0.0.12:8081", Protocol::Tcp),
     ("192.0.2.10:85", "10.0.0.21:85", Protocol::Tcp),
 ];
 
-const CLIENTS: [&str; 3] = ["198.51.100.7:40112", "192.0.2.77:1", "192.0.2.10:80"];
+const SIX: [Known; 4] = [
+    ("[2001:db8::10]:80", "[2001:db8:a::11]:8080", Protocol::Tcp),
+    ("[2001:db8::10]:53", "[2001:db8:a::11]:5353", Protocol::Udp),
+    ("[2001:db8::10]:83", "[2001:db8:a::12]:8083", Protocol::Tcp),
+    ("[2001:db8::10]:85", "[2001:db8:a::21]:85", Protocol::Tcp),
+];
+
+const CLIENTS: [[&str; 3]; 2] = [
+    ["198.51.100.7:40112", "192.0.2.77:1", "192.0.2.10:80"],
+    ["[2001:db8:c::7]:40112", "[2001:db8::77]:1", "[2001:db8::10]:80"],
+];
 
 /// What a client and a server send in turn.
 const FLAGS: [u8; 8] = [0x02, 0x12, 0x10, 0x18, 0x11, 0x04, 0x14, 0x00];
@@ -51,13 +73,13 @@ const PAUSES: [u64; 8] = [0, 1, 250, 1_000, 4_000, 60_000, 900_000, 8_000_000];
 /// The MACs of the ports (`rvs replay`'s rule).
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 
-const ICMP_KINDS: [icmp::Kind; 3] = [icmp::PORT_UNREACHABLE, icmp::FRAGMENTATION_NEEDED, icmp::TTL_EXCEEDED];
-
-/// A frame comes in on the port that the first byte says, after a connection has begun.
+/// A frame comes in on the port that the first byte says, after a connection of each family has begun.
 pub fn packet(data: &[u8]) {
     let Some((&port, frame)) = data.split_first() else { return };
     let mut bench = Bench::new();
-    bench.take(0, made(0, 0, 0, 0));
+    for family in 0..SERVICES.len() {
+        bench.take(0, made(family, 0, 0, 0, 0));
+    }
     bench.take(PortIndex::from(port & 1), frame.to_vec());
     bench.end();
 }
@@ -68,15 +90,16 @@ pub fn sequence(data: &[u8]) {
     let mut steps = Steps(data);
     while let Some(kind) = steps.next() {
         let port = PortIndex::from(kind & 1);
+        let family = usize::from(kind >> 4 & 1);
         match kind >> 1 & 3 {
             0 => {
                 let (flow, flags) = (steps.byte(), steps.byte());
-                let frame = made(usize::from(port), flow % 4, flow >> 2, flags);
+                let frame = made(family, usize::from(port), flow % 4, flow >> 2, flags);
                 bench.take(port, frame);
             }
             1 => {
                 let (flow, flags) = (steps.byte(), steps.byte());
-                let mut frame = made(usize::from(port), flow % 4, flow >> 2, flags);
+                let mut frame = made(family, usize::from(port), flow % 4, flow >> 2, flags);
                 let (at, bits) = (usize::from(steps.byte()), steps.byte());
                 let length = frame.len();
                 frame[at % length] ^= bits;
@@ -123,7 +146,9 @@ impl Bench {
         let network = || {
             let mut network = Network::new(&config, &Given::default()).expect("nothing was given");
             for port in 0..MACS.len() {
-                (0..12).for_each(|flow| network.meet_all(&made(port, flow % 4, flow >> 2, 0)));
+                for family in 0..SERVICES.len() {
+                    (0..12).for_each(|flow| network.meet_all(&made(family, port, flow % 4, flow >> 2, 0)));
+                }
             }
             network
         };
@@ -131,8 +156,8 @@ impl Bench {
         Bench { telling: router(), silent: router(), now: 0, count: 0, last: None }
     }
 
-    /// A packet comes in. Whatever it is: both routers do the same; what is left to Linux is as it came; what is forwarded is as long as
-    /// before, has lived a hop longer, and its checksums are right where they were, and wrong where they were.
+    /// A packet comes in. Whatever it is: both routers do the same; what is left to Linux is as it came; what is forwarded has
+    /// lived a hop longer, its checksums are right where they were, and wrong where they were, and all that no NAT has to change is the same.
     pub fn take(&mut self, port: PortIndex, before: Vec<u8>) {
         self.count += 1;
         let mut after = before.clone();
@@ -145,12 +170,13 @@ impl Bench {
         match verdict {
             Verdict::Forward(output) => {
                 let (old, new) = (frame::Facts::of(&before), frame::Facts::of(&after));
-                let (old, new) = (old.expect("it was IPv4"), new.expect("it is IPv4"));
+                let (old, new) = (old.expect("it was IP"), new.expect("it is IP"));
                 assert_eq!(before.len(), after.len(), "{}", about());
                 assert_eq!(after[6..12], MACS[usize::from(output)], "{}", about());
                 assert_eq!(old.ttl, new.ttl + 1, "{}", about());
                 assert!(old.header_is_right && new.header_is_right, "{}", about());
                 assert_eq!(old.payload_is_right, new.payload_is_right, "{}", about());
+                assert_eq!(old.rest, new.rest, "{}", about());
                 self.last = Some((output, after));
             }
             Verdict::Punt(Punt::Unresolved | Punt::ToFragment) => {}
@@ -178,10 +204,14 @@ impl Bench {
     fn complain(&mut self, how: u8) {
         let Some((port, frame)) = self.last.take() else { return };
         let Some(facts) = frame::Facts::of(&frame) else { return };
-        let kind = ICMP_KINDS[usize::from(how) % ICMP_KINDS.len()];
-        let longest = if how & 4 != 0 { 56 } else { 576 };
-        let error = icmp::error(facts.destination, facts.source, kind, 1280, &frame[14..], longest);
-        self.take(port, [&MACS[usize::from(port)][..], &[2, 0, 0, 0, 9, 9, 8, 0], &error].concat());
+        let error = match (facts.destination, facts.source) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => complaint::<u32>(from.into(), to.into(), how, &frame[14..]),
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                complaint::<u128>(from.into(), to.into(), how, &frame[14..])
+            }
+            _ => return,
+        };
+        self.take(port, [&MACS[usize::from(port)][..], &[2, 0, 0, 0, 9, 9], &error].concat());
     }
 
     /// Every packet was counted, under one name.
@@ -198,14 +228,23 @@ impl Bench {
     }
 }
 
+/// An error about a packet, of one kind or another, which quotes all of it or little more than its header; with its EtherType.
+fn complaint<A: Version>(from: A, to: A, how: u8, packet: &[u8]) -> Vec<u8> {
+    let kinds = [A::PORT_UNREACHABLE, A::TOO_BIG, A::TTL_EXCEEDED];
+    let kind = kinds[usize::from(how) % kinds.len()];
+    let quoted = if how & 4 != 0 { packet.len().min(A::HEADER + 8) } else { packet.len() };
+    [&A::ETHERTYPE.to_be_bytes()[..], &icmp::error(from, to, kind, 1280, &packet[..quoted])].concat()
+}
+
 fn known_config() -> Config {
     config::parse(Path::new("x.toml"), [NAT, DR].concat().into_bytes()).expect("it is a good one")
 }
 
 /// A good packet of a flow, which comes in on a port: on the first one a client's, on the second one a server's.
-fn made(port: usize, service: u8, client: u8, flags: u8) -> Vec<u8> {
-    let (service, real, protocol) = SERVICES[usize::from(service)];
-    let client = CLIENTS[usize::from(client) % CLIENTS.len()];
+fn made(family: usize, port: usize, service: u8, client: u8, flags: u8) -> Vec<u8> {
+    let (service, real, protocol) = SERVICES[family][usize::from(service)];
+    let clients = CLIENTS[family];
+    let client = clients[usize::from(client) % clients.len()];
     let (source, destination) = if port == 0 { (client, service) } else { (real, client) };
     let address = |text: &str| text.parse().expect("it is one");
     let made = Made {
@@ -231,5 +270,31 @@ impl Steps<'_> {
 
     fn byte(&mut self) -> u8 {
         self.next().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What has to hold of packets that are forwarded, and of errors about them, is seen of both families and of each service.
+    #[test]
+    fn every_service_of_the_model_is_served() {
+        for family in 0..SERVICES.len() {
+            for service in 0..4 {
+                let is_nat = service != 3;
+                let mut bench = Bench::new();
+                let went = |bench: &Bench| bench.last.as_ref().map(|(port, _)| *port);
+                bench.take(0, made(family, 0, service, 0, 0));
+                assert_eq!(went(&bench), Some(1), "{family}, {service}");
+                // The server complains, or answers: only by NAT both come this way.
+                bench.complain(0);
+                assert_eq!(went(&bench), is_nat.then_some(0), "{family}, {service}");
+                bench.last = None;
+                bench.take(1, made(family, 1, service, 0, 1));
+                assert_eq!(went(&bench), is_nat.then_some(0), "{family}, {service}");
+                bench.end();
+            }
+        }
     }
 }

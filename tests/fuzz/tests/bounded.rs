@@ -45,10 +45,11 @@ fn the_corpus() {
     contents("corpus/sequence").iter().for_each(|data| rvs_fuzz::sequence(data));
     contents("corpus/config").iter().for_each(|data| rvs_fuzz::config(data));
     contents("../../configs").iter().for_each(|data| rvs_fuzz::config(data));
+    contents("../../configs/ipv6").iter().for_each(|data| rvs_fuzz::config(data));
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(2000), ..ProptestConfig::default() })]
 
     #[test]
     fn packets(data in prop_oneof![3 => mutated(contents("corpus/packet")), 1 => anything(100)]) {
