@@ -19,8 +19,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use self::family::{Directory, WideIndex, folded};
-pub use self::family::{Family, fold};
+use self::family::{Directory, WideIndex};
+pub use self::family::{Family, fold, folded};
 use self::index::Index;
 pub use self::publish::{Publisher, Subscriber};
 pub use self::transform::{RENEW_AFTER, Transform};
@@ -28,7 +28,7 @@ pub use self::tunnel::{MssClamp, Tunnel, TunnelSpec};
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Fibs, NextHop};
-use crate::scheduler::{Candidate, Cursor, Picker};
+use crate::scheduler::{Candidate, Kept, Picker};
 use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
 use crate::table::{DestId, Word};
 use crate::wire::checksum::Delta;
@@ -52,8 +52,8 @@ pub struct ServiceSpec {
     pub scheduler: Scheduler,
     /// Its flags.
     pub flags: Vec<SchedulerFlag>,
-    /// Its round-robin position.
-    pub cursor: Cursor,
+    /// What its scheduler keeps from one snapshot to the next.
+    pub kept: Kept,
     /// Timeouts.
     pub timeouts: Timeouts,
     /// Whether connections begin here. If not, another router has the address: what would begin one is Linux'. Packets of
@@ -109,7 +109,7 @@ impl ServiceSpec {
             mode,
             scheduler: Scheduler::Wlc,
             flags: Vec::new(),
-            cursor: Cursor::default(),
+            kept: Kept::default(),
             timeouts: Timeouts::default(),
             live: true,
             sloppy_tcp: false,
@@ -357,8 +357,7 @@ impl Snapshot {
         }
         let candidate = |dest: &DestSpec| Candidate {
             dest: dest.id,
-            address: folded(dest.address),
-            port: dest.address.port(),
+            address: dest.address,
             weight: dest.weight,
             last_weight: dest.last_weight,
             gauge: dest.gauge.clone(),
@@ -378,7 +377,7 @@ impl Snapshot {
             protocol: spec.protocol,
             mode: spec.mode,
             live: spec.live,
-            picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
+            picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.kept),
             sloppy_tcp: spec.sloppy_tcp,
             one_packet: spec.one_packet,
             is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
