@@ -56,7 +56,11 @@ pub fn why(
             match server(owner) {
                 owner if owner == chosen => row,
                 Some(owner) if scheduler == Scheduler::Maglev => {
-                    format!("{row}, that of {owner}, which is full; of the others the best score decides")
+                    let others = match chosen {
+                        Some(_) => "; of the others the best score decides",
+                        None => ", as are all others",
+                    };
+                    format!("{row}, that of {owner}, which is full{others}")
                 }
                 Some(owner) if chosen.is_some() => {
                     format!("{row}, that of {owner}, which takes no new connections; the fallback hashes on")
