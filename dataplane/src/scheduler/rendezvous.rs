@@ -104,7 +104,7 @@ const LOG2: [u64; 257] = {
         let mut number = (256 + n as u128) << 55;
         let mut bit = 0;
         while bit < FRACTION {
-            number = number * number >> 63;
+            number = (number * number) >> 63;
             let is_two = (number >> 64) as u64;
             number >>= is_two;
             table[n] = table[n] << 1 | is_two;

@@ -200,7 +200,7 @@ fn a_cost_is_the_logarithm_within_its_bounds_and_never_rises() {
     assert_eq!([3, 0xB504_F333_F9DE_6485].map(cost), [268_070_544_839, 2_147_484_526]);
     let mut last = u64::MAX;
     for n in 0..=1_000_000u64 {
-        let hash = n * (u64::MAX / 1_000_000) | 1;
+        let hash = (n * (u64::MAX / 1_000_000)) | 1;
         let (is, exact) = (cost(hash), -(hash as f64 / 2f64.powi(64)).log2());
         let error = (is as f64 / ONE as f64 - exact).abs();
         assert!(is <= last && error < 3e-6 && error <= exact * 3e-3 + 1e-9, "{hash:#x}: {is}, {exact}");
