@@ -80,7 +80,10 @@ fn every_scheduler_keeps_its_promise() -> Result<()> {
             .service(web(86, "sh").flag("sh-port"))
             .service(web(87, "dh"))
             .service(web(88, "mh"))
-            .service(web(89, "mh").flag("mh-port"));
+            .service(web(89, "mh").flag("mh-port"))
+            .service(web(90, "maglev"))
+            .service(web(91, "rendezvous"))
+            .service(web(92, "p2c"));
         let router = cluster.start_router(&config)?;
 
         // By load: as long as connections stay, every new one goes where the formula says.
@@ -98,7 +101,7 @@ fn every_scheduler_keeps_its_promise() -> Result<()> {
             let answers = client::get(&cluster.client, vip(port), 30)?;
             ensure!(answers.counts()?.contains(&30), "service {port}: {answers:?}");
         }
-        for port in [86, 89] {
+        for port in [86, 89, 90, 91, 92] {
             let counts = client::get(&cluster.client, vip(port), 150)?.counts()?;
             ensure!(counts.iter().all(|count| *count > 0), "service {port}: {counts:?}");
         }

@@ -110,7 +110,7 @@ fn describe(
         mode: service.mode,
         scheduler: service.scheduler,
         flags: service.flags.clone(),
-        cursor: entered.cursor().clone(),
+        kept: entered.kept().clone(),
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
         one_packet: service.one_packet,

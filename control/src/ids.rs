@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use dataplane::counters::{Gauge, Traffic, TrafficCounters, WorkerCounters};
-use dataplane::scheduler::Cursor;
+use dataplane::scheduler::Kept;
 use dataplane::service::{Mode, Protocol};
 use dataplane::table::DestId;
 use foldhash::{HashMap, HashSet};
@@ -81,8 +81,8 @@ pub struct ServerKey {
 /// What lasts of a service.
 #[derive(Debug, Default)]
 pub struct ServiceRecord {
-    /// Round-robin position.
-    pub cursor: Cursor,
+    /// What its scheduler keeps.
+    pub kept: Kept,
     /// Its servers.
     pub servers: HashMap<ServerKey, ServerRecord>,
     /// Rates of all its servers.
@@ -189,9 +189,9 @@ pub struct Entered<'a> {
 }
 
 impl Entered<'_> {
-    /// The service's round-robin position.
-    pub fn cursor(&self) -> &Cursor {
-        &self.record.cursor
+    /// What the service's scheduler keeps.
+    pub fn kept(&self) -> &Kept {
+        &self.record.kept
     }
 
     /// The server's record, made if there is none.

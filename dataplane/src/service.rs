@@ -92,7 +92,7 @@ impl Mode {
 }
 
 named! {
-    /// How a new connection's real server is chosen; the semantics are those of Linux IPVS.
+    /// How a new connection's real server is chosen; the semantics are those of Linux IPVS, except for the last three.
     Scheduler {
         /// Round robin.
         Rr = "rr",
@@ -118,6 +118,12 @@ named! {
         Ovf = "ovf",
         /// Of two servers drawn by lot, the less loaded one.
         Twos = "twos",
+        /// Maglev hashing of the 5-tuple: the same server on every router, and few flows move when servers change.
+        Maglev = "maglev",
+        /// Rendezvous hashing of the 5-tuple: the same server on every router, and only the flows of a server that goes move.
+        Rendezvous = "rendezvous",
+        /// Of two servers that the 5-tuple's hash draws, the less loaded one for its weight.
+        P2c = "p2c",
     }
 }
 

@@ -119,8 +119,8 @@ struct Seen {
     begun: usize,
     /// New connections in the place of one of the same flow.
     replaced: usize,
-    /// Turns, loads, rows, nobody, templates.
-    reasons: [usize; 5],
+    /// Turns, loads, rows, nobody, templates, scores.
+    reasons: [usize; 6],
 }
 
 impl Seen {
@@ -141,6 +141,7 @@ impl Seen {
             Some(Reason::Row { .. }) => self.reasons[2] += 1,
             Some(Reason::Nobody) => self.reasons[3] += 1,
             Some(Reason::Template) => self.reasons[4] += 1,
+            Some(Reason::Score { .. }) => self.reasons[5] += 1,
             None => {}
         }
     }

@@ -1,4 +1,4 @@
-//! Questions to a router of one port and three services, and the answers.
+//! Questions to a router of two ports and six services, and the answers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -48,6 +48,27 @@ weight = 0
 address = "192.0.2.20:80"
 mode = "tunnel"
 tunnel = { encapsulation = "gue", source = "10.0.0.254" }
+[[service.server]]
+address = "10.0.0.1"
+[[service]]
+address = "192.0.2.30:80"
+mode = "dr"
+scheduler = "maglev"
+[[service.server]]
+address = "10.0.0.1"
+[[service.server]]
+address = "10.0.0.3"
+[[service]]
+address = "192.0.2.30:81"
+mode = "dr"
+scheduler = "rendezvous"
+[[service.server]]
+address = "10.0.0.1"
+weight = 5
+[[service]]
+address = "192.0.2.30:82"
+mode = "dr"
+scheduler = "p2c"
 [[service.server]]
 address = "10.0.0.1"
 "#;
@@ -241,6 +262,27 @@ verdict      forward, out of lan
         text.ends_with("verdict      drop, too_big: Longer than the MTU of the output port.\n"),
         "{text}"
     );
+}
+
+#[test]
+fn schedulers_that_hash_the_5_tuple() {
+    let rig = Rig::new();
+    for (port, told) in [
+        (80, "maglev: the 5-tuple hashes to row 60274 of 65537"),
+        (81, "rendezvous: the best score of 1 for this 5-tuple (weight 5)"),
+        (82, "p2c: the fewest connections for its weight of 1 (0 active, 0 inactive, weight 1)"),
+    ] {
+        let text = rig.text(&format!("{CLIENT} 192.0.2.30:{port}"));
+        assert!(text.contains(&format!("; {told}\n")), "{text}");
+    }
+    let [one, other] = ["10.0.0.1:80", "10.0.0.3:80"].map(|server| server.parse().unwrap());
+    let reason = dataplane::scheduler::Reason::Row { row: 7, rows: 65537, owner: DestId::new(1).unwrap() };
+    let why = |chosen| words::why(&rig.config.services[3], &reason, chosen, |_| Some(one));
+    let row = "maglev: the 5-tuple hashes to row 7 of 65537";
+    assert_eq!(why(Some(one)), row);
+    let full = format!("{row}, that of 10.0.0.1:80, which is full");
+    assert_eq!(why(Some(other)), format!("{full}; of the others the best score decides"));
+    assert_eq!(why(None), format!("{full}, as are all others"));
 }
 
 /// Each way out has its name, its sentence, and what an operator would look for next.

@@ -48,12 +48,20 @@ pub fn why(
             let has = |flag| service.flags.contains(&flag);
             let hashed = match scheduler {
                 Scheduler::Dh => "virtual address",
+                Scheduler::Maglev => "5-tuple",
                 _ if has(SchedulerFlag::ShPort) || has(SchedulerFlag::MhPort) => "client address and port",
                 _ => "client address",
             };
             let row = format!("{scheduler}: the {hashed} hashes to row {row} of {rows}");
             match server(owner) {
                 owner if owner == chosen => row,
+                Some(owner) if scheduler == Scheduler::Maglev => {
+                    let others = match chosen {
+                        Some(_) => "; of the others the best score decides",
+                        None => ", as are all others",
+                    };
+                    format!("{row}, that of {owner}, which is full{others}")
+                }
                 Some(owner) if chosen.is_some() => {
                     format!("{row}, that of {owner}, which takes no new connections; the fallback hashes on")
                 }
@@ -62,6 +70,9 @@ pub fn why(
                 }
                 None => row,
             }
+        }
+        Reason::Score { weight, of } => {
+            format!("{scheduler}: the best score of {of} for this 5-tuple (weight {weight})")
         }
     }
 }

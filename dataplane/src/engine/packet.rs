@@ -193,12 +193,6 @@ impl Packet {
         self.protocol == Protocol::Tcp && self.flags & RST == 0 && self.source_port != FTP_DATA
     }
 
-    /// What a scheduler may look at.
-    #[inline(always)]
-    pub fn flow(&self) -> Flow {
-        Flow { source: self.source, source_port: self.source_port, destination: self.destination }
-    }
-
     /// What it hit.
     #[inline]
     pub fn side(&self) -> Side {

@@ -12,6 +12,7 @@ use super::{BURST, Engine, Frame, Verdict, persist};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
+use crate::scheduler::Flow;
 use crate::service::{Protocol, State};
 use crate::snapshot::{Dest, EndpointIndex, Family, Service, ServiceIndex, Snapshot};
 use crate::table::{Client, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
@@ -79,11 +80,19 @@ impl<'a> Path<'a> {
         }
     }
 
+    /// What a scheduler may look at.
+    #[inline(always)]
+    fn flow(&self, packet: &Packet) -> Flow {
+        let &Packet { source, source_port, destination, destination_port, protocol, .. } = packet;
+        let wide = self.addresses_of(packet).map(|addresses| [addresses.source, addresses.destination]);
+        Flow { source, source_port, destination, destination_port, protocol, wide }
+    }
+
     /// What others may know of a packet.
     pub fn found(&self, packet: &Packet) -> Found {
         let &Packet { protocol, client, .. } = packet;
         let owner = Owner { side: packet.side(), protocol, client, wide: self.client_address(packet) };
-        Found { index: usize::from(packet.index), owner, flow: packet.flow() }
+        Found { index: usize::from(packet.index), owner, flow: self.flow(packet) }
     }
 
     /// Stages 4 and 5: every packet that is left. If all of the burst go out of one port, that is the answer. `SIX` is whether they are
@@ -401,8 +410,8 @@ impl<'a> Path<'a> {
     #[inline]
     pub(super) fn pick(&self, service: &Service, packet: &Packet) -> Option<&'a Dest> {
         let picked = match service.is_limited {
-            true => service.picker.pick_free(&packet.flow(), &|id| self.snapshot.is_free(id)),
-            false => service.picker.pick(&packet.flow()),
+            true => service.picker.pick_free(&self.flow(packet), &|id| self.snapshot.is_free(id)),
+            false => service.picker.pick(&self.flow(packet)),
         };
         self.snapshot.dest(picked?)
     }

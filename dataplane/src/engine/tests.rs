@@ -672,10 +672,17 @@ fn a_sloppy_service_takes_connections_from_the_middle_on() {
 
 #[test]
 fn a_connection_that_comes_by_another_router_goes_to_the_same_server() {
-    for mode in [Mode::Dr, Mode::Tunnel] {
+    let hashing = [
+        (Scheduler::Mh, vec![SchedulerFlag::MhPort]),
+        (Scheduler::Maglev, vec![]),
+        (Scheduler::Rendezvous, vec![]),
+    ];
+    for (mode, (scheduler, flags)) in
+        [Mode::Dr, Mode::Tunnel].iter().flat_map(|mode| hashing.iter().map(move |how| (*mode, how)))
+    {
         let router = || {
             let mut rig = Rig::new(Protocol::Tcp, mode, &[1, 1, 1]);
-            (rig.spec.scheduler, rig.spec.flags) = (Scheduler::Mh, vec![SchedulerFlag::MhPort]);
+            (rig.spec.scheduler, rig.spec.flags) = (*scheduler, flags.clone());
             rig.spec.tunnel.source = Some(u32::from(*socket(ROUTER).ip()));
             rig.spec.sloppy_tcp = true;
             rig.publish();
@@ -685,13 +692,13 @@ fn a_connection_that_comes_by_another_router_goes_to_the_same_server() {
         for port in 1000..1060 {
             for (rig, flags) in [(&one, SYN), (&one, ACK), (&other, ACK)] {
                 let mut frame = packet(Protocol::Tcp, WAN_MAC, &format!("198.51.100.7:{port}"), VIP, flags);
-                assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN), "{mode} {port}");
+                assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN), "{scheduler} {mode} {port}");
             }
         }
         let servers = |rig: &Rig| -> BTreeMap<SocketAddrV4, usize> {
             rig.connections().into_iter().map(|(client, dest, _)| (client, dest)).collect()
         };
-        assert_eq!(servers(&one), servers(&other), "{mode}");
+        assert_eq!(servers(&one), servers(&other), "{scheduler} {mode}");
         assert_eq!((servers(&one).len(), BTreeSet::from_iter(servers(&one).into_values()).len()), (60, 3));
     }
 }

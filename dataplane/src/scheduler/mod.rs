@@ -1,4 +1,5 @@
-//! Which real server gets a new connection: the schedulers of Linux IPVS.
+//! Which real server gets a new connection: the schedulers of Linux IPVS, and three that it does not have (`maglev`, `rendezvous`
+//! and `p2c`).
 //!
 //! A [`Picker`] is compiled with the snapshot from the servers that may be chosen, so a pick never has to
 //! ask whether a server is alive. What changes between snapshots (the round-robin position, the gauges of
@@ -6,26 +7,35 @@
 //! all workers and does not start anew at each reload.
 //!
 //! Order matters to operators who compare with IPVS, which keeps the servers *newest first*: the last one
-//! in the configuration is the first in every list here, and wins ties.
+//! in the configuration is the first in every list here, and wins ties. `maglev` and `rendezvous` have an order of their own, the
+//! same on all routers.
 
+mod flow;
 mod hashed;
 mod least;
 mod maglev;
+mod mh;
 mod preferred;
 mod reason;
+mod rendezvous;
 mod round_robin;
-mod twos;
+mod rows;
+mod two;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+pub use self::flow::Flow;
 use self::hashed::Hashed;
 use self::least::Least;
-use self::maglev::Maglev;
+use self::maglev::{LastTable, Maglev};
+use self::mh::Mh;
 use self::preferred::Preferred;
 pub use self::reason::Reason;
+use self::rendezvous::Rendezvous;
 use self::round_robin::RoundRobin;
-use self::twos::Twos;
+use self::two::Two;
 use crate::counters::Gauge;
 use crate::service::{Scheduler, SchedulerFlag};
 use crate::table::DestId;
@@ -35,10 +45,8 @@ use crate::table::DestId;
 pub struct Candidate {
     /// Its id in the service.
     pub dest: DestId,
-    /// Its address.
-    pub address: u32,
-    /// Its port.
-    pub port: u16,
+    /// Its address and port.
+    pub address: SocketAddr,
     /// Its weight; 0 takes no new connections.
     pub weight: u32,
     /// Its weight before it became 0 or began to grow, else its weight: `mh` keeps the rows of a quiesced server.
@@ -55,19 +63,16 @@ impl Candidate {
     }
 }
 
-/// What a scheduler may look at in the packet that begins a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Flow {
-    /// Client address.
-    pub source: u32,
-    /// Client port.
-    pub source_port: u16,
-    /// Virtual address.
-    pub destination: u32,
-}
-
 /// A round-robin position that outlives snapshots.
 pub type Cursor = Arc<AtomicU64>;
+
+/// What a scheduler keeps from one snapshot to the next. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// Its round-robin position.
+    pub cursor: Cursor,
+    last_table: LastTable,
+}
 
 /// A compiled scheduler.
 #[derive(Debug)]
@@ -79,21 +84,25 @@ pub enum Picker {
     /// sh and dh.
     Hashed(Hashed),
     /// mh.
-    Maglev(Maglev),
+    Mh(Mh),
     /// fo and ovf.
     Preferred(Preferred),
-    /// twos.
-    Twos(Twos),
+    /// twos and p2c.
+    Two(Two),
+    /// maglev.
+    Maglev(Maglev),
+    /// rendezvous.
+    Rendezvous(Rendezvous),
 }
 
 impl Picker {
     /// Compiles a scheduler for servers in the order of the configuration.
-    pub fn new(kind: Scheduler, flags: &[SchedulerFlag], servers: &[Candidate], cursor: &Cursor) -> Self {
+    pub fn new(kind: Scheduler, flags: &[SchedulerFlag], servers: &[Candidate], kept: &Kept) -> Self {
         let newest_first: Vec<Candidate> = servers.iter().rev().cloned().collect();
         let has = |flag| flags.contains(&flag);
         match kind {
-            Scheduler::Rr => Picker::RoundRobin(RoundRobin::plain(&newest_first, cursor)),
-            Scheduler::Wrr => Picker::RoundRobin(RoundRobin::weighted(&newest_first, cursor)),
+            Scheduler::Rr => Picker::RoundRobin(RoundRobin::plain(&newest_first, &kept.cursor)),
+            Scheduler::Wrr => Picker::RoundRobin(RoundRobin::weighted(&newest_first, &kept.cursor)),
             Scheduler::Lc => Picker::Least(Least::new(least::Measure::Connections, newest_first)),
             Scheduler::Wlc => Picker::Least(Least::new(least::Measure::WeightedConnections, newest_first)),
             Scheduler::Sed => Picker::Least(Least::new(least::Measure::ExpectedDelay, newest_first)),
@@ -104,14 +113,15 @@ impl Picker {
                 has(SchedulerFlag::ShFallback),
             )),
             Scheduler::Dh => Picker::Hashed(Hashed::destination(&newest_first)),
-            Scheduler::Mh => Picker::Maglev(Maglev::new(
-                &newest_first,
-                has(SchedulerFlag::MhPort),
-                has(SchedulerFlag::MhFallback),
-            )),
+            Scheduler::Mh => {
+                Picker::Mh(Mh::new(&newest_first, has(SchedulerFlag::MhPort), has(SchedulerFlag::MhFallback)))
+            }
             Scheduler::Fo => Picker::Preferred(Preferred::new(false, newest_first)),
             Scheduler::Ovf => Picker::Preferred(Preferred::new(true, newest_first)),
-            Scheduler::Twos => Picker::Twos(Twos::new(newest_first, cursor)),
+            Scheduler::Twos => Picker::Two(Two::twos(newest_first, &kept.cursor)),
+            Scheduler::P2c => Picker::Two(Two::p2c(newest_first)),
+            Scheduler::Maglev => Picker::Maglev(Maglev::new(servers, &kept.last_table)),
+            Scheduler::Rendezvous => Picker::Rendezvous(Rendezvous::new(servers)),
         }
     }
 
@@ -121,7 +131,7 @@ impl Picker {
         self.pick_free(flow, &|_| true)
     }
 
-    /// The same among the servers that are free. One that is not is passed over; with the hashing schedulers it keeps
+    /// The same among the servers that are free. One that is not is passed over; with the hashing schedulers of IPVS it keeps
     /// its clients as one of weight 0 does.
     #[inline]
     pub fn pick_free(&self, flow: &Flow, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
@@ -129,9 +139,11 @@ impl Picker {
             Picker::RoundRobin(picker) => picker.pick(is_free),
             Picker::Least(picker) => picker.pick(is_free),
             Picker::Hashed(picker) => picker.pick(flow, is_free),
-            Picker::Maglev(picker) => picker.pick(flow, is_free),
+            Picker::Mh(picker) => picker.pick(flow, is_free),
             Picker::Preferred(picker) => picker.pick(is_free),
-            Picker::Twos(picker) => picker.pick(is_free),
+            Picker::Two(picker) => picker.pick(flow, is_free),
+            Picker::Maglev(picker) => picker.pick(flow, is_free),
+            Picker::Rendezvous(picker) => picker.pick_for(flow, is_free),
         }
     }
 }

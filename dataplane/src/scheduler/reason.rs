@@ -21,7 +21,7 @@ pub enum Reason {
         /// Connections in a period.
         period: u64,
     },
-    /// lc, wlc, sed and nq: the least loaded; twos: that of the two drawn; fo and ovf: the heaviest that is not full.
+    /// lc, wlc, sed and nq: the least loaded; twos and p2c: that of the two drawn; fo and ovf: the heaviest that is not full.
     Load {
         /// Its active connections.
         active: u32,
@@ -32,14 +32,21 @@ pub enum Reason {
         /// How many servers were compared.
         of: usize,
     },
-    /// sh, dh and mh: a row of a table.
+    /// sh, dh, mh and maglev: a row of a table.
     Row {
         /// Which.
         row: usize,
         /// How many there are.
         rows: usize,
-        /// Whose row it is. If another server is picked, this one takes no connections, and a fallback is on.
+        /// Whose row it is. If another server is picked, this one takes no connections; with sh and mh a fallback is on.
         owner: DestId,
+    },
+    /// rendezvous: the best score for its weight.
+    Score {
+        /// Its weight.
+        weight: u32,
+        /// How many servers there are.
+        of: usize,
     },
 }
 
@@ -58,9 +65,11 @@ impl Picker {
             Picker::RoundRobin(picker) => picker.reason(),
             Picker::Least(picker) => picker.reason(is_free),
             Picker::Hashed(picker) => picker.reason(flow),
-            Picker::Maglev(picker) => picker.reason(flow),
+            Picker::Mh(picker) => picker.reason(flow),
             Picker::Preferred(picker) => picker.reason(is_free),
-            Picker::Twos(picker) => picker.reason(is_free),
+            Picker::Two(picker) => picker.reason(flow, is_free),
+            Picker::Maglev(picker) => picker.reason(flow),
+            Picker::Rendezvous(picker) => picker.reason(flow, is_free),
         }
         .unwrap_or(Reason::Nobody)
     }
@@ -76,9 +85,11 @@ impl Picker {
             Picker::RoundRobin(picker) => Picker::RoundRobin(picker.rehearsal()),
             Picker::Least(picker) => Picker::Least(picker.rehearsal(gauge)),
             Picker::Hashed(picker) => Picker::Hashed(picker.clone()),
-            Picker::Maglev(picker) => Picker::Maglev(picker.clone()),
+            Picker::Mh(picker) => Picker::Mh(picker.clone()),
             Picker::Preferred(picker) => Picker::Preferred(picker.rehearsal(gauge)),
-            Picker::Twos(picker) => Picker::Twos(picker.rehearsal(gauge)),
+            Picker::Two(picker) => Picker::Two(picker.rehearsal(gauge)),
+            Picker::Maglev(picker) => Picker::Maglev(picker.clone()),
+            Picker::Rendezvous(picker) => Picker::Rendezvous(picker.clone()),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The conformance vectors that IPVS users can check against, and what no vector covers.
 
+mod flows;
+
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::service::State;
+use crate::service::{Protocol, State};
 
 fn address(text: &str) -> u32 {
     text.parse::<Ipv4Addr>().unwrap().into()
@@ -17,8 +19,7 @@ fn servers(weights: &[u32]) -> Vec<Candidate> {
         .zip(1..)
         .map(|(&weight, number)| Candidate {
             dest: DestId::new(number).unwrap(),
-            address: address("10.0.0.0") + number,
-            port: 80,
+            address: (Ipv4Addr::from(address("10.0.0.0") + number), 80).into(),
             weight,
             last_weight: weight,
             gauge: Arc::default(),
@@ -27,11 +28,16 @@ fn servers(weights: &[u32]) -> Vec<Candidate> {
 }
 
 fn picker(kind: Scheduler, flags: &[SchedulerFlag], servers: &[Candidate]) -> Picker {
-    Picker::new(kind, flags, servers, &Cursor::default())
+    Picker::new(kind, flags, servers, &Kept::default())
 }
 
 fn flow(source: &str, source_port: u16) -> Flow {
-    Flow { source: address(source), source_port, destination: address("192.0.2.10") }
+    numbered(address(source), source_port)
+}
+
+fn numbered(source: u32, source_port: u16) -> Flow {
+    let (destination_port, protocol) = (80, Protocol::Tcp);
+    Flow { source, source_port, destination: 0xC000_020A, destination_port, protocol, wide: None }
 }
 
 /// The first picks as letters: A is the first server of the configuration.
@@ -93,13 +99,13 @@ fn wrr_levels_equal_the_step_by_step_algorithm() {
 
 #[test]
 fn round_robin_is_exact_over_workers_and_reloads() {
-    let cursor = Cursor::default();
+    let kept = Kept::default();
     let list = servers(&[1, 1, 1]);
     let any = flow("198.51.100.7", 1);
     let mut picked = HashMap::new();
     for _ in 0..90 {
         // A new snapshot now and then, all with one cursor.
-        let picker = Picker::new(Scheduler::Rr, &[], &list, &cursor);
+        let picker = Picker::new(Scheduler::Rr, &[], &list, &kept);
         *picked.entry(picker.pick(&any)).or_insert(0) += 1;
     }
     assert!(picked.values().all(|&count| count == 30), "{picked:?}");
@@ -207,7 +213,7 @@ fn mh_follows_the_vectors_of_ipvs() {
         ("198.51.100.9", 667, 1),
         ("203.0.113.1", 1505, 3),
     ] {
-        assert_eq!(maglev::row(address(source), 0, 0), row);
+        assert_eq!(mh::row(address(source), 0, 0), row);
         assert_eq!(mh.pick(&flow(source, 5)).unwrap().index(), server, "{source}");
     }
 }
@@ -218,10 +224,9 @@ fn mh_shares_are_even_and_a_lost_server_moves_few_rows() {
     let rows = |servers: &[Candidate]| -> Vec<u32> {
         // One client address for each row: enough addresses hit all of them.
         let mh = picker(Scheduler::Mh, &[], servers);
-        let mut owners = vec![0; maglev::ROWS];
+        let mut owners = vec![0; mh::ROWS];
         for client in 0..200_000u32 {
-            let flow = Flow { source: client, source_port: 0, destination: 0 };
-            owners[maglev::row(client, 0, 0)] = mh.pick(&flow).unwrap().index() as u32;
+            owners[mh::row(client, 0, 0)] = mh.pick(&numbered(client, 0)).unwrap().index() as u32;
         }
         owners
     };
@@ -346,10 +351,10 @@ fn every_scheduler() -> Vec<(Scheduler, Vec<SchedulerFlag>)> {
 
 #[test]
 fn a_server_that_is_not_free_is_passed_over_whatever_the_scheduler() {
-    let flow = |n: u32| Flow { source: n.wrapping_mul(0x9E37_79B9), source_port: n as u16, destination: n };
+    let flow = |n: u32| Flow { destination: n, ..numbered(n.wrapping_mul(0x9E37_79B9), n as u16) };
     for (kind, flags) in every_scheduler() {
         let list = servers(&[40_000, 3, 2]);
-        let picker = Picker::new(kind, &flags, &list, &Cursor::default());
+        let picker = Picker::new(kind, &flags, &list, &Kept::default());
         let full = DestId::new(1).unwrap();
         let picked = |is_free: &dyn Fn(DestId) -> bool| -> Vec<Option<DestId>> {
             (0..600).map(|n| picker.pick_free(&flow(n), &|id| is_free(id))).collect()
@@ -389,7 +394,7 @@ fn without_one_server_wrr_is_that_of_the_others() {
 
 #[test]
 fn turns_of_a_server_that_is_not_free_are_shared_by_all_others() {
-    let picker = Picker::new(Scheduler::Rr, &[], &servers(&[1, 1, 1, 1]), &Cursor::default());
+    let picker = Picker::new(Scheduler::Rr, &[], &servers(&[1, 1, 1, 1]), &Kept::default());
     let mut counts = HashMap::new();
     for _ in 0..300 {
         let dest = picker.pick_free(&flow("198.51.100.7", 1), &|id| id.index() != 2).unwrap();

@@ -20,8 +20,8 @@ use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use self::family::{Directory, WideIndex, folded};
-pub use self::family::{Family, fold};
+use self::family::{Directory, WideIndex};
+pub use self::family::{Family, fold, folded};
 use self::index::Index;
 pub use self::publish::{Publisher, Subscriber};
 pub use self::transform::{RENEW_AFTER, Transform};
@@ -30,7 +30,7 @@ use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Fibs, NextHop};
 use crate::key::{KeyHasher, WideKey};
-use crate::scheduler::{Candidate, Cursor, Picker};
+use crate::scheduler::{Candidate, Kept, Picker};
 use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
 use crate::table::{DestId, Word};
 use crate::wire::checksum::Delta;
@@ -54,8 +54,8 @@ pub struct ServiceSpec {
     pub scheduler: Scheduler,
     /// Its flags.
     pub flags: Vec<SchedulerFlag>,
-    /// Its round-robin position.
-    pub cursor: Cursor,
+    /// What its scheduler keeps from one snapshot to the next.
+    pub kept: Kept,
     /// Timeouts.
     pub timeouts: Timeouts,
     /// Whether connections begin here. If not, another router has the address: what would begin one is Linux'. Packets of
@@ -111,7 +111,7 @@ impl ServiceSpec {
             mode,
             scheduler: Scheduler::Wlc,
             flags: Vec::new(),
-            cursor: Cursor::default(),
+            kept: Kept::default(),
             timeouts: Timeouts::default(),
             live: true,
             sloppy_tcp: false,
@@ -362,8 +362,7 @@ impl Snapshot {
         }
         let candidate = |dest: &DestSpec| Candidate {
             dest: dest.id,
-            address: folded(dest.address),
-            port: dest.address.port(),
+            address: dest.address,
             weight: dest.weight,
             last_weight: dest.last_weight,
             gauge: dest.gauge.clone(),
@@ -383,7 +382,7 @@ impl Snapshot {
             protocol: spec.protocol,
             mode: spec.mode,
             live: spec.live,
-            picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.cursor),
+            picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.kept),
             sloppy_tcp: spec.sloppy_tcp,
             one_packet: spec.one_packet,
             is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),

@@ -8,8 +8,8 @@ use crate::scheduler::Picker;
 
 impl Snapshot {
     /// A copy for one worker whose gauges, counters and round-robin positions are its own; gauges and positions begin
-    /// as they are now. A packet needs one scheduler at the most, so only that of one service is copied: Maglev tables of
-    /// a thousand services would be 16 MB.
+    /// as they are now. A packet needs one scheduler at the most, so only that of one service is copied: the tables of mh of
+    /// a thousand services would be 8 MB.
     pub fn rehearsal(&self, service: Option<ServiceIndex>) -> Snapshot {
         let traffic: Arc<[TrafficCounters]> = Arc::new([TrafficCounters::default()]);
         let dest = |dest: &Dest| Dest {

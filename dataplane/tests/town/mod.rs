@@ -25,8 +25,8 @@ pub const SERVICES: [(&str, Protocol, Mode, u32, Scheduler); 9] = [
     ("192.0.2.12:80", Protocol::Tcp, Mode::Nat, 100_000, Scheduler::Lc), // kept in the coarse unit
     ("192.0.2.12:53", Protocol::Udp, Mode::Nat, 17, Scheduler::Mh),
     ("192.0.2.13:80", Protocol::Tcp, Mode::Nat, 0, Scheduler::Nq),
-    ("192.0.2.14:80", Protocol::Tcp, Mode::Tunnel, 900, Scheduler::Rr), // by GRE
-    ("192.0.2.14:53", Protocol::Udp, Mode::Tunnel, 300, Scheduler::Sh), // by GUE
+    ("192.0.2.14:80", Protocol::Tcp, Mode::Tunnel, 900, Scheduler::Rendezvous), // by GRE
+    ("192.0.2.14:53", Protocol::Udp, Mode::Tunnel, 300, Scheduler::Maglev),     // by GUE
 ];
 pub const SERVERS: u32 = 3;
 
@@ -79,7 +79,7 @@ impl Side {
             total: self.counters.traffic.get(),
             traffic: dests().map(|dest| dest.traffic[0].get()).collect(),
             gauges: dests().map(|dest| dest.gauge.get()).collect(),
-            cursors: self.specs.iter().map(|spec| spec.cursor.load(Ordering::Relaxed)).collect(),
+            cursors: self.specs.iter().map(|spec| spec.kept.cursor.load(Ordering::Relaxed)).collect(),
             connections: words.map(|word| format!("{word:?} {}", word.age(Tick(0)))).collect(),
         }
     }

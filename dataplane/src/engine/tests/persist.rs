@@ -194,7 +194,7 @@ fn a_client_of_many_services_comes_back_to_a_server_of_each() {
                 DestSpec::new(id, socket(&format!("10.0.0.{server}:{}", 1000 + n)))
             })
             .into(),
-        cursor: Default::default(),
+        kept: Default::default(),
         ..rig.spec.clone()
     };
     rig.snapshot = compile(9, &(0..SERVICES).map(spec).collect::<Vec<_>>(), []);

@@ -161,6 +161,26 @@ fn clients_are_told_apart_by_all_of_their_addresses() {
     assert_eq!(known, clients.iter().map(|client| (u128::from(*socket6(client).ip()), 1)).collect());
 }
 
+/// Addresses that IPVS folds into the same 32 bits.
+#[test]
+fn the_hash_of_a_flow_is_of_whole_addresses() {
+    let places = |scheduler| -> BTreeSet<u128> {
+        let mut rig = rig(Protocol::Tcp, Mode::Nat, &[1, 1, 1]);
+        (rig.spec.scheduler, rig.spec.flags) = (scheduler, vec![SchedulerFlag::MhPort]);
+        publish(&mut rig);
+        let place = |n: u32| {
+            let client = format!("[2001:db8:c:{n:x}::{n:x}]:1");
+            let mut packet = packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (&client, VIP6), (SYN, 64), &[]);
+            assert_eq!(rig.push(WAN, &mut packet), Verdict::Forward(LAN));
+            Ipv6::parse(&packet[14..]).unwrap().destination - SERVERS
+        };
+        (0x100..0x110).map(place).collect()
+    };
+    assert_eq!(places(Scheduler::Mh).len(), 1);
+    assert_eq!(places(Scheduler::Maglev), BTreeSet::from([1, 2, 3]));
+    assert_eq!(places(Scheduler::Rendezvous), BTreeSet::from([1, 2, 3]));
+}
+
 #[test]
 fn a_burst_of_both_families_goes_its_ways() {
     let mut rig = rig(Protocol::Tcp, Mode::Nat, &[1]);

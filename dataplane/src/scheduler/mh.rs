@@ -1,0 +1,86 @@
+//! mh: Maglev hashing, bit-compatible with IPVS `mh` (table of 4093, SipHash-1-3 with its fixed keys).
+//!
+//! Every router with the same servers in the same order fills the same table, so a flow that lands on
+//! another router goes to the same server; and when a server goes, few flows of the others move ([`super::rows`]).
+//! A server that was quiesced keeps its rows, so that its return moves nobody; its clients are refused
+//! meanwhile, or with `mh-fallback` go elsewhere.
+
+use std::hash::Hasher;
+
+use siphasher::sip::SipHasher13;
+
+use super::rows::{Member, Turns, rows};
+use super::{Candidate, Flow, Reason};
+use crate::snapshot::folded;
+use crate::table::DestId;
+
+/// Rows of the table: the prime that Linux uses by default.
+pub(super) const ROWS: usize = 4093;
+
+const FIRST_KEY: u64 = 2_654_435_761;
+const SECOND_KEY: u64 = 2_654_446_892;
+
+/// A compiled table of IPVS' Maglev hashing.
+#[derive(Clone, Debug)]
+pub struct Mh {
+    port: bool,
+    fallback: bool,
+    rows: Box<[u16]>,
+    servers: Box<[(DestId, bool)]>,
+}
+
+impl Mh {
+    pub(super) fn new(servers: &[Candidate], port: bool, fallback: bool) -> Self {
+        let member = |server: &Candidate| {
+            let of_server = |key| hash(key, folded(server.address), server.address.port(), 0);
+            let (first, skip) = (of_server(FIRST_KEY), of_server(SECOND_KEY));
+            Member { first, skip, weight: server.weight, last_weight: server.last_weight }
+        };
+        let members: Vec<Member> = servers.iter().map(member).collect();
+        let servers = servers.iter().map(|server| (server.dest, server.weight > 0)).collect();
+        Mh { port, fallback, rows: rows::<ROWS>(&members, Turns::Bunched), servers }
+    }
+
+    #[inline]
+    pub(super) fn pick(&self, flow: &Flow, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
+        let port = self.hashed_port(flow);
+        let first = row(flow.source, port, 0);
+        let (dest, usable) = self.owner(first)?;
+        if usable && is_free(dest) {
+            return Some(dest);
+        }
+        // Nobody is free: to find that out by the rows would be 4093 hashes for each SYN of a flood.
+        if !self.fallback || !self.servers.iter().any(|&(dest, usable)| usable && is_free(dest)) {
+            return None;
+        }
+        (0..ROWS as u32)
+            .filter_map(|offset| self.owner(row(flow.source, port, offset.wrapping_add(first as u32))))
+            .find(|&(dest, usable)| usable && is_free(dest))
+            .map(|(dest, _)| dest)
+    }
+
+    #[inline(always)]
+    fn hashed_port(&self, flow: &Flow) -> u16 {
+        if self.port { flow.source_port } else { 0 }
+    }
+
+    pub(super) fn reason(&self, flow: &Flow) -> Option<Reason> {
+        let row = row(flow.source, self.hashed_port(flow), 0);
+        let (owner, _) = self.owner(row)?;
+        Some(Reason::Row { row, rows: ROWS, owner })
+    }
+
+    fn owner(&self, row: usize) -> Option<(DestId, bool)> {
+        self.servers.get(usize::from(*self.rows.get(row)?)).copied()
+    }
+}
+
+pub(super) fn row(address: u32, port: u16, offset: u32) -> usize {
+    hash(FIRST_KEY, address, port, offset) as usize % ROWS
+}
+
+fn hash(key: u64, address: u32, port: u16, offset: u32) -> u32 {
+    let mut hasher = SipHasher13::new_with_keys(key, key);
+    hasher.write(&offset.wrapping_add(u32::from(port)).wrapping_add(address).to_le_bytes());
+    hasher.finish() as u32
+}
