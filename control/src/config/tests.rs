@@ -276,6 +276,17 @@ rvs.toml:26:14: port[1].addresses[0]: an mtu of 1279 is too small for IPv6; expe
       |              ^^^^^^^^^^^^^^^^"#,
         ),
     ]);
+    // The port of a service is the one that is named, as here, one in its network, or else the first.
+    let on =
+        |mtu: &str, port: &str| six.replace("name = \"wan\"", &format!("name = \"wan\"\nmtu = {mtu}{port}"));
+    let narrow = read(&on("1279", "")).unwrap_err().to_string();
+    assert!(
+        narrow.starts_with(
+            "rvs.toml:32:11: service[0].address: port \"wan\" has an mtu of 1279, too small for IPv6; \
+             expected at least 1280 there, or no IPv6 address\n"
+        ),
+        "{narrow}"
+    );
 }
 
 #[test]
