@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_set_is_told_at_once() {
-        let (directory, _) = machine(&[("/accept_ra", "1\n"), ("/accept_dad", "0\n")]);
+        let (directory, _) = machine(&[("/accept_ra", "1"), ("/accept_dad", "0")]);
         assert!(set(directory.path()).is_none());
         let value = |name| fs::read_to_string(directory.path().join(name)).unwrap();
         assert_eq!(["accept_ra", "accept_dad", "ndisc_notify"].map(value), ["0", "0\n", "1"]);
