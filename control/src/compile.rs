@@ -1,7 +1,7 @@
 //! From what was configured and what is known of Linux and of the servers' health, to a snapshot.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, PortIndex, Route, Via};
@@ -12,7 +12,7 @@ use crate::config::{Server, Service};
 use crate::effects::Effects;
 use crate::health::Target;
 use crate::ids::{Ids, ServerKey, ServiceKey};
-use crate::net::Mirror;
+use crate::net::{self, Mirror};
 use crate::ports::Known;
 use crate::services::Services;
 
@@ -141,8 +141,13 @@ fn fib<A: Address>(mirror: &Mirror, ports: &[PortLink], number: impl Fn(IpAddr) 
     let own = mirror.addresses.iter().filter_map(|&(_, address, _)| {
         Some(Route { prefix: number(address)?, length: A::BITS, via: Via::Own })
     });
-    // In order of the metric within a prefix.
-    let routes = mirror.routes.iter().filter_map(|route| {
+    // In order of the metric within a prefix. Of next hops of one route of IPv6, which are routes of their own, one out of a port
+    // serves better than one that is not.
+    let mut routes: Vec<&net::Route> = mirror.routes.iter().collect();
+    routes.sort_by_key(|route| {
+        (route.destination, route.length, route.metric, port_of(route.ifindex).is_none())
+    });
+    let routes = routes.into_iter().filter_map(|route| {
         let via = match (port_of(route.ifindex), route.gateway) {
             (Some((index, _)), Some(gateway)) => Via::Gateway(index, number(gateway)?),
             (Some((index, _)), None) => Via::OnLink(index),
@@ -177,20 +182,7 @@ pub fn next_hops(
         let own = service.servers.iter().map(|server| server.address);
         own.chain(service.availability.sorry_server)
     });
-    let servers = servers.filter_map(|server| {
-        let (port, address) = match server.ip() {
-            IpAddr::V4(address) => {
-                let (port, address) = fibs.four.neighbour_of(address.into())?;
-                (port, Ipv4Addr::from(address).into())
-            }
-            IpAddr::V6(address) => {
-                let (port, address) = fibs.six.neighbour_of(address.into())?;
-                (port, Ipv6Addr::from(address).into())
-            }
-        };
-        Some((port, address))
-    });
-    gateways.chain(servers).collect()
+    gateways.chain(servers.filter_map(|server| fibs.neighbour_of(server.ip()))).collect()
 }
 
 impl PortLink {
@@ -202,10 +194,11 @@ impl PortLink {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use dataplane::fib::NextHop;
 
     use super::*;
-    use crate::net;
     use crate::services::tests::services;
 
     const TWIN: u32 = 7;
@@ -258,6 +251,26 @@ mod tests {
         assert_eq!(six_of("2001:db8:9::7"), none, "by no port");
         let towards = |text: &str| six.source_towards(text.parse::<Ipv6Addr>().unwrap().into());
         assert_eq!(towards("2001:db8:1::7"), Some("2001:db8::1".parse::<Ipv6Addr>().unwrap().into()));
+    }
+
+    #[test]
+    fn of_several_next_hops_one_out_of_a_port() {
+        let hop = |ifindex, metric, gateway| net::Route {
+            destination: ip("2001:db8:7::"),
+            length: 48,
+            metric,
+            ifindex,
+            gateway: Some(ip(gateway)),
+        };
+        let found = |other| {
+            let mut mirror = mirror();
+            mirror.routes.extend([hop(TWIN, 1024, "fe80::1"), other]);
+            fibs(&mirror, &ports()).six.look_up("2001:db8:7::7".parse::<Ipv6Addr>().unwrap().into())
+        };
+        let by_port = NextHop::Ready(Adjacency::new(0, 1500, GATEWAY, MAC));
+        assert_eq!(found(hop(TWIN - 1, 1024, "fe80::2")), by_port);
+        assert_eq!(found(hop(TWIN - 1, 1025, "fe80::2")), by_port);
+        assert_eq!(found(hop(TWIN - 1, 1023, "fe80::2")), NextHop::NoRoute, "that one is preferred");
     }
 
     #[test]

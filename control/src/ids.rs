@@ -48,8 +48,7 @@ impl FromStr for ServiceKey {
         let (protocol, address) = typed.split_once('/').unwrap_or(("tcp", typed));
         let protocol = Protocol::from_name(protocol)
             .ok_or_else(|| format!("{} is no service; {expected}", quoted(typed)))?;
-        let address =
-            value::socket(address).map_err(|_| format!("{} is no service; {expected}", quoted(typed)))?;
+        let address = value::socket(address).map_err(|wrong| format!("{wrong}; {expected}"))?;
         Ok(ServiceKey { address, protocol })
     }
 }
@@ -418,9 +417,14 @@ mod tests {
             assert_eq!(key.to_string(), shown);
             assert_eq!(shown.parse(), Ok(key));
         }
-        for typed in ["udp/2001:db8::10", "[2001:db8::10]", "icmp/192.0.2.10:80", "tcp/[2001:db8::10%2]:80"] {
+        for (typed, why) in [
+            ("udp/2001:db8::10", "\"2001:db8::10\" has no port"),
+            ("[2001:db8::10]", "\"[2001:db8::10]\" has no port"),
+            ("icmp/192.0.2.10:80", "\"icmp/192.0.2.10:80\" is no service"),
+            ("tcp/[2001:db8::10%2]:80", "\"2001:db8::10%2\" is "),
+        ] {
             let wrong = typed.parse::<ServiceKey>().unwrap_err();
-            assert!(wrong.contains("is no service; expected PROTOCOL/ADDRESS:PORT"), "{wrong}");
+            assert!(wrong.starts_with(why) && wrong.contains("; expected PROTOCOL/ADDRESS:PORT"), "{wrong}");
         }
     }
 

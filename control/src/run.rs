@@ -264,6 +264,7 @@ async fn with_eal(
     let mut links = Vec::new();
     let mut queues: Vec<Queues> = Vec::new();
     let mut packets = Vec::new();
+    let ipv6 = config.first_ipv6().is_some();
     for (index, device) in devices.iter().enumerate() {
         let (name, mtu) = (&config.ports[index].name, config.ports[index].mtu);
         let is_awaited = machine.lacks(&config.ports[index].device);
@@ -271,8 +272,8 @@ async fn with_eal(
         let Open { port, queues: pairs, pool, known, mac, plug } = open;
         let tap = inheritance.as_mut().and_then(|old| old.item(&Item::Twin(name.clone())));
         let twin = Rc::new(match tap {
-            Some(tap) => Twin::inherit(&linux, tap, name, mac, mtu).await?,
-            None => Twin::create(&linux, name, mac, mtu).await?,
+            Some(tap) => Twin::inherit(&linux, tap, name, mac, mtu, ipv6).await?,
+            None => Twin::create(&linux, name, mac, mtu, ipv6).await?,
         });
         links.push(PortLink { ifindex: twin.ifindex(), mac, mtu, device: known });
         twins.push(twin);

@@ -14,7 +14,7 @@ use harness::{
     wait::{self, PATIENCE},
 };
 
-use crate::{answering, nothing_dropped, udp};
+use crate::{answering, nothing_dropped, start, udp};
 
 const ECHO: u16 = 7;
 /// Data of a datagram that fills six packets of 1500 bytes.
@@ -60,7 +60,7 @@ fn shuffled_datagrams(layout: Layout) -> Result<()> {
         let servers = echo.collect::<Result<Vec<_>>>()?;
         let config = ipv6::config(cluster).with_fragments();
         let config = config.service(ipv6::balanced(cluster, "udp", ECHO, ECHO));
-        let router = cluster.start_router(&config)?;
+        let router = start(cluster, &config)?;
         let socket = udp(cluster, 5000, ECHO)?;
         // Before anything is sent in fragments, the router has to know who is where.
         socket.set_read_timeout(Some(std::time::Duration::from_secs(1)))?;
@@ -140,7 +140,7 @@ fn a_connection_with_destination_options() -> Result<()> {
             };
             let _echo = Server::tcp_echo(&cluster.real_servers[0], address, "")?;
             let service = ipv6::service(cluster, "tcp", ECHO).server(endpoint(cluster, 0, ECHO), 1);
-            let router = cluster.start_router(&ipv6::config(cluster).service(service))?;
+            let router = start(cluster, &ipv6::config(cluster).service(service))?;
             let wire = Capture::start(&cluster.real_servers[0], "eth0", "ip6")?;
             let vip = vip(ECHO);
             let python = cluster.client.command("/usr/bin/python3").args(["-c", WITH_OPTIONS]);

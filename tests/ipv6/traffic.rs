@@ -15,14 +15,14 @@ use harness::{
     wait::{self, PATIENCE},
 };
 
-use crate::{answering, nothing_dropped, ping, stats, udp};
+use crate::{answering, nothing_dropped, ping, start, stats, udp};
 
 /// Both families at once, and each client is known to the servers by its own address.
 fn pages(layout: Layout) -> Result<()> {
     with_cluster(layout, |cluster| {
         let nginx = cluster.start_web()?;
         let config = ipv6::config(cluster).service(cluster.web().scheduler("rr")).service(ipv6::web(cluster));
-        let router = cluster.start_router(&config)?;
+        let router = start(cluster, &config)?;
         let wire = Capture::start(&cluster.client, "eth0", "tcp")?;
         ensure!(client::get(&cluster.client, vip(80), 30)?.counts()? == [10, 10, 10]);
         ensure!(client::get(&cluster.client, cluster::vip(80), 30)?.counts()? == [10, 10, 10]);
@@ -85,7 +85,7 @@ fn a_long_download_arrives_as_it_was_sent() -> Result<()> {
     with_cluster(Layout::TwoArmed, |cluster| {
         let _nginx = cluster.start_web()?;
         let (near, far) = tallies(cluster, "tcp", 80, 8080)?;
-        let router = cluster.start_router(&ipv6::config(cluster).service(ipv6::web(cluster)))?;
+        let router = start(cluster, &ipv6::config(cluster).service(ipv6::web(cluster)))?;
         let mut download = client::start_download(&cluster.client, vip(80), "100m", "download")?;
         ensure!(download.wait(PATIENCE)?.success(), "{}", download.log());
         let bytes = std::fs::read(cluster.state().file("download"))?;
@@ -129,7 +129,7 @@ fn a_long_upload_arrives_as_it_was_sent() -> Result<()> {
         let _sinks = sinks(cluster, 9)?;
         let (near, far) = tallies(cluster, "tcp", 9, 9)?;
         let service = ipv6::balanced(cluster, "tcp", 9, 9);
-        let router = cluster.start_router(&ipv6::config(cluster).service(service))?;
+        let router = start(cluster, &ipv6::config(cluster).service(service))?;
         upload(cluster, 9)?;
         let traffic = tally::wait_equal(&near, &far)?;
         nothing_dropped(&router)?;
@@ -192,7 +192,7 @@ fn names_and_datagrams(layout: Layout) -> Result<()> {
             servers.push(Server::udp_echo(namespace, answering(cluster, index, 7))?);
         }
         let config = ipv6::config(cluster).service(ipv6::balanced(cluster, "udp", 53, 53));
-        let router = cluster.start_router(&config.service(ipv6::balanced(cluster, "udp", 7, 7)))?;
+        let router = start(cluster, &config.service(ipv6::balanced(cluster, "udp", 7, 7)))?;
         // Every dig has a port of its own and is a connection of its own.
         let mut counts = [0; 3];
         for port in 6000..6030 {
@@ -242,7 +242,7 @@ fn names_and_datagrams_dr() -> Result<()> {
 fn the_router_answers_pings_and_ports_without_a_service() -> Result<()> {
     for layout in [Layout::TwoArmed, Layout::OneArmed] {
         with_cluster(layout, |cluster| {
-            let router = cluster.start_router(&ipv6::config(cluster).service(ipv6::web(cluster)))?;
+            let router = start(cluster, &ipv6::config(cluster).service(ipv6::web(cluster)))?;
             let wire = Capture::start(&cluster.client, "eth0", "ip6")?;
             for address in [ROUTER, VIP] {
                 ping(&cluster.client, &address.to_string())?;

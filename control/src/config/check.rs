@@ -232,7 +232,7 @@ fn admin(section: &Section<'_>) -> Option<Admin> {
 }
 
 /// What every link has that IPv6 is on (RFC 8200, section 5).
-const IPV6_MTU: u16 = 1280;
+pub(super) const IPV6_MTU: u16 = 1280;
 
 fn port(section: &Section<'_>) -> Option<Port> {
     section.known(&["name", "device", "mtu", "descriptors", "addresses", "mac"]);

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 
 use foldhash::{HashMap, HashSet};
 
-use super::check::one_of;
+use super::check::{IPV6_MTU, one_of};
 use super::raw::{Field, Section};
-use super::{Port, Server, Service, value};
+use super::{Port, Server, Service, port_of, value};
 
 /// What one port must not share with another.
 pub(super) fn ports(sections: &[Section<'_>], ports: &[Option<Port>]) {
@@ -90,6 +90,15 @@ pub(super) fn services(
         {
             let names: Vec<&str> = readable().map(|port| port.name.as_str()).collect();
             one_of::<()>("port", &names, |_| None, &field);
+        }
+        if ports.iter().all(Option::is_some)
+            && let Some(port) = port_of(service, readable()).filter(|port| port.mtu < IPV6_MTU)
+            && let (true, Some(field)) = (service.address.is_ipv6(), section.get("address"))
+        {
+            field.error::<()>(format_args!(
+                "port {:?} has an mtu of {}, too small for IPv6; expected at least {IPV6_MTU} there, or no IPv6 address",
+                port.name, port.mtu
+            ));
         }
         // The router would have to balance to itself, for ever or not at all.
         let sorry = service.availability.sorry_server.zip(section.get("sorry_server"));

@@ -146,7 +146,7 @@ impl Config {
     }
 
     /// The key of the first address of IPv6 that a twin is to have.
-    fn first_ipv6(&self) -> Option<String> {
+    pub(crate) fn first_ipv6(&self) -> Option<String> {
         let ports = self.ports.iter().enumerate().find_map(|(index, port)| {
             let place = port.addresses.iter().position(|prefix| prefix.address.is_ipv6())?;
             Some(format!("port[{index}].addresses[{place}]"))

@@ -127,6 +127,15 @@ pub fn parse_services(text: &str) -> Result<Vec<Service>, ConfigErrors> {
     check::services(Source::new(Path::new("service"), text.to_owned()))
 }
 
+/// See [`Config::port_of`]. None if there is none of the name, or no port at all.
+fn port_of<'p>(service: &Service, ports: impl Iterator<Item = &'p Port> + Clone) -> Option<&'p Port> {
+    let near = |port: &&Port| port.addresses.iter().any(|prefix| prefix.contains(service.address.ip()));
+    match &service.port {
+        Some(name) => ports.clone().find(|port| port.name == *name),
+        None => ports.clone().find(near).or_else(|| ports.clone().next()),
+    }
+}
+
 impl Config {
     /// An error in the value of a key, e.g. `port[0].device`, that was found after the check.
     pub fn error(&self, key: &str, message: impl fmt::Display) -> ConfigErrors {
@@ -139,12 +148,7 @@ impl Config {
     /// The port whose twin carries a service's virtual address: the one that is named, else the one with
     /// an address in the same network, else the first.
     pub fn port_of(&self, service: &Service) -> &Port {
-        let near = |port: &&Port| port.addresses.iter().any(|prefix| prefix.contains(service.address.ip()));
-        match &service.port {
-            Some(name) => self.ports.iter().find(|port| port.name == *name),
-            None => self.ports.iter().find(near),
-        }
-        .unwrap_or(&self.ports[0])
+        port_of(service, self.ports.iter()).unwrap_or(&self.ports[0])
     }
 
     /// The users as whom programs of the operator's are to run, each with its key.

@@ -276,6 +276,19 @@ rvs.toml:26:14: port[1].addresses[0]: an mtu of 1279 is too small for IPv6; expe
       |              ^^^^^^^^^^^^^^^^"#,
         ),
     ]);
+    // The same where a service has the only address of IPv6.
+    let six = GOOD.replace("192.0.2.10:80", "[2001:db8::10]:80");
+    let six = six.replace("10.0.0.11:8080", "2001:db8:1::11").replace("10.0.0.12", "2001:db8:1::12");
+    let with_mtu = |mtu| read(&six.replace("name = \"wan\"", &format!("name = \"wan\"\nmtu = {mtu}")));
+    with_mtu(1280).unwrap();
+    let narrow = with_mtu(1279).unwrap_err().to_string();
+    assert!(
+        narrow.starts_with(
+            "rvs.toml:32:11: service[0].address: port \"wan\" has an mtu of 1279, too small for IPv6; \
+             expected at least 1280 there, or no IPv6 address\n"
+        ),
+        "{narrow}"
+    );
 }
 
 #[test]

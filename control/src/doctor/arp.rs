@@ -34,7 +34,6 @@ pub fn probe(config: &Config) -> Result<Vec<Finding>> {
     let mut asked: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
     let links = links()?;
     let mut findings = Vec::new();
-    // Addresses of IPv6 are not asked for by ARP.
     for service in &config.services {
         let address = service.address.ip();
         let port = config.port_of(service);

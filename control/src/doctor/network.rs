@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::{Finding, Root, Severity};
-use crate::config::Config;
+use crate::config::{Config, Service};
+use crate::net::NoIpv6;
 
 #[derive(Debug, Default)]
 pub(super) struct Facts {
@@ -13,6 +14,8 @@ pub(super) struct Facts {
     /// `net.ipv4.ip_forward`, and `net.ipv6.conf.all.forwarding`.
     forwards: Option<u8>,
     forwards_ipv6: Option<u8>,
+    /// Why twins cannot have addresses of IPv6, if they cannot.
+    no_ipv6: Option<NoIpv6>,
     /// By interface (`all` among them): rp_filter, arp_ignore.
     settings: BTreeMap<String, (u8, u8)>,
     /// The MTU of each interface that has a port's name.
@@ -34,6 +37,7 @@ impl Facts {
             runs: root.runs(config),
             forwards: root.number("/proc/sys/net/ipv4/ip_forward"),
             forwards_ipv6: root.number("/proc/sys/net/ipv6/conf/all/forwarding"),
+            no_ipv6: NoIpv6::of(root),
             settings: root.list(directory).into_iter().filter_map(setting).collect(),
             twins: config.ports.iter().filter_map(twin).collect(),
         }
@@ -82,8 +86,9 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
         }
     }
     let has = |is_of: fn(&IpAddr) -> bool| {
-        let mut own = config.ports.iter().flat_map(|port| &port.addresses);
-        own.any(|prefix| is_of(&prefix.address))
+        let own = config.ports.iter().flat_map(|port| &port.addresses).map(|prefix| prefix.address);
+        let mut all = own.chain(config.services.iter().map(|service| service.address.ip()));
+        all.any(|address| is_of(&address))
     };
     for (forwards, concerns, family, setting) in [
         (facts.forwards, !has(IpAddr::is_ipv6) || has(IpAddr::is_ipv4), "IPv4", "net.ipv4.ip_forward"),
@@ -101,8 +106,22 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
             ));
         }
     }
+    findings.extend(facts.no_ipv6.filter(|_| has(IpAddr::is_ipv6)).map(without_ipv6));
     findings.extend(arp(facts, config));
     findings
+}
+
+fn without_ipv6(lack: NoIpv6) -> Finding {
+    let (problem, remedy) = match lack {
+        NoIpv6::Anywhere => {
+            ("this Linux has no IPv6, of which the file has addresses", "start it without ipv6.disable=1")
+        }
+        NoIpv6::OnTwins => (
+            "IPv6, of which the file has addresses, is switched off on new interfaces, as twins are",
+            "sysctl -w net.ipv6.conf.default.disable_ipv6=0",
+        ),
+    };
+    Finding::new("ipv6-off", Severity::Error, "IPv6", problem, remedy)
 }
 
 /// Linux answers ARP for any address of its own on every interface, unless told otherwise: a virtual address then has the
@@ -114,7 +133,8 @@ fn arp(facts: &Facts, config: &Config) -> Option<Finding> {
     let answers = |name: &&String| facts.settings[*name].1.max(facts.all().1) == 0;
     let others: Vec<&str> =
         facts.settings.keys().filter(is_other).filter(answers).map(String::as_str).collect();
-    let direct = config.services.iter().any(|service| service.mode.is_one_way());
+    let is_direct = |service: &Service| service.address.is_ipv4() && service.mode.is_one_way();
+    let direct = config.services.iter().any(is_direct);
     (direct && !others.is_empty()).then(|| {
         Finding::new("arp-others", 
             Severity::Warning,
@@ -179,14 +199,43 @@ mod tests {
         assert!(found(&other)[0].starts_with("warning eth0 answers ARP"));
         let quiet = [other[0], other[1], ("/proc/sys/net/ipv4/conf/all/arp_ignore", "1")];
         assert_eq!(found(&quiet), [""; 0]);
+        // Nobody is asked for addresses of IPv6 by ARP.
+        let facts = Facts { settings: [("eth0".to_owned(), (0, 0))].into(), ..Facts::default() };
+        assert_eq!(judge(&facts, &config("net_null", "")).len(), 1);
+        assert_eq!(judge(&facts, &of_service("[2001:db8::10]:80")), []);
+    }
+
+    /// One port, and a service there by direct routing.
+    fn of_service(address: &str) -> Config {
+        let text = format!(
+            "[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null\"\n\
+             [[service]]\naddress = \"{address}\"\nmode = \"dr\"\n"
+        );
+        crate::config::parse(std::path::Path::new("f"), text.into()).unwrap()
+    }
+
+    #[test]
+    fn ipv6_is_off_and_somebody_wants_it() {
+        for (lack, problem) in
+            [(NoIpv6::Anywhere, "error this Linux has no IPv6"), (NoIpv6::OnTwins, "error IPv6, of which")]
+        {
+            let facts = Facts { no_ipv6: Some(lack), ..Facts::default() };
+            assert_eq!(judge(&facts, &of_service("192.0.2.10:80")), []);
+            let found = short(&judge(&facts, &of_service("[2001:db8::10]:80")));
+            assert!(found.len() == 1 && found[0].starts_with(problem), "{found:?}");
+        }
+        let off = [("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")];
+        let (_directory, root) = machine(&off);
+        let config = of_service("[2001:db8::10]:80");
+        assert_eq!(judge(&Facts::collect(&root, &config), &config)[0].key, "ipv6-off");
     }
 
     #[test]
     fn a_router_with_two_ports_forwards() {
-        let found = |forwards, forwards_ipv6, addresses: &str| {
+        let found_with = |forwards, forwards_ipv6, addresses: &str, service: &str| {
             let text = format!(
                 "[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null\"\naddresses = [{addresses}]\n\
-                 [[port]]\nname = \"lan\"\ndevice = \"net_ring\"\n"
+                 [[port]]\nname = \"lan\"\ndevice = \"net_ring\"\n{service}"
             );
             let config = crate::config::parse(std::path::Path::new("f"), text.into()).unwrap();
             let facts =
@@ -194,11 +243,14 @@ mod tests {
             let remedies = judge(&facts, &config).into_iter().map(|finding| finding.remedy);
             remedies.map(|remedy| remedy.split_once(',').unwrap().0.to_owned()).collect::<Vec<_>>()
         };
+        let found = |forwards, forwards_ipv6, addresses| found_with(forwards, forwards_ipv6, addresses, "");
         let (four, six) = ("sysctl -w net.ipv4.ip_forward=1", "sysctl -w net.ipv6.conf.all.forwarding=1");
         assert_eq!(found(0, 0, ""), [four]);
         assert_eq!(found(1, 0, ""), [""; 0]);
         assert_eq!(found(0, 0, "'192.0.2.1/24', '2001:db8::1/64'"), [four, six]);
         assert_eq!(found(0, 0, "'2001:db8::1/64'"), [six]);
         assert_eq!(found(0, 1, "'2001:db8::1/64'"), [""; 0]);
+        let service = "[[service]]\naddress = '[2001:db8::10]:80'\nmode = 'nat'\n";
+        assert_eq!(found_with(0, 0, "", service), [six]);
     }
 }

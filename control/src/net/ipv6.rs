@@ -3,8 +3,8 @@
 //! Whoever wants it otherwise sets it while the twin is there, e.g. `sysctl net.ipv6.conf.wan.accept_ra=2` to have the default
 //! route of a router that announces itself. An upgrade leaves it at that.
 
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use crate::root::Root;
 
@@ -51,21 +51,35 @@ const SETTINGS: [(&str, &str); 5] = [
     ("keep_addr_on_down", "1"),
 ];
 
-/// Before it is up. Where Linux has no IPv6, there is nothing to set up.
-pub(super) fn set_up(twin: &str) {
+/// Before it is up. Where Linux has no IPv6, there is nothing to set up. What cannot be set is no news where nothing of IPv6
+/// `is_configured`.
+pub(super) fn set_up(twin: &str, is_configured: bool) {
     let settings = Path::new("/proc/sys/net/ipv6/conf").join(twin);
     if !settings.exists() {
         return;
     }
+    let Some((unset, error)) = set(&settings) else { return };
+    let (settings, unset) = (settings.display(), unset.join(", "));
+    let message = "IPv6 on the twin is not as it should be";
+    match is_configured {
+        true => tracing::warn!(%settings, unset, %error, message),
+        false => tracing::debug!(%settings, unset, %error, message),
+    }
+}
+
+/// What could not be set in this directory, with the values that were wanted, and why the last of them could not.
+fn set(settings: &Path) -> Option<(Vec<String>, io::Error)> {
+    let (mut unset, mut last) = (Vec::new(), None);
     for (name, wanted) in SETTINGS {
         let path = settings.join(name);
         // In a container they may be for reading only.
         let is_so = fs::read_to_string(&path).is_ok_and(|value| value.trim() == wanted);
         if !is_so && let Err(error) = fs::write(&path, wanted) {
-            let path = path.display();
-            tracing::warn!(%path, wanted, %error, "IPv6 on the twin is not as it should be");
+            unset.push(format!("{name} = {wanted}"));
+            last = Some(error);
         }
     }
+    Some((unset, last?))
 }
 
 #[cfg(test)]
@@ -82,5 +96,21 @@ mod tests {
         assert_eq!(of(&[four, default("1")]), Some(NoIpv6::OnTwins));
         assert_eq!(of(&[four]), Some(NoIpv6::Anywhere));
         assert_eq!(of(&[]), None, "nothing is known");
+    }
+
+    #[test]
+    fn what_cannot_be_set_is_told_at_once() {
+        let (directory, _) = machine(&[("/accept_ra", "1"), ("/accept_dad", "0")]);
+        assert!(set(directory.path()).is_none());
+        let value = |name| fs::read_to_string(directory.path().join(name)).unwrap();
+        assert_eq!(["accept_ra", "accept_dad", "ndisc_notify"].map(value), ["0", "0\n", "1"]);
+        // What nobody can write to, not even root.
+        for name in ["addr_gen_mode", "ndisc_notify"] {
+            fs::remove_file(directory.path().join(name)).unwrap();
+            fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        let (unset, error) = set(directory.path()).unwrap();
+        assert_eq!(unset, ["addr_gen_mode = 0", "ndisc_notify = 1"]);
+        assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
     }
 }

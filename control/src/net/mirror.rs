@@ -65,7 +65,7 @@ pub struct Link {
 /// Of a multipath route of IPv4 this is the first next hop that is not dead, of IPv6 one of those: the data path does not
 /// spread over several. A route that the data path cannot follow (blackhole, unreachable and prohibit; by an encapsulation, or
 /// through a gateway of the other family) is kept with the interface 0, lest a less specific one be followed instead. Left out
-/// are routes for a type of service, and `throw`.
+/// are routes for a type of service or, of IPv6, for some sources only (`ip -6 route add ... from`), and `throw`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// Network.
@@ -309,6 +309,7 @@ impl RouteKey {
         }
         let ours = table == u32::from(RouteHeader::RT_TABLE_MAIN)
             && header.tos == 0
+            && header.source_prefix_length == 0
             && !header.flags.contains(RouteFlags::Cloned)
             && !key.destination.is_multicast()
             && !is_link_local(key.destination);

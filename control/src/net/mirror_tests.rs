@@ -230,6 +230,7 @@ fn what_is_not_ours_is_left_out_and_what_cannot_be_followed_leads_nowhere() {
         // A table above 255 is in the attribute; the header says 252 (compat) or whatever else.
         with(|m| m.attributes.push(RouteAttribute::Table(1000))),
         with(|m| m.header.tos = 8),
+        with(|m| m.header.source_prefix_length = 64),
         with(|m| m.header.kind = RouteType::Local),
         with(|m| m.header.kind = RouteType::Throw),
         with(|m| m.header.flags = RouteFlags::Cloned),

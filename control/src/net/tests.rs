@@ -59,7 +59,7 @@ async fn assert_quiet(watcher: &mut Watcher) {
 }
 
 async fn wan(linux: &Linux) -> Twin {
-    Twin::create(linux, "wan", MAC, 1400).await.unwrap()
+    Twin::create(linux, "wan", MAC, 1400, true).await.unwrap()
 }
 
 /// Reads frames from the twin until one is wanted.
@@ -150,10 +150,10 @@ fn a_twin_is_inherited_with_all_that_is_on_it() {
         drop(twin);
 
         // As it was, and with another MTU; the neighbour is forgotten if the MAC is set.
-        let twin = Twin::inherit(&linux, heirloom, "wan", MAC, 1400).await.unwrap();
+        let twin = Twin::inherit(&linux, heirloom, "wan", MAC, 1400, true).await.unwrap();
         let heirloom = twin.heirloom().unwrap();
         drop(twin);
-        let twin = Twin::inherit(&linux, heirloom, "wan", MAC, 1300).await.unwrap();
+        let twin = Twin::inherit(&linux, heirloom, "wan", MAC, 1300, true).await.unwrap();
         assert_eq!(twin.ifindex(), index);
         let expected = Link { name: "wan".into(), up: true, mac: Some(MAC), mtu: 1300 };
         until(&mut watcher, |m| {
@@ -174,7 +174,7 @@ fn a_twin_is_inherited_with_all_that_is_on_it() {
             let heirloom = twin.heirloom().unwrap();
             drop(twin);
             sh(ruin);
-            let twin = Twin::inherit(&linux, heirloom, "wan", MAC, 1300).await.unwrap();
+            let twin = Twin::inherit(&linux, heirloom, "wan", MAC, 1300, true).await.unwrap();
             assert_eq!(linux.index_of("wan").await.unwrap(), Some(twin.ifindex()), "{ruin}");
         }
     });
@@ -187,7 +187,7 @@ fn a_name_that_is_taken_is_refused_with_the_remedy() {
         let _twin = wan(&linux).await;
         sh("ip tuntap add persistent mode tap");
         for name in ["wan", "persistent", "lo"] {
-            let error = Twin::create(&linux, name, MAC, 1500).await.err().unwrap().to_string();
+            let error = Twin::create(&linux, name, MAC, 1500, true).await.err().unwrap().to_string();
             assert!(error.starts_with(&format!("interface {name} exists already")), "{error}");
             assert!(error.ends_with(&format!("ip link del {name}")), "{error}");
         }

@@ -49,8 +49,14 @@ pub enum TwinError {
 }
 
 impl Twin {
-    /// Makes the interface, with the MAC and the MTU of the port, and sets it up.
-    pub async fn create(linux: &Linux, name: &str, mac: [u8; 6], mtu: u16) -> Result<Twin, TwinError> {
+    /// Makes the interface, with the MAC and the MTU of the port, and sets it up. `ipv6` is whether IPv6 is configured anywhere.
+    pub async fn create(
+        linux: &Linux,
+        name: &str,
+        mac: [u8; 6],
+        mtu: u16,
+        ipv6: bool,
+    ) -> Result<Twin, TwinError> {
         let setup = |error| TwinError::Setup(name.to_owned(), error);
         if linux.index_of(name).await.map_err(setup)?.is_some() {
             return Err(TwinError::Exists(name.to_owned()));
@@ -63,7 +69,7 @@ impl Twin {
         let tap = made.map_err(|error| TwinError::of(name, error))?;
         let ifindex = linux.index_of(name).await.map_err(setup)?;
         let ifindex = ifindex.ok_or_else(|| setup(anyhow::anyhow!("it vanished")))?;
-        ipv6::set_up(name);
+        ipv6::set_up(name, ipv6);
         // The MAC while it is down: the IPv6 link-local address is made from it when it goes up.
         linux.set_link(ifindex, true, Some(mac), Some(mtu.into())).await.map_err(setup)?;
         Ok(Twin { tap: watched(tap).map_err(|error| TwinError::of(name, error))?, ifindex })
@@ -80,6 +86,7 @@ impl Twin {
         name: &str,
         mac: [u8; 6],
         mtu: u16,
+        ipv6: bool,
     ) -> Result<Twin, TwinError> {
         let setup = |error| TwinError::Setup(name.to_owned(), error);
         let link = match interface_of(&tap) {
@@ -89,7 +96,7 @@ impl Twin {
         let Some((ifindex, link)) = link else {
             tracing::warn!(twin = name, "the predecessor's twin is not there any more; making another one");
             drop(tap);
-            return Twin::create(linux, name, mac, mtu).await;
+            return Twin::create(linux, name, mac, mtu, ipv6).await;
         };
         let other_mac = Some(mac).filter(|mac| link.mac != Some(*mac));
         let other_mtu = Some(mtu.into()).filter(|mtu| link.mtu != *mtu);

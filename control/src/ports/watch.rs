@@ -280,7 +280,7 @@ mod tests {
     /// A port with this link, its twin, and who looks after both.
     async fn watched(link: Link, is_upgrade: bool) -> (Port, Watch, Arc<Known>, Events) {
         let linux = Linux::open().unwrap();
-        let twin = Rc::new(Twin::create(&linux, "wan", [2, 0, 0, 0, 0, 1], 1500).await.unwrap());
+        let twin = Rc::new(Twin::create(&linux, "wan", [2, 0, 0, 0, 0, 1], 1500, true).await.unwrap());
         let (events, known) = (Events::default(), Arc::new(Known::made_up()));
         let port = Port {
             link: Cell::new(Some(link)),

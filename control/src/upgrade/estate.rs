@@ -30,8 +30,9 @@ use crate::admin::api;
 use crate::health::Known;
 use crate::services::Changes;
 
-/// The form of the text. A program understands one.
-pub const FORM: u32 = 2;
+/// The form of the text. A program understands one. (Those of form 2 know addresses of IPv4 only, and have not set up their twins
+/// for IPv6.)
+pub const FORM: u32 = 3;
 
 /// Has the number of the process whose standard input is an estate, so that programs that it starts are not meant.
 pub const VARIABLE: &str = "RVS_ESTATE";
