@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
-use dataplane::service::{Mode, SchedulerFlag};
+use dataplane::service::{Mode, SchedulerFlag, State};
 use dataplane::snapshot::Snapshot;
 use dataplane::table::{Slot, Table, Word};
 use dataplane::worker;
@@ -259,10 +259,11 @@ fn connection(table: &Table, snapshot: &Snapshot, slot: Slot, word: Word) -> Opt
     }
     Some(api::Connection {
         protocol: service.protocol.name().to_owned(),
-        // After a restart the address of an IPv6 client that is silent is not known.
-        client: snapshot
-            .client_of(table, slot, word)
-            .unwrap_or((Ipv6Addr::UNSPECIFIED, word.client().port()).into()),
+        // After a restart the address of an IPv6 client that is silent is not known. (Of a template the port is none.)
+        client: snapshot.client_of(table, slot, word).unwrap_or_else(|| {
+            let port = if state == State::Template { 0 } else { word.client().port() };
+            (Ipv6Addr::UNSPECIFIED, port).into()
+        }),
         virtual_: dest.virtual_address,
         server: dest.address,
         state: state.name().to_owned(),
