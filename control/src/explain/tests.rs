@@ -268,7 +268,7 @@ verdict      forward, out of lan
 fn schedulers_that_hash_the_5_tuple() {
     let rig = Rig::new();
     for (port, told) in [
-        (80, "maglev: the 5-tuple hashes to row 43397 of 65537"),
+        (80, "maglev: the 5-tuple hashes to row 60832 of 65537"),
         (81, "rendezvous: the best score of 1 for this 5-tuple (weight 5)"),
         (82, "p2c: the fewest connections for its weight of 1 (0 active, 0 inactive, weight 1)"),
     ] {
