@@ -123,23 +123,15 @@ fn describe(
 
 /// Linux' routes and neighbours, as far as they lead over ports.
 pub fn fibs(mirror: &Mirror, ports: &[PortLink]) -> Fibs {
-    let four = |address| match address {
-        IpAddr::V4(address) => Some(u32::from(address)),
-        IpAddr::V6(_) => None,
-    };
-    let six = |address| match address {
-        IpAddr::V4(_) => None,
-        IpAddr::V6(address) => Some(u128::from(address)),
-    };
-    Fibs { four: fib(mirror, ports, four), six: fib(mirror, ports, six) }
+    Fibs { four: fib(mirror, ports), six: fib(mirror, ports) }
 }
 
-/// Those of one family, of whose addresses `number` makes numbers.
-fn fib<A: Address>(mirror: &Mirror, ports: &[PortLink], number: impl Fn(IpAddr) -> Option<A>) -> Fib<A> {
+/// Those of one family.
+fn fib<A: Address>(mirror: &Mirror, ports: &[PortLink]) -> Fib<A> {
     let port_of = |ifindex| (0..).zip(ports).find(|(_, port)| port.ifindex == ifindex);
     // The router's own addresses first: of two routes with an equal prefix the first counts.
     let own = mirror.addresses.iter().filter_map(|&(_, address, _)| {
-        Some(Route { prefix: number(address)?, length: A::BITS, via: Via::Own })
+        Some(Route { prefix: A::of(address)?, length: A::BITS, via: Via::Own })
     });
     // In order of the metric within a prefix. Of next hops of one route of IPv6, which are routes of their own, one out of a port
     // serves better than one that is not.
@@ -149,20 +141,20 @@ fn fib<A: Address>(mirror: &Mirror, ports: &[PortLink], number: impl Fn(IpAddr) 
     });
     let routes = routes.into_iter().filter_map(|route| {
         let via = match (port_of(route.ifindex), route.gateway) {
-            (Some((index, _)), Some(gateway)) => Via::Gateway(index, number(gateway)?),
+            (Some((index, _)), Some(gateway)) => Via::Gateway(index, A::of(gateway)?),
             (Some((index, _)), None) => Via::OnLink(index),
             (None, _) => Via::Nowhere,
         };
-        Some(Route { prefix: number(route.destination)?, length: route.length, via })
+        Some(Route { prefix: A::of(route.destination)?, length: route.length, via })
     });
     let neighbours = mirror.neighbours.iter().filter_map(|(&(ifindex, address), &mac)| {
         let (index, port) = port_of(ifindex)?;
-        Some(((index, number(address)?), Adjacency::new(index, port.mtu, mac, port.mac)))
+        Some(((index, A::of(address)?), Adjacency::new(index, port.mtu, mac, port.mac)))
     });
     let addresses = mirror
         .addresses
         .iter()
-        .filter_map(|&(ifindex, address, length)| Some((port_of(ifindex)?.0, number(address)?, length)));
+        .filter_map(|&(ifindex, address, length)| Some((port_of(ifindex)?.0, A::of(address)?, length)));
     Fib::new(own.chain(routes), neighbours).with_own(addresses)
 }
 

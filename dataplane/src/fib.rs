@@ -57,6 +57,10 @@ pub trait Address: Copy + Ord + Debug + From<u8> {
     /// A neighbour's address on a port, as a key for `KeyHasher`.
     type Key: Copy + Eq + Hash + Debug;
 
+    /// As one of this family; none if it is of the other one.
+    fn of(address: IpAddr) -> Option<Self>;
+    /// As one of either family.
+    fn ip(self) -> IpAddr;
     /// As such a key.
     fn key(self, port: PortIndex) -> Self::Key;
     /// The first address of its prefix of this length.
@@ -68,11 +72,19 @@ pub trait Address: Copy + Ord + Debug + From<u8> {
 }
 
 macro_rules! address {
-    ($type:ty, $key:ty, $make:expr) => {
+    ($type:ty, $variant:ident, $std:ty, $key:ty, $make:expr) => {
         impl Address for $type {
             const BITS: u8 = <$type>::BITS as u8;
             const LAST: Self = <$type>::MAX;
             type Key = $key;
+
+            fn of(address: IpAddr) -> Option<Self> {
+                if let IpAddr::$variant(address) = address { Some(address.into()) } else { None }
+            }
+
+            fn ip(self) -> IpAddr {
+                <$std>::from(self).into()
+            }
 
             #[inline(always)]
             fn key(self, port: PortIndex) -> $key {
@@ -95,8 +107,8 @@ macro_rules! address {
     };
 }
 
-address!(u32, u64, |address, port| u64::from(port) << 32 | u64::from(address));
-address!(u128, WideKey, |address, port| WideKey { address, rest: u64::from(port) });
+address!(u32, V4, Ipv4Addr, u64, |address, port| u64::from(port) << 32 | u64::from(address));
+address!(u128, V6, Ipv6Addr, WideKey, |address, port| WideKey { address, rest: u64::from(port) });
 
 /// Where a prefix leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,11 +172,11 @@ impl Fibs {
         match address {
             IpAddr::V4(address) => {
                 let (port, neighbour) = self.four.neighbour_of(address.into())?;
-                Some((port, Ipv4Addr::from(neighbour).into()))
+                Some((port, neighbour.ip()))
             }
             IpAddr::V6(address) => {
                 let (port, neighbour) = self.six.neighbour_of(address.into())?;
-                Some((port, Ipv6Addr::from(neighbour).into()))
+                Some((port, neighbour.ip()))
             }
         }
     }

@@ -8,7 +8,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
 use dataplane::clock::{TICKS_PER_SECOND, Tick};
@@ -283,12 +283,12 @@ fn taken_out(tunnel: &Tunnel, frame: &[u8]) -> (Option<api::Tunnel>, Vec<u8>) {
 /// What the headers of a frame say.
 fn headers(frame: &[u8]) -> Option<api::Packet> {
     match Ethernet::parse(frame)?.ethertype {
-        ethernet::IPV6 => headers_of::<u128>(frame, |address| Ipv6Addr::from(address).into()),
-        _ => headers_of::<u32>(frame, |address| Ipv4Addr::from(address).into()),
+        ethernet::IPV6 => headers_of::<u128>(frame),
+        _ => headers_of::<u32>(frame),
     }
 }
 
-fn headers_of<A: Version>(frame: &[u8], address: impl Fn(A) -> IpAddr) -> Option<api::Packet> {
+fn headers_of<A: Version>(frame: &[u8]) -> Option<api::Packet> {
     let ethernet = Ethernet::parse(frame)?;
     let packet = &frame[ethernet::HEADER..];
     let ip = A::parse(packet)?;
@@ -301,8 +301,8 @@ fn headers_of<A: Version>(frame: &[u8], address: impl Fn(A) -> IpAddr) -> Option
     };
     Some(api::Packet {
         protocol: protocol.name().to_owned(),
-        source: SocketAddr::new(address(ip.source), transport.source),
-        destination: SocketAddr::new(address(ip.destination), transport.destination),
+        source: SocketAddr::new(ip.source.ip(), transport.source),
+        destination: SocketAddr::new(ip.destination.ip(), transport.destination),
         flags: made::letters(transport.flags),
         ttl: ip.ttl,
         length: ip.total_length,

@@ -1,5 +1,6 @@
 //! Questions to a router of two ports and six services, and the answers.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 

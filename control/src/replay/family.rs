@@ -1,7 +1,6 @@
 //! What differs between the families in what is said of addresses, and in what is made up around the router.
 
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane::wire::ethernet::Mac;
 use dataplane::wire::version::Version;
@@ -15,10 +14,6 @@ pub trait Family: Version + Hash {
     /// The gateway to all that is in no port's network, unless routes are given.
     const GATEWAY: Self;
 
-    /// As one of this family; none if it is of the other one.
-    fn of(address: IpAddr) -> Option<Self>;
-    /// As one of either family.
-    fn ip(self) -> IpAddr;
     /// The MAC that a neighbour with this address has, unless neighbours are given.
     fn mac(self) -> Mac;
 }
@@ -28,17 +23,6 @@ impl Family for u32 {
     const ICMP_NAME: &str = "icmp";
     /// 0.0.0.254.
     const GATEWAY: u32 = 254;
-
-    fn of(address: IpAddr) -> Option<u32> {
-        match address {
-            IpAddr::V4(address) => Some(address.into()),
-            IpAddr::V6(_) => None,
-        }
-    }
-
-    fn ip(self) -> IpAddr {
-        Ipv4Addr::from(self).into()
-    }
 
     fn mac(self) -> Mac {
         let [a, b, c, d] = self.to_be_bytes();
@@ -51,17 +35,6 @@ impl Family for u128 {
     const ICMP_NAME: &str = "icmpv6";
     /// fe80::fe.
     const GATEWAY: u128 = 0xFE80 << 112 | 0xFE;
-
-    fn of(address: IpAddr) -> Option<u128> {
-        match address {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(address) => Some(address.into()),
-        }
-    }
-
-    fn ip(self) -> IpAddr {
-        Ipv6Addr::from(self).into()
-    }
 
     /// Not with the beginning of IPv4's: addresses that end with `::1` are common, and ports have the MACs of such numbers.
     fn mac(self) -> Mac {

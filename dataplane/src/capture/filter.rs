@@ -1,6 +1,6 @@
 //! Which packets are wanted, in a few words: `host 198.51.100.7 and tcp and dropped`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use crate::engine::Verdict;
@@ -103,19 +103,19 @@ impl Headers {
     pub fn of(frame: &[u8]) -> Option<Headers> {
         let (ethernet, packet) = frame.split_first_chunk::<{ ethernet::HEADER }>()?;
         match u16::from_be_bytes([ethernet[12], ethernet[13]]) {
-            ethernet::IPV4 => Headers::of_packet::<u32>(packet, |address| Ipv4Addr::from(address).into()),
-            ethernet::IPV6 => Headers::of_packet::<u128>(packet, |address| Ipv6Addr::from(address).into()),
+            ethernet::IPV4 => Headers::of_packet::<u32>(packet),
+            ethernet::IPV6 => Headers::of_packet::<u128>(packet),
             _ => None,
         }
     }
 
-    fn of_packet<A: Version>(packet: &[u8], address: impl Fn(A) -> IpAddr) -> Option<Headers> {
+    fn of_packet<A: Version>(packet: &[u8]) -> Option<Headers> {
         let ip = A::quoted(packet)?;
         let is_later = ip.fragment.is_some_and(|fragment| fragment.offset > 0);
         let ports = packet.get(ip.header_length..).and_then(|segment| segment.first_chunk::<4>());
         let ports = ports.filter(|_| !is_later && Protocol::from_number(ip.protocol).is_some());
         Some(Headers {
-            hosts: [ip.source, ip.destination].map(address),
+            hosts: [ip.source, ip.destination].map(A::ip),
             ports: ports.map(|[a, b, c, d]| [u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])]),
             protocol: ip.protocol,
         })

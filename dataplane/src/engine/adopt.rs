@@ -72,25 +72,30 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
     let side = Side::Service(dest.service);
     let wanted = if state == State::Template { Wanted::Template } else { Wanted::Connection(dest.endpoint) };
     let judge = Judgement { snapshot, now, side, client, wanted };
+    // Also of one that is known: a table that was taken over knows no addresses.
+    let note_address = |slot| {
+        if let Some(address) = wide {
+            table.note_address(slot, address);
+        }
+    };
     // Counted before it can be seen, as workers do.
     dest.gauge.enter(state);
     let adopted = loop {
         match table.find(hash, client, &judge) {
             Some((slot, ours)) if !is_news(snapshot, ours, word, now, slack) => {
-                // A table that was taken over knows no addresses.
-                wide.inspect(|&address| table.note_address(slot, address));
+                note_address(slot);
                 break Adopted::Known;
             }
             Some((slot, ours)) => {
                 if table.replace(slot, ours, word).is_ok() {
-                    wide.inspect(|&address| table.note_address(slot, address));
+                    note_address(slot);
                     leave(snapshot, ours);
                     break Adopted::Changed;
                 }
             }
             None => match table.insert(hash, word, ADOPTER, &judge, None) {
                 Inserted::New(slot) => {
-                    wide.inspect(|&address| table.note_address(slot, address));
+                    note_address(slot);
                     break Adopted::New;
                 }
                 Inserted::Existing(..) => {}

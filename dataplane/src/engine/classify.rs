@@ -3,8 +3,8 @@
 use super::packet::{Direction, Packet, Work};
 use super::{BURST, Verdict};
 use crate::counters::{Drop, Punt};
-use crate::snapshot::Snapshot;
-use crate::table::{Client, Table};
+use crate::snapshot::{Family, Snapshot};
+use crate::table::Table;
 
 /// Stage 2: every packet that is left; the home buckets of their connections begin to be loaded. In a snapshot that
 /// is new to this core, what tells whose they are is loaded first.
@@ -25,7 +25,7 @@ pub(super) fn classify_all(
     let mut count = 0;
     for index in 0..work.count.min(BURST) {
         let packet = &mut work.packets[index];
-        match classify(packet, snapshot, table) {
+        match classify(packet, (packet.source, packet.destination), snapshot, table) {
             Ok(()) => {
                 table.prefetch(packet.hash);
                 if count < index {
@@ -39,15 +39,20 @@ pub(super) fn classify_all(
     work.count = count;
 }
 
-/// To a service, else from an endpoint.
+/// To a service, else from an endpoint: a packet with these addresses.
 #[inline(always)]
-pub(super) fn classify(packet: &mut Packet, snapshot: &Snapshot, table: &Table) -> Result<(), Verdict> {
-    let Packet { source, destination, source_port, destination_port, protocol, .. } = *packet;
+pub(super) fn classify<A: Family>(
+    packet: &mut Packet,
+    (source, destination): (A, A),
+    snapshot: &Snapshot,
+    table: &Table,
+) -> Result<(), Verdict> {
+    let Packet { source_port, destination_port, protocol, .. } = *packet;
     let (direction, owner, client) =
         if let Some(service) = snapshot.service_at(destination, destination_port, protocol) {
-            (Direction::In, service, Client::new(source, source_port))
+            (Direction::In, service, source.client(source_port, table))
         } else if let Some(endpoint) = snapshot.endpoint_at(source, source_port, protocol) {
-            (Direction::Out, endpoint, Client::new(destination, destination_port))
+            (Direction::Out, endpoint, destination.client(destination_port, table))
         } else {
             return Err(Verdict::Punt(Punt::NoService));
         };

@@ -88,6 +88,19 @@ fn parse_odd(path: &Path<'_>, frame: &mut impl Frame, mac: &Mac, packet: &mut Pa
 /// Parses a frame that came in on a port with this MAC. A fragment that concerns no service leaves here; others are packets, without
 /// ports if they are not the first of their datagram.
 pub(super) fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Result<Packet, Verdict> {
+    let (ethertype, is_group) = link(frame, mac)?;
+    match ethertype {
+        ethernet::IPV4 if is_group => return Err(Verdict::Punt(Punt::Multicast)),
+        ethernet::IPV4 => {}
+        ethernet::VLAN | ethernet::SERVICE_VLAN => return Err(Verdict::Punt(Punt::Vlan)),
+        _ => return Err(Verdict::Punt(Punt::NotIp)),
+    }
+
+    packet(&frame.bytes()[ethernet::HEADER..], snapshot)
+}
+
+/// The type of a whole frame that came in on a port with this MAC, and whether it was sent to several; it has an Ethernet header.
+pub(super) fn link(frame: &impl Frame, mac: &Mac) -> Result<(u16, bool), Verdict> {
     let bytes = frame.bytes();
     let ethernet = Ethernet::parse(bytes).ok_or(Verdict::Drop(Drop::Runt))?;
     let is_group = ethernet::is_group(&ethernet.destination);
@@ -100,14 +113,7 @@ pub(super) fn parse(frame: &impl Frame, mac: &Mac, snapshot: &Snapshot) -> Resul
     if frame.is_vlan_stripped() {
         return Err(Verdict::Punt(Punt::Vlan));
     }
-    match ethernet.ethertype {
-        ethernet::IPV4 if is_group => return Err(Verdict::Punt(Punt::Multicast)),
-        ethernet::IPV4 => {}
-        ethernet::VLAN | ethernet::SERVICE_VLAN => return Err(Verdict::Punt(Punt::Vlan)),
-        _ => return Err(Verdict::Punt(Punt::NotIp)),
-    }
-
-    packet(&bytes[ethernet::HEADER..], snapshot)
+    Ok((ethernet.ethertype, is_group))
 }
 
 /// The packet that begins with an IPv4 header.

@@ -48,8 +48,11 @@ impl<'a> Path<'a> {
     /// Stage 2 for one packet: whose it is.
     pub fn classify(&self, packet: &mut Packet) -> Result<(), Verdict> {
         match self.addresses_of(packet) {
-            None => classify(packet, self.snapshot, &self.engine.table),
-            Some(addresses) => six::classify(packet, addresses, self.snapshot, &self.engine.table),
+            None => {
+                let addresses = (packet.source, packet.destination);
+                classify(packet, addresses, self.snapshot, &self.engine.table)
+            }
+            Some(six) => classify(packet, (six.source, six.destination), self.snapshot, &self.engine.table),
         }
     }
 

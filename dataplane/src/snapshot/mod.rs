@@ -17,7 +17,7 @@ mod tunnel;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use self::family::{Directory, WideIndex};
@@ -28,7 +28,7 @@ pub use self::transform::{RENEW_AFTER, Transform};
 pub use self::tunnel::{MssClamp, Tunnel, TunnelSpec};
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
-use crate::fib::{Fibs, NextHop};
+use crate::fib::{Address, Fibs, NextHop};
 use crate::key::{KeyHasher, WideKey};
 use crate::scheduler::{Candidate, Kept, Picker};
 use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
@@ -288,7 +288,7 @@ impl Snapshot {
         if specs.iter().any(|spec| spec.mode == Mode::Tunnel) {
             // A real server takes no packet from an address that it has itself; and another router may have it next.
             let addresses: HashSet<IpAddr> = specs.iter().map(|spec| spec.address.ip()).collect();
-            snapshot.fibs.four.disown(|address| addresses.contains(&Ipv4Addr::from(address).into()));
+            snapshot.fibs.four.disown(|address| addresses.contains(&address.ip()));
         }
         for spec in specs {
             snapshot.add_service(spec);

@@ -12,12 +12,10 @@ use std::slice::from_ref;
 
 pub(super) use self::parse::{packet, parse};
 pub(super) use self::rewrite::{pass, send};
-use super::packet::{Direction, Packet, Piece, Work};
+use super::packet::{Packet, Piece, Work};
 use super::resolve::Path;
 use super::{BURST, Frame, Probe, Verdict, fragments, look_up, related};
-use crate::counters::{Drop, Punt};
-use crate::snapshot::Snapshot;
-use crate::table::Table;
+use crate::counters::Punt;
 use crate::wire::ethernet::{self, Mac};
 
 /// The IPv6 packets of a burst, by their places.
@@ -96,37 +94,11 @@ fn begin(path: &Path<'_>, mac: &Mac, frame: &mut impl Frame) -> Result<(Packet, 
         Err(Verdict::Punt(Punt::Icmp)) => return Err(related::follow::<u128>(path, frame)),
         Err(verdict) => return Err(verdict),
     };
+    let path = Path { addresses: Some(from_ref(&addresses)), ..*path };
     if packet.piece != Piece::Whole {
-        let path = Path { addresses: Some(from_ref(&addresses)), ..*path };
         return Err(fragments::follow(&path, frame, packet));
     }
-    classify(&mut packet, &addresses, path.snapshot, &path.engine.table)?;
+    path.classify(&mut packet)?;
     path.engine.table.prefetch(packet.hash);
     Ok((packet, addresses))
-}
-
-/// To a service, else from an endpoint.
-pub(super) fn classify(
-    packet: &mut Packet,
-    &Addresses { source, destination }: &Addresses,
-    snapshot: &Snapshot,
-    table: &Table,
-) -> Result<(), Verdict> {
-    let Packet { source_port, destination_port, protocol, .. } = *packet;
-    let (direction, owner, client) =
-        if let Some(service) = snapshot.service_at(destination, destination_port, protocol) {
-            (Direction::In, service, table.wide_client(source, source_port))
-        } else if let Some(endpoint) = snapshot.endpoint_at(source, source_port, protocol) {
-            (Direction::Out, endpoint, table.wide_client(destination, destination_port))
-        } else {
-            return Err(Verdict::Punt(Punt::NoService));
-        };
-    if packet.ttl <= 1 {
-        return Err(Verdict::Drop(Drop::TtlExpired));
-    }
-    packet.direction = direction;
-    packet.owner = owner;
-    packet.client = client;
-    packet.hash = table.hash(client, protocol);
-    Ok(())
 }

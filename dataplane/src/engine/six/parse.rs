@@ -3,10 +3,11 @@
 use super::Addresses;
 use crate::counters::{Drop, Punt};
 use crate::engine::packet::{Packet, Piece};
+use crate::engine::parse::link;
 use crate::engine::{Frame, Verdict, fragments};
 use crate::service::Protocol;
 use crate::snapshot::{Snapshot, fold};
-use crate::wire::ethernet::{self, Ethernet, Mac};
+use crate::wire::ethernet::{self, Mac};
 use crate::wire::ipv6::Ipv6;
 use crate::wire::transport::Transport;
 use crate::wire::version::{Ip, Version};
@@ -20,19 +21,8 @@ pub(in crate::engine) fn parse(
     mac: &Mac,
     snapshot: &Snapshot,
 ) -> Result<(Packet, Addresses), Verdict> {
-    let bytes = frame.bytes();
-    let ethernet = Ethernet::parse(bytes).ok_or(Verdict::Drop(Drop::Runt))?;
-    let is_group = ethernet::is_group(&ethernet.destination);
-    if ethernet.destination != *mac && !is_group {
-        return Err(Verdict::Drop(Drop::OtherHost));
-    }
-    if bytes.len() < frame.length() {
-        return Err(Verdict::Drop(Drop::Scattered));
-    }
-    if frame.is_vlan_stripped() {
-        return Err(Verdict::Punt(Punt::Vlan));
-    }
-    match packet(&bytes[ethernet::HEADER..], snapshot) {
+    let (_, is_group) = link(frame, mac)?;
+    match packet(&frame.bytes()[ethernet::HEADER..], snapshot) {
         Err(verdict @ (Verdict::Drop(_) | Verdict::Punt(Punt::Neighbour))) => Err(verdict),
         _ if is_group => Err(Verdict::Punt(Punt::Multicast)),
         parsed => parsed,
