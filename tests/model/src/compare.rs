@@ -1,0 +1,122 @@
+//! A sequence through the data path and through the model, and where they differ.
+
+use dataplane::engine::Verdict;
+
+use crate::model::{Fate, Model};
+use crate::sequence::{Sequence, Step, Which};
+use crate::subject::Subject;
+use crate::world::{Server, Service};
+
+/// Both take the sequence; the first thing that differs, in words.
+pub fn compare(sequence: &Sequence) -> Result<(), String> {
+    let mut services = sequence.services.clone();
+    let (mut subject, mut model) = (Subject::new(&services), Model::new(&services));
+    let mut now = 1 << 20;
+    for (index, step) in sequence.steps.iter().enumerate() {
+        let changed = match step {
+            Step::Packet(sent) => {
+                let (port, frame) = sent.frame(&services);
+                if model.has_stale_beside(now, services[sent.service % services.len()].protocol) {
+                    subject.sweep(now);
+                    model.sweep(now);
+                }
+                let (verdict, left, begun) = subject.take(now, port, &frame);
+                let expected = model.take(now, port, &frame, begun);
+                let actual = fate(verdict, &frame, left);
+                if verdict == Verdict::Hold {
+                    subject.hold(now, port, &frame);
+                }
+                if actual != expected {
+                    return Err(format!(
+                        "step {index}, {step:?}:\nthe model expects {}\nthe data path  has  {}\nof the frame       {}",
+                        shown(&expected),
+                        shown(&actual),
+                        hex(&frame)
+                    ));
+                }
+                None
+            }
+            Step::Wait(ticks) => {
+                now += ticks;
+                None
+            }
+            Step::Sweep => {
+                subject.sweep(now);
+                model.sweep(now);
+                None
+            }
+            &Step::Toggle(which) => Some(edit(&mut services, which, |server| server.up = !server.up)),
+            &Step::Neighbour(which) => {
+                Some(edit(&mut services, which, |server| server.is_known = !server.is_known))
+            }
+            &Step::Weight(which, weight) => Some(edit(&mut services, which, |server| server.weight = weight)),
+            &Step::Move(service) => {
+                let service = service % services.len();
+                services[service].live = !services[service].live;
+                Some(service)
+            }
+        };
+        let mut expected: Vec<String> = model.settle(now).iter().map(shown).collect();
+        let mut actual: Vec<String> =
+            subject.settle(now).into_iter().map(|(verdict, left)| shown(&settled(verdict, left))).collect();
+        // Those that have waited go in whatever order.
+        expected.sort();
+        actual.sort();
+        if actual != expected {
+            return Err(format!(
+                "fragments that have waited, after step {index}:\nthe model expects {expected:?}\nthe data path  has  {actual:?}"
+            ));
+        }
+        if let Some(number) = changed {
+            subject.change(number, &services[number]);
+            model.change(number, &services[number]);
+        }
+    }
+    let (expected, actual) = (model.seen(now), subject.seen(now));
+    if actual != expected {
+        return Err(format!("at the end:\nthe model expects {expected:?}\nthe data path  has  {actual:?}"));
+    }
+    Ok(())
+}
+
+/// Changes a server; the answer is its service's number.
+fn edit(services: &mut [Service], (service, server): Which, change: impl FnOnce(&mut Server)) -> usize {
+    let number = service % services.len();
+    let servers = &mut services[number].servers;
+    let server = server % servers.len();
+    change(&mut servers[server]);
+    number
+}
+
+/// What the data path has done, in the model's words.
+fn fate(verdict: Verdict, frame: &[u8], left: Vec<u8>) -> Fate {
+    match verdict {
+        Verdict::Forward(port) => Fate::Forward(port, left),
+        Verdict::Punt(dataplane::counters::Punt::Unresolved) => {
+            Fate::Unresolved(left.get(14..).unwrap_or(&[]).to_vec())
+        }
+        Verdict::Punt(_) if left != frame => Fate::Drop("punted, but not as it came"),
+        Verdict::Punt(why) => Fate::Punt(why.name()),
+        Verdict::Drop(why) => Fate::Drop(why.name()),
+        Verdict::Hold => Fate::Hold,
+    }
+}
+
+/// The same of a fragment that has waited.
+fn settled(verdict: Verdict, left: Vec<u8>) -> Fate {
+    fate(verdict, &left.clone(), left)
+}
+
+fn shown(fate: &Fate) -> String {
+    match fate {
+        Fate::Forward(port, bytes) => format!("forward {port} {}", hex(bytes)),
+        Fate::Unresolved(bytes) => format!("unresolved {}", hex(bytes)),
+        Fate::Punt(why) => format!("punt {why}"),
+        Fate::Drop(why) => format!("drop {why}"),
+        Fate::Hold => "hold".to_owned(),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().take(120).map(|byte| format!("{byte:02x}")).collect()
+}

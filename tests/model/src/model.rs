@@ -1,0 +1,717 @@
+//! The reference model: what a router with these services does with a packet, said as plainly as possible.
+//!
+//! It follows RFC 791, 792, 768, 9293, 1624, 8200 and 4443, the semantics of LVS, and the documentation of RVS. Connections are a list that is
+//! searched from its beginning to its end, checksums are summed over the whole packet, and nothing is shared with the data path but the names in
+//! which services are configured.
+
+use std::net::{IpAddr, SocketAddr};
+
+use dataplane::counters::Traffic;
+use dataplane::service::{Mode, Protocol};
+
+use crate::packet::{self, End, ICMP, ICMPV6, Malformed, Packet, RST, SYN, TCP, UDP};
+use crate::scheduler::{self, Candidate, Choice, Flow};
+use crate::tcp::{self, State};
+use crate::world::{self, MACS, SERVERS, Service, Way};
+
+const TICKS_PER_SECOND: u64 = 4;
+
+/// What becomes of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes out of a port as these bytes.
+    Forward(u16, Vec<u8>),
+    /// Linux gets it as it came.
+    Punt(&'static str),
+    /// Linux sends this packet, once it has found the next hop.
+    Unresolved(Vec<u8>),
+    /// It goes nowhere.
+    Drop(&'static str),
+    /// It waits for the first fragment of its datagram.
+    Hold,
+}
+
+/// Which datagram a fragment is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Datagram {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    id: u32,
+}
+
+/// What is known of a datagram's first fragment.
+#[derive(Clone, Copy, Debug)]
+struct Note {
+    datagram: Datagram,
+    /// When it came.
+    seen: u64,
+    /// Its ports.
+    ports: (u16, u16),
+    went: Went,
+}
+
+/// What has become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Went {
+    /// With a connection of this service and server, in this direction.
+    With(usize, usize, End),
+    ToLinux,
+    Nowhere,
+}
+
+/// A fragment that waits.
+struct Held {
+    since: u64,
+    port: u16,
+    frame: Vec<u8>,
+}
+
+/// A connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub client: SocketAddr,
+    pub service: usize,
+    pub server: usize,
+    pub state: State,
+    /// When it was last noted to have a packet.
+    seen: u64,
+    /// Whether its real server has answered (UDP).
+    is_answered: bool,
+    /// Among all, for the newer one of two.
+    number: u64,
+}
+
+/// What the model knows of a server beside its configuration.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    traffic: Traffic,
+    is_full: bool,
+}
+
+/// The router.
+pub struct Model {
+    services: Vec<Service>,
+    connections: Vec<Connection>,
+    loads: Vec<[Load; SERVERS]>,
+    turns: Vec<u64>,
+    notes: Vec<Note>,
+    held: Vec<Held>,
+    total: Traffic,
+    begun: u64,
+    now: u64,
+}
+
+/// A frame on its way through the model.
+struct Frame<'a> {
+    bytes: &'a [u8],
+    packet: Packet,
+    /// The server that the data path has given it: by this the model learns what lot or a secret has decided, and nothing else.
+    drawn: Option<usize>,
+}
+
+impl Model {
+    pub fn new(services: &[Service]) -> Model {
+        Model {
+            services: services.to_vec(),
+            connections: Vec::new(),
+            loads: vec![Default::default(); services.len()],
+            turns: vec![0; services.len()],
+            notes: Vec::new(),
+            held: Vec::new(),
+            total: Traffic::default(),
+            begun: 0,
+            now: 0,
+        }
+    }
+
+    /// A service is configured as this one from now on.
+    pub fn change(&mut self, number: usize, service: &Service) {
+        self.services[number] = service.clone();
+    }
+
+    /// What becomes of a frame that comes in on a port.
+    pub fn take(&mut self, now: u64, port: u16, frame: &[u8], drawn: Option<usize>) -> Fate {
+        self.now = now;
+        let fate = self.look_at(port, frame, drawn);
+        if fate == Fate::Hold {
+            self.held.push(Held { since: now, port, frame: frame.to_vec() });
+        }
+        fate
+    }
+
+    /// What becomes of the fragments that wait: those that wait no more.
+    pub fn settle(&mut self, now: u64) -> Vec<Fate> {
+        self.now = now;
+        let mut settled = Vec::new();
+        for held in std::mem::take(&mut self.held) {
+            match self.look_at(held.port, &held.frame, None) {
+                Fate::Hold if now > held.since + TICKS_PER_SECOND => {
+                    settled.push(Fate::Drop("fragment_expired"));
+                }
+                Fate::Hold => self.held.push(held),
+                fate => settled.push(fate),
+            }
+        }
+        settled
+    }
+
+    fn look_at(&mut self, port: u16, frame: &[u8], drawn: Option<usize>) -> Fate {
+        if frame.len() < 14 {
+            return Fate::Drop("runt");
+        }
+        if frame[..6] != MACS[usize::from(port)] {
+            return if frame[0] & 1 == 1 { Fate::Punt("multicast") } else { Fate::Drop("other_host") };
+        }
+        let is_six = match packet::word(frame, 12) {
+            0x0800 => false,
+            0x86DD => true,
+            0x8100 | 0x88A8 => return Fate::Punt("vlan"),
+            _ => return Fate::Punt("not_ip"),
+        };
+        match packet::parse(&frame[14..], is_six) {
+            Ok(packet) => self.route(Frame { bytes: frame, packet, drawn }),
+            Err(Malformed::Header) => Fate::Drop("bad_ip_header"),
+            Err(Malformed::Checksum) => Fate::Drop("bad_ip_checksum"),
+        }
+    }
+
+    fn route(&mut self, frame: Frame<'_>) -> Fate {
+        let packet = &frame.packet;
+        let protocol = match packet.protocol {
+            TCP => Protocol::Tcp,
+            UDP => Protocol::Udp,
+            ICMP if !packet.is_six() => return Fate::Punt("icmp"),
+            ICMPV6 if packet.is_six() => return Fate::Punt("icmp"),
+            _ => return Fate::Punt("other_protocol"),
+        };
+        if packet.is_source_routed {
+            return Fate::Punt("other_protocol");
+        }
+        match packet.fragment {
+            Some(_) => self.fragment(frame),
+            None if !has_sound_header(packet) => Fate::Drop("bad_transport_header"),
+            None => self.classify(frame, protocol),
+        }
+    }
+
+    /// A packet with ports.
+    fn classify(&mut self, frame: Frame<'_>, protocol: Protocol) -> Fate {
+        let packet = &frame.packet;
+        let (source, destination) = ends(packet);
+        if let Some(service) = self.service_at(destination, protocol) {
+            self.client_sends(frame, service)
+        } else if self.is_endpoint(source, protocol) {
+            self.server_sends(frame, protocol)
+        } else {
+            Fate::Punt("no_service")
+        }
+    }
+
+    /// A part of a datagram. The first has the ports and goes as any packet does; the others go where it has gone.
+    fn fragment(&mut self, frame: Frame<'_>) -> Fate {
+        let packet = &frame.packet;
+        let (Some(fragment), Some(protocol)) = (packet.fragment, Protocol::from_number(packet.protocol))
+        else {
+            unreachable!("a fragment of TCP or UDP")
+        };
+        let length = packet.segment().len();
+        if !self.concerns(packet) {
+            return Fate::Punt("fragment");
+        }
+        if fragment.more && !length.is_multiple_of(8) || fragment.offset + length > 65_535 {
+            return Fate::Drop("bad_fragment");
+        }
+        let (source, destination) = (packet.source, packet.destination);
+        let datagram = Datagram { source, destination, protocol: packet.protocol, id: fragment.id };
+        let note = self.notes.iter().find(|note| note.datagram == datagram).copied();
+        let note = note.filter(|note| self.now - note.seen <= 30 * TICKS_PER_SECOND);
+        if fragment.offset > 0 {
+            return self.later_fragment(&frame, protocol, note);
+        }
+        if length < header_of(protocol) || !has_whole_header(packet) {
+            return Fate::Drop("fragment_tiny");
+        }
+        if !has_sound_header(packet) {
+            return Fate::Drop("bad_transport_header");
+        }
+        let (source, destination) = ends(packet);
+        let ports = (source.port(), destination.port());
+        if note.is_some_and(|note| note.ports != ports && self.now - note.seen <= 1 && note.went_somewhere())
+        {
+            return Fate::Drop("fragment_overlap");
+        }
+        let fate = self.classify(frame, protocol);
+        let went = match fate {
+            Fate::Forward(..) | Fate::Unresolved(_) => self.went(source, destination, protocol),
+            Fate::Punt(_) => Went::ToLinux,
+            Fate::Drop(_) | Fate::Hold => Went::Nowhere,
+        };
+        self.notes.retain(|note| note.datagram != datagram);
+        self.notes.push(Note { datagram, seen: self.now, ports, went });
+        fate
+    }
+
+    /// Where a first fragment has gone that has been forwarded.
+    fn went(&self, source: SocketAddr, destination: SocketAddr, protocol: Protocol) -> Went {
+        let (client, end) = match self.service_at(destination, protocol) {
+            Some(_) => (source, End::Destination),
+            None => (destination, End::Source),
+        };
+        let known = self.find(|one| {
+            let service = &self.services[one.service];
+            let other = match end {
+                End::Destination => world::virtual_address(one.service, service) == destination,
+                End::Source => world::server_address(one.service, service, one.server) == source,
+            };
+            service.protocol == protocol && one.client == client && other
+        });
+        known.map_or(Went::Nowhere, |index| {
+            let one = &self.connections[index];
+            Went::With(one.service, one.server, end)
+        })
+    }
+
+    fn later_fragment(&mut self, frame: &Frame<'_>, protocol: Protocol, note: Option<Note>) -> Fate {
+        let packet = &frame.packet;
+        if packet.fragment.is_some_and(|fragment| fragment.offset < header_of(protocol)) {
+            return Fate::Drop("fragment_tiny");
+        }
+        let (service, server, end) = match note.map(|note| note.went) {
+            None => return Fate::Hold,
+            Some(Went::ToLinux) => return Fate::Punt("fragment"),
+            Some(Went::Nowhere) => return Fate::Drop("fragment_orphan"),
+            Some(Went::With(service, server, end)) => (service, server, end),
+        };
+        if packet.hops() <= 1 {
+            return Fate::Drop("ttl_expired");
+        }
+        let its = &self.services[service];
+        let (address, towards) = match end {
+            End::Destination => {
+                let address = world::server_address(service, its, server).ip();
+                (address, address)
+            }
+            End::Source => (world::virtual_address(service, its).ip(), packet.destination),
+        };
+        let mut sent = packet.clone();
+        if its.mode == Mode::Nat {
+            sent.readdress(end, address, None);
+        }
+        sent.spend_hop();
+        let length = sent.bytes.len();
+        let fate = match send(&self.services, frame, &sent, towards) {
+            Fate::Unresolved(_) if its.mode == Mode::Dr => Fate::Drop("no_neighbour"),
+            fate => fate,
+        };
+        if matches!(fate, Fate::Forward(..) | Fate::Unresolved(_)) {
+            self.count(service, server, usize::from(end == End::Source), length);
+        }
+        fate
+    }
+
+    /// Whether it goes to a virtual address or comes from a real server's.
+    fn concerns(&self, packet: &Packet) -> bool {
+        self.services.iter().enumerate().any(|(number, service)| {
+            service.live && world::virtual_address(number, service).ip() == packet.destination
+                || service.mode == Mode::Nat
+                    && (0..service.servers.len())
+                        .any(|server| world::server_address(number, service, server).ip() == packet.source)
+        })
+    }
+
+    /// A packet to a virtual address.
+    fn client_sends(&mut self, frame: Frame<'_>, service: usize) -> Fate {
+        let packet = &frame.packet;
+        let (client, _) = ends(packet);
+        let is_tcp = self.services[service].protocol == Protocol::Tcp;
+        let flags = if is_tcp { packet.flags() } else { 0 };
+        if packet.hops() <= 1 {
+            return Fate::Drop("ttl_expired");
+        }
+        let known = self.find(|connection| connection.service == service && connection.client == client);
+        let known = match known {
+            // What is over, or its server dead, is forgotten, be there another server or not.
+            Some(index) if self.begins_anew(index, flags) => {
+                self.connections.remove(index);
+                self.note_limits();
+                None
+            }
+            known => known,
+        };
+        let (connection, is_new) = match known {
+            Some(index) => (index, false),
+            None => match self.begin(&frame, service, client, flags) {
+                Ok(index) => (index, true),
+                Err(fate) => return fate,
+            },
+        };
+        let mode = self.services[service].mode;
+        let server = self.connections[connection].server;
+        if !is_new {
+            let seen = if mode == Mode::Nat { tcp::Seen::FromClient } else { tcp::Seen::OnlyFromClient };
+            self.follow(connection, seen, flags);
+        }
+        let address = world::server_address(service, &self.services[service], server);
+        let mut packet = frame.packet.clone();
+        let length = packet.bytes.len();
+        if mode == Mode::Nat {
+            packet.readdress(End::Destination, address.ip(), Some(address.port()));
+        }
+        packet.spend_hop();
+        let fate = match send(&self.services, &frame, &packet, address.ip()) {
+            // Linux would deliver it to itself: the virtual address is its own.
+            Fate::Unresolved(_) if mode == Mode::Dr => Fate::Drop("no_neighbour"),
+            fate => fate,
+        };
+        if matches!(fate, Fate::Forward(..) | Fate::Unresolved(_)) {
+            self.count(service, server, 0, length);
+        }
+        fate
+    }
+
+    /// A packet from a real server's address and port.
+    fn server_sends(&mut self, frame: Frame<'_>, protocol: Protocol) -> Fate {
+        let packet = &frame.packet;
+        let (server, client) = ends(packet);
+        let known = self.find(|connection| {
+            let service = &self.services[connection.service];
+            service.mode == Mode::Nat
+                && service.protocol == protocol
+                && connection.client == client
+                && world::server_address(connection.service, service, connection.server) == server
+        });
+        if packet.hops() <= 1 {
+            return Fate::Drop("ttl_expired");
+        }
+        let Some(index) = known else { return Fate::Punt("server_reply") };
+        let flags = if protocol == Protocol::Tcp { packet.flags() } else { 0 };
+        self.follow(index, tcp::Seen::FromServer, flags);
+        let Connection { service, server, .. } = self.connections[index];
+        let virtual_address = world::virtual_address(service, &self.services[service]);
+        let mut packet = frame.packet.clone();
+        let length = packet.bytes.len();
+        packet.readdress(End::Source, virtual_address.ip(), Some(virtual_address.port()));
+        packet.spend_hop();
+        let fate = send(&self.services, &frame, &packet, client.ip());
+        if matches!(fate, Fate::Forward(..) | Fate::Unresolved(_)) {
+            self.count(service, server, 1, length);
+        }
+        fate
+    }
+
+    /// Whether a packet of a known connection is the first one of another.
+    fn begins_anew(&self, index: usize, flags: u8) -> bool {
+        let connection = &self.connections[index];
+        let service = &self.services[connection.service];
+        let is_dead = !service.servers[connection.server].up;
+        match service.protocol {
+            Protocol::Udp => is_dead,
+            Protocol::Tcp => {
+                let is_over = matches!(connection.state, State::TimeWait | State::Close);
+                flags & (SYN | RST) == SYN && (is_over || is_dead)
+            }
+        }
+    }
+
+    /// A connection with a server, or why there is none.
+    fn begin(
+        &mut self,
+        frame: &Frame<'_>,
+        number: usize,
+        client: SocketAddr,
+        flags: u8,
+    ) -> Result<usize, Fate> {
+        let service = &self.services[number];
+        let is_syn = flags & (SYN | RST) == SYN;
+        let may_begin = match service.protocol {
+            Protocol::Udp => true,
+            Protocol::Tcp => is_syn || service.sloppy_tcp && flags & RST == 0,
+        };
+        if !service.live {
+            return Err(Fate::Punt("no_service"));
+        }
+        // Data connections of active FTP come from port 20, and are not for a server to take.
+        let is_ftp_data = service.protocol == Protocol::Tcp && client.port() == 20;
+        if !may_begin || is_ftp_data {
+            return Err(Fate::Punt("no_connection"));
+        }
+        if self.is_martian(client.ip()) {
+            return Err(Fate::Drop("martian"));
+        }
+        let is_known = |server: usize| {
+            let address = world::server_address(number, service, server);
+            matches!(world::way(&self.services, address.ip()), Way::Out { .. })
+        };
+        let healthy = || (0..service.servers.len()).rev().filter(|&server| service.servers[server].up);
+        let candidates: Vec<Candidate> = healthy()
+            .filter(|&server| is_known(server))
+            .map(|server| {
+                let (active, inactive) = self.load_of(number, server);
+                let is_full = self.loads[number][server].is_full && service.servers[server].limits.is_some();
+                Candidate { server, weight: service.servers[server].weight, active, inactive, is_full }
+            })
+            .collect();
+        let virtual_address = world::virtual_address(number, service).ip();
+        let flow = Flow { client: client.ip(), port: client.port(), virtual_address };
+        let turn = &mut self.turns[number];
+        let choice = scheduler::choose(service.scheduler, &service.flags, &candidates, turn, &flow);
+        let server = match choice {
+            Choice::Server(server) => Some(server),
+            Choice::AnyOf(servers, may_refuse) => match frame.drawn {
+                Some(drawn) => servers.into_iter().find(|&server| server == drawn),
+                None if may_refuse => None,
+                None => servers.first().copied(),
+            },
+            Choice::Nobody => None,
+        };
+        let Some(server) = server else {
+            return Err(Fate::Drop("no_server"));
+        };
+        let seen = if service.mode == Mode::Nat { tcp::Seen::FromClient } else { tcp::Seen::OnlyFromClient };
+        let state = match service.protocol {
+            Protocol::Udp => State::Udp,
+            Protocol::Tcp => match tcp::next(seen, State::None, flags) {
+                // Begun in the middle, it is embryonic until its client goes on.
+                State::Established => State::SynRecv,
+                state => state,
+            },
+        };
+        let protocol = service.protocol;
+        // What is over of this client's port makes room.
+        let (services, now) = (&self.services, self.now);
+        self.connections.retain(|old| {
+            let is_this = old.service == number && old.client == client;
+            let is_stale = old.client == client
+                && services[old.service].protocol == protocol
+                && is_over(old, &services[old.service], now);
+            !is_this && !is_stale
+        });
+        self.begun += 1;
+        self.connections.push(Connection {
+            client,
+            service: number,
+            server,
+            state,
+            seen: self.now,
+            is_answered: false,
+            number: self.begun,
+        });
+        self.note_limits();
+        self.loads[number][server].traffic.connections += 1;
+        self.total.connections += 1;
+        Ok(self.connections.len() - 1)
+    }
+
+    /// The newest connection that is alive and of which this holds.
+    fn find(&self, is_it: impl Fn(&Connection) -> bool) -> Option<usize> {
+        let alive = self.connections.iter().enumerate().filter(|(_, connection)| {
+            !is_over(connection, &self.services[connection.service], self.now) && is_it(connection)
+        });
+        alive.max_by_key(|(_, connection)| connection.number).map(|(index, _)| index)
+    }
+
+    /// A connection has a packet.
+    fn follow(&mut self, index: usize, seen: tcp::Seen, flags: u8) {
+        let now = self.now;
+        let connection = &mut self.connections[index];
+        let service = &self.services[connection.service];
+        let state = match service.protocol {
+            Protocol::Udp => State::Udp,
+            Protocol::Tcp => tcp::next(seen, connection.state, flags),
+        };
+        let grain = grain(timeout(service, state));
+        let is_answer = service.protocol == Protocol::Udp && seen == tcp::Seen::FromServer;
+        let is_first = is_answer && !connection.is_answered;
+        connection.is_answered |= is_answer;
+        if state != connection.state || is_first || age(connection.seen, now, grain) >= grain {
+            (connection.state, connection.seen) = (state, now);
+        }
+    }
+
+    /// Whether there are connections of the other protocol that are over and not yet swept. The table may or may not forget them on the way when a
+    /// connection of the same client port begins.
+    pub fn has_stale_beside(&self, now: u64, protocol: Protocol) -> bool {
+        self.connections.iter().any(|one| {
+            let service = &self.services[one.service];
+            service.protocol != protocol && is_over(one, service, now)
+        })
+    }
+
+    /// Everything that is over goes.
+    pub fn sweep(&mut self, now: u64) {
+        let services = &self.services;
+        self.connections.retain(|connection| !is_over(connection, &services[connection.service], now));
+        self.note_limits();
+    }
+
+    /// Who has reached the upper threshold is full until it is below the lower one.
+    fn note_limits(&mut self) {
+        for (number, service) in self.services.iter().enumerate() {
+            for (server, configured) in service.servers.iter().enumerate() {
+                let Some((upper, lower)) = configured.limits else { continue };
+                let (active, inactive) = self.load_of(number, server);
+                let was = self.loads[number][server].is_full;
+                self.loads[number][server].is_full =
+                    active + inactive >= upper || was && active + inactive >= lower;
+            }
+        }
+    }
+
+    fn load_of(&self, service: usize, server: usize) -> (u32, u32) {
+        let own = self.connections.iter().filter(|one| one.service == service && one.server == server);
+        let (active, inactive): (Vec<_>, Vec<_>) = own.partition(|connection| connection.state.is_active());
+        (active.len() as u32, inactive.len() as u32)
+    }
+
+    fn count(&mut self, service: usize, server: usize, direction: usize, length: usize) {
+        for traffic in [&mut self.total, &mut self.loads[service][server].traffic] {
+            let (packets, bytes) = match direction {
+                0 => (&mut traffic.packets_in, &mut traffic.bytes_in),
+                _ => (&mut traffic.packets_out, &mut traffic.bytes_out),
+            };
+            *packets += 1;
+            *bytes += length as u64;
+        }
+    }
+
+    fn service_at(&self, address: SocketAddr, protocol: Protocol) -> Option<usize> {
+        (0..self.services.len()).find(|&number| {
+            let service = &self.services[number];
+            service.protocol == protocol && world::virtual_address(number, service) == address
+        })
+    }
+
+    fn is_endpoint(&self, address: SocketAddr, protocol: Protocol) -> bool {
+        self.services.iter().enumerate().any(|(number, service)| {
+            service.protocol == protocol
+                && service.mode == Mode::Nat
+                && (0..service.servers.len())
+                    .any(|server| world::server_address(number, service, server) == address)
+        })
+    }
+
+    /// Whether no client has this address.
+    fn is_martian(&self, address: IpAddr) -> bool {
+        let is_nobodys = match address {
+            // Multicast, and what is reserved behind it, is no source (RFC 6890).
+            IpAddr::V4(four) => matches!(four.octets()[0], 0 | 127 | 224..),
+            IpAddr::V6(six) => {
+                six.is_unspecified() || six.is_loopback() || six.is_unicast_link_local() || six.is_multicast()
+            }
+        };
+        is_nobodys
+            || self.services.iter().enumerate().any(|(number, service)| {
+                service.live && world::virtual_address(number, service).ip() == address
+            })
+    }
+
+    /// What an operator sees.
+    pub fn seen(&self, now: u64) -> crate::subject::Seen {
+        let alive = self.connections.iter().filter(|one| !is_over(one, &self.services[one.service], now));
+        let mut connections: Vec<_> = alive
+            .map(|one| crate::subject::Listed {
+                client: one.client,
+                service: one.service,
+                server: one.server,
+                state: one.state.name(),
+                idle: age(one.seen, now, grain(timeout(&self.services[one.service], one.state))),
+            })
+            .collect();
+        connections.sort();
+        let servers = self.services.iter().enumerate().flat_map(|(number, service)| {
+            (0..service.servers.len()).map(move |server| {
+                let (active, inactive) = self.load_of(number, server);
+                (self.loads[number][server].traffic, [active, inactive, 0])
+            })
+        });
+        crate::subject::Seen { connections, servers: servers.collect(), total: self.total }
+    }
+}
+
+/// Source and destination with their ports.
+fn ends(packet: &Packet) -> (SocketAddr, SocketAddr) {
+    (
+        SocketAddr::new(packet.source, packet.source_port()),
+        SocketAddr::new(packet.destination, packet.destination_port()),
+    )
+}
+
+impl Note {
+    fn went_somewhere(&self) -> bool {
+        matches!(self.went, Went::With(..))
+    }
+}
+
+/// The least length of a header.
+fn header_of(protocol: Protocol) -> usize {
+    match protocol {
+        Protocol::Tcp => 20,
+        Protocol::Udp => 8,
+    }
+}
+
+/// Whether the first fragment has all of a TCP header's options.
+fn has_whole_header(packet: &Packet) -> bool {
+    packet.protocol != TCP || usize::from(packet.segment()[12] >> 4) * 4 <= packet.segment().len()
+}
+
+/// Whether a header of TCP or UDP is all there and agrees with the packet's length.
+fn has_sound_header(packet: &Packet) -> bool {
+    let segment = packet.segment();
+    match packet.protocol {
+        TCP if segment.len() >= 20 => {
+            let header = usize::from(segment[12] >> 4) * 4;
+            header >= 20 && header <= segment.len()
+        }
+        UDP if segment.len() >= 8 => {
+            let length = usize::from(packet::word(segment, 4));
+            length >= 8 && (length <= segment.len() || packet.fragment.is_some())
+        }
+        _ => false,
+    }
+}
+
+/// Sends a packet towards an address, as what the frame becomes.
+fn send(services: &[Service], frame: &Frame<'_>, packet: &Packet, towards: IpAddr) -> Fate {
+    // What stood behind the packet is still there.
+    let behind = &frame.bytes[14 + frame.packet.bytes.len()..];
+    match world::way(services, towards) {
+        Way::None => Fate::Drop("no_route"),
+        Way::Unknown => Fate::Unresolved([&packet.bytes, behind].concat()),
+        Way::Out { mtu, .. } if packet.bytes.len() > mtu => Fate::Drop("too_big"),
+        Way::Out { port, mac, .. } => {
+            let header = [&mac, &MACS[usize::from(port)], &frame.bytes[12..14]].concat();
+            Fate::Forward(port, [&header, &packet.bytes[..], behind].concat())
+        }
+    }
+}
+
+fn timeout(service: &Service, state: State) -> u32 {
+    match state {
+        State::Established | State::Udp => service.timeout,
+        state => state.timeout(),
+    }
+}
+
+/// How exactly it is noted when a connection had a packet, in ticks: a second, or a tick if its timeout is short, or 64 seconds if that is more
+/// than two hours and a quarter.
+fn grain(seconds: u32) -> u64 {
+    match u64::from(seconds) * TICKS_PER_SECOND {
+        0..64 => 1,
+        64..=32_768 => TICKS_PER_SECOND,
+        _ => 64 * TICKS_PER_SECOND,
+    }
+}
+
+/// Ticks that have surely passed.
+fn age(seen: u64, now: u64, grain: u64) -> u64 {
+    if grain < 64 { now - seen } else { ((now / grain - seen / grain) * grain).saturating_sub(grain - 1) }
+}
+
+/// A connection is over when it has been silent for its timeout, and for what its last packet may not have been noted.
+fn is_over(connection: &Connection, service: &Service, now: u64) -> bool {
+    let seconds = timeout(service, connection.state);
+    let grain = grain(seconds);
+    age(connection.seen, now, grain) > u64::from(seconds) * TICKS_PER_SECOND + grain
+}

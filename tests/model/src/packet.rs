@@ -1,0 +1,269 @@
+//! Packets as the model reads and writes them: the header's fields by their offsets in RFC 791, 8200, 768 and 9293, and every checksum
+//! summed anew over all that it covers.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub const ICMP: u8 = 1;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const ICMPV6: u8 = 58;
+
+pub const FIN: u8 = 1;
+pub const SYN: u8 = 2;
+pub const RST: u8 = 4;
+pub const ACK: u8 = 16;
+
+/// A packet's bytes from the IP header to its end, and where its parts are.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    pub bytes: Vec<u8>,
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub protocol: u8,
+    /// Where TCP, UDP or ICMP begins.
+    pub at: usize,
+    pub fragment: Option<Fragment>,
+    /// IPv6: the sender has listed routers that it has still to visit.
+    pub is_source_routed: bool,
+}
+
+/// Which part of a datagram it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fragment {
+    pub id: u32,
+    /// In bytes.
+    pub offset: usize,
+    pub more: bool,
+}
+
+/// Why bytes are no packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    Header,
+    Checksum,
+}
+
+/// What follows an Ethernet header, with what may stand behind the packet cut off.
+pub fn parse(bytes: &[u8], is_six: bool) -> Result<Packet, Malformed> {
+    let length =
+        if is_six { length_of_six(bytes) } else { length_of_four(bytes) }.ok_or(Malformed::Header)?;
+    let bytes = bytes.get(..length).ok_or(Malformed::Header)?;
+    if !is_six && sum(&bytes[..header_of_four(bytes)]) != 0xFFFF {
+        return Err(Malformed::Checksum);
+    }
+    parse_start(bytes, is_six).ok_or(Malformed::Header)
+}
+
+/// As much of a packet as there is, as an ICMP error quotes it; lengths are not believed.
+pub fn parse_start(bytes: &[u8], is_six: bool) -> Option<Packet> {
+    if is_six { six(bytes) } else { four(bytes) }
+}
+
+fn header_of_four(bytes: &[u8]) -> usize {
+    usize::from(bytes[0] & 15) * 4
+}
+
+fn length_of_four(bytes: &[u8]) -> Option<usize> {
+    if bytes.len() < 20 || bytes[0] >> 4 != 4 {
+        return None;
+    }
+    let (header, total) = (header_of_four(bytes), usize::from(word(bytes, 2)));
+    (header >= 20 && total >= header).then_some(total)
+}
+
+fn length_of_six(bytes: &[u8]) -> Option<usize> {
+    (bytes.len() >= 40 && bytes[0] >> 4 == 6).then(|| 40 + usize::from(word(bytes, 4)))
+}
+
+fn four(bytes: &[u8]) -> Option<Packet> {
+    if bytes.len() < 20 || bytes[0] >> 4 != 4 || header_of_four(bytes) < 20 {
+        return None;
+    }
+    let (id, place) = (word(bytes, 4), word(bytes, 6));
+    let fragment =
+        Fragment { id: id.into(), offset: usize::from(place & 0x1FFF) * 8, more: place & 0x2000 != 0 };
+    Some(Packet {
+        source: Ipv4Addr::from(<[u8; 4]>::try_from(&bytes[12..16]).ok()?).into(),
+        destination: Ipv4Addr::from(<[u8; 4]>::try_from(&bytes[16..20]).ok()?).into(),
+        protocol: bytes[9],
+        at: header_of_four(bytes),
+        fragment: (fragment.offset > 0 || fragment.more).then_some(fragment),
+        is_source_routed: false,
+        bytes: bytes.to_vec(),
+    })
+}
+
+fn six(bytes: &[u8]) -> Option<Packet> {
+    if bytes.len() < 40 || bytes[0] >> 4 != 6 {
+        return None;
+    }
+    let (mut protocol, mut at) = (bytes[6], 40);
+    let (mut fragment, mut is_source_routed) = (None, false);
+    // Extension headers, RFC 8200 section 4. What stands behind a later fragment's header is not one.
+    while matches!(protocol, 0 | 43 | 44 | 60) {
+        let header = bytes.get(at..at + 8)?;
+        let length = if protocol == 44 { 8 } else { 8 + usize::from(header[1]) * 8 };
+        if protocol == 44 {
+            let place = word(header, 2);
+            let id = u32::from_be_bytes(header[4..8].try_into().ok()?);
+            let found = Fragment { id, offset: usize::from(place & 0xFFF8), more: place & 1 != 0 };
+            // An atomic fragment is none (RFC 6946).
+            fragment = (found.offset > 0 || found.more).then_some(found);
+        }
+        is_source_routed |= protocol == 43 && header[3] > 0;
+        protocol = header[0];
+        at += length;
+        if at > bytes.len() {
+            return None;
+        }
+        if fragment.is_some_and(|fragment| fragment.offset > 0) {
+            break;
+        }
+    }
+    Some(Packet {
+        source: Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[8..24]).ok()?).into(),
+        destination: Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[24..40]).ok()?).into(),
+        protocol,
+        at,
+        fragment,
+        is_source_routed,
+        bytes: bytes.to_vec(),
+    })
+}
+
+impl Packet {
+    pub fn is_six(&self) -> bool {
+        self.source.is_ipv6()
+    }
+
+    /// What it carries.
+    pub fn segment(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+
+    pub fn source_port(&self) -> u16 {
+        word(self.segment(), 0)
+    }
+
+    pub fn destination_port(&self) -> u16 {
+        word(self.segment(), 2)
+    }
+
+    /// Of TCP.
+    pub fn flags(&self) -> u8 {
+        self.segment()[13]
+    }
+
+    pub fn hops(&self) -> u8 {
+        self.bytes[if self.is_six() { 7 } else { 8 }]
+    }
+
+    /// One hop further.
+    pub fn spend_hop(&mut self) {
+        let at = if self.is_six() { 7 } else { 8 };
+        self.bytes[at] -= 1;
+        self.sum_header();
+    }
+
+    /// With another source (or destination) address and port; `port` is `None` where the ports are not in this packet.
+    pub fn readdress(&mut self, end: End, address: IpAddr, port: Option<u16>) {
+        let defect = port.is_some().then(|| self.defect());
+        let first = match (self.is_six(), end) {
+            (false, End::Source) => 12,
+            (false, End::Destination) => 16,
+            (true, End::Source) => 8,
+            (true, End::Destination) => 24,
+        };
+        match (address, end) {
+            (IpAddr::V4(four), _) => self.bytes[first..first + 4].copy_from_slice(&four.octets()),
+            (IpAddr::V6(six), _) => self.bytes[first..first + 16].copy_from_slice(&six.octets()),
+        }
+        match end {
+            End::Source => self.source = address,
+            End::Destination => self.destination = address,
+        }
+        if let (Some(port), Some(defect)) = (port, defect) {
+            let at = self.at + if end == End::Source { 0 } else { 2 };
+            self.bytes[at..at + 2].copy_from_slice(&port.to_be_bytes());
+            self.sum_segment(defect);
+        }
+        self.sum_header();
+    }
+
+    /// By how much the checksum of the segment is wrong; 0 if it is right, `None` if it has none (UDP).
+    fn defect(&self) -> Option<u16> {
+        if self.protocol == UDP && word(self.segment(), 6) == 0 {
+            return None;
+        }
+        Some(0xFFFF - self.sum_of_segment())
+    }
+
+    /// Writes the segment's checksum: summed anew, and as wrong as it was (RFC 1624: a translator must not mend what was damaged).
+    fn sum_segment(&mut self, defect: Option<u16>) {
+        let Some(defect) = defect else { return };
+        let at = self.at + checksum_at(self.protocol);
+        self.bytes[at..at + 2].fill(0);
+        let mut checksum = 0xFFFF - add(self.sum_of_segment(), defect);
+        if self.protocol == UDP && checksum == 0 {
+            checksum = 0xFFFF;
+        }
+        self.bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+    }
+
+    fn sum_of_segment(&self) -> u16 {
+        sum_with_pseudo_header(self.source, self.destination, self.protocol, self.segment())
+    }
+
+    pub fn sum_header(&mut self) {
+        if !self.is_six() {
+            self.bytes[10..12].fill(0);
+            let sum = 0xFFFF - sum(&self.bytes[..header_of_four(&self.bytes)]);
+            self.bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+    }
+}
+
+/// One of a packet's two addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Source,
+    Destination,
+}
+
+/// Where the checksum stands in a segment.
+pub fn checksum_at(protocol: u8) -> usize {
+    match protocol {
+        TCP => 16,
+        UDP => 6,
+        _ => 2,
+    }
+}
+
+pub fn word(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// The sum that a checksum is the complement of, RFC 1071.
+pub fn sum(bytes: &[u8]) -> u16 {
+    bytes.chunks(2).fold(0, |sum, pair| add(sum, u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
+}
+
+pub fn sum_with_pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, segment: &[u8]) -> u16 {
+    let mut covered = Vec::new();
+    for address in [source, destination] {
+        match address {
+            IpAddr::V4(four) => covered.extend(four.octets()),
+            IpAddr::V6(six) => covered.extend(six.octets()),
+        }
+    }
+    covered.extend((segment.len() as u32).to_be_bytes());
+    covered.extend([0, 0, 0, protocol]);
+    covered.extend(segment);
+    sum(&covered)
+}
+
+/// In ones' complement.
+fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u16::from(carry)
+}

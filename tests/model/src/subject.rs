@@ -1,0 +1,214 @@
+//! The data path, put into the same world as the model.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use dataplane::clock::Tick;
+use dataplane::counters::{Drop, Traffic, WorkerCounters};
+use dataplane::engine::{BURST, Engine, Verdict};
+use dataplane::fib::{Address, Adjacency, Fib, Fibs, Route, Via};
+use dataplane::fragments::Waiting;
+use dataplane::service::{Limits, State, Timeouts};
+use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
+use dataplane::table::{DestId, HashKey, Table};
+
+use crate::world::{self, GATEWAYS, LAN, MACS, ROUTER, SERVERS, Service, WAN, Way};
+
+/// An engine with its surroundings.
+pub struct Subject {
+    engine: Engine,
+    table: Arc<Table>,
+    counters: Arc<WorkerCounters>,
+    services: Vec<Service>,
+    waiting: Waiting<Vec<u8>>,
+    specs: Vec<ServiceSpec>,
+    snapshot: Snapshot,
+}
+
+/// A connection as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    pub client: SocketAddr,
+    pub service: usize,
+    pub server: usize,
+    pub state: &'static str,
+    /// Ticks since it was last seen.
+    pub idle: u64,
+}
+
+/// What an operator sees of a sequence's end.
+#[derive(Debug, PartialEq)]
+pub struct Seen {
+    pub connections: Vec<Listed>,
+    /// For each server of each service, what has been counted, and how many connections are active, inactive and templates.
+    pub servers: Vec<(Traffic, [u32; 3])>,
+    pub total: Traffic,
+}
+
+impl Subject {
+    pub fn new(services: &[Service]) -> Subject {
+        let table = Arc::new(Table::new(256, HashKey { blind: 5, factor: 0x9E37_79B9_7F4A_7C15 }));
+        let counters: Arc<WorkerCounters> = Arc::default();
+        let engine = Engine::new(0, table.clone(), counters.clone());
+        let specs: Vec<ServiceSpec> =
+            services.iter().enumerate().map(|(number, service)| spec(number, service)).collect();
+        let snapshot = compile(1, services, &specs);
+        Subject {
+            engine,
+            table,
+            counters,
+            services: services.to_vec(),
+            waiting: Waiting::default(),
+            specs,
+            snapshot,
+        }
+    }
+
+    /// What becomes of a frame, the frame as it is left, and the real server of the connection that began with it.
+    pub fn take(&self, now: u64, port: u16, frame: &[u8]) -> (Verdict, Vec<u8>, Option<usize>) {
+        let begun = || -> Vec<u64> {
+            let dests = self.specs.iter().flat_map(|spec| &spec.dests);
+            dests.map(|dest| dest.traffic[0].connections.get()).collect()
+        };
+        let before = begun();
+        let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
+        let mut burst = [frame.to_vec()];
+        self.engine.process(&self.snapshot, Tick(now), port, &mut burst, &mut verdicts, &mut ());
+        let [frame] = burst;
+        let index = before.iter().zip(begun()).position(|(before, after)| *before != after);
+        let mut servers = self.specs.iter().flat_map(|spec| 0..spec.dests.len());
+        (verdicts[0], frame, index.and_then(|index| servers.nth(index)))
+    }
+
+    /// A fragment waits.
+    pub fn hold(&mut self, now: u64, port: u16, frame: &[u8]) {
+        let room = self.engine.hold(&mut self.waiting, Tick(now), port, frame.to_vec());
+        assert!(room.is_none(), "there is room for more than a sequence has");
+    }
+
+    /// What becomes of fragments that wait no more.
+    pub fn settle(&mut self, now: u64) -> Vec<(Verdict, Vec<u8>)> {
+        let mut settled = Vec::new();
+        let done = |_, frame, verdict| settled.push((verdict, frame));
+        self.engine.settle(&self.snapshot, Tick(now), &mut self.waiting, false, done);
+        settled
+    }
+
+    pub fn sweep(&self, now: u64) {
+        self.engine.sweep(&self.snapshot, Tick(now), 0..self.table.buckets());
+    }
+
+    /// A service is configured as this one from now on.
+    pub fn change(&mut self, number: usize, service: &Service) {
+        let old = &self.specs[number];
+        let mut new = spec(number, service);
+        new.kept = old.kept.clone();
+        for (new, old) in new.dests.iter_mut().zip(&old.dests) {
+            (new.traffic, new.gauge) = (old.traffic.clone(), old.gauge.clone());
+        }
+        self.specs[number] = new;
+        self.services[number] = service.clone();
+        self.snapshot = compile(self.snapshot.generation + 1, &self.services, &self.specs);
+    }
+
+    pub fn seen(&self, now: u64) -> Seen {
+        let mut connections: Vec<Listed> = self
+            .table
+            .entries(0..self.table.buckets())
+            .filter_map(|(slot, word)| {
+                let dest = self.snapshot.dest_of(word)?;
+                let age = word.age(Tick(now));
+                (!self.snapshot.timeout(dest, word.state()).has_passed(age)).then(|| Listed {
+                    client: self.snapshot.client_of(&self.table, slot, word).expect("the dest is known"),
+                    service: dest.service as usize,
+                    server: (dest.id.index() - 1) % SERVERS,
+                    state: word.state().name(),
+                    idle: age.into(),
+                })
+            })
+            .collect();
+        connections.sort();
+        let dests = self.specs.iter().flat_map(|spec| &spec.dests);
+        let servers = dests.map(|dest| {
+            let (active, inactive) = dest.gauge.get();
+            (dest.traffic[0].get(), [active, inactive, dest.gauge.templates()])
+        });
+        Seen { connections, servers: servers.collect(), total: self.counters.traffic.get() }
+    }
+}
+
+fn spec(number: usize, service: &Service) -> ServiceSpec {
+    let mut timeouts = Timeouts::default();
+    timeouts.0[State::Established as usize] = service.timeout;
+    timeouts.0[State::Udp as usize] = service.timeout;
+    let dest = |(index, server): (usize, &world::Server)| DestSpec {
+        weight: server.weight,
+        last_weight: server.weight,
+        limits: server.limits.map(|(upper, lower)| Limits { upper, lower }),
+        up: server.up,
+        ..DestSpec::new(
+            DestId::new((1 + number * SERVERS + index) as u32).expect("a small number"),
+            world::server_address(number, service, index),
+        )
+    };
+    ServiceSpec {
+        scheduler: service.scheduler,
+        flags: service.flags.clone(),
+        timeouts,
+        live: service.live,
+        sloppy_tcp: service.sloppy_tcp,
+        one_packet: service.one_packet,
+        dests: service.servers.iter().enumerate().map(dest).collect(),
+        ..ServiceSpec::new(world::virtual_address(number, service), service.protocol, service.mode)
+    }
+}
+
+fn compile(generation: u64, services: &[Service], specs: &[ServiceSpec]) -> Snapshot {
+    let ports = MACS.map(|mac| PortSpec { mac }).to_vec();
+    Snapshot::new(generation, ports, specs, [], Fibs { four: four(services), six: six(services) })
+}
+
+fn four(services: &[Service]) -> Fib<u32> {
+    let route = |prefix: [u8; 4], length, via| Route { prefix: u32::from_be_bytes(prefix), length, via };
+    let routes = [
+        route([0, 0, 0, 0], 0, Via::Gateway(WAN, GATEWAYS.0.into())),
+        route([10, 0, 0, 0], 8, Via::OnLink(LAN)),
+        route(ROUTER.octets(), 32, Via::Own),
+        route([203, 0, 113, 0], 24, Via::OnLink(WAN)),
+        route([203, 0, 113, 240], 28, Via::Nowhere),
+    ];
+    let near = (0..=255).map(|host| Ipv4Addr::new(203, 0, 113, host));
+    let servers = (0..8).flat_map(|number| (0..=8).map(move |host| Ipv4Addr::new(10, 0, number, host)));
+    Fib::new(routes, neighbours(services, near, servers, GATEWAYS.0))
+}
+
+fn six(services: &[Service]) -> Fib<u128> {
+    let route =
+        |prefix: [u16; 8], length, via| Route { prefix: Ipv6Addr::from(prefix).to_bits(), length, via };
+    let routes = [
+        route([0; 8], 0, Via::Gateway(WAN, GATEWAYS.1.into())),
+        route([0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0], 48, Via::OnLink(LAN)),
+        route([0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0], 64, Via::OnLink(WAN)),
+        route([0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0xF0], 124, Via::Nowhere),
+    ];
+    let near = (0..=255).map(|host| Ipv6Addr::new(0x2001, 0xdb8, 0xd, 0, 0, 0, 0, host));
+    let servers = (0..8)
+        .flat_map(|number| (0..=8).map(move |host| Ipv6Addr::new(0x2001, 0xdb8, 0xa, number, 0, 0, 0, host)));
+    Fib::new(routes, neighbours(services, near, servers, GATEWAYS.1))
+}
+
+/// Those of [`world::way`] that are known, and the gateway.
+fn neighbours<S: Into<IpAddr> + Copy, A: Address>(
+    services: &[Service],
+    near: impl Iterator<Item = S>,
+    servers: impl Iterator<Item = S>,
+    gateway: S,
+) -> Vec<((u16, A), Adjacency)> {
+    let all = near.map(|host| (WAN, host)).chain(servers.map(|host| (LAN, host))).chain([(WAN, gateway)]);
+    all.filter_map(|(on, host)| {
+        let Way::Out { port, mac, mtu } = world::way(services, host.into()) else { return None };
+        assert_eq!(on, port);
+        Some(((port, A::of(host.into())?), Adjacency::new(port, mtu as u16, mac, MACS[usize::from(port)])))
+    })
+    .collect()
+}

@@ -1,0 +1,155 @@
+//! What the router is told: its ports, the hosts around it, and the services of one sequence.
+//!
+//! ```text
+//!   198.51.100.0/24 --- gateway ---+ wan                        lan +--- 10.0.S.1 to .4, servers of service S
+//!   203.0.113.0/24  ---------------+ port 0    192.0.2.10+S  port 1
+//! ```
+//!
+//! The same in IPv6: 2001:db8:c::/64, 2001:db8:d::/64, 2001:db8::10+S and 2001:db8:a:S::/64. Of the neighbours on 203.0.113.0/24 the MAC of .3
+//! is not known, the link to .2 takes 100 bytes (1280 of IPv6), and there is no way to .240/28. That to a server's .2 takes 200 (1300).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
+
+/// The MACs of the ports.
+pub(crate) const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+/// The port where clients are.
+pub(crate) const WAN: u16 = 0;
+/// The port where real servers are.
+pub(crate) const LAN: u16 = 1;
+/// Real servers of a service.
+pub(crate) const SERVERS: usize = 4;
+
+/// A service of a sequence; its number among them gives it its addresses.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Whether it is of IPv6.
+    pub is_six: bool,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// How packets reach its servers.
+    pub mode: Mode,
+    /// How a connection's server is chosen.
+    pub scheduler: Scheduler,
+    /// The scheduler's flags.
+    pub flags: Vec<SchedulerFlag>,
+    /// Of ESTABLISHED or UDP, in seconds; the others are those of LVS.
+    pub timeout: u32,
+    /// Whether any packet but a RST begins a TCP connection.
+    pub sloppy_tcp: bool,
+    /// Whether each datagram is on its own.
+    pub one_packet: bool,
+    /// Whether the virtual address is here.
+    pub live: bool,
+    /// How many servers it has, and what is said of each.
+    pub servers: Vec<Server>,
+}
+
+/// A real server of a service; its place gives it its address.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Its weight.
+    pub weight: u32,
+    /// Whether its checks pass.
+    pub up: bool,
+    /// Whether the router knows its MAC.
+    pub is_known: bool,
+    /// The upper and lower threshold.
+    pub limits: Option<(u32, u32)>,
+}
+
+/// The way to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Out of a port to a MAC, over a link that takes packets so long.
+    Out { port: u16, mac: [u8; 6], mtu: usize },
+    /// Out of a port, to somebody who is not known yet.
+    Unknown,
+    /// There is none.
+    None,
+}
+
+/// The virtual address of the service with this number.
+pub(crate) fn virtual_address(number: usize, service: &Service) -> SocketAddr {
+    let port = if service.protocol == Protocol::Tcp { 80 } else { 53 };
+    if service.is_six {
+        (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10 + number as u16), port).into()
+    } else {
+        (Ipv4Addr::new(192, 0, 2, 10 + number as u8), port).into()
+    }
+}
+
+/// A real server's address, of the service with this number.
+pub(crate) fn server_address(number: usize, service: &Service, server: usize) -> SocketAddr {
+    let own = virtual_address(number, service).port();
+    let port = if service.mode == Mode::Nat { 8000 + own } else { own };
+    if service.is_six {
+        (Ipv6Addr::new(0x2001, 0xdb8, 0xa, number as u16, 0, 0, 0, 1 + server as u16), port).into()
+    } else {
+        (Ipv4Addr::new(10, 0, number as u8, 1 + server as u8), port).into()
+    }
+}
+
+/// A client's address: the first eight are behind the gateway, the others neighbours.
+pub(crate) fn client_address(is_six: bool, client: u8) -> IpAddr {
+    let (is_near, host) = (client >= 8, client % 8);
+    match (is_six, is_near) {
+        (false, false) => Ipv4Addr::new(198, 51, 100, host).into(),
+        (false, true) => Ipv4Addr::new(203, 0, 113, if host == 7 { 241 } else { host }).into(),
+        (true, false) => Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, host.into()).into(),
+        (true, true) => {
+            let host = if host == 7 { 0xF1 } else { host };
+            Ipv6Addr::new(0x2001, 0xdb8, 0xd, 0, 0, 0, 0, host.into()).into()
+        }
+    }
+}
+
+/// The gateway and the router's own addresses on its ports.
+pub(crate) const GATEWAYS: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(192, 0, 2, 254), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xfe));
+pub(crate) const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+
+const GATEWAY: Way = Way::Out { port: WAN, mac: [2, 0, 0, 0, 9, 9], mtu: 1500 };
+
+/// The way to an address, as a person would read it from the picture.
+pub(crate) fn way(services: &[Service], address: IpAddr) -> Way {
+    let is_unknown = services.iter().enumerate().any(|(number, service)| {
+        let mut servers = service.servers.iter().enumerate();
+        servers.any(|(server, its)| !its.is_known && server_address(number, service, server).ip() == address)
+    });
+    match address {
+        _ if is_unknown => Way::Unknown,
+        IpAddr::V4(four) => match four.octets() {
+            [203, 0, 113, 240..=255] => Way::None,
+            [203, 0, 113, host] => near(host.into(), 100),
+            [10, 0, 0, 254] => Way::None,
+            [10, _, _, host @ 1..=4] => server(four.octets()[2].into(), host.into(), 200),
+            [10, ..] => Way::Unknown,
+            _ => GATEWAY,
+        },
+        IpAddr::V6(six) => match six.segments() {
+            [0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0xF0..=0xFF] => Way::None,
+            [0x2001, 0xdb8, 0xd, 0, 0, 0, 0, host] => near(host, 1280),
+            [0x2001, 0xdb8, 0xa, number, 0, 0, 0, host @ 1..=4] => server(number, host, 1300),
+            [0x2001, 0xdb8, 0xa, ..] => Way::Unknown,
+            _ => GATEWAY,
+        },
+    }
+}
+
+fn near(host: u16, short: usize) -> Way {
+    match host {
+        0..=2 | 4..=6 => Way::Out {
+            port: WAN,
+            mac: [2, 0, 0, 1, 0, host as u8],
+            mtu: if host == 2 { short } else { 1500 },
+        },
+        _ => Way::Unknown,
+    }
+}
+
+fn server(number: u16, host: u16, short: usize) -> Way {
+    let mtu = if host == 2 { short } else { 1500 };
+    Way::Out { port: LAN, mac: [2, 0, 0, 2, number as u8, host as u8], mtu }
+}
