@@ -114,6 +114,7 @@ fn describe(
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
         one_packet: service.one_packet,
+        sources: service.sources.clone(),
         persistence: service.persistence,
         live,
         tunnel: service.tunnel,

@@ -85,6 +85,8 @@ named! {
         Scattered = "scattered",
         /// To a service, from its own or another virtual address, or from one that no host has for all: 0.0.0.0/8, 127.0.0.0/8, `::`, `::1`, fe80::/10, multicast.
         Martian = "martian",
+        /// To a service, from a source that a list keeps out (`[sources]`): it may begin no connection.
+        SourceDenied = "source_denied",
         /// The MAC of a direct routing server is not known; control asks Linux for it.
         NoNeighbour = "no_neighbour",
         /// No route to the destination.

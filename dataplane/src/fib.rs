@@ -11,6 +11,7 @@ use std::hash::{BuildHasherDefault, Hash};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::key::{KeyHasher, WideKey};
+use crate::ranges::flatten;
 use crate::wire::ethernet::Mac;
 
 /// A port of the router, as an index into its ports.
@@ -229,7 +230,8 @@ impl<A: Address> Fib<A> {
             Via::Own => Leg::Own,
             Via::Nowhere => Leg::Nowhere,
         };
-        let ranges = flatten(routes.into_iter().collect());
+        let routes = routes.into_iter().map(|Route { prefix, length, via }| (prefix, length, via));
+        let ranges = flatten(routes.collect(), Via::Nowhere);
         let (starts, legs): (Vec<_>, Vec<_>) =
             ranges.into_iter().map(|(start, via)| (start, leg(via))).unzip();
         let few = std::array::from_fn(|index| starts.get(index).copied().unwrap_or(A::LAST));
@@ -318,38 +320,6 @@ fn resolve<A: Address>(neighbours: &Neighbours<A>, port: PortIndex, address: A) 
         Some(&adjacency) => NextHop::Ready(adjacency),
         None => NextHop::Unresolved(port),
     }
-}
-
-/// Turns overlapping prefixes into disjoint ranges: walks the prefixes in order of their first address,
-/// wider ones first, keeping the enclosing ones on a stack.
-fn flatten<A: Address>(mut routes: Vec<Route<A>>) -> Vec<(A, Via<A>)> {
-    routes.sort_by_key(|route| (route.prefix, route.length));
-    routes.dedup_by_key(|route| (route.prefix, route.length));
-    let last = |route: &Route<A>| route.prefix.last(route.length);
-    let mut ranges: Vec<(A, Via<A>)> = vec![(A::from(0), Via::Nowhere)];
-    let mut push = |start: A, via: Via<A>| match ranges.last_mut() {
-        Some(range) if range.0 == start => range.1 = via,
-        _ => ranges.push((start, via)),
-    };
-    let mut enclosing: Vec<Route<A>> = Vec::new();
-    let close = |enclosing: &mut Vec<Route<A>>, before: Option<A>, push: &mut dyn FnMut(A, Via<A>)| {
-        while let Some(ended) = enclosing.last().map(last)
-            && before.is_none_or(|start| ended < start)
-        {
-            enclosing.pop();
-            if let Some(next) = ended.next() {
-                push(next, enclosing.last().map_or(Via::Nowhere, |outer| outer.via));
-            }
-        }
-    };
-    for route in routes {
-        close(&mut enclosing, Some(route.prefix), &mut push);
-        push(route.prefix, route.via);
-        enclosing.push(route);
-    }
-    close(&mut enclosing, None, &mut push);
-    ranges.dedup_by_key(|range| range.1);
-    ranges
 }
 
 #[cfg(test)]

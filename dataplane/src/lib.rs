@@ -9,6 +9,7 @@
 //! | [`wire`] | views of Ethernet, IP, ICMP, TCP and UDP, and checksum arithmetic |
 //! | [`table`] | connections, one 128-bit word each |
 //! | [`tcp`] | the TCP state machine of IPVS |
+//! | [`admission`] | who may begin a connection |
 //! | [`scheduler`] | which real server gets a new connection |
 //! | [`snapshot`] | the compiled configuration, and its publication |
 //! | [`fragments`] | which connection's a fragment is that has no ports |
@@ -20,6 +21,7 @@
 //! | [`exchange`] | another device for a port, while the workers run |
 //! | [`worker`] | the polling loop on a core: ports, punts, idling |
 
+pub mod admission;
 pub mod capture;
 pub mod changes;
 pub mod clock;
@@ -29,6 +31,7 @@ pub mod exchange;
 pub mod fib;
 pub mod fragments;
 mod key;
+mod ranges;
 pub mod scheduler;
 pub mod service;
 pub mod snapshot;

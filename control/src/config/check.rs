@@ -7,13 +7,16 @@
 //! Here is what a router has once; `service` and [`checks`](super::checks) are what it has often.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use dataplane::admission::Sources;
 use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
 
 use super::compare::{self, repeated};
 use super::error::{ConfigErrors, Report, Source, quoted};
 use super::ipvs::ipvs_sync;
 use super::raw::{Document, Field, Section};
+use super::sources::sources;
 use super::sync::sync;
 use super::value::{self, DEVICE, MAC, PORT_NAME, PREFIX};
 use super::{
@@ -33,7 +36,7 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
     let report = Report::new(source.clone());
     let parts = parts(&document.root(&report));
     report.finish()?;
-    let (eal, run, workers, table, admin, sync, ipvs_sync, ports, services) =
+    let (eal, run, workers, table, admin, sync, ipvs_sync, sources, ports, services) =
         parts.expect("what is missing has been reported");
     Ok(Config {
         path,
@@ -45,14 +48,25 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
         admin,
         sync,
         ipvs_sync,
+        sources,
         ports,
         services,
     })
 }
 
 /// What a file is made of.
-pub(super) type Parts =
-    (Eal, Run, Workers, Table, Admin, Option<Sync>, Option<IpvsSync>, Vec<Port>, Vec<Service>);
+pub(super) type Parts = (
+    Eal,
+    Run,
+    Workers,
+    Table,
+    Admin,
+    Option<Sync>,
+    Option<IpvsSync>,
+    Option<Arc<Sources>>,
+    Vec<Port>,
+    Vec<Service>,
+);
 
 /// The services of a text that has nothing else. What refers to other parts of a configuration is not checked.
 pub fn services(source: Source) -> Result<Vec<Service>, ConfigErrors> {
@@ -72,7 +86,18 @@ pub fn services(source: Source) -> Result<Vec<Service>, ConfigErrors> {
 
 /// Reads everything below the root.
 pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
-    root.known(&["eal", "run", "workers", "table", "admin", "sync", "ipvs_sync", "port", "service"]);
+    root.known(&[
+        "eal",
+        "run",
+        "workers",
+        "table",
+        "admin",
+        "sync",
+        "ipvs_sync",
+        "sources",
+        "port",
+        "service",
+    ]);
     let eal = root.optional("eal", |field| eal(&field.section()?));
     let run = root.optional("run", |field| run(&field.section()?));
     let workers =
@@ -81,6 +106,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
     let admin = root.optional("admin", |field| admin(&field.section()?));
     let sync = root.optional("sync", |field| sync(&field.section()?));
     let ipvs_sync = root.optional("ipvs_sync", |field| ipvs_sync(&field.section()?));
+    let sources = sources(root);
 
     let port_sections = root.require("port", "at least one [[port]]").map(|_| root.sections("port"))?;
     let ports: Vec<Option<Port>> = port_sections.iter().map(port).collect();
@@ -103,6 +129,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         admin?.unwrap_or_else(|| Admin { socket: PathBuf::from(DEFAULT_SOCKET), group: None, tcp: None }),
         sync?,
         ipvs_sync?,
+        sources?,
         ports.into_iter().collect::<Option<_>>()?,
         services.into_iter().map(|(service, _)| service).collect::<Option<_>>()?,
     ))

@@ -1,4 +1,4 @@
-//! Files that a configuration names: certificates, keys, tokens.
+//! Files that a configuration names: certificates, keys, tokens, lists.
 //!
 //! They are read together with the configuration and are part of it: a missing or garbled file is an error of the file that
 //! names it, and a reload after a renewal brings the new contents into force.
@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::error::quoted;
 
-/// A larger file is none of these: the CAs of a whole system take a quarter of a megabyte.
+/// A larger file is no certificate, key or token: the CAs of a whole system take a quarter of a megabyte.
 const MAX_FILE: u64 = 4 << 20;
 
 /// What others may read or write (chmod(1)).
@@ -21,7 +21,7 @@ const OTHERS: u32 = 0o006;
 
 /// All certificates of a PEM file, at least one, or what is wrong with it.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let (pem, _) = contents(path)?;
+    let (pem, _) = contents(path, MAX_FILE)?;
     let garbled = |number| format!("{} is garbled at its certificate {number}", shown(path));
     let certificates = (1..).zip(CertificateDer::pem_slice_iter(&pem));
     let certificates: Vec<_> = certificates
@@ -35,7 +35,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
 
 /// What only the owner of a file and its group may know, or what is wrong with it.
 pub fn secret(path: &Path) -> Result<Vec<u8>, String> {
-    let (contents, metadata) = contents(path)?;
+    let (contents, metadata) = contents(path, MAX_FILE)?;
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & OTHERS != 0 {
         return Err(format!("{} is open to everybody (mode {mode:04o}; `chmod o=` mends it)", shown(path)));
@@ -43,24 +43,29 @@ pub fn secret(path: &Path) -> Result<Vec<u8>, String> {
     Ok(contents)
 }
 
-fn contents(path: &Path) -> Result<(Vec<u8>, Metadata), String> {
+/// The contents of a list, of so many bytes at the most, or what is wrong with it.
+pub fn list(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    Ok(contents(path, most)?.0)
+}
+
+fn contents(path: &Path, most: u64) -> Result<(Vec<u8>, Metadata), String> {
     if !path.is_absolute() {
         return Err(format!("{} is not an absolute path", shown(path)));
     }
-    read(path).map_err(|error| format!("{} cannot be read: {error}", shown(path)))
+    read(path, most).map_err(|error| format!("{} cannot be read: {error}", shown(path)))
 }
 
 /// A regular file's: whoever opens a pipe may wait for ever.
-fn read(path: &Path) -> io::Result<(Vec<u8>, Metadata)> {
+fn read(path: &Path, most: u64) -> io::Result<(Vec<u8>, Metadata)> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
     let file = fs::File::open(path)?;
     let metadata = file.metadata()?;
     let mut contents = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut contents)?;
-    if contents.len() as u64 > MAX_FILE {
-        return Err(io::Error::other(format!("it is larger than {} MB", MAX_FILE >> 20)));
+    file.take(most + 1).read_to_end(&mut contents)?;
+    if contents.len() as u64 > most {
+        return Err(io::Error::other(format!("it is larger than {} MB", most >> 20)));
     }
     Ok((contents, metadata))
 }

@@ -23,6 +23,7 @@ pub mod machine;
 pub mod raw;
 pub mod schema;
 mod service;
+mod sources;
 pub mod sync;
 pub mod tcp;
 mod tunnel;
@@ -33,7 +34,9 @@ use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use dataplane::admission::Sources;
 use dataplane::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
 use dataplane::snapshot::TunnelSpec;
 use dataplane::wire::ipv4;
@@ -72,6 +75,8 @@ pub struct Config {
     pub sync: Option<Sync>,
     /// `[ipvs_sync]`: directors of Linux, if there are any.
     pub ipvs_sync: Option<IpvsSync>,
+    /// `[sources]`: whose connections may begin at any service, if not everybody's.
+    pub sources: Option<Arc<Sources>>,
     /// `[[port]]`: at least one.
     pub ports: Vec<Port>,
     /// `[[service]]`: possibly none.
@@ -365,6 +370,8 @@ pub struct Service {
     pub sloppy_tcp: bool,
     /// Whether each datagram is scheduled on its own, and no connection remembered.
     pub one_packet: bool,
+    /// Whose connections may begin, if not everybody's.
+    pub sources: Option<Arc<Sources>>,
     /// Whether clients come back to their real servers, and for how long.
     pub persistence: Option<Persistence>,
     /// How the real servers are checked; all of these must pass.

@@ -11,13 +11,14 @@ use dataplane::service::{
 use super::check::{names, narrow, one_of};
 use super::compare::{self, repeated};
 use super::raw::{Field, Section};
+use super::sources::sources;
 use super::value::{self, ENDPOINT, SERVER};
 use super::{Server, ServerState, Service, availability, checks, tunnel};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 13] = [
+const SERVICE_KEYS: [&str; 14] = [
     "address",
     "protocol",
     "mode",
@@ -29,6 +30,7 @@ const SERVICE_KEYS: [&str; 13] = [
     "sloppy_tcp",
     "persistence",
     "one_packet",
+    "sources",
     "check",
     "server",
 ];
@@ -65,6 +67,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
         }
         one_packet => Some(one_packet),
     });
+    let sources = sources(section);
     let persistence = section.optional("persistence", |field| persistence(&field.section()?, address));
     let checks = section.or("check", Vec::new(), |field| checks::read(&field));
 
@@ -96,6 +99,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             sloppy_tcp: sloppy_tcp?,
             persistence: persistence?,
             one_packet: one_packet?,
+            sources: sources?,
             checks: checks?,
             availability: availability?,
             servers: servers.into_iter().collect::<Option<_>>()?,

@@ -21,6 +21,9 @@ pub const ADDRESS: &str = "an address, e.g. \"10.0.0.11\" or \"2001:db8::11\"";
 pub const ENDPOINT_V4: &str = "ADDRESS:PORT, IPv4 and 1 to 65535, e.g. \"192.0.2.10:80\"";
 /// What [`prefix`] reads.
 pub const PREFIX: &str = "ADDRESS/LENGTH, e.g. \"192.0.2.1/24\" or \"2001:db8::1/64\"";
+/// What [`network`] reads.
+pub const NETWORK: &str =
+    "ADDRESS/LENGTH, or a single address, e.g. \"198.51.100.0/24\" or \"2001:db8::/32\"";
 /// What [`port_name`] reads.
 pub const PORT_NAME: &str = "1 to 15 letters, digits, '_', '.' or '-'";
 /// What [`device`] reads.
@@ -114,6 +117,27 @@ pub fn prefix(typed: &str) -> Result<Prefix, String> {
             Err(format!("{typed} is the broadcast address of its network"))
         }
         _ => Ok(prefix),
+    }
+}
+
+/// `ADDRESS/LENGTH`, the address being the network's first; or an address, which is a network by itself.
+pub fn network(typed: &str) -> Result<Prefix, String> {
+    let (address, length) =
+        typed.split_once('/').map_or((typed, None), |(address, length)| (address, Some(length)));
+    let address: IpAddr = address.parse().map_err(|_| format!("{} is not an address", quoted(address)))?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let length = match length {
+        None => most,
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let length = digits.parse().ok().filter(|length| (0..=most).contains(length));
+            length.ok_or_else(|| format!("{} is not a prefix length", quoted(digits)))?
+        }
+        Some(other) => return Err(format!("{} is not a prefix length", quoted(other))),
+    };
+    let prefix = Prefix { address, length };
+    match prefix.network() == address {
+        true => Ok(prefix),
+        false => Err(format!("{typed} has more than {length} bits")),
     }
 }
 

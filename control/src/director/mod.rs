@@ -593,6 +593,7 @@ impl Director {
         let is_live = |address| !follows || self.live.contains(&address);
         let ports = ports.iter().map(PortLink::spec).collect();
         let snapshot = compile::compile(generation, services, effects, ids, is_live, ports, fibs);
+        let snapshot = snapshot.with_sources(self.config.sources.clone());
         self.record_ids();
         self.publisher.publish(snapshot);
         self.generation = generation;

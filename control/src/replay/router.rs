@@ -97,7 +97,8 @@ impl<F: Frame> Router<F> {
         effects.judge(services.present(), health, Instant::now());
         let mut ids = Ids::new(1);
         let snapshot =
-            compile::compile(1, &services, &effects, &mut ids, |_| true, network.ports(), network.fibs());
+            compile::compile(1, &services, &effects, &mut ids, |_| true, network.ports(), network.fibs())
+                .with_sources(config.sources.clone());
 
         let random = |which| SipHasher13::new_with_keys(seed, which).finish();
         let key = HashKey { blind: random(0), factor: random(1) };

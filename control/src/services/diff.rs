@@ -101,6 +101,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
         ("check", old.checks != new.checks),
         ("timeouts", old.timeouts != new.timeouts),
         ("persistence", old.persistence != new.persistence),
+        ("sources", old.sources != new.sources),
         ("on_down", was.on_down != is.on_down),
         ("on_remove", was.on_remove != is.on_remove),
         ("drain", was.drain != is.drain),

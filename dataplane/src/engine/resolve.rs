@@ -335,13 +335,11 @@ impl<'a> Path<'a> {
         if !(packet.may_begin() || service.sloppy_tcp && packet.may_begin_late()) {
             return Err(Verdict::Punt(Punt::NoConnection));
         }
-        let is_martian = match self.addresses_of(packet) {
-            None => self.is_martian(packet.source),
-            Some(six) => self.is_martian(six.source),
+        let admitted = match self.addresses_of(packet) {
+            None => self.admit(service, packet.source),
+            Some(six) => self.admit(service, six.source),
         };
-        if is_martian {
-            return Err(Verdict::Drop(Drop::Martian));
-        }
+        admitted.map_err(Verdict::Drop)?;
         let (dest, word) = self.schedule(index, service, packet)?;
         if service.one_packet {
             self.count_connection(dest);
@@ -363,6 +361,18 @@ impl<'a> Path<'a> {
         }
         dest.gauge.leave(word.state());
         if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(None) }
+    }
+
+    /// Whether a client with this address may begin a connection, or why not.
+    fn admit<A: Family>(&self, service: &Service, source: A) -> Result<(), Drop> {
+        if self.is_martian(source) {
+            return Err(Drop::Martian);
+        }
+        let mut lists = [&self.snapshot.sources, &service.sources].into_iter().flatten();
+        match lists.all(|sources| sources.allows(source)) {
+            true => Ok(()),
+            false => Err(Drop::SourceDenied),
+        }
     }
 
     /// Whether nobody can be a client with this address: it stands for no single host, or is a service's (RFC 1812, section 5.3.7; RFC 4291,

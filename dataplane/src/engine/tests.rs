@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 
 use super::*;
+use crate::admission::Sources;
 use crate::fib::{Adjacency, Fib, Route, Via};
 use crate::service::{Limits, Mode, Protocol, Scheduler, SchedulerFlag, State};
 use crate::snapshot::{DestSpec, PortSpec, ServiceSpec, TunnelSpec};
@@ -493,6 +494,27 @@ fn a_packet_from_a_virtual_address_or_from_nobody_begins_nothing() {
         let mut frame = packet(Protocol::Tcp, WAN_MAC, source, VIP, SYN);
         assert_eq!(rig.push(WAN, &mut frame), Verdict::Drop(Drop::Martian), "{source}");
     }
+}
+
+#[test]
+fn a_source_that_a_list_keeps_out_begins_nothing_but_goes_on() {
+    let ip = |text: &str| text.parse().unwrap();
+    let deny = |prefixes: &[_]| Some(Arc::new(Sources::new(None, prefixes)));
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Forward(LAN));
+    rig.spec.sources = deny(&[(ip("198.51.100.0"), 24)]);
+    rig.publish();
+    assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Forward(LAN), "it has begun before");
+    let from = |source| packet(Protocol::Tcp, WAN_MAC, source, VIP, SYN);
+    let denied = Verdict::Drop(Drop::SourceDenied);
+    assert_eq!(rig.push(WAN, &mut from("198.51.100.7:40113")), denied);
+    assert_eq!(rig.push(WAN, &mut from("198.51.99.7:40113")), Verdict::Forward(LAN));
+    // The router's own list and the service's have to agree.
+    rig.snapshot = rig.snapshot.with_sources(deny(&[(ip("198.51.99.0"), 24)]));
+    assert_eq!(rig.push(WAN, &mut from("198.51.99.7:40114")), denied);
+    assert_eq!(rig.push(WAN, &mut from("198.51.100.7:40114")), denied);
+    assert_eq!(rig.push(WAN, &mut from("198.51.98.7:40114")), Verdict::Forward(LAN));
+    assert_eq!(rig.connections().len(), 3);
 }
 
 /// Cuts, lengths, checksums, options, TTL: each has its name, and none a panic.

@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::index::{Index, Key};
 use super::{Dest, EndpointIndex, Ends, ServiceIndex, Snapshot};
+use crate::admission::{Edges, Sources};
 use crate::fib::Fib;
 use crate::key::{KeyHasher, WideKey};
 use crate::service::{Protocol, State};
@@ -27,6 +28,8 @@ pub trait Family: Version + Default {
     fn directory(snapshot: &Snapshot) -> &Directory<Self::Map>;
     /// The routes and neighbours of this family.
     fn fib(snapshot: &Snapshot) -> &Fib<Self>;
+    /// The lists of sources of this family.
+    fn edges(sources: &Sources) -> &Edges<Self>;
     /// The addresses of a dest of this family.
     fn ends(dest: &Dest) -> &Ends<Self>;
     /// A client with this address, as words of the table know it.
@@ -49,6 +52,11 @@ impl Family for u32 {
     #[inline(always)]
     fn fib(snapshot: &Snapshot) -> &Fib<u32> {
         &snapshot.fibs.four
+    }
+
+    #[inline(always)]
+    fn edges(sources: &Sources) -> &Edges<u32> {
+        &sources.four
     }
 
     #[inline(always)]
@@ -78,6 +86,11 @@ impl Family for u128 {
     #[inline(always)]
     fn fib(snapshot: &Snapshot) -> &Fib<u128> {
         &snapshot.fibs.six
+    }
+
+    #[inline(always)]
+    fn edges(sources: &Sources) -> &Edges<u128> {
+        &sources.six
     }
 
     #[inline(always)]

@@ -26,6 +26,7 @@ use self::index::Index;
 pub use self::publish::{Publisher, Subscriber};
 pub use self::transform::{RENEW_AFTER, Transform};
 pub use self::tunnel::{MssClamp, Tunnel, TunnelSpec};
+use crate::admission::Sources;
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Address, Fibs, NextHop};
@@ -68,6 +69,8 @@ pub struct ServiceSpec {
     pub persistence: Option<Persistence>,
     /// Whether each datagram is one of its own, and no connection is remembered (IPVS' one-packet scheduling).
     pub one_packet: bool,
+    /// Whose connections may begin, if not everybody's.
+    pub sources: Option<Arc<Sources>>,
     /// How packets are put into others, with [`Mode::Tunnel`].
     pub tunnel: TunnelSpec,
     /// Real servers in the order of the configuration.
@@ -117,6 +120,7 @@ impl ServiceSpec {
             sloppy_tcp: false,
             persistence: None,
             one_packet: false,
+            sources: None,
             tunnel: TunnelSpec::default(),
             dests: Vec::new(),
         }
@@ -157,6 +161,8 @@ pub struct Service {
     pub sloppy_tcp: bool,
     /// See [`ServiceSpec::one_packet`].
     pub one_packet: bool,
+    /// See [`ServiceSpec::sources`].
+    pub sources: Option<Arc<Sources>>,
     /// Whether there is a server with [`Limits`].
     pub is_limited: bool,
     /// If clients come back to their servers ([`ServiceSpec::persistence`]): how many bits of their addresses count.
@@ -243,6 +249,8 @@ pub struct Snapshot {
     pub services: Vec<Service>,
     /// Routes and neighbours.
     pub fibs: Fibs,
+    /// Whose connections may begin at any service, if not everybody's. Those of the service have to allow it as well.
+    pub sources: Option<Arc<Sources>>,
     dests: Vec<Option<Dest>>,
     /// By dest number, like `dests`; what most packets need of them. Never empty: 0 is nobody.
     transforms: Vec<Transform>,
@@ -277,6 +285,7 @@ impl Snapshot {
             ports,
             services: Vec::with_capacity(specs.len()),
             fibs: fibs.into(),
+            sources: None,
             dests: Vec::new(),
             transforms: Vec::new(),
             removed: removed.into_iter().collect(),
@@ -295,6 +304,11 @@ impl Snapshot {
         }
         snapshot.transforms = snapshot.transforms();
         snapshot
+    }
+
+    /// The same for these sources only.
+    pub fn with_sources(self, sources: Option<Arc<Sources>>) -> Self {
+        Snapshot { sources, ..self }
     }
 
     /// Whether there are so many dests that their counters are not all in the first cache.
@@ -385,6 +399,7 @@ impl Snapshot {
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.kept),
             sloppy_tcp: spec.sloppy_tcp,
             one_packet: spec.one_packet,
+            sources: spec.sources.clone(),
             is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
             persistent: spec.persistence.map(|how| how.prefix),
             mark: mark(spec.address),

@@ -109,6 +109,10 @@ impl Table {
             ("/admin/tcp/key", "admin.key"),
             ("/admin/tcp/token_file", "admin.token"),
             ("/sync/key_file", "sync.key"),
+            ("/sources/allow_file", "sources.list"),
+            ("/sources/deny_file", "sources.list"),
+            ("/service/0/sources/allow_file", "sources.list"),
+            ("/service/0/sources/deny_file", "sources.list"),
         ] {
             if let Some(path) = document.pointer_mut(key).filter(|path| **path == "") {
                 *path = json!(FILES.with(|files| files.path(name)));

@@ -1,4 +1,4 @@
-//! Certificates, keys and tokens in a directory, for tests.
+//! Certificates, keys, tokens and lists in a directory, for tests.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -35,6 +35,7 @@ impl Files {
         files.write("admin.token", &format!("# everything\n{TOKEN}\n"), 0o640);
         files.write("read.token", READ_TOKEN, 0o600);
         files.write("sync.key", &"0123456789abcdef".repeat(4), 0o600);
+        files.write("sources.list", "198.51.100.0/24\n", 0o644);
         files.renew(2000, 3000);
         files
     }
