@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, PortIndex, Route, Via};
 use dataplane::service::Limits;
-use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
+use dataplane::snapshot::{DestSpec, Pool, PortSpec, ServiceSpec, Snapshot};
 
-use crate::config::{Server, Service};
+use crate::config::{Fullnat, Server, Service};
 use crate::effects::Effects;
 use crate::health::Target;
 use crate::ids::{Ids, ServerKey, ServiceKey};
@@ -71,7 +71,8 @@ pub fn compile(
         describe(service, services, effects, ids, live)
     };
     let specs: Vec<ServiceSpec> = services.present().iter().map(describe).collect();
-    Snapshot::new(generation, ports, &specs, ids.removed(), fibs)
+    // Connections keep their ports when a pool becomes another one.
+    Snapshot::new(generation, ports, &specs, ids.removed(), fibs).with_locals(ids.locals().cloned())
 }
 
 fn describe(
@@ -82,6 +83,11 @@ fn describe(
     live: bool,
 ) -> ServiceSpec {
     let key = ServiceKey::of(service);
+    let pool = service.fullnat.as_ref().map(|Fullnat { local, ports }| Pool {
+        locals: local.iter().filter_map(|&address| ids.local(address)).collect(),
+        ports: ports.clone(),
+        is_rehearsal: false,
+    });
     let (duties, mut entered) = (effects.duties(key), ids.enter(key));
     let mut dest = |server: ServerKey, weight: u32, limits: Option<Limits>| {
         let duty = duties.of(server.address);
@@ -118,6 +124,7 @@ fn describe(
         persistence: service.persistence,
         live,
         tunnel: service.tunnel,
+        pool,
         dests,
     }
 }

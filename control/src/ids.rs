@@ -8,14 +8,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use dataplane::counters::{Gauge, Traffic, TrafficCounters, WorkerCounters};
 use dataplane::scheduler::Kept;
 use dataplane::service::{Mode, Protocol};
-use dataplane::table::DestId;
+use dataplane::table::{DestId, LocalAddress};
 use foldhash::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
@@ -158,6 +158,8 @@ pub struct Ids {
     workers: usize,
     numbers: Numbers,
     quarantine: VecDeque<Quarantined>,
+    /// Local addresses, by their numbers. None ever goes: it takes address space, and memory only for what is in use.
+    locals: Vec<Arc<LocalAddress>>,
     /// Whether members are new, gone, or other than they were.
     changed: bool,
 }
@@ -237,7 +239,8 @@ impl Ids {
         let next = taken.iter().map(|id| id.index() as u32 + 1).max().unwrap_or(1);
         let free = (1..next).rev().filter_map(DestId::new).filter(|id| !taken.contains(id)).collect();
         let numbers = Numbers { next, free };
-        Ids { services, workers, numbers, quarantine: VecDeque::new(), changed: true }
+        let locals = Vec::new();
+        Ids { services, workers, numbers, quarantine: VecDeque::new(), locals, changed: true }
     }
 
     /// All servers with their numbers, but those that have been removed.
@@ -273,6 +276,30 @@ impl Ids {
     pub fn enter(&mut self, key: ServiceKey) -> Entered<'_> {
         let Ids { services, workers, numbers, changed, .. } = self;
         Entered { record: services.entry(key).or_default(), workers: *workers, numbers, changed }
+    }
+
+    /// A local address, made if it is not known. `None` if there is no address space for it, which is logged.
+    pub fn local(&mut self, address: IpAddr) -> Option<Arc<LocalAddress>> {
+        if let Some(known) = self.locals.iter().find(|local| local.address == address) {
+            return Some(known.clone());
+        }
+        let number = self.locals.len().try_into().ok()?;
+        match LocalAddress::new(number, address) {
+            Ok(local) => {
+                let local = Arc::new(local);
+                self.locals.push(local.clone());
+                Some(local)
+            }
+            Err(error) => {
+                tracing::error!(%address, %error, "no address space for the ports of a local address");
+                None
+            }
+        }
+    }
+
+    /// All local addresses there have been.
+    pub fn locals(&self) -> impl Iterator<Item = &Arc<LocalAddress>> {
+        self.locals.iter()
     }
 
     /// Servers that have been removed and that connections may still name.

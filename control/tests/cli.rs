@@ -51,6 +51,7 @@ impl Backend for Router {
 
     async fn connections(&self) -> anyhow::Result<Connections> {
         let connection = |index: u32| api::Connection {
+            local: None,
             protocol: "tcp".to_owned(),
             client: std::net::SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 + index), 40112)),
             virtual_: std::net::SocketAddr::new([192, 0, 2, 10].into(), 80),

@@ -99,6 +99,8 @@ named! {
         PuntFull = "punt_full",
         /// The device has left no room in front of the packet for a tunnel's headers.
         NoHeadroom = "no_headroom",
+        /// With full NAT: no local port is free for another connection, or that of this one is lost.
+        NoLocalPort = "no_local_port",
     }
 }
 

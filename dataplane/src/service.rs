@@ -78,6 +78,9 @@ named! {
         /// Tunnelling: the packet goes unchanged into another one to the real server, which may be anywhere; it holds the
         /// virtual address itself and replies directly.
         Tunnel = "tunnel",
+        /// Full NAT: source and destination become a local address of the router and the real server, which so replies to the
+        /// router, wherever its routes lead.
+        Fullnat = "fullnat",
     }
 }
 
@@ -85,7 +88,7 @@ impl Mode {
     /// Whether real servers reply to clients directly, so that replies are not seen here, and ports cannot be changed.
     pub const fn is_one_way(self) -> bool {
         match self {
-            Mode::Nat => false,
+            Mode::Nat | Mode::Fullnat => false,
             Mode::Dr | Mode::Tunnel => true,
         }
     }

@@ -94,12 +94,13 @@ fn figure((mode, protocol, scheduler): (&Mode, &Protocol, &Scheduler), phase: &s
         _ if !PHASES[..3].contains(&phase) => None,
         (Mode::Nat, _) => Some(Promise::AtMost(300.0)),
         (Mode::Dr, Scheduler::Mh) => Some(Promise::AtMost(230.0)),
-        (Mode::Dr | Mode::Tunnel, _) => None,
+        (Mode::Dr | Mode::Tunnel | Mode::Fullnat, _) => None,
     };
     figure.peer = (phase == PHASES[0]).then(|| match mode {
         Mode::Nat => "VPP lb 520, IPVS 1630, VPP nat44-ed 2400, DPVS 2500".to_owned(),
         Mode::Dr => "Katran 250 (tunnel), IPVS 1510, DPVS 2200".to_owned(),
         Mode::Tunnel => "Katran 250".to_owned(),
+        Mode::Fullnat => "DPVS 2500".to_owned(),
     });
     figure
 }

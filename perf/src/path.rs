@@ -303,7 +303,7 @@ fn promise(mode: Mode, flows: u32) -> Option<Promise> {
     let bounds = match mode {
         Mode::Nat => [90.0, 110.0, 130.0, 170.0],
         Mode::Dr => [75.0, 95.0, 115.0, 155.0],
-        Mode::Tunnel => return None,
+        Mode::Tunnel | Mode::Fullnat => return None,
     };
     let bound = [1_000, 100_000, 1_000_000, 10_000_000].iter().position(|&known| known == flows)?;
     Some(Promise::AtMost(bounds[bound]))
@@ -318,7 +318,7 @@ fn peer(mode: Mode, flows: u32) -> Option<String> {
             "VPP lb 299 (no TCP states), nat44-ed 505, DPVS 2229",
         ],
         Mode::Dr => ["DPVS 267, IPVS 898", "DPVS 1724, IPVS 1408", "DPVS 3190"],
-        Mode::Tunnel => return None,
+        Mode::Tunnel | Mode::Fullnat => return None,
     };
     let index = [1_000, 100_000, 1_000_000].iter().position(|&known| known == flows)?;
     Some(figures[index].to_owned())
@@ -330,7 +330,8 @@ fn name(value: impl clap::ValueEnum) -> String {
 
 /// Reads a forwarding mode.
 pub fn parse_mode(text: &str) -> Result<Mode, String> {
-    Mode::from_name(text).ok_or_else(|| "expected nat, dr or tunnel".into())
+    let measured = |mode: &Mode| *mode != Mode::Fullnat;
+    Mode::from_name(text).filter(measured).ok_or_else(|| "expected nat, dr or tunnel".into())
 }
 
 /// Reads a protocol.

@@ -172,7 +172,7 @@ impl Rig {
     /// forwarded.
     pub fn run_bare(&self, bare: Bare, packets: usize) -> usize {
         match self.setting.mode {
-            Mode::Nat | Mode::Dr => self.run_frames::<Vec<u8>>(bare, packets),
+            Mode::Nat | Mode::Dr | Mode::Fullnat => self.run_frames::<Vec<u8>>(bare, packets),
             Mode::Tunnel => self.run_frames::<Roomy>(bare, packets),
         }
     }

@@ -50,7 +50,7 @@ pub struct Service {
     pub scheduler: String,
     /// Options of the scheduler, e.g. `sh-port`.
     pub flags: Vec<String>,
-    /// `nat`, `dr` or `tunnel`.
+    /// `nat`, `dr`, `tunnel` or `fullnat`.
     pub mode: String,
     /// Whether each datagram is scheduled on its own.
     #[serde(default)]
@@ -86,7 +86,7 @@ pub struct Persistence {
 pub struct Server {
     /// Address and port.
     pub address: SocketAddr,
-    /// `nat`, `dr` or `tunnel`.
+    /// `nat`, `dr`, `tunnel` or `fullnat`.
     pub mode: String,
     /// As configured, also while it is down.
     pub weight: u32,
@@ -133,6 +133,9 @@ pub struct Connection {
     /// The service's address and port.
     #[serde(rename = "virtual")]
     pub virtual_: SocketAddr,
+    /// As whom the real server sees the client, with mode `fullnat`.
+    #[serde(default)]
+    pub local: Option<SocketAddr>,
     /// The real server's address and port.
     pub server: SocketAddr,
     /// E.g. `ESTABLISHED`.

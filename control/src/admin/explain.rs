@@ -114,7 +114,7 @@ pub struct Service {
     pub protocol: String,
     /// Virtual address and port.
     pub address: SocketAddr,
-    /// `nat`, `dr` or `tunnel`.
+    /// `nat`, `dr`, `tunnel` or `fullnat`.
     pub mode: String,
     /// E.g. `wlc`.
     pub scheduler: String,

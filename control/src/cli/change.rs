@@ -67,7 +67,7 @@ pub(super) enum Add {
 pub(super) struct AddService {
     #[arg(help = "Protocol, virtual address and port, e.g. tcp/192.0.2.20:443 or tcp/[2001:db8::20]:443")]
     service: ServiceKey,
-    /// nat, dr or tunnel
+    /// nat, dr or tunnel; fullnat needs more than an option can say, so it is for the file
     #[arg(long)]
     mode: String,
     /// E.g. wlc, which is the default

@@ -73,6 +73,8 @@ pub(super) fn services(
     let readable = || ports.iter().flatten();
     let twins: HashSet<IpAddr> =
         readable().flat_map(|port| port.addresses.iter().map(|p| p.address)).collect();
+    let locals: HashSet<IpAddr> =
+        known().flat_map(|service| &service.fullnat).flat_map(|fullnat| &fullnat.local).copied().collect();
     let names: HashSet<&str> = readable().map(|port| port.name.as_str()).collect();
 
     let mut firsts = Firsts::default();
@@ -100,6 +102,18 @@ pub(super) fn services(
                 port.name, port.mtu
             ));
         }
+        if let Some(fullnat) = &service.fullnat
+            && let Some(field) = section.section("fullnat").and_then(|section| section.get("local"))
+        {
+            for address in &fullnat.local {
+                let what = match address {
+                    _ if vips.contains(address) => "a virtual address",
+                    _ if twins.contains(address) => "an address of a port",
+                    _ => continue,
+                };
+                field.error::<()>(format_args!("{address} is {what}; expected an address for nothing else"));
+            }
+        }
         // The router would have to balance to itself, for ever or not at all.
         let sorry = service.availability.sorry_server.zip(section.get("sorry_server"));
         let servers = servers.iter().zip(&service.servers);
@@ -108,6 +122,7 @@ pub(super) fn services(
             let what = match address.ip() {
                 ip if vips.contains(&ip) => "a virtual address",
                 ip if twins.contains(&ip) => "an address of this router",
+                ip if locals.contains(&ip) => "a local address for full NAT",
                 _ => continue,
             };
             field.error::<()>(format_args!("{} is {what}; expected another machine", address.ip()));

@@ -18,6 +18,7 @@ mod compare;
 pub mod error;
 pub mod file;
 pub mod format;
+mod fullnat;
 pub mod ipvs;
 pub mod machine;
 pub mod raw;
@@ -45,6 +46,7 @@ pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
 pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Statuses, Tls, Trust};
 use error::Report;
 pub use error::{ConfigError, ConfigErrors, Source};
+pub use fullnat::Fullnat;
 pub use ipvs::IpvsSync;
 pub use machine::Machine;
 pub use sync::Sync;
@@ -154,6 +156,13 @@ impl Config {
     /// an address in the same network, else the first.
     pub fn port_of(&self, service: &Service) -> &Port {
         port_of(service, self.ports.iter()).unwrap_or(&self.ports[0])
+    }
+
+    /// The port whose twin carries a local address of a service: the one with an address in the same network, else that of the virtual
+    /// address.
+    pub fn port_of_local(&self, service: &Service, local: IpAddr) -> &Port {
+        let near = |port: &&Port| port.addresses.iter().any(|prefix| prefix.contains(local));
+        self.ports.iter().find(near).unwrap_or_else(|| self.port_of(service))
     }
 
     /// The users as whom programs of the operator's are to run, each with its key.
@@ -358,6 +367,8 @@ pub struct Service {
     pub mode: Mode,
     /// How packets get there with [`Mode::Tunnel`].
     pub tunnel: TunnelSpec,
+    /// As whom servers see clients, with [`Mode::Fullnat`].
+    pub fullnat: Option<Fullnat>,
     /// How a real server is chosen.
     pub scheduler: Scheduler,
     /// Options of the scheduler.

@@ -13,16 +13,17 @@ use super::compare::{self, repeated};
 use super::raw::{Field, Section};
 use super::sources::sources;
 use super::value::{self, ENDPOINT, SERVER};
-use super::{Server, ServerState, Service, availability, checks, tunnel};
+use super::{Server, ServerState, Service, availability, checks, fullnat, tunnel};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 14] = [
+const SERVICE_KEYS: [&str; 15] = [
     "address",
     "protocol",
     "mode",
     "tunnel",
+    "fullnat",
     "scheduler",
     "flags",
     "port",
@@ -48,11 +49,12 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
         .and_then(|field| one_of("mode", &modes, Mode::from_name, &field));
     let mode = match (mode, address) {
         (Some(Mode::Tunnel), Some(SocketAddr::V6(_))) => section.get("mode").and_then(|field| {
-            field.error("tunnel is for IPv4 only so far; expected nat or dr for a service at an IPv6 address")
+            field.error("tunnel is for IPv4 only so far; expected nat, dr or fullnat for a service at an IPv6 address")
         }),
         (mode, _) => mode,
     };
     let tunnel = tunnel::read(section, mode);
+    let fullnat = fullnat::read(section, mode, address);
     let scheduler = section.or("scheduler", Scheduler::Wlc, |field| {
         one_of("scheduler", &names(Scheduler::ALL), Scheduler::from_name, &field)
     });
@@ -61,12 +63,14 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let timeouts =
         section.or("timeouts", Timeouts::default(), |field| timeouts(&field.section()?, protocol?));
     let sloppy_tcp = section.or("sloppy_tcp", false, |field| field.boolean());
-    let one_packet = section.or("one_packet", false, |field| match field.boolean()? {
-        true if protocol == Some(Protocol::Tcp) => {
-            field.error("a TCP connection is more than a packet; expected it with protocol = \"udp\" only")
-        }
-        one_packet => Some(one_packet),
-    });
+    let one_packet =
+        section.or("one_packet", false, |field| match field.boolean()? {
+            true if protocol == Some(Protocol::Tcp) => field
+                .error("a TCP connection is more than a packet; expected it with protocol = \"udp\" only"),
+            true if mode == Some(Mode::Fullnat) => field
+                .error("nobody would remember whose a local port is; expected it without mode = \"fullnat\""),
+            one_packet => Some(one_packet),
+        });
     let sources = sources(section);
     let persistence = section.optional("persistence", |field| persistence(&field.section()?, address));
     let checks = section.or("check", Vec::new(), |field| checks::read(&field));
@@ -92,6 +96,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             protocol: protocol?,
             mode: mode?,
             tunnel: tunnel?,
+            fullnat: fullnat?,
             scheduler: scheduler?,
             flags: flags?,
             port: port?,

@@ -91,7 +91,7 @@ fn keys_and_syntax() {
             r#"scheduler = "sh""#,
             r#"schedular = "sh""#,
             r#"
-rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, tunnel, scheduler, flags, port, timeouts, sloppy_tcp, persistence, one_packet, sources, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
+rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, persistence, one_packet, sources, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
    33 | schedular = "sh"
       | ^^^^^^^^^
 rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for wlc
@@ -113,7 +113,7 @@ rvs.toml:7:2: worker: unknown key (did you mean workers?); expected one of eal, 
             r#"mode = "nat""#,
             "",
             r#"
-rvs.toml:30:1: service[0].mode: missing; expected one of nat, dr, tunnel
+rvs.toml:30:1: service[0].mode: missing; expected one of nat, dr, tunnel, fullnat
    30 | [[service]]
       | ^^^^^^^^^^^"#,
         ),
@@ -218,7 +218,7 @@ rvs.toml:33:13: service[0].scheduler: unknown scheduler "foo"; expected one of r
             r#""nat""#,
             r#""tun""#,
             r#"
-rvs.toml:32:8: service[0].mode: unknown mode "tun"; expected one of nat, dr, tunnel
+rvs.toml:32:8: service[0].mode: unknown mode "tun"; expected one of nat, dr, tunnel, fullnat
    32 | mode = "tun"
       |        ^^^^^"#,
         ),
@@ -402,7 +402,7 @@ fn what_is_wrong_with_a_service_of_ipv6() {
         (
             "\"nat\"",
             "\"tunnel\"",
-            "service[0].mode: tunnel is for IPv4 only so far; expected nat or dr for a service at an IPv6 address\n",
+            "service[0].mode: tunnel is for IPv4 only so far; expected nat, dr or fullnat for a service at an IPv6 address\n",
         ),
         (
             "\"nat\"",

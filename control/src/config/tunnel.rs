@@ -16,7 +16,7 @@ const ENCAPSULATIONS: [&str; 3] = ["ipip", "gue", "gre"];
 /// The tunnel of a service with this mode; of a mode without, the one that nobody asks for.
 pub(super) fn read(service: &Section<'_>, mode: Option<Mode>) -> Option<TunnelSpec> {
     service.or("tunnel", TunnelSpec::default(), |field| match mode {
-        Some(mode @ (Mode::Nat | Mode::Dr)) => {
+        Some(mode @ (Mode::Nat | Mode::Dr | Mode::Fullnat)) => {
             field.error(format_args!("the mode is {mode}; expected mode = \"tunnel\", or no such table"))
         }
         Some(Mode::Tunnel) | None => tunnel(&field.section()?),

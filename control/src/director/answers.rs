@@ -265,6 +265,7 @@ fn connection(table: &Table, snapshot: &Snapshot, slot: Slot, word: Word) -> Opt
             (Ipv6Addr::UNSPECIFIED, port).into()
         }),
         virtual_: dest.virtual_address,
+        local: snapshot.local_port_of(table, slot, word),
         server: dest.address,
         state: state.name().to_owned(),
         expires: timeout.remaining(age),

@@ -1,11 +1,12 @@
 //! What the director has Linux do on the twins: carry addresses, and keep neighbours fresh.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use dataplane::fib::PortIndex;
+use dataplane::service::Protocol;
 
 use super::Director;
 use crate::config::{Service, VirtualAddresses};
@@ -202,7 +203,35 @@ impl Director {
             let withdrawn = self.standings.get(&address).is_some_and(Option::is_some);
             (!own && !withdrawn).then_some((self.ports[index].ifindex, address))
         };
-        self.services.present().iter().filter_map(place).collect()
+        let mut places: HashSet<(u32, IpAddr)> = self.services.present().iter().filter_map(place).collect();
+        places.extend(self.local_addresses());
+        places
+    }
+
+    /// The local addresses of services with full NAT whose virtual address is not withdrawn, and those of which connections have ports
+    /// that began with another pool; each with the interface that is to have it.
+    fn local_addresses(&self) -> impl Iterator<Item = (u32, IpAddr)> {
+        let mut wanted = HashMap::new();
+        let (mut named, first) = (HashSet::new(), self.services.present().first());
+        for service in self.services.present().iter() {
+            let withdrawn = self.standings.get(&service.address.ip()).is_some_and(Option::is_some);
+            for &local in service.fullnat.iter().flat_map(|fullnat| &fullnat.local) {
+                named.insert(local);
+                if !withdrawn {
+                    wanted.insert(local, self.config.port_of_local(service, local));
+                }
+            }
+        }
+        for local in self.ids.locals().filter(|local| !named.contains(&local.address)) {
+            let is_used = Protocol::ALL.iter().any(|&protocol| local.taken(protocol) > 0);
+            if let Some(service) = first.filter(|_| is_used) {
+                wanted.insert(local.address, self.config.port_of_local(service, local.address));
+            }
+        }
+        let index = |name: &str| self.config.ports.iter().position(|port| port.name == name);
+        wanted
+            .into_iter()
+            .filter_map(move |(local, port)| Some((self.ports[index(&port.name)?].ifindex, local)))
     }
 
     /// Tells Linux that the next hops are in use, so that it keeps them fresh and notices a new MAC.

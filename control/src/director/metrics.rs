@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use dataplane::service::Protocol;
 use dataplane::snapshot::Snapshot;
-use dataplane::table::Table;
+use dataplane::table::{LocalAddress, Table};
 use dataplane::worker;
 use dpdk::Eal;
 
 use super::Director;
 use crate::metrics::states::{self, ByState, States};
-use crate::metrics::{Format, Scrape};
+use crate::metrics::{Format, LocalPorts, Scrape};
 
 /// What metrics need beside what is there anyway.
 pub(super) struct Metrics {
@@ -44,6 +45,7 @@ impl Director {
             events: self.events.tally(),
             sync: self.peers.described(),
             states: ByState::default(),
+            local_ports: Vec::new(),
         };
         let snapshot = self.publisher.current();
         Gathered { scrape, table: self.table.clone(), snapshot, states: self.metrics.states.clone() }
@@ -56,9 +58,22 @@ impl Gathered {
         let Gathered { mut scrape, table, snapshot, states } = self;
         let render = move || {
             scrape.states = states.get(states::PERIOD, || states::count(&table, &snapshot, worker::now()));
+            scrape.local_ports = local_ports(&snapshot);
             scrape.render(format)
         };
         let written = tokio::task::spawn_blocking(render).await.context("RVS is stopping")?;
         written.context("cannot write the metrics")
     }
+}
+
+/// How many ports of each local address are taken, of those that have any.
+fn local_ports(snapshot: &Snapshot) -> Vec<LocalPorts> {
+    let of = |local: &LocalAddress, protocol: Protocol| LocalPorts {
+        address: local.address,
+        protocol: protocol.name(),
+        taken: local.taken(protocol) as u64,
+    };
+    let all =
+        snapshot.locals().flat_map(|local| Protocol::ALL.iter().map(move |&protocol| of(local, protocol)));
+    all.collect()
 }

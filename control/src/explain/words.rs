@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use dataplane::counters::{Drop, Punt};
 use dataplane::engine::Verdict;
 use dataplane::scheduler::Reason;
-use dataplane::service::{Mode, Scheduler, SchedulerFlag};
+use dataplane::service::{Scheduler, SchedulerFlag};
 use dataplane::table::DestId;
 use dataplane::wire::made::{Made, Piece};
 
@@ -85,7 +85,7 @@ pub fn unmatched(services: &[Service], made: &Made) -> String {
         .filter(|service| service.address.ip() == destination.ip())
         .map(|service| format!("{} {}", service.protocol, service.address.port()))
         .collect();
-    let servers = services.iter().filter(|service| service.mode == Mode::Nat);
+    let servers = services.iter().filter(|service| !service.mode.is_one_way());
     let mut from: Vec<String> = servers
         .flat_map(|service| service.servers.iter().map(move |server| (service.protocol, server.address)))
         .filter(|(_, server)| server.ip() == source.ip())

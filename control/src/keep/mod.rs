@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use dataplane::counters::{Gauge, Live};
+use dataplane::service::Mode;
 use dataplane::table::{Census, HashKey, Known, Table, Threads};
 use dataplane::worker::Ticks;
 
@@ -194,7 +195,9 @@ fn adopt(
     let (wanted, may_leave) = (services.members(), services.may_leave());
     let is_wanted = |member: &Member| wanted.contains(&(member.service, member.server));
     index.members.retain(|member| is_wanted(member) || may_leave(member.service, member.server));
-    let known: Known = index.members.iter().map(|member| (member.id, member.service.protocol)).collect();
+    // Whose a local port was is not kept, and without it a connection is of no use.
+    let members = index.members.iter().filter(|member| member.server.mode != Mode::Fullnat);
+    let known: Known = members.map(|member| (member.id, member.service.protocol)).collect();
     let file = directory.open_file(&index.table)?;
     let old = Table::in_file(&file, index.connections, index.key).context("its table cannot be used")?;
 

@@ -176,6 +176,7 @@ fn forward(mode: &str) -> &str {
         Some(Mode::Nat) => "Masq",
         Some(Mode::Dr) => "Route",
         Some(Mode::Tunnel) => "Tunnel",
+        Some(Mode::Fullnat) => "FullNat",
         None => mode,
     }
 }

@@ -182,7 +182,12 @@ impl Families<'_> {
         let states = State::ALL.iter().zip(scrape.states);
         let states = states.map(|(state, count)| ([("state", state.name())], count));
         let help = "Connections by state, as of at most half a minute ago";
-        self.gauges("table_state_connections", help, states)
+        self.gauges("table_state_connections", help, states)?;
+        let taken = scrape.local_ports.iter().map(|ports| {
+            ([("address", ports.address.to_string()), ("protocol", ports.protocol.to_owned())], ports.taken)
+        });
+        let help = "Ports of the local address that connections have, with mode fullnat";
+        self.gauges("local_ports_taken", help, taken)
     }
 
     fn ports(&mut self, ports: &[Port]) -> Result<(), Error> {
@@ -235,13 +240,15 @@ pub(super) type Family<T> = (&'static str, &'static str, fn(&T) -> u64);
 const TRAFFIC: [Family<Stats>; 5] = [
     ("connections", "Connections scheduled", |stats| stats.connections),
     ("incoming_packets", "Packets from clients to real servers", |stats| stats.packets_in),
-    ("outgoing_packets", "Packets from real servers to clients; 0 unless the mode is nat", |stats| {
-        stats.packets_out
-    }),
+    (
+        "outgoing_packets",
+        "Packets from real servers to clients; 0 unless the mode is nat or fullnat",
+        |stats| stats.packets_out,
+    ),
     ("incoming_bytes", "Bytes of IP packets from clients to real servers", |stats| stats.bytes_in),
     (
         "outgoing_bytes",
-        "Bytes of IP packets from real servers to clients; 0 unless the mode is nat",
+        "Bytes of IP packets from real servers to clients; 0 unless the mode is nat or fullnat",
         |stats| stats.bytes_out,
     ),
 ];

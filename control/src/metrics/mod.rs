@@ -17,6 +17,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use prometheus_client::encoding::{prometheus_text, text};
@@ -46,6 +47,19 @@ pub struct Scrape {
     pub sync: Option<api::Sync>,
     /// Connections by state.
     pub states: ByState,
+    /// The ports of local addresses, with full NAT.
+    pub local_ports: Vec<LocalPorts>,
+}
+
+/// Ports of a local address.
+#[derive(Debug)]
+pub struct LocalPorts {
+    /// The address.
+    pub address: IpAddr,
+    /// The protocol.
+    pub protocol: &'static str,
+    /// How many connections have.
+    pub taken: u64,
 }
 
 /// How metrics are written. Names and values are the same.

@@ -125,6 +125,7 @@ fn scrape(servers: u32) -> Scrape {
         }),
         events: [("reload_applied", tally(4, 100)), ("reload_refused", tally(1, 200))].into(),
         states: std::array::from_fn(|state| state as u64),
+        local_ports: vec![LocalPorts { address: "10.0.0.100".parse().unwrap(), protocol: "tcp", taken: 7 }],
     }
 }
 

@@ -12,7 +12,6 @@
 use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow};
-use dataplane::service::Mode;
 use dpdk::{LONGEST_KEY, Side};
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -30,7 +29,7 @@ pub(super) fn key() -> Result<&'static [u8; LONGEST_KEY]> {
 pub(super) fn side(config: &Config, index: usize) -> Side {
     let port = &config.ports[index];
     let is_near = |port: &Port, address| port.addresses.iter().any(|prefix| prefix.contains(address));
-    let replies = config.services.iter().filter(|service| service.mode == Mode::Nat);
+    let replies = config.services.iter().filter(|service| !service.mode.is_one_way());
     let mut replies = replies.flat_map(|service| &service.servers);
     let replies = replies.any(|server| is_near(port, server.address.ip()));
     let mut requests = config.services.iter().map(|service| service.address.ip());

@@ -98,6 +98,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
     let (was, is) = (&old.availability, &new.availability);
     let without_values = [
         ("tunnel", old.tunnel != new.tunnel),
+        ("fullnat", old.fullnat != new.fullnat),
         ("check", old.checks != new.checks),
         ("timeouts", old.timeouts != new.timeouts),
         ("persistence", old.persistence != new.persistence),

@@ -11,6 +11,7 @@
 //! forget  8  number (v)  ticks since the order (v)  1 + 2 + 4 for what follows, + 8, 16, 32 for what of it is of IPv6 (1)
 //!            a service: protocol (1), address, port (6); a server's address, port (6); a client's address (4)
 //! swept   9  the order's number (v)
+//! local  10  a record as above, then the local address, port (6) that its connection has with full NAT
 //! ```
 //!
 //! (v) is seven bits a byte, the lowest first, the eighth says that more follow. An address of IPv6 has sixteen bytes, not four. A
@@ -45,6 +46,8 @@ pub struct Record {
     pub replied: bool,
     /// Ticks of a quarter of a second since a packet was noted.
     pub age: u32,
+    /// Its local address and port, with full NAT; of the client's family.
+    pub local: Option<SocketAddr>,
 }
 
 /// What a peer says.
@@ -140,13 +143,22 @@ impl Frame {
                 Frame::Forget { number, age, filter: take_filter(bytes)? }
             }
             9 => Frame::Swept(take_u32(bytes)?),
-            kind if kind & !(WIDE | LIVE | REPLIED | STATE) == RECORD => {
-                let record = take_record(bytes, kind)?;
-                if kind & LIVE != 0 { Frame::Live(record) } else { Frame::Told(record) }
+            10 => {
+                let [kind] = take_array(bytes)?;
+                let (record, is_live) = take_record(bytes, kind)?;
+                let local = Some(take_socket(bytes, kind & WIDE != 0)?);
+                told(Record { local, ..record }, is_live)
             }
-            _ => return None,
+            kind => {
+                let (record, is_live) = take_record(bytes, kind)?;
+                told(record, is_live)
+            }
         })
     }
+}
+
+fn told(record: Record, is_live: bool) -> Frame {
+    if is_live { Frame::Live(record) } else { Frame::Told(record) }
 }
 
 /// The frames of a datagram; `None` for what is none, after which nothing comes.
@@ -173,16 +185,26 @@ const _: () = assert!(State::COUNT <= STATE as usize + 1);
 
 fn put_record(out: &mut Vec<u8>, live: u8, record: &Record) {
     let wide = if record.client.is_ipv6() { WIDE } else { 0 };
+    if record.local.is_some() {
+        out.push(10);
+    }
     out.push(RECORD | wide | live | if record.replied { REPLIED } else { 0 } | record.state as u8);
     put_number(out, record.dest.into());
     put_socket(out, record.client);
     put_number(out, record.age.into());
+    if let Some(local) = record.local {
+        put_socket(out, local);
+    }
 }
 
-fn take_record(bytes: &mut &[u8], kind: u8) -> Option<Record> {
+/// One of this kind, and whether it has just changed.
+fn take_record(bytes: &mut &[u8], kind: u8) -> Option<(Record, bool)> {
+    if kind & !(WIDE | LIVE | REPLIED | STATE) != RECORD {
+        return None;
+    }
     let (state, replied) = (State::from_number(kind & STATE)?, kind & REPLIED != 0);
     let (dest, client, age) = (take_u32(bytes)?, take_socket(bytes, kind & WIDE != 0)?, take_u32(bytes)?);
-    Some(Record { dest, client, state, replied, age })
+    Some((Record { dest, client, state, replied, age, local: None }, kind & LIVE != 0))
 }
 
 const SERVICE: u8 = 1;
@@ -307,8 +329,12 @@ mod tests {
 
     fn record() -> impl Strategy<Value = Record> {
         let state = prop::sample::select(State::ALL);
-        (any::<u32>(), socket(), state, any::<bool>(), any::<u32>())
-            .prop_map(|(dest, client, state, replied, age)| Record { dest, client, state, replied, age })
+        (any::<u32>(), sockets(), state, any::<bool>(), any::<u32>(), any::<bool>()).prop_map(
+            |(dest, (client, local), state, replied, age, has_local)| {
+                let local = has_local.then_some(local);
+                Record { dest, client, state, replied, age, local }
+            },
+        )
     }
 
     fn frame() -> impl Strategy<Value = Frame> {

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use super::packet::Side;
 use super::resolve::{Judgement, Wanted, leave};
 use crate::clock::{COARSE_SHIFT, Tick};
-use crate::service::State;
-use crate::snapshot::Snapshot;
-use crate::table::{Client, DestId, Inserted, Table, Word};
+use crate::service::{Mode, State};
+use crate::snapshot::{Service, Snapshot};
+use crate::table::{Client, DestId, Identity, Inserted, Local, Table, Word};
 
 /// Tells the tentative words of whoever adopts from those of workers.
 const ADOPTER: u8 = u8::MAX;
@@ -27,7 +27,7 @@ pub enum Adopted {
     Known,
     /// It has expired, or its dest is not in the snapshot.
     Stale,
-    /// The table has no room.
+    /// The table has no room, or its local port is another's here.
     NoRoom,
 }
 
@@ -44,6 +44,8 @@ pub struct News {
     pub flags: u8,
     /// Ticks since it was last seen.
     pub age: u32,
+    /// Its local port, with full NAT.
+    pub local: Option<SocketAddr>,
     /// How many ticks older than ours the news may be: what has just been seen there takes a moment to come here.
     pub slack: u32,
 }
@@ -69,13 +71,24 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
     let rounded_off = if timeout.is_coarse() && age > 0 { same_moment(true) - 1 } else { 0 };
     let word = word.seen(Tick(now.0.saturating_sub(u64::from(age + rounded_off))), timeout.is_coarse());
     let hash = table.hash(client, service.protocol);
+    let local = match (service.mode, state) {
+        (Mode::Fullnat, State::Template) => None,
+        (Mode::Fullnat, _) => match local(snapshot, service, news.local, word.identity()) {
+            Ok(local) => Some(local),
+            Err(adopted) => return adopted,
+        },
+        (Mode::Nat | Mode::Dr | Mode::Tunnel, _) => None,
+    };
     let side = Side::Service(dest.service);
     let wanted = if state == State::Template { Wanted::Template } else { Wanted::Connection(dest.endpoint) };
     let judge = Judgement { snapshot, now, side, client, wanted };
-    // Also of one that is known: a table that was taken over knows no addresses.
-    let note_address = |slot| {
+    // Also of one that is known: a table that was taken over knows no addresses. Which local port it has here is known by its claim.
+    let note_address = |slot, is_theirs| {
         if let Some(address) = wide {
             table.note_address(slot, address);
+        }
+        if let Some(local) = local.filter(|_| is_theirs) {
+            table.note_local(slot, word.identity(), local);
         }
     };
     // Counted before it can be seen, as workers do.
@@ -83,19 +96,19 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
     let adopted = loop {
         match table.find(hash, client, &judge) {
             Some((slot, ours)) if !is_news(snapshot, ours, word, now, slack) => {
-                note_address(slot);
+                note_address(slot, false);
                 break Adopted::Known;
             }
             Some((slot, ours)) => {
                 if table.replace(slot, ours, word).is_ok() {
-                    note_address(slot);
+                    note_address(slot, true);
                     leave(snapshot, ours);
                     break Adopted::Changed;
                 }
             }
             None => match table.insert(hash, word, ADOPTER, &judge, None) {
                 Inserted::New(slot) => {
-                    note_address(slot);
+                    note_address(slot, true);
                     break Adopted::New;
                 }
                 Inserted::Existing(..) => {}
@@ -107,6 +120,23 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
         dest.gauge.leave(state);
     }
     adopted
+}
+
+/// The local port of a connection, taken for it here as well. Without it the connection is of no use.
+fn local(
+    snapshot: &Snapshot,
+    service: &Service,
+    told: Option<SocketAddr>,
+    owner: Identity,
+) -> Result<Local, Adopted> {
+    let told = told.ok_or(Adopted::Stale)?;
+    let address = match told.ip() {
+        IpAddr::V4(four) => snapshot.local_at(u32::from(four)),
+        IpAddr::V6(six) => snapshot.local_at(u128::from(six)),
+    };
+    let address = address.ok_or(Adopted::Stale)?;
+    let is_taken = address.take(service.protocol, told.port(), owner);
+    is_taken.then_some(Local { number: address.number, port: told.port() }).ok_or(Adopted::NoRoom)
 }
 
 /// Whether their word says more than ours. Of two routers that both carry a connection, the one that has seen it last

@@ -1,7 +1,7 @@
 //! Stage 2: whose packet it is.
 
 use super::packet::{Direction, Packet, Work};
-use super::{BURST, Verdict};
+use super::{BURST, Verdict, fullnat};
 use crate::counters::{Drop, Punt};
 use crate::snapshot::{Family, Snapshot};
 use crate::table::Table;
@@ -54,7 +54,12 @@ pub(super) fn classify<A: Family>(
         } else if let Some(endpoint) = snapshot.endpoint_at(source, source_port, protocol) {
             (Direction::Out, endpoint, destination.client(destination_port, table))
         } else {
-            return Err(Verdict::Punt(Punt::NoService));
+            let ends = ((source, source_port), (destination, destination_port));
+            let Some((dest, client)) = fullnat::reply(snapshot, ends.0, ends.1, protocol) else {
+                return Err(Verdict::Punt(Punt::NoService));
+            };
+            let Some(endpoint) = dest.endpoint else { return Err(Verdict::Punt(Punt::NoService)) };
+            (Direction::Out, endpoint, client)
         };
     // Before anything is looked up: a packet that goes no further must not move a connection's state.
     if packet.ttl <= 1 {

@@ -9,7 +9,7 @@ use std::slice::from_ref;
 
 use super::packet::{Direction, Packet, Piece};
 use super::resolve::Path;
-use super::{BURST, Engine, Frame, Verdict, parse, six};
+use super::{BURST, Engine, Frame, Verdict, fullnat, parse, six};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
@@ -104,7 +104,8 @@ fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
     // 2.
     let (verdict, fate) = match classified.and_then(|()| path.find_or_begin(&packet)) {
         Ok(dest) => {
-            let flow = Flow { dest: dest.id, client_port: packet.client.port() };
+            let client_port = fullnat::port_of_datagram(&packet, path.snapshot, dest);
+            let flow = Flow { dest: dest.id, client_port };
             let verdict = path.rewrite(&packet, dest, frame);
             (verdict, if matches!(verdict, Verdict::Drop(_)) { Fate::Nowhere } else { Fate::With(flow) })
         }
@@ -122,7 +123,7 @@ fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
 /// Whether a packet that has been classified is one of this flow, whose addresses it has.
 fn is_of(snapshot: &Snapshot, packet: &Packet, flow: Flow) -> bool {
     let Some(dest) = snapshot.dest(flow.dest) else { return false };
-    packet.client.port() == flow.client_port
+    fullnat::port_of_datagram(packet, snapshot, dest) == flow.client_port
         && match packet.direction {
             Direction::In => dest.service == packet.owner,
             Direction::Out => dest.endpoint == Some(packet.owner),
@@ -145,6 +146,9 @@ fn later(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
     }
     packet.direction = direction;
     packet.client = path.client(&packet, flow.client_port);
+    if direction == Direction::Out {
+        packet.destination_port = flow.client_port;
+    }
     path.rewrite(&packet, dest, frame)
 }
 

@@ -9,6 +9,7 @@ mod classify;
 mod explain;
 mod express;
 mod fragments;
+mod fullnat;
 mod look_up;
 mod packet;
 mod parse;
@@ -234,9 +235,13 @@ impl Engine {
         bursts > 0
     }
 
-    /// Removes expired connections, and those of removed dests, from some buckets of the table.
+    /// Removes expired connections, and those of removed dests, from some buckets of the table; and frees local ports without one, as
+    /// large a part of them.
     pub fn sweep(&self, snapshot: &Snapshot, now: Tick, buckets: Range<usize>) {
-        resolve::sweep(&self.table, snapshot, now, buckets);
+        resolve::sweep(&self.table, snapshot, now, buckets.clone());
+        for local in snapshot.locals() {
+            local.sweep(&self.table, buckets.clone(), self.table.buckets());
+        }
     }
 }
 

@@ -87,10 +87,9 @@ impl<'a> Path<'a> {
         inserted
     }
 
-    /// A packet's connection with this dest is established or answered: its template is one to keep.
+    /// A client's connection with this dest is established or answered: its template is one to keep.
     #[inline(never)]
-    pub(super) fn confirm(&self, dest: &Dest, prefix: u8, packet: &Packet) {
-        let client = Person { client: packet.client, wide: self.client_address(packet) };
+    pub(super) fn confirm(&self, dest: &Dest, prefix: u8, client: Person) {
         let service = &self.snapshot.services[dest.service as usize];
         let place = Place::new(&self.engine.table, dest.service, service, prefix, client);
         if let Some((slot, word)) = place.find(&self.engine.table, self.snapshot, self.now)

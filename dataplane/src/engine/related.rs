@@ -9,18 +9,21 @@
 //!   about a reply        client's side --> server     quoted: virtual > client     becomes: server > client
 //! ```
 //!
+//! With full NAT the server's side knows a local address in the place of the client's, in both.
+//!
 //! Without it no path MTU is discovered through the router, and clients learn of a closed UDP port by waiting. An error
 //! changes no connection and does not keep it alive (RFC 5927): whoever can guess its ports can send one.
 
 use super::packet::{Direction, Owner, Side};
 use super::resolve::{Judgement, Path};
 use super::rewrite::{Hop, next_hop};
-use super::{Engine, Frame, Verdict, tunnel};
+use super::{Engine, Frame, Verdict, fullnat, tunnel};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::service::{Mode, Protocol};
 use crate::snapshot::{Dest, Ends, Family, Snapshot};
 use crate::table::Client;
+use crate::wire::checksum::Delta;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, End, Quote};
 use crate::wire::version::Ip;
@@ -69,6 +72,16 @@ pub(super) fn follow<A: Family>(path: &Path<'_>, frame: &mut impl Frame) -> Verd
         .find(table.hash(client, protocol), client, &judge)
         .and_then(|(_, word)| path.snapshot.dest_of(word));
     let Some(dest) = dest else { return nobodys };
+    // Who the other side's packets are to.
+    let far = match (path.snapshot.services[dest.service as usize].mode, direction) {
+        (Mode::Fullnat, Direction::In) => path.view().local(dest, client),
+        (Mode::Fullnat, Direction::Out) => path.view().client(dest, client),
+        (Mode::Nat | Mode::Dr | Mode::Tunnel, Direction::In) => {
+            Some((quote.destination, quote.destination_port))
+        }
+        (Mode::Nat | Mode::Dr | Mode::Tunnel, Direction::Out) => Some((ip.destination, quote.source_port)),
+    };
+    let Some(far) = far else { return nobodys };
     if ip.ttl <= 1 {
         return Verdict::Drop(Drop::TtlExpired);
     }
@@ -79,7 +92,7 @@ pub(super) fn follow<A: Family>(path: &Path<'_>, frame: &mut impl Frame) -> Verd
         }
         return verdict;
     }
-    let Hop { verdict, addresses } = match next_hop(path, dest, direction, ip.total_length, ip.destination) {
+    let Hop { verdict, addresses } = match next_hop(path, dest, direction, ip.total_length, far.0) {
         Ok(hop) => hop,
         Err(verdict) => return verdict,
     };
@@ -89,7 +102,7 @@ pub(super) fn follow<A: Family>(path: &Path<'_>, frame: &mut impl Frame) -> Verd
     if let Some(addresses) = &addresses {
         ethernet::write_addresses(ethernet, addresses);
     }
-    rewrite(path, packet, &ip, protocol, direction, dest);
+    rewrite(path, packet, &ip, protocol, direction, dest, far);
     path.count(dest, direction, ip.total_length);
     verdict
 }
@@ -124,6 +137,13 @@ fn subject<A: Family>(path: &Path<'_>, ip: &Ip<A>, quote: &Quote<A>, protocol: P
             quote.destination.client(quote.destination_port, table),
         );
     }
+    let ends = ((quote.destination, quote.destination_port), (quote.source, quote.source_port));
+    if ip.destination == quote.source
+        && let Some((dest, client)) = fullnat::reply(snapshot, ends.0, ends.1, protocol)
+        && let Some(endpoint) = dest.endpoint
+    {
+        return Subject::Request(Side::Endpoint(endpoint), client);
+    }
     match snapshot.endpoint_at(quote.destination, quote.destination_port, protocol) {
         Some(endpoint) if !A::fib(snapshot).is_own(ip.destination) => {
             let client = quote.source.client(quote.source_port, table);
@@ -142,6 +162,7 @@ fn rewrite<A: Family>(
     protocol: Protocol,
     direction: Direction,
     dest: &Dest,
+    far: fullnat::End<A>,
 ) {
     let Some((header, rest)) = packet.split_at_mut_checked(ip.header_length) else { return };
     let Some(message) = rest.get_mut(..usize::from(ip.total_length) - ip.header_length) else { return };
@@ -161,6 +182,22 @@ fn rewrite<A: Family>(
             let outside = A::delta(ip.source, virtual_address);
             let new = (End::Destination, virtual_address, dest.virtual_address.port());
             icmp::translate(message, protocol, new, outside);
+        }
+        // The server need not have a way back to whoever reports.
+        (Mode::Fullnat, Direction::In) => {
+            A::set_source(header, ip.source, far.0);
+            A::set_destination(header, ip.destination, address);
+            let outside = A::delta(ip.source, far.0).and(A::delta(ip.destination, address));
+            icmp::translate(message, protocol, (End::Source, address, dest.address.port()), outside);
+            icmp::translate(message, protocol, (End::Destination, far.0, far.1), Delta::default());
+        }
+        (Mode::Fullnat, Direction::Out) => {
+            A::set_source(header, ip.source, virtual_address);
+            A::set_destination(header, ip.destination, far.0);
+            let outside = A::delta(ip.source, virtual_address).and(A::delta(ip.destination, far.0));
+            icmp::translate(message, protocol, (End::Source, far.0, far.1), outside);
+            let new = (End::Destination, virtual_address, dest.virtual_address.port());
+            icmp::translate(message, protocol, new, Delta::default());
         }
     }
 }

@@ -4,7 +4,8 @@
 //! not the packet path. The packet tells what each end expects next, so both accept the RST without a challenge (RFC
 //! 9293, 3.10.7.4; RFC 5961, 3.2). A connection that is silent is not told anything: nobody knows its numbers.
 
-use crate::service::Protocol;
+use super::fullnat;
+use crate::service::{Mode, Protocol};
 use crate::snapshot::{Dest, Family, Snapshot};
 use crate::table::{Judge, Table, Word, Worth};
 use crate::wire::checksum;
@@ -37,17 +38,27 @@ fn resets<A: Family>(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Optio
     let source = End { address: ip.source, port: tcp.source };
     let destination = End { address: ip.destination, port: tcp.destination };
 
-    let (client, service_side) =
-        match snapshot.service_at(destination.address, destination.port, Protocol::Tcp) {
-            Some(_) => (source, destination),
-            None => (destination, source),
-        };
-    let inward = client == source;
-    let word_client = client.address.client(client.port, table);
+    let inward = snapshot.service_at(destination.address, destination.port, Protocol::Tcp).is_some();
+    let (side, client) = if inward { (destination, source) } else { (source, destination) };
+    let ends = ((source.address, source.port), (destination.address, destination.port));
+    let word_client = match fullnat::reply(snapshot, ends.0, ends.1, Protocol::Tcp) {
+        Some((_, client)) if !inward => client,
+        _ => client.address.client(client.port, table),
+    };
     let hash = table.hash(word_client, Protocol::Tcp);
-    let judge = Resetting { snapshot, inward, side: service_side };
+    let judge = Resetting { snapshot, inward, side };
     let (slot, word) = table.find(hash, word_client, &judge)?;
     let dest = snapshot.dest_of(word)?;
+    let mode = snapshot.services[dest.service as usize].mode;
+    // The client, and whom the server takes for it.
+    let (client, near) = match mode {
+        Mode::Fullnat => {
+            let end = |(address, port)| End { address, port };
+            let client = end(fullnat::client_end(table, snapshot, slot, word)?);
+            (client, end(fullnat::local_end(table, snapshot, slot, word)?))
+        }
+        Mode::Nat | Mode::Dr | Mode::Tunnel => (client, client),
+    };
     if table.replace(slot, word, Word::EMPTY).is_err() {
         return None;
     }
@@ -61,14 +72,13 @@ fn resets<A: Family>(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Optio
         Told { sequence: 0, acknowledged: Some(sequence.wrapping_add(payload.max(1))) }
     };
     let onward = Told { sequence, acknowledged: None };
-    let is_one_way = snapshot.services[dest.service as usize].mode.is_one_way();
-    Some(if inward && is_one_way {
+    Some(if inward && mode.is_one_way() {
         // The server has the virtual address, and no packet of ours to it goes by a route.
         vec![segment_of(service, client, told)]
     } else if inward {
-        vec![segment_of(service, client, told), segment_of(client, server, onward)]
+        vec![segment_of(service, client, told), segment_of(near, server, onward)]
     } else {
-        vec![segment_of(client, server, told), segment_of(service, client, onward)]
+        vec![segment_of(near, server, told), segment_of(service, client, onward)]
     })
 }
 

@@ -6,9 +6,10 @@ use super::classify::classify;
 use super::express::{self, Tally};
 use super::look_up::{self, Order};
 use super::packet::{Direction, Found, Owner, Packet, Search, Side, Work};
+use super::persist::Person;
 use super::rewrite::rewrite;
 use super::six::{self, Addresses};
-use super::{BURST, Engine, Frame, Verdict, persist};
+use super::{BURST, Engine, Frame, Verdict, fullnat, persist};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
@@ -64,20 +65,24 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// The address of a packet's client, if it is of IPv6.
+    /// The address of a packet's client, if it is of IPv6, and in the packet: with full NAT a reply has a local one in its place.
     #[inline]
     pub fn client_address(&self, packet: &Packet) -> Option<u128> {
-        let addresses = self.addresses_of(packet)?;
-        Some(match packet.direction {
-            Direction::In => addresses.source,
-            Direction::Out => addresses.destination,
-        })
+        let &Addresses { source, destination } = self.addresses_of(packet)?;
+        match packet.direction {
+            Direction::In => Some(source),
+            Direction::Out => {
+                let client = destination.client(packet.client.port(), &self.engine.table);
+                (client == packet.client).then_some(destination)
+            }
+        }
     }
 
     /// A packet's client, if that has this port.
     pub fn client(&self, packet: &Packet, port: u16) -> Client {
-        match (self.client_address(packet), packet.direction) {
-            (Some(six), _) => six.client(port, &self.engine.table),
+        match (self.addresses_of(packet), packet.direction) {
+            (Some(six), Direction::In) => six.source.client(port, &self.engine.table),
+            (Some(six), Direction::Out) => six.destination.client(port, &self.engine.table),
             (None, Direction::In) => Client::new(packet.source, port),
             (None, Direction::Out) => Client::new(packet.destination, port),
         }
@@ -288,7 +293,10 @@ impl<'a> Path<'a> {
             self.note(slot, new);
             let goes_on = matches!(state, State::Established | State::Udp);
             if goes_on && let Some(prefix) = service.persistent {
-                self.confirm(dest, prefix, packet);
+                let known =
+                    || self.addresses_of(packet).and_then(|_| self.engine.table.address_of(slot, new));
+                let wide = self.client_address(packet).or_else(known);
+                self.confirm(dest, prefix, Person { client: packet.client, wide });
             }
         }
         Ok(Some(dest))
@@ -322,10 +330,10 @@ impl<'a> Path<'a> {
                     None => !self.snapshot.fibs.four.is_own(packet.destination),
                     Some(six) => !self.snapshot.fibs.six.is_own(six.destination),
                 };
-                return match self.snapshot.answered_by(endpoint).filter(|_| is_clients) {
-                    Some(dest) => Ok(Some(dest)),
-                    None => Err(Verdict::Punt(Punt::ServerReply)),
-                };
+                if is_clients && let Some(dest) = self.snapshot.answered_by(endpoint) {
+                    return Ok(Some(dest));
+                }
+                return self.find_of_fullnat(packet).ok_or(Verdict::Punt(Punt::ServerReply))?.map(Some);
             }
         };
         let service = &self.snapshot.services[index as usize];
@@ -345,6 +353,13 @@ impl<'a> Path<'a> {
             self.count_connection(dest);
             return Ok(Some(dest));
         }
+        let local = match &service.pool {
+            None => None,
+            Some(pool) => {
+                let local = pool.claim(packet.protocol, word.identity(), hash);
+                Some(local.ok_or(Verdict::Drop(Drop::NoLocalPort))?)
+            }
+        };
         let wanted = Wanted::Connection(dest.endpoint);
         let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted };
         // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
@@ -352,6 +367,9 @@ impl<'a> Path<'a> {
         let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
         if let Inserted::New(slot) = inserted {
             self.note_address(slot, packet);
+            if let Some(local) = local {
+                self.engine.table.note_local(slot, word.identity(), local);
+            }
             self.count_connection(dest);
             if service.is_limited {
                 // Whether it is full now has to be noticed now.
@@ -373,6 +391,25 @@ impl<'a> Path<'a> {
             true => Ok(()),
             false => Err(Drop::SourceDenied),
         }
+    }
+
+    /// The dest of a reply from an endpoint that serves with full NAT as well, and knows the packet from there. `None` if it is none.
+    #[inline(never)]
+    fn find_of_fullnat(&self, packet: &Packet) -> Option<Result<&'a Dest, Verdict>> {
+        let Packet { source_port, destination_port, protocol, .. } = *packet;
+        let (dest, client) = match self.addresses_of(packet) {
+            None => {
+                let ends = ((packet.source, source_port), (packet.destination, destination_port));
+                fullnat::reply(self.snapshot, ends.0, ends.1, protocol)?
+            }
+            Some(six) => {
+                let ends = ((six.source, source_port), (six.destination, destination_port));
+                fullnat::reply(self.snapshot, ends.0, ends.1, protocol)?
+            }
+        };
+        let owner = dest.endpoint.filter(|&endpoint| endpoint != packet.owner)?;
+        let hash = self.engine.table.hash(client, protocol);
+        Some(self.find_or_begin(&Packet { owner, client, hash, ..*packet }))
     }
 
     /// Whether nobody can be a client with this address: it stands for no single host, or is a service's (RFC 1812, section 5.3.7; RFC 4291,

@@ -2,7 +2,7 @@
 
 use super::packet::{Direction, Packet, Piece};
 use super::resolve::Path;
-use super::{Frame, Verdict, tunnel};
+use super::{Frame, Verdict, fullnat, tunnel};
 use crate::counters::{Drop, Punt};
 use crate::fib::NextHop;
 use crate::service::Mode;
@@ -17,6 +17,9 @@ pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut
     }
     let inward = packet.direction == Direction::In;
     let mode = path.snapshot.services[dest.service as usize].mode;
+    if mode == Mode::Fullnat {
+        return fullnat::send(path, packet, dest, (packet.source, packet.destination), frame);
+    }
     let Hop { verdict, addresses } =
         match next_hop(path, dest, packet.direction, packet.length, packet.destination) {
             Ok(hop) => hop,
@@ -91,8 +94,8 @@ fn write(
     }
     ipv4::decrement_ttl(ip);
     match (mode, inward) {
-        // A tunnel's packets do not come here.
-        (Mode::Dr | Mode::Tunnel, _) => {}
+        // A tunnel's packets do not come here, nor do those of full NAT.
+        (Mode::Dr | Mode::Tunnel | Mode::Fullnat, _) => {}
         (Mode::Nat, true) => {
             ipv4::set_destination(ip, dest.four.address, dest.address_delta);
             if has_ports {

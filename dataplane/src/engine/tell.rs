@@ -11,6 +11,7 @@
 //!
 //! Of a server whose MAC is not known yet nothing is said: the client asks again in a second, and by then it is.
 
+use super::fullnat::{self, View};
 use super::packet::Side;
 use super::resolve::Judgement;
 use crate::clock::Tick;
@@ -116,7 +117,14 @@ impl Way<'_> {
     fn mtu<A: Family>(&self, ip: &Ip<A>, ports: Transport, protocol: Protocol) -> Option<u16> {
         let Way { table, snapshot, now } = *self;
         let next_hop = match snapshot.service_at(ip.destination, ports.destination, protocol) {
-            None => A::fib(snapshot).look_up(ip.destination),
+            None => {
+                let ends = ((ip.source, ports.source), (ip.destination, ports.destination));
+                let client = match fullnat::reply(snapshot, ends.0, ends.1, protocol) {
+                    Some((dest, client)) => View { table, snapshot, now }.client::<A>(dest, client)?.0,
+                    None => ip.destination,
+                };
+                A::fib(snapshot).look_up(client)
+            }
             // Nobody remembers where it would have gone: what fits on the narrowest way.
             Some(service) if snapshot.services[service as usize].one_packet => {
                 let of_service = snapshot.dests().filter(|dest| dest.service == service);

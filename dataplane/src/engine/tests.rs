@@ -2,6 +2,7 @@
 
 mod adopt;
 mod fragments;
+mod fullnat;
 mod persist;
 mod related;
 mod six;

@@ -149,12 +149,14 @@ impl Map for WideIndex {
 pub struct Directory<M> {
     services: M,
     endpoints: M,
-    /// What addresses are, whatever the port: [`VIRTUAL`], [`ENDPOINT`] or both.
+    /// What addresses are, whatever the port: [`VIRTUAL`], [`ENDPOINT`], [`LOCAL`], and then its number.
     addresses: M,
 }
 
 const VIRTUAL: u32 = 1;
 const ENDPOINT: u32 = 2;
+const LOCAL: u32 = 4;
+const NUMBER_SHIFT: u32 = 8;
 
 impl<M: Map> Directory<M> {
     /// Adds a service, whose address is here if it is live.
@@ -184,6 +186,18 @@ impl<M: Map> Directory<M> {
             self.endpoints.insert(key, next);
             next
         })
+    }
+
+    /// Adds a local address with this number.
+    pub(super) fn add_local<A: Family<Map = M>>(&mut self, address: A, number: u16) {
+        self.note(address, LOCAL | u32::from(number) << NUMBER_SHIFT);
+    }
+
+    /// The number of a local address.
+    #[inline]
+    pub(super) fn local<A: Family<Map = M>>(&self, address: A) -> Option<u16> {
+        let what = self.what(address);
+        (what & LOCAL != 0).then_some((what >> NUMBER_SHIFT) as u16)
     }
 
     fn note<A: Family<Map = M>>(&mut self, address: A, what: u32) {
@@ -221,7 +235,7 @@ impl Snapshot {
         self.four.endpoints.prefetch(source.0.whose(source.1, protocol));
     }
 
-    /// Whether this is the address of a service or of an endpoint.
+    /// Whether this is the address of a service or of an endpoint, or a local one.
     pub fn concerns<A: Family>(&self, address: A) -> bool {
         A::directory(self).what(address) != 0
     }

@@ -10,6 +10,7 @@
 
 mod family;
 mod index;
+mod pool;
 mod publish;
 mod rehearsal;
 mod transform;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use self::family::{Directory, WideIndex};
 pub use self::family::{Family, fold, folded};
 use self::index::Index;
+pub use self::pool::Pool;
 pub use self::publish::{Publisher, Subscriber};
 pub use self::transform::{RENEW_AFTER, Transform};
 pub use self::tunnel::{MssClamp, Tunnel, TunnelSpec};
@@ -33,7 +35,7 @@ use crate::fib::{Address, Fibs, NextHop};
 use crate::key::{KeyHasher, WideKey};
 use crate::scheduler::{Candidate, Kept, Picker};
 use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
-use crate::table::{DestId, Word};
+use crate::table::{DestId, LocalAddress, Word};
 use crate::wire::checksum::Delta;
 use crate::wire::ethernet::Mac;
 
@@ -73,6 +75,8 @@ pub struct ServiceSpec {
     pub sources: Option<Arc<Sources>>,
     /// How packets are put into others, with [`Mode::Tunnel`].
     pub tunnel: TunnelSpec,
+    /// As whom real servers see clients, with [`Mode::Fullnat`].
+    pub pool: Option<Pool>,
     /// Real servers in the order of the configuration.
     pub dests: Vec<DestSpec>,
 }
@@ -122,6 +126,7 @@ impl ServiceSpec {
             one_packet: false,
             sources: None,
             tunnel: TunnelSpec::default(),
+            pool: None,
             dests: Vec::new(),
         }
     }
@@ -172,6 +177,8 @@ pub struct Service {
     pub mark: u16,
     /// Whether there is a server that would take connections if its next hop were known: soon it will.
     pub waits: bool,
+    /// See [`ServiceSpec::pool`].
+    pub pool: Option<Pool>,
     timeouts: [Timeout; State::COUNT],
 }
 
@@ -190,7 +197,8 @@ pub struct Dest {
     pub id: DestId,
     /// Its service.
     pub service: ServiceIndex,
-    /// Its endpoint; `None` if its replies do not come this way.
+    /// Its endpoint; `None` if its replies do not come this way. With [`Mode::Fullnat`] one of its own: who replies is told by the
+    /// local port.
     pub endpoint: Option<EndpointIndex>,
     /// How packets to it are put into others, with [`Mode::Tunnel`].
     pub tunnel: Option<Tunnel>,
@@ -258,6 +266,8 @@ pub struct Snapshot {
     four: Directory<Index>,
     six: Directory<WideIndex>,
     endpoints: EndpointIndex,
+    /// By number, the local addresses of which connections may have ports.
+    locals: Vec<Option<Arc<LocalAddress>>>,
     /// Whose datagrams an endpoint answers, if nobody remembers: dests of services with one-packet scheduling.
     answering: HashMap<EndpointIndex, DestId>,
 }
@@ -292,6 +302,7 @@ impl Snapshot {
             four: Directory::default(),
             six: Directory::default(),
             endpoints: 0,
+            locals: Vec::new(),
             answering: HashMap::new(),
         };
         if specs.iter().any(|spec| spec.mode == Mode::Tunnel) {
@@ -404,8 +415,12 @@ impl Snapshot {
             persistent: spec.persistence.map(|how| how.prefix),
             mark: mark(spec.address),
             waits,
+            pool: spec.pool.clone(),
             timeouts: timeouts.0.map(Timeout::from_seconds),
         });
+        for local in spec.pool.iter().flat_map(|pool| &pool.locals) {
+            self.add_local(local.clone());
+        }
         let (port, protocol) = (spec.address.port(), spec.protocol);
         match spec.address.ip() {
             IpAddr::V4(four) => self.four.add_service((u32::from(four), port), protocol, index, spec.live),
@@ -428,10 +443,16 @@ impl Snapshot {
             // Control mixes no families; a packet that came here would leave for nowhere.
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Delta::default(),
         };
-        let endpoint = (spec.mode == Mode::Nat).then(|| match address {
-            SocketAddr::V4(_) => self.four.endpoint((four.address, address.port()), protocol, self.endpoints),
-            SocketAddr::V6(_) => self.six.endpoint((six.address, address.port()), protocol, self.endpoints),
-        });
+        let endpoint = match (spec.mode, address) {
+            (Mode::Nat, SocketAddr::V4(_)) => {
+                Some(self.four.endpoint((four.address, address.port()), protocol, self.endpoints))
+            }
+            (Mode::Nat, SocketAddr::V6(_)) => {
+                Some(self.six.endpoint((six.address, address.port()), protocol, self.endpoints))
+            }
+            (Mode::Fullnat, _) => Some(self.endpoints),
+            (Mode::Dr | Mode::Tunnel, _) => None,
+        };
         self.endpoints += u32::from(endpoint == Some(self.endpoints));
         if let Some(endpoint) = endpoint.filter(|_| spec.one_packet) {
             // Of several the first: nothing tells them apart.
@@ -469,10 +490,14 @@ impl Snapshot {
     fn way_to(&self, spec: &ServiceSpec, server: SocketAddr) -> (NextHop, Option<Tunnel>) {
         match (server.ip(), spec.mode) {
             (IpAddr::V4(server), Mode::Tunnel) => spec.tunnel.towards(server.into(), &self.fibs.four),
-            (IpAddr::V4(server), Mode::Nat | Mode::Dr) => (self.fibs.four.look_up(server.into()), None),
+            (IpAddr::V4(server), Mode::Nat | Mode::Dr | Mode::Fullnat) => {
+                (self.fibs.four.look_up(server.into()), None)
+            }
             // Tunnels are of IPv4 only.
             (IpAddr::V6(_), Mode::Tunnel) => (NextHop::NoRoute, None),
-            (IpAddr::V6(server), Mode::Nat | Mode::Dr) => (self.fibs.six.look_up(server.into()), None),
+            (IpAddr::V6(server), Mode::Nat | Mode::Dr | Mode::Fullnat) => {
+                (self.fibs.six.look_up(server.into()), None)
+            }
         }
     }
 

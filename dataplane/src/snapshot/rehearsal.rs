@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Dest, Service, ServiceIndex, Snapshot};
+use super::{Dest, Pool, Service, ServiceIndex, Snapshot};
 use crate::counters::TrafficCounters;
 use crate::scheduler::Picker;
 
@@ -29,6 +29,7 @@ impl Snapshot {
             four: self.four.clone(),
             six: self.six.clone(),
             endpoints: self.endpoints,
+            locals: self.locals.clone(),
             answering: self.answering.clone(),
         };
         for (original, index) in self.services.iter().zip(0..) {
@@ -50,6 +51,7 @@ impl Snapshot {
                 timeouts,
                 ..
             } = *original;
+            let pool = original.pool.clone().map(|pool| Pool { is_rehearsal: true, ..pool });
             copy.services.push(Service {
                 protocol,
                 mode,
@@ -62,6 +64,7 @@ impl Snapshot {
                 persistent,
                 mark,
                 waits,
+                pool,
                 timeouts,
             });
         }

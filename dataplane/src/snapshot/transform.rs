@@ -3,8 +3,8 @@
 //! Most packets belong to a connection that is established and stays so. All that the data path needs to know
 //! for them is here: whether the connection is theirs, whether it is undisturbed, and the finished rewrite.
 //! Both directions and both modes are the same arithmetic, by index instead of by branch; direct routing is a
-//! translation of the virtual address to itself. A packet for a tunnel is not finished by a rewrite: there is no way here for it, and
-//! the engine looks aside.
+//! translation of the virtual address to itself. A packet for a tunnel, or with full NAT, is not finished by this rewrite: there is no
+//! way here for it, and the engine looks aside.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ pub struct Transform {
     pub lifetime: u16,
     /// The way to the server; one that takes no packet if it is not known, or is a tunnel.
     pub adjacency: Adjacency,
-    /// The server's traffic, a counter set for each worker.
+    /// The server's traffic, a counter set for each worker; none if more is to be done than this rewrite.
     pub traffic: Arc<[TrafficCounters]>,
 }
 
@@ -71,7 +71,7 @@ impl Transform {
     pub fn new(dest: &Dest, service: &Service) -> Self {
         let (address, port, address_delta, transport_delta) = match service.mode {
             Mode::Nat => (dest.four.address, dest.address.port(), dest.address_delta, dest.transport_delta),
-            Mode::Dr | Mode::Tunnel => {
+            Mode::Dr | Mode::Tunnel | Mode::Fullnat => {
                 (dest.four.virtual_address, dest.virtual_address.port(), Delta::default(), Delta::default())
             }
         };
@@ -96,7 +96,10 @@ impl Transform {
                 NextHop::Ready(adjacency) if dest.tunnel.is_none() => adjacency,
                 NextHop::Ready(_) | NextHop::Unresolved(_) | NextHop::NoRoute => NOWHERE,
             },
-            traffic: dest.traffic.clone(),
+            traffic: match service.mode {
+                Mode::Fullnat => Arc::new([]),
+                Mode::Nat | Mode::Dr | Mode::Tunnel => dest.traffic.clone(),
+            },
         }
     }
 }
@@ -113,7 +116,7 @@ fn undisturbed(service: &Service, dest: &Dest) -> u16 {
         (Protocol::Tcp, _) if dest.reset => empty.with_state(State::Established).with_flags(u8::MAX),
         (Protocol::Tcp, _) => empty.with_state(State::Established),
         (Protocol::Udp, _) if !dest.up => empty.with_state(State::Udp).with_flags(u8::MAX),
-        (Protocol::Udp, Mode::Nat) => empty.with_state(State::Udp).with_flags(FLAG_REPLIED),
+        (Protocol::Udp, Mode::Nat | Mode::Fullnat) => empty.with_state(State::Udp).with_flags(FLAG_REPLIED),
         (Protocol::Udp, Mode::Dr | Mode::Tunnel) => empty.with_state(State::Udp),
     }
     .state_and_flags()

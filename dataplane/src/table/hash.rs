@@ -42,6 +42,11 @@ impl HashKey {
 }
 
 impl Hash {
+    /// Another hash of the same client, for something else.
+    pub const fn salted(self, salt: u64) -> u64 {
+        fold(self.0 ^ salt, 0x9E37_79B9_7F4A_7C15)
+    }
+
     /// The home bucket of a table with so many pairs of buckets.
     #[inline]
     pub const fn home(self, pairs: usize) -> usize {

@@ -41,6 +41,7 @@
 
 mod hash;
 mod inherit;
+mod locals;
 mod matches;
 mod memory;
 mod wide;
@@ -52,6 +53,7 @@ use std::ops::Range;
 
 pub use self::hash::{Hash, HashKey};
 pub use self::inherit::{Census, Known, Threads};
+pub use self::locals::{Identity, Local, LocalAddress};
 use self::matches::{matches, vacant};
 use self::memory::Buckets;
 #[cfg(not(any(loom, miri)))]
@@ -176,6 +178,8 @@ pub struct Table {
     fragments: Notes,
     /// The addresses of IPv6 clients, by slot.
     wide: Buckets,
+    /// The local ports of connections, by slot.
+    locals: Buckets,
 }
 
 impl Table {
@@ -193,8 +197,9 @@ impl Table {
     }
 
     fn with(buckets: Buckets, key: HashKey) -> io::Result<Self> {
-        let (pairs, wide) = (buckets.len() / 2, Buckets::untouched(buckets.len())?);
-        Ok(Table { buckets, pairs, key, fragments: Notes::new(key), wide })
+        let beside = || Buckets::untouched(buckets.len());
+        let (pairs, wide, locals) = (buckets.len() / 2, beside()?, beside()?);
+        Ok(Table { buckets, pairs, key, fragments: Notes::new(key), wide, locals })
     }
 
     /// How much memory a table for so many connections takes.
@@ -210,10 +215,10 @@ impl Table {
     /// An empty table like this one, to try a packet on; see [`Self::copy_flow`]. It takes address space, but no memory but for what is
     /// copied. An error if there is none.
     pub fn stage(&self) -> io::Result<Self> {
-        let (buckets, wide) =
-            (Buckets::untouched(self.buckets.len())?, Buckets::untouched(self.buckets.len())?);
+        let untouched = || Buckets::untouched(self.buckets.len());
+        let (buckets, wide, locals) = (untouched()?, untouched()?, untouched()?);
         let fragments = self.fragments.for_one_datagram();
-        Ok(Table { buckets, pairs: self.pairs, key: self.key, fragments, wide })
+        Ok(Table { buckets, pairs: self.pairs, key: self.key, fragments, wide, locals })
     }
 
     /// Copies what is in a flow's buckets into a [`Self::stage`]: packets of the flow meet there what they would meet
@@ -227,6 +232,9 @@ impl Table {
                     let _ = stage.replace(slot, Word::EMPTY, word);
                     if let Some(address) = self.address_of(slot, word) {
                         stage.note_address(slot, address);
+                    }
+                    if let Some(local) = self.local_of(slot, word.identity()) {
+                        stage.note_local(slot, word.identity(), local);
                     }
                 }
             }

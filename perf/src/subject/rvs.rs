@@ -171,7 +171,7 @@ impl Settings {
         let megabytes = pool(self.descriptors) * 3 / 1024 + 64;
         let memory = if bench.hugepages { String::new() } else { format!("memory = {megabytes}\n") };
         let server = match self.mode {
-            Mode::Nat => self.server.to_string(),
+            Mode::Nat | Mode::Fullnat => self.server.to_string(),
             Mode::Dr | Mode::Tunnel => self.server.ip().to_string(),
         };
         let mut text = format!("[eal]\nhugepages = {}\n{memory}args = {eal:?}\n", bench.hugepages);

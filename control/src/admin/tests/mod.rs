@@ -42,6 +42,7 @@ impl Drop for Reader {
 fn connection(index: u64) -> api::Connection {
     let client = std::net::Ipv4Addr::from_bits(index as u32);
     api::Connection {
+        local: None,
         protocol: "tcp".to_owned(),
         client: std::net::SocketAddr::from((client, 40112)),
         virtual_: "192.0.2.10:80".parse().unwrap(),

@@ -92,6 +92,11 @@ impl Table {
                 document["service"][0]["tunnel"]["encapsulation"] = json!("gue");
             }
         }
+        if document.pointer("/service/0/fullnat").is_some() {
+            document["service"][0]["mode"] = json!("fullnat");
+        } else if document.pointer("/service/0/mode") == Some(&json!("fullnat")) {
+            document["service"][0]["fullnat"] = json!({ "local": ["10.0.0.100"] });
+        }
         let is_ipv6 = |key: &str| {
             let address = document.pointer(key).and_then(Value::as_str);
             address.is_some_and(|address| address.matches(':').count() > 1)

@@ -78,7 +78,7 @@ fn connection(entry: &Entry) -> Option<Connection> {
     let server = match mode {
         Mode::Nat => server,
         // These change no port, whatever the server's is said to be.
-        Mode::Dr | Mode::Tunnel => SocketAddrV4::new(*server.ip(), service.port()),
+        Mode::Dr | Mode::Tunnel | Mode::Fullnat => SocketAddrV4::new(*server.ip(), service.port()),
     };
     is_of_use.then_some(Connection {
         identity: Identity {
@@ -91,13 +91,15 @@ fn connection(entry: &Entry) -> Option<Connection> {
     })
 }
 
-/// A connection of ours as IPVS has it; none for one of IPv6, of which is not told yet.
+/// A connection of ours as IPVS has it; none for one of IPv6, of which is not told yet, or with full NAT, which it has not.
 pub fn write(connection: &Connection) -> Option<Entry> {
     let Connection { identity: Identity { service, server }, client, state, timeout } = *connection;
     let method = match server.mode {
         Mode::Nat => NAT,
         Mode::Dr => DIRECT_ROUTING | NO_OUTPUT,
         Mode::Tunnel => TUNNEL | NO_OUTPUT,
+        // Linux knows no such thing.
+        Mode::Fullnat => return None,
     };
     let flags = match state {
         State::Established => 0,
@@ -191,11 +193,12 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_by_whoever_reads_messages() {
-        for &mode in Mode::ALL {
+        for mode in [Mode::Nat, Mode::Dr, Mode::Tunnel] {
             let told = connection(Protocol::Tcp, mode, State::CloseWait);
             let message = decode(&encode(1, &[write(&told).unwrap()])).unwrap();
             assert_eq!(message.told.iter().map(read).collect::<Vec<_>>(), [Ok(told)]);
         }
+        assert_eq!(write(&connection(Protocol::Tcp, Mode::Fullnat, State::CloseWait)), None);
     }
 
     #[test]

@@ -52,7 +52,8 @@ impl Router for View<'_> {
         let age = age(self.snapshot.timeout(dest, state), timeout);
         // Of UDP and of templates, Linux only tells what has passed for a while.
         let replied = matches!(state, State::Udp | State::Template);
-        let record = Record { dest: dest.id.index() as u32, client: client.into(), state, replied, age };
+        let record =
+            Record { dest: dest.id.index() as u32, client: client.into(), state, replied, age, local: None };
         self.take(dest.id, &record, age + ON_THE_WAY);
         true
     }

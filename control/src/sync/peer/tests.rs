@@ -72,7 +72,8 @@ impl Router {
 
     fn set(&mut self, slot: usize, dest: u32, state: State) {
         let dest = dest + self.offset;
-        self.slots[slot] = Some(Record { dest, client: client(slot as u16), state, replied: false, age: 0 });
+        self.slots[slot] =
+            Some(Record { dest, client: client(slot as u16), state, replied: false, age: 0, local: None });
     }
 
     fn known(&self) -> BTreeMap<SocketAddr, (u32, State)> {

@@ -6,8 +6,9 @@ use crate::engine::express::{self, Tally};
 use crate::engine::packet::{Direction, Packet, Piece};
 use crate::engine::resolve::Path;
 use crate::engine::rewrite::{Hop, next_hop};
-use crate::engine::{Frame, Verdict};
+use crate::engine::{Frame, Verdict, fullnat};
 use crate::fib::PortIndex;
+use crate::service::Mode;
 use crate::snapshot::{Dest, RENEW_AFTER};
 use crate::wire::{ethernet, ipv6, transport};
 
@@ -54,9 +55,12 @@ pub(in crate::engine) fn send(
     dest: &Dest,
     frame: &mut impl Frame,
 ) -> Verdict {
-    let Some(&Addresses { destination, .. }) = path.addresses_of(packet) else {
+    let Some(&Addresses { source, destination }) = path.addresses_of(packet) else {
         return Verdict::Drop(Drop::BadIpHeader);
     };
+    if path.snapshot.services[dest.service as usize].mode == Mode::Fullnat {
+        return fullnat::send(path, packet, dest, (source, destination), frame);
+    }
     let hop = next_hop(path, dest, packet.direction, packet.length, destination);
     let Hop { verdict, addresses } = match hop {
         Ok(hop) => hop,

@@ -7,15 +7,15 @@ use crate::engine::tell::error;
 use crate::fragments::Waiting;
 
 /// A worker with its room for fragments that wait, and what has left it.
-struct Poller<'a> {
+pub(super) struct Poller<'a> {
     rig: &'a Rig,
     engine: &'a Engine,
     waiting: Waiting<Vec<u8>>,
-    out: Vec<(Verdict, Vec<u8>)>,
+    pub out: Vec<(Verdict, Vec<u8>)>,
 }
 
 impl<'a> Poller<'a> {
-    fn new(rig: &'a Rig) -> Self {
+    pub fn new(rig: &'a Rig) -> Self {
         Poller::of(rig, &rig.engine)
     }
 
@@ -44,17 +44,17 @@ impl<'a> Poller<'a> {
         self.engine.settle(&self.rig.snapshot, now, &mut self.waiting, is_busy, done);
     }
 
-    fn push_all(&mut self, port: PortIndex, frames: &[Vec<u8>]) {
+    pub fn push_all(&mut self, port: PortIndex, frames: &[Vec<u8>]) {
         frames.iter().for_each(|frame| self.push(self.rig.now, port, frame));
     }
 
-    fn verdicts(&self) -> Vec<Verdict> {
+    pub fn verdicts(&self) -> Vec<Verdict> {
         self.out.iter().map(|&(verdict, _)| verdict).collect()
     }
 }
 
 /// A packet with so much data, its length and checksums mended; may be fragmented.
-fn large(frame: &[u8], data: usize) -> Vec<u8> {
+pub(super) fn large(frame: &[u8], data: usize) -> Vec<u8> {
     let protocol = frame[23];
     let header = if protocol == 6 { 20 } else { 8 };
     let mut frame = frame[..34 + header].to_vec();
@@ -87,7 +87,7 @@ fn numbered(frame: &[u8], identification: u16) -> Vec<u8> {
 }
 
 /// The fragments of a packet, each with so many bytes of it at the most.
-fn split(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
+pub(super) fn split(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
     assert!(size.is_multiple_of(8));
     let (headers, data) = frame.split_at(34);
     let pieces = data.chunks(size).enumerate().map(|(index, piece)| {

@@ -13,7 +13,7 @@ const REDIRECT: u8 = 5;
 const TIME_EXCEEDED: u8 = 11;
 
 /// An error of this type from an address to another, that quotes an IP packet.
-fn error(mac: [u8; 6], from: &str, to: &str, kind: u8, quote: &[u8]) -> Vec<u8> {
+pub(super) fn error(mac: [u8; 6], from: &str, to: &str, kind: u8, quote: &[u8]) -> Vec<u8> {
     let mut frame = packet(Protocol::Udp, mac, from, to, 0)[..34].to_vec();
     // Fragmentation needed, MTU 1400.
     frame.extend([kind, 4, 0, 0, 0, 0, 0x05, 0x78]);
@@ -34,7 +34,7 @@ fn mend(frame: &mut [u8], at: usize, range: std::ops::Range<usize>) {
 }
 
 /// The IP packet of a frame, one router later.
-fn hop(frame: &[u8]) -> Vec<u8> {
+pub(super) fn hop(frame: &[u8]) -> Vec<u8> {
     let mut packet = frame[14..].to_vec();
     packet[8] -= 1;
     mend(&mut packet, 10, 0..20);
@@ -46,7 +46,7 @@ fn address(packet: &[u8], at: usize) -> std::net::Ipv4Addr {
 }
 
 /// The message of an error that is right in every sum, from and to these.
-fn message<'a>(frame: &'a [u8], from: &str, to: &str) -> &'a [u8] {
+pub(super) fn message<'a>(frame: &'a [u8], from: &str, to: &str) -> &'a [u8] {
     assert_eq!(address(frame, 26), *socket(from).ip());
     assert_eq!(address(frame, 30), *socket(to).ip());
     assert_eq!((checksum::sum(&frame[14..34]), checksum::sum(&frame[34..])), (0xFFFF, 0xFFFF));
@@ -73,7 +73,7 @@ fn talk(protocol: Protocol, mode: Mode) -> Talk {
     let sent = packet(protocol, LAN_MAC, server, CLIENT, SYN | ACK);
     let reply = match mode {
         Mode::Nat => forwarded(LAN, sent, Verdict::Forward(WAN)),
-        Mode::Dr | Mode::Tunnel => [sent.clone(), sent],
+        Mode::Dr | Mode::Tunnel | Mode::Fullnat => [sent.clone(), sent],
     };
     Talk { rig, request, reply }
 }

@@ -16,11 +16,11 @@ fn socket6(text: &str) -> SocketAddrV6 {
     text.parse().unwrap()
 }
 
-fn server(n: u32, port: u16) -> String {
+pub(super) fn server(n: u32, port: u16) -> String {
     format!("[2001:db8:a::{n}]:{port}")
 }
 
-fn fibs() -> Fibs {
+pub(super) fn fibs() -> Fibs {
     let routes = [
         Route { prefix: 0, length: 0, via: Via::Gateway(WAN, GATEWAY) },
         Route { prefix: SERVERS, length: 64, via: Via::OnLink(LAN) },
@@ -53,7 +53,7 @@ fn publish(rig: &mut Rig) {
 
 /// A good packet with payload "payload", behind these extension headers; the first one's number is in front of them, and each says
 /// the next.
-fn packet6(
+pub(super) fn packet6(
     protocol: Protocol,
     macs: ([u8; 6], [u8; 6]),
     (from, to): (&str, &str),
@@ -572,6 +572,7 @@ fn a_connection_goes_on_in_a_router_that_has_only_been_told_of_it() {
         flags: word.flags(),
         age: 0,
         slack: 0,
+        local: None,
     };
     let told = |news: News| adopt(&new.engine.table, &new.snapshot, new.now, &news);
     assert_eq!([told(news), told(news)], [Adopted::New, Adopted::Known]);

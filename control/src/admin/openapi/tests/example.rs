@@ -106,6 +106,7 @@ impl Backend for Example {
     async fn connections(&self) -> anyhow::Result<Connections> {
         self.there()?;
         let connection = api::Connection {
+            local: self.maybe("10.0.0.100:2000".parse()?),
             protocol: "tcp".to_owned(),
             client: "198.51.100.7:40112".parse()?,
             virtual_: "192.0.2.10:80".parse()?,

@@ -83,8 +83,14 @@ impl Side {
     /// A packet of a connection has come.
     fn pass(&mut self, now: Duration, port: u16, state: State) {
         let number = self.dests[usize::from(state != State::Udp)];
-        let record =
-            Record { dest: number, client: ([198, 51, 100, 7], port).into(), state, replied: true, age: 0 };
+        let record = Record {
+            dest: number,
+            client: ([198, 51, 100, 7], port).into(),
+            state,
+            replied: true,
+            age: 0,
+            local: None,
+        };
         self.parts(now).1.take(DestId::new(number).unwrap(), &record, 0);
     }
 
@@ -311,6 +317,7 @@ fn what_counts_in_units_of_a_minute_is_flushed_whatever_the_clocks_show() {
             let word = Word::new(Client::new(1, 1), dest).seen(Tick(seen), true);
             let age = word.age(Tick(seen + told));
             let record = Record {
+                local: None,
                 dest: side.dests[1],
                 client: ([198, 51, 100, 7], 1).into(),
                 state: State::CloseWait,

@@ -1,0 +1,167 @@
+//! `[service.fullnat]`: the local addresses and ports as which the real servers of a service whose mode is `fullnat` see its clients.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use dataplane::service::Mode;
+
+use super::compare::repeated;
+use super::error::quoted;
+use super::raw::{Field, Section};
+use super::value;
+
+/// Addresses of a pool, at the most: sixteen million connections, and half a gigabyte of memory if all ports are in use.
+const MOST: usize = 255;
+
+/// What no system gives away by itself (RFC 6335): clients come from ports from here on.
+const PORTS: RangeInclusive<u16> = 1024..=65535;
+
+const LOCAL: &str =
+    "local addresses of this router, at the most 255, e.g. [\"10.0.0.100\", \"10.0.0.102-10.0.0.105\"]";
+
+/// As whom real servers see the clients of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fullnat {
+    /// Addresses of the router.
+    pub local: Vec<IpAddr>,
+    /// The ports of each of them.
+    pub ports: RangeInclusive<u16>,
+}
+
+/// The pool of a service with this mode and address; of another mode none.
+pub(super) fn read(
+    service: &Section<'_>,
+    mode: Option<Mode>,
+    address: Option<SocketAddr>,
+) -> Option<Option<Fullnat>> {
+    match (service.get("fullnat"), mode) {
+        (Some(field), Some(Mode::Nat | Mode::Dr | Mode::Tunnel)) => {
+            field.error("the mode is another one; expected mode = \"fullnat\", or no such table")
+        }
+        (None, Some(Mode::Fullnat)) => {
+            service.require("fullnat", "a table [service.fullnat] with local = [...]")?;
+            None
+        }
+        (None, _) => Some(None),
+        (Some(field), _) => pool(&field.section()?, address?.ip()).map(Some),
+    }
+}
+
+fn pool(section: &Section<'_>, service: IpAddr) -> Option<Fullnat> {
+    section.known(&["local", "ports"]);
+    let local = section.require("local", LOCAL).and_then(|field| local(&field, service));
+    let ports = section.or("ports", PORTS, |field| field.parse("FIRST-LAST, e.g. \"1024-65535\"", ports));
+    Some(Fullnat { local: local?, ports: ports? })
+}
+
+fn local(field: &Field<'_>, service: IpAddr) -> Option<Vec<IpAddr>> {
+    let ranges = field.all(|element| {
+        let range = element.parse("ADDRESS or ADDRESS-ADDRESS, e.g. \"10.0.0.102-10.0.0.105\"", addresses)?;
+        match value::same_family(range[0], service) {
+            Ok(()) => Some(range),
+            Err(wrong) => element.error(wrong),
+        }
+    })?;
+    let all = ranges.concat();
+    if let Some((index, _)) = repeated(&all).first() {
+        return field.error(format_args!("{} stands there twice; expected it once", all[*index]));
+    }
+    match all.len() {
+        0 => field.error(format_args!("is empty; expected {LOCAL}")),
+        1..=MOST => Some(all),
+        many => field.error(format_args!("has {many} addresses; expected {LOCAL}")),
+    }
+}
+
+/// `ADDRESS` or `ADDRESS-ADDRESS`; never empty.
+fn addresses(typed: &str) -> Result<Vec<IpAddr>, String> {
+    let (first, last) = typed.split_once('-').unwrap_or((typed, typed));
+    let range = match (value::address(first)?, value::address(last)?) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            let all = u32::from(first)..=u32::from(last);
+            all.take(MOST + 1).map(|address| Ipv4Addr::from(address).into()).collect::<Vec<_>>()
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            let all = u128::from(first)..=u128::from(last);
+            all.take(MOST + 1).map(|address| Ipv6Addr::from(address).into()).collect()
+        }
+        _ => return Err(format!("{} begins and ends in two families", quoted(typed))),
+    };
+    if range.is_empty() { Err(format!("{} ends before it begins", quoted(typed))) } else { Ok(range) }
+}
+
+/// `FIRST-LAST`, or one.
+fn ports(typed: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = typed.split_once('-').unwrap_or((typed, typed));
+    let [first, last] = [first, last].map(|port| match port.parse::<u16>() {
+        Ok(number) if number > 0 && port.bytes().all(|byte| byte.is_ascii_digit()) => Ok(number),
+        _ => Err(format!("{} is not a port", quoted(port))),
+    });
+    let ports = first?..=last?;
+    if ports.is_empty() { Err(format!("{} ends before it begins", quoted(typed))) } else { Ok(ports) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn read(fullnat: &str, mode: &str) -> Result<Option<Fullnat>, String> {
+        let text = format!(
+            "[workers]\ncores = [1]\n[[port]]\nname = \"lan\"\ndevice = \"net_null0\"\naddresses = [\"10.0.0.1/24\"]\n\
+             [[service]]\naddress = \"192.0.2.10:80\"\nmode = {mode:?}\n{fullnat}\n"
+        );
+        let config = crate::config::parse(Path::new("f"), text.into()).map_err(|error| error.to_string())?;
+        Ok(config.services[0].fullnat.clone())
+    }
+
+    #[test]
+    fn addresses_and_ports() {
+        let local = |numbers: &[u8]| numbers.iter().map(|&n| IpAddr::from([10, 0, 0, n])).collect();
+        assert_eq!(
+            read("fullnat = { local = [\"10.0.0.100\", \"10.0.0.102-10.0.0.104\"] }", "fullnat"),
+            Ok(Some(Fullnat { local: local(&[100, 102, 103, 104]), ports: 1024..=65535 }))
+        );
+        assert_eq!(
+            read("[service.fullnat]\nlocal = [\"10.0.0.100\"]\nports = \"2000-2999\"", "fullnat"),
+            Ok(Some(Fullnat { local: local(&[100]), ports: 2000..=2999 }))
+        );
+        assert_eq!(read("", "nat"), Ok(None));
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for (fullnat, mode, expected) in [
+            ("", "fullnat", "missing; expected a table [service.fullnat] with local"),
+            ("fullnat = { local = [\"10.0.0.100\"] }", "nat", "expected mode = \"fullnat\""),
+            ("fullnat = {}", "fullnat", "missing; expected local addresses of this router"),
+            ("fullnat = { local = [] }", "fullnat", "is empty"),
+            ("fullnat = { local = [\"10.0.1.0-10.0.2.255\"] }", "fullnat", "has 256 addresses"),
+            ("fullnat = { local = [\"10.0.0.9-10.0.0.8\"] }", "fullnat", "ends before it begins"),
+            (
+                "fullnat = { local = [\"10.0.0.9\", \"10.0.0.8-10.0.0.10\"] }",
+                "fullnat",
+                "10.0.0.9 stands there twice",
+            ),
+            ("fullnat = { local = [\"2001:db8::1\"] }", "fullnat", "expected an IPv4 address"),
+            ("fullnat = { local = [\"10.0.0.1\"] }", "fullnat", "10.0.0.1 is an address of a port"),
+            ("fullnat = { local = [\"192.0.2.10\"] }", "fullnat", "192.0.2.10 is a virtual address"),
+            ("fullnat = { local = [\"10.0.0.100\"], ports = \"0-9\" }", "fullnat", "\"0\" is not a port"),
+            ("fullnat = { local = [\"10.0.0.100\"], ports = \"9-8\" }", "fullnat", "ends before it begins"),
+            (
+                "protocol = \"udp\"\none_packet = true\nfullnat = { local = [\"10.0.0.100\"] }",
+                "fullnat",
+                "nobody would remember",
+            ),
+            (
+                "fullnat = { local = [\"10.0.0.11\"] }\n[[service.server]]\naddress = \"10.0.0.11:80\"",
+                "fullnat",
+                "10.0.0.11 is a local address",
+            ),
+        ] {
+            let error = read(fullnat, mode).unwrap_err();
+            assert!(error.contains(expected), "{fullnat}: {error}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Local addresses, as whose ports real servers see their clients ([`Mode::Fullnat`](crate::service::Mode::Fullnat)): which connection
+//! has which port.
+//!
+//! For each port of an address and protocol there is a word, the *claim* of a connection: its client and its dest, as in the
+//! connection's own word. A reply to the port is of that connection. Taking a free port is one compare-and-swap, so workers have
+//! nothing else to agree on, and no shares of their own.
+//!
+//! A claim is made before its connection can be seen, and is worth something only while the connection is in the table. Nobody gives it
+//! back: connections leave a table in many ways, and with the process that has died last time. Who sweeps the table sweeps the claims as well, and
+//! takes away those without a connection, seconds later. A young claim, whose connection may be under way, is left alone once.
+//!
+//! The other way, from a connection to its port, is written beside the table, in the place of the connection's slot, as the addresses of
+//! IPv6 clients are ([`super::wide`]): without any agreement, since what is there says whose it is.
+//!
+//! ```text
+//!   claim:   | 32 unused | 7 unused | 1 young |   24 dest id   | 64 client |
+//!   place:   | 8 unused  | 16 port  | 16 address's number | 24 dest id | 64 client |
+//! ```
+
+use std::io;
+use std::net::IpAddr;
+use std::ops::Range;
+
+use super::memory::Buckets;
+use super::{Hash, SLOTS, Slot, Table, Word};
+use crate::service::Protocol;
+use crate::sync::{AtomicU128, Ordering};
+
+/// Ports of an address and protocol.
+const PORTS: usize = 1 << 16;
+
+/// Set by whoever takes a port, removed by the next sweep: from the one after that on the port is free without a connection.
+const YOUNG: u128 = 1 << Identity::BITS;
+
+const NUMBER_SHIFT: u32 = Identity::BITS;
+const PORT_SHIFT: u32 = NUMBER_SHIFT + 16;
+
+/// What tells a connection from all others of its protocol: its client and its dest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity(u128);
+
+impl Identity {
+    const BITS: u32 = 88;
+    const MASK: u128 = (1 << Self::BITS) - 1;
+
+    /// A connection with nothing but client and dest.
+    pub const fn word(self) -> Word {
+        Word(self.0)
+    }
+}
+
+impl Word {
+    /// Who it is.
+    pub const fn identity(self) -> Identity {
+        Identity(self.0 & Identity::MASK)
+    }
+}
+
+/// A port of a local address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Local {
+    /// The address's number.
+    pub number: u16,
+    /// The port.
+    pub port: u16,
+}
+
+/// A local address, and who has its ports. A megabyte a protocol, of which only what is used is there.
+pub struct LocalAddress {
+    /// Its number in the places beside the table: the same as long as a connection has one of its ports.
+    pub number: u16,
+    /// The address.
+    pub address: IpAddr,
+    claims: [Buckets; Protocol::ALL.len()],
+}
+
+impl std::fmt::Debug for LocalAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (number {})", self.address, self.number)
+    }
+}
+
+impl LocalAddress {
+    /// One whose ports are free. An error if there is no room in the address space.
+    pub fn new(number: u16, address: IpAddr) -> io::Result<Self> {
+        let free = || Buckets::untouched(PORTS / SLOTS);
+        Ok(LocalAddress { number, address, claims: [free()?, free()?] })
+    }
+
+    /// Whose a port is.
+    #[inline]
+    pub fn owner(&self, protocol: Protocol, port: u16) -> Option<Identity> {
+        let claim = self.claim(protocol, port).load(Ordering::Acquire);
+        (claim != 0).then_some(Identity(claim & Identity::MASK))
+    }
+
+    /// Takes a port, if it is free or the connection's own already.
+    pub fn take(&self, protocol: Protocol, port: u16, owner: Identity) -> bool {
+        let claim = self.claim(protocol, port);
+        let mut old = claim.load(Ordering::Acquire);
+        loop {
+            if old != 0 && old & Identity::MASK != owner.0 {
+                return false;
+            }
+            // One of its own is made young again: a sweep may be about to take it away. If it is young, that takes two sweeps.
+            let young = owner.0 | YOUNG;
+            if old == young {
+                return true;
+            }
+            match claim.compare_exchange(old, young, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return true,
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// How many ports are taken.
+    pub fn taken(&self, protocol: Protocol) -> usize {
+        let taken = |claim: &&AtomicU128| claim.load(Ordering::Relaxed) != 0;
+        self.claims[protocol as usize].iter().flat_map(|bucket| &bucket.0).filter(taken).count()
+    }
+
+    /// Visits a part of the ports: `numerators` of `denominator`. Those without a connection become free, unless they are young.
+    pub fn sweep(&self, table: &Table, numerators: Range<usize>, denominator: usize) {
+        let at = |numerator: usize| (numerator * PORTS).checked_div(denominator).unwrap_or(0);
+        for &protocol in Protocol::ALL {
+            for port in at(numerators.start)..at(numerators.end) {
+                let claim = self.claim(protocol, port as u16);
+                let old = claim.load(Ordering::Relaxed);
+                if old == 0 {
+                    continue;
+                }
+                let identity = Identity(old & Identity::MASK);
+                let is_held = table.holds(table.hash(identity.word().client(), protocol), identity);
+                let new = if is_held || old & YOUNG != 0 { old & !YOUNG } else { 0 };
+                if new != old {
+                    // Whoever changes it meanwhile is its connection.
+                    let _ = claim.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn claim(&self, protocol: Protocol, port: u16) -> &AtomicU128 {
+        let port = usize::from(port);
+        &self.claims[protocol as usize][port / SLOTS].0[port % SLOTS]
+    }
+}
+
+impl Table {
+    /// Notes the local port of the connection in a slot.
+    pub fn note_local(&self, slot: Slot, owner: Identity, Local { number, port }: Local) {
+        let place = owner.0 | u128::from(number) << NUMBER_SHIFT | u128::from(port) << PORT_SHIFT;
+        self.locals[slot.bucket()].0[slot.index()].store(place, Ordering::Relaxed);
+    }
+
+    /// The local port of the connection in a slot, if it has been noted.
+    #[inline]
+    pub fn local_of(&self, slot: Slot, owner: Identity) -> Option<Local> {
+        let place = self.locals[slot.bucket()].0[slot.index()].load(Ordering::Relaxed);
+        let local = Local { number: (place >> NUMBER_SHIFT) as u16, port: (place >> PORT_SHIFT) as u16 };
+        (place & Identity::MASK == owner.0).then_some(local)
+    }
+
+    /// Whether there is a connection with this identity.
+    fn holds(&self, hash: Hash, identity: Identity) -> bool {
+        self.candidates(hash)
+            .into_iter()
+            .any(|bucket| self.load(bucket).into_iter().any(|word| word.identity() == identity))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::table::{Client, DestId, HashKey};
+
+    fn owner(n: u32) -> Identity {
+        Word::new(Client::new(0x0A00_0000 + n, 1000), DestId::new(1 + n % 3).unwrap()).identity()
+    }
+
+    fn address() -> LocalAddress {
+        LocalAddress::new(7, [10, 0, 0, 100].into()).unwrap()
+    }
+
+    #[test]
+    fn a_port_is_one_connections() {
+        let address = address();
+        assert_eq!(address.owner(Protocol::Tcp, 65535), None);
+        assert!(address.take(Protocol::Tcp, 65535, owner(1)));
+        assert!(address.take(Protocol::Tcp, 65535, owner(1)), "it is its own");
+        assert!(!address.take(Protocol::Tcp, 65535, owner(2)));
+        assert!(address.take(Protocol::Udp, 65535, owner(2)), "which is another port");
+        assert_eq!(address.owner(Protocol::Tcp, 65535), Some(owner(1)));
+        assert_eq!((address.taken(Protocol::Tcp), address.taken(Protocol::Udp)), (1, 1));
+    }
+
+    #[test]
+    fn a_port_is_free_when_its_connection_has_left() {
+        let table = Table::new(100, HashKey { blind: 3, factor: 5 });
+        let address = address();
+        let connection = owner(1).word().with_state(crate::service::State::Established);
+        let slot =
+            table.vacancy(table.hash(connection.client(), Protocol::Tcp), connection.client()).unwrap();
+        let sweep = || (0..100).for_each(|part| address.sweep(&table, part..part + 1, 100));
+        for (port, owner) in [(1, owner(1)), (30_000, owner(2)), (65535, owner(3))] {
+            assert!(address.take(Protocol::Tcp, port, owner));
+        }
+        sweep();
+        assert_eq!(address.taken(Protocol::Tcp), 3, "they may be under way");
+        table.replace(slot, Word::EMPTY, connection).unwrap();
+        assert!(address.take(Protocol::Tcp, 65535, owner(3)), "and one is again");
+        sweep();
+        assert_eq!(
+            [1, 30_000, 65535].map(|port| address.owner(Protocol::Tcp, port)),
+            [Some(owner(1)), None, Some(owner(3))]
+        );
+        table.replace(slot, connection, Word::EMPTY).unwrap();
+        sweep();
+        sweep();
+        assert_eq!(address.taken(Protocol::Tcp), 0);
+    }
+
+    #[test]
+    fn a_place_says_whose_it_is() {
+        let table = Table::new(100, HashKey { blind: 3, factor: 5 });
+        let slot = Slot::from_number(11);
+        assert_eq!(table.local_of(slot, owner(1)), None);
+        let local = Local { number: 254, port: 65535 };
+        table.note_local(slot, owner(1), local);
+        assert_eq!((table.local_of(slot, owner(1)), table.local_of(slot, owner(2))), (Some(local), None));
+    }
+}
