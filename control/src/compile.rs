@@ -141,6 +141,12 @@ fn fib<A: Address>(mirror: &Mirror, ports: &[PortLink]) -> Fib<A> {
     let own = mirror.addresses.iter().filter_map(|&(_, address, _)| {
         Some(Route { prefix: A::of(address)?, length: A::BITS, via: Via::Own })
     });
+    // Nobody's, though in a network on a port: to all of it, or to any of its routers (RFC 2644; RFC 4291, section 2.6.1).
+    let groups = mirror.addresses.iter().filter_map(|&(_, address, length)| {
+        let address = A::of(address).filter(|_| length + 1 < A::BITS)?;
+        let prefix = if address.ip().is_ipv4() { address.last(length) } else { address.first(length) };
+        Some(Route { prefix, length: A::BITS, via: Via::Nowhere })
+    });
     // In order of the metric within a prefix. Of next hops of one route of IPv6, which are routes of their own, one out of a port
     // serves better than one that is not.
     let mut routes: Vec<&net::Route> = mirror.routes.iter().collect();
@@ -163,7 +169,7 @@ fn fib<A: Address>(mirror: &Mirror, ports: &[PortLink]) -> Fib<A> {
         .addresses
         .iter()
         .filter_map(|&(ifindex, address, length)| Some((port_of(ifindex)?.0, A::of(address)?, length)));
-    Fib::new(own.chain(routes), neighbours).with_own(addresses)
+    Fib::new(own.chain(groups).chain(routes), neighbours).with_own(addresses)
 }
 
 /// The neighbours that servers and gateways are reached through, known or not. Linux does not see the data
@@ -183,6 +189,14 @@ pub fn next_hops(
         own.chain(service.availability.sorry_server)
     });
     gateways.chain(servers.filter_map(|server| fibs.neighbour_of(server.ip()))).collect()
+}
+
+/// The neighbours on ports that are known.
+pub fn neighbours(mirror: &Mirror, ports: &[PortLink]) -> impl Iterator<Item = (PortIndex, IpAddr)> {
+    mirror.neighbours.keys().filter_map(|&(ifindex, address)| {
+        let port = ports.iter().position(|port| port.ifindex == ifindex)?;
+        Some((port as PortIndex, address))
+    })
 }
 
 impl PortLink {
@@ -251,6 +265,15 @@ mod tests {
         assert_eq!(six_of("2001:db8:9::7"), none, "by no port");
         let towards = |text: &str| six.source_towards(text.parse::<Ipv6Addr>().unwrap().into());
         assert_eq!(towards("2001:db8:1::7"), Some("2001:db8::1".parse::<Ipv6Addr>().unwrap().into()));
+    }
+
+    #[test]
+    fn what_is_to_all_of_a_network_is_linux() {
+        let Fibs { four, six } = fibs(&mirror(), &ports());
+        let broadcast = four.look_up("192.0.2.255".parse::<Ipv4Addr>().unwrap().into());
+        let anycast = six.look_up(u128::from("2001:db8::".parse::<Ipv6Addr>().unwrap()));
+        assert_eq!((broadcast, anycast), (NextHop::NoRoute, NextHop::NoRoute));
+        assert_eq!(neighbours(&mirror(), &ports()).count(), 2);
     }
 
     #[test]

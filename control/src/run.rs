@@ -545,7 +545,7 @@ fn answers(director: &Director, table: &Arc<Table>) -> slowpath::Answers {
             Verdict::Drop(reason) => {
                 tell::error(&table, snapshots.latest(), worker::now(), reason, packet).into_iter().collect()
             }
-            Verdict::Forward(_) | Verdict::Hold => Vec::new(),
+            Verdict::Forward(_) | Verdict::Route(_) | Verdict::Hold => Vec::new(),
         }
     })
 }

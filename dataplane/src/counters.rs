@@ -41,7 +41,7 @@ named! {
         Unresolved = "unresolved",
         /// Of a connection whose server has been removed: both ends are told by a RST.
         Reset = "reset",
-        /// In a tunnel's packet that is too long for the way to the server, and may be fragmented: Linux sends the fragments.
+        /// Too long for the way, in the tunnel to its server or routed, and may be fragmented: Linux sends the fragments.
         ToFragment = "to_fragment",
         /// An ICMP error about a tunnel's packet: the client whose packet was in it is told.
         TunnelError = "tunnel_error",
@@ -318,8 +318,13 @@ pub struct WorkerCounters {
     pub bursts: Counter,
     /// Packets received.
     pub received: Counter,
-    /// Packets transmitted for services.
+    /// Packets transmitted: for services, and what was routed.
     pub forwarded: Counter,
+    /// Packets that concern no service and were routed ([`crate::snapshot::Snapshot::routing`]). Each is counted elsewhere as well: forwarded,
+    /// unless the port did not take it.
+    pub routed: Counter,
+    /// Their bytes, IP header included.
+    pub routed_bytes: Counter,
     /// Fragments that had to wait for the first of their datagram. Each is counted elsewhere as well, when it waits no more.
     pub held: Counter,
     /// How many wait now: what of the received is not counted elsewhere yet.

@@ -275,7 +275,7 @@ impl Output {
     #[inline(always)]
     fn place(&mut self, path: &Path<'_>, from: PortIndex, mbuf: Mbuf, verdict: Verdict) -> bool {
         match verdict {
-            Verdict::Forward(port) => {
+            Verdict::Forward(port) | Verdict::Route(port) => {
                 let port = usize::from(port);
                 if let Err(mbuf) = self.batches[port].push(mbuf) {
                     self.flush_port(path.lcore, port);

@@ -20,7 +20,7 @@ const PACKETS: usize = 500_000;
 
 #[test]
 fn half_a_million_packets_go_as_explained() {
-    let seen = run(400);
+    let seen = run(Side::new(true, 400));
     assert!(seen.forwarded * 4 > PACKETS, "a test of something else: {seen:?}");
     assert!(seen.begun > 1000 && seen.replaced > 100, "{seen:?}");
     assert!(seen.held > 100 && seen.followed > 10, "{seen:?}");
@@ -33,19 +33,20 @@ fn half_a_million_packets_go_as_explained() {
     }
 }
 
-/// The same where connections push each other out, or find no room.
+/// The same where connections push each other out, or find no room, and where what concerns no service is routed.
 #[test]
 fn another_half_a_million_go_as_explained_through_a_crowded_table() {
-    let seen = run(8);
+    let mut side = Side::new(true, 8);
+    side.snapshot.routing = true;
+    let seen = run(side);
     assert!(
-        seen.begun > 1000 && seen.dropped[Drop::TableFull as usize] > 0,
+        seen.begun > 1000 && seen.routed > 1000 && seen.dropped[Drop::TableFull as usize] > 0,
         "a test of something else: {seen:?}"
     );
 }
 
-fn run(connections: usize) -> Seen {
+fn run(mut side: Side) -> Seen {
     let (seed, mut random) = Random::seeded();
-    let mut side = Side::new(true, connections);
     let mut now = Tick(1 << 20);
     let mut seen = Seen::default();
     for number in 0..PACKETS {
@@ -84,7 +85,7 @@ fn run(connections: usize) -> Seen {
         let expected = counted
             .map(|(packets, connections)| (packets + u64::from(passes), connections + u64::from(begins)));
         if passes {
-            assert!(expected.is_some(), "forwarded to nobody; {}", about());
+            assert!(expected.is_some() || side.snapshot.routing, "forwarded to nobody; {}", about());
             assert_eq!(self::counted(&side.snapshot, &explained), expected, "{}", about());
         }
         if thorough {
@@ -111,6 +112,7 @@ fn counted(snapshot: &Snapshot, explained: &Explanation) -> Option<(u64, u64)> {
 #[derive(Debug, Default)]
 struct Seen {
     forwarded: usize,
+    routed: usize,
     punted: [usize; Punt::ALL.len()],
     dropped: [usize; Drop::ALL.len()],
     held: usize,
@@ -127,6 +129,7 @@ impl Seen {
     fn add(&mut self, explained: &Explanation, begins: bool) {
         match explained.verdict {
             Verdict::Forward(_) => self.forwarded += 1,
+            Verdict::Route(_) => self.routed += 1,
             Verdict::Punt(punt) => self.punted[punt as usize] += 1,
             Verdict::Drop(drop) => self.dropped[drop as usize] += 1,
             Verdict::Hold => self.held += 1,

@@ -114,6 +114,8 @@ pub struct Worker {
     pub received: u64,
     /// Packets sent on.
     pub forwarded: u64,
+    /// Those of them that were no service's.
+    pub routed: u64,
     /// Packets given to Linux, by reason.
     pub punted: BTreeMap<String, u64>,
     /// Packets dropped, by reason.

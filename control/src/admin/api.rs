@@ -458,8 +458,12 @@ pub struct Worker {
     pub bursts: u64,
     /// Packets taken from queues.
     pub received: u64,
-    /// Packets passed on to a real server or a client.
+    /// Packets sent on: to a real server or a client, or routed.
     pub forwarded: u64,
+    /// Packets that concern no service, and were routed: of the forwarded, unless a port did not take them.
+    pub routed: u64,
+    /// Bytes of these.
+    pub routed_bytes: u64,
     /// Packets handed to Linux, by reason.
     pub punted: BTreeMap<String, u64>,
     /// Packets dropped, by reason.

@@ -64,6 +64,7 @@ impl File {
         self.write(sample, sample.port, sample.length_before(), Cow::Owned(sample.before()), options)?;
         let (port, what) = match sample.verdict {
             Verdict::Forward(port) => (port, "rewritten"),
+            Verdict::Route(port) => (port, "routed"),
             Verdict::Punt(Punt::Unresolved) => {
                 (sample.port, "rewritten, for Linux to send: its MACs are the old ones")
             }
@@ -107,14 +108,16 @@ impl File {
 
     fn fate(&self, verdict: Verdict) -> String {
         match verdict {
-            Verdict::Forward(port) => match self.ports.get(usize::from(port)) {
-                Some(name) => format!("forward, out of {name}"),
-                None => "forward".to_owned(),
-            },
+            Verdict::Forward(port) => format!("forward{}", self.out_of(port)),
+            Verdict::Route(port) => format!("route{}: {}", self.out_of(port), Verdict::ROUTE),
             Verdict::Punt(punt) => format!("punt to Linux, {punt}: {}", punt.meaning()),
             Verdict::Drop(drop) => format!("drop, {drop}: {}", drop.meaning()),
             Verdict::Hold => format!("hold: {}", Verdict::HOLD),
         }
+    }
+
+    fn out_of(&self, port: PortIndex) -> String {
+        self.ports.get(usize::from(port)).map_or_else(String::new, |name| format!(", out of {name}"))
     }
 }
 

@@ -20,8 +20,8 @@ use super::sources::sources;
 use super::sync::sync;
 use super::value::{self, DEVICE, MAC, PORT_NAME, PREFIX};
 use super::{
-    Admin, Config, DEFAULT_SOCKET, Eal, Idle, IpvsSync, Port, Run, Service, Sync, Table, VirtualAddresses,
-    Workers, service, tcp,
+    Admin, Config, DEFAULT_SOCKET, Eal, Idle, IpvsSync, Port, Routing, Run, Service, Sync, Table,
+    VirtualAddresses, Workers, service, tcp,
 };
 
 /// Cores that Linux can be built for on x86-64.
@@ -36,7 +36,7 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
     let report = Report::new(source.clone());
     let parts = parts(&document.root(&report));
     report.finish()?;
-    let (eal, run, workers, table, admin, sync, ipvs_sync, sources, ports, services) =
+    let (eal, run, workers, table, routing, admin, sync, ipvs_sync, sources, ports, services) =
         parts.expect("what is missing has been reported");
     Ok(Config {
         path,
@@ -45,6 +45,7 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
         run,
         workers,
         table,
+        routing,
         admin,
         sync,
         ipvs_sync,
@@ -60,6 +61,7 @@ pub(super) type Parts = (
     Run,
     Workers,
     Table,
+    Routing,
     Admin,
     Option<Sync>,
     Option<IpvsSync>,
@@ -91,6 +93,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         "run",
         "workers",
         "table",
+        "routing",
         "admin",
         "sync",
         "ipvs_sync",
@@ -103,6 +106,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
     let workers =
         root.require("workers", "a table [workers] with cores = [...]").and_then(|f| workers(&f.section()?));
     let table = root.optional("table", |field| table(&field.section()?));
+    let routing = root.optional("routing", |field| routing(&field.section()?));
     let admin = root.optional("admin", |field| admin(&field.section()?));
     let sync = root.optional("sync", |field| sync(&field.section()?));
     let ipvs_sync = root.optional("ipvs_sync", |field| ipvs_sync(&field.section()?));
@@ -126,6 +130,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         run?.unwrap_or(Run { drop_capabilities: true, virtual_addresses: VirtualAddresses::default() }),
         workers?,
         table?.unwrap_or(Table::of(1_000_000)),
+        routing?.unwrap_or_default(),
         admin?.unwrap_or_else(|| Admin { socket: PathBuf::from(DEFAULT_SOCKET), group: None, tcp: None }),
         sync?,
         ipvs_sync?,
@@ -162,6 +167,11 @@ fn eal(section: &Section<'_>) -> Option<Eal> {
         })
     });
     Some(Eal { hugepages: hugepages?, memory_mb: memory_mb?, file_prefix: file_prefix?, args: args? })
+}
+
+fn routing(section: &Section<'_>) -> Option<Routing> {
+    section.known(&["forward"]);
+    Some(Routing { forward: section.or("forward", false, |field| field.boolean())? })
 }
 
 fn run(section: &Section<'_>) -> Option<Run> {

@@ -71,6 +71,8 @@ pub struct Config {
     pub workers: Workers,
     /// `[table]`: the connection table.
     pub table: Table,
+    /// `[routing]`: what becomes of packets that concern no service.
+    pub routing: Routing,
     /// `[admin]`: the admin API.
     pub admin: Admin,
     /// `[sync]`: peer routers, if there are any.
@@ -293,6 +295,13 @@ impl Table {
     pub fn bytes(&self) -> u64 {
         self.connections.div_ceil(4) * 2 * 64
     }
+}
+
+/// What becomes of packets that concern no service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Routing {
+    /// Whether workers route them; if not, Linux has them.
+    pub forward: bool,
 }
 
 /// Where the admin API is.

@@ -282,6 +282,8 @@ fn worker_counters(index: u32, core: usize, counters: &WorkerCounters) -> api::W
         bursts: counters.bursts.get(),
         received: counters.received.get(),
         forwarded: counters.forwarded.get(),
+        routed: counters.routed.get(),
+        routed_bytes: counters.routed_bytes.get(),
         punted: Punt::ALL.iter().map(|&r| (r.name().to_owned(), counters.punted[r as usize].get())).collect(),
         dropped: Drop::ALL
             .iter()

@@ -307,10 +307,15 @@ impl Director {
                 .all(|&(port, address)| known.contains_key(&(self.ifindex(port), address)))
     }
 
-    /// The neighbours that servers and gateways are reached through.
+    /// The neighbours that servers and gateways are reached through; and all that are known, if packets are routed to whomever.
     fn next_hops(&self) -> BTreeSet<(PortIndex, IpAddr)> {
+        let (mirror, ports) = (self.watcher.mirror(), &self.ports);
         let fibs = &self.publisher.current().fibs;
-        compile::next_hops(self.services.present(), self.watcher.mirror(), &self.ports, fibs)
+        let mut hops = compile::next_hops(self.services.present(), mirror, ports, fibs);
+        if self.config.routing.forward {
+            hops.extend(compile::neighbours(mirror, ports));
+        }
+        hops
     }
 
     fn is_twin(&self, ifindex: u32) -> bool {
@@ -593,7 +598,8 @@ impl Director {
         let is_live = |address| !follows || self.live.contains(&address);
         let ports = ports.iter().map(PortLink::spec).collect();
         let snapshot = compile::compile(generation, services, effects, ids, is_live, ports, fibs);
-        let snapshot = snapshot.with_sources(self.config.sources.clone());
+        let snapshot =
+            snapshot.with_sources(self.config.sources.clone()).with_routing(self.config.routing.forward);
         self.record_ids();
         self.publisher.publish(snapshot);
         self.generation = generation;

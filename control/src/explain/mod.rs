@@ -16,7 +16,7 @@ use dataplane::counters::{Drop, Punt};
 use dataplane::engine::{self, Side, Verdict};
 use dataplane::fib::{NextHop, PortIndex};
 use dataplane::service::Protocol;
-use dataplane::snapshot::{Dest, Snapshot, Tunnel};
+use dataplane::snapshot::{Snapshot, Tunnel};
 use dataplane::table::{DestId, Table};
 use dataplane::wire::ethernet::{self, Ethernet, Mac};
 use dataplane::wire::ipv4::Ipv4;
@@ -78,8 +78,10 @@ impl Explainer<'_> {
             Some(side) => matches!(side, Side::Service(_)),
             None => dest.is_some_and(|dest| made.destination.ip() == dest.virtual_address.ip()),
         };
-        let is_rewritten =
-            matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
+        let is_rewritten = matches!(
+            verdict,
+            Verdict::Forward(_) | Verdict::Route(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment)
+        );
         let through = dest.filter(|_| is_rewritten).and_then(|dest| dest.tunnel);
         let (outer, after) = match through {
             Some(tunnel) => taken_out(&tunnel, &after),
@@ -91,8 +93,14 @@ impl Explainer<'_> {
             why: words::why(service, &reason, chosen, |id| self.server(id)),
             unusable: self.unusable(service),
         });
+        // A later fragment has no ports to be asked for.
+        let is_asked_for = piece.is_none_or(|piece| piece.is_first);
+        let is_unmatched = hit.is_none()
+            && is_asked_for
+            && (verdict == Verdict::Punt(Punt::NoService) || asks_for_way(verdict));
         let (verdict_name, reason, meaning) = match verdict {
             Verdict::Forward(_) => ("forward", None, None),
+            Verdict::Route(_) => ("route", None, Some(Verdict::ROUTE)),
             Verdict::Punt(punt) => ("punt", Some(punt.name()), Some(punt.meaning())),
             Verdict::Drop(drop) => ("drop", Some(drop.name()), Some(drop.meaning())),
             Verdict::Hold => ("hold", None, Some(Verdict::HOLD)),
@@ -105,17 +113,24 @@ impl Explainer<'_> {
                 .map(|piece| words::fragment(piece, verdict, follows.and_then(|id| self.server(id)))),
             service: service.map(describe),
             endpoint: matches!(hit, Some(Side::Endpoint(_))).then_some(made.source),
-            unmatched: (verdict == Verdict::Punt(Punt::NoService))
-                .then(|| words::unmatched(self.services, &made)),
-            direction: hit.map(|_| if inward { "in" } else { "out" }.to_owned()),
+            unmatched: is_unmatched.then(|| words::unmatched(self.services, &made)),
+            direction: hit
+                .filter(|_| !matches!(verdict, Verdict::Route(_)))
+                .map(|_| if inward { "in" } else { "out" }.to_owned()),
             connection: connection.and_then(|connection| self.connection(&connection)),
             decision,
             afterwards: afterwards.and_then(|connection| self.connection(&connection)),
             rewritten: if is_rewritten { headers(&after) } else { None },
             tunnel: outer,
-            next_hop: dest.filter(|_| asks_for_way(verdict)).map(|dest| self.next_hop(dest, inward, &made)),
+            next_hop: asks_for_way(verdict).then(|| match dest {
+                Some(dest) if inward => self.next_hop(dest.address.ip()),
+                _ => self.next_hop(made.destination.ip()),
+            }),
             verdict: verdict_name.to_owned(),
-            output: if let Verdict::Forward(port) = verdict { Some(self.port_name(port)) } else { None },
+            output: match verdict {
+                Verdict::Forward(port) | Verdict::Route(port) => Some(self.port_name(port)),
+                Verdict::Punt(_) | Verdict::Drop(_) | Verdict::Hold => None,
+            },
             reason: reason.map(str::to_owned),
             meaning: meaning.map(str::to_owned),
         })
@@ -219,8 +234,7 @@ impl Explainer<'_> {
         service.servers.iter().filter_map(unusable).collect()
     }
 
-    fn next_hop(&self, dest: &Dest, inward: bool, made: &Made) -> api::NextHop {
-        let towards = if inward { dest.address.ip() } else { made.destination.ip() };
+    fn next_hop(&self, towards: IpAddr) -> api::NextHop {
         let neighbour = self.snapshot.fibs.neighbour_of(towards);
         let mac = self.mac_towards(towards);
         api::NextHop {
@@ -253,6 +267,7 @@ fn asks_for_way(verdict: Verdict) -> bool {
     matches!(
         verdict,
         Verdict::Forward(_)
+            | Verdict::Route(_)
             | Verdict::Punt(Punt::Unresolved | Punt::ToFragment)
             | Verdict::Drop(Drop::NoNeighbour | Drop::NoRoute | Drop::TooBig)
     )

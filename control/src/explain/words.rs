@@ -120,6 +120,7 @@ pub fn fragment(piece: Piece, verdict: Verdict, first: Option<SocketAddr>) -> St
     let what = match (verdict, first) {
         (Verdict::Hold, _) => "which has not come in the last 30 s".to_owned(),
         (Verdict::Punt(Punt::Fragment), _) => "which went to Linux, or it concerns no service".to_owned(),
+        (Verdict::Route(_), _) => "which was routed, or it concerns no service".to_owned(),
         (Verdict::Drop(Drop::FragmentOrphan), _) => "which went nowhere".to_owned(),
         (_, Some(server)) => format!("which went with a connection of {server}"),
         (_, None) => "which nobody has asked for".to_owned(),

@@ -31,6 +31,7 @@ pub fn counters(out: &mut impl Write, counters: &Counters) -> io::Result<()> {
     sum(out, "  bursts", &|worker| worker.bursts)?;
     sum(out, "received", &|worker| worker.received)?;
     sum(out, "  forwarded", &|worker| worker.forwarded)?;
+    sum(out, "    routed", &|worker| worker.routed)?;
     reasons(out, "  punted", workers, |worker| &worker.punted)?;
     reasons(out, "  dropped", workers, |worker| &worker.dropped)?;
     sum(out, "  waiting fragments", &|worker| worker.waiting)?;
@@ -41,7 +42,8 @@ pub fn counters(out: &mut impl Write, counters: &Counters) -> io::Result<()> {
     sum(out, "packets in", &|worker| worker.packets_in)?;
     sum(out, "packets out", &|worker| worker.packets_out)?;
     sum(out, "bytes in", &|worker| worker.bytes_in)?;
-    sum(out, "bytes out", &|worker| worker.bytes_out)
+    sum(out, "bytes out", &|worker| worker.bytes_out)?;
+    sum(out, "bytes routed", &|worker| worker.routed_bytes)
 }
 
 /// A sum, and below it what it consists of; reasons that never occurred are left out.
@@ -99,6 +101,8 @@ mod tests {
             dropped: reasons(&[("bad_checksum", 5), ("ttl", 0)]),
             waiting: 1,
             held: 3,
+            routed: 4,
+            routed_bytes: 400,
             injected: 7,
             ..Worker::default()
         };
@@ -121,6 +125,7 @@ polls                                  1000                0             1000
   bursts                                 10                0               10
 received                                 61                2               63
   forwarded                              50                0               50
+    routed                                4                0                4
   punted                                  5                2                7
     arp                                   4                2                6
     no_service                            1                0                1
@@ -135,6 +140,7 @@ packets in                                0                0                0
 packets out                               0                0                0
 bytes in                                  0                0                0
 bytes out                                 0                0                0
+bytes routed                            400                0              400
 ";
         assert!(String::from_utf8(out).unwrap().ends_with(expected));
     }

@@ -62,7 +62,10 @@ pub fn explanation(out: &mut impl Write, explanation: &Explanation) -> io::Resul
         line("next hop", way(next_hop))?;
     }
     match (&explanation.output, &explanation.reason, &explanation.meaning) {
-        (Some(port), ..) => line("verdict", format!("forward, out of {port}")),
+        (Some(port), _, None) => line("verdict", format!("{}, out of {port}", explanation.verdict)),
+        (Some(port), _, Some(meaning)) => {
+            line("verdict", format!("{}, out of {port}: {meaning}", explanation.verdict))
+        }
         (None, Some(reason), meaning) => {
             let what = if explanation.verdict == "punt" { "punt to Linux" } else { &explanation.verdict };
             line("verdict", format!("{what}, {reason}: {}", meaning.as_deref().unwrap_or_default()))

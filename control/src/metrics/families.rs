@@ -253,7 +253,7 @@ const TRAFFIC: [Family<Stats>; 5] = [
     ),
 ];
 
-const WORK: [Family<Worker>; 8] = [
+const WORK: [Family<Worker>; 10] = [
     ("worker_polls", "Looks at a receive queue", |worker| worker.polls),
     ("worker_empty_polls", "Looks at a receive queue that found nothing", |worker| worker.empty_polls),
     ("worker_bursts", "Looks at a receive queue that found packets", |worker| worker.bursts),
@@ -262,7 +262,13 @@ const WORK: [Family<Worker>; 8] = [
         "Packets taken from receive queues: forwarded + punted + dropped, and fragments that wait",
         |worker| worker.received,
     ),
-    ("worker_forwarded_packets", "Packets sent on to a real server or a client", |worker| worker.forwarded),
+    ("worker_forwarded_packets", "Packets sent on to a real server or a client, or routed", |worker| {
+        worker.forwarded
+    }),
+    ("worker_routed_packets", "Packets that concern no service, and were routed", |worker| worker.routed),
+    ("worker_routed_bytes", "Bytes of IP packets that concern no service, and were routed", |worker| {
+        worker.routed_bytes
+    }),
     ("worker_held_fragments", "Fragments that had to wait for the first of their datagram", |worker| {
         worker.held
     }),

@@ -88,6 +88,8 @@ fn scrape(servers: u32) -> Scrape {
         dropped: reasons(&[("runt", 1), ("table_full", 99)]),
         waiting: 5,
         held: 6,
+        routed: 8,
+        routed_bytes: 9,
         injected: 7,
         inject_dropped: 1,
         ..api::Worker::default()
@@ -195,6 +197,8 @@ fn every_value_is_where_it_belongs() {
         "rvs_worker_inject_dropped_packets_total{worker=\"0\",core=\"2\"} 1",
         "rvs_worker_waiting_fragments{worker=\"1\",core=\"3\"} 5",
         "rvs_worker_held_fragments_total{worker=\"0\",core=\"2\"} 6",
+        "rvs_worker_routed_packets_total{worker=\"0\",core=\"2\"} 8",
+        "rvs_worker_routed_bytes_total{worker=\"1\",core=\"3\"} 9",
         "rvs_port_link_up{port=\"wan\"} 1",
         "rvs_port_link_up{port=\"lan\"} 0",
         "rvs_port_link_speed{port=\"wan\"} 10000000000",

@@ -33,7 +33,7 @@ pub struct Line<'a> {
     /// What it is.
     #[serde(flatten)]
     pub headers: Headers,
-    /// `forward`, `punt` (to Linux), `drop`; `hold`, for a fragment that waits and has another line later; or `skip`, if not all of it was
+    /// `forward`, `route` (of no service), `punt` (to Linux), `drop`; `hold`, for a fragment that waits and has another line later; or `skip`, if not all of it was
     /// captured.
     pub verdict: &'static str,
     /// The port that it goes out of.
@@ -191,6 +191,7 @@ impl<'a> Line<'a> {
         let Fate { verdict, side, before: old, after: new, reason } = fate;
         let (name, output, why_not) = match *verdict {
             Verdict::Forward(port) => ("forward", ports.get(usize::from(port)).map(String::as_str), None),
+            Verdict::Route(port) => ("route", ports.get(usize::from(port)).map(String::as_str), None),
             Verdict::Punt(punt) => ("punt", None, Some(punt.name())),
             Verdict::Drop(drop) => ("drop", None, Some(drop.name())),
             Verdict::Hold => ("hold", None, None),
@@ -206,8 +207,10 @@ impl<'a> Line<'a> {
         });
         // What was there before it was begun anew was another one.
         let is_new = reason.is_some() && new.is_some();
-        let is_rewritten =
-            matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
+        let is_rewritten = matches!(
+            verdict,
+            Verdict::Forward(_) | Verdict::Route(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment)
+        );
         Line {
             verdict: name,
             output,

@@ -218,7 +218,7 @@ impl<W: Write> Replay<'_, W> {
             write_line(self.out, self.order.json, &line, self.began)?;
         }
         match fate.verdict {
-            Verdict::Forward(output) => self.leave(output, parcel)?,
+            Verdict::Forward(output) | Verdict::Route(output) => self.leave(output, parcel)?,
             Verdict::Drop(Drop::OtherHost) => {
                 if let Some(ethernet) = Ethernet::parse(frame) {
                     self.strangers[port].get_or_insert((0, ethernet.destination)).0 += 1;

@@ -98,7 +98,8 @@ impl<F: Frame> Router<F> {
         let mut ids = Ids::new(1);
         let snapshot =
             compile::compile(1, &services, &effects, &mut ids, |_| true, network.ports(), network.fibs())
-                .with_sources(config.sources.clone());
+                .with_sources(config.sources.clone())
+                .with_routing(config.routing.forward);
 
         let random = |which| SipHasher13::new_with_keys(seed, which).finish();
         let key = HashKey { blind: random(0), factor: random(1) };
@@ -214,7 +215,7 @@ impl<F: Frame> Router<F> {
 /// Counts a packet under the one name that it has.
 fn count(counters: &WorkerCounters, verdict: Verdict) {
     match verdict {
-        Verdict::Forward(_) => counters.forwarded.add(1),
+        Verdict::Forward(_) | Verdict::Route(_) => counters.forwarded.add(1),
         Verdict::Punt(reason) => counters.punted(reason, 1),
         Verdict::Drop(reason) => counters.dropped(reason, 1),
         // When it waits no more.

@@ -21,6 +21,8 @@ pub struct Summary {
     pub received: u64,
     /// Packets that left a port.
     pub forwarded: u64,
+    /// Those of them that concern no service, and were routed.
+    pub routed: u64,
     /// Packets for Linux, by reason.
     pub punted: BTreeMap<&'static str, u64>,
     /// Packets that went nowhere, by reason.
@@ -88,6 +90,7 @@ impl Summary {
         Summary {
             received: counters.received.get(),
             forwarded: counters.forwarded.get(),
+            routed: counters.routed.get(),
             punted: occurred(Punt::ALL.iter().map(|reason| reason.name()), &counters.punted),
             dropped: occurred(Drop::ALL.iter().map(|reason| reason.name()), &counters.dropped),
             held: counters.held.get(),
@@ -102,6 +105,7 @@ impl Summary {
         let mut line = |name: &str, count: u64| writeln!(out, "{name:<NAME$} {count:>12}");
         line("received", self.received)?;
         line("  forwarded", self.forwarded)?;
+        line("    routed", self.routed)?;
         for (name, reasons) in [("  punted", &self.punted), ("  dropped", &self.dropped)] {
             line(name, reasons.values().sum())?;
             reasons.iter().try_for_each(|(reason, count)| line(&format!("    {reason}"), *count))?;

@@ -1,7 +1,8 @@
 //! Stage 2: whose packet it is.
 
 use super::packet::{Direction, Packet, Work};
-use super::{BURST, Verdict, fullnat};
+use super::resolve::Path;
+use super::{BURST, Frame, Verdict, fullnat, route};
 use crate::counters::{Drop, Punt};
 use crate::snapshot::{Family, Snapshot};
 use crate::table::Table;
@@ -9,13 +10,14 @@ use crate::table::Table;
 /// Stage 2: every packet that is left; the home buckets of their connections begin to be loaded. In a snapshot that
 /// is new to this core, what tells whose they are is loaded first.
 #[inline(never)]
-pub(super) fn classify_all(
-    snapshot: &Snapshot,
+pub(super) fn classify_all<F: Frame>(
+    path: &Path<'_>,
     is_fresh: bool,
-    table: &Table,
     work: &mut Work,
+    burst: &mut [F],
     verdicts: &mut [Verdict; BURST],
 ) {
+    let (snapshot, table) = (path.snapshot, &path.engine.table);
     if is_fresh {
         for packet in &work.packets[..work.count] {
             let Packet { source, source_port, destination, destination_port, protocol, .. } = *packet;
@@ -33,7 +35,10 @@ pub(super) fn classify_all(
                 }
                 count += 1;
             }
-            Err(verdict) => verdicts[usize::from(packet.index) % BURST] = verdict,
+            Err(verdict) => {
+                let place = usize::from(packet.index) % BURST;
+                verdicts[place] = route::instead(path, &mut burst[place], verdict);
+            }
         }
     }
     work.count = count;

@@ -9,7 +9,7 @@ use std::slice::from_ref;
 
 use super::packet::{Direction, Packet, Piece};
 use super::resolve::Path;
-use super::{BURST, Engine, Frame, Verdict, fullnat, parse, six};
+use super::{BURST, Engine, Frame, Verdict, fullnat, parse, route, six};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
@@ -250,10 +250,11 @@ fn again(path: &Path<'_>, frame: &mut impl Frame) -> Verdict {
     } else {
         parse::packet(bytes, path.snapshot).map(|packet| (packet, None))
     };
-    match parsed {
+    let verdict = match parsed {
         Ok((packet, addresses)) => {
             follow(&Path { addresses: addresses.as_ref().map(from_ref), ..*path }, frame, packet)
         }
         Err(verdict) => verdict,
-    }
+    };
+    route::instead(path, frame, verdict)
 }

@@ -18,6 +18,7 @@ mod related;
 pub mod reset;
 mod resolve;
 mod rewrite;
+mod route;
 mod six;
 mod split;
 pub mod tell;
@@ -90,6 +91,8 @@ impl Frame for Vec<u8> {
 pub enum Verdict {
     /// It has been rewritten and goes out of a port.
     Forward(PortIndex),
+    /// It concerns no service, and goes on out of a port, with a hop less.
+    Route(PortIndex),
     /// It goes to Linux: as it came, or with [`Punt::Unresolved`] rewritten and to be sent.
     Punt(Punt),
     /// It goes nowhere.
@@ -101,6 +104,8 @@ pub enum Verdict {
 impl Verdict {
     /// What it means that a packet waits, for operators.
     pub const HOLD: &str = "It waits for the first fragment of its datagram, a second at the most.";
+    /// What it means that a packet is routed.
+    pub const ROUTE: &str = "It concerns no service, and goes on as a router passes it on.";
 }
 
 crate::service::named! {
@@ -199,7 +204,7 @@ impl Engine {
         probe.done(Stage::Parse);
 
         // 2. classify
-        classify::classify_all(snapshot, self.is_fresh(snapshot), &self.table, &mut work, verdicts);
+        classify::classify_all(&path, self.is_fresh(snapshot), &mut work, burst, verdicts);
         if P::WATCHES {
             work.packets[..work.count].iter().for_each(|packet| probe.found(&path.found(packet)));
         }

@@ -3,7 +3,7 @@
 use super::packet::{Packet, Piece, Work};
 use super::resolve::Path;
 use super::six::Places;
-use super::{BURST, Frame, Verdict, fragments, related, tunnel_errors};
+use super::{BURST, Frame, Verdict, fragments, related, route, tunnel_errors};
 use crate::counters::{Drop, Punt};
 use crate::service::Protocol;
 use crate::snapshot::Snapshot;
@@ -35,7 +35,7 @@ pub(super) fn parse_all<F: Frame>(
         } else if six.take(&burst[index], index) {
             continue;
         } else if let Err(verdict) = parse_odd(path, &mut burst[index], mac, packet) {
-            verdicts[index] = verdict;
+            verdicts[index] = route::instead(path, &mut burst[index], verdict);
             continue;
         }
         packet.index = index as u8;

@@ -9,7 +9,7 @@ use super::packet::{Direction, Found, Owner, Packet, Search, Side, Work};
 use super::persist::Person;
 use super::rewrite::rewrite;
 use super::six::{self, Addresses};
-use super::{BURST, Engine, Frame, Verdict, fullnat, persist};
+use super::{BURST, Engine, Frame, Verdict, fullnat, persist, route};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
@@ -190,7 +190,7 @@ impl<'a> Path<'a> {
         }
         let dest = match self.resolve(packet) {
             Ok(dest) => dest,
-            Err(verdict) => return verdict,
+            Err(verdict) => return route::instead(self, frame, verdict),
         };
         if SIX {
             return six::send(self, packet, dest, frame);

@@ -18,7 +18,7 @@ use crate::clock::Tick;
 use crate::counters::Drop;
 use crate::fib::NextHop;
 use crate::service::Protocol;
-use crate::snapshot::{Dest, Family, Snapshot};
+use crate::snapshot::{Dest, Family, ServiceIndex, Snapshot};
 use crate::table::Table;
 use crate::wire::icmp;
 use crate::wire::transport::Transport;
@@ -89,49 +89,58 @@ impl Way<'_> {
         let is_later = |ip: &Ip<A>| ip.fragment.is_some_and(|fragment| fragment.offset > 0);
         let ip = A::parse(packet).filter(|ip| !is_later(ip))?;
         let packet = &packet[..usize::from(ip.total_length)];
-        let protocol = Protocol::from_number(ip.protocol)?;
+        // Of errors nothing is told (RFC 1122, section 3.2.2; RFC 4443, section 2.4).
+        let message = packet.get(ip.header_length).filter(|_| ip.protocol == A::ICMP);
+        if message.is_some_and(|&kind| A::is_error(kind).is_some()) {
+            return None;
+        }
         let is_ours = self.snapshot.is_virtual(ip.source) || A::fib(self.snapshot).is_own(ip.source);
         if !ip.source.is_somebody() || is_ours {
             return None;
         }
-        let ports = ports(&ip, protocol, packet)?;
+        let asked = self.asked(&ip, packet);
         let (source, kind, mtu) = match reason {
             Drop::TtlExpired => (own_towards(ip.source)?, A::TTL_EXCEEDED, 0),
-            Drop::NoServer if self.waits(&ip, ports, protocol)? => return None,
+            Drop::NoServer if self.snapshot.services[asked?.service as usize].waits => return None,
             Drop::NoServer => (ip.destination, A::PORT_UNREACHABLE, 0),
             Drop::TooBig if ip.dont_fragment => {
-                (own_towards(ip.source)?, A::TOO_BIG, self.mtu(&ip, ports, protocol)?)
+                (own_towards(ip.source)?, A::TOO_BIG, self.mtu(&ip, packet, asked)?)
             }
             _ => return None,
         };
         Some(icmp::error(source, ip.source, kind, mtu, packet))
     }
 
-    /// Whether the service that a packet is for will soon have a server.
-    fn waits<A: Family>(&self, ip: &Ip<A>, ports: Transport, protocol: Protocol) -> Option<bool> {
-        let service = self.snapshot.service_at(ip.destination, ports.destination, protocol)?;
-        Some(self.snapshot.services[service as usize].waits)
+    /// The service that a packet is for; none if it is a reply, or concerns none and was to be routed.
+    fn asked<A: Family>(&self, ip: &Ip<A>, packet: &[u8]) -> Option<Asked> {
+        let protocol = Protocol::from_number(ip.protocol)?;
+        let Transport { source, destination, .. } = ports(ip, protocol, packet)?;
+        let service = self.snapshot.service_at(ip.destination, destination, protocol)?;
+        Some(Asked { service, protocol, client_port: source })
+    }
+
+    /// The client that a packet goes to as a reply by full NAT, if it is one.
+    fn client<A: Family>(&self, ip: &Ip<A>, packet: &[u8]) -> Option<A> {
+        let Way { table, snapshot, now } = *self;
+        let protocol = Protocol::from_number(ip.protocol)?;
+        let Transport { source, destination, .. } = ports(ip, protocol, packet)?;
+        let (dest, client) =
+            fullnat::reply(snapshot, (ip.source, source), (ip.destination, destination), protocol)?;
+        Some(View { table, snapshot, now }.client::<A>(dest, client)?.0)
     }
 
     /// The MTU of the way that a packet would have gone, without the headers of a tunnel.
-    fn mtu<A: Family>(&self, ip: &Ip<A>, ports: Transport, protocol: Protocol) -> Option<u16> {
+    fn mtu<A: Family>(&self, ip: &Ip<A>, packet: &[u8], asked: Option<Asked>) -> Option<u16> {
         let Way { table, snapshot, now } = *self;
-        let next_hop = match snapshot.service_at(ip.destination, ports.destination, protocol) {
-            None => {
-                let ends = ((ip.source, ports.source), (ip.destination, ports.destination));
-                let client = match fullnat::reply(snapshot, ends.0, ends.1, protocol) {
-                    Some((dest, client)) => View { table, snapshot, now }.client::<A>(dest, client)?.0,
-                    None => ip.destination,
-                };
-                A::fib(snapshot).look_up(client)
-            }
+        let next_hop = match asked {
+            None => A::fib(snapshot).look_up(self.client(ip, packet).unwrap_or(ip.destination)),
             // Nobody remembers where it would have gone: what fits on the narrowest way.
-            Some(service) if snapshot.services[service as usize].one_packet => {
+            Some(Asked { service, .. }) if snapshot.services[service as usize].one_packet => {
                 let of_service = snapshot.dests().filter(|dest| dest.service == service);
                 return of_service.filter_map(mtu_to).min();
             }
-            Some(service) => {
-                let client = ip.source.client(ports.source, table);
+            Some(Asked { service, protocol, client_port }) => {
+                let client = ip.source.client(client_port, table);
                 let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
                 let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
                 return mtu_to(snapshot.dest_of(word)?);
@@ -139,6 +148,14 @@ impl Way<'_> {
         };
         mtu_of(next_hop)
     }
+}
+
+/// The service that a packet is for.
+#[derive(Clone, Copy)]
+struct Asked {
+    service: ServiceIndex,
+    protocol: Protocol,
+    client_port: u16,
 }
 
 fn ports<A: Family>(ip: &Ip<A>, protocol: Protocol, packet: &[u8]) -> Option<Transport> {

@@ -5,6 +5,7 @@ mod fragments;
 mod fullnat;
 mod persist;
 mod related;
+mod route;
 mod six;
 mod tell;
 mod tunnel;

@@ -259,6 +259,8 @@ pub struct Snapshot {
     pub fibs: Fibs,
     /// Whose connections may begin at any service, if not everybody's. Those of the service have to allow it as well.
     pub sources: Option<Arc<Sources>>,
+    /// Whether packets that concern no service are routed by these; if not, they are Linux'.
+    pub routing: bool,
     dests: Vec<Option<Dest>>,
     /// By dest number, like `dests`; what most packets need of them. Never empty: 0 is nobody.
     transforms: Vec<Transform>,
@@ -296,6 +298,7 @@ impl Snapshot {
             services: Vec::with_capacity(specs.len()),
             fibs: fibs.into(),
             sources: None,
+            routing: false,
             dests: Vec::new(),
             transforms: Vec::new(),
             removed: removed.into_iter().collect(),
@@ -320,6 +323,11 @@ impl Snapshot {
     /// The same for these sources only.
     pub fn with_sources(self, sources: Option<Arc<Sources>>) -> Self {
         Snapshot { sources, ..self }
+    }
+
+    /// The same, which routes packets that concern no service, or does not.
+    pub fn with_routing(self, routing: bool) -> Self {
+        Snapshot { routing, ..self }
     }
 
     /// Whether there are so many dests that their counters are not all in the first cache.

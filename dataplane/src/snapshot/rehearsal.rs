@@ -23,6 +23,7 @@ impl Snapshot {
             services: Vec::with_capacity(self.services.len()),
             fibs: self.fibs.clone(),
             sources: self.sources.clone(),
+            routing: self.routing,
             dests: self.dests.iter().map(|known| known.as_ref().map(dest)).collect(),
             transforms: Vec::new(),
             removed: self.removed.clone(),

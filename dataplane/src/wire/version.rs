@@ -82,6 +82,11 @@ pub trait Version: Address {
     /// Whether this address stands for one host, wherever that is: it may be a client's, and errors may be sent to it (RFC 1122, 3.2.2;
     /// RFC 4443, 2.4).
     fn is_somebody(self) -> bool;
+    /// Whether routers pass on what is from or to this address: it stands for one host, and not on one link alone (RFC 3927, section 7;
+    /// RFC 4291, section 2.5.6).
+    fn is_routable(self) -> bool;
+    /// Whether a packet with a whole header has options that routers on its way are to look at (RFC 791, section 3.1; RFC 8200, section 4.3).
+    fn is_for_routers(packet: &[u8]) -> bool;
     /// Gives a header so many hops.
     fn set_ttl(header: &mut [u8], ttl: u8);
     /// Takes one hop of those that are left (not 0).
@@ -167,6 +172,14 @@ impl Version for u32 {
         !matches!(self >> 24, 0 | 127 | 224..)
     }
 
+    fn is_routable(self) -> bool {
+        self.is_somebody() && self >> 16 != 0xA9FE
+    }
+
+    fn is_for_routers(packet: &[u8]) -> bool {
+        packet[0] & 0x0F > 5
+    }
+
     fn set_ttl(header: &mut [u8], ttl: u8) {
         header.first_chunk_mut().into_iter().for_each(|header| ipv4::set_ttl(header, ttl));
     }
@@ -228,6 +241,14 @@ impl Version for u128 {
     fn is_somebody(self) -> bool {
         // Unspecified, loopback, multicast, and those of a link, which no router forwards (RFC 4291, section 2.5.6).
         self > 1 && self >> 120 != 0xFF && self >> 118 != 0xFE80 >> 6
+    }
+
+    fn is_routable(self) -> bool {
+        self.is_somebody()
+    }
+
+    fn is_for_routers(packet: &[u8]) -> bool {
+        ipv6::has_hop_by_hop(packet)
     }
 
     fn set_ttl(header: &mut [u8], ttl: u8) {

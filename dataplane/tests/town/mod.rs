@@ -65,7 +65,8 @@ impl Side {
     pub fn toggle(&mut self, service: usize, server: usize) {
         let dest = &mut self.specs[service].dests[server];
         dest.up = !dest.up;
-        self.snapshot = compile(self.snapshot.generation + 1, &self.specs);
+        let new = compile(self.snapshot.generation + 1, &self.specs);
+        self.snapshot = new.with_routing(self.snapshot.routing);
     }
 
     pub fn sweep(&self, now: Tick) {

@@ -168,7 +168,7 @@ impl Bench {
         assert_eq!(self.silent.take(self.now, port, &mut other), verdict, "{}", about());
         assert_eq!(after, other, "{}", about());
         match verdict {
-            Verdict::Forward(output) => {
+            Verdict::Forward(output) | Verdict::Route(output) => {
                 let (old, new) = (frame::Facts::of(&before), frame::Facts::of(&after));
                 let (old, new) = (old.expect("it was IP"), new.expect("it is IP"));
                 assert_eq!(before.len(), after.len(), "{}", about());

@@ -91,7 +91,7 @@ fn edit(services: &mut [Service], (service, server): Which, change: impl FnOnce(
 /// What the data path has done, in the model's words.
 fn fate(verdict: Verdict, frame: &[u8], left: Vec<u8>) -> Fate {
     match verdict {
-        Verdict::Forward(port) => Fate::Forward(port, left),
+        Verdict::Forward(port) | Verdict::Route(port) => Fate::Forward(port, left),
         Verdict::Punt(dataplane::counters::Punt::Unresolved) => {
             Fate::Unresolved(left.get(14..).unwrap_or(&[]).to_vec())
         }

@@ -14,7 +14,7 @@ pub(super) use self::parse::{packet, parse};
 pub(super) use self::rewrite::{pass, send};
 use super::packet::{Packet, Piece, Work};
 use super::resolve::Path;
-use super::{BURST, Frame, Probe, Verdict, fragments, look_up, related};
+use super::{BURST, Frame, Probe, Verdict, fragments, look_up, related, route};
 use crate::counters::Punt;
 use crate::wire::ethernet::{self, Mac};
 
@@ -76,7 +76,7 @@ pub(super) fn process<F: Frame, P: Probe>(
                 addresses[index] = of_packet;
                 work.count += 1;
             }
-            Err(verdict) => verdicts[index] = verdict,
+            Err(verdict) => verdicts[index] = route::instead(path, &mut burst[index], verdict),
         }
     }
     let path = Path { addresses: Some(&addresses), ..*path };

@@ -73,7 +73,7 @@ pub(super) fn large(frame: &[u8], data: usize) -> Vec<u8> {
     mend(frame)
 }
 
-fn mend(mut frame: Vec<u8>) -> Vec<u8> {
+pub(super) fn mend(mut frame: Vec<u8>) -> Vec<u8> {
     frame[24..26].fill(0);
     let sum = !checksum::sum(&frame[14..34]);
     frame[24..26].copy_from_slice(&sum.to_be_bytes());

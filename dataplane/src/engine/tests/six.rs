@@ -7,8 +7,8 @@ use crate::fib::Fibs;
 use crate::service::Persistence;
 use crate::wire::ipv6::Ipv6;
 
-const CLIENT6: &str = "[2001:db8:c::7]:40112";
-const VIP6: &str = "[2001:db8::10]:80";
+pub(super) const CLIENT6: &str = "[2001:db8:c::7]:40112";
+pub(super) const VIP6: &str = "[2001:db8::10]:80";
 const GATEWAY: u128 = 0xFE80_0000_0000_0000_0000_0000_0000_0001;
 const SERVERS: u128 = 0x2001_0DB8_000A_0000_0000_0000_0000_0000;
 
@@ -34,7 +34,7 @@ pub(super) fn fibs() -> Fibs {
 }
 
 /// The rig of IPv4, with a service of IPv6.
-fn rig(protocol: Protocol, mode: Mode, weights: &[u32]) -> Rig {
+pub(super) fn rig(protocol: Protocol, mode: Mode, weights: &[u32]) -> Rig {
     let mut rig = Rig::new(protocol, mode, weights);
     rig.spec.address = socket6(VIP6).into();
     let port = if mode == Mode::Nat { 8080 } else { 80 };
@@ -45,7 +45,7 @@ fn rig(protocol: Protocol, mode: Mode, weights: &[u32]) -> Rig {
     rig
 }
 
-fn publish(rig: &mut Rig) {
+pub(super) fn publish(rig: &mut Rig) {
     rig.generation += 1;
     let ports = vec![PortSpec { mac: WAN_MAC }, PortSpec { mac: LAN_MAC }];
     rig.snapshot = Snapshot::new(rig.generation, ports, std::slice::from_ref(&rig.spec), [], fibs());
