@@ -1,0 +1,130 @@
+//! What concerns no service, where the data path routes it: Linux, which is told to forward nothing, sees none of it.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use harness::{
+    client,
+    cluster::{CLIENT, Cluster, Layout},
+    ipv6,
+    netns::Namespace,
+    router::Router,
+    wait::{self, PATIENCE},
+};
+
+/// A machine behind a real server, and what it is called there. The way to it takes 1280 bytes.
+const FAR: [&str; 2] = ["198.51.100.2", "2001:db8:f::2"];
+
+fn far(cluster: &Cluster) -> Result<Namespace> {
+    let (near, far) = (&cluster.real_servers[0], Namespace::create(cluster.state(), "far")?);
+    near.ip(&format!("link add far0 mtu 1280 type veth peer name eth0 mtu 1280 netns {}", far.name()))?;
+    ipv6::switch_on(near, "far0")?;
+    ipv6::switch_on(&far, "eth0")?;
+    near.ip(
+        "link set far0 up\naddress add 198.51.100.1/24 dev far0\naddress add 2001:db8:f::1/64 dev far0 nodad",
+    )?;
+    far.ip(
+        "link set eth0 up\naddress add 198.51.100.2/24 dev eth0\naddress add 2001:db8:f::2/64 dev eth0 nodad",
+    )?;
+    far.ip("route add default via 198.51.100.1\nroute add default via 2001:db8:f::1")?;
+    near.plain_wire("far0")?;
+    far.plain_wire("eth0")?;
+    near.sysctl("net/ipv4/ip_forward", 1)?;
+    near.sysctl("net/ipv6/conf/all/forwarding", 1)?;
+    Ok(far)
+}
+
+/// The ways from the client to the far machine and back, by the router.
+fn routes(cluster: &Cluster) -> Result<()> {
+    let Cluster { client, router, .. } = cluster;
+    client.ip("route add default via 192.0.2.1\nroute add default via 2001:db8:2::1")?;
+    router.ip("route add 198.51.100.0/24 via 10.0.0.11\nroute add 2001:db8:f::/64 via 2001:db8:a::11")?;
+    router.sysctl("net/ipv4/ip_forward", 0)?;
+    router.sysctl("net/ipv6/conf/all/forwarding", 0)
+}
+
+/// What a program says, in this many seconds.
+fn say(machine: &Namespace, program: &str, words: &str) -> Result<String> {
+    machine.command(program).words(words).limit(Duration::from_secs(30)).run()
+}
+
+/// The router and the real server are hops on the way, the far machine is its end.
+fn hops(client: &Namespace, family: usize) -> Result<()> {
+    let (option, near) =
+        [("-4", ["192.0.2.1", "10.0.0.11"]), ("-6", ["2001:db8:2::1", "2001:db8:a::11"])][family];
+    let way = say(client, "traceroute", &format!("{option} -n -q 2 -w 3 {}", FAR[family]))?;
+    let lines: Vec<&str> = way.lines().skip(1).collect();
+    let passes = |(line, hop): (&&str, &str)| line.split_whitespace().nth(1) == Some(hop);
+    let expected = near.into_iter().chain([FAR[family]]);
+    ensure!(lines.len() == 3 && lines.iter().zip(expected).all(passes), "{way}");
+    let path = say(client, "tracepath", &format!("{option} -n {}", FAR[family]))?;
+    let is_hop = |hop: &str| path.lines().any(|line| line.split_whitespace().nth(1) == Some(hop));
+    ensure!(near.into_iter().all(is_hop), "{path}");
+    ensure!(path.contains("Resume: pmtu 1280 hops 3 back 3"), "{path}");
+    Ok(())
+}
+
+/// As much as is told to go on from the path's MTU.
+fn transfer(client: &Namespace, far: &Namespace, address: &str) -> Result<()> {
+    let mut server = far.command("iperf3").words("--server --one-off --forceflush").spawn("iperf3")?;
+    wait::until("iperf3 listens", PATIENCE, || {
+        server.check_running()?;
+        ensure!(server.log().contains("Server listening"));
+        Ok(())
+    })?;
+    say(client, "iperf3", &format!("--client {address} --bytes 8M --window 128K"))?;
+    server.wait(PATIENCE).map(drop)
+}
+
+fn routed(router: &Router) -> Result<u64> {
+    Ok(router.counters()?.workers.iter().map(|worker| worker.routed).sum())
+}
+
+#[test]
+fn what_concerns_no_service_is_routed() -> Result<()> {
+    ipv6::with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let far = far(cluster)?;
+        let config = ipv6::config(cluster).service(cluster.web());
+        let text = format!("[routing]\nforward = true\n{config}");
+        let router = Router::start_text(cluster, &text, &config)?;
+        routes(cluster)?;
+        let Cluster { client, .. } = cluster;
+        for address in FAR {
+            wait::until("the far machine answers", PATIENCE, || {
+                say(client, "ping", &format!("-n -c 1 -W 1 {address}")).map(drop)
+            })?;
+        }
+        // RVS has heard of all routes.
+        let before = router.counters()?.fates();
+        for (family, address) in FAR.into_iter().enumerate() {
+            say(client, "ping", &format!("-n -c 5 -i 0.1 -W 5 {address}"))?;
+            hops(client, family)?;
+            transfer(client, &far, address)?;
+        }
+        let report = say(client, "mtr", &format!("-n -r -c 2 -i 0.2 {}", FAR[0]))?;
+        ensure!(report.contains("192.0.2.1 ") && report.contains("198.51.100.2 "), "{report}");
+        // A real server itself, on the port that its service has: its answers are no replies of the service.
+        ensure!(client::get(client, cluster.endpoint(1, 8080), 3)?.total() == 3);
+        // And one that begins something from there.
+        let from = say(&cluster.real_servers[2], "ping", &format!("-n -c 3 -i 0.1 -W 5 {CLIENT}"))?;
+        ensure!(from.contains(" 0% packet loss"), "{from}");
+
+        // 16 MB in packets of 1280 bytes, and what acknowledges them.
+        ensure!(routed(&router)? > 13_000, "{}", routed(&router)?);
+        let fates = router.counters()?.fates();
+        for reason in ["no_service", "icmp", "other_protocol", "fragment", "server_reply"] {
+            let reason = format!("punted {reason}");
+            ensure!(fates.get(&reason) == before.get(&reason), "{reason}: {before:?} {fates:?}");
+        }
+        let why = router.rvs("explain --proto udp --src 192.0.2.100:5000 --dst 198.51.100.2:53").run()?;
+        ensure!(why.contains("route, out of lan") && why.contains("64 -> 63"), "{why}");
+
+        // Not any more: Linux has it all, and forwards nothing.
+        router.apply(&config)?;
+        let before = routed(&router)?;
+        ensure!(say(client, "ping", &format!("-n -c 1 -W 1 {}", FAR[0])).is_err());
+        ensure!(routed(&router)? == before);
+        router.finish()
+    })
+}
