@@ -27,7 +27,7 @@ use crate::rates::Meter;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct ServiceKey {
-    /// Virtual address and port.
+    /// Virtual address and port, 0 if it is of all ports.
     pub address: SocketAddr,
     /// Protocol.
     pub protocol: Protocol,
@@ -48,7 +48,7 @@ impl FromStr for ServiceKey {
         let (protocol, address) = typed.split_once('/').unwrap_or(("tcp", typed));
         let protocol = Protocol::from_name(protocol)
             .ok_or_else(|| format!("{} is no service; {expected}", quoted(typed)))?;
-        let address = value::socket(address).map_err(|wrong| format!("{wrong}; {expected}"))?;
+        let address = value::socket_of_any_port(address).map_err(|wrong| format!("{wrong}; {expected}"))?;
         Ok(ServiceKey { address, protocol })
     }
 }

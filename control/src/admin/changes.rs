@@ -85,8 +85,8 @@ fn service(protocol: &str, address: &str) -> Result<ServiceKey, Failed> {
 }
 
 fn server(address: &str) -> Result<SocketAddr, Failed> {
-    value::socket(address)
-        .map_err(|wrong| bad_request(anyhow::anyhow!("{wrong}; expected {}", value::ENDPOINT)))
+    value::socket_of_any_port(address)
+        .map_err(|wrong| bad_request(anyhow::anyhow!("{wrong}; expected {}", value::SOCKET)))
 }
 
 /// The whole body, as what is expected.

@@ -268,7 +268,7 @@ impl Save {
 
 /// A real server's address and port, as in the file.
 fn server(typed: &str) -> Result<SocketAddr, String> {
-    value::socket(typed).map_err(|wrong| format!("{wrong}; expected {}", value::ENDPOINT))
+    value::socket_of_any_port(typed).map_err(|wrong| format!("{wrong}; expected {}", value::SOCKET))
 }
 
 /// What has changed, and until when that holds.

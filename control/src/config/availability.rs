@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::check::{narrow, one_of};
 use super::raw::{Field, Section};
 use super::user::{self, User};
-use super::value::{self, ENDPOINT};
+use super::value::{self, ENDPOINT, SOCKET};
 
 /// What a service does when its real servers come and go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,11 +131,11 @@ impl Default for Hooks {
     }
 }
 
-/// What it takes from its service: where that is, and the port if its packets' ports cannot be changed.
+/// What it takes from its service: where that is, and the port if its packets' ports are not changed: 0 if it is of all.
 pub(super) fn read(
     section: &Section<'_>,
     service: Option<SocketAddr>,
-    direct: Option<u16>,
+    kept_port: Option<u16>,
 ) -> Option<Availability> {
     let default = Availability::default();
     let on_down = section.or("on_down", default.on_down, |field| {
@@ -170,11 +170,18 @@ pub(super) fn read(
         ));
     }
     let sorry_server = section.optional("sorry_server", |field| {
-        let address = field.parse(ENDPOINT, value::socket)?;
+        let address = match kept_port {
+            Some(0) => field.parse(SOCKET, value::socket_of_any_port)?,
+            _ => field.parse(ENDPOINT, value::socket)?,
+        };
         if let Some(Err(wrong)) = service.map(|service| value::same_family(address.ip(), service.ip())) {
             return field.error(wrong);
         }
-        match direct.filter(|port| *port != address.port()) {
+        match kept_port.filter(|port| *port != address.port()) {
+            Some(0) => field.error(format_args!(
+                "a service of all ports leaves a packet's as it is; expected \"{}\"",
+                SocketAddr::new(address.ip(), 0)
+            )),
             Some(port) => field.error(format_args!(
                 "port {} is not the service's, which mode nat alone can change; expected port {port}",
                 address.port()

@@ -368,7 +368,7 @@ impl fmt::Display for Prefix {
 /// A virtual server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// Virtual address and port.
+    /// Virtual address and port; port 0 if it is of all ports that no other service has. Its servers' ports are 0 then, too.
     pub address: SocketAddr,
     /// Transport protocol.
     pub protocol: Protocol,

@@ -12,7 +12,7 @@ use super::check::{names, narrow, one_of};
 use super::compare::{self, repeated};
 use super::raw::{Field, Section};
 use super::sources::sources;
-use super::value::{self, ENDPOINT, SERVER};
+use super::value::{self, SERVER, SOCKET};
 use super::{Server, ServerState, Service, availability, checks, fullnat, tunnel};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -39,7 +39,8 @@ const SERVICE_KEYS: [&str; 15] = [
 /// A service, and the sections of its real servers.
 pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'d>>) {
     section.known(&[&SERVICE_KEYS[..], &availability::KEYS[..]].concat());
-    let address = section.require("address", ENDPOINT).and_then(|field| field.parse(ENDPOINT, value::socket));
+    let address =
+        section.require("address", SOCKET).and_then(|field| field.parse(SOCKET, value::socket_of_any_port));
     let protocol = section.or("protocol", Protocol::Tcp, |field| {
         one_of("protocol", &names(Protocol::ALL), Protocol::from_name, &field)
     });
@@ -73,10 +74,11 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
         });
     let sources = sources(section);
     let persistence = section.optional("persistence", |field| persistence(&field.section()?, address));
-    let checks = section.or("check", Vec::new(), |field| checks::read(&field));
+    let checks = section.or("check", Vec::new(), |field| checks::read(&field, address));
 
-    let direct = address.filter(|_| mode.is_some_and(Mode::is_one_way)).map(|address| address.port());
-    let availability = availability::read(section, address, direct);
+    let keeps_port = |address: &SocketAddr| address.port() == 0 || mode.is_some_and(Mode::is_one_way);
+    let kept_port = address.filter(keeps_port).map(|address| address.port());
+    let availability = availability::read(section, address, kept_port);
 
     let sections = section.sections("server");
     let checked = section.get("check").is_some();
@@ -202,7 +204,9 @@ impl ServerContext {
     fn server(&self, section: &Section<'_>) -> Option<Server> {
         section.known(&["address", "weight", "upper_threshold", "lower_threshold", "check", "state"]);
         let typed = section.require("address", SERVER);
-        let endpoint = typed.as_ref().and_then(|field| field.parse(SERVER, value::endpoint));
+        let is_of_all_ports = self.address.is_some_and(|service| service.port() == 0);
+        let read = if is_of_all_ports { value::endpoint_of_any_port } else { value::endpoint };
+        let endpoint = typed.as_ref().and_then(|field| field.parse(SERVER, read));
         let weight = section.or("weight", 1, |field| narrow(field.integer(0..=u64::from(MAX_WEIGHT))));
         let limits = limits(section);
         let check = section.or("check", self.checked, |field| match field.boolean()? {
@@ -218,6 +222,11 @@ impl ServerContext {
         let ((address, port), service) = (endpoint?, self.address?);
         if let Err(wrong) = value::same_family(address, service.ip()) {
             return typed?.error(wrong);
+        }
+        if is_of_all_ports && port.is_some_and(|port| port != 0) {
+            return typed?.error(format_args!(
+                "a service of all ports leaves a packet's as it is; expected \"{address}\""
+            ));
         }
         // The packet arrives as it is, so its port is what the real server must listen on.
         if let Some(mode) = self.mode.filter(|mode| mode.is_one_way())

@@ -314,17 +314,17 @@ rvs.toml:43:11: service[0].server[1].address: real server 10.0.0.11:8080 stands 
             "192.0.2.10:80",
             "192.0.2.10",
             r#"
-rvs.toml:31:11: service[0].address: "192.0.2.10" has no port; expected ADDRESS:PORT, 1 to 65535, e.g. "192.0.2.10:80" or "[2001:db8::10]:80"
+rvs.toml:31:11: service[0].address: "192.0.2.10" has no port; expected ADDRESS:PORT, e.g. "192.0.2.10:80" or "[2001:db8::10]:80", with port 0 if it is of all ports
    31 | address = "192.0.2.10"
       |           ^^^^^^^^^^^^"#,
         ),
         (
             "192.0.2.10:80",
-            "192.0.2.10:0",
+            "192.0.2.10:66000",
             r#"
-rvs.toml:31:11: service[0].address: port 0 is out of range; expected ADDRESS:PORT, 1 to 65535, e.g. "192.0.2.10:80" or "[2001:db8::10]:80"
-   31 | address = "192.0.2.10:0"
-      |           ^^^^^^^^^^^^^^"#,
+rvs.toml:31:11: service[0].address: port 66000 is out of range; expected ADDRESS:PORT, e.g. "192.0.2.10:80" or "[2001:db8::10]:80", with port 0 if it is of all ports
+   31 | address = "192.0.2.10:66000"
+      |           ^^^^^^^^^^^^^^^^^^"#,
         ),
         (
             "10.0.0.11:8080",
@@ -553,6 +553,41 @@ fn only_datagrams_are_scheduled_alone() {
     let error =
         read(&altered("port = \"wan\"", "port = \"wan\"\none_packet = true")).unwrap_err().to_string();
     assert!(error.contains("service[0].one_packet: a TCP connection is more than a packet"), "{error}");
+}
+
+#[test]
+fn a_service_of_all_ports() {
+    let service = |keys: &str| {
+        let text = format!("[[service]]\naddress = \"192.0.2.10:0\"\nmode = \"nat\"\n{keys}");
+        parse_services(&text).map_err(|errors| errors.to_string())
+    };
+    let services = service(
+        "sorry_server = \"10.0.0.99:0\"\ncheck = [{ kind = \"ping\" }, { port = 8080 }]\n\
+         server = [{ address = \"10.0.0.11\" }, { address = \"10.0.0.12:0\" }]\n",
+    )
+    .unwrap();
+    assert_eq!(services[0].address.to_string(), "192.0.2.10:0");
+    let servers: Vec<String> = services[0].servers.iter().map(|server| server.address.to_string()).collect();
+    assert_eq!(servers, ["10.0.0.11:0", "10.0.0.12:0"]);
+    assert_eq!(services[0].checks[1].target(services[0].servers[0].address).port(), 8080);
+    for (keys, message) in [
+        (
+            "server = [{ address = \"10.0.0.11:80\" }]",
+            "a service of all ports leaves a packet's as it is; expected \"10.0.0.11\"",
+        ),
+        (
+            "sorry_server = \"10.0.0.99:80\"",
+            "a service of all ports leaves a packet's as it is; expected \"10.0.0.99:0\"",
+        ),
+        (
+            "check = [{ kind = \"ping\" }, { kind = \"http\" }]",
+            "service[0].check[1]: the servers of a service of all ports have none that check \"http\" could ask; \
+             expected port = 1 to 65535",
+        ),
+    ] {
+        let errors = service(keys).unwrap_err();
+        assert!(errors.contains(message), "{errors}");
+    }
 }
 
 #[test]

@@ -15,6 +15,9 @@ pub const ENDPOINT: &str = "ADDRESS:PORT, 1 to 65535, e.g. \"192.0.2.10:80\" or 
 /// What [`endpoint`] reads with or without one.
 pub const SERVER: &str =
     "ADDRESS:PORT or ADDRESS, 1 to 65535, e.g. \"10.0.0.11:8080\" or \"[2001:db8::11]:8080\"";
+/// What [`socket_of_any_port`] reads.
+pub const SOCKET: &str =
+    "ADDRESS:PORT, e.g. \"192.0.2.10:80\" or \"[2001:db8::10]:80\", with port 0 if it is of all ports";
 /// What [`address`] reads.
 pub const ADDRESS: &str = "an address, e.g. \"10.0.0.11\" or \"2001:db8::11\"";
 /// What [`socket_v4`] reads.
@@ -35,6 +38,15 @@ pub const MAC: &str = "a unicast MAC address, e.g. \"02:00:00:00:00:01\"";
 /// `ADDRESS[:PORT]`, where an IPv6 address with a port stands in brackets (RFC 3986, 3.2.2). The address is one that a
 /// single host can have.
 pub fn endpoint(typed: &str) -> Result<(IpAddr, Option<u16>), String> {
+    split(typed, 1)
+}
+
+/// The same where port 0 stands for all ports.
+pub fn endpoint_of_any_port(typed: &str) -> Result<(IpAddr, Option<u16>), String> {
+    split(typed, 0)
+}
+
+fn split(typed: &str, least_port: u16) -> Result<(IpAddr, Option<u16>), String> {
     let (address, port) = match typed.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, "")) if address.contains(':') => (address, None),
         Some((address, rest)) if address.contains(':') => match rest.strip_prefix(':') {
@@ -47,12 +59,21 @@ pub fn endpoint(typed: &str) -> Result<(IpAddr, Option<u16>), String> {
             None => (typed, None),
         },
     };
-    Ok((host(address)?, port.map(port_number).transpose()?))
+    Ok((host(address)?, port.map(|port| port_number(port, least_port)).transpose()?))
 }
 
 /// `ADDRESS:PORT`.
 pub fn socket(typed: &str) -> Result<SocketAddr, String> {
-    match endpoint(typed)? {
+    joined(typed, endpoint(typed)?)
+}
+
+/// The same where port 0 stands for all ports.
+pub fn socket_of_any_port(typed: &str) -> Result<SocketAddr, String> {
+    joined(typed, endpoint_of_any_port(typed)?)
+}
+
+fn joined(typed: &str, parts: (IpAddr, Option<u16>)) -> Result<SocketAddr, String> {
+    match parts {
         (address, Some(port)) => Ok(SocketAddr::new(address, port)),
         (_, None) => Err(format!("{} has no port", quoted(typed))),
     }
@@ -233,10 +254,10 @@ fn host(typed: &str) -> Result<IpAddr, String> {
     Err(format!("{address} is {kind}"))
 }
 
-fn port_number(typed: &str) -> Result<u16, String> {
+fn port_number(typed: &str, least: u16) -> Result<u16, String> {
     let digits = !typed.is_empty() && typed.bytes().all(|byte| byte.is_ascii_digit());
     match typed.parse::<u16>() {
-        Ok(port @ 1..) if digits => Ok(port),
+        Ok(port) if digits && port >= least => Ok(port),
         _ if digits => Err(format!("port {} is out of range", super::error::shortened(typed))),
         _ => Err(format!("{} is not a port", quoted(typed))),
     }
@@ -297,6 +318,13 @@ mod tests {
         assert_eq!(text(socket("[2001:db8:0:0::1]:80")), Ok("[2001:db8::1]:80".to_owned()));
         assert_eq!(text(socket("2001:db8::1")), Err("\"2001:db8::1\" has no port".to_owned()));
         assert_eq!(address("[2001:db8::1]:80"), Err("2001:db8::1 stands there with a port".to_owned()));
+        assert_eq!(text(socket("10.0.0.1:0")), Err("port 0 is out of range".to_owned()));
+        assert_eq!(text(socket_of_any_port("10.0.0.1:0")), Ok("10.0.0.1:0".to_owned()));
+        assert_eq!(text(socket_of_any_port("[2001:db8::1]:0")), Ok("[2001:db8::1]:0".to_owned()));
+        assert_eq!(
+            text(socket_of_any_port("2001:db8::1:0")),
+            Err("\"2001:db8::1:0\" has no port".to_owned())
+        );
         assert!(socket_v4("10.0.0.1:80").is_ok() && address_v4("10.0.0.1").is_ok());
         assert_eq!(socket_v4("[2001:db8::1]:80"), Err("\"[2001:db8::1]:80\" is an IPv6 address".to_owned()));
         assert_eq!(address_v4("2001:db8::1"), Err("2001:db8::1 is an IPv6 address".to_owned()));

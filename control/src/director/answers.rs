@@ -264,7 +264,7 @@ fn connection(table: &Table, snapshot: &Snapshot, slot: Slot, word: Word) -> Opt
             let port = if state == State::Template { 0 } else { word.client().port() };
             (Ipv6Addr::UNSPECIFIED, port).into()
         }),
-        virtual_: dest.virtual_address,
+        virtual_: snapshot.virtual_of(table, slot, word)?,
         local: snapshot.local_port_of(table, slot, word),
         server: dest.address,
         state: state.name().to_owned(),

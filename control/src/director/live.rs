@@ -92,7 +92,7 @@ impl Director {
         ensure!(weight <= MAX_WEIGHT, "weight {weight} is out of range; expected 0 to {MAX_WEIGHT}");
         let port = new.address.port();
         ensure!(
-            !known.mode.is_one_way() || port == known.address.port(),
+            known.address.port() == 0 || !known.mode.is_one_way() || port == known.address.port(),
             "mode {} cannot change the port; expected {}",
             known.mode,
             SocketAddr::new(new.address.ip(), known.address.port())

@@ -83,13 +83,19 @@ pub fn unmatched(services: &[Service], made: &Made) -> String {
     let at: Vec<String> = services
         .iter()
         .filter(|service| service.address.ip() == destination.ip())
-        .map(|service| format!("{} {}", service.protocol, service.address.port()))
+        .map(|service| match service.address.port() {
+            0 => format!("{} on all ports", service.protocol),
+            port => format!("{} {port}", service.protocol),
+        })
         .collect();
     let servers = services.iter().filter(|service| !service.mode.is_one_way());
     let mut from: Vec<String> = servers
         .flat_map(|service| service.servers.iter().map(move |server| (service.protocol, server.address)))
         .filter(|(_, server)| server.ip() == source.ip())
-        .map(|(protocol, server)| format!("{protocol} {}", server.port()))
+        .map(|(protocol, server)| match server.port() {
+            0 => format!("{protocol} on all ports"),
+            port => format!("{protocol} {port}"),
+        })
         .collect();
     from.sort();
     from.dedup();

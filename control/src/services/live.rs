@@ -178,7 +178,16 @@ pub fn check_new_server(
 ) -> Result<()> {
     let service = require_service(services, key)?;
     let address = server.address;
-    value::socket(&address.to_string()).map_err(|wrong| anyhow!("{wrong}; expected {}", value::ENDPOINT))?;
+    if key.address.port() == 0 {
+        let expected = SocketAddr::new(address.ip(), 0);
+        ensure!(
+            address == expected,
+            "a service of all ports leaves a packet's as it is; expected {expected}, not {address}"
+        );
+    } else {
+        value::socket(&address.to_string())
+            .map_err(|wrong| anyhow!("{wrong}; expected {}", value::ENDPOINT))?;
+    }
     value::same_family(address.ip(), key.address.ip()).map_err(Error::msg)?;
     ensure!(
         server_of(service, address).is_none(),

@@ -67,7 +67,11 @@ fn servers(service: &mut Table, was: &Service, now: &Service) -> Result<()> {
     }
     for new in now.servers.iter().filter(|server| server_of(was, server.address).is_none()) {
         let mut table = Table::new();
-        table["address"] = value(new.address.to_string());
+        // In a service of all ports there is none.
+        table["address"] = match new.address.port() {
+            0 => value(new.address.ip().to_string()),
+            _ => value(new.address.to_string()),
+        };
         settings(&mut table, None, new);
         tables.push(table);
     }

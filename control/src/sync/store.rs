@@ -93,8 +93,13 @@ impl Store for View<'_> {
         let client = self.snapshot.client_of(self.table, slot, word)?;
         let (state, age) = (word.state(), word.age(self.now));
         let replied = word.flags() & FLAG_REPLIED != 0;
+        let dest = self.snapshot.dest_of(word)?;
+        let virtual_port = match dest.is_of_all_ports() {
+            true => self.snapshot.virtual_of(self.table, slot, word)?.port(),
+            false => 0,
+        };
         let local = self.snapshot.local_port_of(self.table, slot, word);
-        Some(Record { dest: word.dest_number() as u32, client, state, replied, age, local })
+        Some(Record { dest: word.dest_number() as u32, client, virtual_port, state, replied, age, local })
     }
 
     fn identity(&self, dest: u32) -> Option<Identity> {
@@ -156,9 +161,9 @@ impl View<'_> {
     /// Takes over a connection of a dest of ours, unless what is known of it is fresher. `slack` is how many ticks older
     /// the news of its state may be.
     pub fn take(&mut self, dest: DestId, record: &Record, slack: u32) {
-        let &Record { client, state, age, local, .. } = record;
+        let &Record { client, virtual_port, state, age, local, .. } = record;
         let flags = if record.replied { FLAG_REPLIED } else { 0 };
-        let news = News { client, dest, state, flags, age, local, slack };
+        let news = News { client, dest, virtual_port, state, flags, age, local, slack };
         let count = match adopt(self.table, self.snapshot, self.now, &news) {
             Adopted::New => &mut self.adoptions.new,
             Adopted::Changed => &mut self.adoptions.changed,

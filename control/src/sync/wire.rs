@@ -12,6 +12,7 @@
 //!            a service: protocol (1), address, port (6); a server's address, port (6); a client's address (4)
 //! swept   9  the order's number (v)
 //! local  10  a record as above, then the local address, port (6) that its connection has with full NAT
+//! at     11  virtual port (2), then a record as above, or with a local address: of a service of all ports
 //! ```
 //!
 //! (v) is seven bits a byte, the lowest first, the eighth says that more follow. An address of IPv6 has sixteen bytes, not four. A
@@ -40,6 +41,8 @@ pub struct Record {
     pub dest: u32,
     /// Its client.
     pub client: SocketAddr,
+    /// The virtual port, if its service is of all ports and it is no template; else 0.
+    pub virtual_port: u16,
     /// Its state.
     pub state: State,
     /// Whether a reply was seen (UDP).
@@ -143,22 +146,12 @@ impl Frame {
                 Frame::Forget { number, age, filter: take_filter(bytes)? }
             }
             9 => Frame::Swept(take_u32(bytes)?),
-            10 => {
-                let [kind] = take_array(bytes)?;
-                let (record, is_live) = take_record(bytes, kind)?;
-                let local = Some(take_socket(bytes, kind & WIDE != 0)?);
-                told(Record { local, ..record }, is_live)
-            }
             kind => {
                 let (record, is_live) = take_record(bytes, kind)?;
-                told(record, is_live)
+                if is_live { Frame::Live(record) } else { Frame::Told(record) }
             }
         })
     }
-}
-
-fn told(record: Record, is_live: bool) -> Frame {
-    if is_live { Frame::Live(record) } else { Frame::Told(record) }
 }
 
 /// The frames of a datagram; `None` for what is none, after which nothing comes.
@@ -175,6 +168,10 @@ pub fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Option<Frame>> {
     })
 }
 
+/// What is in front of a record that has a virtual port of its own.
+const AT: u8 = 11;
+/// What is in front of one that has a local address.
+const LOCAL: u8 = 10;
 /// Bits of a record's kind. A connection is what is told most, so all of this is in one byte.
 const WIDE: u8 = 0x80;
 const RECORD: u8 = 0x40;
@@ -184,9 +181,13 @@ const STATE: u8 = 0x0F;
 const _: () = assert!(State::COUNT <= STATE as usize + 1);
 
 fn put_record(out: &mut Vec<u8>, live: u8, record: &Record) {
+    if record.virtual_port != 0 {
+        out.push(AT);
+        out.extend(record.virtual_port.to_be_bytes());
+    }
     let wide = if record.client.is_ipv6() { WIDE } else { 0 };
     if record.local.is_some() {
-        out.push(10);
+        out.push(LOCAL);
     }
     out.push(RECORD | wide | live | if record.replied { REPLIED } else { 0 } | record.state as u8);
     put_number(out, record.dest.into());
@@ -199,12 +200,21 @@ fn put_record(out: &mut Vec<u8>, live: u8, record: &Record) {
 
 /// One of this kind, and whether it has just changed.
 fn take_record(bytes: &mut &[u8], kind: u8) -> Option<(Record, bool)> {
+    let (virtual_port, kind) = match kind {
+        AT => (u16::from_be_bytes(take_array(bytes)?), take_array::<1>(bytes)?[0]),
+        kind => (0, kind),
+    };
+    let (has_local, kind) = match kind {
+        LOCAL => (true, take_array::<1>(bytes)?[0]),
+        kind => (false, kind),
+    };
     if kind & !(WIDE | LIVE | REPLIED | STATE) != RECORD {
         return None;
     }
     let (state, replied) = (State::from_number(kind & STATE)?, kind & REPLIED != 0);
     let (dest, client, age) = (take_u32(bytes)?, take_socket(bytes, kind & WIDE != 0)?, take_u32(bytes)?);
-    Some((Record { dest, client, state, replied, age, local: None }, kind & LIVE != 0))
+    let local = if has_local { Some(take_socket(bytes, kind & WIDE != 0)?) } else { None };
+    Some((Record { dest, client, virtual_port, state, replied, age, local }, kind & LIVE != 0))
 }
 
 const SERVICE: u8 = 1;
@@ -329,10 +339,11 @@ mod tests {
 
     fn record() -> impl Strategy<Value = Record> {
         let state = prop::sample::select(State::ALL);
-        (any::<u32>(), sockets(), state, any::<bool>(), any::<u32>(), any::<bool>()).prop_map(
-            |(dest, (client, local), state, replied, age, has_local)| {
+        let virtual_port = prop_oneof![Just(0), any::<u16>()];
+        (any::<u32>(), sockets(), virtual_port, state, any::<bool>(), any::<u32>(), any::<bool>()).prop_map(
+            |(dest, (client, local), virtual_port, state, replied, age, has_local)| {
                 let local = has_local.then_some(local);
-                Record { dest, client, state, replied, age, local }
+                Record { dest, client, virtual_port, state, replied, age, local }
             },
         )
     }

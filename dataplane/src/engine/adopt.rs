@@ -38,6 +38,8 @@ pub struct News {
     pub client: SocketAddr,
     /// Its dest.
     pub dest: DestId,
+    /// The virtual port, if its service is of all ports.
+    pub virtual_port: u16,
     /// Its state.
     pub state: State,
     /// `FLAG_*`.
@@ -61,6 +63,8 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
         (IpAddr::V6(six), SocketAddr::V6(_)) => (table.wide_client(six.into(), port), Some(u128::from(six))),
         (IpAddr::V4(_), SocketAddr::V6(_)) | (IpAddr::V6(_), SocketAddr::V4(_)) => return Adopted::Stale,
     };
+    let towards = dest.is_of_all_ports() && news.state != State::Template;
+    let client = client.towards(if towards { news.virtual_port } else { 0 });
     let word = Word::new(client, news.dest).with_state(news.state).with_flags(news.flags);
     let (state, timeout) = (word.state(), service.timeout(word.state()));
     if timeout.has_passed(age) {

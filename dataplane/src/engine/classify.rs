@@ -5,7 +5,7 @@ use super::resolve::Path;
 use super::{BURST, Frame, Verdict, fullnat, route};
 use crate::counters::{Drop, Punt};
 use crate::snapshot::{Family, Snapshot};
-use crate::table::Table;
+use crate::table::{Client, Table};
 
 /// Stage 2: every packet that is left; the home buckets of their connections begin to be loaded. In a snapshot that
 /// is new to this core, what tells whose they are is loaded first.
@@ -59,12 +59,7 @@ pub(super) fn classify<A: Family>(
         } else if let Some(endpoint) = snapshot.endpoint_at(source, source_port, protocol) {
             (Direction::Out, endpoint, destination.client(destination_port, table))
         } else {
-            let ends = ((source, source_port), (destination, destination_port));
-            let Some((dest, client)) = fullnat::reply(snapshot, ends.0, ends.1, protocol) else {
-                return Err(Verdict::Punt(Punt::NoService));
-            };
-            let Some(endpoint) = dest.endpoint else { return Err(Verdict::Punt(Punt::NoService)) };
-            (Direction::Out, endpoint, client)
+            further(packet, (source, destination), snapshot, table).ok_or(Verdict::Punt(Punt::NoService))?
         };
     // Before anything is looked up: a packet that goes no further must not move a connection's state.
     if packet.ttl <= 1 {
@@ -75,4 +70,27 @@ pub(super) fn classify<A: Family>(
     packet.client = client;
     packet.hash = table.hash(client, protocol);
     Ok(())
+}
+
+/// The same for a packet whose addresses nobody has with their very ports: to a service of all ports, a reply to a local address of
+/// full NAT, or from an endpoint of a service of all ports. What has a service or an endpoint of its own pays nothing for that.
+#[inline(never)]
+pub(super) fn further<A: Family>(
+    packet: &Packet,
+    (source, destination): (A, A),
+    snapshot: &Snapshot,
+    table: &Table,
+) -> Option<(Direction, u32, Client)> {
+    let Packet { source_port, destination_port, protocol, .. } = *packet;
+    if let Some(service) = snapshot.service_of_all_ports(destination, protocol) {
+        let client = source.client(source_port, table);
+        return Some((Direction::In, service, client.towards(destination_port)));
+    }
+    let ends = ((source, source_port), (destination, destination_port));
+    if let Some((dest, client)) = fullnat::reply(snapshot, ends.0, ends.1, protocol) {
+        return Some((Direction::Out, dest.endpoint?, client));
+    }
+    let endpoint = snapshot.endpoint_of_all_ports(source, protocol)?;
+    let client = destination.client(destination_port, table);
+    Some((Direction::Out, endpoint, client.towards(source_port)))
 }

@@ -9,7 +9,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::packet::{Found, Owner, Packet, Piece, Side};
+use super::packet::{Direction, Found, Owner, Packet, Piece, Side};
 use super::persist::{Person, Place};
 use super::resolve::{Judgement, Path};
 use super::{BURST, Engine, Verdict, fragments, parse, six};
@@ -82,7 +82,12 @@ pub fn explain(
         Path { engine: &engine, snapshot, now, addresses: addresses.as_ref().map(std::slice::from_ref) };
     let packet = parsed.filter(|_| !is_later).and_then(|(mut packet, _)| {
         path.classify(&mut packet).ok()?;
-        Some(packet)
+        let is_known = || {
+            let judge = Judgement::of_known(snapshot, now, packet.side(), packet.client);
+            table.find(packet.hash, packet.client, &judge).is_some() || path.answering(&packet).is_some()
+        };
+        let is_anothers = packet.direction == Direction::Out && !is_known();
+        Some(path.further(&packet).filter(|_| is_anothers).unwrap_or(packet))
     });
 
     // The stage.

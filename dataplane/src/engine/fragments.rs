@@ -95,14 +95,18 @@ fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
     // 1.
     let classified = path.classify(&mut packet);
     let has_other_ports = flow.is_some_and(|flow| match classified {
-        Ok(()) => !is_of(path.snapshot, &packet, flow),
+        Ok(()) => {
+            let further = || path.further(&packet).is_some_and(|packet| is_of(path.snapshot, &packet, flow));
+            !is_of(path.snapshot, &packet, flow) && !further()
+        }
         Err(verdict) => matches!(verdict, Verdict::Punt(_)),
     });
     if has_other_ports {
         return Verdict::Drop(Drop::FragmentOverlap);
     }
     // 2.
-    let (verdict, fate) = match classified.and_then(|()| path.find_or_begin(&packet)) {
+    let found = classified.and_then(|()| path.find_or_begin(&packet));
+    let (verdict, fate) = match path.or_further(&mut packet, found) {
         Ok(dest) => {
             let client_port = fullnat::port_of_datagram(&packet, path.snapshot, dest);
             let flow = Flow { dest: dest.id, client_port };

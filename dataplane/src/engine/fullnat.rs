@@ -37,7 +37,7 @@ pub(super) fn reply<A: Family>(
     let owner = snapshot.local_at(destination)?.owner(protocol, destination_port)?.word();
     let dest = snapshot.dest_of(owner)?;
     let service = &snapshot.services[dest.service as usize];
-    let is_server = A::ends(dest).address == source && dest.address.port() == source_port;
+    let is_server = A::ends(dest).address == source && dest.server_port(source_port) == source_port;
     (is_server && service.mode == Mode::Fullnat && service.protocol == protocol)
         .then_some((dest, owner.client()))
 }
@@ -78,9 +78,12 @@ pub(super) fn send<A: Family>(
     };
     let &Ends { virtual_address, address } = A::ends(dest);
     let rewrite = match direction {
-        Direction::In => Rewrite { old: (source, destination), new: (far, (address, dest.address.port())) },
+        Direction::In => Rewrite {
+            old: (source, destination),
+            new: (far, (address, dest.server_port(packet.destination_port))),
+        },
         Direction::Out => {
-            let from = (virtual_address, dest.virtual_address.port());
+            let from = (virtual_address, dest.virtual_port(packet.source_port));
             Rewrite { old: (source, destination), new: (from, far) }
         }
     };

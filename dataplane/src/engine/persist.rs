@@ -114,7 +114,10 @@ pub(super) fn hold(table: &Table, snapshot: &Snapshot, now: Tick, dest: &Dest, s
     if word.state() == State::Template || !is_due(service, word.client(), now) {
         return;
     }
-    let wide = if dest.address.is_ipv6() { table.address_of(slot, word) } else { None };
+    let wide = match dest.address.is_ipv6() {
+        true => table.address_of(slot, word, dest.is_of_all_ports()),
+        false => None,
+    };
     if wide.is_some() || dest.address.is_ipv4() {
         hold_now(table, snapshot, now, dest, prefix, Person { client: word.client(), wide });
     }

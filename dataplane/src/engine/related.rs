@@ -21,7 +21,7 @@ use super::{Engine, Frame, Verdict, fullnat, tunnel};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::service::{Mode, Protocol};
-use crate::snapshot::{Dest, Ends, Family, Snapshot};
+use crate::snapshot::{Dest, EndpointIndex, Ends, Family, Snapshot};
 use crate::table::Client;
 use crate::wire::checksum::Delta;
 use crate::wire::ethernet::{self, Ethernet};
@@ -102,7 +102,7 @@ pub(super) fn follow<A: Family>(path: &Path<'_>, frame: &mut impl Frame) -> Verd
     if let Some(addresses) = &addresses {
         ethernet::write_addresses(ethernet, addresses);
     }
-    rewrite(path, packet, &ip, protocol, direction, dest, far);
+    rewrite(path, packet, (&ip, &quote, protocol), direction, dest, far);
     path.count(dest, direction, ip.total_length);
     verdict
 }
@@ -130,12 +130,10 @@ enum Subject {
 fn subject<A: Family>(path: &Path<'_>, ip: &Ip<A>, quote: &Quote<A>, protocol: Protocol) -> Subject {
     let (snapshot, table) = (path.snapshot, &path.engine.table);
     if ip.destination == quote.source
-        && let Some(service) = snapshot.service_at(quote.source, quote.source_port, protocol)
+        && let Some((service, towards)) = snapshot.service_for(quote.source, quote.source_port, protocol)
     {
-        return Subject::Reply(
-            Side::Service(service),
-            quote.destination.client(quote.destination_port, table),
-        );
+        let client = quote.destination.client(quote.destination_port, table);
+        return Subject::Reply(Side::Service(service), client.towards(towards));
     }
     let ends = ((quote.destination, quote.destination_port), (quote.source, quote.source_port));
     if ip.destination == quote.source
@@ -144,12 +142,20 @@ fn subject<A: Family>(path: &Path<'_>, ip: &Ip<A>, quote: &Quote<A>, protocol: P
     {
         return Subject::Request(Side::Endpoint(endpoint), client);
     }
-    match snapshot.endpoint_at(quote.destination, quote.destination_port, protocol) {
-        Some(endpoint) if !A::fib(snapshot).is_own(ip.destination) => {
-            let client = quote.source.client(quote.source_port, table);
-            Subject::Request(Side::Endpoint(endpoint), client)
-        }
-        _ => Subject::Other,
+    if A::fib(snapshot).is_own(ip.destination) {
+        return Subject::Other;
+    }
+    let (server, port) = (quote.destination, quote.destination_port);
+    let client = quote.source.client(quote.source_port, table);
+    let of_port = snapshot.endpoint_at(server, port, protocol).map(|endpoint| (endpoint, client));
+    let of_all = || Some((snapshot.endpoint_of_all_ports(server, protocol)?, client.towards(port)));
+    let is_known = |&(endpoint, client): &(EndpointIndex, Client)| {
+        let judge = Judgement::of_known(snapshot, path.now, Side::Endpoint(endpoint), client);
+        table.find(table.hash(client, protocol), client, &judge).is_some()
+    };
+    match of_port.filter(is_known).or_else(of_all).or(of_port) {
+        Some((endpoint, client)) => Subject::Request(Side::Endpoint(endpoint), client),
+        None => Subject::Other,
     }
 }
 
@@ -158,8 +164,7 @@ fn subject<A: Family>(path: &Path<'_>, ip: &Ip<A>, quote: &Quote<A>, protocol: P
 fn rewrite<A: Family>(
     path: &Path<'_>,
     packet: &mut [u8],
-    ip: &Ip<A>,
-    protocol: Protocol,
+    (ip, quote, protocol): (&Ip<A>, &Quote<A>, Protocol),
     direction: Direction,
     dest: &Dest,
     far: fullnat::End<A>,
@@ -174,13 +179,14 @@ fn rewrite<A: Family>(
         (Mode::Nat, Direction::In) => {
             A::set_destination(header, ip.destination, address);
             let outside = A::delta(ip.destination, address);
-            let new = (End::Source, address, dest.address.port());
+            let new = (End::Source, address, dest.server_port(quote.source_port));
             icmp::translate(message, protocol, new, outside);
         }
         (Mode::Nat, Direction::Out) => {
             A::set_source(header, ip.source, virtual_address);
             let outside = A::delta(ip.source, virtual_address);
-            let new = (End::Destination, virtual_address, dest.virtual_address.port());
+            let port = dest.virtual_port(quote.destination_port);
+            let new = (End::Destination, virtual_address, port);
             icmp::translate(message, protocol, new, outside);
         }
         // The server need not have a way back to whoever reports.
@@ -188,7 +194,8 @@ fn rewrite<A: Family>(
             A::set_source(header, ip.source, far.0);
             A::set_destination(header, ip.destination, address);
             let outside = A::delta(ip.source, far.0).and(A::delta(ip.destination, address));
-            icmp::translate(message, protocol, (End::Source, address, dest.address.port()), outside);
+            let port = dest.server_port(quote.source_port);
+            icmp::translate(message, protocol, (End::Source, address, port), outside);
             icmp::translate(message, protocol, (End::Destination, far.0, far.1), Delta::default());
         }
         (Mode::Fullnat, Direction::Out) => {
@@ -196,7 +203,7 @@ fn rewrite<A: Family>(
             A::set_destination(header, ip.destination, far.0);
             let outside = A::delta(ip.source, virtual_address).and(A::delta(ip.destination, far.0));
             icmp::translate(message, protocol, (End::Source, far.0, far.1), outside);
-            let new = (End::Destination, virtual_address, dest.virtual_address.port());
+            let new = (End::Destination, virtual_address, dest.virtual_port(quote.destination_port));
             icmp::translate(message, protocol, new, Delta::default());
         }
     }

@@ -38,16 +38,20 @@ fn resets<A: Family>(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Optio
     let source = End { address: ip.source, port: tcp.source };
     let destination = End { address: ip.destination, port: tcp.destination };
 
-    let inward = snapshot.service_at(destination.address, destination.port, Protocol::Tcp).is_some();
+    let inward = snapshot.service_for(destination.address, destination.port, Protocol::Tcp).is_some();
     let (side, client) = if inward { (destination, source) } else { (source, destination) };
-    let ends = ((source.address, source.port), (destination.address, destination.port));
-    let word_client = match fullnat::reply(snapshot, ends.0, ends.1, Protocol::Tcp) {
-        Some((_, client)) if !inward => client,
-        _ => client.address.client(client.port, table),
-    };
-    let hash = table.hash(word_client, Protocol::Tcp);
     let judge = Resetting { snapshot, inward, side };
-    let (slot, word) = table.find(hash, word_client, &judge)?;
+    let find = |client| table.find(table.hash(client, Protocol::Tcp), client, &judge);
+    let ends = ((source.address, source.port), (destination.address, destination.port));
+    let found = match fullnat::reply(snapshot, ends.0, ends.1, Protocol::Tcp) {
+        Some((_, client)) if !inward => find(client),
+        _ => {
+            let client = client.address.client(client.port, table);
+            // Of a service of this port, or else of one of all ports.
+            find(client).or_else(|| find(client.towards(side.port)))
+        }
+    };
+    let (slot, word) = found?;
     let dest = snapshot.dest_of(word)?;
     let mode = snapshot.services[dest.service as usize].mode;
     // The client, and whom the server takes for it.
@@ -64,7 +68,7 @@ fn resets<A: Family>(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Optio
     }
     dest.gauge.leave(word.state());
 
-    let (service, server) = (End::of_service(dest), End::of_server(dest));
+    let (service, server) = (End::of_service(dest, side.port), End::of_server(dest, side.port));
     // To the sender: from whom it believes to talk to, with what it expects.
     let told = if tcp.flags & ACK != 0 {
         Told { sequence: acknowledged, acknowledged: None }
@@ -89,12 +93,14 @@ struct End<A> {
 }
 
 impl<A: Family> End<A> {
-    fn of_service(dest: &Dest) -> Self {
-        End { address: A::ends(dest).virtual_address, port: dest.virtual_address.port() }
+    /// The virtual end of a dest; at this port, if it is of all.
+    fn of_service(dest: &Dest, port: u16) -> Self {
+        End { address: A::ends(dest).virtual_address, port: dest.virtual_port(port) }
     }
 
-    fn of_server(dest: &Dest) -> Self {
-        End { address: A::ends(dest).address, port: dest.address.port() }
+    /// The server's end of a dest; at this port, if it is of all.
+    fn of_server(dest: &Dest, port: u16) -> Self {
+        End { address: A::ends(dest).address, port: dest.server_port(port) }
     }
 }
 
@@ -132,8 +138,8 @@ struct Resetting<'a, A> {
 
 impl<A: Family> Judge for Resetting<'_, A> {
     fn is_mine(&self, word: Word) -> bool {
-        let of = |dest| if self.inward { End::of_service(dest) } else { End::of_server(dest) };
-        self.snapshot.dest_of(word).is_some_and(|dest| dest.reset && of(dest) == self.side)
+        let of = if self.inward { End::of_service } else { End::of_server };
+        self.snapshot.dest_of(word).is_some_and(|dest| dest.reset && of(dest, self.side.port) == self.side)
     }
 
     fn worth(&self, _: Word) -> Worth {

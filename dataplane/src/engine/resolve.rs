@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use super::classify::classify;
+use super::classify::{classify, further};
 use super::express::{self, Tally};
 use super::look_up::{self, Order};
 use super::packet::{Direction, Found, Owner, Packet, Search, Side, Work};
 use super::persist::Person;
 use super::rewrite::rewrite;
 use super::six::{self, Addresses};
-use super::{BURST, Engine, Frame, Verdict, fullnat, persist, route};
+use super::{BURST, Engine, Frame, Verdict, persist, route};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
@@ -57,6 +57,21 @@ impl<'a> Path<'a> {
         }
     }
 
+    /// A packet from an endpoint that knows no such connection, as one of somebody else: the other end of a connection with full NAT, or of
+    /// a service of all ports, may have the very address and port of the endpoint of another service.
+    #[inline(never)]
+    pub fn further(&self, packet: &Packet) -> Option<Packet> {
+        let table = &self.engine.table;
+        let hit = match self.addresses_of(packet) {
+            None => further(packet, (packet.source, packet.destination), self.snapshot, table),
+            Some(six) => further(packet, (six.source, six.destination), self.snapshot, table),
+        };
+        let (direction, owner, client) =
+            hit.filter(|&hit| hit.0 != packet.direction || hit.1 != packet.owner)?;
+        let (hash, search) = (table.hash(client, packet.protocol), Search::Done);
+        Some(Packet { direction, owner, client, hash, search, ..*packet })
+    }
+
     /// Stage 5 for one packet of a connection with this dest.
     pub fn rewrite(&self, packet: &Packet, dest: &Dest, frame: &mut impl Frame) -> Verdict {
         match self.addresses_of(packet) {
@@ -73,7 +88,9 @@ impl<'a> Path<'a> {
             Direction::In => Some(source),
             Direction::Out => {
                 let client = destination.client(packet.client.port(), &self.engine.table);
-                (client == packet.client).then_some(destination)
+                let is_clients =
+                    client == packet.client || client.towards(packet.source_port) == packet.client;
+                is_clients.then_some(destination)
             }
         }
     }
@@ -188,7 +205,8 @@ impl<'a> Path<'a> {
                 return Verdict::Forward(port);
             }
         }
-        let dest = match self.resolve(packet) {
+        let found = self.resolve(packet);
+        let dest = match self.or_further(packet, found) {
             Ok(dest) => dest,
             Err(verdict) => return route::instead(self, frame, verdict),
         };
@@ -236,6 +254,22 @@ impl<'a> Path<'a> {
                 }
             }
         }
+    }
+
+    /// What was found, or else what is found of the packet as somebody else's ([`Self::further`]), which it is then.
+    #[inline]
+    pub fn or_further(
+        &self,
+        packet: &mut Packet,
+        found: Result<&'a Dest, Verdict>,
+    ) -> Result<&'a Dest, Verdict> {
+        if found.is_err_and(|verdict| verdict == Verdict::Punt(Punt::ServerReply))
+            && let Some(further) = self.further(packet)
+        {
+            *packet = further;
+            return self.find_or_begin(packet);
+        }
+        found
     }
 
     /// A packet of a connection; `None` if the connection has changed meanwhile.
@@ -293,8 +327,10 @@ impl<'a> Path<'a> {
             self.note(slot, new);
             let goes_on = matches!(state, State::Established | State::Udp);
             if goes_on && let Some(prefix) = service.persistent {
-                let known =
-                    || self.addresses_of(packet).and_then(|_| self.engine.table.address_of(slot, new));
+                let known = || {
+                    self.addresses_of(packet)
+                        .and_then(|_| self.engine.table.address_of(slot, new, dest.is_of_all_ports()))
+                };
                 let wide = self.client_address(packet).or_else(known);
                 self.confirm(dest, prefix, Person { client: packet.client, wide });
             }
@@ -324,16 +360,11 @@ impl<'a> Path<'a> {
         let side = packet.side();
         let index = match side {
             Side::Service(index) => index,
-            Side::Endpoint(endpoint) => {
-                // What it answers to the router itself is Linux': checks.
-                let is_clients = match self.addresses_of(packet) {
-                    None => !self.snapshot.fibs.four.is_own(packet.destination),
-                    Some(six) => !self.snapshot.fibs.six.is_own(six.destination),
+            Side::Endpoint(_) => {
+                return match self.answering(packet) {
+                    Some(dest) => Ok(Some(dest)),
+                    None => Err(Verdict::Punt(Punt::ServerReply)),
                 };
-                if is_clients && let Some(dest) = self.snapshot.answered_by(endpoint) {
-                    return Ok(Some(dest));
-                }
-                return self.find_of_fullnat(packet).ok_or(Verdict::Punt(Punt::ServerReply))?.map(Some);
             }
         };
         let service = &self.snapshot.services[index as usize];
@@ -393,23 +424,14 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// The dest of a reply from an endpoint that serves with full NAT as well, and knows the packet from there. `None` if it is none.
-    #[inline(never)]
-    fn find_of_fullnat(&self, packet: &Packet) -> Option<Result<&'a Dest, Verdict>> {
-        let Packet { source_port, destination_port, protocol, .. } = *packet;
-        let (dest, client) = match self.addresses_of(packet) {
-            None => {
-                let ends = ((packet.source, source_port), (packet.destination, destination_port));
-                fullnat::reply(self.snapshot, ends.0, ends.1, protocol)?
-            }
-            Some(six) => {
-                let ends = ((six.source, source_port), (six.destination, destination_port));
-                fullnat::reply(self.snapshot, ends.0, ends.1, protocol)?
-            }
+    /// The dest of a packet from an endpoint that answers what nobody remembers. What it answers to the router itself is Linux': checks.
+    pub fn answering(&self, packet: &Packet) -> Option<&'a Dest> {
+        let Side::Endpoint(endpoint) = packet.side() else { return None };
+        let is_own = match self.addresses_of(packet) {
+            None => self.snapshot.fibs.four.is_own(packet.destination),
+            Some(six) => self.snapshot.fibs.six.is_own(six.destination),
         };
-        let owner = dest.endpoint.filter(|&endpoint| endpoint != packet.owner)?;
-        let hash = self.engine.table.hash(client, protocol);
-        Some(self.find_or_begin(&Packet { owner, client, hash, ..*packet }))
+        self.snapshot.answered_by(endpoint).filter(|_| !is_own)
     }
 
     /// Whether nobody can be a client with this address: it stands for no single host, or is a service's (RFC 1812, section 5.3.7; RFC 4291,

@@ -102,7 +102,7 @@ fn write(
                 transport::set_destination(
                     packet.protocol,
                     segment,
-                    dest.address.port(),
+                    dest.server_port(packet.destination_port),
                     dest.transport_delta,
                 );
             }
@@ -111,7 +111,8 @@ fn write(
             ipv4::set_source(ip, dest.four.virtual_address, dest.address_delta.reversed());
             if has_ports {
                 let delta = dest.transport_delta.reversed();
-                transport::set_source(packet.protocol, segment, dest.virtual_address.port(), delta);
+                let port = dest.virtual_port(packet.source_port);
+                transport::set_source(packet.protocol, segment, port, delta);
             }
         }
     }

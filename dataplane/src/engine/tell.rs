@@ -115,8 +115,8 @@ impl Way<'_> {
     fn asked<A: Family>(&self, ip: &Ip<A>, packet: &[u8]) -> Option<Asked> {
         let protocol = Protocol::from_number(ip.protocol)?;
         let Transport { source, destination, .. } = ports(ip, protocol, packet)?;
-        let service = self.snapshot.service_at(ip.destination, destination, protocol)?;
-        Some(Asked { service, protocol, client_port: source })
+        let (service, towards) = self.snapshot.service_for(ip.destination, destination, protocol)?;
+        Some(Asked { service, protocol, client_port: source, towards })
     }
 
     /// The client that a packet goes to as a reply by full NAT, if it is one.
@@ -139,8 +139,8 @@ impl Way<'_> {
                 let of_service = snapshot.dests().filter(|dest| dest.service == service);
                 return of_service.filter_map(mtu_to).min();
             }
-            Some(Asked { service, protocol, client_port }) => {
-                let client = ip.source.client(client_port, table);
+            Some(Asked { service, protocol, client_port, towards }) => {
+                let client = ip.source.client(client_port, table).towards(towards);
                 let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
                 let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
                 return mtu_to(snapshot.dest_of(word)?);
@@ -156,6 +156,8 @@ struct Asked {
     service: ServiceIndex,
     protocol: Protocol,
     client_port: u16,
+    /// By which virtual port the service knows the client.
+    towards: u16,
 }
 
 fn ports<A: Family>(ip: &Ip<A>, protocol: Protocol, packet: &[u8]) -> Option<Transport> {

@@ -1,6 +1,7 @@
 //! The data path on bytes: what goes in, what comes out, and which counter moves.
 
 mod adopt;
+mod all_ports;
 mod fragments;
 mod fullnat;
 mod persist;

@@ -63,8 +63,8 @@ fn read<'a>(table: &Table, snapshot: &Snapshot, now: Tick, packet: &'a [u8]) -> 
     let wrapped = Wrapped::parse(quote).filter(|wrapped| wrapped.source == ip.destination)?;
     let quoted = icmp::quote::<u32>(wrapped.inside)?;
     let protocol = Protocol::from_number(quoted.protocol)?;
-    let service = snapshot.service_at(quoted.destination, quoted.destination_port, protocol)?;
-    let client = Client::new(quoted.source, quoted.source_port);
+    let (service, towards) = snapshot.service_for(quoted.destination, quoted.destination_port, protocol)?;
+    let client = Client::new(quoted.source, quoted.source_port).towards(towards);
     let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
     let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
     let dest = snapshot.dest_of(word)?;

@@ -151,6 +151,8 @@ pub struct Directory<M> {
     endpoints: M,
     /// What addresses are, whatever the port: [`VIRTUAL`], [`ENDPOINT`], [`LOCAL`], and then its number.
     addresses: M,
+    /// Whether there is a service of all ports: its port, and those of its endpoints, are 0.
+    has_all_ports: bool,
 }
 
 const VIRTUAL: u32 = 1;
@@ -168,6 +170,7 @@ impl<M: Map> Directory<M> {
         live: bool,
     ) {
         self.services.insert(address.whose(port, protocol), index);
+        self.has_all_ports |= port == 0;
         if live {
             self.note(address, VIRTUAL);
         }
@@ -228,6 +231,30 @@ impl Snapshot {
         A::directory(self).endpoints.get(address.whose(port, protocol))
     }
 
+    /// The service that a packet to this address is for, and towards which port its client is known to it ([`Client::towards`]): as in IPVS
+    /// that of the very port goes before one of all ports.
+    pub fn service_for<A: Family>(
+        &self,
+        address: A,
+        port: u16,
+        protocol: Protocol,
+    ) -> Option<(ServiceIndex, u16)> {
+        match self.service_at(address, port, protocol) {
+            Some(service) => Some((service, 0)),
+            None => Some((self.service_of_all_ports(address, protocol)?, port)),
+        }
+    }
+
+    /// The service of all ports at a virtual address.
+    pub fn service_of_all_ports<A: Family>(&self, address: A, protocol: Protocol) -> Option<ServiceIndex> {
+        A::directory(self).has_all_ports.then(|| self.service_at(address, 0, protocol))?
+    }
+
+    /// The endpoint of a service of all ports with this address.
+    pub fn endpoint_of_all_ports<A: Family>(&self, address: A, protocol: Protocol) -> Option<EndpointIndex> {
+        A::directory(self).has_all_ports.then(|| self.endpoint_at(address, 0, protocol))?
+    }
+
     /// Starts to load what tells whose IPv4 packet this is.
     #[inline]
     pub fn prefetch(&self, source: (u32, u16), destination: (u32, u16), protocol: Protocol) {
@@ -252,10 +279,33 @@ impl Snapshot {
     pub fn client_of(&self, table: &Table, slot: Slot, word: Word) -> Option<SocketAddr> {
         // In that of a template stands the service's mark.
         let port = if word.state() == State::Template { 0 } else { word.client().port() };
-        Some(match self.dest_of(word)?.address {
+        let dest = self.dest_of(word)?;
+        Some(match dest.address {
             SocketAddr::V4(_) => (Ipv4Addr::from(word.client().address()), port).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::from(table.address_of(slot, word)?), port).into(),
+            SocketAddr::V6(_) => {
+                let address = table.address_of(slot, word, dest.is_of_all_ports())?;
+                (Ipv6Addr::from(address), port).into()
+            }
         })
+    }
+
+    /// The virtual address and port of a word in a slot of the table. The port is 0 if the word is a template of a service of all ports, or
+    /// nobody has noted the address of its client yet. `None` if its dest is not in this snapshot.
+    pub fn virtual_of(&self, table: &Table, slot: Slot, word: Word) -> Option<SocketAddr> {
+        let dest = self.dest_of(word)?;
+        let mut address = dest.virtual_address;
+        if dest.is_of_all_ports() && word.state() != State::Template {
+            let client = word.client();
+            let without = match address {
+                SocketAddr::V4(_) => Some(Client::new(client.address(), client.port())),
+                SocketAddr::V6(_) => {
+                    let known = table.address_of(slot, word, true);
+                    known.map(|known| table.wide_client(known, client.port()))
+                }
+            };
+            address.set_port(without.map_or(0, |without| client.virtual_port(without)));
+        }
+        Some(address)
     }
 }
 

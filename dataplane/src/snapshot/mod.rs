@@ -47,7 +47,7 @@ pub type EndpointIndex = u32;
 /// A service, as control describes it.
 #[derive(Clone, Debug)]
 pub struct ServiceSpec {
-    /// Virtual address and port; all its servers' addresses are of the same family.
+    /// Virtual address and port, 0 if it is of all ports that no other service has: its servers' are 0, too, and packets keep theirs. All its servers' addresses are of the same family.
     pub address: SocketAddr,
     /// Protocol.
     pub protocol: Protocol,
@@ -275,6 +275,30 @@ pub struct Snapshot {
 }
 
 impl Dest {
+    /// Whether it is one of a service of all ports: no packet's port changes.
+    #[inline]
+    pub fn is_of_all_ports(&self) -> bool {
+        self.virtual_address.port() == 0
+    }
+
+    /// The real server's port, for a packet to this virtual one.
+    #[inline]
+    pub fn server_port(&self, virtual_port: u16) -> u16 {
+        match self.address.port() {
+            0 => virtual_port,
+            port => port,
+        }
+    }
+
+    /// The virtual port, for a packet from this one of the real server.
+    #[inline]
+    pub fn virtual_port(&self, server_port: u16) -> u16 {
+        match self.virtual_address.port() {
+            0 => server_port,
+            port => port,
+        }
+    }
+
     /// Whether it has no room for another connection.
     #[inline]
     pub fn is_full(&self) -> bool {
@@ -512,8 +536,11 @@ impl Snapshot {
     fn transforms(&self) -> Vec<Transform> {
         let none = Transform::none();
         let transform = |dest: &Option<Dest>| match dest {
-            Some(dest) => Transform::new(dest, &self.services[dest.service as usize]),
-            None => none.clone(),
+            // Of all ports, none can be decided in advance.
+            Some(dest) if !dest.is_of_all_ports() => {
+                Transform::new(dest, &self.services[dest.service as usize])
+            }
+            Some(_) | None => none.clone(),
         };
         [None].iter().chain(self.dests.iter().skip(1)).map(transform).collect()
     }

@@ -52,7 +52,7 @@ const _: () = assert!(size_of::<Transform>() == 64);
 pub const RENEW_AFTER: u16 = TICKS_PER_SECOND as u16;
 
 impl Transform {
-    /// That of no dest: fits no packet.
+    /// That of no dest, or of one of a service of all ports: fits no packet.
     pub fn none() -> Self {
         Transform {
             owners: [NOBODY; 2],

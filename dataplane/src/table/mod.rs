@@ -230,8 +230,9 @@ impl Table {
                     let slot = Slot::new(bucket, index);
                     // Another flow's buckets may be the same, and copied already.
                     let _ = stage.replace(slot, Word::EMPTY, word);
-                    if let Some(address) = self.address_of(slot, word) {
-                        stage.note_address(slot, address);
+                    match self.noted(slot) {
+                        0 => {}
+                        address => stage.note_address(slot, address),
                     }
                     if let Some(local) = self.local_of(slot, word.identity()) {
                         stage.note_local(slot, word.identity(), local);

@@ -24,10 +24,18 @@ impl Table {
         self.wide[slot.bucket()].0[slot.index()].store(address, Ordering::Relaxed);
     }
 
-    /// The IPv6 address of the client of the word in a slot, if it is known.
-    pub fn address_of(&self, slot: Slot, word: Word) -> Option<u128> {
-        let address = self.wide[slot.bucket()].0[slot.index()].load(Ordering::Relaxed);
-        (self.wide_client(address, word.client().port()) == word.client()).then_some(address)
+    /// The IPv6 address of the client of the word in a slot, if it is known. Of a service of all ports, the virtual port is in sixteen
+    /// bits of the hash ([`Client::towards`]): then the other 32 say whose the address is.
+    pub fn address_of(&self, slot: Slot, word: Word, is_of_all_ports: bool) -> Option<u128> {
+        let address = self.noted(slot);
+        let client = self.wide_client(address, word.client().port());
+        let towards = if is_of_all_ports { word.client().virtual_port(client) } else { 0 };
+        (client.towards(towards) == word.client()).then_some(address)
+    }
+
+    /// What has been noted of a slot, whosever it is.
+    pub(super) fn noted(&self, slot: Slot) -> u128 {
+        self.wide[slot.bucket()].0[slot.index()].load(Ordering::Relaxed)
     }
 }
 
@@ -61,12 +69,17 @@ mod tests {
         let Inserted::New(slot) = table.insert(hash, word, 0, &Nobody, None) else {
             panic!("an empty table")
         };
-        assert_eq!(table.address_of(slot, word), None, "nobody has noted it");
+        assert_eq!(table.address_of(slot, word, false), None, "nobody has noted it");
         table.note_address(slot, ADDRESS);
-        assert_eq!(table.address_of(slot, word), Some(ADDRESS));
+        assert_eq!(table.address_of(slot, word, false), Some(ADDRESS));
         assert_eq!(client.port(), 40_112);
         // The next one in this slot.
         let other = Word::new(table.wide_client(ADDRESS + 1, 40_112), DestId::new(1).unwrap());
-        assert_eq!(table.address_of(slot, other), None);
+        assert_eq!(table.address_of(slot, other, false), None);
+        assert_eq!(table.address_of(slot, other, true), None);
+        let towards = Word::new(client.towards(8443), DestId::new(1).unwrap());
+        assert_eq!(table.address_of(slot, towards, false), None);
+        assert_eq!(table.address_of(slot, towards, true), Some(ADDRESS));
+        assert_eq!(towards.client().virtual_port(client), 8443);
     }
 }

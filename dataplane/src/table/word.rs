@@ -9,9 +9,10 @@
 //!
 //! The client's address and port come first because both directions of a connection carry them and
 //! because they are compared first. An IPv6 address does not fit: of it there are 48 bits of a keyed hash, in the place of the
-//! address and in `more`, which is 0 otherwise. No packet is rewritten with its client's address, so nothing else is missed on
+//! address and in `more`. No packet is rewritten with its client's address, so nothing else is missed on
 //! the packet path ([`super::wide`] is for whoever wants to show it). Two clients of one port whose hashes are equal would be taken for
-//! one: that is one pair of 2^48, and nobody who does not know the key can look for it. Everything else a packet needs (virtual address, real server, MACs,
+//! one: that is one pair of 2^48, and nobody who does not know the key can look for it. In `more` is the virtual port, too, if the service is of all ports: of IPv4 that alone, of IPv6 both by xor;
+//! otherwise it is 0, and one client port to two virtual ones would be one connection. Everything else a packet needs (virtual address, real server, MACs,
 //! timeouts) belongs to the dest and lives in the snapshot. The word 0 is an empty slot; no connection
 //! is 0 because no dest has id 0.
 
@@ -34,6 +35,17 @@ impl Client {
     /// From the hash of an IPv6 address, of which 48 bits are taken, and port.
     pub(super) const fn wide(hash: u64, port: u16) -> Self {
         Client(hash as u32 as u64 | (port as u64) << 32 | hash >> 32 << 48)
+    }
+
+    /// The same client of a service of all ports, at this one.
+    #[inline]
+    pub const fn towards(self, virtual_port: u16) -> Self {
+        Client(self.0 ^ (virtual_port as u64) << 48)
+    }
+
+    /// The virtual port, if the client is one of IPv4, or else known without it ([`Self::towards`]).
+    pub const fn virtual_port(self, without: Client) -> u16 {
+        ((self.0 ^ without.0) >> 48) as u16
     }
 
     /// The IPv4 address in host order; of an IPv6 one, a part of its hash.
@@ -219,6 +231,9 @@ mod tests {
         assert_eq!(word.age(Tick(0xABCF)), 2);
         assert_eq!(word.with_state(State::None).with_flags(0).0 >> 88 & 0xFF, 0, "aux stays empty");
         assert_eq!(word.0 >> 48 & 0xFFFF, 0, "nothing more of an IPv4 address");
+        let towards = client.towards(0xABCD);
+        assert_eq!((towards.address(), towards.port()), (client.address(), client.port()));
+        assert_eq!((towards.virtual_port(client), client.virtual_port(client)), (0xABCD, 0));
     }
 
     #[test]

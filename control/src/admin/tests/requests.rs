@@ -172,7 +172,7 @@ async fn wrong_requests_are_answered_in_json() {
             "DELETE /v1/services/tcp/192.0.2.10:80/servers/x",
             "",
             "400 Bad Request",
-            "\"x\" is not an IPv4 address; expected ADDRESS:PORT, 1 to 65535, e.g. \"192.0.2.10:80\" or \"[2001:db8::10]:80\"",
+            "\"x\" is not an IPv4 address; expected ADDRESS:PORT, e.g. \"192.0.2.10:80\" or \"[2001:db8::10]:80\", with port 0 if it is of all ports",
         ),
         (
             "PATCH /v1/services/tcp/192.0.2.10:80/servers/10.0.0.11:80",

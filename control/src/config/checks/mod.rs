@@ -107,6 +107,11 @@ impl Check {
 }
 
 impl CheckKind {
+    /// Whether it needs a port. (A command may; it knows best.)
+    fn asks_a_port(&self) -> bool {
+        !matches!(self, CheckKind::Ping(_) | CheckKind::Command(_))
+    }
+
     /// Its name, as the configuration has it.
     pub fn name(&self) -> &'static str {
         match self {
@@ -159,13 +164,20 @@ pub(super) fn kinds() -> impl Iterator<Item = &'static str> {
     KINDS.iter().map(|kind| kind.name)
 }
 
-/// One table, or an array of them.
-pub(super) fn read(field: &Field<'_>) -> Option<Vec<Check>> {
-    if field.is_array() {
-        field.all(|element| check(&element.section()?))
-    } else {
-        Some(vec![check(&field.section()?)?])
-    }
+/// One table, or an array of them, for the servers of a service with this address.
+pub(super) fn read(field: &Field<'_>, service: Option<SocketAddr>) -> Option<Vec<Check>> {
+    let is_of_all_ports = service.is_some_and(|service| service.port() == 0);
+    let one = |field: &Field<'_>| {
+        let check = check(&field.section()?)?;
+        match check.port {
+            None if is_of_all_ports && check.kind.asks_a_port() => field.error(format_args!(
+                "the servers of a service of all ports have none that check {:?} could ask; expected port = 1 to 65535",
+                check.kind.name()
+            )),
+            _ => Some(check),
+        }
+    };
+    if field.is_array() { field.all(|element| one(&element)) } else { Some(vec![one(field)?]) }
 }
 
 fn check(section: &Section<'_>) -> Option<Check> {

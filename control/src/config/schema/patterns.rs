@@ -31,7 +31,7 @@ pub(super) fn patterns() -> [(&'static str, String); 7] {
     [
         ("address", format!("^(?:{host}|{ipv6}|\\[{ipv6}\\])$")),
         ("address_v4", format!("^{host}$")),
-        ("endpoint", format!("^(?:{host}|\\[{ipv6}\\]):{PORT}$")),
+        ("socket", format!("^(?:{host}|\\[{ipv6}\\]):(?:0+|{PORT})$")),
         ("endpoint_v4", format!("^{host}:{PORT}$")),
         ("server_address", format!("^(?:(?:{host}|\\[{ipv6}\\])(?::{PORT})?|{ipv6})$")),
         ("prefix", format!("^(?:{host}/{LENGTH}|{ipv6}/{LENGTH_IPV6})$")),

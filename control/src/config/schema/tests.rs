@@ -105,6 +105,13 @@ impl Table {
         if is_long || is_ipv6("/service/0/server/0/address") || is_ipv6("/service/0/sorry_server") {
             document["service"][0]["address"] = json!("[2001:db8::10]:80");
         }
+        let sorry = document.pointer("/service/0/sorry_server").and_then(Value::as_str).unwrap_or_default();
+        if let Some((_, port)) = sorry.rsplit_once(':')
+            && port.parse() == Ok(0)
+        {
+            let address = document["service"][0]["address"].as_str().unwrap().replace(":80", ":0");
+            document["service"][0]["address"] = json!(address);
+        }
         let flag = document.pointer("/service/0/flags/0").and_then(Value::as_str).unwrap_or_default();
         if let Some((scheduler, _)) = flag.split_once('-') {
             document["service"][0]["scheduler"] = json!(scheduler);
@@ -386,7 +393,7 @@ fn typed(definition: &str) -> BoxedStrategy<Value> {
         ]
         .boxed(),
         "prefix" => (host_of_any, length).prop_map(|(host, length)| json!(host + length)).boxed(),
-        "address" | "endpoint" | "server_address" => {
+        "address" | "socket" | "server_address" => {
             (host_of_any, port).prop_map(|(host, port)| json!(host + port)).boxed()
         }
         "address_v4" | "endpoint_v4" => {
@@ -442,7 +449,7 @@ fn is_beyond_a_schema(definition: &str, value: &Value, errors: &ConfigErrors) ->
                 .iter()
                 .any(|words| errors.contains(words))
         }
-        "address" | "endpoint" | "server_address" => errors.contains("is an IPv4 address, to be written"),
+        "address" | "socket" | "server_address" => errors.contains("is an IPv4 address, to be written"),
         "integer" => errors.contains("is always busy with a worker"),
         _ => false,
     }
@@ -453,7 +460,7 @@ fn reader_and_schema_agree_on_whatever_is_typed() {
     let validator = jsonschema::draft202012::new(&schema()).unwrap();
     let bounded = bounded();
     for definition in
-        ["time", "prefix", "address", "address_v4", "endpoint", "endpoint_v4", "server_address", "integer"]
+        ["time", "prefix", "address", "address_v4", "socket", "endpoint_v4", "server_address", "integer"]
     {
         let of_it: Vec<_> = bounded.iter().filter(|bounded| bounded.definition == definition).collect();
         let (taken, refused) = (Cell::new(0), Cell::new(0));

@@ -72,8 +72,15 @@ impl Router {
 
     fn set(&mut self, slot: usize, dest: u32, state: State) {
         let dest = dest + self.offset;
-        self.slots[slot] =
-            Some(Record { dest, client: client(slot as u16), state, replied: false, age: 0, local: None });
+        self.slots[slot] = Some(Record {
+            dest,
+            client: client(slot as u16),
+            virtual_port: 0,
+            state,
+            replied: false,
+            age: 0,
+            local: None,
+        });
     }
 
     fn known(&self) -> BTreeMap<SocketAddr, (u32, State)> {

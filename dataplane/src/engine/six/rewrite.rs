@@ -94,14 +94,15 @@ fn write(packet: &Packet, dest: &Dest, macs: Option<&[u8; 12]>, frame: &mut impl
             Direction::In => {
                 ipv6::set_destination(ip, dest.six.address);
                 if has_ports {
-                    let port = dest.address.port();
+                    let port = dest.server_port(packet.destination_port);
                     transport::set_destination(packet.protocol, segment, port, dest.transport_delta);
                 }
             }
             Direction::Out => {
                 ipv6::set_source(ip, dest.six.virtual_address);
                 if has_ports {
-                    let (port, delta) = (dest.virtual_address.port(), dest.transport_delta.reversed());
+                    let port = dest.virtual_port(packet.source_port);
+                    let delta = dest.transport_delta.reversed();
                     transport::set_source(packet.protocol, segment, port, delta);
                 }
             }

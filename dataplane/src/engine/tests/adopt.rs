@@ -15,7 +15,7 @@ impl Rig {
     fn adopt(&self, word: Word, age: u32, slack: u32) -> Adopted {
         let (client, state, flags) = (word.client().socket().into(), word.state(), word.flags());
         let Some(dest) = DestId::new(word.dest_number() as u32) else { return Adopted::Stale };
-        let news = News { client, dest, state, flags, age, slack, local: None };
+        let news = News { client, dest, virtual_port: 0, state, flags, age, slack, local: None };
         adopt(&self.engine.table, &self.snapshot, self.now, &news)
     }
 }

@@ -144,7 +144,14 @@ fn orders(count: usize) -> Vec<Vec<usize>> {
 }
 
 /// The datagram that `fragments` become, in every order; each time it has a number of its own.
-fn in_every_order(rig: &Rig, port: PortIndex, whole: &[u8], size: usize, expected: &[u8], out: PortIndex) {
+pub(super) fn in_every_order(
+    rig: &Rig,
+    port: PortIndex,
+    whole: &[u8],
+    size: usize,
+    expected: &[u8],
+    out: PortIndex,
+) {
     in_every_order_behind(0, rig, port, whole, size, expected, out);
 }
 

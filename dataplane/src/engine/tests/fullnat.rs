@@ -257,6 +257,7 @@ fn explaining_takes_no_port() {
 fn a_peers_connection_has_the_port_that_it_has_there() {
     let rig = rig(Protocol::Tcp, 2);
     let news = |client: &str, local: Option<&str>| News {
+        virtual_port: 0,
         client: socket(client).into(),
         dest: DestId::new(1).unwrap(),
         state: State::Established,

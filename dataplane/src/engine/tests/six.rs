@@ -12,7 +12,7 @@ pub(super) const VIP6: &str = "[2001:db8::10]:80";
 const GATEWAY: u128 = 0xFE80_0000_0000_0000_0000_0000_0000_0001;
 const SERVERS: u128 = 0x2001_0DB8_000A_0000_0000_0000_0000_0000;
 
-fn socket6(text: &str) -> SocketAddrV6 {
+pub(super) fn socket6(text: &str) -> SocketAddrV6 {
     text.parse().unwrap()
 }
 
@@ -156,7 +156,7 @@ fn clients_are_told_apart_by_all_of_their_addresses() {
     let table = &rig.engine.table;
     let known: BTreeSet<_> = table
         .entries(0..table.buckets())
-        .map(|(slot, word)| (table.address_of(slot, word).unwrap(), word.client().port()))
+        .map(|(slot, word)| (table.address_of(slot, word, false).unwrap(), word.client().port()))
         .collect();
     assert_eq!(known, clients.iter().map(|client| (u128::from(*socket6(client).ip()), 1)).collect());
 }
@@ -293,7 +293,7 @@ fn a_client_comes_back_by_its_prefix() {
     let templates = || {
         let entries = table.entries(0..table.buckets());
         let of_template = |(slot, word): (_, crate::table::Word)| {
-            (word.state() == State::Template).then(|| table.address_of(slot, word).unwrap())
+            (word.state() == State::Template).then(|| table.address_of(slot, word, false).unwrap())
         };
         entries.filter_map(of_template).collect::<BTreeSet<_>>()
     };
@@ -568,6 +568,7 @@ fn a_connection_goes_on_in_a_router_that_has_only_been_told_of_it() {
     let news = News {
         client,
         dest: DestId::new(1).unwrap(),
+        virtual_port: 0,
         state: word.state(),
         flags: word.flags(),
         age: 0,

@@ -113,6 +113,27 @@ fn what_is_taken_over_is_told_by_a_router_with_the_address_and_by_no_other() {
 }
 
 #[test]
+fn a_connection_of_a_service_of_all_ports_is_told_with_its_port() {
+    let mut rig = Rig::new(true);
+    let mut spec = service(Protocol::Tcp, Mode::Nat, true, 7);
+    spec.address.set_port(0);
+    spec.dests[0].address.set_port(0);
+    rig.snapshot = Snapshot::new(2, Vec::new(), &[spec], [], dataplane::fib::Fibs::default());
+    rig.numbers.follow(&rig.snapshot);
+    let at = |port| {
+        let connection = connection(State::Established, 900);
+        Connection { identity: at_port(connection.identity, port), ..connection }
+    };
+    let told = [at(80), at(443)];
+    told.iter().for_each(|told| assert!(rig.view().take_over(told)));
+    let mut all = rig.told();
+    all.sort_by_key(|told| told.identity.service.address);
+    assert_eq!(all, told);
+    let changes_the_port = connection(State::Established, 900);
+    assert!(!rig.view().take_over(&changes_the_port));
+}
+
+#[test]
 fn it_ends_when_it_would_have_ended_there() {
     let mut rig = Rig::new(true);
     rig.take_over(State::Established, 60);

@@ -86,6 +86,7 @@ impl Side {
         let record = Record {
             dest: number,
             client: ([198, 51, 100, 7], port).into(),
+            virtual_port: 0,
             state,
             replied: true,
             age: 0,
@@ -320,6 +321,7 @@ fn what_counts_in_units_of_a_minute_is_flushed_whatever_the_clocks_show() {
                 local: None,
                 dest: side.dests[1],
                 client: ([198, 51, 100, 7], 1).into(),
+                virtual_port: 0,
                 state: State::CloseWait,
                 replied: false,
                 age,
