@@ -17,7 +17,7 @@ use dataplane::wire::tunnel::Encapsulation;
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 const GATEWAY: u32 = 0xC000_02FE;
-pub const SERVICES: [(&str, Protocol, Mode, u32, Scheduler); 9] = [
+pub const SERVICES: [(&str, Protocol, Mode, u32, Scheduler); 10] = [
     ("192.0.2.10:80", Protocol::Tcp, Mode::Nat, 900, Scheduler::Rr),
     ("192.0.2.10:53", Protocol::Udp, Mode::Nat, 300, Scheduler::Wlc),
     ("192.0.2.11:80", Protocol::Tcp, Mode::Dr, 900, Scheduler::Sh),
@@ -27,7 +27,10 @@ pub const SERVICES: [(&str, Protocol, Mode, u32, Scheduler); 9] = [
     ("192.0.2.13:80", Protocol::Tcp, Mode::Nat, 0, Scheduler::Nq),
     ("192.0.2.14:80", Protocol::Tcp, Mode::Tunnel, 900, Scheduler::Rendezvous), // by GRE
     ("192.0.2.14:53", Protocol::Udp, Mode::Tunnel, 300, Scheduler::Maglev),     // by GUE
+    ("192.0.2.10:0", Protocol::Tcp, Mode::Nat, 900, Scheduler::Rr),             // of all ports
 ];
+/// The one of all ports.
+const ALL_PORTS: usize = 9;
 pub const SERVERS: u32 = 3;
 
 /// An engine with its surroundings.
@@ -105,10 +108,10 @@ fn service(index: usize) -> ServiceSpec {
     let dest = |server| DestSpec {
         weight: 1 + server,
         last_weight: 1 + server,
-        // Services share servers: the last service has those of the first.
+        // Services share servers: two have those of the first.
         ..DestSpec::new(
             DestId::new(1 + index as u32 * SERVERS + server).unwrap(),
-            server_address(if index == 6 { 0 } else { index as u32 }, server, mode, address.port()),
+            server_address(index as u32, server, mode, address.port()),
         )
     };
     ServiceSpec {
@@ -136,7 +139,8 @@ fn tunnel(protocol: Protocol) -> TunnelSpec {
 }
 
 fn server_address(service: u32, server: u32, mode: Mode, port: u16) -> SocketAddrV4 {
-    let port = if mode == Mode::Nat { 8000 + port } else { port };
+    let port = if mode == Mode::Nat && port != 0 { 8000 + port } else { port };
+    let service = if service == 6 || service == ALL_PORTS as u32 { 0 } else { service };
     SocketAddrV4::new(Ipv4Addr::from(0x0A00_0000 + service * 16 + server + 1), port)
 }
 
@@ -172,18 +176,22 @@ fn compile(generation: u64, specs: &[ServiceSpec]) -> Snapshot {
 
 /// A packet as it may come in on a port.
 pub fn frame(random: &mut Random, port: PortIndex) -> Vec<u8> {
-    let index = random.below(SERVICES.len());
+    // Few for that of all ports, or no room would be left for what fills a small table: established connections.
+    let index = if random.one_in(20) { ALL_PORTS } else { random.below(ALL_PORTS) };
     let (address, protocol, mode, ..) = SERVICES[index];
-    let virtual_address: SocketAddrV4 = address.parse().unwrap();
+    let mut virtual_address: SocketAddrV4 = address.parse().unwrap();
+    if index == ALL_PORTS {
+        // The last is the very one of a server of another service.
+        virtual_address.set_port(random.pick(&[81, 8080]));
+    }
     let network = random.pick(&[0xC633_6400, 0xCB00_7100]);
     let host = if random.one_in(10) { random.below(256) } else { random.below(4) } as u32;
     let client = SocketAddrV4::new(Ipv4Addr::from(network + host), 40_000 + random.below(2) as u16);
     let outward = (port == 1) ^ random.one_in(20);
     let (source, destination) = if outward {
-        (
-            server_address(index as u32, random.below(SERVERS as usize) as u32, mode, virtual_address.port()),
-            client,
-        )
+        let mode = if index == ALL_PORTS { Mode::Dr } else { mode };
+        let server = random.below(SERVERS as usize) as u32;
+        (server_address(index as u32, server, mode, virtual_address.port()), client)
     } else {
         (client, virtual_address)
     };
