@@ -83,9 +83,10 @@ fn describe(
     live: bool,
 ) -> ServiceSpec {
     let key = ServiceKey::of(service);
-    let pool = service.fullnat.as_ref().map(|Fullnat { local, ports }| Pool {
+    let pool = service.fullnat.as_ref().map(|Fullnat { local, ports, proxy_protocol }| Pool {
         locals: local.iter().filter_map(|&address| ids.local(address)).collect(),
         ports: ports.clone(),
+        proxy: *proxy_protocol,
         is_rehearsal: false,
     });
     let (duties, mut entered) = (effects.duties(key), ids.enter(key));

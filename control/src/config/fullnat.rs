@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use dataplane::service::Mode;
+use dataplane::service::{Mode, Protocol};
 
 use super::compare::repeated;
 use super::error::quoted;
@@ -26,6 +26,8 @@ pub struct Fullnat {
     pub local: Vec<IpAddr>,
     /// The ports of each of them.
     pub ports: RangeInclusive<u16>,
+    /// Whether servers hear by the PROXY protocol who their clients are.
+    pub proxy_protocol: bool,
 }
 
 /// The pool of a service with this mode and address; of another mode none.
@@ -33,6 +35,7 @@ pub(super) fn read(
     service: &Section<'_>,
     mode: Option<Mode>,
     address: Option<SocketAddr>,
+    protocol: Option<Protocol>,
 ) -> Option<Option<Fullnat>> {
     match (service.get("fullnat"), mode) {
         (Some(field), Some(Mode::Nat | Mode::Dr | Mode::Tunnel)) => {
@@ -43,15 +46,21 @@ pub(super) fn read(
             None
         }
         (None, _) => Some(None),
-        (Some(field), _) => pool(&field.section()?, address?.ip()).map(Some),
+        (Some(field), _) => pool(&field.section()?, address?.ip(), protocol).map(Some),
     }
 }
 
-fn pool(section: &Section<'_>, service: IpAddr) -> Option<Fullnat> {
-    section.known(&["local", "ports"]);
+fn pool(section: &Section<'_>, service: IpAddr, protocol: Option<Protocol>) -> Option<Fullnat> {
+    section.known(&["local", "ports", "proxy_protocol"]);
     let local = section.require("local", LOCAL).and_then(|field| local(&field, service));
     let ports = section.or("ports", PORTS, |field| field.parse("FIRST-LAST, e.g. \"1024-65535\"", ports));
-    Some(Fullnat { local: local?, ports: ports? })
+    let proxy_protocol = section.or("proxy_protocol", false, |field| match field.boolean()? {
+        true if protocol == Some(Protocol::Udp) => {
+            field.error("datagrams are no stream with a beginning; expected it with protocol = \"tcp\" only")
+        }
+        proxy_protocol => Some(proxy_protocol),
+    });
+    Some(Fullnat { local: local?, ports: ports?, proxy_protocol: proxy_protocol? })
 }
 
 fn local(field: &Field<'_>, service: IpAddr) -> Option<Vec<IpAddr>> {
@@ -121,11 +130,18 @@ mod tests {
         let local = |numbers: &[u8]| numbers.iter().map(|&n| IpAddr::from([10, 0, 0, n])).collect();
         assert_eq!(
             read("fullnat = { local = [\"10.0.0.100\", \"10.0.0.102-10.0.0.104\"] }", "fullnat"),
-            Ok(Some(Fullnat { local: local(&[100, 102, 103, 104]), ports: 1024..=65535 }))
+            Ok(Some(Fullnat {
+                local: local(&[100, 102, 103, 104]),
+                ports: 1024..=65535,
+                proxy_protocol: false
+            }))
         );
         assert_eq!(
-            read("[service.fullnat]\nlocal = [\"10.0.0.100\"]\nports = \"2000-2999\"", "fullnat"),
-            Ok(Some(Fullnat { local: local(&[100]), ports: 2000..=2999 }))
+            read(
+                "[service.fullnat]\nlocal = [\"10.0.0.100\"]\nports = \"2000-2999\"\nproxy_protocol = true",
+                "fullnat"
+            ),
+            Ok(Some(Fullnat { local: local(&[100]), ports: 2000..=2999, proxy_protocol: true }))
         );
         assert_eq!(read("", "nat"), Ok(None));
     }
@@ -149,6 +165,11 @@ mod tests {
             ("fullnat = { local = [\"192.0.2.10\"] }", "fullnat", "192.0.2.10 is a virtual address"),
             ("fullnat = { local = [\"10.0.0.100\"], ports = \"0-9\" }", "fullnat", "\"0\" is not a port"),
             ("fullnat = { local = [\"10.0.0.100\"], ports = \"9-8\" }", "fullnat", "ends before it begins"),
+            (
+                "protocol = \"udp\"\nfullnat = { local = [\"10.0.0.100\"], proxy_protocol = true }",
+                "fullnat",
+                "datagrams are no stream",
+            ),
             (
                 "protocol = \"udp\"\none_packet = true\nfullnat = { local = [\"10.0.0.100\"] }",
                 "fullnat",

@@ -55,7 +55,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
         (mode, _) => mode,
     };
     let tunnel = tunnel::read(section, mode);
-    let fullnat = fullnat::read(section, mode, address);
+    let fullnat = fullnat::read(section, mode, address, protocol);
     let scheduler = section.or("scheduler", Scheduler::Wlc, |field| {
         one_of("scheduler", &names(Scheduler::ALL), Scheduler::from_name, &field)
     });

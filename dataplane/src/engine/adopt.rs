@@ -7,7 +7,7 @@ use super::resolve::{Judgement, Wanted, leave};
 use crate::clock::{COARSE_SHIFT, Tick};
 use crate::service::{Mode, State};
 use crate::snapshot::{Service, Snapshot};
-use crate::table::{Client, DestId, Identity, Inserted, Local, Table, Word};
+use crate::table::{Client, DestId, Identity, Inserted, Local, Stream, Table, Word};
 
 /// Tells the tentative words of whoever adopts from those of workers.
 const ADOPTER: u8 = u8::MAX;
@@ -140,6 +140,11 @@ fn local(
     };
     let address = address.ok_or(Adopted::Stale)?;
     let is_taken = address.take(service.protocol, told.port(), owner);
+    if is_taken {
+        // Peers tell of what is established, so a header for the server has been there.
+        let stream = Stream { first: 0, has_passed: true };
+        address.note_stream(service.protocol, told.port(), owner, stream);
+    }
     is_taken.then_some(Local { number: address.number, port: told.port() }).ok_or(Adopted::NoRoom)
 }
 

@@ -11,6 +11,7 @@
 
 use std::net::SocketAddr;
 
+use super::fullnat_proxy::{self, Edit};
 use super::packet::{Direction, Packet, Piece};
 use super::resolve::{Judgement, Path};
 use super::rewrite::{Hop, next_hop};
@@ -21,7 +22,7 @@ use crate::service::{Mode, Protocol, State};
 use crate::snapshot::{Dest, Ends, Family, Snapshot};
 use crate::table::{Client, Identity, Local, Slot, Table, Word};
 use crate::wire::checksum::Delta;
-use crate::wire::{ethernet, transport};
+use crate::wire::{ethernet, proxy, transport};
 
 /// An address and port.
 pub(super) type End<A> = (A, u16);
@@ -72,24 +73,42 @@ pub(super) fn send<A: Family>(
     };
     // Its connection has ended just now, or its port is lost.
     let Some(far) = far else { return Verdict::Drop(Drop::NoLocalPort) };
-    let Hop { verdict, addresses } = match next_hop(path, dest, direction, packet.length, far.0) {
+    let is_whole = packet.piece == Piece::Whole;
+    let edit = match path.snapshot.services[dest.service as usize].pool.as_ref() {
+        Some(pool) if pool.proxy => fullnat_proxy::edit(path, packet, dest, pool, (far, destination), frame),
+        _ => Edit::None,
+    };
+    if edit == Edit::Refuse {
+        return Verdict::Drop(Drop::BadTransportHeader);
+    }
+    if edit == Edit::Insert && !is_whole {
+        return Verdict::Drop(Drop::BadFragment);
+    }
+    let added = if edit == Edit::Insert { proxy::length::<A>() } else { 0 };
+    let Some(length) = packet.length.checked_add(added as u16) else { return Verdict::Drop(Drop::TooBig) };
+    let Hop { verdict, addresses } = match next_hop(path, dest, direction, length, far.0) {
         Ok(hop) => hop,
         Err(verdict) => return verdict,
     };
     let &Ends { virtual_address, address } = A::ends(dest);
-    let rewrite = match direction {
-        Direction::In => Rewrite {
-            old: (source, destination),
-            new: (far, (address, dest.server_port(packet.destination_port))),
-        },
-        Direction::Out => {
-            let from = (virtual_address, dest.virtual_port(packet.source_port));
-            Rewrite { old: (source, destination), new: (from, far) }
-        }
+    let (from, to) = match direction {
+        Direction::In => (far, (address, dest.server_port(packet.destination_port))),
+        Direction::Out => ((virtual_address, dest.virtual_port(packet.source_port)), far),
     };
+    if added > 0 && !frame.prepend(added) {
+        return Verdict::Drop(Drop::NoHeadroom);
+    }
+    if added > 0 {
+        let ends = ((source, packet.source_port), (destination, packet.destination_port));
+        if !fullnat_proxy::insert(packet, ends.0, ends.1, frame) {
+            return Verdict::Drop(Drop::BadTransportHeader);
+        }
+    }
+    let rewrite = Rewrite { old: (source, destination), new: (from, to) };
     if rewrite.apply(packet, addresses.as_ref(), frame).is_none() {
         return Verdict::Drop(Drop::BadIpHeader);
     }
+    edit.apply::<A>(packet, frame);
     path.count(dest, direction, packet.length);
     verdict
 }
@@ -124,7 +143,7 @@ impl View<'_> {
         client_end(self.table, self.snapshot, slot, word)
     }
 
-    fn find(&self, dest: &Dest, client: Client) -> Option<(Slot, Word)> {
+    pub fn find(&self, dest: &Dest, client: Client) -> Option<(Slot, Word)> {
         let protocol = self.snapshot.services[dest.service as usize].protocol;
         let judge = Judgement::of_known(self.snapshot, self.now, Side::Service(dest.service), client);
         let found = self.table.find(self.table.hash(client, protocol), client, &judge)?;

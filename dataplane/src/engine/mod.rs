@@ -10,6 +10,7 @@ mod explain;
 mod express;
 mod fragments;
 mod fullnat;
+mod fullnat_proxy;
 mod look_up;
 mod packet;
 mod parse;

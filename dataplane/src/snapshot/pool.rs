@@ -21,6 +21,8 @@ pub struct Pool {
     pub locals: Vec<Arc<LocalAddress>>,
     /// The ports of each of them.
     pub ports: RangeInclusive<u16>,
+    /// Whether a header tells servers who their clients are ([`crate::wire::proxy`]).
+    pub proxy: bool,
     /// Whether nothing is taken: to try a packet.
     pub is_rehearsal: bool,
 }
@@ -127,7 +129,7 @@ mod tests {
 
     fn pool(addresses: u16, ports: RangeInclusive<u16>) -> Pool {
         let local = |number| Arc::new(LocalAddress::new(number, [10, 0, 0, number as u8].into()).unwrap());
-        Pool { locals: (0..addresses).map(local).collect(), ports, is_rehearsal: false }
+        Pool { locals: (0..addresses).map(local).collect(), ports, proxy: false, is_rehearsal: false }
     }
 
     fn connection(n: u32, dest: u32) -> (Identity, Hash) {

@@ -13,7 +13,7 @@
 //! IPv6 clients are ([`super::wide`]): without any agreement, since what is there says whose it is.
 //!
 //! ```text
-//!   claim:   | 32 unused | 7 unused | 1 young |   24 dest id   | 64 client |
+//!   claim:   | 32 first | 6 unused | 1 passed | 1 young | 24 dest id | 64 client |
 //!   place:   | 8 unused  | 16 port  | 16 address's number | 24 dest id | 64 client |
 //! ```
 
@@ -31,6 +31,10 @@ const PORTS: usize = 1 << 16;
 
 /// Set by whoever takes a port, removed by the next sweep: from the one after that on the port is free without a connection.
 const YOUNG: u128 = 1 << Identity::BITS;
+
+/// [`Stream::has_passed`].
+const PASSED: u128 = YOUNG << 1;
+const FIRST_SHIFT: u32 = 96;
 
 const NUMBER_SHIFT: u32 = Identity::BITS;
 const PORT_SHIFT: u32 = NUMBER_SHIFT + 16;
@@ -63,6 +67,15 @@ pub struct Local {
     pub number: u16,
     /// The port.
     pub port: u16,
+}
+
+/// Where the stream of a TCP connection stands that begins with a header for the server ([`crate::wire::proxy`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// The sequence number of the client's first byte.
+    pub first: u32,
+    /// Whether the server has acknowledged the header.
+    pub has_passed: bool,
 }
 
 /// A local address, and who has its ports. A megabyte a protocol, of which only what is used is there.
@@ -103,12 +116,32 @@ impl LocalAddress {
                 return false;
             }
             // One of its own is made young again: a sweep may be about to take it away. If it is young, that takes two sweeps.
-            let young = owner.0 | YOUNG;
-            if old == young {
+            if old & YOUNG != 0 {
                 return true;
             }
+            let young = old | owner.0 | YOUNG;
             match claim.compare_exchange(old, young, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => return true,
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Where the stream of a port's connection stands.
+    pub fn stream(&self, protocol: Protocol, port: u16) -> Stream {
+        let claim = self.claim(protocol, port).load(Ordering::Acquire);
+        Stream { first: (claim >> FIRST_SHIFT) as u32, has_passed: claim & PASSED != 0 }
+    }
+
+    /// Notes where the stream of a connection stands, if that has the port.
+    pub fn note_stream(&self, protocol: Protocol, port: u16, owner: Identity, stream: Stream) {
+        let claim = self.claim(protocol, port);
+        let mut old = claim.load(Ordering::Acquire);
+        while old & Identity::MASK == owner.0 {
+            let passed = if stream.has_passed { PASSED } else { 0 };
+            let new = old & (Identity::MASK | YOUNG) | passed | u128::from(stream.first) << FIRST_SHIFT;
+            match claim.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return,
                 Err(now) => old = now,
             }
         }

@@ -53,7 +53,7 @@ use std::ops::Range;
 
 pub use self::hash::{Hash, HashKey};
 pub use self::inherit::{Census, Known, Threads};
-pub use self::locals::{Identity, Local, LocalAddress};
+pub use self::locals::{Identity, Local, LocalAddress, Stream};
 use self::matches::{matches, vacant};
 use self::memory::Buckets;
 #[cfg(not(any(loom, miri)))]

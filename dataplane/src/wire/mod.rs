@@ -12,6 +12,7 @@ pub mod ipv6;
 pub mod made;
 pub mod mss;
 pub mod plain;
+pub mod proxy;
 pub mod transport;
 pub mod tunnel;
 pub mod version;

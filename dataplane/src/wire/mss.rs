@@ -21,9 +21,19 @@ const LENGTH: usize = 4;
 /// Lowers the size that a TCP segment tells to `limit`, if it is more, and mends the checksum. A segment that tells none stays as it
 /// is (whoever gets it assumes 536), and so does one whose options make no sense.
 pub fn clamp(segment: &mut [u8], limit: u16) {
+    change(segment, |told| told.min(limit));
+}
+
+/// Lowers the size that a TCP segment tells by so much, in the same way.
+pub fn lower(segment: &mut [u8], by: u16) {
+    change(segment, |told| told.saturating_sub(by));
+}
+
+fn change(segment: &mut [u8], change: impl Fn(u16) -> u16) {
     let Some(at) = find(segment) else { return };
     let old = read16(segment, at);
-    if old <= limit {
+    let limit = change(old);
+    if old == limit {
         return;
     }
     segment[at..at + 2].copy_from_slice(&limit.to_be_bytes());

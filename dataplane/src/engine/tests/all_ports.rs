@@ -75,8 +75,12 @@ fn one_client_port_to_several_virtual_ones_is_several_connections_whose_ports_st
 fn full_nat_changes_the_clients_port_alone() {
     let mut rig = rig(Protocol::Tcp, Mode::Fullnat, &[1]);
     let local = Arc::new(crate::table::LocalAddress::new(3, "10.0.0.100".parse().unwrap()).unwrap());
-    rig.spec.pool =
-        Some(crate::snapshot::Pool { locals: vec![local], ports: 2000..=2001, is_rehearsal: false });
+    rig.spec.pool = Some(crate::snapshot::Pool {
+        locals: vec![local],
+        ports: 2000..=2001,
+        proxy: false,
+        is_rehearsal: false,
+    });
     rig.publish();
     let mut locals = BTreeSet::new();
     for port in [80, 443] {

@@ -18,7 +18,7 @@ const VIP6: &str = "[2001:db8::10]:80";
 fn pool(local: &str, ports: u16) -> Option<Pool> {
     let address = local.parse::<std::net::SocketAddr>().unwrap().ip();
     let local = Arc::new(LocalAddress::new(3, address).unwrap());
-    Some(Pool { locals: vec![local], ports: 2000..=1999 + ports, is_rehearsal: false })
+    Some(Pool { locals: vec![local], ports: 2000..=1999 + ports, proxy: false, is_rehearsal: false })
 }
 
 fn rig(protocol: Protocol, ports: u16) -> Rig {
@@ -117,7 +117,7 @@ fn another_pool_leaves_connections_their_ports() {
     rig.push(WAN, &mut from_client(SYN));
     let old = rig.spec.pool.take().unwrap();
     let new = Arc::new(LocalAddress::new(4, [10, 0, 0, 101].into()).unwrap());
-    rig.spec.pool = Some(Pool { locals: vec![new], ports: 3000..=3000, is_rehearsal: false });
+    rig.spec.pool = Some(Pool { locals: vec![new], ports: 3000..=3000, proxy: false, is_rehearsal: false });
     rig.publish();
     rig.snapshot = rig.snapshot.with_locals(old.locals);
     let mut request = from_client(ACK);
@@ -275,4 +275,100 @@ fn a_peers_connection_has_the_port_that_it_has_there() {
     let mut request = from_client(ACK);
     assert_eq!(rig.push(WAN, &mut request), Verdict::Forward(LAN));
     assert_eq!(request, expect(Protocol::Tcp, (server_mac(1), LAN_MAC), "10.0.0.100:2001", SERVER, ACK));
+}
+
+/// A TCP segment without the payload of [`packet`].
+fn segment(
+    mac: [u8; 6],
+    from: &str,
+    to: &str,
+    flags: u8,
+    numbers: [u32; 2],
+    rest: (&[u8], &[u8]),
+) -> Vec<u8> {
+    let mut frame = packet(Protocol::Tcp, mac, from, to, flags)[..54].to_vec();
+    frame.extend([rest.0, rest.1].concat());
+    let [sequence, acknowledged] = numbers.map(u32::to_be_bytes);
+    frame[38..42].copy_from_slice(&sequence);
+    frame[42..46].copy_from_slice(&acknowledged);
+    frame[46] = ((5 + rest.0.len() / 4) as u8) << 4;
+    let length = (frame.len() - 14) as u16;
+    frame[16..18].copy_from_slice(&length.to_be_bytes());
+    frame[24..26].fill(0);
+    let sum = !checksum::sum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame[50..52].fill(0);
+    let sum = !tcp_sum(&frame);
+    frame[50..52].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+fn tcp_sum(frame: &[u8]) -> u16 {
+    let length = (frame.len() - 34) as u16;
+    checksum::sum(&[&frame[26..34], &[0, 6], &length.to_be_bytes(), &frame[34..]].concat())
+}
+
+/// Sequence number, acknowledgement, and what is behind the header of a segment whose sums are right.
+fn told(frame: &[u8]) -> (u32, u32, &[u8]) {
+    assert_eq!((checksum::sum(&frame[14..34]), tcp_sum(frame)), (0xFFFF, 0xFFFF));
+    assert_eq!(usize::from(u16::from_be_bytes([frame[16], frame[17]])), frame.len() - 14);
+    let number = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
+    (number(38), number(42), &frame[34 + usize::from(frame[46] >> 4) * 4..])
+}
+
+#[test]
+fn a_server_hears_whose_the_stream_is_and_the_numbers_fit() {
+    // The client's numbers turn round within the header.
+    const ISN: u32 = u32::MAX - 10;
+    let mut rig = rig(Protocol::Tcp, 1);
+    rig.spec.pool.as_mut().unwrap().proxy = true;
+    rig.publish();
+    let header =
+        [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0C"[..], &[198, 51, 100, 7, 192, 0, 2, 10, 0x9C, 0xB0, 0, 80]]
+            .concat();
+    let first = ISN.wrapping_add(1);
+    let push = |inward: bool, flags, numbers, options: &[u8], data: &[u8]| {
+        let (port, mac, from, to) =
+            if inward { (WAN, WAN_MAC, CLIENT, VIP) } else { (LAN, LAN_MAC, SERVER, LOCAL) };
+        let mut frame = segment(mac, from, to, flags, numbers, (options, data));
+        (rig.push(port, &mut frame), frame)
+    };
+    let passed = |inward: bool, flags, numbers, options: &[u8], data: &[u8]| {
+        let (verdict, frame) = push(inward, flags, numbers, options, data);
+        assert_eq!(verdict, Verdict::Forward(if inward { LAN } else { WAN }));
+        frame
+    };
+    assert_eq!(push(true, SYN, [ISN, 0], &[], b"early").0, Verdict::Drop(Drop::BadTransportHeader));
+    assert_eq!(told(&passed(true, SYN, [ISN, 0], &[], b"")), (ISN, 0, &b""[..]));
+    let opening = passed(false, SYN | ACK, [500, first], &[2, 4, 0x05, 0xB4], b"");
+    assert_eq!((told(&opening), &opening[54..58]), ((500, first, &b""[..]), &[2, 4, 0x05, 0x98][..]));
+    // The header, and again with the data, until it is acknowledged.
+    assert_eq!(told(&passed(true, ACK, [first, 501], &[], b"")), (first, 501, &header[..]));
+    let with_data = [&header[..], b"hello"].concat();
+    assert_eq!(told(&passed(true, ACK, [first, 501], &[], b"hello")), (first, 501, &with_data[..]));
+    // Acknowledged in part, and then more: of the header the client knows nothing.
+    assert_eq!(told(&passed(false, ACK, [501, first.wrapping_add(20)], &[], b"")).1, first);
+    let next = first.wrapping_add(5);
+    assert_eq!(
+        told(&passed(true, ACK, [next, 501], &[], b"world")),
+        (next.wrapping_add(28), 501, &b"world"[..])
+    );
+    assert_eq!(
+        told(&passed(false, ACK, [501, next.wrapping_add(28)], &[], b"yes")),
+        (501, next, &b"yes"[..])
+    );
+    // From now on what begins like the stream is only late.
+    assert_eq!(
+        told(&passed(true, ACK, [first, 504], &[], b"hello")),
+        (first.wrapping_add(28), 504, &b"hello"[..])
+    );
+    // SACK: the edges are of the same stream.
+    let [left, right] = [5_u32, 10].map(|n| next.wrapping_add(28 + n).to_be_bytes());
+    let sack = [&[1, 1, 5, 10][..], &left, &right].concat();
+    let frame = passed(false, ACK, [504, next.wrapping_add(28)], &sack, b"");
+    let [left, right] = [5_u32, 10].map(|n| next.wrapping_add(n).to_be_bytes());
+    assert_eq!((told(&frame).1, &frame[58..66]), (next, &[left, right].concat()[..]));
+    // A SYN that somebody has made up changes nothing, and the end is where the server expects it.
+    passed(true, SYN, [77, 0], &[], b"");
+    assert_eq!(told(&passed(true, FIN | ACK, [next, 504], &[], b"")).0, next.wrapping_add(28));
 }
