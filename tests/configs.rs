@@ -49,6 +49,7 @@ fn every_file_is_checked() -> Result<()> {
         "nat.toml",
         "dr.toml",
         "tunnel.toml",
+        "fullnat.toml",
         "af_packet.toml",
         "af_xdp.toml",
         "dns.toml",

@@ -142,3 +142,29 @@ fn of_ipv6_as_well() -> Result<()> {
         router.finish()
     })
 }
+
+#[test]
+fn servers_hear_by_the_proxy_protocol_who_their_clients_are() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let site = "server {\nlisten 8080;\nreturn 200 ready;\n}\n\
+                    server {\nlisten 8081 proxy_protocol;\nset_real_ip_from 10.0.0.0/24;\nreal_ip_header proxy_protocol;\n\
+                    client_max_body_size 8m;\nlocation / {\nreturn 200 $proxy_protocol_addr:$proxy_protocol_port:$proxy_protocol_server_addr:$content_length;\n}\n}\n";
+        let _nginx = Nginx::start_with(cluster, 0, "proxied", 8080, site)?;
+        cut_off(cluster, cluster.layout().gateway())?;
+        let pool = "fullnat = { local = [\"10.0.0.100\"], proxy_protocol = true }";
+        let service = Service::tcp("fullnat", vip(80)).server(cluster.endpoint(0, 8081), 1);
+        let router = cluster.start_router(&cluster.config().service(of_fullnat(service, pool)))?;
+        // The first segments are as long as they may be, and many follow.
+        for (port, length) in [(40_001, 10), (40_002, 1 << 20)] {
+            let told = cluster
+                .client
+                .command("curl")
+                .words("--silent --show-error --fail --max-time 15 --data-binary @- http://192.0.2.10/")
+                .args(["--local-port".to_owned(), port.to_string()])
+                .input(vec![b'x'; length])
+                .run()?;
+            ensure!(told == format!("{CLIENT}:{port}:192.0.2.10:{length}"), "{told}");
+        }
+        router.finish()
+    })
+}
