@@ -13,29 +13,33 @@ pub fn compare(sequence: &Sequence) -> Result<(), String> {
     let (mut subject, mut model) = (Subject::new(&services), Model::new(&services));
     let mut now = 1 << 20;
     for (index, step) in sequence.steps.iter().enumerate() {
-        let changed = match step {
-            Step::Packet(sent) => {
-                let (port, frame) = sent.frame(&services);
-                if model.has_stale_beside(now, services[sent.service % services.len()].protocol) {
-                    subject.sweep(now);
-                    model.sweep(now);
-                }
-                let (verdict, left, begun) = subject.take(now, port, &frame);
-                let expected = model.take(now, port, &frame, begun);
-                let actual = fate(verdict, &frame, left);
-                if verdict == Verdict::Hold {
-                    subject.hold(now, port, &frame);
-                }
-                if actual != expected {
-                    return Err(format!(
-                        "step {index}, {step:?}:\nthe model expects {}\nthe data path  has  {}\nof the frame       {}",
-                        shown(&expected),
-                        shown(&actual),
-                        hex(&frame)
-                    ));
-                }
-                None
+        let packet = match step {
+            Step::Packet(sent) => Some((sent.service, sent.frame(&services))),
+            Step::Error(error) => Some((error.about.service, error.frame(&services))),
+            _ => None,
+        };
+        if let Some((service, (port, frame))) = packet {
+            if model.has_stale_beside(now, services[service % services.len()].protocol) {
+                subject.sweep(now);
+                model.sweep(now);
             }
+            let (verdict, left, begun) = subject.take(now, port, &frame);
+            let expected = model.take(now, port, &frame, begun);
+            let actual = fate(verdict, &frame, left);
+            if verdict == Verdict::Hold {
+                subject.hold(now, port, &frame);
+            }
+            if actual != expected {
+                return Err(format!(
+                    "step {index}, {step:?}:\nthe model expects {}\nthe data path  has  {}\nof the frame       {}",
+                    shown(&expected),
+                    shown(&actual),
+                    hex(&frame)
+                ));
+            }
+        }
+        let changed = match step {
+            Step::Packet(_) | Step::Error(_) => None,
             Step::Wait(ticks) => {
                 now += ticks;
                 None

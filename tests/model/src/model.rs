@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use dataplane::counters::Traffic;
 use dataplane::service::{Mode, Protocol};
 
-use crate::packet::{self, End, ICMP, ICMPV6, Malformed, Packet, RST, SYN, TCP, UDP};
+use crate::packet::{self, End, Fragment, ICMP, ICMPV6, Malformed, Packet, RST, SYN, TCP, UDP};
 use crate::scheduler::{self, Candidate, Choice, Flow};
 use crate::tcp::{self, State};
 use crate::world::{self, MACS, SERVERS, Service, Way};
@@ -145,10 +145,11 @@ impl Model {
         self.now = now;
         let mut settled = Vec::new();
         for held in std::mem::take(&mut self.held) {
+            if now > held.since + TICKS_PER_SECOND {
+                settled.push(Fate::Drop("fragment_expired"));
+                continue;
+            }
             match self.look_at(held.port, &held.frame, None) {
-                Fate::Hold if now > held.since + TICKS_PER_SECOND => {
-                    settled.push(Fate::Drop("fragment_expired"));
-                }
                 Fate::Hold => self.held.push(held),
                 fate => settled.push(fate),
             }
@@ -178,11 +179,15 @@ impl Model {
 
     fn route(&mut self, frame: Frame<'_>) -> Fate {
         let packet = &frame.packet;
+        // Of an IPv6 fragment only the first says the protocol (RFC 8200, section 4.5).
+        if packet.is_six() && packet.fragment.is_some_and(|fragment| fragment.offset > 0) {
+            return self.fragment(frame);
+        }
         let protocol = match packet.protocol {
             TCP => Protocol::Tcp,
             UDP => Protocol::Udp,
-            ICMP if !packet.is_six() => return Fate::Punt("icmp"),
-            ICMPV6 if packet.is_six() => return Fate::Punt("icmp"),
+            ICMP if !packet.is_six() => return self.message(&frame),
+            ICMPV6 if packet.is_six() => return self.message(&frame),
             _ => return Fate::Punt("other_protocol"),
         };
         if packet.is_source_routed {
@@ -208,28 +213,106 @@ impl Model {
         }
     }
 
+    /// An ICMP error goes where the connection goes whose packet it quotes, translated inside and out; whatever else is Linux'.
+    fn message(&mut self, frame: &Frame<'_>) -> Fate {
+        let packet = &frame.packet;
+        let message = packet.segment();
+        let kind = message.first().copied().unwrap_or(0);
+        let is_six = packet.is_six();
+        // What has come through a router is none of it (RFC 4861).
+        if is_six && (133..=137).contains(&kind) && packet.hops() == 255 {
+            return Fate::Punt("neighbour");
+        }
+        let is_error = if is_six { kind < 128 } else { matches!(kind, 3 | 4 | 5 | 11 | 12) };
+        let quote = message.get(8..).and_then(|quote| packet::parse_start(quote, is_six));
+        let (Some(quote), true) = (quote, is_error) else { return Fate::Punt("icmp") };
+        let Some(protocol) = Protocol::from_number(quote.protocol) else { return Fate::Punt("icmp") };
+        if quote.segment().len() < 8 || quote.fragment.is_some_and(|fragment| fragment.offset > 0) {
+            return Fate::Punt("icmp");
+        }
+        let is_redirect = !is_six && kind == 5;
+        let (source, destination) = ends(&quote);
+        let about_reply = self.service_at(source, protocol);
+        if about_reply.is_none() && !self.is_endpoint(destination, protocol) {
+            return Fate::Punt("icmp");
+        }
+        let nobodys = match about_reply {
+            Some(_) => Fate::Punt("icmp"),
+            // It would show the real server's address.
+            None => Fate::Drop("icmp_error"),
+        };
+        let is_astray = packet.destination != quote.source;
+        if is_redirect || is_astray || packet.fragment.is_some() {
+            return nobodys;
+        }
+        let known = self.find(|one| {
+            let service = &self.services[one.service];
+            match about_reply {
+                Some(number) => one.service == number && one.client == destination,
+                None => {
+                    service.mode == Mode::Nat
+                        && service.protocol == protocol
+                        && one.client == source
+                        && world::server_address(one.service, service, one.server) == destination
+                }
+            }
+        });
+        let Some(index) = known else { return nobodys };
+        if packet.hops() <= 1 {
+            return Fate::Drop("ttl_expired");
+        }
+        let Connection { service, server, .. } = self.connections[index];
+        let its = &self.services[service];
+        let (virtual_address, real) =
+            (world::virtual_address(service, its), world::server_address(service, its, server));
+        let (mut sent, mut quote) = (packet.clone(), quote);
+        let towards = match about_reply {
+            Some(_) => {
+                if its.mode == Mode::Nat {
+                    quote.readdress(End::Source, real.ip(), Some(real.port()));
+                    sent.readdress(End::Destination, real.ip(), None);
+                }
+                real.ip()
+            }
+            None => {
+                quote.readdress(End::Destination, virtual_address.ip(), Some(virtual_address.port()));
+                sent.readdress(End::Source, virtual_address.ip(), None);
+                source.ip()
+            }
+        };
+        let at = sent.at + 8;
+        sent.bytes[at..].copy_from_slice(&quote.bytes);
+        sent.sum_message(packet.message_defect());
+        sent.spend_hop();
+        let length = sent.bytes.len();
+        let fate = match send(&self.services, frame, &sent, towards) {
+            Fate::Unresolved(_) if its.mode == Mode::Dr => Fate::Drop("no_neighbour"),
+            fate => fate,
+        };
+        if matches!(fate, Fate::Forward(..) | Fate::Unresolved(_)) {
+            self.count(service, server, usize::from(about_reply.is_none()), length);
+        }
+        fate
+    }
+
     /// A part of a datagram. The first has the ports and goes as any packet does; the others go where it has gone.
     fn fragment(&mut self, frame: Frame<'_>) -> Fate {
         let packet = &frame.packet;
-        let (Some(fragment), Some(protocol)) = (packet.fragment, Protocol::from_number(packet.protocol))
-        else {
-            unreachable!("a fragment of TCP or UDP")
-        };
+        let Some(fragment) = packet.fragment else { unreachable!("it is one") };
         let length = packet.segment().len();
+        // The header of the datagram is part of its length, which that of an IPv6 packet and of a fragment is not.
+        let header = packet.at - if packet.is_six() { 48 } else { 0 };
         if !self.concerns(packet) {
             return Fate::Punt("fragment");
         }
-        if fragment.more && !length.is_multiple_of(8) || fragment.offset + length > 65_535 {
+        if fragment.more && !length.is_multiple_of(8) || header + fragment.offset + length > 65_535 {
             return Fate::Drop("bad_fragment");
         }
-        let (source, destination) = (packet.source, packet.destination);
-        let datagram = Datagram { source, destination, protocol: packet.protocol, id: fragment.id };
-        let note = self.notes.iter().find(|note| note.datagram == datagram).copied();
-        let note = note.filter(|note| self.now - note.seen <= 30 * TICKS_PER_SECOND);
         if fragment.offset > 0 {
-            return self.later_fragment(&frame, protocol, note);
+            return self.later_fragment(&frame);
         }
-        if length < header_of(protocol) || !has_whole_header(packet) {
+        let Some(protocol) = Protocol::from_number(packet.protocol) else { unreachable!("it has a header") };
+        if length < header_of(packet.protocol) || !has_whole_header(packet) {
             return Fate::Drop("fragment_tiny");
         }
         if !has_sound_header(packet) {
@@ -237,6 +320,7 @@ impl Model {
         }
         let (source, destination) = ends(packet);
         let ports = (source.port(), destination.port());
+        let (datagram, note) = self.note_of(packet, fragment);
         if note.is_some_and(|note| note.ports != ports && self.now - note.seen <= 1 && note.went_somewhere())
         {
             return Fate::Drop("fragment_overlap");
@@ -272,11 +356,22 @@ impl Model {
         })
     }
 
-    fn later_fragment(&mut self, frame: &Frame<'_>, protocol: Protocol, note: Option<Note>) -> Fate {
+    /// The datagram of a fragment, and what is known of its first.
+    fn note_of(&self, packet: &Packet, fragment: Fragment) -> (Datagram, Option<Note>) {
+        let (source, destination) = (packet.source, packet.destination);
+        let protocol = if packet.is_six() { 0 } else { packet.protocol };
+        let datagram = Datagram { source, destination, protocol, id: fragment.id };
+        let young = |note: &&Note| self.now - note.seen <= 30 * TICKS_PER_SECOND;
+        (datagram, self.notes.iter().filter(young).find(|note| note.datagram == datagram).copied())
+    }
+
+    fn later_fragment(&mut self, frame: &Frame<'_>) -> Fate {
         let packet = &frame.packet;
-        if packet.fragment.is_some_and(|fragment| fragment.offset < header_of(protocol)) {
+        let Some(fragment) = packet.fragment else { unreachable!("it is one") };
+        if fragment.offset < header_of(packet.protocol) {
             return Fate::Drop("fragment_tiny");
         }
+        let (_, note) = self.note_of(packet, fragment);
         let (service, server, end) = match note.map(|note| note.went) {
             None => return Fate::Hold,
             Some(Went::ToLinux) => return Fate::Punt("fragment"),
@@ -644,11 +739,8 @@ impl Note {
 }
 
 /// The least length of a header.
-fn header_of(protocol: Protocol) -> usize {
-    match protocol {
-        Protocol::Tcp => 20,
-        Protocol::Udp => 8,
-    }
+fn header_of(protocol: u8) -> usize {
+    if protocol == TCP { 20 } else { 8 }
 }
 
 /// Whether the first fragment has all of a TCP header's options.

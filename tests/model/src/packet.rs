@@ -8,6 +8,10 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const ICMPV6: u8 = 58;
 
+/// Extension headers that a packet has at the most, and bytes of them.
+const MOST_EXTENSIONS: usize = 5;
+const LONGEST_CHAIN: usize = 256;
+
 pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
@@ -76,7 +80,7 @@ fn length_of_six(bytes: &[u8]) -> Option<usize> {
 }
 
 fn four(bytes: &[u8]) -> Option<Packet> {
-    if bytes.len() < 20 || bytes[0] >> 4 != 4 || header_of_four(bytes) < 20 {
+    if bytes.len() < 20 || bytes[0] >> 4 != 4 || !(20..=bytes.len()).contains(&header_of_four(bytes)) {
         return None;
     }
     let (id, place) = (word(bytes, 4), word(bytes, 6));
@@ -100,7 +104,13 @@ fn six(bytes: &[u8]) -> Option<Packet> {
     let (mut protocol, mut at) = (bytes[6], 40);
     let (mut fragment, mut is_source_routed) = (None, false);
     // Extension headers, RFC 8200 section 4. What stands behind a later fragment's header is not one.
+    let mut count = 0;
     while matches!(protocol, 0 | 43 | 44 | 60) {
+        count += 1;
+        // One header of a kind, and 60 twice, is all that RFC 8200 recommends; a fragment's fragment there is none of.
+        if count > MOST_EXTENSIONS || protocol == 44 && fragment.is_some() {
+            return None;
+        }
         let header = bytes.get(at..at + 8)?;
         let length = if protocol == 44 { 8 } else { 8 + usize::from(header[1]) * 8 };
         if protocol == 44 {
@@ -113,7 +123,7 @@ fn six(bytes: &[u8]) -> Option<Packet> {
         is_source_routed |= protocol == 43 && header[3] > 0;
         protocol = header[0];
         at += length;
-        if at > bytes.len() {
+        if at > bytes.len() || at - 40 > LONGEST_CHAIN {
             return None;
         }
         if fragment.is_some_and(|fragment| fragment.offset > 0) {
@@ -162,12 +172,14 @@ impl Packet {
     pub fn spend_hop(&mut self) {
         let at = if self.is_six() { 7 } else { 8 };
         self.bytes[at] -= 1;
-        self.sum_header();
+        self.sum_header(0);
     }
 
     /// With another source (or destination) address and port; `port` is `None` where the ports are not in this packet.
     pub fn readdress(&mut self, end: End, address: IpAddr, port: Option<u16>) {
-        let defect = port.is_some().then(|| self.defect());
+        let header_defect = self.header_defect();
+        let has_checksum = self.segment().len() >= checksum_at(self.protocol) + 2;
+        let defect = port.map(|_| if has_checksum { self.defect() } else { None });
         let first = match (self.is_six(), end) {
             (false, End::Source) => 12,
             (false, End::Destination) => 16,
@@ -187,7 +199,20 @@ impl Packet {
             self.bytes[at..at + 2].copy_from_slice(&port.to_be_bytes());
             self.sum_segment(defect);
         }
-        self.sum_header();
+        self.sum_header(header_defect);
+    }
+
+    /// Writes the checksum of an ICMP message, as wrong as that.
+    pub fn sum_message(&mut self, defect: u16) {
+        let at = self.at + 2;
+        self.bytes[at..at + 2].fill(0);
+        let sum = 0xFFFF - add(0xFFFF - self.message_defect(), defect);
+        self.bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+
+    /// By how much the checksum of an ICMP message is wrong.
+    pub fn message_defect(&self) -> u16 {
+        0xFFFF - if self.is_six() { self.sum_of_segment() } else { sum(self.segment()) }
     }
 
     /// By how much the checksum of the segment is wrong; 0 if it is right, `None` if it has none (UDP).
@@ -214,10 +239,15 @@ impl Packet {
         sum_with_pseudo_header(self.source, self.destination, self.protocol, self.segment())
     }
 
-    pub fn sum_header(&mut self) {
+    /// By how much the checksum of the IP header is wrong, which only that of a quoted one may be.
+    fn header_defect(&self) -> u16 {
+        if self.is_six() { 0 } else { 0xFFFF - sum(&self.bytes[..header_of_four(&self.bytes)]) }
+    }
+
+    fn sum_header(&mut self, defect: u16) {
         if !self.is_six() {
             self.bytes[10..12].fill(0);
-            let sum = 0xFFFF - sum(&self.bytes[..header_of_four(&self.bytes)]);
+            let sum = 0xFFFF - add(sum(&self.bytes[..header_of_four(&self.bytes)]), defect);
             self.bytes[10..12].copy_from_slice(&sum.to_be_bytes());
         }
     }

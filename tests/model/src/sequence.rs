@@ -24,6 +24,8 @@ pub struct Sequence {
 pub enum Step {
     /// A packet comes.
     Packet(Sent),
+    /// An ICMP error comes.
+    Error(Error),
     /// So many ticks of a quarter of a second pass.
     Wait(u64),
     /// Workers have looked through the whole table.
@@ -89,7 +91,35 @@ pub enum Odd {
     OtherPort,
     /// A packet of this protocol.
     OtherProtocol(u8),
+    /// A fragment, of the datagram with this identification the part with this number: 0, 1 or 2.
+    Part(u8, u8),
 }
+
+/// An ICMP error about a packet between a client and a service.
+#[derive(Clone, Debug)]
+pub struct Error {
+    /// The packet: one from a server is quoted with the virtual address, as the client's side sees it, and one to the service with the real
+    /// server's, which `server` tells.
+    pub about: Sent,
+    /// The server that a request went to.
+    pub server: usize,
+    /// Type and code.
+    pub kind: (u8, u8),
+    /// Whether a router says it that is on the way, or the host at its end.
+    pub by_router: bool,
+    /// Bytes of the segment that are quoted.
+    pub quoted: usize,
+    /// Its own time to live.
+    pub hops: u8,
+    /// Bits of the message that are flipped: in the byte at this place, modulo its length, and whether the checksum is that of what came out.
+    pub flipped: Option<(usize, u8, bool)>,
+    /// It goes to somebody else.
+    pub is_astray: bool,
+}
+
+/// Bytes of the payload of a datagram in fragments, and of each of these but the last.
+const PARTED: usize = 45;
+const PART: usize = 24;
 
 /// Any sequence.
 pub fn sequences() -> impl Strategy<Value = Sequence> {
@@ -159,6 +189,7 @@ fn step() -> impl Strategy<Value = Step> {
     let which = (0..3usize, 0..SERVERS);
     prop_oneof![
         24 => sent().prop_map(Step::Packet),
+        3 => error().prop_map(Step::Error),
         3 => ticks.prop_map(Step::Wait),
         1 => Just(Step::Sweep),
         1 => which.clone().prop_map(Step::Toggle),
@@ -205,6 +236,28 @@ fn sent() -> impl Strategy<Value = Sent> {
         })
 }
 
+fn error() -> impl Strategy<Value = Error> {
+    let kind = prop_oneof![
+        6 => select(vec![(3u8, 3u8), (3, 4), (11, 0), (12, 0), (1, 4), (2, 0), (3, 0), (4, 0)]),
+        1 => select(vec![(5, 1), (8, 0), (0, 0), (128, 0), (135, 0), (136, 0), (137, 0), (100, 0)]),
+    ];
+    let quoted = prop_oneof![2 => Just(8usize), 2 => Just(1500), 1 => 0..30usize];
+    let flipped = prop::option::weighted(0.15, (0..60usize, 1..=255u8, any::<bool>()));
+    let hops = prop_oneof![8 => Just(64u8), 1 => Just(255), 1 => 0..3u8];
+    (sent(), 0..SERVERS, kind, any::<bool>(), quoted, hops, flipped, prop::bool::weighted(0.1)).prop_map(
+        |(about, server, kind, by_router, quoted, hops, flipped, is_astray)| Error {
+            about,
+            server,
+            kind,
+            by_router,
+            quoted,
+            hops,
+            flipped,
+            is_astray,
+        },
+    )
+}
+
 fn odd() -> impl Strategy<Value = Odd> {
     let mac = select(vec![[2, 0, 0, 0, 0, 3], [0xFF; 6], [1, 0, 0x5E, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1]]);
     prop_oneof![
@@ -220,6 +273,7 @@ fn odd() -> impl Strategy<Value = Odd> {
         2 => (0..12u8).prop_map(Odd::Martian),
         1 => Just(Odd::OtherPort),
         1 => select(vec![1, 2, 6, 17, 47, 50, 58, 132]).prop_map(Odd::OtherProtocol),
+        12 => (1..=2u8, 0..3u8).prop_map(|(id, part)| Odd::Part(id, part)),
     ]
 }
 
@@ -228,7 +282,7 @@ impl Sent {
     pub(crate) fn frame(&self, services: &[Service]) -> (u16, Vec<u8>) {
         let number = self.service % services.len();
         let service = &services[number];
-        let client = SocketAddr::new(world::client_address(service.is_six, self.client), self.client_port);
+        let client = self.client(service);
         let mut virtual_address = world::virtual_address(number, service);
         if matches!(self.odd, Some(Odd::OtherPort)) {
             virtual_address.set_port(81);
@@ -240,15 +294,7 @@ impl Sent {
         if let Some(Odd::Martian(which)) = self.odd {
             source.set_ip(martian(which, service.is_six));
         }
-        let protocol = match self.odd {
-            Some(Odd::OtherProtocol(protocol)) => protocol,
-            _ => service.protocol.number(),
-        };
-        let segment = self.segment(source, destination, service.protocol);
-        let mut ip = match service.is_six {
-            false => self.four(source.ip(), destination.ip(), protocol, &segment),
-            true => self.six(source.ip(), destination.ip(), protocol, &segment),
-        };
+        let mut ip = self.packet(source, destination, service.protocol);
         let port = if self.from.is_some() { LAN } else { WAN };
         let port = if matches!(self.odd, Some(Odd::WrongPort)) { 1 - port } else { port };
         let mut to = MACS[usize::from(port)];
@@ -274,17 +320,33 @@ impl Sent {
         (port, frame)
     }
 
+    fn client(&self, service: &Service) -> SocketAddr {
+        SocketAddr::new(world::client_address(service.is_six, self.client), self.client_port)
+    }
+
+    /// From the IP header on.
+    fn packet(&self, source: SocketAddr, destination: SocketAddr, protocol: Protocol) -> Vec<u8> {
+        let number = match self.odd {
+            Some(Odd::OtherProtocol(number)) => number,
+            _ => protocol.number(),
+        };
+        let segment = self.segment(source, destination, protocol);
+        match source.ip() {
+            IpAddr::V4(_) => self.four(source.ip(), destination.ip(), number, &segment),
+            IpAddr::V6(_) => self.six(source.ip(), destination.ip(), number, &segment),
+        }
+    }
+
     fn segment(&self, source: SocketAddr, destination: SocketAddr, protocol: Protocol) -> Vec<u8> {
+        let payload = if matches!(self.odd, Some(Odd::Part(..))) { PARTED } else { self.payload };
         let mut segment = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
         match protocol {
             Protocol::Tcp => {
                 segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, self.flags, 0xFF, 0xFF, 0, 0, 0, 0])
             }
-            Protocol::Udp => {
-                segment.extend([((8 + self.payload) >> 8) as u8, (8 + self.payload) as u8, 0, 0])
-            }
+            Protocol::Udp => segment.extend([((8 + payload) >> 8) as u8, (8 + payload) as u8, 0, 0]),
         }
-        segment.extend((0..self.payload).map(|byte| byte as u8));
+        segment.extend((0..payload).map(|byte| byte as u8));
         let number = protocol.number();
         let at = packet::checksum_at(number);
         let sum = packet::sum_with_pseudo_header(source.ip(), destination.ip(), number, &segment);
@@ -297,13 +359,27 @@ impl Sent {
         segment
     }
 
+    /// What a packet carries of a segment, and identification, offset in bytes and "more" if that is not all.
+    fn part<'a>(&self, segment: &'a [u8]) -> (&'a [u8], Option<(u8, u16, bool)>) {
+        let Some(Odd::Part(id, part)) = self.odd else { return (segment, None) };
+        let begin = usize::from(part) * PART;
+        let end = if part == 2 { segment.len() } else { begin + PART };
+        (&segment[begin..end], Some((id, begin as u16, part < 2)))
+    }
+
     fn four(&self, source: IpAddr, destination: IpAddr, protocol: u8, segment: &[u8]) -> Vec<u8> {
+        let (segment, place) = self.part(segment);
         let options: &[u8] = if matches!(self.odd, Some(Odd::Options)) { &[1, 1, 1, 0] } else { &[] };
         let length = (20 + options.len() + segment.len()) as u16;
-        let whole = if matches!(self.odd, Some(Odd::MayFragment)) { 0 } else { 0x40 };
+        let may_fragment = matches!(self.odd, Some(Odd::MayFragment | Odd::Part(..)));
+        let whole = if may_fragment { 0 } else { 0x4000 };
+        let id = place.map_or(0x1234, |(id, ..)| u16::from(id));
+        let place = place.map_or(0, |(_, offset, more)| offset / 8 | u16::from(more) << 13);
         let mut ip = vec![0x45 + options.len() as u8 / 4, 0];
         ip.extend(length.to_be_bytes());
-        ip.extend([0x12, 0x34, whole, 0, self.hops, protocol, 0, 0]);
+        ip.extend(id.to_be_bytes());
+        ip.extend((whole | place).to_be_bytes());
+        ip.extend([self.hops, protocol, 0, 0]);
         for address in [source, destination] {
             if let IpAddr::V4(address) = address {
                 ip.extend(address.octets());
@@ -316,11 +392,18 @@ impl Sent {
     }
 
     fn six(&self, source: IpAddr, destination: IpAddr, protocol: u8, segment: &[u8]) -> Vec<u8> {
-        let extension: &[u8] =
-            if matches!(self.odd, Some(Odd::Options)) { &[protocol, 0, 1, 4, 0, 0, 0, 0] } else { &[] };
+        let (segment, place) = self.part(segment);
+        let (next, extension) = match (&self.odd, place) {
+            (Some(Odd::Options), _) => (60, vec![protocol, 0, 1, 4, 0, 0, 0, 0]),
+            (_, Some((id, offset, more))) => {
+                let [high, low] = (offset | u16::from(more)).to_be_bytes();
+                (44, vec![protocol, 0, high, low, 0, 0, 0, id])
+            }
+            _ => (protocol, Vec::new()),
+        };
         let mut ip = vec![0x60, 0, 0, 0];
         ip.extend(((extension.len() + segment.len()) as u16).to_be_bytes());
-        ip.extend([if extension.is_empty() { protocol } else { 60 }, self.hops]);
+        ip.extend([next, self.hops]);
         for address in [source, destination] {
             if let IpAddr::V6(address) = address {
                 ip.extend(address.octets());
@@ -329,6 +412,59 @@ impl Sent {
         ip.extend(extension);
         ip.extend(segment);
         ip
+    }
+}
+
+impl Error {
+    /// The port that it comes in on, and the frame.
+    pub(crate) fn frame(&self, services: &[Service]) -> (u16, Vec<u8>) {
+        let number = self.about.service % services.len();
+        let service = &services[number];
+        let client = self.about.client(service);
+        let virtual_address = world::virtual_address(number, service);
+        let server = world::server_address(number, service, self.server % service.servers.len());
+        let is_reply = self.about.from.is_some();
+        let (source, destination) = if is_reply { (virtual_address, client) } else { (client, server) };
+        let quote = self.about.packet(source, destination, service.protocol);
+        let quoted =
+            packet::parse_start(&quote, service.is_six).map_or(quote.len(), |packet| packet.at) + self.quoted;
+        let quote = &quote[..quoted.min(quote.len())];
+        let router = match (service.is_six, is_reply) {
+            (false, true) => Ipv4Addr::new(198, 51, 100, 200).into(),
+            (false, false) => Ipv4Addr::new(10, 9, 9, 9).into(),
+            (true, true) => "2001:db8:c::200".parse().expect("an address"),
+            (true, false) => "2001:db8:a:9::9".parse().expect("an address"),
+        };
+        let from = if self.by_router { router } else { destination.ip() };
+        let to = if self.is_astray { world::client_address(service.is_six, 5) } else { source.ip() };
+        let mut message = vec![self.kind.0, self.kind.1, 0, 0, 0, 0, 5, 0];
+        message.extend(quote);
+        let sum = |message: &mut [u8]| {
+            message[2..4].fill(0);
+            let sum = match service.is_six {
+                false => packet::sum(message),
+                true => packet::sum_with_pseudo_header(from, to, packet::ICMPV6, message),
+            };
+            message[2..4].copy_from_slice(&(!sum).to_be_bytes());
+        };
+        sum(&mut message);
+        if let Some((at, bits, is_summed)) = self.flipped {
+            let at = at % message.len();
+            message[at] ^= bits;
+            if is_summed {
+                sum(&mut message);
+            }
+        }
+        let carrier = Sent { odd: None, hops: self.hops, ..self.about.clone() };
+        let ip = match service.is_six {
+            false => carrier.four(from, to, packet::ICMP, &message),
+            true => carrier.six(from, to, packet::ICMPV6, &message),
+        };
+        let port = if is_reply { WAN } else { LAN };
+        let ether_type = if service.is_six { 0x86DD } else { 0x0800u16 };
+        let frame =
+            [&MACS[usize::from(port)][..], &[2, 0, 0, 0, 9, 9], &ether_type.to_be_bytes(), &ip].concat();
+        (port, frame)
     }
 }
 
