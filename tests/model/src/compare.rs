@@ -1,21 +1,32 @@
 //! A sequence through the data path and through the model, and where they differ.
 
+use std::collections::BTreeMap;
+
+use dataplane::counters::Punt;
 use dataplane::engine::Verdict;
+use dataplane::service::Protocol;
 
 use crate::model::{Fate, Model};
 use crate::sequence::{Sequence, Step, Which};
 use crate::subject::Subject;
+use crate::tunnel;
 use crate::world::{Server, Service};
 
+/// How often packets of a mode have had a fate, by their names: to see that sequences meet what they should.
+pub type Tally = BTreeMap<(&'static str, &'static str), u64>;
+
 /// Both take the sequence; the first thing that differs, in words.
-pub fn compare(sequence: &Sequence) -> Result<(), String> {
+pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
     let mut services = sequence.services.clone();
     let (mut subject, mut model) = (Subject::new(&services), Model::new(&services));
     let mut now = 1 << 20;
     for (index, step) in sequence.steps.iter().enumerate() {
+        let server_of = |service, client| model.server_of(now, service, client);
         let packet = match step {
-            Step::Packet(sent) => Some((sent.service, sent.frame(&services))),
-            Step::Error(error) => Some((error.about.service, error.frame(&services))),
+            Step::Packet(sent) => Some((sent.service, sent.resolved(&services, server_of).frame(&services))),
+            Step::Error(error) => {
+                Some((error.about.service, error.resolved(&services, server_of).frame(&services)))
+            }
             _ => None,
         };
         if let Some((service, (port, frame))) = packet {
@@ -26,6 +37,8 @@ pub fn compare(sequence: &Sequence) -> Result<(), String> {
             let (verdict, left, begun) = subject.take(now, port, &frame);
             let expected = model.take(now, port, &frame, begun);
             let actual = fate(verdict, &frame, left);
+            let mode = services[service % services.len()].mode.name();
+            *tally.entry((mode, name(&expected))).or_default() += 1;
             if verdict == Verdict::Hold {
                 subject.hold(now, port, &frame);
             }
@@ -50,6 +63,15 @@ pub fn compare(sequence: &Sequence) -> Result<(), String> {
                 None
             }
             &Step::Toggle(which) => Some(edit(&mut services, which, |server| server.up = !server.up)),
+            // Flows of datagrams do not wait for a server that is removed.
+            &Step::Remove((service, _), _)
+                if services[service % services.len()].protocol == Protocol::Udp =>
+            {
+                None
+            }
+            &Step::Remove(which, leaving) => {
+                Some(edit(&mut services, which, |server| server.leaving = leaving))
+            }
             &Step::Neighbour(which) => {
                 Some(edit(&mut services, which, |server| server.is_known = !server.is_known))
             }
@@ -95,9 +117,16 @@ fn edit(services: &mut [Service], (service, server): Which, change: impl FnOnce(
 /// What the data path has done, in the model's words.
 fn fate(verdict: Verdict, frame: &[u8], left: Vec<u8>) -> Fate {
     match verdict {
-        Verdict::Forward(port) | Verdict::Route(port) => Fate::Forward(port, left),
-        Verdict::Punt(dataplane::counters::Punt::Unresolved) => {
-            Fate::Unresolved(left.get(14..).unwrap_or(&[]).to_vec())
+        Verdict::Forward(port) | Verdict::Route(port) => {
+            let (header, packet) = left.split_at(14);
+            tunnel::without_choice(packet)
+                .map_or_else(Fate::Drop, |packet| Fate::Forward(port, [header, &packet].concat()))
+        }
+        Verdict::Punt(Punt::Unresolved) => {
+            tunnel::without_choice(&left[14..]).map_or_else(Fate::Drop, Fate::Unresolved)
+        }
+        Verdict::Punt(Punt::ToFragment) => {
+            tunnel::without_choice(&left[14..]).map_or_else(Fate::Drop, Fate::ToFragment)
         }
         Verdict::Punt(_) if left != frame => Fate::Drop("punted, but not as it came"),
         Verdict::Punt(why) => Fate::Punt(why.name()),
@@ -111,9 +140,20 @@ fn settled(verdict: Verdict, left: Vec<u8>) -> Fate {
     fate(verdict, &left.clone(), left)
 }
 
+fn name(fate: &Fate) -> &'static str {
+    match fate {
+        Fate::Forward(..) => "forward",
+        Fate::ToFragment(_) => Punt::ToFragment.name(),
+        Fate::Unresolved(_) => Punt::Unresolved.name(),
+        Fate::Punt(why) | Fate::Drop(why) => why,
+        Fate::Hold => "hold",
+    }
+}
+
 fn shown(fate: &Fate) -> String {
     match fate {
         Fate::Forward(port, bytes) => format!("forward {port} {}", hex(bytes)),
+        Fate::ToFragment(bytes) => format!("to fragment {}", hex(bytes)),
         Fate::Unresolved(bytes) => format!("unresolved {}", hex(bytes)),
         Fate::Punt(why) => format!("punt {why}"),
         Fate::Drop(why) => format!("drop {why}"),

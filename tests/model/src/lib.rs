@@ -27,6 +27,7 @@ mod scheduler;
 pub mod sequence;
 mod subject;
 mod tcp;
+mod tunnel;
 pub mod world;
 
-pub use self::compare::compare;
+pub use self::compare::{Tally, compare};

@@ -4,15 +4,17 @@
 //! searched from its beginning to its end, checksums are summed over the whole packet, and nothing is shared with the data path but the names in
 //! which services are configured.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use dataplane::counters::Traffic;
 use dataplane::service::{Mode, Protocol};
+use dataplane::snapshot::MssClamp;
 
 use crate::packet::{self, End, Fragment, ICMP, ICMPV6, Malformed, Packet, RST, SYN, TCP, UDP};
 use crate::scheduler::{self, Candidate, Choice, Flow};
 use crate::tcp::{self, State};
-use crate::world::{self, MACS, SERVERS, Service, Way};
+use crate::tunnel;
+use crate::world::{self, Leaving, MACS, SERVERS, Service, Tunnel, Way};
 
 const TICKS_PER_SECOND: u64 = 4;
 
@@ -23,6 +25,8 @@ pub enum Fate {
     Forward(u16, Vec<u8>),
     /// Linux gets it as it came.
     Punt(&'static str),
+    /// Linux sends this packet in fragments.
+    ToFragment(Vec<u8>),
     /// Linux sends this packet, once it has found the next hop.
     Unresolved(Vec<u8>),
     /// It goes nowhere.
@@ -95,6 +99,8 @@ pub struct Model {
     connections: Vec<Connection>,
     loads: Vec<[Load; SERVERS]>,
     turns: Vec<u64>,
+    /// Where the last packet has gone that had ports.
+    placed: Went,
     notes: Vec<Note>,
     held: Vec<Held>,
     total: Traffic,
@@ -117,6 +123,7 @@ impl Model {
             connections: Vec::new(),
             loads: vec![Default::default(); services.len()],
             turns: vec![0; services.len()],
+            placed: Went::Nowhere,
             notes: Vec::new(),
             held: Vec::new(),
             total: Traffic::default(),
@@ -266,30 +273,27 @@ impl Model {
         let (virtual_address, real) =
             (world::virtual_address(service, its), world::server_address(service, its, server));
         let (mut sent, mut quote) = (packet.clone(), quote);
-        let towards = match about_reply {
-            Some(_) => {
-                if its.mode == Mode::Nat {
-                    quote.readdress(End::Source, real.ip(), Some(real.port()));
-                    sent.readdress(End::Destination, real.ip(), None);
-                }
-                real.ip()
+        match about_reply {
+            Some(_) if its.mode == Mode::Nat => {
+                quote.readdress(End::Source, real.ip(), Some(real.port()));
+                sent.readdress(End::Destination, real.ip(), None);
             }
+            Some(_) => {}
             None => {
                 quote.readdress(End::Destination, virtual_address.ip(), Some(virtual_address.port()));
                 sent.readdress(End::Source, virtual_address.ip(), None);
-                source.ip()
             }
-        };
+        }
         let at = sent.at + 8;
         sent.bytes[at..].copy_from_slice(&quote.bytes);
         sent.sum_message(packet.message_defect());
         sent.spend_hop();
         let length = sent.bytes.len();
-        let fate = match send(&self.services, frame, &sent, towards) {
-            Fate::Unresolved(_) if its.mode == Mode::Dr => Fate::Drop("no_neighbour"),
-            fate => fate,
+        let fate = match about_reply {
+            Some(_) => send_to(&self.services, frame, sent, service, server),
+            None => send(&self.services, frame, &sent, source.ip()),
         };
-        if matches!(fate, Fate::Forward(..) | Fate::Unresolved(_)) {
+        if has_gone_on(&fate) {
             self.count(service, server, usize::from(about_reply.is_none()), length);
         }
         fate
@@ -321,39 +325,27 @@ impl Model {
         let (source, destination) = ends(packet);
         let ports = (source.port(), destination.port());
         let (datagram, note) = self.note_of(packet, fragment);
-        if note.is_some_and(|note| note.ports != ports && self.now - note.seen <= 1 && note.went_somewhere())
-        {
-            return Fate::Drop("fragment_overlap");
+        let young = note.filter(|note| self.now - note.seen <= 1 && matches!(note.went, Went::With(..)));
+        if let Some(note) = young {
+            let is_ours =
+                self.service_at(destination, protocol).is_some() || self.is_endpoint(source, protocol);
+            let runs_out = is_ours && packet.hops() <= 1;
+            if note.ports != ports && !runs_out {
+                return Fate::Drop("fragment_overlap");
+            }
         }
         let fate = self.classify(frame, protocol);
+        if young.is_some() {
+            return fate;
+        }
         let went = match fate {
-            Fate::Forward(..) | Fate::Unresolved(_) => self.went(source, destination, protocol),
+            Fate::Forward(..) | Fate::Unresolved(_) | Fate::ToFragment(_) => self.placed,
             Fate::Punt(_) => Went::ToLinux,
             Fate::Drop(_) | Fate::Hold => Went::Nowhere,
         };
         self.notes.retain(|note| note.datagram != datagram);
         self.notes.push(Note { datagram, seen: self.now, ports, went });
         fate
-    }
-
-    /// Where a first fragment has gone that has been forwarded.
-    fn went(&self, source: SocketAddr, destination: SocketAddr, protocol: Protocol) -> Went {
-        let (client, end) = match self.service_at(destination, protocol) {
-            Some(_) => (source, End::Destination),
-            None => (destination, End::Source),
-        };
-        let known = self.find(|one| {
-            let service = &self.services[one.service];
-            let other = match end {
-                End::Destination => world::virtual_address(one.service, service) == destination,
-                End::Source => world::server_address(one.service, service, one.server) == source,
-            };
-            service.protocol == protocol && one.client == client && other
-        });
-        known.map_or(Went::Nowhere, |index| {
-            let one = &self.connections[index];
-            Went::With(one.service, one.server, end)
-        })
     }
 
     /// The datagram of a fragment, and what is known of its first.
@@ -382,12 +374,9 @@ impl Model {
             return Fate::Drop("ttl_expired");
         }
         let its = &self.services[service];
-        let (address, towards) = match end {
-            End::Destination => {
-                let address = world::server_address(service, its, server).ip();
-                (address, address)
-            }
-            End::Source => (world::virtual_address(service, its).ip(), packet.destination),
+        let address = match end {
+            End::Destination => world::server_address(service, its, server).ip(),
+            End::Source => world::virtual_address(service, its).ip(),
         };
         let mut sent = packet.clone();
         if its.mode == Mode::Nat {
@@ -395,11 +384,11 @@ impl Model {
         }
         sent.spend_hop();
         let length = sent.bytes.len();
-        let fate = match send(&self.services, frame, &sent, towards) {
-            Fate::Unresolved(_) if its.mode == Mode::Dr => Fate::Drop("no_neighbour"),
-            fate => fate,
+        let fate = match end {
+            End::Destination => send_to(&self.services, frame, sent, service, server),
+            End::Source => send(&self.services, frame, &sent, packet.destination),
         };
-        if matches!(fate, Fate::Forward(..) | Fate::Unresolved(_)) {
+        if has_gone_on(&fate) {
             self.count(service, server, usize::from(end == End::Source), length);
         }
         fate
@@ -434,19 +423,24 @@ impl Model {
             }
             known => known,
         };
-        let (connection, is_new) = match known {
-            Some(index) => (index, false),
+        let mode = self.services[service].mode;
+        let server = match known {
+            Some(index) if self.is_to_end(index) && flags & RST == 0 => {
+                self.connections.remove(index);
+                self.note_limits();
+                return Fate::Punt("reset");
+            }
+            Some(index) => {
+                let seen = if mode == Mode::Nat { tcp::Seen::FromClient } else { tcp::Seen::OnlyFromClient };
+                self.follow(index, seen, flags);
+                self.connections[index].server
+            }
             None => match self.begin(&frame, service, client, flags) {
-                Ok(index) => (index, true),
+                Ok(server) => server,
                 Err(fate) => return fate,
             },
         };
-        let mode = self.services[service].mode;
-        let server = self.connections[connection].server;
-        if !is_new {
-            let seen = if mode == Mode::Nat { tcp::Seen::FromClient } else { tcp::Seen::OnlyFromClient };
-            self.follow(connection, seen, flags);
-        }
+        self.placed = Went::With(service, server, End::Destination);
         let address = world::server_address(service, &self.services[service], server);
         let mut packet = frame.packet.clone();
         let length = packet.bytes.len();
@@ -454,12 +448,8 @@ impl Model {
             packet.readdress(End::Destination, address.ip(), Some(address.port()));
         }
         packet.spend_hop();
-        let fate = match send(&self.services, &frame, &packet, address.ip()) {
-            // Linux would deliver it to itself: the virtual address is its own.
-            Fate::Unresolved(_) if mode == Mode::Dr => Fate::Drop("no_neighbour"),
-            fate => fate,
-        };
-        if matches!(fate, Fate::Forward(..) | Fate::Unresolved(_)) {
+        let fate = send_to(&self.services, &frame, packet, service, server);
+        if has_gone_on(&fate) {
             self.count(service, server, 0, length);
         }
         fate
@@ -479,20 +469,50 @@ impl Model {
         if packet.hops() <= 1 {
             return Fate::Drop("ttl_expired");
         }
-        let Some(index) = known else { return Fate::Punt("server_reply") };
-        let flags = if protocol == Protocol::Tcp { packet.flags() } else { 0 };
-        self.follow(index, tcp::Seen::FromServer, flags);
-        let Connection { service, server, .. } = self.connections[index];
+        let known = match known {
+            Some(index) if self.is_to_end(index) && packet.flags() & RST == 0 => {
+                self.connections.remove(index);
+                self.note_limits();
+                return Fate::Punt("reset");
+            }
+            Some(index) => {
+                let flags = if protocol == Protocol::Tcp { packet.flags() } else { 0 };
+                self.follow(index, tcp::Seen::FromServer, flags);
+                Some((self.connections[index].service, self.connections[index].server))
+            }
+            None => self.one_packet_service_of(server, protocol),
+        };
+        let Some((service, server)) = known else { return Fate::Punt("server_reply") };
+        self.placed = Went::With(service, server, End::Source);
         let virtual_address = world::virtual_address(service, &self.services[service]);
         let mut packet = frame.packet.clone();
         let length = packet.bytes.len();
         packet.readdress(End::Source, virtual_address.ip(), Some(virtual_address.port()));
         packet.spend_hop();
         let fate = send(&self.services, &frame, &packet, client.ip());
-        if matches!(fate, Fate::Forward(..) | Fate::Unresolved(_)) {
+        if has_gone_on(&fate) {
             self.count(service, server, 1, length);
         }
         fate
+    }
+
+    /// Of datagrams that nobody remembers, the service whose server has this address, and which one that is.
+    fn one_packet_service_of(&self, address: SocketAddr, protocol: Protocol) -> Option<(usize, usize)> {
+        let nat = self.services.iter().enumerate().filter(|(_, service)| {
+            service.one_packet && service.mode == Mode::Nat && service.protocol == protocol
+        });
+        let mut servers =
+            nat.flat_map(|(number, service)| (0..service.servers.len()).map(move |server| (number, server)));
+        servers.find(|&(number, server)| {
+            world::server_address(number, &self.services[number], server) == address
+        })
+    }
+
+    /// Whether a TCP connection is to be reset, since its server has been removed.
+    fn is_to_end(&self, index: usize) -> bool {
+        let Connection { service, server, .. } = self.connections[index];
+        let its = &self.services[service];
+        its.protocol == Protocol::Tcp && its.servers[server].leaving == Some(Leaving::Resetting)
     }
 
     /// Whether a packet of a known connection is the first one of another.
@@ -504,7 +524,7 @@ impl Model {
             Protocol::Udp => is_dead,
             Protocol::Tcp => {
                 let is_over = matches!(connection.state, State::TimeWait | State::Close);
-                flags & (SYN | RST) == SYN && (is_over || is_dead)
+                flags & (SYN | RST) == SYN && (is_over || is_dead || self.is_to_end(index))
             }
         }
     }
@@ -517,52 +537,13 @@ impl Model {
         client: SocketAddr,
         flags: u8,
     ) -> Result<usize, Fate> {
+        let server = self.schedule(frame, number, client, flags)?;
+        self.loads[number][server].traffic.connections += 1;
+        self.total.connections += 1;
         let service = &self.services[number];
-        let is_syn = flags & (SYN | RST) == SYN;
-        let may_begin = match service.protocol {
-            Protocol::Udp => true,
-            Protocol::Tcp => is_syn || service.sloppy_tcp && flags & RST == 0,
-        };
-        if !service.live {
-            return Err(Fate::Punt("no_service"));
+        if service.one_packet {
+            return Ok(server);
         }
-        // Data connections of active FTP come from port 20, and are not for a server to take.
-        let is_ftp_data = service.protocol == Protocol::Tcp && client.port() == 20;
-        if !may_begin || is_ftp_data {
-            return Err(Fate::Punt("no_connection"));
-        }
-        if self.is_martian(client.ip()) {
-            return Err(Fate::Drop("martian"));
-        }
-        let is_known = |server: usize| {
-            let address = world::server_address(number, service, server);
-            matches!(world::way(&self.services, address.ip()), Way::Out { .. })
-        };
-        let healthy = || (0..service.servers.len()).rev().filter(|&server| service.servers[server].up);
-        let candidates: Vec<Candidate> = healthy()
-            .filter(|&server| is_known(server))
-            .map(|server| {
-                let (active, inactive) = self.load_of(number, server);
-                let is_full = self.loads[number][server].is_full && service.servers[server].limits.is_some();
-                Candidate { server, weight: service.servers[server].weight, active, inactive, is_full }
-            })
-            .collect();
-        let virtual_address = world::virtual_address(number, service).ip();
-        let flow = Flow { client: client.ip(), port: client.port(), virtual_address };
-        let turn = &mut self.turns[number];
-        let choice = scheduler::choose(service.scheduler, &service.flags, &candidates, turn, &flow);
-        let server = match choice {
-            Choice::Server(server) => Some(server),
-            Choice::AnyOf(servers, may_refuse) => match frame.drawn {
-                Some(drawn) => servers.into_iter().find(|&server| server == drawn),
-                None if may_refuse => None,
-                None => servers.first().copied(),
-            },
-            Choice::Nobody => None,
-        };
-        let Some(server) = server else {
-            return Err(Fate::Drop("no_server"));
-        };
         let seen = if service.mode == Mode::Nat { tcp::Seen::FromClient } else { tcp::Seen::OnlyFromClient };
         let state = match service.protocol {
             Protocol::Udp => State::Udp,
@@ -593,9 +574,65 @@ impl Model {
             number: self.begun,
         });
         self.note_limits();
-        self.loads[number][server].traffic.connections += 1;
-        self.total.connections += 1;
-        Ok(self.connections.len() - 1)
+        Ok(server)
+    }
+
+    /// The server for a connection, or why there is none.
+    fn schedule(
+        &mut self,
+        frame: &Frame<'_>,
+        number: usize,
+        client: SocketAddr,
+        flags: u8,
+    ) -> Result<usize, Fate> {
+        let service = &self.services[number];
+        let is_syn = flags & (SYN | RST) == SYN;
+        let may_begin = match service.protocol {
+            Protocol::Udp => true,
+            Protocol::Tcp => is_syn || service.sloppy_tcp && flags & RST == 0,
+        };
+        if !service.live {
+            return Err(Fate::Punt("no_service"));
+        }
+        // Data connections of active FTP come from port 20, and are not for a server to take.
+        let is_ftp_data = service.protocol == Protocol::Tcp && client.port() == 20;
+        if !may_begin || is_ftp_data {
+            return Err(Fate::Punt("no_connection"));
+        }
+        if self.is_martian(client.ip()) {
+            return Err(Fate::Drop("martian"));
+        }
+        let is_known = |server: usize| {
+            let address = world::server_address(number, service, server);
+            matches!(world::way(&self.services, address.ip()), Way::Out { .. })
+        };
+        let healthy = || {
+            (0..service.servers.len())
+                .rev()
+                .filter(|&server| service.servers[server].up && service.servers[server].leaving.is_none())
+        };
+        let candidates: Vec<Candidate> = healthy()
+            .filter(|&server| is_known(server))
+            .map(|server| {
+                let (active, inactive) = self.load_of(number, server);
+                let is_full = self.loads[number][server].is_full && service.servers[server].limits.is_some();
+                Candidate { server, weight: service.servers[server].weight, active, inactive, is_full }
+            })
+            .collect();
+        let virtual_address = world::virtual_address(number, service).ip();
+        let flow = Flow { client: client.ip(), port: client.port(), virtual_address };
+        let turn = &mut self.turns[number];
+        let choice = scheduler::choose(service.scheduler, &service.flags, &candidates, turn, &flow);
+        let server = match choice {
+            Choice::Server(server) => Some(server),
+            Choice::AnyOf(servers, may_refuse) => match frame.drawn {
+                Some(drawn) => servers.into_iter().find(|&server| server == drawn),
+                None if may_refuse => None,
+                None => servers.first().copied(),
+            },
+            Choice::Nobody => None,
+        };
+        server.ok_or(Fate::Drop("no_server"))
     }
 
     /// The newest connection that is alive and of which this holds.
@@ -622,6 +659,13 @@ impl Model {
         if state != connection.state || is_first || age(connection.seen, now, grain) >= grain {
             (connection.state, connection.seen) = (state, now);
         }
+    }
+
+    /// The server that a client's connection with a service has.
+    pub fn server_of(&self, now: u64, service: usize, client: SocketAddr) -> Option<usize> {
+        let its = |one: &&Connection| one.service == service && one.client == client;
+        let alive = |one: &&Connection| !is_over(one, &self.services[one.service], now);
+        self.connections.iter().filter(its).find(alive).map(|one| one.server)
     }
 
     /// Whether there are connections of the other protocol that are over and not yet swept. The table may or may not forget them on the way when a
@@ -732,12 +776,6 @@ fn ends(packet: &Packet) -> (SocketAddr, SocketAddr) {
     )
 }
 
-impl Note {
-    fn went_somewhere(&self) -> bool {
-        matches!(self.went, Went::With(..))
-    }
-}
-
 /// The least length of a header.
 fn header_of(protocol: u8) -> usize {
     if protocol == TCP { 20 } else { 8 }
@@ -761,6 +799,58 @@ fn has_sound_header(packet: &Packet) -> bool {
             length >= 8 && (length <= segment.len() || packet.fragment.is_some())
         }
         _ => false,
+    }
+}
+
+/// Whether a packet has gone on, and is counted.
+fn has_gone_on(fate: &Fate) -> bool {
+    matches!(fate, Fate::Forward(..) | Fate::Unresolved(_) | Fate::ToFragment(_))
+}
+
+/// Sends a packet to a real server of a service, in the service's way; by NAT it has its address already.
+fn send_to(services: &[Service], frame: &Frame<'_>, packet: Packet, number: usize, server: usize) -> Fate {
+    let service = &services[number];
+    let address = world::server_address(number, service, server).ip();
+    match (service.mode, address) {
+        (Mode::Nat, _) | (Mode::Tunnel, IpAddr::V6(_)) => send(services, frame, &packet, address),
+        (Mode::Dr, _) => match send(services, frame, &packet, address) {
+            // Linux would deliver it to itself: the virtual address is its own.
+            Fate::Unresolved(_) => Fate::Drop("no_neighbour"),
+            fate => fate,
+        },
+        (Mode::Tunnel, IpAddr::V4(address)) => send_through(services, frame, packet, service, address),
+    }
+}
+
+/// Sends a packet through the tunnel to a server.
+fn send_through(
+    services: &[Service],
+    frame: &Frame<'_>,
+    mut packet: Packet,
+    service: &Service,
+    address: Ipv4Addr,
+) -> Fate {
+    let Tunnel { encapsulation, mss_clamp } = service.tunnel;
+    let way = world::way(services, address.into());
+    let most = match (mss_clamp, way) {
+        (Some(MssClamp::To(most)), _) => Some(most),
+        (Some(MssClamp::Fit), Way::Out { mtu, .. }) => {
+            Some((mtu - tunnel::overhead(encapsulation) - 40) as u16)
+        }
+        _ => None,
+    };
+    let has_header = packet.fragment.is_none_or(|fragment| fragment.offset == 0);
+    if let (Some(most), TCP, true) = (most, packet.protocol, has_header)
+        && packet.flags() & SYN != 0
+    {
+        packet.clamp(most);
+    }
+    let whole = tunnel::around(encapsulation, &packet.bytes, address);
+    let may_fragment = packet.bytes[6] & 0x40 == 0;
+    let outer = Packet { bytes: whole, ..packet };
+    match way {
+        Way::Out { mtu, .. } if outer.bytes.len() > mtu && may_fragment => Fate::ToFragment(outer.bytes),
+        _ => send(services, frame, &outer, address.into()),
     }
 }
 

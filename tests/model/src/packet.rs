@@ -202,6 +202,26 @@ impl Packet {
         self.sum_header(header_defect);
     }
 
+    /// Lowers the maximum segment size that a SYN tells to this one (RFC 9293, 3.7.1).
+    pub fn clamp(&mut self, most: u16) {
+        let defect = self.defect();
+        let mut at = self.at + 20;
+        let end = self.at + usize::from(self.segment()[12] >> 4) * 4;
+        while at + 1 < end && self.bytes[at] != 0 {
+            match (self.bytes[at], self.bytes[at + 1]) {
+                (1, _) => at += 1,
+                (2, 4) if at + 4 <= end => {
+                    let size = word(&self.bytes, at + 2).min(most);
+                    self.bytes[at + 2..at + 4].copy_from_slice(&size.to_be_bytes());
+                    break;
+                }
+                (_, length @ 2..) => at += usize::from(length),
+                _ => break,
+            }
+        }
+        self.sum_segment(defect);
+    }
+
     /// Writes the checksum of an ICMP message, as wrong as that.
     pub fn sum_message(&mut self, defect: u16) {
         let at = self.at + 2;
@@ -293,7 +313,7 @@ pub fn sum_with_pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8,
 }
 
 /// In ones' complement.
-fn add(a: u16, b: u16) -> u16 {
+pub fn add(a: u16, b: u16) -> u16 {
     let (sum, carry) = a.overflowing_add(b);
     sum + u16::from(carry)
 }

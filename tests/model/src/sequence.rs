@@ -4,11 +4,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
+use dataplane::snapshot::MssClamp;
+use dataplane::wire::tunnel::Encapsulation;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::packet::{self, ACK, FIN, RST, SYN};
-use crate::world::{self, LAN, MACS, SERVERS, Server, Service, WAN};
+use crate::world::{self, LAN, Leaving, MACS, SERVERS, Server, Service, Tunnel, WAN};
 
 /// A sequence: services, and what happens.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub enum Step {
     Sweep,
     /// A server's checks fail, or pass again.
     Toggle(Which),
+    /// A server is removed from the configuration, or comes back.
+    Remove(Which, Option<Leaving>),
     /// A server's MAC is forgotten, or found.
     Neighbour(Which),
     /// A server gets another weight.
@@ -43,6 +47,9 @@ pub enum Step {
 /// The numbers of a service and of one of its servers, modulo how many there are.
 pub type Which = (usize, usize);
 
+/// The number of whatever server a connection has.
+pub const ITS: usize = usize::MAX;
+
 /// A packet between a client and a service.
 #[derive(Clone, Debug)]
 pub struct Sent {
@@ -52,7 +59,8 @@ pub struct Sent {
     pub client: u8,
     /// Its port.
     pub client_port: u16,
-    /// From the real server with this number, and not to the virtual address.
+    /// From the real server with this number, and not to the virtual address; with [`ITS`] from that which the client's connection has, if there is one and
+    /// its answers come by here.
     pub from: Option<usize>,
     /// Of TCP.
     pub flags: u8,
@@ -71,6 +79,10 @@ pub enum Odd {
     Options,
     /// IPv4 without "don't fragment".
     MayFragment,
+    /// Of this class and ECN.
+    Class(u8),
+    /// TCP with this maximum segment size.
+    Mss(u16),
     /// UDP without checksum.
     NoChecksum,
     /// Only so many bytes of the frame come.
@@ -101,7 +113,7 @@ pub struct Error {
     /// The packet: one from a server is quoted with the virtual address, as the client's side sees it, and one to the service with the real
     /// server's, which `server` tells.
     pub about: Sent,
-    /// The server that a request went to.
+    /// The server that a request went to, or [`ITS`].
     pub server: usize,
     /// Type and code.
     pub kind: (u8, u8),
@@ -148,14 +160,18 @@ fn service() -> impl Strategy<Value = Service> {
     let kind = (
         prop::bool::weighted(0.3),
         prop::bool::weighted(0.7),
-        prop_oneof![3 => Just(Mode::Nat), 2 => Just(Mode::Dr)],
+        prop_oneof![6 => Just(Mode::Nat), 3 => Just(Mode::Dr), 2 => Just(Mode::Tunnel)],
         scheduler,
         any::<(bool, bool)>(),
     );
     let timeout = prop_oneof![4 => Just(900u32), 1 => Just(3), 1 => Just(17), 1 => Just(100_000)];
     let servers = prop::collection::vec(server(), 1..=SERVERS);
-    (kind, timeout, prop::bool::weighted(0.15), servers).prop_map(|(kind, timeout, sloppy_tcp, servers)| {
+    let special = (prop::bool::weighted(0.15), prop::bool::weighted(0.15));
+    (kind, timeout, special, tunnel(), servers).prop_map(|(kind, timeout, special, tunnel, servers)| {
+        let (sloppy_tcp, one_packet) = special;
         let (is_six, is_tcp, mode, scheduler, flags) = kind;
+        let is_six = is_six && mode != Mode::Tunnel;
+        let one_packet = one_packet && !is_tcp;
         let all = match scheduler {
             Scheduler::Sh => [SchedulerFlag::ShFallback, SchedulerFlag::ShPort],
             _ => [SchedulerFlag::MhFallback, SchedulerFlag::MhPort],
@@ -170,18 +186,31 @@ fn service() -> impl Strategy<Value = Service> {
             flags: flags.map(|(flag, _)| flag).filter(|_| has_flags).collect(),
             timeout,
             sloppy_tcp,
-            one_packet: false,
+            one_packet,
+            persistence: None,
+            tunnel,
             live: true,
             servers,
         }
     })
 }
 
+fn tunnel() -> impl Strategy<Value = Tunnel> {
+    let checksum = any::<bool>();
+    let encapsulation = prop_oneof![
+        Just(Encapsulation::Ipip),
+        checksum.prop_map(|checksum| Encapsulation::Gre { checksum }),
+        checksum.prop_map(|checksum| Encapsulation::Gue { port: 6080, checksum }),
+    ];
+    let clamp = select(vec![None, Some(MssClamp::Fit), Some(MssClamp::To(500))]);
+    (encapsulation, clamp).prop_map(|(encapsulation, mss_clamp)| Tunnel { encapsulation, mss_clamp })
+}
+
 fn server() -> impl Strategy<Value = Server> {
     let weight = prop_oneof![4 => 1u32..=4, 1 => Just(0)];
     let limits = prop::option::weighted(0.15, prop_oneof![Just((2u32, 2u32)), Just((3, 2)), Just((1, 1))]);
     (weight, prop::bool::weighted(0.9), prop::bool::weighted(0.9), limits)
-        .prop_map(|(weight, up, is_known, limits)| Server { weight, up, is_known, limits })
+        .prop_map(|(weight, up, is_known, limits)| Server { weight, up, leaving: None, is_known, limits })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -194,6 +223,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Sweep),
         1 => which.clone().prop_map(Step::Toggle),
         1 => which.clone().prop_map(Step::Neighbour),
+        1 => (which.clone(), select(vec![None, Some(Leaving::Draining), Some(Leaving::Resetting)]))
+            .prop_map(|(which, leaving)| Step::Remove(which, leaving)),
         1 => (which, 0..5u32).prop_map(|(which, weight)| Step::Weight(which, weight)),
         1 => (0..3usize).prop_map(Step::Move),
     ]
@@ -201,9 +232,9 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn sent() -> impl Strategy<Value = Sent> {
     let client = prop_oneof![6 => Just(1u8), 2 => Just(2), 2 => Just(9), 1 => 0..16u8];
-    let from = prop::option::weighted(0.4, 0..SERVERS);
+    let from = prop_oneof![6 => Just(None), 4 => Just(Some(ITS)), 1 => (0..SERVERS).prop_map(Some)];
     let flags = prop_oneof![
-        4 => Just(SYN),
+        6 => Just(SYN),
         4 => Just(ACK),
         2 => Just(SYN | ACK),
         2 => Just(FIN | ACK),
@@ -213,7 +244,7 @@ fn sent() -> impl Strategy<Value = Sent> {
     ];
     let payload = prop_oneof![6 => 0..20usize, 1 => 0..300usize, 1 => 1200..1480usize];
     let hops = prop_oneof![8 => Just(64u8), 1 => Just(255), 1 => 0..3u8];
-    let odd = prop::option::weighted(0.15, odd());
+    let odd = prop::option::weighted(0.2, odd());
     (
         0..3usize,
         client,
@@ -244,8 +275,17 @@ fn error() -> impl Strategy<Value = Error> {
     let quoted = prop_oneof![2 => Just(8usize), 2 => Just(1500), 1 => 0..30usize];
     let flipped = prop::option::weighted(0.15, (0..60usize, 1..=255u8, any::<bool>()));
     let hops = prop_oneof![8 => Just(64u8), 1 => Just(255), 1 => 0..3u8];
-    (sent(), 0..SERVERS, kind, any::<bool>(), quoted, hops, flipped, prop::bool::weighted(0.1)).prop_map(
-        |(about, server, kind, by_router, quoted, hops, flipped, is_astray)| Error {
+    (
+        sent(),
+        prop_oneof![4 => Just(ITS), 1 => 0..SERVERS],
+        kind,
+        any::<bool>(),
+        quoted,
+        hops,
+        flipped,
+        prop::bool::weighted(0.1),
+    )
+        .prop_map(|(about, server, kind, by_router, quoted, hops, flipped, is_astray)| Error {
             about,
             server,
             kind,
@@ -254,8 +294,7 @@ fn error() -> impl Strategy<Value = Error> {
             hops,
             flipped,
             is_astray,
-        },
-    )
+        })
 }
 
 fn odd() -> impl Strategy<Value = Odd> {
@@ -264,6 +303,8 @@ fn odd() -> impl Strategy<Value = Odd> {
         3 => Just(Odd::Options),
         2 => Just(Odd::MayFragment),
         3 => Just(Odd::NoChecksum),
+        1 => any::<u8>().prop_map(Odd::Class),
+        2 => select(vec![400, 500, 536, 1300, 1460]).prop_map(Odd::Mss),
         3 => (0..80usize).prop_map(Odd::Truncated),
         6 => (0..90usize, 1..=255u8, any::<bool>()).prop_map(|(at, bits, is_summed)| Odd::Flipped(at, bits, is_summed)),
         1 => (0..20usize).prop_map(Odd::Longer),
@@ -273,11 +314,27 @@ fn odd() -> impl Strategy<Value = Odd> {
         2 => (0..12u8).prop_map(Odd::Martian),
         1 => Just(Odd::OtherPort),
         1 => select(vec![1, 2, 6, 17, 47, 50, 58, 132]).prop_map(Odd::OtherProtocol),
-        12 => (1..=2u8, 0..3u8).prop_map(|(id, part)| Odd::Part(id, part)),
+        24 => (prop_oneof![6 => Just(1u8), 1 => Just(2)], 0..3u8).prop_map(|(id, part)| Odd::Part(id, part)),
     ]
 }
 
 impl Sent {
+    /// The same with a number in the place of [`ITS`], by who knows the server of a client's connection with a service.
+    pub(crate) fn resolved(
+        &self,
+        services: &[Service],
+        server_of: impl Fn(usize, SocketAddr) -> Option<usize>,
+    ) -> Sent {
+        let number = self.service % services.len();
+        let service = &services[number];
+        let from = match self.from {
+            Some(ITS) if service.mode.is_one_way() => None,
+            Some(ITS) => Some(server_of(number, self.client(service)).unwrap_or(0)),
+            from => from,
+        };
+        Sent { from, ..self.clone() }
+    }
+
     /// The port that it comes in on, and the frame.
     pub(crate) fn frame(&self, services: &[Service]) -> (u16, Vec<u8>) {
         let number = self.service % services.len();
@@ -375,7 +432,8 @@ impl Sent {
         let whole = if may_fragment { 0 } else { 0x4000 };
         let id = place.map_or(0x1234, |(id, ..)| u16::from(id));
         let place = place.map_or(0, |(_, offset, more)| offset / 8 | u16::from(more) << 13);
-        let mut ip = vec![0x45 + options.len() as u8 / 4, 0];
+        let class = if let Some(Odd::Class(class)) = self.odd { class } else { 0 };
+        let mut ip = vec![0x45 + options.len() as u8 / 4, class];
         ip.extend(length.to_be_bytes());
         ip.extend(id.to_be_bytes());
         ip.extend((whole | place).to_be_bytes());
@@ -416,6 +474,18 @@ impl Sent {
 }
 
 impl Error {
+    /// See [`Sent::resolved`].
+    pub(crate) fn resolved(
+        &self,
+        services: &[Service],
+        server_of: impl Fn(usize, SocketAddr) -> Option<usize>,
+    ) -> Error {
+        let number = self.about.service % services.len();
+        let client = self.about.client(&services[number]);
+        let server = if self.server == ITS { server_of(number, client).unwrap_or(0) } else { self.server };
+        Error { server, ..self.clone() }
+    }
+
     /// The port that it comes in on, and the frame.
     pub(crate) fn frame(&self, services: &[Service]) -> (u16, Vec<u8>) {
         let number = self.about.service % services.len();

@@ -4,15 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use dataplane::clock::Tick;
-use dataplane::counters::{Drop, Traffic, WorkerCounters};
-use dataplane::engine::{BURST, Engine, Verdict};
+use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
+use dataplane::engine::{BURST, Engine, Verdict, reset};
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, Route, Via};
 use dataplane::fragments::Waiting;
 use dataplane::service::{Limits, State, Timeouts};
-use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot};
+use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
 use dataplane::table::{DestId, HashKey, Table};
 
-use crate::world::{self, GATEWAYS, LAN, MACS, ROUTER, SERVERS, Service, WAN, Way};
+use crate::world::{self, GATEWAYS, LAN, Leaving, MACS, ROUTER, SERVERS, Service, WAN, Way};
 
 /// An engine with its surroundings.
 pub struct Subject {
@@ -75,6 +75,10 @@ impl Subject {
         let mut burst = [frame.to_vec()];
         self.engine.process(&self.snapshot, Tick(now), port, &mut burst, &mut verdicts, &mut ());
         let [frame] = burst;
+        if verdicts[0] == Verdict::Punt(Punt::Reset) {
+            // Control tells both ends, and forgets the connection.
+            reset::reset(&self.table, &self.snapshot, &frame[14..]);
+        }
         let index = before.iter().zip(begun()).position(|(before, after)| *before != after);
         let mut servers = self.specs.iter().flat_map(|spec| 0..spec.dests.len());
         (verdicts[0], frame, index.and_then(|index| servers.nth(index)))
@@ -146,6 +150,9 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
         last_weight: server.weight,
         limits: server.limits.map(|(upper, lower)| Limits { upper, lower }),
         up: server.up,
+        listed: server.leaving.is_none(),
+        returning: server.leaving.is_none(),
+        reset: server.leaving == Some(Leaving::Resetting),
         ..DestSpec::new(
             DestId::new((1 + number * SERVERS + index) as u32).expect("a small number"),
             world::server_address(number, service, index),
@@ -158,6 +165,12 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
         live: service.live,
         sloppy_tcp: service.sloppy_tcp,
         one_packet: service.one_packet,
+        persistence: service.persistence,
+        tunnel: TunnelSpec {
+            encapsulation: service.tunnel.encapsulation,
+            source: Some(ROUTER.into()),
+            mss_clamp: service.tunnel.mss_clamp,
+        },
         dests: service.servers.iter().enumerate().map(dest).collect(),
         ..ServiceSpec::new(world::virtual_address(number, service), service.protocol, service.mode)
     }

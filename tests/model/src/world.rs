@@ -10,7 +10,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
+use dataplane::service::{Mode, Persistence, Protocol, Scheduler, SchedulerFlag};
+use dataplane::snapshot::MssClamp;
+use dataplane::wire::tunnel::Encapsulation;
 
 /// The MACs of the ports.
 pub(crate) const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
@@ -40,10 +42,23 @@ pub struct Service {
     pub sloppy_tcp: bool,
     /// Whether each datagram is on its own.
     pub one_packet: bool,
+    /// Whether clients come back to their servers.
+    pub persistence: Option<Persistence>,
+    /// How packets are put into others.
+    pub tunnel: Tunnel,
     /// Whether the virtual address is here.
     pub live: bool,
     /// How many servers it has, and what is said of each.
     pub servers: Vec<Server>,
+}
+
+/// How packets are put into others, by [`Mode::Tunnel`].
+#[derive(Clone, Copy, Debug)]
+pub struct Tunnel {
+    /// The headers around them.
+    pub encapsulation: Encapsulation,
+    /// What the segment size is lowered to that a client tells.
+    pub mss_clamp: Option<MssClamp>,
 }
 
 /// A real server of a service; its place gives it its address.
@@ -53,10 +68,21 @@ pub struct Server {
     pub weight: u32,
     /// Whether its checks pass.
     pub up: bool,
+    /// Whether it has been removed from the configuration, and its TCP connections are to end or to go on.
+    pub leaving: Option<Leaving>,
     /// Whether the router knows its MAC.
     pub is_known: bool,
     /// The upper and lower threshold.
     pub limits: Option<(u32, u32)>,
+}
+
+/// What becomes of the connections of a server that is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// They go on until they end.
+    Draining,
+    /// Those of TCP are reset.
+    Resetting,
 }
 
 /// The way to an address.

@@ -1,8 +1,10 @@
 //! Random sequences of packets: the data path does what the model says.
 
+use std::cell::RefCell;
+
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
-use rvs_model::compare;
 use rvs_model::sequence::sequences;
+use rvs_model::{Tally, compare};
 
 /// How many, if nobody asks for more; some ten seconds.
 const CASES: u32 = 20_000;
@@ -18,11 +20,14 @@ fn sequences_go_as_the_model_says() {
     let config = Config { cases, max_shrink_iters: 100_000, failure_persistence: None, ..Config::default() };
     let bytes: Vec<u8> = seed.to_le_bytes().repeat(4);
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let result = runner
-        .run(&sequences(), |sequence| compare(&sequence).map_err(proptest::test_runner::TestCaseError::fail));
+    let tally = RefCell::new(Tally::new());
+    let result = runner.run(&sequences(), |sequence| {
+        compare(&sequence, &mut tally.borrow_mut()).map_err(proptest::test_runner::TestCaseError::fail)
+    });
     if let Err(TestError::Fail(why, sequence)) = result {
         let services: Vec<String> = sequence.services.iter().map(|service| format!("{service:?}")).collect();
         let steps: Vec<String> = sequence.steps.iter().map(|step| format!("{step:?}")).collect();
         panic!("RVS_SEED={seed}: {why}\nservices:\n{}\nsteps:\n{}", services.join(",\n"), steps.join(",\n"));
     }
+    println!("{:?}", tally.borrow());
 }
