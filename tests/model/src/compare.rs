@@ -6,7 +6,7 @@ use dataplane::counters::Punt;
 use dataplane::engine::Verdict;
 use dataplane::service::Protocol;
 
-use crate::model::{Fate, Model};
+use crate::model::{Fate, Model, Observed};
 use crate::sequence::{Sequence, Step, Which};
 use crate::subject::Subject;
 use crate::tunnel;
@@ -34,8 +34,9 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
                 subject.sweep(now);
                 model.sweep(now);
             }
+            let templates = subject.templates(now);
             let (verdict, left, begun) = subject.take(now, port, &frame);
-            let expected = model.take(now, port, &frame, begun);
+            let expected = model.take(now, port, &frame, &Observed { begun, templates });
             let actual = fate(verdict, &frame, left);
             let mode = services[service % services.len()].mode.name();
             *tally.entry((mode, name(&expected))).or_default() += 1;
@@ -98,7 +99,8 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             model.change(number, &services[number]);
         }
     }
-    let (expected, actual) = (model.seen(now), subject.seen(now));
+    let actual = subject.seen(now);
+    let expected = model.seen(now, &actual.templates);
     if actual != expected {
         return Err(format!("at the end:\nthe model expects {expected:?}\nthe data path  has  {actual:?}"));
     }

@@ -4,7 +4,8 @@
 //! searched from its beginning to its end, checksums are summed over the whole packet, and nothing is shared with the data path but the names in
 //! which services are configured.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use dataplane::counters::Traffic;
 use dataplane::service::{Mode, Protocol};
@@ -86,6 +87,19 @@ pub struct Connection {
     number: u64,
 }
 
+/// Where a client, or a network of them, comes back to.
+#[derive(Clone, Debug)]
+struct Template {
+    service: usize,
+    /// Its first address.
+    network: IpAddr,
+    server: usize,
+    /// It lives until then in any case,
+    sure_until: u64,
+    /// and no longer than until then: a sweep holds it while one of its connections lives, and a minute more.
+    maybe_until: u64,
+}
+
 /// What the model knows of a server beside its configuration.
 #[derive(Clone, Copy, Debug, Default)]
 struct Load {
@@ -97,6 +111,7 @@ struct Load {
 pub struct Model {
     services: Vec<Service>,
     connections: Vec<Connection>,
+    templates: Vec<Template>,
     loads: Vec<[Load; SERVERS]>,
     turns: Vec<u64>,
     /// Where the last packet has gone that had ports.
@@ -112,8 +127,17 @@ pub struct Model {
 struct Frame<'a> {
     bytes: &'a [u8],
     packet: Packet,
-    /// The server that the data path has given it: by this the model learns what lot or a secret has decided, and nothing else.
-    drawn: Option<usize>,
+    observed: &'a Observed,
+}
+
+/// What of the data path the model has to know, as nobody says how it is: what lot or a secret has decided, and whether a template is still there that a
+/// sweep may have held.
+#[derive(Default)]
+pub struct Observed {
+    /// The server of the connection that begins with the packet.
+    pub begun: Option<usize>,
+    /// Before it: service, client and server.
+    pub templates: Vec<(usize, IpAddr, usize)>,
 }
 
 impl Model {
@@ -121,6 +145,7 @@ impl Model {
         Model {
             services: services.to_vec(),
             connections: Vec::new(),
+            templates: Vec::new(),
             loads: vec![Default::default(); services.len()],
             turns: vec![0; services.len()],
             placed: Went::Nowhere,
@@ -138,9 +163,9 @@ impl Model {
     }
 
     /// What becomes of a frame that comes in on a port.
-    pub fn take(&mut self, now: u64, port: u16, frame: &[u8], drawn: Option<usize>) -> Fate {
+    pub fn take(&mut self, now: u64, port: u16, frame: &[u8], observed: &Observed) -> Fate {
         self.now = now;
-        let fate = self.look_at(port, frame, drawn);
+        let fate = self.look_at(port, frame, observed);
         if fate == Fate::Hold {
             self.held.push(Held { since: now, port, frame: frame.to_vec() });
         }
@@ -156,7 +181,7 @@ impl Model {
                 settled.push(Fate::Drop("fragment_expired"));
                 continue;
             }
-            match self.look_at(held.port, &held.frame, None) {
+            match self.look_at(held.port, &held.frame, &Observed::default()) {
                 Fate::Hold => self.held.push(held),
                 fate => settled.push(fate),
             }
@@ -164,7 +189,7 @@ impl Model {
         settled
     }
 
-    fn look_at(&mut self, port: u16, frame: &[u8], drawn: Option<usize>) -> Fate {
+    fn look_at(&mut self, port: u16, frame: &[u8], observed: &Observed) -> Fate {
         if frame.len() < 14 {
             return Fate::Drop("runt");
         }
@@ -178,7 +203,7 @@ impl Model {
             _ => return Fate::Punt("not_ip"),
         };
         match packet::parse(&frame[14..], is_six) {
-            Ok(packet) => self.route(Frame { bytes: frame, packet, drawn }),
+            Ok(packet) => self.route(Frame { bytes: frame, packet, observed }),
             Err(Malformed::Header) => Fate::Drop("bad_ip_header"),
             Err(Malformed::Checksum) => Fate::Drop("bad_ip_checksum"),
         }
@@ -426,9 +451,7 @@ impl Model {
         let mode = self.services[service].mode;
         let server = match known {
             Some(index) if self.is_to_end(index) && flags & RST == 0 => {
-                self.connections.remove(index);
-                self.note_limits();
-                return Fate::Punt("reset");
+                return self.reset(index, packet.fragment.is_some());
             }
             Some(index) => {
                 let seen = if mode == Mode::Nat { tcp::Seen::FromClient } else { tcp::Seen::OnlyFromClient };
@@ -471,9 +494,7 @@ impl Model {
         }
         let known = match known {
             Some(index) if self.is_to_end(index) && packet.flags() & RST == 0 => {
-                self.connections.remove(index);
-                self.note_limits();
-                return Fate::Punt("reset");
+                return self.reset(index, packet.fragment.is_some());
             }
             Some(index) => {
                 let flags = if protocol == Protocol::Tcp { packet.flags() } else { 0 };
@@ -508,6 +529,15 @@ impl Model {
         })
     }
 
+    /// Linux' side tells both ends, and forgets the connection; a fragment does not say how long its segment is, and so not what the ends expect next.
+    fn reset(&mut self, index: usize, is_fragment: bool) -> Fate {
+        if !is_fragment {
+            self.connections.remove(index);
+            self.note_limits();
+        }
+        Fate::Punt("reset")
+    }
+
     /// Whether a TCP connection is to be reset, since its server has been removed.
     fn is_to_end(&self, index: usize) -> bool {
         let Connection { service, server, .. } = self.connections[index];
@@ -538,6 +568,7 @@ impl Model {
         flags: u8,
     ) -> Result<usize, Fate> {
         let server = self.schedule(frame, number, client, flags)?;
+        self.note_template(number, client.ip(), server);
         self.loads[number][server].traffic.connections += 1;
         self.total.connections += 1;
         let service = &self.services[number];
@@ -611,6 +642,9 @@ impl Model {
                 .rev()
                 .filter(|&server| service.servers[server].up && service.servers[server].leaving.is_none())
         };
+        if let Some(server) = self.comes_back(frame, number, client.ip()) {
+            return Ok(server);
+        }
         let candidates: Vec<Candidate> = healthy()
             .filter(|&server| is_known(server))
             .map(|server| {
@@ -625,7 +659,7 @@ impl Model {
         let choice = scheduler::choose(service.scheduler, &service.flags, &candidates, turn, &flow);
         let server = match choice {
             Choice::Server(server) => Some(server),
-            Choice::AnyOf(servers, may_refuse) => match frame.drawn {
+            Choice::AnyOf(servers, may_refuse) => match frame.observed.begun {
                 Some(drawn) => servers.into_iter().find(|&server| server == drawn),
                 None if may_refuse => None,
                 None => servers.first().copied(),
@@ -633,6 +667,35 @@ impl Model {
             Choice::Nobody => None,
         };
         server.ok_or(Fate::Drop("no_server"))
+    }
+
+    /// The server that a client comes back to.
+    fn comes_back(&self, frame: &Frame<'_>, number: usize, client: IpAddr) -> Option<usize> {
+        let service = &self.services[number];
+        let persistence = service.persistence?;
+        let network = network(client, persistence.prefix);
+        let template = self.templates.iter().find(|one| one.service == number && one.network == network)?;
+        let is_there = self.now <= template.sure_until
+            || self.now <= template.maybe_until
+                && frame.observed.templates.contains(&(number, network, template.server));
+        let server = &service.servers[template.server];
+        let is_quiescent = server.weight == 0 && persistence.expire_quiescent;
+        let may = server.up && server.leaving.is_none() && !is_quiescent;
+        (is_there && may).then_some(template.server)
+    }
+
+    /// A client of a persistent service has a connection with this server.
+    fn note_template(&mut self, number: usize, client: IpAddr, server: usize) {
+        let Some(persistence) = self.services[number].persistence else { return };
+        let network = network(client, persistence.prefix);
+        let ticks = u64::from(persistence.seconds) * TICKS_PER_SECOND;
+        let old = self.templates.iter().position(|one| one.service == number && one.network == network);
+        let old = old.map(|index| self.templates.remove(index)).filter(|old| old.server == server);
+        let sure_until = self.now + ticks;
+        // Of the last second it may not have been noted.
+        let least = sure_until + 2 * TICKS_PER_SECOND;
+        let maybe_until = old.map_or(least, |old| old.maybe_until.max(least));
+        self.templates.push(Template { service: number, network, server, sure_until, maybe_until });
     }
 
     /// The newest connection that is alive and of which this holds.
@@ -679,6 +742,15 @@ impl Model {
 
     /// Everything that is over goes.
     pub fn sweep(&mut self, now: u64) {
+        for connection in &self.connections {
+            let service = &self.services[connection.service];
+            let Some(persistence) = service.persistence else { continue };
+            let network = network(connection.client.ip(), persistence.prefix);
+            let its = |one: &&mut Template| one.service == connection.service && one.network == network;
+            if let Some(template) = self.templates.iter_mut().find(its) {
+                template.maybe_until = template.maybe_until.max(now + 80 * TICKS_PER_SECOND);
+            }
+        }
         let services = &self.services;
         self.connections.retain(|connection| !is_over(connection, &services[connection.service], now));
         self.note_limits();
@@ -745,8 +817,8 @@ impl Model {
             })
     }
 
-    /// What an operator sees.
-    pub fn seen(&self, now: u64) -> crate::subject::Seen {
+    /// What an operator sees, who sees these templates.
+    pub fn seen(&self, now: u64, seen: &BTreeSet<(usize, IpAddr, usize)>) -> crate::subject::Seen {
         let alive = self.connections.iter().filter(|one| !is_over(one, &self.services[one.service], now));
         let mut connections: Vec<_> = alive
             .map(|one| crate::subject::Listed {
@@ -761,10 +833,16 @@ impl Model {
         let servers = self.services.iter().enumerate().flat_map(|(number, service)| {
             (0..service.servers.len()).map(move |server| {
                 let (active, inactive) = self.load_of(number, server);
-                (self.loads[number][server].traffic, [active, inactive, 0])
+                (self.loads[number][server].traffic, [active, inactive])
             })
         });
-        crate::subject::Seen { connections, servers: servers.collect(), total: self.total }
+        // Those that may be there or not are there if they are seen.
+        let templates = self.templates.iter().map(|one| (one, (one.service, one.network, one.server)));
+        let templates = templates
+            .filter(|(one, what)| now <= one.sure_until || now <= one.maybe_until && seen.contains(what))
+            .map(|(_, what)| what)
+            .collect();
+        crate::subject::Seen { connections, templates, servers: servers.collect(), total: self.total }
     }
 }
 
@@ -865,6 +943,18 @@ fn send(services: &[Service], frame: &Frame<'_>, packet: &Packet, towards: IpAdd
         Way::Out { port, mac, .. } => {
             let header = [&mac, &MACS[usize::from(port)], &frame.bytes[12..14]].concat();
             Fate::Forward(port, [&header, &packet.bytes[..], behind].concat())
+        }
+    }
+}
+
+/// The first address of a client's network.
+fn network(client: IpAddr, prefix: u8) -> IpAddr {
+    match client {
+        IpAddr::V4(four) => {
+            Ipv4Addr::from_bits(four.to_bits() & !(u32::MAX.checked_shr(prefix.into()).unwrap_or(0))).into()
+        }
+        IpAddr::V6(six) => {
+            Ipv6Addr::from_bits(six.to_bits() & !(u128::MAX.checked_shr(prefix.into()).unwrap_or(0))).into()
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
+use dataplane::service::{Mode, Persistence, Protocol, Scheduler, SchedulerFlag};
 use dataplane::snapshot::MssClamp;
 use dataplane::wire::tunnel::Encapsulation;
 use proptest::prelude::*;
@@ -166,12 +166,15 @@ fn service() -> impl Strategy<Value = Service> {
     );
     let timeout = prop_oneof![4 => Just(900u32), 1 => Just(3), 1 => Just(17), 1 => Just(100_000)];
     let servers = prop::collection::vec(server(), 1..=SERVERS);
-    let special = (prop::bool::weighted(0.15), prop::bool::weighted(0.15));
+    let prefixes = select(vec![[32, 128], [28, 112], [16, 48]]);
+    let persistence = (select(vec![20u32, 300]), prefixes, any::<bool>());
+    let persistence = prop::option::weighted(0.25, persistence);
+    let special = (prop::bool::weighted(0.15), prop::bool::weighted(0.15), persistence);
     (kind, timeout, special, tunnel(), servers).prop_map(|(kind, timeout, special, tunnel, servers)| {
-        let (sloppy_tcp, one_packet) = special;
+        let (sloppy_tcp, one_packet, persistence) = special;
         let (is_six, is_tcp, mode, scheduler, flags) = kind;
         let is_six = is_six && mode != Mode::Tunnel;
-        let one_packet = one_packet && !is_tcp;
+        let one_packet = one_packet && !is_tcp && persistence.is_none();
         let all = match scheduler {
             Scheduler::Sh => [SchedulerFlag::ShFallback, SchedulerFlag::ShPort],
             _ => [SchedulerFlag::MhFallback, SchedulerFlag::MhPort],
@@ -187,7 +190,11 @@ fn service() -> impl Strategy<Value = Service> {
             timeout,
             sloppy_tcp,
             one_packet,
-            persistence: None,
+            persistence: persistence.map(|(seconds, [four, six], expire_quiescent)| Persistence {
+                seconds,
+                prefix: if is_six { six } else { four },
+                expire_quiescent,
+            }),
             tunnel,
             live: true,
             servers,

@@ -1,5 +1,6 @@
 //! The data path, put into the same world as the model.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -40,8 +41,10 @@ pub struct Listed {
 #[derive(Debug, PartialEq)]
 pub struct Seen {
     pub connections: Vec<Listed>,
-    /// For each server of each service, what has been counted, and how many connections are active, inactive and templates.
-    pub servers: Vec<(Traffic, [u32; 3])>,
+    /// Where clients come back to: service, client (or the first address of its network) and server.
+    pub templates: BTreeSet<(usize, IpAddr, usize)>,
+    /// For each server of each service, what has been counted, and how many connections are active and inactive.
+    pub servers: Vec<(Traffic, [u32; 2])>,
     pub total: Traffic,
 }
 
@@ -116,28 +119,39 @@ impl Subject {
     }
 
     pub fn seen(&self, now: u64) -> Seen {
-        let mut connections: Vec<Listed> = self
-            .table
-            .entries(0..self.table.buckets())
-            .filter_map(|(slot, word)| {
-                let dest = self.snapshot.dest_of(word)?;
-                let age = word.age(Tick(now));
-                (!self.snapshot.timeout(dest, word.state()).has_passed(age)).then(|| Listed {
-                    client: self.snapshot.client_of(&self.table, slot, word).expect("the dest is known"),
-                    service: dest.service as usize,
-                    server: (dest.id.index() - 1) % SERVERS,
-                    state: word.state().name(),
-                    idle: age.into(),
-                })
-            })
-            .collect();
+        let is_template = |one: &Listed| one.state == State::Template.name();
+        let (templates, mut connections): (Vec<_>, Vec<_>) = self.listed(now).partition(is_template);
         connections.sort();
         let dests = self.specs.iter().flat_map(|spec| &spec.dests);
         let servers = dests.map(|dest| {
             let (active, inactive) = dest.gauge.get();
-            (dest.traffic[0].get(), [active, inactive, dest.gauge.templates()])
+            (dest.traffic[0].get(), [active, inactive])
         });
-        Seen { connections, servers: servers.collect(), total: self.counters.traffic.get() }
+        let templates = templates.iter().map(|one| (one.service, one.client.ip(), one.server)).collect();
+        Seen { connections, templates, servers: servers.collect(), total: self.counters.traffic.get() }
+    }
+
+    /// Where clients come back to: service, client and server.
+    pub fn templates(&self, now: u64) -> Vec<(usize, IpAddr, usize)> {
+        if self.services.iter().all(|service| service.persistence.is_none()) {
+            return Vec::new();
+        }
+        let templates = self.listed(now).filter(|one| one.state == State::Template.name());
+        templates.map(|one| (one.service, one.client.ip(), one.server)).collect()
+    }
+
+    fn listed(&self, now: u64) -> impl Iterator<Item = Listed> + '_ {
+        self.table.entries(0..self.table.buckets()).filter_map(move |(slot, word)| {
+            let dest = self.snapshot.dest_of(word)?;
+            let age = word.age(Tick(now));
+            (!self.snapshot.timeout(dest, word.state()).has_passed(age)).then(|| Listed {
+                client: self.snapshot.client_of(&self.table, slot, word).expect("the dest is known"),
+                service: dest.service as usize,
+                server: (dest.id.index() - 1) % SERVERS,
+                state: word.state().name(),
+                idle: age.into(),
+            })
+        })
     }
 }
 
