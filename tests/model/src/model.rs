@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use dataplane::counters::Traffic;
-use dataplane::service::{Mode, Protocol};
+use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
 use dataplane::snapshot::MssClamp;
 
 use crate::packet::{self, End, Fragment, ICMP, ICMPV6, Malformed, Packet, RST, SYN, TCP, UDP};
@@ -100,6 +100,17 @@ struct Template {
     maybe_until: u64,
 }
 
+/// What a scheduler that hashes by a secret has chosen by: as long as it is the same, so is the choice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hashed {
+    service: usize,
+    client: IpAddr,
+    /// The client's port, if that counts.
+    port: Option<u16>,
+    /// The servers, newest first: number, weight, and whether it is full.
+    servers: Vec<(usize, u32, bool)>,
+}
+
 /// What the model knows of a server beside its configuration.
 #[derive(Clone, Copy, Debug, Default)]
 struct Load {
@@ -112,6 +123,7 @@ pub struct Model {
     services: Vec<Service>,
     connections: Vec<Connection>,
     templates: Vec<Template>,
+    hashed: Vec<(Hashed, Option<usize>)>,
     loads: Vec<[Load; SERVERS]>,
     turns: Vec<u64>,
     /// Where the last packet has gone that had ports.
@@ -146,6 +158,7 @@ impl Model {
             services: services.to_vec(),
             connections: Vec::new(),
             templates: Vec::new(),
+            hashed: Vec::new(),
             loads: vec![Default::default(); services.len()],
             turns: vec![0; services.len()],
             placed: Went::Nowhere,
@@ -659,14 +672,42 @@ impl Model {
         let choice = scheduler::choose(service.scheduler, &service.flags, &candidates, turn, &flow);
         let server = match choice {
             Choice::Server(server) => Some(server),
-            Choice::AnyOf(servers, may_refuse) => match frame.observed.begun {
-                Some(drawn) => servers.into_iter().find(|&server| server == drawn),
-                None if may_refuse => None,
-                None => servers.first().copied(),
-            },
+            Choice::AnyOf(servers, may_refuse) => {
+                let drawn = match frame.observed.begun {
+                    Some(drawn) => servers.into_iter().find(|&server| server == drawn),
+                    None if may_refuse => None,
+                    None => servers.first().copied(),
+                };
+                self.as_before(number, client, &candidates, drawn)
+            }
             Choice::Nobody => None,
         };
         server.ok_or(Fate::Drop("no_server"))
+    }
+
+    /// What a hash has chosen once it chooses again; so does it, if it is asked for the first time.
+    fn as_before(
+        &mut self,
+        number: usize,
+        client: SocketAddr,
+        candidates: &[Candidate],
+        drawn: Option<usize>,
+    ) -> Option<usize> {
+        let service = &self.services[number];
+        let port = match service.scheduler {
+            Scheduler::Mh => service.flags.contains(&SchedulerFlag::MhPort).then(|| client.port()),
+            Scheduler::Rendezvous | Scheduler::Maglev => Some(client.port()),
+            _ => return drawn,
+        };
+        let servers = candidates.iter().map(|one| (one.server, one.weight, one.is_full)).collect();
+        let by = Hashed { service: number, client: client.ip(), port, servers };
+        match self.hashed.iter().find(|(other, _)| *other == by) {
+            Some(&(_, before)) => before,
+            None => {
+                self.hashed.push((by, drawn));
+                drawn
+            }
+        }
     }
 
     /// The server that a client comes back to.
