@@ -63,7 +63,9 @@ pub(super) fn classify<A: Family>(
         };
     // Before anything is looked up: a packet that goes no further must not move a connection's state.
     if packet.ttl <= 1 {
-        return Err(Verdict::Drop(Drop::TtlExpired));
+        // What a real server sends to the router itself, as the answer to a check, has arrived (RFC 1812, section 5.3.1).
+        let is_ours = direction == Direction::Out && A::fib(snapshot).is_own(destination);
+        return Err(if is_ours { Verdict::Punt(Punt::ServerReply) } else { Verdict::Drop(Drop::TtlExpired) });
     }
     packet.direction = direction;
     packet.owner = owner;

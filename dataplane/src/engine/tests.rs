@@ -22,6 +22,7 @@ use crate::snapshot::{DestSpec, PortSpec, ServiceSpec, TunnelSpec};
 use crate::table::{DestId, HashKey};
 use crate::wire::checksum;
 use crate::wire::transport::{ACK, FIN, RST, SYN};
+use crate::wire::version::Version;
 
 const WAN: PortIndex = 0;
 const LAN: PortIndex = 1;
@@ -426,6 +427,18 @@ fn what_matches_no_service_is_linuxs() {
     assert_eq!(rig.push(WAN, &mut other_port), Verdict::Punt(Punt::NoService));
     let mut other_protocol = packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0);
     assert_eq!(rig.push(WAN, &mut other_protocol), Verdict::Punt(Punt::NoService));
+}
+
+#[test]
+fn the_answer_to_a_check_has_arrived_whatever_hops_it_has_left() {
+    let rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    let from = |to: &str| {
+        let mut frame = packet(Protocol::Tcp, LAN_MAC, "10.0.0.1:8080", to, SYN | ACK);
+        u32::set_ttl(&mut frame[14..34], 1);
+        frame
+    };
+    assert_eq!(rig.push(LAN, &mut from("10.0.0.254:40000")), Verdict::Punt(Punt::ServerReply));
+    assert_eq!(rig.push(LAN, &mut from(CLIENT)), Verdict::Drop(Drop::TtlExpired));
 }
 
 #[test]
