@@ -57,6 +57,10 @@ impl<'a> Path<'a> {
                     }
                     self.note(slot, renewed);
                 }
+                if service.is_limited {
+                    // Let in all the same, but noted if it has come below its lower limit since it was asked: it is full no more.
+                    known.is_full();
+                }
                 return Some(known);
             }
             let dest = self.pick(service, packet)?;

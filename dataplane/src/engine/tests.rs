@@ -17,7 +17,7 @@ use std::net::SocketAddrV4;
 use super::*;
 use crate::admission::Sources;
 use crate::fib::{Adjacency, Fib, Route, Via};
-use crate::service::{Limits, Mode, Protocol, Scheduler, SchedulerFlag, State};
+use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State};
 use crate::snapshot::{DestSpec, PortSpec, ServiceSpec, TunnelSpec};
 use crate::table::{DestId, HashKey};
 use crate::wire::checksum;
@@ -776,6 +776,27 @@ fn each_datagram_may_be_scheduled_on_its_own() {
             assert_eq!(dest.gauge.get(), (0, 0));
         }
     }
+}
+
+#[test]
+fn a_server_that_had_room_is_not_full_when_clients_come_back_to_it() {
+    let mut rig = Rig::new(Protocol::Udp, Mode::Nat, &[1]);
+    rig.spec.dests[0].limits = Some(Limits { upper: 3, lower: 2 });
+    rig.spec.persistence = Some(Persistence { seconds: 3600, prefix: 32, expire_quiescent: false });
+    rig.publish();
+    let send = |rig: &Rig, from: &str| rig.push(WAN, &mut packet(Protocol::Udp, WAN_MAC, from, VIP, 0));
+    for client in ["198.51.100.1:1", "198.51.100.2:1", "198.51.100.3:1"] {
+        assert_eq!(send(&rig, client), Verdict::Forward(LAN));
+    }
+    assert_eq!(send(&rig, "198.51.100.4:1"), Verdict::Drop(Drop::NoServer), "it is full");
+    rig.wait(200);
+    assert_eq!(send(&rig, "198.51.100.3:1"), Verdict::Forward(LAN));
+    rig.wait(110);
+    rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
+    assert_eq!(rig.live(1), (0, 1));
+    // It comes back: no scheduler has asked the server while it had only one.
+    assert_eq!(send(&rig, "198.51.100.1:2"), Verdict::Forward(LAN));
+    assert_eq!(send(&rig, "198.51.100.4:1"), Verdict::Forward(LAN), "it had fewer than two");
 }
 
 #[test]
