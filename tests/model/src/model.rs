@@ -502,7 +502,7 @@ impl Model {
                 && connection.client == client
                 && world::server_address(connection.service, service, connection.server) == server
         });
-        if packet.hops() <= 1 {
+        if packet.hops() <= 1 && client.ip() != world::ROUTER {
             return Fate::Drop("ttl_expired");
         }
         let known = match known {
@@ -514,6 +514,8 @@ impl Model {
                 self.follow(index, tcp::Seen::FromServer, flags);
                 Some((self.connections[index].service, self.connections[index].server))
             }
+            // What is for the router itself is the answer to a check.
+            None if client.ip() == world::ROUTER => None,
             None => self.one_packet_service_of(server, protocol),
         };
         let Some((service, server)) = known else { return Fate::Punt("server_reply") };

@@ -48,7 +48,7 @@ pub enum Step {
 pub type Which = (usize, usize);
 
 /// The number of whatever server a connection has.
-pub const ITS: usize = usize::MAX;
+pub const ITS: usize = 99;
 
 /// A packet between a client and a service.
 #[derive(Clone, Debug)]
@@ -101,6 +101,8 @@ pub enum Odd {
     Martian(u8),
     /// To another port of the virtual address.
     OtherPort,
+    /// From a real server to the router itself.
+    ToRouter,
     /// A packet of this protocol.
     OtherProtocol(u8),
     /// A fragment, of the datagram with this identification the part with this number: 0, 1 or 2.
@@ -320,6 +322,7 @@ fn odd() -> impl Strategy<Value = Odd> {
         1 => Just(Odd::WrongPort),
         2 => (0..12u8).prop_map(Odd::Martian),
         1 => Just(Odd::OtherPort),
+        1 => Just(Odd::ToRouter),
         1 => select(vec![1, 2, 6, 17, 47, 50, 58, 132]).prop_map(Odd::OtherProtocol),
         24 => (prop_oneof![6 => Just(1u8), 1 => Just(2)], 0..3u8).prop_map(|(id, part)| Odd::Part(id, part)),
     ]
@@ -351,10 +354,13 @@ impl Sent {
         if matches!(self.odd, Some(Odd::OtherPort)) {
             virtual_address.set_port(81);
         }
-        let (mut source, destination) = match self.from {
+        let (mut source, mut destination) = match self.from {
             Some(server) => (world::server_address(number, service, server % service.servers.len()), client),
             None => (client, virtual_address),
         };
+        if matches!(self.odd, Some(Odd::ToRouter)) && self.from.is_some() && !service.is_six {
+            destination.set_ip(world::ROUTER.into());
+        }
         if let Some(Odd::Martian(which)) = self.odd {
             source.set_ip(martian(which, service.is_six));
         }
@@ -438,7 +444,7 @@ impl Sent {
         let may_fragment = matches!(self.odd, Some(Odd::MayFragment | Odd::Part(..)));
         let whole = if may_fragment { 0 } else { 0x4000 };
         let id = place.map_or(0x1234, |(id, ..)| u16::from(id));
-        let place = place.map_or(0, |(_, offset, more)| offset / 8 | u16::from(more) << 13);
+        let place = place.map_or(0, |(_, offset, more)| (offset / 8) | (u16::from(more) << 13));
         let class = if let Some(Odd::Class(class)) = self.odd { class } else { 0 };
         let mut ip = vec![0x45 + options.len() as u8 / 4, class];
         ip.extend(length.to_be_bytes());

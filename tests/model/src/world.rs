@@ -158,7 +158,7 @@ pub(crate) fn way(services: &[Service], address: IpAddr) -> Way {
             [0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0xF0..=0xFF] => Way::None,
             [0x2001, 0xdb8, 0xd, 0, 0, 0, 0, host] => near(host, 1280),
             [0x2001, 0xdb8, 0xa, number, 0, 0, 0, host @ 1..=4] => server(number, host, 1300),
-            [0x2001, 0xdb8, 0xa, ..] => Way::Unknown,
+            [0x2001, 0xdb8, 0xa, ..] | [0x2001, 0xdb8, 0xd, 0, ..] => Way::Unknown,
             _ => GATEWAY,
         },
     }
