@@ -940,6 +940,7 @@ fn send_to(services: &[Service], frame: &Frame<'_>, packet: Packet, number: usiz
             fate => fate,
         },
         (Mode::Tunnel, IpAddr::V4(address)) => send_through(services, frame, packet, service, address),
+        (Mode::Fullnat, _) => unreachable!("no sequence has it"),
     }
 }
 
