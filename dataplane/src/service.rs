@@ -121,6 +121,10 @@ named! {
         Ovf = "ovf",
         /// Of two servers drawn by lot, the less loaded one.
         Twos = "twos",
+        /// Locality: a virtual address keeps its server until that is overloaded, then that of wlc has it.
+        Lblc = "lblc",
+        /// The same with a set of servers for each address, which grows when all of them are overloaded.
+        Lblcr = "lblcr",
         /// Maglev hashing of the 5-tuple: the same server on every router, and few flows move when servers change.
         Maglev = "maglev",
         /// Rendezvous hashing of the 5-tuple: the same server on every router, and only the flows of a server that goes move.

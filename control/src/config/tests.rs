@@ -210,7 +210,7 @@ fn names() {
             r#""sh""#,
             r#""foo""#,
             r#"
-rvs.toml:33:13: service[0].scheduler: unknown scheduler "foo"; expected one of rr, wrr, lc, wlc, sed, nq, sh, dh, mh, fo, ovf, twos, maglev, rendezvous, p2c
+rvs.toml:33:13: service[0].scheduler: unknown scheduler "foo"; expected one of rr, wrr, lc, wlc, sed, nq, sh, dh, mh, fo, ovf, twos, lblc, lblcr, maglev, rendezvous, p2c
    33 | scheduler = "foo"
       |             ^^^^^"#,
         ),

@@ -36,6 +36,9 @@ pub fn why(
             let measure = match scheduler {
                 Scheduler::Lc => "the fewest connections",
                 Scheduler::Sed => "the shortest expected delay",
+                Scheduler::Lblc | Scheduler::Lblcr => {
+                    "where its virtual address goes, or if that is nowhere or overloaded, the fewest connections for its weight"
+                }
                 Scheduler::Fo => "the highest weight",
                 Scheduler::Ovf => "the highest weight that is not full",
                 Scheduler::Nq if active == 0 => "the first idle one",

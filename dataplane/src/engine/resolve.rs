@@ -110,7 +110,7 @@ impl<'a> Path<'a> {
     fn flow(&self, packet: &Packet) -> Flow {
         let &Packet { source, source_port, destination, destination_port, protocol, .. } = packet;
         let wide = self.addresses_of(packet).map(|addresses| [addresses.source, addresses.destination]);
-        Flow { source, source_port, destination, destination_port, protocol, wide }
+        Flow { source, source_port, destination, destination_port, protocol, wide, now: self.now }
     }
 
     /// What others may know of a packet.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::clock::Tick;
 use crate::service::Protocol;
 
 /// Keys of the hashes. All routers of a fleet have to have the same, so they are no secret: whoever wants to can find connections that
@@ -24,6 +25,8 @@ pub struct Flow {
     pub protocol: Protocol,
     /// Client and virtual address, if they are of IPv6.
     pub wide: Option<[u128; 2]>,
+    /// When that is.
+    pub now: Tick,
 }
 
 impl Flow {

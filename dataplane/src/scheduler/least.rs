@@ -41,7 +41,7 @@ impl Least {
     }
 
     #[inline(always)]
-    fn choose(&self, is_free: &impl Fn(DestId) -> bool) -> Option<&Candidate> {
+    pub(super) fn choose(&self, is_free: &impl Fn(DestId) -> bool) -> Option<&Candidate> {
         let mut best: Option<(u64, u64, &Candidate)> = None;
         for server in self.servers.iter().filter(|server| is_free(server.dest)) {
             let active = || u64::from(server.gauge.get().0);

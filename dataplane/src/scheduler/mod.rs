@@ -13,6 +13,7 @@
 mod flow;
 mod hashed;
 mod least;
+mod local;
 mod maglev;
 mod mh;
 mod preferred;
@@ -29,6 +30,7 @@ use std::sync::atomic::AtomicU64;
 pub use self::flow::Flow;
 use self::hashed::Hashed;
 use self::least::Least;
+use self::local::{Addresses, Kind, Local};
 use self::maglev::{LastTable, Maglev};
 use self::mh::Mh;
 use self::preferred::Preferred;
@@ -72,6 +74,7 @@ pub struct Kept {
     /// Its round-robin position.
     pub cursor: Cursor,
     last_table: LastTable,
+    addresses: Addresses,
 }
 
 /// A compiled scheduler.
@@ -87,6 +90,8 @@ pub enum Picker {
     Mh(Mh),
     /// fo and ovf.
     Preferred(Preferred),
+    /// lblc and lblcr.
+    Local(Local),
     /// twos and p2c.
     Two(Two),
     /// maglev.
@@ -119,6 +124,8 @@ impl Picker {
             Scheduler::Fo => Picker::Preferred(Preferred::new(false, newest_first)),
             Scheduler::Ovf => Picker::Preferred(Preferred::new(true, newest_first)),
             Scheduler::Twos => Picker::Two(Two::twos(newest_first, &kept.cursor)),
+            Scheduler::Lblc => Picker::Local(Local::new(Kind::One, newest_first, &kept.addresses)),
+            Scheduler::Lblcr => Picker::Local(Local::new(Kind::Set, newest_first, &kept.addresses)),
             Scheduler::P2c => Picker::Two(Two::p2c(newest_first)),
             Scheduler::Maglev => Picker::Maglev(Maglev::new(servers, &kept.last_table)),
             Scheduler::Rendezvous => Picker::Rendezvous(Rendezvous::new(servers)),
@@ -141,6 +148,7 @@ impl Picker {
             Picker::Hashed(picker) => picker.pick(flow, is_free),
             Picker::Mh(picker) => picker.pick(flow, is_free),
             Picker::Preferred(picker) => picker.pick(is_free),
+            Picker::Local(picker) => picker.pick(flow, is_free),
             Picker::Two(picker) => picker.pick(flow, is_free),
             Picker::Maglev(picker) => picker.pick(flow, is_free),
             Picker::Rendezvous(picker) => picker.pick_for(flow, is_free),

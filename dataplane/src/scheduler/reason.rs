@@ -21,7 +21,7 @@ pub enum Reason {
         /// Connections in a period.
         period: u64,
     },
-    /// lc, wlc, sed and nq: the least loaded; twos and p2c: that of the two drawn; fo and ovf: the heaviest that is not full.
+    /// lc, wlc, sed and nq: the least loaded; lblc and lblcr: the least loaded of the virtual address's, or of all; twos and p2c: that of the two drawn; fo and ovf: the heaviest that is not full.
     Load {
         /// Its active connections.
         active: u32,
@@ -67,6 +67,7 @@ impl Picker {
             Picker::Hashed(picker) => picker.reason(flow),
             Picker::Mh(picker) => picker.reason(flow),
             Picker::Preferred(picker) => picker.reason(is_free),
+            Picker::Local(picker) => picker.reason(flow, is_free),
             Picker::Two(picker) => picker.reason(flow, is_free),
             Picker::Maglev(picker) => picker.reason(flow),
             Picker::Rendezvous(picker) => picker.reason(flow, is_free),
@@ -87,6 +88,7 @@ impl Picker {
             Picker::Hashed(picker) => Picker::Hashed(picker.clone()),
             Picker::Mh(picker) => Picker::Mh(picker.clone()),
             Picker::Preferred(picker) => Picker::Preferred(picker.rehearsal(gauge)),
+            Picker::Local(picker) => Picker::Local(picker.rehearsal(gauge)),
             Picker::Two(picker) => Picker::Two(picker.rehearsal(gauge)),
             Picker::Maglev(picker) => Picker::Maglev(picker.clone()),
             Picker::Rendezvous(picker) => Picker::Rendezvous(picker.clone()),

@@ -1,11 +1,13 @@
 //! The conformance vectors that IPVS users can check against, and what no vector covers.
 
 mod flows;
+mod local;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::clock::Tick;
 use crate::service::{Protocol, State};
 
 fn address(text: &str) -> u32 {
@@ -37,7 +39,8 @@ fn flow(source: &str, source_port: u16) -> Flow {
 
 fn numbered(source: u32, source_port: u16) -> Flow {
     let (destination_port, protocol) = (80, Protocol::Tcp);
-    Flow { source, source_port, destination: 0xC000_020A, destination_port, protocol, wide: None }
+    let (destination, now) = (0xC000_020A, Tick(0));
+    Flow { source, source_port, destination, destination_port, protocol, wide: None, now }
 }
 
 /// The first picks as letters: A is the first server of the configuration.

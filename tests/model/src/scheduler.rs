@@ -91,7 +91,13 @@ pub fn choose(
             let owner = &candidates[usize::from(bucket) % candidates.len()];
             if owner.is_usable() { Choice::Server(owner.server) } else { Choice::Nobody }
         }
-        Scheduler::Mh | Scheduler::Twos | Scheduler::Maglev | Scheduler::Rendezvous | Scheduler::P2c => {
+        Scheduler::Mh
+        | Scheduler::Twos
+        | Scheduler::Lblc
+        | Scheduler::Lblcr
+        | Scheduler::Maglev
+        | Scheduler::Rendezvous
+        | Scheduler::P2c => {
             let usable: Vec<usize> = candidates
                 .iter()
                 .filter(|candidate| candidate.is_usable())
