@@ -1,8 +1,8 @@
-//! Who may begin a connection: lists of sources.
+//! Who may begin a connection, and how many: lists of sources, limits.
 
 use std::{
     fmt::Write,
-    net::{SocketAddr, SocketAddrV4, TcpStream},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
     time::Duration,
 };
 
@@ -10,6 +10,8 @@ use anyhow::{Result, ensure};
 use harness::{
     client,
     cluster::{CLIENT, Cluster, Layout, vip},
+    packet::{Craft, mac_of},
+    raw::RawSender,
     router::Router,
     servers::Server,
     wait::{self, PATIENCE},
@@ -72,6 +74,66 @@ fn a_list_of_sources_is_read_anew_by_a_reload() -> Result<()> {
             ensure!(services[0].stats.connections == 2, "{services:?}");
             Ok(())
         })?;
+        router.finish()
+    })
+}
+
+/// Sends so many SYNs, each from a port of its own and from one of so many addresses that nobody has.
+fn flood(cluster: &Cluster, count: u16, addresses: u32) -> Result<()> {
+    let sender = RawSender::open(&cluster.client, "eth0")?;
+    for number in 0..count {
+        let host = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + u32::from(number) % addresses;
+        let craft = Craft::syn(SocketAddrV4::new(host.into(), 1024 + number), vip(PORT));
+        sender.send(&craft.between(mac_of(CLIENT), cluster.router_mac()).build())?;
+    }
+    Ok(())
+}
+
+/// Waits until this many packets are dropped under a name.
+fn wait_dropped(router: &Router, name: &str, count: u64) -> Result<()> {
+    wait::until(&format!("{count} dropped as {name}"), PATIENCE, || {
+        let now = dropped(router, name)?;
+        ensure!(now >= count, "{now}");
+        Ok(())
+    })
+}
+
+#[test]
+fn limits_hold_against_a_flood_and_let_others_in() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _echo = start_echo(cluster)?;
+        let limited = |limit: &str| {
+            let service = cluster.web_on(PORT, PORT).setting(&format!("limit = {{ {limit} }}"));
+            cluster.config().workers(2).service(service)
+        };
+        // One source, which sends in a moment what it may in a hundred seconds.
+        let mut router = cluster.start_router(&limited("source_rate = 4, source_burst = 8"))?;
+        flood(cluster, 400, 1)?;
+        wait_dropped(&router, "source_limited", 350)?;
+        let mut held = client::connect(&cluster.client, vip(PORT))?;
+        client::echo(&mut held, b"another source")?;
+        ensure!(router.service()?.stats.connections < 60, "{:?}", router.service()?);
+
+        // Many sources. What is left when the flood has ended is everybody's.
+        router.apply_by_signal(&limited("rate = 20, burst = 30"))?;
+        flood(cluster, 400, 400)?;
+        wait_dropped(&router, "rate_limited", 250)?;
+        let mut late = client::connect(&cluster.client, vip(PORT))?;
+        client::echo(&mut late, b"after it")?;
+        client::echo(&mut held, b"in any case")?;
+
+        // Two are there already, which the next sweep counts.
+        router.apply_by_signal(&limited("source_connections = 3"))?;
+        wait::until("the client has three", PATIENCE, || {
+            ensure!(!is_let_in(cluster, vip(PORT)));
+            Ok(())
+        })?;
+        wait_dropped(&router, "source_limited", 351)?;
+        for stream in [&mut held, &mut late] {
+            client::echo(stream, b"as ever")?;
+        }
+        router.apply_by_signal(&limited("source_connections = 100"))?;
+        ensure!(is_let_in(cluster, vip(PORT)));
         router.finish()
     })
 }

@@ -122,6 +122,7 @@ fn describe(
         sloppy_tcp: service.sloppy_tcp,
         one_packet: service.one_packet,
         sources: service.sources.clone(),
+        limiter: entered.limiter(service.limit),
         persistence: service.persistence,
         live,
         tunnel: service.tunnel,

@@ -71,9 +71,7 @@ pub fn remove(
     let decide = |slot, word| if is_to_go(slot, word) { Fate::Remove } else { Fate::Keep };
     table.sweep(buckets, decide, |word| {
         removed += 1;
-        if let Some(dest) = snapshot.dest_of(word) {
-            dest.gauge.leave(word.state());
-        }
+        snapshot.left(word);
     });
     removed
 }

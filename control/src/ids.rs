@@ -8,10 +8,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use dataplane::admission::{self, Key, Limit, Limiter};
 use dataplane::counters::{Gauge, Traffic, TrafficCounters, WorkerCounters};
 use dataplane::scheduler::Kept;
 use dataplane::service::{Mode, Protocol};
@@ -82,6 +84,8 @@ pub struct ServerKey {
 pub struct ServiceRecord {
     /// What its scheduler keeps.
     pub kept: Kept,
+    /// What limits its connections.
+    limiter: admission::Kept,
     /// Its servers.
     pub servers: HashMap<ServerKey, ServerRecord>,
     /// Rates of all its servers.
@@ -155,6 +159,8 @@ pub struct Member {
 #[derive(Debug)]
 pub struct Ids {
     services: HashMap<ServiceKey, ServiceRecord>,
+    /// By which sources are counted.
+    key: Key,
     workers: usize,
     numbers: Numbers,
     quarantine: VecDeque<Quarantined>,
@@ -184,12 +190,18 @@ impl Numbers {
 /// A service's record, to enter its servers.
 pub struct Entered<'a> {
     record: &'a mut ServiceRecord,
+    key: Key,
     workers: usize,
     numbers: &'a mut Numbers,
     changed: &'a mut bool,
 }
 
 impl Entered<'_> {
+    /// What limits the service's connections, which goes on counting.
+    pub fn limiter(&mut self, limit: Option<Limit>) -> Option<Limiter> {
+        self.record.limiter.limiter(limit, self.key)
+    }
+
     /// What the service's scheduler keeps.
     pub fn kept(&self) -> &Kept {
         &self.record.kept
@@ -197,7 +209,7 @@ impl Entered<'_> {
 
     /// The server's record, made if there is none.
     pub fn server(&mut self, server: ServerKey, weight: u32) -> &mut ServerRecord {
-        let Entered { record, workers, numbers, changed } = self;
+        let Entered { record, workers, numbers, changed, .. } = self;
         let record = record.servers.entry(server).or_insert_with(|| {
             **changed = true;
             let id = numbers.allocate().expect("`room` has been asked before servers are entered");
@@ -226,6 +238,11 @@ impl Ids {
         Ids::inherit(workers, [])
     }
 
+    /// The same with this key for counting sources, and not a random one.
+    pub fn with_key(self, key: Key) -> Self {
+        Ids { key, ..self }
+    }
+
     /// For so many workers, with members of an earlier process and the connections that each of them has. No other
     /// numbers may be in the table: those that nobody has here are free.
     pub fn inherit(workers: usize, members: impl IntoIterator<Item = (Member, Gauge)>) -> Self {
@@ -239,8 +256,9 @@ impl Ids {
         let next = taken.iter().map(|id| id.index() as u32 + 1).max().unwrap_or(1);
         let free = (1..next).rev().filter_map(DestId::new).filter(|id| !taken.contains(id)).collect();
         let numbers = Numbers { next, free };
+        let key = [(); 2].map(|()| RandomState::new().hash_one(workers));
         let locals = Vec::new();
-        Ids { services, workers, numbers, quarantine: VecDeque::new(), locals, changed: true }
+        Ids { services, key, workers, numbers, quarantine: VecDeque::new(), locals, changed: true }
     }
 
     /// All servers with their numbers, but those that have been removed.
@@ -274,8 +292,9 @@ impl Ids {
 
     /// The service's record, made if there is none.
     pub fn enter(&mut self, key: ServiceKey) -> Entered<'_> {
-        let Ids { services, workers, numbers, changed, .. } = self;
-        Entered { record: services.entry(key).or_default(), workers: *workers, numbers, changed }
+        let Ids { services, key: secret, workers, numbers, changed, .. } = self;
+        let record = services.entry(key).or_default();
+        Entered { record, key: *secret, workers: *workers, numbers, changed }
     }
 
     /// A local address, made if it is not known. `None` if there is no address space for it, which is logged.

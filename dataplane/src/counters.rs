@@ -87,6 +87,10 @@ named! {
         Martian = "martian",
         /// To a service, from a source that a list keeps out (`[sources]`): it may begin no connection.
         SourceDenied = "source_denied",
+        /// The service has begun as many connections as `rate` allows.
+        RateLimited = "rate_limited",
+        /// Its source has begun as many connections as `source_rate` allows, or has as many as `source_connections` does.
+        SourceLimited = "source_limited",
         /// The MAC of a direct routing server is not known; control asks Linux for it.
         NoNeighbour = "no_neighbour",
         /// No route to the destination.

@@ -20,6 +20,7 @@ pub mod file;
 pub mod format;
 mod fullnat;
 pub mod ipvs;
+mod limit;
 pub mod machine;
 pub mod raw;
 pub mod schema;
@@ -37,7 +38,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dataplane::admission::Sources;
+use dataplane::admission::{Limit, Sources};
 use dataplane::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
 use dataplane::snapshot::TunnelSpec;
 use dataplane::wire::ipv4;
@@ -392,6 +393,8 @@ pub struct Service {
     pub one_packet: bool,
     /// Whose connections may begin, if not everybody's.
     pub sources: Option<Arc<Sources>>,
+    /// How many connections may begin, if there is a limit.
+    pub limit: Option<Limit>,
     /// Whether clients come back to their real servers, and for how long.
     pub persistence: Option<Persistence>,
     /// How the real servers are checked; all of these must pass.

@@ -10,6 +10,7 @@ use dataplane::service::{
 
 use super::check::{names, narrow, one_of};
 use super::compare::{self, repeated};
+use super::limit::limit;
 use super::raw::{Field, Section};
 use super::sources::sources;
 use super::value::{self, SERVER, SOCKET};
@@ -18,7 +19,7 @@ use super::{Server, ServerState, Service, availability, checks, fullnat, tunnel}
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 15] = [
+const SERVICE_KEYS: [&str; 16] = [
     "address",
     "protocol",
     "mode",
@@ -32,6 +33,7 @@ const SERVICE_KEYS: [&str; 15] = [
     "persistence",
     "one_packet",
     "sources",
+    "limit",
     "check",
     "server",
 ];
@@ -73,6 +75,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             one_packet => Some(one_packet),
         });
     let sources = sources(section);
+    let limit = limit(section, address, one_packet);
     let persistence = section.optional("persistence", |field| persistence(&field.section()?, address));
     let checks = section.or("check", Vec::new(), |field| checks::read(&field, address));
 
@@ -107,6 +110,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             persistence: persistence?,
             one_packet: one_packet?,
             sources: sources?,
+            limit: limit?,
             checks: checks?,
             availability: availability?,
             servers: servers.into_iter().collect::<Option<_>>()?,

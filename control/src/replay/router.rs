@@ -95,13 +95,13 @@ impl<F: Frame> Router<F> {
         let mut effects = Effects::default();
         // Only how long servers have been there depends on the moment, and all of them have just come.
         effects.judge(services.present(), health, Instant::now());
-        let mut ids = Ids::new(1);
+        let random = |which| SipHasher13::new_with_keys(seed, which).finish();
+        let mut ids = Ids::new(1).with_key([random(2), random(3)]);
         let snapshot =
             compile::compile(1, &services, &effects, &mut ids, |_| true, network.ports(), network.fibs())
                 .with_sources(config.sources.clone())
                 .with_routing(config.routing.forward);
 
-        let random = |which| SipHasher13::new_with_keys(seed, which).finish();
         let key = HashKey { blind: random(0), factor: random(1) };
         let table = Arc::new(Table::new(config.table.connections as usize, key));
         let sweeper = Sweeper::new(0..table.buckets(), 0, HZ);

@@ -103,6 +103,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
         ("timeouts", old.timeouts != new.timeouts),
         ("persistence", old.persistence != new.persistence),
         ("sources", old.sources != new.sources),
+        ("limit", old.limit != new.limit),
         ("on_down", was.on_down != is.on_down),
         ("on_remove", was.on_remove != is.on_remove),
         ("drain", was.drain != is.drain),

@@ -2,6 +2,12 @@
 //!
 //! All of it stands where a packet has found no connection: what is established never comes here, and goes on whatever the lists say.
 
+mod bucket;
+mod limiter;
+mod sketch;
 mod sources;
 
+pub use self::bucket::Rate;
+pub use self::limiter::{Kept, Limit, Limiter};
+pub use self::sketch::Key;
 pub use self::sources::{Edges, Sources};

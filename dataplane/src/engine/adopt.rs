@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::packet::Side;
-use super::resolve::{Judgement, Wanted, leave};
+use super::resolve::{Judgement, Wanted};
 use crate::clock::{COARSE_SHIFT, Tick};
 use crate::service::{Mode, State};
 use crate::snapshot::{Service, Snapshot};
@@ -106,7 +106,7 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
             Some((slot, ours)) => {
                 if table.replace(slot, ours, word).is_ok() {
                     note_address(slot, true);
-                    leave(snapshot, ours);
+                    snapshot.left(ours);
                     break Adopted::Changed;
                 }
             }

@@ -10,7 +10,7 @@
 //! flood of SYNs from everywhere leaves none behind that would push others out.
 
 use super::packet::{Packet, Side};
-use super::resolve::{Judgement, Path, Wanted, leave};
+use super::resolve::{Judgement, Path, Wanted};
 use crate::clock::{TICKS_PER_SECOND, Tick};
 use crate::fib::Address;
 use crate::service::State;
@@ -67,7 +67,7 @@ impl<'a> Path<'a> {
             let moved = self.template(&place, service, dest);
             dest.gauge.enter(State::Template);
             if self.engine.table.replace(slot, word, moved).is_ok() {
-                leave(self.snapshot, word);
+                self.snapshot.left(word);
                 return Some(dest);
             }
             dest.gauge.leave(State::Template);

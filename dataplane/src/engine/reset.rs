@@ -66,7 +66,7 @@ fn resets<A: Family>(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Optio
     if table.replace(slot, word, Word::EMPTY).is_err() {
         return None;
     }
-    dest.gauge.leave(word.state());
+    snapshot.left(word);
 
     let (service, server) = (End::of_service(dest, side.port), End::of_server(dest, side.port));
     // To the sender: from whom it believes to talk to, with what it expects.

@@ -282,7 +282,7 @@ impl<'a> Path<'a> {
             // The client opens again on a port whose connection is over: make room for the new one at once.
             // (Linux had users wait a second here for years, see kubernetes#90854.)
             if self.engine.table.replace(slot, word, Word::EMPTY).is_ok() {
-                leave(self.snapshot, word);
+                self.snapshot.left(word);
             }
             return Ok(None);
         }
@@ -384,17 +384,25 @@ impl<'a> Path<'a> {
             self.count_connection(dest);
             return Ok(Some(dest));
         }
+        let wanted = Wanted::Connection(dest.endpoint);
+        let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted };
+        // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
+        let word = match &service.limiter {
+            Some(limiter) => limiter.enter(word).map_err(Verdict::Drop)?,
+            None => word,
+        };
+        dest.gauge.enter(word.state());
         let local = match &service.pool {
             None => None,
             Some(pool) => {
                 let local = pool.claim(packet.protocol, word.identity(), hash);
-                Some(local.ok_or(Verdict::Drop(Drop::NoLocalPort))?)
+                if local.is_none() {
+                    self.snapshot.left(word);
+                    return Err(Verdict::Drop(Drop::NoLocalPort));
+                }
+                local
             }
         };
-        let wanted = Wanted::Connection(dest.endpoint);
-        let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted };
-        // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
-        dest.gauge.enter(word.state());
         let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
         if let Inserted::New(slot) = inserted {
             self.note_address(slot, packet);
@@ -408,7 +416,7 @@ impl<'a> Path<'a> {
             }
             return Ok(Some(dest));
         }
-        dest.gauge.leave(word.state());
+        self.snapshot.left(word);
         if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(None) }
     }
 
@@ -418,10 +426,10 @@ impl<'a> Path<'a> {
             return Err(Drop::Martian);
         }
         let mut lists = [&self.snapshot.sources, &service.sources].into_iter().flatten();
-        match lists.all(|sources| sources.allows(source)) {
-            true => Ok(()),
-            false => Err(Drop::SourceDenied),
+        if !lists.all(|sources| sources.allows(source)) {
+            return Err(Drop::SourceDenied);
         }
+        service.limiter.as_ref().map_or(Ok(()), |limiter| limiter.admit(source, self.now))
     }
 
     /// The dest of a packet from an endpoint that answers what nobody remembers. What it answers to the router itself is Linux': checks.
@@ -499,13 +507,6 @@ fn has_expired(snapshot: &Snapshot, now: Tick, dest: &Dest, word: Word) -> bool 
     snapshot.timeout(dest, word.state()).has_passed(word.age(now))
 }
 
-/// A connection has left the table.
-pub(super) fn leave(snapshot: &Snapshot, word: Word) {
-    if let Some(dest) = snapshot.dest_of(word) {
-        dest.gauge.leave(word.state());
-    }
-}
-
 /// Judges the words of the table by the snapshot and the time.
 pub(super) struct Judgement<'a> {
     pub snapshot: &'a Snapshot,
@@ -570,7 +571,7 @@ impl Judge for Judgement<'_> {
     }
 
     fn removed(&self, word: Word) {
-        leave(self.snapshot, word);
+        self.snapshot.left(word);
     }
 }
 
@@ -586,6 +587,7 @@ pub(super) fn sweep(table: &Table, snapshot: &Snapshot, now: Tick, buckets: Rang
                 return Fate::Remove;
             }
             persist::hold(table, snapshot, now, dest, slot, word);
+            let word = count(table, snapshot, dest, slot, word);
             if timeout.is_coarse() && !word.is_coarse() {
                 let last_seen = Tick(now.0.saturating_sub(u64::from(word.age(now))));
                 Fate::Become(word.seen(last_seen, true))
@@ -594,7 +596,19 @@ pub(super) fn sweep(table: &Table, snapshot: &Snapshot, now: Tick, buckets: Rang
             }
         }
     };
-    table.sweep(buckets, decide, |word| leave(snapshot, word));
+    table.sweep(buckets, decide, |word| snapshot.left(word));
+}
+
+/// Counts a connection of a limited source that nobody has counted yet; the word that stands there then.
+fn count(table: &Table, snapshot: &Snapshot, dest: &Dest, slot: Slot, word: Word) -> Word {
+    let limiter = snapshot.services[dest.service as usize].limiter.as_ref();
+    let Some(limiter) = limiter.filter(|_| word.state() != State::Template) else { return word };
+    let Some(counted) = limiter.count(word) else { return word };
+    if table.replace(slot, word, counted).is_err() {
+        limiter.leave(counted);
+        return word;
+    }
+    counted
 }
 
 /// The port that all packets of a burst go out of, if there is one.

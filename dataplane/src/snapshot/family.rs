@@ -18,7 +18,7 @@ use crate::table::{Client, Slot, Table, Word};
 use crate::wire::version::Version;
 
 /// The addresses of a family.
-pub trait Family: Version + Default {
+pub trait Family: Version + Default + Into<u128> {
     /// A map from (address, port, protocol) to a number.
     type Map: Map;
 

@@ -28,7 +28,7 @@ pub use self::pool::Pool;
 pub use self::publish::{Publisher, Subscriber};
 pub use self::transform::{RENEW_AFTER, Transform};
 pub use self::tunnel::{MssClamp, Tunnel, TunnelSpec};
-use crate::admission::Sources;
+use crate::admission::{Limiter, Sources};
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Address, Fibs, NextHop};
@@ -73,6 +73,8 @@ pub struct ServiceSpec {
     pub one_packet: bool,
     /// Whose connections may begin, if not everybody's.
     pub sources: Option<Arc<Sources>>,
+    /// How many connections may begin, if there is a limit.
+    pub limiter: Option<Limiter>,
     /// How packets are put into others, with [`Mode::Tunnel`].
     pub tunnel: TunnelSpec,
     /// As whom real servers see clients, with [`Mode::Fullnat`].
@@ -125,6 +127,7 @@ impl ServiceSpec {
             persistence: None,
             one_packet: false,
             sources: None,
+            limiter: None,
             tunnel: TunnelSpec::default(),
             pool: None,
             dests: Vec::new(),
@@ -168,6 +171,8 @@ pub struct Service {
     pub one_packet: bool,
     /// See [`ServiceSpec::sources`].
     pub sources: Option<Arc<Sources>>,
+    /// See [`ServiceSpec::limiter`].
+    pub limiter: Option<Limiter>,
     /// Whether there is a server with [`Limits`].
     pub is_limited: bool,
     /// If clients come back to their servers ([`ServiceSpec::persistence`]): how many bits of their addresses count.
@@ -401,6 +406,15 @@ impl Snapshot {
         self.dest(id).is_some_and(|dest| !dest.is_full())
     }
 
+    /// A connection has left the table, or has not come into it although it was counted.
+    pub fn left(&self, word: Word) {
+        let Some(dest) = self.dest_of(word) else { return };
+        dest.gauge.leave(word.state());
+        if let Some(limiter) = &self.services[dest.service as usize].limiter {
+            limiter.leave(word);
+        }
+    }
+
     /// All dests.
     pub fn dests(&self) -> impl Iterator<Item = &Dest> {
         self.dests.iter().flatten()
@@ -443,6 +457,7 @@ impl Snapshot {
             sloppy_tcp: spec.sloppy_tcp,
             one_packet: spec.one_packet,
             sources: spec.sources.clone(),
+            limiter: spec.limiter.clone(),
             is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
             persistent: spec.persistence.map(|how| how.prefix),
             mark: mark(spec.address),

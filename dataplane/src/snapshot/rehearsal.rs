@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Dest, Pool, Service, ServiceIndex, Snapshot};
+use crate::admission::Limiter;
 use crate::counters::TrafficCounters;
 use crate::scheduler::Picker;
 
@@ -61,6 +62,7 @@ impl Snapshot {
                 sloppy_tcp,
                 one_packet,
                 sources: original.sources.clone(),
+                limiter: original.limiter.as_ref().filter(|_| service == Some(index)).map(Limiter::rehearsal),
                 is_limited,
                 persistent,
                 mark,

@@ -102,6 +102,10 @@ impl Table {
                     continue;
                 }
                 if known.protocol(word).is_some() {
+                    if word.mark() != 0 {
+                        // Counted by a process that is no more. Nobody else is here, so nothing can have changed.
+                        let _ = self.replace(slot, word, word.with_mark(0));
+                    }
                     census.keep(word);
                 } else if self.replace(slot, word, Word::EMPTY).is_ok() {
                     census.removed += 1;
@@ -161,7 +165,7 @@ impl Table {
                         if !is_roomy {
                             self.prefetch_rest(hash);
                         }
-                        batch.push((hash, restamped(word, then, now)));
+                        batch.push((hash, restamped(word, then, now).with_mark(0)));
                     }
                 }
             }

@@ -186,6 +186,16 @@ impl Word {
         self.with_byte::<FLAGS_SHIFT>(flags)
     }
 
+    /// Whoever counts connections of sources has left this mark; 0 if nobody has.
+    pub const fn mark(self) -> u8 {
+        (self.0 >> AUX_SHIFT) as u8
+    }
+
+    /// The same connection with this mark.
+    pub const fn with_mark(self, mark: u8) -> Self {
+        self.with_byte::<AUX_SHIFT>(mark)
+    }
+
     /// The same connection, being inserted by a worker.
     pub(super) const fn tentative(self, worker: u8) -> Self {
         self.with_flags(self.flags() | FLAG_TENTATIVE).with_byte::<AUX_SHIFT>(worker)

@@ -101,7 +101,9 @@ impl Table {
             let address = document.pointer(key).and_then(Value::as_str);
             address.is_some_and(|address| address.matches(':').count() > 1)
         };
-        let is_long = document.pointer("/service/0/persistence/prefix").and_then(Value::as_i64) > Some(32);
+        let is_long = ["persistence/prefix", "limit/source_prefix"]
+            .iter()
+            .any(|key| document.pointer(&format!("/service/0/{key}")).and_then(Value::as_i64) > Some(32));
         if is_long || is_ipv6("/service/0/server/0/address") || is_ipv6("/service/0/sorry_server") {
             document["service"][0]["address"] = json!("[2001:db8::10]:80");
         }

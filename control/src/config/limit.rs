@@ -1,0 +1,147 @@
+//! `[service.limit]`: how many connections may begin, in all and from each source.
+
+use std::net::SocketAddr;
+
+use dataplane::admission::{Limit, Rate};
+
+use super::check::narrow;
+use super::raw::{Field, Section};
+
+const KEYS: [&str; 6] =
+    ["rate", "burst", "source_rate", "source_burst", "source_connections", "source_prefix"];
+
+/// The table `limit` of a service at this address, which remembers its connections or not.
+pub(super) fn limit(
+    section: &Section<'_>,
+    service: Option<SocketAddr>,
+    one_packet: Option<bool>,
+) -> Option<Option<Limit>> {
+    section.optional("limit", |field| read(&field.section()?, service, one_packet?))
+}
+
+fn read(section: &Section<'_>, service: Option<SocketAddr>, one_packet: bool) -> Option<Limit> {
+    section.known(&KEYS);
+    let rate = rate(section, "rate", "burst");
+    let source_rate = self::rate(section, "source_rate", "source_burst");
+    let connections = section.optional("source_connections", |field| match one_packet {
+        true => field.error("there are none with one_packet; expected source_rate"),
+        false => narrow(field.integer(1..=u64::from(u32::MAX >> 1))),
+    });
+    let longest = if service.is_some_and(|service| service.is_ipv4()) { 32 } else { 128 };
+    let prefix = section.or("source_prefix", longest, |field| narrow(field.integer(1..=u64::from(longest))));
+    let (rate, source_rate, source_connections, source_prefix) = (rate?, source_rate?, connections?, prefix?);
+    let by_source = source_rate.is_some() || source_connections.is_some();
+    if rate.is_none() && !by_source {
+        section.error("limits nothing; expected rate, source_rate or source_connections");
+        return None;
+    }
+    match section.get("source_prefix") {
+        Some(field) if !by_source => {
+            field.error("has nothing to go with; expected source_rate or source_connections as well")
+        }
+        // What the table knows of an IPv6 client is a hash of its whole address.
+        Some(field) if source_connections.is_some() && longest == 128 && source_prefix < longest => field
+            .error(
+                "connections of IPv6 are counted for single addresses; expected 128, or source_rate alone",
+            ),
+        _ => Some(Limit { rate, source_rate, source_connections, source_prefix }),
+    }
+}
+
+/// A rate and its burst, which is a second's connections by default.
+fn rate(section: &Section<'_>, key: &str, burst_key: &str) -> Option<Option<Rate>> {
+    let number = |field: Field<'_>| narrow::<u32>(field.integer(1..=u64::from(Rate::MOST)));
+    let per_second = section.optional(key, number);
+    let burst = section.optional(burst_key, number);
+    match (per_second?, section.get(burst_key)) {
+        (None, Some(field)) => field.error(format_args!("has nothing to go with; expected {key} as well")),
+        (per_second, _) => {
+            let burst = burst?;
+            Some(per_second.map(|per_second| Rate::new(per_second, burst.unwrap_or(per_second))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::parse;
+
+    fn read(address: &str, protocol: &str, table: &str) -> Result<Limit, String> {
+        let text = format!(
+            "[workers]\ncores = [0]\n[[port]]\nname = 'wan'\ndevice = 'net_null0'\n\
+             [[service]]\naddress = '{address}'\nmode = 'nat'\n{protocol}\nlimit = {table}\n"
+        );
+        let config = parse(Path::new("f"), text.into()).map_err(|errors| format!("{errors:#}"))?;
+        Ok(config.services[0].limit.unwrap())
+    }
+
+    #[test]
+    fn defaults() {
+        let four = |table| read("192.0.2.10:80", "", table);
+        let rate = |per_second, burst| Some(Rate { per_second, burst });
+        let all =
+            Limit { rate: rate(1000, 1000), source_rate: None, source_connections: None, source_prefix: 32 };
+        assert_eq!(four("{ rate = 1000 }"), Ok(all));
+        let source =
+            Limit { rate: None, source_rate: rate(10, 3), source_connections: Some(100), source_prefix: 24 };
+        let text = "{ source_rate = 10, source_burst = 1, source_connections = 100, source_prefix = 24 }";
+        assert_eq!(four(text), Ok(source), "a burst is what begins in a tick at the least");
+        let six = read("[2001:db8::10]:80", "", "{ source_rate = 10, source_prefix = 64 }").unwrap();
+        assert_eq!(six.source_prefix, 64);
+        assert_eq!(read("[2001:db8::10]:80", "", "{ source_connections = 9 }").unwrap().source_prefix, 128);
+    }
+
+    #[test]
+    fn what_contradicts_itself() {
+        for (address, protocol, table, expected) in [
+            (
+                "192.0.2.10:80",
+                "",
+                "{}",
+                "limit: limits nothing; expected rate, source_rate or source_connections",
+            ),
+            (
+                "192.0.2.10:80",
+                "",
+                "{ rate = 0 }",
+                "limit.rate: 0 is out of range; expected an integer from 1 to",
+            ),
+            (
+                "192.0.2.10:80",
+                "",
+                "{ burst = 9 }",
+                "limit.burst: has nothing to go with; expected rate as well",
+            ),
+            (
+                "192.0.2.10:80",
+                "",
+                "{ rate = 9, source_prefix = 24 }",
+                "limit.source_prefix: has nothing to go with",
+            ),
+            (
+                "192.0.2.10:80",
+                "",
+                "{ source_rate = 9, source_prefix = 33 }",
+                "expected an integer from 1 to 32",
+            ),
+            (
+                "[2001:db8::10]:80",
+                "",
+                "{ source_connections = 9, source_prefix = 64 }",
+                "limit.source_prefix: connections of IPv6 are counted for single addresses; expected 128",
+            ),
+            (
+                "192.0.2.10:53",
+                "protocol = 'udp'\none_packet = true",
+                "{ source_connections = 9 }",
+                "limit.source_connections: there are none with one_packet; expected source_rate",
+            ),
+        ] {
+            let error = read(address, protocol, table).unwrap_err();
+            assert!(error.contains(expected), "{table}: {error}");
+        }
+    }
+}
