@@ -241,7 +241,7 @@ mod tests {
                 "sources = { deny = ['10.0.0.1/8'] }",
                 "10.0.0.1/8 has more than 8 bits; expected ADDRESS/LENGTH",
             ),
-            ("sources = { denied = [] }", "service[0].sources.denied: unknown key (did you mean deny?)"),
+            ("sources = { denied = [] }", "service[0].sources.denied: unknown key; expected one of allow,"),
         ] {
             let error = config("", table).unwrap_err().to_string();
             assert!(error.contains(message), "{table}: {error}");
