@@ -4,7 +4,11 @@
 
 # Where cargo builds.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-NEXTEST := cargo nextest run --config-file tests/nextest.toml
+# Always the whole workspace, and a choice of what is run: another choice of packages is another one of features, for which cargo builds
+# everything once more.
+NEXTEST := cargo nextest run --config-file tests/nextest.toml --workspace
+# The programs in namespaces and machines; BUILT=1 takes those that the tests have left.
+BINS = $(if $(BUILT),,cargo build --quiet -p rvs -p rvs-tests --bins)
 LOOM := RUSTFLAGS="--cfg loom -Ctarget-cpu=x86-64-v3" cargo test -p dataplane --release --target-dir $(TARGET)/loom
 
 help:
@@ -23,7 +27,7 @@ install-packages:
 	@.ci/install
 
 demo: install-packages
-	cargo build --quiet -p rvs -p rvs-tests --bins
+	$(BINS)
 	$(TARGET)/debug/rvs-demo $(ARGS)
 
 build: install-packages
@@ -46,7 +50,7 @@ test: unit loom e2e
 
 # Unit and property tests, and those of DPDK on virtual devices.
 unit: install-packages
-	$(NEXTEST) --workspace --exclude rvs-tests
+	$(NEXTEST) -E 'not package(rvs-tests)'
 
 # Every interleaving of workers that meet at a flow's first packets.
 loom:
@@ -54,13 +58,12 @@ loom:
 
 # The built program in network namespaces, with real clients and servers.
 e2e: install-packages
-	cargo build -p rvs
-	$(NEXTEST) -p rvs-tests
+	$(NEXTEST) -E 'package(rvs-tests)'
 
 # docs/bare-metal.md, walked on an emulated machine with PCI NICs behind an IOMMU; takes some minutes.
 test-metal: install-packages
 	@.ci/install .ci/packages.metal
-	cargo build --quiet -p rvs -p rvs-tests --bins
+	$(BINS)
 	$(TARGET)/debug/rvs-metal $(ARGS)
 
 # As root; downloads what it needs by this machine's own package sources. Takes long, and longer the first time.
