@@ -1,7 +1,9 @@
 //! UDP services: names looked up by dig, and datagrams echoed.
 
 use std::{
+    fs::{self, Permissions},
     net::{SocketAddrV4, UdpSocket},
+    os::unix::fs::PermissionsExt,
     time::Duration,
 };
 
@@ -139,6 +141,42 @@ fn each_datagram_of_one_client_port_may_go_to_another_server() -> Result<()> {
         ensure!(router.list()?.contains("rr ops\n"), "{}", router.list()?);
         let connections = router.rvs("list -c").run()?;
         ensure!(connections.lines().count() == 2, "nothing is remembered: {connections}");
+        router.finish()
+    })
+}
+
+/// The draft's own example, with the key that it encrypts its ids by: the id of `ed793a`, as a server has given it out.
+const QUIC_KEY: &str = "8f95f09245765f80256934e50c66207f";
+const QUIC_ID: [u8; 8] = [0x07, 0x20, 0xB1, 0xD0, 0x7B, 0x35, 0x9D, 0x3C];
+
+#[test]
+fn a_quic_client_that_changes_its_address_stays_with_its_server() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let servers: Vec<Server> = (0..3)
+            .map(|index| Server::udp_echo(&cluster.real_servers[index], cluster.endpoint(index, 443)))
+            .collect::<Result<_>>()?;
+        let key = cluster.state().file("quic.key");
+        fs::write(&key, QUIC_KEY)?;
+        fs::set_permissions(&key, Permissions::from_mode(0o600))?;
+        let ids = (0..3).zip(["000001", "ed793a", "000003"]).map(|(index, id)| {
+            format!("{{ address = \"{}\", quic_id = {id:?} }}", cluster.endpoint(index, 443))
+        });
+        let service = Service::udp(cluster.layout().mode(), vip(443))
+            .scheduler("rr")
+            .setting(&format!("quic_lb = [{{ nonce_length = 4, key_file = {key:?} }}]"))
+            .setting(&format!("server = [{}]", ids.collect::<Vec<_>>().join(", ")));
+        let router = cluster.start_router(&cluster.config().service(service))?;
+        let datagram = [&[0x40], &QUIC_ID[..], b"1-RTT"].concat();
+        for port in 40_000..40_030 {
+            let socket = cluster.client.enter(|| Ok(UdpSocket::bind(SocketAddrV4::new(CLIENT, port))?))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.connect(vip(443))?;
+            socket.send(&datagram)?;
+            let mut answer = [0; 64];
+            ensure!(socket.recv(&mut answer)? == datagram.len(), "an answer of another length");
+        }
+        let met: Vec<u64> = servers.iter().map(Server::served).collect();
+        ensure!(met == [0, 30, 0], "{met:?}");
         router.finish()
     })
 }

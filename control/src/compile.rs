@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, PortIndex, Route, Via};
-use dataplane::service::Limits;
+use dataplane::scheduler::FLOW_KEY;
 use dataplane::snapshot::{DestSpec, Pool, PortSpec, ServiceSpec, Snapshot};
 
 use crate::config::{Fullnat, Server, Service};
@@ -56,9 +56,11 @@ pub fn targets(service: &Service, server: &Server) -> impl Iterator<Item = Targe
     checks.iter().map(move |check| Target { address: check.target(address), check: check.clone() })
 }
 
-/// Compiles a snapshot, in which a service is live if its virtual address is.
+/// Compiles a snapshot, in which a service is live if its virtual address is, and flows are hashed by a key.
+#[expect(clippy::too_many_arguments, reason = "all that a snapshot is made of")]
 pub fn compile(
     generation: u64,
+    flow_key: u64,
     services: &Services,
     effects: &Effects,
     ids: &mut Ids,
@@ -68,7 +70,7 @@ pub fn compile(
 ) -> Snapshot {
     let describe = |service: &Service| {
         let live = is_live(service.address.ip());
-        describe(service, services, effects, ids, live)
+        ServiceSpec { flow_key, ..describe(service, services, effects, ids, live) }
     };
     let specs: Vec<ServiceSpec> = services.present().iter().map(describe).collect();
     // Connections keep their ports when a pool becomes another one.
@@ -90,15 +92,16 @@ fn describe(
         is_rehearsal: false,
     });
     let (duties, mut entered) = (effects.duties(key), ids.enter(key));
-    let mut dest = |server: ServerKey, weight: u32, limits: Option<Limits>| {
+    let dest = |server: &Server| {
         let duty = duties.of(server.address);
-        let record = entered.server(server, weight);
+        let record = entered.server(ServerKey::of(service, server), server.weight);
         DestSpec {
             id: record.id,
             address: server.address,
             weight: duty.weight,
             last_weight: record.last_weight * duty.scale,
-            limits,
+            quic_id: server.quic_id,
+            limits: server.limits,
             up: duty.up,
             listed: duty.listed,
             reset: services.is_resetting(key, server.address),
@@ -107,10 +110,8 @@ fn describe(
             gauge: record.gauge.clone(),
         }
     };
-    let servers =
-        service.servers.iter().map(|server| (ServerKey::of(service, server), server.weight, server.limits));
-    let sorry = ServerKey::of_sorry(service).map(|server| (server, 1, None));
-    let dests = servers.chain(sorry).map(|(server, weight, limits)| dest(server, weight, limits)).collect();
+    let sorry = service.availability.sorry_server.map(Server::new);
+    let dests = service.servers.iter().chain(&sorry).map(dest).collect();
     ServiceSpec {
         address: service.address,
         protocol: service.protocol,
@@ -118,11 +119,13 @@ fn describe(
         scheduler: service.scheduler,
         flags: service.flags.clone(),
         kept: entered.kept().clone(),
+        flow_key: FLOW_KEY,
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
         one_packet: service.one_packet,
         sources: service.sources.clone(),
         limiter: entered.limiter(service.limit),
+        quic: service.quic_lb.clone(),
         persistence: service.persistence,
         live,
         tunnel: service.tunnel,

@@ -11,6 +11,7 @@
 //! | [`tcp`] | the TCP state machine of IPVS |
 //! | [`admission`] | who may begin a connection |
 //! | [`scheduler`] | which real server gets a new connection |
+//! | [`quic`] | which real server a datagram of QUIC names itself |
 //! | [`snapshot`] | the compiled configuration, and its publication |
 //! | [`fragments`] | which connection's a fragment is that has no ports |
 //! | [`fib`] | routes and neighbours: from an address to an adjacency |
@@ -31,6 +32,7 @@ pub mod exchange;
 pub mod fib;
 pub mod fragments;
 mod key;
+pub mod quic;
 mod ranges;
 pub mod scheduler;
 pub mod service;

@@ -103,7 +103,7 @@ named! {
         Wrr = "wrr",
         /// Least connections.
         Lc = "lc",
-        /// Weighted least connections: the default.
+        /// Weighted least connections: the default of IPVS.
         Wlc = "wlc",
         /// Shortest expected delay.
         Sed = "sed",
@@ -125,7 +125,7 @@ named! {
         Lblc = "lblc",
         /// The same with a set of servers for each address, which grows when all of them are overloaded.
         Lblcr = "lblcr",
-        /// Maglev hashing of the 5-tuple: the same server on every router, and few flows move when servers change.
+        /// Maglev hashing of the 5-tuple, the default: the same server on every router, and few flows move when servers change.
         Maglev = "maglev",
         /// Rendezvous hashing of the 5-tuple: the same server on every router, and only the flows of a server that goes move.
         Rendezvous = "rendezvous",

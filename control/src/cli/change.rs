@@ -70,7 +70,7 @@ pub(super) struct AddService {
     /// nat, dr or tunnel; fullnat needs more than an option can say, so it is for the file
     #[arg(long)]
     mode: String,
-    /// E.g. wlc, which is the default
+    /// E.g. maglev, which is the default
     #[arg(long)]
     scheduler: Option<String>,
     /// A real server, may be repeated

@@ -6,10 +6,11 @@
 //!
 //! Here is what a router has once; `service` and [`checks`](super::checks) are what it has often.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataplane::admission::Sources;
+use dataplane::scheduler::FLOW_KEY;
 use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
 
 use super::compare::{self, repeated};
@@ -20,8 +21,8 @@ use super::sources::sources;
 use super::sync::sync;
 use super::value::{self, DEVICE, MAC, PORT_NAME, PREFIX};
 use super::{
-    Admin, Config, DEFAULT_SOCKET, Eal, Idle, IpvsSync, Port, Routing, Run, Service, Sync, Table,
-    VirtualAddresses, Workers, service, tcp,
+    Admin, Config, DEFAULT_SOCKET, Eal, Idle, IpvsSync, Port, Routing, Run, Scheduling, Service, Sync, Table,
+    VirtualAddresses, Workers, file, service, tcp,
 };
 
 /// Cores that Linux can be built for on x86-64.
@@ -36,7 +37,7 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
     let report = Report::new(source.clone());
     let parts = parts(&document.root(&report));
     report.finish()?;
-    let (eal, run, workers, table, routing, admin, sync, ipvs_sync, sources, ports, services) =
+    let (eal, run, workers, table, routing, scheduling, admin, sync, ipvs_sync, sources, ports, services) =
         parts.expect("what is missing has been reported");
     Ok(Config {
         path,
@@ -46,6 +47,7 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
         workers,
         table,
         routing,
+        scheduling,
         admin,
         sync,
         ipvs_sync,
@@ -62,6 +64,7 @@ pub(super) type Parts = (
     Workers,
     Table,
     Routing,
+    Scheduling,
     Admin,
     Option<Sync>,
     Option<IpvsSync>,
@@ -94,6 +97,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         "workers",
         "table",
         "routing",
+        "scheduling",
         "admin",
         "sync",
         "ipvs_sync",
@@ -107,6 +111,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         root.require("workers", "a table [workers] with cores = [...]").and_then(|f| workers(&f.section()?));
     let table = root.optional("table", |field| table(&field.section()?));
     let routing = root.optional("routing", |field| routing(&field.section()?));
+    let scheduling = root.optional("scheduling", |field| scheduling(&field.section()?));
     let admin = root.optional("admin", |field| admin(&field.section()?));
     let sync = root.optional("sync", |field| sync(&field.section()?));
     let ipvs_sync = root.optional("ipvs_sync", |field| ipvs_sync(&field.section()?));
@@ -131,6 +136,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         workers?,
         table?.unwrap_or(Table::of(1_000_000)),
         routing?.unwrap_or_default(),
+        scheduling?.unwrap_or(Scheduling { flow_key: FLOW_KEY }),
         admin?.unwrap_or_else(|| Admin { socket: PathBuf::from(DEFAULT_SOCKET), group: None, tcp: None }),
         sync?,
         ipvs_sync?,
@@ -138,6 +144,16 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         ports.into_iter().collect::<Option<_>>()?,
         services.into_iter().map(|(service, _)| service).collect::<Option<_>>()?,
     ))
+}
+
+fn scheduling(section: &Section<'_>) -> Option<Scheduling> {
+    const KEY: &str = "the absolute path of a file with 16 hexadecimal digits, e.g. from `openssl rand -hex 8`, the \
+        same on all routers";
+    section.known(&["key_file"]);
+    let flow_key = section.or("key_file", FLOW_KEY, |field| {
+        field.parse(KEY, |typed| file::key(Path::new(typed)).map(u64::from_be_bytes))
+    });
+    Some(Scheduling { flow_key: flow_key? })
 }
 
 fn eal(section: &Section<'_>) -> Option<Eal> {

@@ -48,6 +48,22 @@ pub fn list(path: &Path, most: u64) -> Result<Vec<u8>, String> {
     Ok(contents(path, most)?.0)
 }
 
+/// A key in a file that not everybody can read: as many bytes, as hexadecimal digits.
+pub fn key<const BYTES: usize>(path: &Path) -> Result<[u8; BYTES], String> {
+    let contents = secret(path)?;
+    let digits = contents.trim_ascii();
+    let no_key = || format!("{} has no key", shown(path));
+    if digits.len() != 2 * BYTES {
+        return Err(no_key());
+    }
+    let mut key = [0; BYTES];
+    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |at: usize| char::from(pair[at]).to_digit(16).ok_or_else(no_key);
+        *byte = (digit(0)? << 4 | digit(1)?) as u8;
+    }
+    Ok(key)
+}
+
 fn contents(path: &Path, most: u64) -> Result<(Vec<u8>, Metadata), String> {
     if !path.is_absolute() {
         return Err(format!("{} is not an absolute path", shown(path)));

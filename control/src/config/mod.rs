@@ -22,6 +22,7 @@ mod fullnat;
 pub mod ipvs;
 mod limit;
 pub mod machine;
+mod quic_lb;
 pub mod raw;
 pub mod schema;
 mod service;
@@ -39,6 +40,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataplane::admission::{Limit, Sources};
+use dataplane::quic;
 use dataplane::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
 use dataplane::snapshot::TunnelSpec;
 use dataplane::wire::ipv4;
@@ -74,6 +76,8 @@ pub struct Config {
     pub table: Table,
     /// `[routing]`: what becomes of packets that concern no service.
     pub routing: Routing,
+    /// `[scheduling]`: what all services' schedulers have in common.
+    pub scheduling: Scheduling,
     /// `[admin]`: the admin API.
     pub admin: Admin,
     /// `[sync]`: peer routers, if there are any.
@@ -86,6 +90,19 @@ pub struct Config {
     pub ports: Vec<Port>,
     /// `[[service]]`: possibly none.
     pub services: Vec<Service>,
+}
+
+/// What all services' schedulers have in common.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Scheduling {
+    /// The key by which flows are hashed.
+    pub flow_key: u64,
+}
+
+impl fmt::Debug for Scheduling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scheduling")
+    }
 }
 
 /// A larger file is not a configuration.
@@ -395,6 +412,8 @@ pub struct Service {
     pub sources: Option<Arc<Sources>>,
     /// How many connections may begin, if there is a limit.
     pub limit: Option<Limit>,
+    /// How its real servers write into QUIC's connection ids which of them it is.
+    pub quic_lb: Vec<quic::Config>,
     /// Whether clients come back to their real servers, and for how long.
     pub persistence: Option<Persistence>,
     /// How the real servers are checked; all of these must pass.
@@ -414,10 +433,19 @@ pub struct Server {
     pub weight: u32,
     /// How many connections it is given.
     pub limits: Option<Limits>,
+    /// Its id in connection ids ([`Service::quic_lb`]).
+    pub quic_id: Option<quic::ServerId>,
     /// Whether the service's checks apply to it.
     pub check: bool,
     /// What the operator wants of it.
     pub state: ServerState,
+}
+
+impl Server {
+    /// One of which nothing else is said, with checks.
+    pub fn new(address: SocketAddr) -> Server {
+        Server { address, weight: 1, limits: None, quic_id: None, check: true, state: ServerState::Enabled }
+    }
 }
 
 /// What the operator wants of a real server.

@@ -14,12 +14,12 @@ use super::limit::limit;
 use super::raw::{Field, Section};
 use super::sources::sources;
 use super::value::{self, SERVER, SOCKET};
-use super::{Server, ServerState, Service, availability, checks, fullnat, tunnel};
+use super::{Server, ServerState, Service, availability, checks, fullnat, quic_lb, tunnel};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 16] = [
+const SERVICE_KEYS: [&str; 17] = [
     "address",
     "protocol",
     "mode",
@@ -34,6 +34,7 @@ const SERVICE_KEYS: [&str; 16] = [
     "one_packet",
     "sources",
     "limit",
+    "quic_lb",
     "check",
     "server",
 ];
@@ -58,7 +59,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     };
     let tunnel = tunnel::read(section, mode);
     let fullnat = fullnat::read(section, mode, address, protocol);
-    let scheduler = section.or("scheduler", Scheduler::Wlc, |field| {
+    let scheduler = section.or("scheduler", Scheduler::Maglev, |field| {
         one_of("scheduler", &names(Scheduler::ALL), Scheduler::from_name, &field)
     });
     let flags = section.or("flags", Vec::new(), |field| flags(&field, scheduler));
@@ -88,6 +89,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let context = ServerContext { address, mode, checked };
     let servers: Vec<Option<Server>> = sections.iter().map(|server| context.server(server)).collect();
     compare::servers(&sections, &servers);
+    let quic_lb = quic_lb::read(section, protocol, &sections, &servers);
     let sorry = availability.as_ref().and_then(|availability| availability.sorry_server);
     if let Some((sorry, field)) = sorry.zip(section.get("sorry_server"))
         && servers.iter().flatten().any(|server| server.address == sorry)
@@ -111,6 +113,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             one_packet: one_packet?,
             sources: sources?,
             limit: limit?,
+            quic_lb: quic_lb?,
             checks: checks?,
             availability: availability?,
             servers: servers.into_iter().collect::<Option<_>>()?,
@@ -206,13 +209,22 @@ struct ServerContext {
 
 impl ServerContext {
     fn server(&self, section: &Section<'_>) -> Option<Server> {
-        section.known(&["address", "weight", "upper_threshold", "lower_threshold", "check", "state"]);
+        section.known(&[
+            "address",
+            "weight",
+            "upper_threshold",
+            "lower_threshold",
+            "quic_id",
+            "check",
+            "state",
+        ]);
         let typed = section.require("address", SERVER);
         let is_of_all_ports = self.address.is_some_and(|service| service.port() == 0);
         let read = if is_of_all_ports { value::endpoint_of_any_port } else { value::endpoint };
         let endpoint = typed.as_ref().and_then(|field| field.parse(SERVER, read));
         let weight = section.or("weight", 1, |field| narrow(field.integer(0..=u64::from(MAX_WEIGHT))));
         let limits = limits(section);
+        let quic_id = quic_lb::server_id(section);
         let check = section.or("check", self.checked, |field| match field.boolean()? {
             true if !self.checked => {
                 field.error("the service has no check; expected false, or a [service.check]")
@@ -243,6 +255,7 @@ impl ServerContext {
             ));
         }
         let address = SocketAddr::new(address, port.unwrap_or(service.port()));
-        Some(Server { address, weight: weight?, limits: limits?, check: check?, state: state? })
+        let (weight, limits, quic_id) = (weight?, limits?, quic_id?);
+        Some(Server { address, weight, limits, quic_id, check: check?, state: state? })
     }
 }

@@ -62,15 +62,7 @@ fn state(field: Field<'_>) -> Option<State> {
 }
 
 fn read_key(path: &Path) -> Result<Key, String> {
-    let contents = file::secret(path)?;
-    let no_key = || format!("{} has no key", quoted(&path.display().to_string()));
-    let digits: &[u8; 64] = contents.trim_ascii().try_into().map_err(|_| no_key())?;
-    let mut key = [0; 32];
-    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |at: usize| char::from(pair[at]).to_digit(16).ok_or_else(no_key);
-        *byte = (digit(0)? << 4 | digit(1)?) as u8;
-    }
-    Ok(Key(key))
+    file::key(path).map(Key)
 }
 
 #[cfg(test)]

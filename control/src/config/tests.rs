@@ -91,10 +91,10 @@ fn keys_and_syntax() {
             r#"scheduler = "sh""#,
             r#"schedular = "sh""#,
             r#"
-rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, persistence, one_packet, sources, limit, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
+rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, persistence, one_packet, sources, limit, quic_lb, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
    33 | schedular = "sh"
       | ^^^^^^^^^
-rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for wlc
+rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for maglev
    34 | flags = ["sh-port"]
       |          ^^^^^^^^^"#,
         ),
@@ -105,7 +105,7 @@ rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none f
 rvs.toml:1:1: workers: missing; expected a table [workers] with cores = [...]
     1 | 
       | ^
-rvs.toml:7:2: worker: unknown key (did you mean workers?); expected one of eal, run, workers, table, routing, admin, sync, ipvs_sync, sources, port, service
+rvs.toml:7:2: worker: unknown key (did you mean workers?); expected one of eal, run, workers, table, routing, scheduling, admin, sync, ipvs_sync, sources, port, service
     7 | [worker]
       |  ^^^^^^"#,
         ),
@@ -188,7 +188,7 @@ rvs.toml:44:9: service[0].server[1].check: is a table; expected true or false
 rvs.toml:12:1: workers.table: unknown key; expected one of cores, idle, control_cores
    12 | table = 3
       | ^^^^^
-rvs.toml:13:2: x: unknown key; expected one of eal, run, workers, table, routing, admin, sync, ipvs_sync, sources, port, service
+rvs.toml:13:2: x: unknown key; expected one of eal, run, workers, table, routing, scheduling, admin, sync, ipvs_sync, sources, port, service
    13 | [x]
       |  ^"#,
         ),
@@ -196,7 +196,7 @@ rvs.toml:13:2: x: unknown key; expected one of eal, run, workers, table, routing
             "[table]",
             "[a.b]",
             r#"
-rvs.toml:12:2: a: unknown key; expected one of eal, run, workers, table, routing, admin, sync, ipvs_sync, sources, port, service
+rvs.toml:12:2: a: unknown key; expected one of eal, run, workers, table, routing, scheduling, admin, sync, ipvs_sync, sources, port, service
    12 | [a.b]
       |  ^"#,
         ),
@@ -540,7 +540,7 @@ fn a_good_file_means_what_it_says() {
     assert_eq!((check.rise, check.fall), (2, 3));
     let servers: Vec<_> = web.servers.iter().map(|s| (s.address.to_string(), s.weight, s.check)).collect();
     assert_eq!(servers, [("10.0.0.11:8080".to_owned(), 3, true), ("10.0.0.12:80".to_owned(), 1, false)]);
-    assert_eq!((dns.protocol, dns.mode, dns.scheduler), (Protocol::Udp, Mode::Dr, Scheduler::Wlc));
+    assert_eq!((dns.protocol, dns.mode, dns.scheduler), (Protocol::Udp, Mode::Dr, Scheduler::Maglev));
     assert_eq!(dns.servers[0].address.to_string(), "10.0.0.11:53");
     assert!(!dns.servers[0].check);
     assert_eq!(config.port_of(dns).name, "wan");

@@ -97,13 +97,7 @@ impl Director {
             known.mode,
             SocketAddr::new(new.address.ip(), known.address.port())
         );
-        let server = Server {
-            address: new.address,
-            weight,
-            limits: None,
-            check: !known.checks.is_empty(),
-            state: ServerState::Enabled,
-        };
+        let server = Server { weight, check: !known.checks.is_empty(), ..Server::new(new.address) };
         check_new_server(running, &self.own_addresses(), service, &server)?;
         ensure!(self.ids.room() > 0, "no more real servers can be told apart now");
         self.services.set_server(service, new.address, Some(server), None, now);

@@ -48,6 +48,7 @@ weight = 0
 [[service]]
 address = "192.0.2.20:80"
 mode = "tunnel"
+scheduler = "wlc"
 tunnel = { encapsulation = "gue", source = "10.0.0.254" }
 [[service.server]]
 address = "10.0.0.1"

@@ -97,10 +97,10 @@ impl<F: Frame> Router<F> {
         effects.judge(services.present(), health, Instant::now());
         let random = |which| SipHasher13::new_with_keys(seed, which).finish();
         let mut ids = Ids::new(1).with_key([random(2), random(3)]);
-        let snapshot =
-            compile::compile(1, &services, &effects, &mut ids, |_| true, network.ports(), network.fibs())
-                .with_sources(config.sources.clone())
-                .with_routing(config.routing.forward);
+        let (flow_key, ports, fibs) = (config.scheduling.flow_key, network.ports(), network.fibs());
+        let snapshot = compile::compile(1, flow_key, &services, &effects, &mut ids, |_| true, ports, fibs)
+            .with_sources(config.sources.clone())
+            .with_routing(config.routing.forward);
 
         let key = HashKey { blind: random(0), factor: random(1) };
         let table = Arc::new(Table::new(config.table.connections as usize, key));

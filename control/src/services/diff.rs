@@ -1,8 +1,8 @@
 //! What is different between two lists of services, as an operator would say it.
 //!
 //! ```text
-//! + service tcp/192.0.2.20:443 nat wlc
-//! ~ service tcp/192.0.2.10:80 scheduler wlc -> rr, check
+//! + service tcp/192.0.2.20:443 nat maglev
+//! ~ service tcp/192.0.2.10:80 scheduler maglev -> rr, check
 //! + server tcp/192.0.2.10:80 10.0.0.14:8080 weight 1
 //! ~ server tcp/192.0.2.10:80 10.0.0.11:8080 weight 1 -> 3
 //! - server tcp/192.0.2.10:80 10.0.0.12:8080
@@ -78,12 +78,17 @@ fn changed(service: &str, was: &Server, is: &Server) -> Option<Change> {
     let what = [
         differs("weight", was.weight, is.weight),
         differs("thresholds", thresholds(was), thresholds(is)),
+        differs("quic_id", quic_id(was), quic_id(is)),
         differs("state", was.state.name(), is.state.name()),
         differs("check", was.check, is.check),
     ];
     let mut what = what.into_iter().flatten();
     let first = what.next()?;
     Some(change(Sign::Changed, service, Some(is.address), what.fold(first, |all, one| all + ", " + &one)))
+}
+
+fn quic_id(server: &Server) -> String {
+    server.quic_id.map_or_else(|| "none".to_owned(), |id| id.to_string())
 }
 
 /// The upper and the lower one.
@@ -104,6 +109,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
         ("persistence", old.persistence != new.persistence),
         ("sources", old.sources != new.sources),
         ("limit", old.limit != new.limit),
+        ("quic_lb", old.quic_lb != new.quic_lb),
         ("on_down", was.on_down != is.on_down),
         ("on_remove", was.on_remove != is.on_remove),
         ("drain", was.drain != is.drain),
@@ -165,7 +171,7 @@ mod tests {
         assert_eq!(
             shown("", WEB),
             [
-                "+ service tcp/192.0.2.10:80 nat wlc",
+                "+ service tcp/192.0.2.10:80 nat maglev",
                 "+ server tcp/192.0.2.10:80 10.0.0.11:8080 weight 1",
                 "+ server tcp/192.0.2.10:80 10.0.0.12:8080 weight 1",
             ]
@@ -214,7 +220,7 @@ mod tests {
             WEB.replace("mode", "scheduler = 'rr'\nquorum = 2\ntimeouts = { established = '1m' }\nmode");
         assert_eq!(
             shown(WEB, &new),
-            ["~ service tcp/192.0.2.10:80 scheduler wlc -> rr, quorum 1 -> 2, timeouts"]
+            ["~ service tcp/192.0.2.10:80 scheduler maglev -> rr, quorum 1 -> 2, timeouts"]
         );
     }
 }

@@ -54,22 +54,26 @@ struct Settings {
     /// Upper and lower.
     #[serde(default)]
     limits: Option<(u32, u32)>,
+    #[serde(default)]
+    quic_id: Option<String>,
     check: bool,
     state: String,
 }
 
 impl Settings {
     fn of(server: &Server) -> Settings {
-        let Server { address: _, weight, limits, check, state } = *server;
+        let Server { address: _, weight, limits, quic_id, check, state } = *server;
         let limits = limits.map(|limits| (limits.upper, limits.lower));
-        Settings { weight, limits, check, state: state.name().to_owned() }
+        let quic_id = quic_id.map(|id| id.to_string());
+        Settings { weight, limits, quic_id, check, state: state.name().to_owned() }
     }
 
     fn server(&self, address: SocketAddr) -> Result<Server> {
-        let Settings { weight, limits, check, ref state } = *self;
+        let Settings { weight, limits, ref quic_id, check, ref state } = *self;
         let limits = limits.map(|(upper, lower)| Limits { upper, lower });
         let state = ServerState::from_name(state).with_context(|| format!("unknown state {state:?}"))?;
-        Ok(Server { address, weight, limits, check, state })
+        let quic_id = quic_id.as_deref().map(str::parse).transpose().map_err(anyhow::Error::msg)?;
+        Ok(Server { address, weight, limits, quic_id, check, state })
     }
 }
 
@@ -167,8 +171,7 @@ impl Services {
             let Ok(service) = service else { continue };
             let time = left.get(&(key, server.address)).copied().unwrap_or(service.availability.drain);
             let address = server.address;
-            let server =
-                Server { address, weight: 0, limits: None, check: false, state: ServerState::Enabled };
+            let server = Server { weight: 0, check: false, ..Server::new(address) };
             self.leaving.insert((key, address), Leaving { service, server, until: now + time, how });
         }
         self.settle(self.running.clone());

@@ -150,7 +150,7 @@ fn a_service_that_was_removed_and_added_again_is_the_new_one() {
     assert_eq!(server(all.running(), 11).unwrap().weight, 7);
     // Overruled by the file, its text is of no use any more.
     reload(&mut all, services(&WEB.replace("mode", "quorum = 2\nmode")), now);
-    assert_eq!((all.running()[0].scheduler, all.running()[0].availability.quorum), (Scheduler::Wlc, 2));
+    assert_eq!((all.running()[0].scheduler, all.running()[0].availability.quorum), (Scheduler::Maglev, 2));
     assert_eq!(all.text_of(key()), None);
     assert_eq!(server(all.running(), 11).unwrap().weight, 7, "of the server the file says what it said");
 }

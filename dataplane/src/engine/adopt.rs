@@ -85,7 +85,7 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
     };
     let side = Side::Service(dest.service);
     let wanted = if state == State::Template { Wanted::Template } else { Wanted::Connection(dest.endpoint) };
-    let judge = Judgement { snapshot, now, side, client, wanted };
+    let judge = Judgement { snapshot, now, side, client, wanted, named: None };
     // Also of one that is known: a table that was taken over knows no addresses. Which local port it has here is known by its claim.
     let note_address = |slot, is_theirs| {
         if let Some(address) = wide {

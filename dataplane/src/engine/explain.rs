@@ -79,7 +79,7 @@ pub fn explain(
     let is_later = parsed.is_some_and(|(packet, _)| packet.piece == Piece::Later);
     let addresses = parsed.and_then(|(_, addresses)| addresses);
     let path =
-        Path { engine: &engine, snapshot, now, addresses: addresses.as_ref().map(std::slice::from_ref) };
+        Path { addresses: addresses.as_ref().map(std::slice::from_ref), ..Path::new(&engine, snapshot, now) };
     let packet = parsed.filter(|_| !is_later).and_then(|(mut packet, _)| {
         path.classify(&mut packet).ok()?;
         let is_known = || {

@@ -199,7 +199,7 @@ impl Engine {
         is_busy: bool,
         mut done: impl FnMut(PortIndex, F, Verdict),
     ) {
-        let path = Path { engine: self, snapshot, now, addresses: None };
+        let path = Path::new(self, snapshot, now);
         let mut ask = |port, mut frame: F, is_over: bool| {
             let verdict =
                 if is_over { Verdict::Drop(Drop::FragmentExpired) } else { again(&path, &mut frame) };

@@ -195,6 +195,6 @@ impl Place {
 
     fn judge<'a>(&self, snapshot: &'a Snapshot, now: Tick) -> Judgement<'a> {
         let (side, client) = (Side::Service(self.service), self.client);
-        Judgement { snapshot, now, side, client, wanted: Wanted::Template }
+        Judgement { snapshot, now, side, client, wanted: Wanted::Template, named: None }
     }
 }

@@ -32,7 +32,7 @@ impl Engine {
     /// Whose connection an ICMP error in a frame is about: of a service, if it is about a reply; of an endpoint, if it is about a
     /// request. None if it is none, or about something else.
     pub fn related(&self, snapshot: &Snapshot, now: Tick, frame: &[u8]) -> Option<Owner> {
-        let path = Path { engine: self, snapshot, now, addresses: None };
+        let path = Path::new(self, snapshot, now);
         match Ethernet::parse(frame)?.ethertype {
             ethernet::IPV4 => owner::<u32>(&path, frame, |_| None),
             ethernet::IPV6 => owner::<u128>(&path, frame, Some),

@@ -16,9 +16,9 @@ use crate::fib::PortIndex;
 use crate::scheduler::Flow;
 use crate::service::{Protocol, State};
 use crate::snapshot::{Dest, EndpointIndex, Family, Service, ServiceIndex, Snapshot};
-use crate::table::{Client, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
+use crate::table::{Client, DestId, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
 use crate::tcp;
-use crate::wire::transport::RST;
+use crate::wire::transport::{self, RST};
 
 /// What has come of a burst so far.
 #[derive(Default)]
@@ -37,9 +37,16 @@ pub(super) struct Path<'a> {
     pub now: Tick,
     /// The addresses of its packets, by their places, if they are of IPv6.
     pub addresses: Option<&'a [Addresses]>,
+    /// The server that the packet in hand names itself.
+    pub named: Option<DestId>,
 }
 
 impl<'a> Path<'a> {
+    /// For packets of IPv4.
+    pub fn new(engine: &'a Engine, snapshot: &'a Snapshot, now: Tick) -> Self {
+        Path { engine, snapshot, now, addresses: None, named: None }
+    }
+
     /// The addresses of a packet, if they are of IPv6.
     #[inline(always)]
     pub fn addresses_of(&self, packet: &Packet) -> Option<&'a Addresses> {
@@ -205,7 +212,7 @@ impl<'a> Path<'a> {
                 return Verdict::Forward(port);
             }
         }
-        let found = self.resolve(packet);
+        let found = self.naming(packet, frame).resolve(packet);
         let dest = match self.or_further(packet, found) {
             Ok(dest) => dest,
             Err(verdict) => return route::instead(self, frame, verdict),
@@ -220,6 +227,20 @@ impl<'a> Path<'a> {
             }
         }
         rewrite(self, packet, dest, frame)
+    }
+
+    /// The same path for a packet that may name its server ([`crate::quic`]); one that is down is as good as none.
+    #[inline]
+    fn naming(&self, packet: &Packet, frame: &impl Frame) -> Path<'a> {
+        let named = match packet.side() {
+            Side::Endpoint(_) => None,
+            Side::Service(index) => self.snapshot.services[index as usize].quic.as_ref().and_then(|ids| {
+                let payload = usize::from(packet.transport) + transport::header_length(Protocol::Udp);
+                let dest = self.snapshot.dest(ids.route(frame.bytes().get(payload..)?)?)?;
+                dest.up.then_some(dest.id)
+            }),
+        };
+        Path { named, ..*self }
     }
 
     /// Stage 4: the dest of the packet's connection, which is found or begun and whose state follows.
@@ -237,7 +258,8 @@ impl<'a> Path<'a> {
     #[inline(never)]
     pub fn find_or_begin(&self, packet: &Packet) -> Result<&'a Dest, Verdict> {
         let Packet { client, hash, .. } = *packet;
-        let judge = Judgement::of_known(self.snapshot, self.now, packet.side(), client);
+        let known = Judgement::of_known(self.snapshot, self.now, packet.side(), client);
+        let judge = Judgement { named: self.named, ..known };
         // Another worker may change the word between our look and our swap; then look again. Each round
         // that fails is one in which another worker got on.
         loop {
@@ -385,7 +407,8 @@ impl<'a> Path<'a> {
             return Ok(Some(dest));
         }
         let wanted = Wanted::Connection(dest.endpoint);
-        let judge = Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted };
+        let judge =
+            Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted, named: self.named };
         // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
         let word = match &service.limiter {
             Some(limiter) => limiter.enter(word).map_err(Verdict::Drop)?,
@@ -467,9 +490,10 @@ impl<'a> Path<'a> {
         service: &Service,
         packet: &Packet,
     ) -> Result<(&'a Dest, Word), Verdict> {
-        let picked = match service.persistent {
-            None => self.pick(service, packet),
-            Some(prefix) => self.persist(index, service, prefix, packet),
+        let picked = match (self.named, service.persistent) {
+            (Some(named), _) => self.snapshot.dest(named),
+            (None, None) => self.pick(service, packet),
+            (None, Some(prefix)) => self.persist(index, service, prefix, packet),
         };
         let dest = picked.ok_or(Verdict::Drop(Drop::NoServer))?;
         let state = match packet.protocol {
@@ -514,6 +538,8 @@ pub(super) struct Judgement<'a> {
     pub side: Side,
     pub client: Client,
     pub wanted: Wanted,
+    /// The server of a connection, if only one of this server counts.
+    pub named: Option<DestId>,
 }
 
 /// What is looked for, or to be inserted.
@@ -530,7 +556,7 @@ pub(super) enum Wanted {
 impl<'a> Judgement<'a> {
     /// To find a connection that there may be.
     pub fn of_known(snapshot: &'a Snapshot, now: Tick, side: Side, client: Client) -> Self {
-        Judgement { snapshot, now, side, client, wanted: Wanted::Connection(None) }
+        Judgement { snapshot, now, side, client, wanted: Wanted::Connection(None), named: None }
     }
 }
 
@@ -543,7 +569,8 @@ impl Judge for Judgement<'_> {
                 Side::Endpoint(endpoint) => dest.endpoint == Some(endpoint),
             };
             let is_of_kind = (word.state() == State::Template) == (self.wanted == Wanted::Template);
-            on_this_side && is_of_kind && !has_expired(self.snapshot, self.now, dest, word)
+            let is_named = self.named.is_none_or(|named| named == dest.id);
+            on_this_side && is_of_kind && is_named && !has_expired(self.snapshot, self.now, dest, word)
         })
     }
 

@@ -6,6 +6,7 @@ mod fragments;
 mod fullnat;
 mod limits;
 mod persist;
+mod quic;
 mod related;
 mod route;
 mod six;

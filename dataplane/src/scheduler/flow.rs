@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use crate::clock::Tick;
 use crate::service::Protocol;
 
-/// Keys of the hashes. All routers of a fleet have to have the same, so they are no secret: whoever wants to can find connections that
-/// go to one server, as with `mh` and `sh`.
-const FLOW_KEY: u64 = 0x5256_5320_666C_6F77;
+/// The key of flows' hashes if nobody has chosen one. All routers of a fleet have to have the same, and this one is no secret: whoever wants to
+/// can find connections that go to one server, as with `mh` and `sh`.
+pub const FLOW_KEY: u64 = 0x5256_5320_666C_6F77;
 const SERVER_KEY: u64 = 0x7365_7276_6572_2121;
 
 /// What a scheduler may look at in the packet that begins a connection.
@@ -30,14 +30,14 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// The hash of the 5-tuple with its whole addresses. Only the schedulers that want it pay for it.
-    pub(super) fn hash(&self) -> u64 {
+    /// The hash of the 5-tuple with its whole addresses, by a key. Only the schedulers that want it pay for it.
+    pub(super) fn hash(&self, key: u64) -> u64 {
         let ports = u64::from(self.source_port) << 32
             | u64::from(self.destination_port) << 16
             | u64::from(self.protocol.number());
         let addresses =
             self.wide.unwrap_or([self.source, self.destination].map(|address| u128::from(address) << 64));
-        hash(FLOW_KEY, &addresses, ports)
+        hash(key, &addresses, ports)
     }
 }
 
@@ -50,7 +50,7 @@ pub(super) fn of_server(address: SocketAddr) -> u64 {
     hash(SERVER_KEY, &[bits], address.port().into())
 }
 
-/// Word by word. (SipHash would be no safer with a key that everybody knows; and with a second user of it the compiler puts it into `mh` no
+/// Word by word. (SipHash would hold out longer against who sees where many connections of his choice go; but with a second user of it the compiler puts it into `mh` no
 /// more, which cost each new connection a hundred instructions.)
 fn hash(key: u64, addresses: &[u128], ports: u64) -> u64 {
     let words = addresses.iter().flat_map(|&address| [(address >> 64) as u64, address as u64]);

@@ -26,6 +26,7 @@ pub struct Maglev {
     table: Arc<Table>,
     /// In the order of the table.
     servers: Rendezvous,
+    key: u64,
 }
 
 /// The rows, and what they were made of.
@@ -40,24 +41,25 @@ pub(super) struct Table {
 pub(super) struct LastTable(Arc<Mutex<Weak<Table>>>);
 
 impl Maglev {
-    pub(super) fn new(servers: &[Candidate], last: &LastTable) -> Self {
+    pub(super) fn new(servers: &[Candidate], last: &LastTable, key: u64) -> Self {
         let servers = eligible(servers);
         let member = |server: &&Candidate| {
             let hash = of_server(server.address);
             let (first, skip) = ((hash >> 32) as u32, hash as u32);
             Member { first, skip, weight: server.weight, last_weight: server.last_weight }
         };
-        Maglev { table: last.table(servers.iter().map(member).collect()), servers: Rendezvous::of(&servers) }
+        let table = last.table(servers.iter().map(member).collect());
+        Maglev { table, servers: Rendezvous::of(&servers, key), key }
     }
 
     pub(super) fn pick(&self, flow: &Flow, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
-        let hash = flow.hash();
+        let hash = flow.hash(self.key);
         let owner = self.owner(row(hash))?;
         if is_free(owner) { Some(owner) } else { self.servers.pick(hash, is_free) }
     }
 
     pub(super) fn reason(&self, flow: &Flow) -> Option<Reason> {
-        let row = row(flow.hash());
+        let row = row(flow.hash(self.key));
         Some(Reason::Row { row, rows: ROWS, owner: self.owner(row)? })
     }
 

@@ -27,7 +27,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-pub use self::flow::Flow;
+pub use self::flow::{FLOW_KEY, Flow};
 use self::hashed::Hashed;
 use self::least::Least;
 use self::local::{Addresses, Kind, Local};
@@ -101,8 +101,15 @@ pub enum Picker {
 }
 
 impl Picker {
-    /// Compiles a scheduler for servers in the order of the configuration.
-    pub fn new(kind: Scheduler, flags: &[SchedulerFlag], servers: &[Candidate], kept: &Kept) -> Self {
+    /// Compiles a scheduler for servers in the order of the configuration. `key` is that of flows' hashes, the same on all routers
+    /// that have to agree ([`FLOW_KEY`], or a secret); the schedulers of IPVS have theirs.
+    pub fn new(
+        kind: Scheduler,
+        flags: &[SchedulerFlag],
+        servers: &[Candidate],
+        kept: &Kept,
+        key: u64,
+    ) -> Self {
         let newest_first: Vec<Candidate> = servers.iter().rev().cloned().collect();
         let has = |flag| flags.contains(&flag);
         match kind {
@@ -126,9 +133,9 @@ impl Picker {
             Scheduler::Twos => Picker::Two(Two::twos(newest_first, &kept.cursor)),
             Scheduler::Lblc => Picker::Local(Local::new(Kind::One, newest_first, &kept.addresses)),
             Scheduler::Lblcr => Picker::Local(Local::new(Kind::Set, newest_first, &kept.addresses)),
-            Scheduler::P2c => Picker::Two(Two::p2c(newest_first)),
-            Scheduler::Maglev => Picker::Maglev(Maglev::new(servers, &kept.last_table)),
-            Scheduler::Rendezvous => Picker::Rendezvous(Rendezvous::new(servers)),
+            Scheduler::P2c => Picker::Two(Two::p2c(newest_first, key)),
+            Scheduler::Maglev => Picker::Maglev(Maglev::new(servers, &kept.last_table, key)),
+            Scheduler::Rendezvous => Picker::Rendezvous(Rendezvous::new(servers, key)),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::table::DestId;
 #[derive(Clone, Debug)]
 pub struct Rendezvous {
     servers: Box<[Server]>,
+    key: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -34,18 +35,18 @@ pub(super) fn eligible(servers: &[Candidate]) -> Vec<&Candidate> {
 }
 
 impl Rendezvous {
-    pub(super) fn new(servers: &[Candidate]) -> Self {
-        Self::of(&eligible(servers))
+    pub(super) fn new(servers: &[Candidate], key: u64) -> Self {
+        Self::of(&eligible(servers), key)
     }
 
     /// Of servers that are [`eligible`].
-    pub(super) fn of(servers: &[&Candidate]) -> Self {
+    pub(super) fn of(servers: &[&Candidate], key: u64) -> Self {
         let server = |server: &&Candidate| Server {
             dest: server.dest,
             weight: server.weight,
             hash: of_server(server.address),
         };
-        Rendezvous { servers: servers.iter().map(server).collect() }
+        Rendezvous { servers: servers.iter().map(server).collect(), key }
     }
 
     /// The server at an index.
@@ -54,7 +55,7 @@ impl Rendezvous {
     }
 
     pub(super) fn pick_for(&self, flow: &Flow, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
-        self.pick(flow.hash(), is_free)
+        self.pick(flow.hash(self.key), is_free)
     }
 
     /// For the hash of a flow.
@@ -75,7 +76,7 @@ impl Rendezvous {
     }
 
     pub(super) fn reason(&self, flow: &Flow, is_free: &impl Fn(DestId) -> bool) -> Option<Reason> {
-        let server = self.choose(flow.hash(), is_free)?;
+        let server = self.choose(flow.hash(self.key), is_free)?;
         Some(Reason::Score { weight: server.weight, of: self.servers.len() })
     }
 }

@@ -30,7 +30,7 @@ fn servers(weights: &[u32]) -> Vec<Candidate> {
 }
 
 fn picker(kind: Scheduler, flags: &[SchedulerFlag], servers: &[Candidate]) -> Picker {
-    Picker::new(kind, flags, servers, &Kept::default())
+    Picker::new(kind, flags, servers, &Kept::default(), FLOW_KEY)
 }
 
 fn flow(source: &str, source_port: u16) -> Flow {
@@ -108,7 +108,7 @@ fn round_robin_is_exact_over_workers_and_reloads() {
     let mut picked = HashMap::new();
     for _ in 0..90 {
         // A new snapshot now and then, all with one cursor.
-        let picker = Picker::new(Scheduler::Rr, &[], &list, &kept);
+        let picker = Picker::new(Scheduler::Rr, &[], &list, &kept, FLOW_KEY);
         *picked.entry(picker.pick(&any)).or_insert(0) += 1;
     }
     assert!(picked.values().all(|&count| count == 30), "{picked:?}");
@@ -357,7 +357,7 @@ fn a_server_that_is_not_free_is_passed_over_whatever_the_scheduler() {
     let flow = |n: u32| Flow { destination: n, ..numbered(n.wrapping_mul(0x9E37_79B9), n as u16) };
     for (kind, flags) in every_scheduler() {
         let list = servers(&[40_000, 3, 2]);
-        let picker = Picker::new(kind, &flags, &list, &Kept::default());
+        let picker = Picker::new(kind, &flags, &list, &Kept::default(), FLOW_KEY);
         let full = DestId::new(1).unwrap();
         let picked = |is_free: &dyn Fn(DestId) -> bool| -> Vec<Option<DestId>> {
             (0..600).map(|n| picker.pick_free(&flow(n), &|id| is_free(id))).collect()
@@ -397,7 +397,7 @@ fn without_one_server_wrr_is_that_of_the_others() {
 
 #[test]
 fn turns_of_a_server_that_is_not_free_are_shared_by_all_others() {
-    let picker = Picker::new(Scheduler::Rr, &[], &servers(&[1, 1, 1, 1]), &Kept::default());
+    let picker = Picker::new(Scheduler::Rr, &[], &servers(&[1, 1, 1, 1]), &Kept::default(), FLOW_KEY);
     let mut counts = HashMap::new();
     for _ in 0..300 {
         let dest = picker.pick_free(&flow("198.51.100.7", 1), &|id| id.index() != 2).unwrap();

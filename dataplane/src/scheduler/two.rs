@@ -29,8 +29,8 @@ pub struct Two {
 enum Draw {
     /// Counts the draws of all workers: the seed of the next one.
     Counted(Cursor),
-    /// The connection itself.
-    Hashed,
+    /// The connection itself, by a key.
+    Hashed(u64),
 }
 
 impl Two {
@@ -38,8 +38,8 @@ impl Two {
         Self::new(servers, Draw::Counted(cursor.clone()))
     }
 
-    pub(super) fn p2c(servers: Vec<Candidate>) -> Self {
-        Self::new(servers, Draw::Hashed)
+    pub(super) fn p2c(servers: Vec<Candidate>, key: u64) -> Self {
+        Self::new(servers, Draw::Hashed(key))
     }
 
     fn new(mut servers: Vec<Candidate>, draw: Draw) -> Self {
@@ -59,7 +59,7 @@ impl Two {
         }
         let drawn = match &self.draw {
             Draw::Counted(cursor) => self.with_replacement(cursor.fetch_add(1, Ordering::Relaxed)),
-            Draw::Hashed => self.distinct(flow.hash()),
+            Draw::Hashed(key) => self.distinct(flow.hash(*key)),
         };
         self.choose(drawn, is_free).map(|server| server.dest)
     }
@@ -112,7 +112,7 @@ impl Two {
         }
         let drawn = match &self.draw {
             Draw::Counted(cursor) => self.with_replacement(cursor.load(Ordering::Relaxed)),
-            Draw::Hashed => self.distinct(flow.hash()),
+            Draw::Hashed(key) => self.distinct(flow.hash(*key)),
         };
         let server = self.choose(drawn, is_free)?;
         Some(Reason::of_load(server, self.servers.len().min(2)))
@@ -122,7 +122,7 @@ impl Two {
     pub(super) fn rehearsal(&self, gauge: impl Fn(DestId) -> Option<Arc<Gauge>>) -> Self {
         let draw = match &self.draw {
             Draw::Counted(cursor) => Draw::Counted(Arc::new(AtomicU64::new(cursor.load(Ordering::Relaxed)))),
-            Draw::Hashed => Draw::Hashed,
+            &Draw::Hashed(key) => Draw::Hashed(key),
         };
         let servers = self.servers.iter().map(|server| server.rehearsal(&gauge)).collect();
         Two { servers, sums: self.sums.clone(), draw }

@@ -33,7 +33,8 @@ use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Address, Fibs, NextHop};
 use crate::key::{KeyHasher, WideKey};
-use crate::scheduler::{Candidate, Kept, Picker};
+use crate::quic;
+use crate::scheduler::{Candidate, FLOW_KEY, Kept, Picker};
 use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
 use crate::table::{DestId, LocalAddress, Word};
 use crate::wire::checksum::Delta;
@@ -59,6 +60,8 @@ pub struct ServiceSpec {
     pub flags: Vec<SchedulerFlag>,
     /// What its scheduler keeps from one snapshot to the next.
     pub kept: Kept,
+    /// The key by which its scheduler hashes flows.
+    pub flow_key: u64,
     /// Timeouts.
     pub timeouts: Timeouts,
     /// Whether connections begin here. If not, another router has the address: what would begin one is Linux'. Packets of
@@ -75,6 +78,8 @@ pub struct ServiceSpec {
     pub sources: Option<Arc<Sources>>,
     /// How many connections may begin, if there is a limit.
     pub limiter: Option<Limiter>,
+    /// How its servers write their ids into the connection ids of QUIC.
+    pub quic: Vec<quic::Config>,
     /// How packets are put into others, with [`Mode::Tunnel`].
     pub tunnel: TunnelSpec,
     /// As whom real servers see clients, with [`Mode::Fullnat`].
@@ -94,6 +99,8 @@ pub struct DestSpec {
     pub weight: u32,
     /// See [`Candidate::last_weight`].
     pub last_weight: u32,
+    /// Its id in the connection ids of QUIC ([`ServiceSpec::quic`]).
+    pub quic_id: Option<quic::ServerId>,
     /// How many connections it is given.
     pub limits: Option<Limits>,
     /// Whether it takes connections as far as its health goes.
@@ -121,6 +128,7 @@ impl ServiceSpec {
             scheduler: Scheduler::Wlc,
             flags: Vec::new(),
             kept: Kept::default(),
+            flow_key: FLOW_KEY,
             timeouts: Timeouts::default(),
             live: true,
             sloppy_tcp: false,
@@ -128,6 +136,7 @@ impl ServiceSpec {
             one_packet: false,
             sources: None,
             limiter: None,
+            quic: Vec::new(),
             tunnel: TunnelSpec::default(),
             pool: None,
             dests: Vec::new(),
@@ -143,6 +152,7 @@ impl DestSpec {
             address: address.into(),
             weight: 1,
             last_weight: 1,
+            quic_id: None,
             limits: None,
             up: true,
             listed: true,
@@ -173,6 +183,8 @@ pub struct Service {
     pub sources: Option<Arc<Sources>>,
     /// See [`ServiceSpec::limiter`].
     pub limiter: Option<Limiter>,
+    /// Which of its servers a datagram names itself, if its servers speak QUIC and write that into it.
+    pub quic: Option<Box<quic::Ids>>,
     /// Whether there is a server with [`Limits`].
     pub is_limited: bool,
     /// If clients come back to their servers ([`ServiceSpec::persistence`]): how many bits of their addresses count.
@@ -447,17 +459,19 @@ impl Snapshot {
             .partition(|dest| matches!(self.way_to(spec, dest.address).0, NextHop::Ready(_)));
         let waits = unreachable.iter().any(|dest| dest.weight > 0);
         let candidates: Vec<Candidate> = reachable.into_iter().map(candidate).collect();
+        let quic_ids = spec.dests.iter().filter_map(|dest| Some((dest.quic_id?, dest.id)));
         let mut timeouts = spec.timeouts;
         timeouts.0[State::Template as usize] = spec.persistence.map_or(0, |persistence| persistence.seconds);
         self.services.push(Service {
             protocol: spec.protocol,
             mode: spec.mode,
             live: spec.live,
-            picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.kept),
+            picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.kept, spec.flow_key),
             sloppy_tcp: spec.sloppy_tcp,
             one_packet: spec.one_packet,
             sources: spec.sources.clone(),
             limiter: spec.limiter.clone(),
+            quic: quic::Ids::new(&spec.quic, quic_ids),
             is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
             persistent: spec.persistence.map(|how| how.prefix),
             mark: mark(spec.address),

@@ -51,9 +51,13 @@ impl Snapshot {
                 mark,
                 waits,
                 timeouts,
-                ..
+                ref sources,
+                ref limiter,
+                ref quic,
+                ref pool,
+                picker: _,
             } = *original;
-            let pool = original.pool.clone().map(|pool| Pool { is_rehearsal: true, ..pool });
+            let pool = pool.clone().map(|pool| Pool { is_rehearsal: true, ..pool });
             copy.services.push(Service {
                 protocol,
                 mode,
@@ -61,8 +65,9 @@ impl Snapshot {
                 picker,
                 sloppy_tcp,
                 one_packet,
-                sources: original.sources.clone(),
-                limiter: original.limiter.as_ref().filter(|_| service == Some(index)).map(Limiter::rehearsal),
+                sources: sources.clone(),
+                limiter: limiter.as_ref().filter(|_| service == Some(index)).map(Limiter::rehearsal),
+                quic: quic.clone(),
                 is_limited,
                 persistent,
                 mark,

@@ -80,8 +80,10 @@ impl Transform {
             Protocol::Udp => State::Udp,
         };
         let timeout = service.timeout(state);
+        // Each datagram may name another server.
+        let clients = if service.quic.is_some() { NOBODY } else { dest.service };
         Transform {
-            owners: [dest.service, dest.endpoint.unwrap_or(NOBODY)],
+            owners: [clients, dest.endpoint.unwrap_or(NOBODY)],
             addresses: [address, dest.four.virtual_address],
             ports: [port, dest.virtual_address.port()],
             header_deltas: [address_delta, address_delta.reversed()].map(|delta| delta.and(ipv4::TTL_DELTA)),

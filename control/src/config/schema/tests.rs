@@ -72,7 +72,7 @@ impl Table {
             document = contents;
         }
         // What a value elsewhere decides.
-        if ["timeouts/udp", "one_packet"]
+        if ["timeouts/udp", "one_packet", "quic_lb", "server/0/quic_id"]
             .iter()
             .any(|key| document.pointer(&format!("/service/0/{key}")).is_some())
         {
@@ -80,6 +80,11 @@ impl Table {
         }
         if let Some(lower) = document.pointer("/service/0/server/0/lower_threshold").cloned() {
             document["service"][0]["server"][0]["upper_threshold"] = lower;
+        }
+        if document.pointer("/service/0/server/0/quic_id").is_some() {
+            document["service"][0]["quic_lb"] = json!([{ "nonce_length": 4 }]);
+        } else if document.pointer("/service/0/quic_lb").is_some() {
+            document["service"][0]["server"] = json!([{ "address": "10.0.0.11", "quic_id": "01" }]);
         }
         if document.pointer("/service/0/hysteresis").is_some() {
             document["service"][0]["quorum"] = json!(1_000_000_000);
@@ -127,6 +132,8 @@ impl Table {
             ("/sources/deny_file", "sources.list"),
             ("/service/0/sources/allow_file", "sources.list"),
             ("/service/0/sources/deny_file", "sources.list"),
+            ("/scheduling/key_file", "scheduling.key"),
+            ("/service/0/quic_lb/0/key_file", "quic.key"),
         ] {
             if let Some(path) = document.pointer_mut(key).filter(|path| **path == "") {
                 *path = json!(FILES.with(|files| files.path(name)));

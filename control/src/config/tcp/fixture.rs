@@ -36,6 +36,8 @@ impl Files {
         files.write("read.token", READ_TOKEN, 0o600);
         files.write("sync.key", &"0123456789abcdef".repeat(4), 0o600);
         files.write("sources.list", "198.51.100.0/24\n", 0o644);
+        files.write("scheduling.key", "0123456789abcdef", 0o600);
+        files.write("quic.key", &"0123456789abcdef".repeat(2), 0o600);
         files.renew(2000, 3000);
         files
     }

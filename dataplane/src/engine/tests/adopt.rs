@@ -87,7 +87,7 @@ fn only_with_direct_routing_a_udp_connection_without_answers_leaves_the_short_wa
         let mut rig = Rig::new(Protocol::Udp, mode, &[1]);
         rig.push(WAN, &mut packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0));
         rig.now.0 += 8;
-        let path = Path { engine: &rig.engine, snapshot: &rig.snapshot, now: rig.now, addresses: None };
+        let path = Path::new(&rig.engine, &rig.snapshot, rig.now);
         let entry = || rig.engine.table.entries(0..rig.engine.table.buckets()).next().unwrap();
         let (slot, word) = entry();
         assert_eq!(express::renew(&path, slot, word).is_some(), is_short, "{mode:?}");

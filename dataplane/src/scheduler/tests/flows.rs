@@ -144,7 +144,7 @@ fn flows_move_to_a_server_that_grows_and_nowhere_else() {
 #[test]
 fn a_table_lasts_until_servers_or_weights_change() {
     let kept = Kept::default();
-    let maglev = |servers: &[Candidate]| match Picker::new(Scheduler::Maglev, &[], servers, &kept) {
+    let maglev = |servers: &[Candidate]| match Picker::new(Scheduler::Maglev, &[], servers, &kept, FLOW_KEY) {
         Picker::Maglev(maglev) => maglev,
         other => panic!("{other:?}"),
     };
@@ -182,12 +182,12 @@ fn a_hash_is_the_same_on_every_machine_and_sees_all_of_the_5_tuple() {
         Flow { wide: Some([client ^ (1 << 100 | 1 << 36), service]), ..four },
         Flow { wide: Some([client, service ^ (1 << 100 | 1 << 36)]), ..four },
     ];
-    let mut hashes: Vec<u64> = others.iter().chain([&four]).map(Flow::hash).collect();
+    let mut hashes: Vec<u64> = others.iter().chain([&four]).map(|flow| flow.hash(FLOW_KEY)).collect();
     hashes.sort_unstable();
     hashes.dedup();
     assert_eq!(hashes.len(), others.len() + 1);
     // Computed by another program.
-    assert_eq!([four.hash(), six.hash()], [1304743653715875445, 16403808290536330332]);
+    assert_eq!([four.hash(FLOW_KEY), six.hash(FLOW_KEY)], [1304743653715875445, 16403808290536330332]);
     let servers = ["10.0.0.1:80", "[2001:db8::1]:80"].map(|server| of_server(server.parse().unwrap()));
     assert_eq!(servers, [9377656071005205592, 16141450103837248433]);
 }
@@ -212,7 +212,7 @@ fn a_cost_is_the_logarithm_within_its_bounds_and_never_rises() {
 fn p2c_compares_two_different_servers() {
     let kept = Kept::default();
     let list = servers(&[9, 1]);
-    let p2c = Picker::new(Scheduler::P2c, &[], &list, &kept);
+    let p2c = Picker::new(Scheduler::P2c, &[], &list, &kept, FLOW_KEY);
     (0..9).for_each(|_| list[0].gauge.enter(State::Established));
     // 9 for a weight of 9, and none for one of 1: both are always drawn.
     assert!(neighbours().all(|flow| p2c.pick(&flow) == Some(list[1].dest)));
@@ -245,12 +245,27 @@ fn reasons_are_those_of_the_pick() {
     let maglev = picker(Scheduler::Maglev, &[], &list);
     let owner = maglev.pick(&any).unwrap();
     let Reason::Row { row, rows, owner: its } = maglev.reason(&any, &|id| id != owner) else { panic!() };
-    assert!((row, rows, its) == ((any.hash() % 65537) as usize, 65537, owner));
+    assert!((row, rows, its) == ((any.hash(FLOW_KEY) % 65537) as usize, 65537, owner));
     let rendezvous = picker(Scheduler::Rendezvous, &[], &list);
     let winner = rendezvous.pick(&any).unwrap().index();
     let weight = list[winner - 1].weight;
     assert_eq!(rendezvous.reason(&any, &|_| true), Reason::Score { weight, of: 3 });
     for kind in AGREEING {
         assert_eq!(picker(kind, &[], &servers(&[0])).reason(&any, &|_| true), Reason::Nobody);
+    }
+}
+
+#[test]
+fn a_secret_deals_flows_anew() {
+    let list = servers(&[1, 1, 1, 1]);
+    for kind in [Scheduler::Maglev, Scheduler::Rendezvous, Scheduler::P2c] {
+        let picks = |key| {
+            let picker = Picker::new(kind, &[], &list, &Kept::default(), key);
+            (0..400u16).map(|port| picker.pick(&flow("198.51.100.7", port))).collect::<Vec<_>>()
+        };
+        let (public, secret) = (picks(FLOW_KEY), picks(7));
+        assert_eq!(secret, picks(7), "{kind}");
+        let same = public.iter().zip(&secret).filter(|(one, other)| one == other).count();
+        assert!((60..140).contains(&same), "{kind}: {same} of 400 by chance");
     }
 }
