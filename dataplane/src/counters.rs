@@ -83,7 +83,7 @@ named! {
         TableFull = "table_full",
         /// Spread over several buffers: longer than the device should let through.
         Scattered = "scattered",
-        /// To a service, from its own or another virtual address, or from one that no host has for all: 0.0.0.0/8, 127.0.0.0/8, `::`, `::1`, fe80::/10, multicast.
+        /// It would begin a connection, but is from a virtual address, or from one that no host has for all: 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/3, `::`, `::1`, fe80::/10, ff00::/8.
         Martian = "martian",
         /// To a service, from a source that a list keeps out (`[sources]`): it may begin no connection.
         SourceDenied = "source_denied",
