@@ -43,7 +43,7 @@ fn lblc_stays_until_it_is_overloaded_and_somebody_is_idle() {
 #[test]
 fn what_is_known_outlives_a_snapshot_and_is_not_moved_by_a_question() {
     let (list, kept) = (servers(&[1, 1, 1]), Kept::default());
-    let new = |kind| Picker::new(kind, &[], &list, &kept);
+    let new = |kind| Picker::new(kind, &[], &list, &kept, 0);
     let first = new(Scheduler::Lblc).pick(&to(7, 0));
     load(&list[first.unwrap().index() - 1], 1);
     assert_eq!(new(Scheduler::Lblc).pick(&to(7, 0)), first);
