@@ -125,7 +125,8 @@ pub struct Model {
     templates: Vec<Template>,
     hashed: Vec<(Hashed, Option<usize>)>,
     loads: Vec<[Load; SERVERS]>,
-    turns: Vec<u64>,
+    /// Where round robin is, if that is known.
+    turns: Vec<Option<u64>>,
     /// Where the last packet has gone that had ports.
     placed: Went,
     notes: Vec<Note>,
@@ -160,7 +161,7 @@ impl Model {
             templates: Vec::new(),
             hashed: Vec::new(),
             loads: vec![Default::default(); services.len()],
-            turns: vec![0; services.len()],
+            turns: vec![Some(0); services.len()],
             placed: Went::Nowhere,
             notes: Vec::new(),
             held: Vec::new(),

@@ -49,7 +49,7 @@ pub fn choose(
     kind: Scheduler,
     flags: &[SchedulerFlag],
     candidates: &[Candidate],
-    turn: &mut u64,
+    turn: &mut Option<u64>,
     flow: &Flow,
 ) -> Choice {
     let least = |cost: &dyn Fn(&Candidate) -> (u64, u64)| {
@@ -110,14 +110,22 @@ pub fn choose(
     }
 }
 
-/// The next of a ring that may take a connection.
-fn in_turn(ring: Vec<&Candidate>, turn: &mut u64) -> Choice {
+/// The next of a ring that may take a connection. Where it goes on after nobody could, nobody says.
+fn in_turn(ring: Vec<&Candidate>, turn: &mut Option<u64>) -> Choice {
+    let Some(mut position) = *turn else {
+        let usable: Vec<usize> = ring.iter().filter(|one| one.is_usable()).map(|one| one.server).collect();
+        return if usable.is_empty() { Choice::Nobody } else { Choice::AnyOf(usable, false) };
+    };
     for _ in 0..ring.len() {
-        let candidate = ring[(*turn % ring.len() as u64) as usize];
-        *turn += 1;
+        let candidate = ring[(position % ring.len() as u64) as usize];
+        position += 1;
+        *turn = Some(position);
         if candidate.is_usable() {
             return Choice::Server(candidate.server);
         }
+    }
+    if !ring.is_empty() {
+        *turn = None;
     }
     Choice::Nobody
 }
