@@ -7,6 +7,8 @@ use std::sync::Arc;
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, PortIndex, Route, Via};
 use dataplane::scheduler::FLOW_KEY;
 use dataplane::snapshot::{DestSpec, Pool, PortSpec, ServiceSpec, Snapshot};
+use dataplane::snat::{Snat, SnatSpec};
+use dataplane::table::HashKey;
 
 use crate::config::{Fullnat, Server, Service};
 use crate::effects::Effects;
@@ -134,6 +136,12 @@ fn describe(
     }
 }
 
+/// Source NAT as it is configured: what has not changed keeps its mappings, all else begins without.
+pub fn snats(old: &[Arc<Snat>], specs: &[SnatSpec], key: impl Fn() -> HashKey) -> Vec<Arc<Snat>> {
+    let kept = |spec: &SnatSpec| old.iter().find(|snat| snat.spec() == spec).cloned();
+    specs.iter().map(|spec| kept(spec).unwrap_or_else(|| Arc::new(Snat::new(spec.clone(), key())))).collect()
+}
+
 /// Linux' routes and neighbours, as far as they lead over ports.
 pub fn fibs(mirror: &Mirror, ports: &[PortLink]) -> Fibs {
     Fibs { four: fib(mirror, ports), six: fib(mirror, ports) }
@@ -216,6 +224,7 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use dataplane::fib::NextHop;
+    use dataplane::snat::SnatTimeouts;
 
     use super::*;
     use crate::services::tests::services;
@@ -279,6 +288,23 @@ mod tests {
         let anycast = six.look_up(u128::from("2001:db8::".parse::<Ipv6Addr>().unwrap()));
         assert_eq!((broadcast, anycast), (NextHop::NoRoute, NextHop::NoRoute));
         assert_eq!(neighbours(&mirror(), &ports()).count(), 2);
+    }
+
+    #[test]
+    fn source_nat_that_has_not_changed_keeps_its_mappings() {
+        let spec = |outside| SnatSpec {
+            inside: vec![(0x0A00_0000, 24)],
+            outside: vec![outside],
+            ports: 2000..=2099,
+            block: 10,
+            limit: 20,
+            mappings: 100,
+            timeouts: SnatTimeouts::default(),
+        };
+        let key = || HashKey { blind: 1, factor: 3 };
+        let old = snats(&[], &[spec(1), spec(2)], key);
+        let new = snats(&old, &[spec(3), spec(2)], key);
+        assert!(Arc::ptr_eq(&new[1], &old[1]) && !old.iter().any(|old| Arc::ptr_eq(old, &new[0])));
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Backend for Router {
 
     async fn counters(&self) -> anyhow::Result<api::Counters> {
         let table = api::Table { slots: 4096, connections: 52 };
-        Ok(api::Counters { generation: 1, table, workers: Vec::new(), ports: Vec::new() })
+        Ok(api::Counters { generation: 1, table, mappings: 0, workers: Vec::new(), ports: Vec::new() })
     }
 
     async fn metrics(&self, _: Format) -> anyhow::Result<String> {

@@ -103,6 +103,10 @@ named! {
         PuntFull = "punt_full",
         /// The device has left no room in front of the packet for a tunnel's headers.
         NoHeadroom = "no_headroom",
+        /// From a host that source NAT hides, of no mapping, and begins none: TCP without SYN, a fragment, a protocol without ports.
+        SnatNone = "snat_none",
+        /// From a host that source NAT hides: it has all ports that it may have, or the pool has none left.
+        SnatFull = "snat_full",
         /// With full NAT: no local port is free for another connection, or that of this one is lost.
         NoLocalPort = "no_local_port",
     }

@@ -14,6 +14,7 @@
 //! | [`quic`] | which real server a datagram of QUIC names itself |
 //! | [`snapshot`] | the compiled configuration, and its publication |
 //! | [`fragments`] | which connection's a fragment is that has no ports |
+//! | [`snat`] | which port of a pool is whose, for what hosts inside begin |
 //! | [`fib`] | routes and neighbours: from an address to an adjacency |
 //! | [`counters`] | what is counted, and by whom |
 //! | [`engine`] | a burst's way through parse, classify, resolve, rewrite |
@@ -37,6 +38,7 @@ mod ranges;
 pub mod scheduler;
 pub mod service;
 pub mod snapshot;
+pub mod snat;
 mod sync;
 pub mod table;
 pub mod tcp;

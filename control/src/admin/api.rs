@@ -343,6 +343,9 @@ pub struct Counters {
     pub generation: u64,
     /// The connection table.
     pub table: Table,
+    /// Mappings of source NAT that there are, of all pools.
+    #[serde(default)]
+    pub mappings: u64,
     /// Each worker's own counters.
     pub workers: Vec<Worker>,
     /// The ports, each with a queue for each worker.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use dataplane::admission::Sources;
 use dataplane::scheduler::FLOW_KEY;
 use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
+use dataplane::snat::SnatSpec;
 
 use super::compare::{self, repeated};
 use super::error::{ConfigErrors, Report, Source, quoted};
@@ -22,7 +23,7 @@ use super::sync::sync;
 use super::value::{self, DEVICE, MAC, PORT_NAME, PREFIX};
 use super::{
     Admin, Config, DEFAULT_SOCKET, Eal, Idle, IpvsSync, Port, Routing, Run, Scheduling, Service, Sync, Table,
-    VirtualAddresses, Workers, file, service, tcp,
+    VirtualAddresses, Workers, file, service, snat, tcp,
 };
 
 /// Cores that Linux can be built for on x86-64.
@@ -98,6 +99,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         "table",
         "routing",
         "scheduling",
+        "snat",
         "admin",
         "sync",
         "ipvs_sync",
@@ -110,7 +112,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
     let workers =
         root.require("workers", "a table [workers] with cores = [...]").and_then(|f| workers(&f.section()?));
     let table = root.optional("table", |field| table(&field.section()?));
-    let routing = root.optional("routing", |field| routing(&field.section()?));
+    let forward = root.or("routing", false, |field| forward(&field.section()?));
     let scheduling = root.optional("scheduling", |field| scheduling(&field.section()?));
     let admin = root.optional("admin", |field| admin(&field.section()?));
     let sync = root.optional("sync", |field| sync(&field.section()?));
@@ -120,6 +122,10 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
     let port_sections = root.require("port", "at least one [[port]]").map(|_| root.sections("port"))?;
     let ports: Vec<Option<Port>> = port_sections.iter().map(port).collect();
     compare::ports(&port_sections, &ports);
+
+    let snat_sections = root.sections("snat");
+    let snats: Vec<Option<SnatSpec>> = snat_sections.iter().map(snat::read).collect();
+    compare::snats(&snat_sections, &snats, &ports);
 
     let service_sections = root.sections("service");
     let services: Vec<(Option<Service>, Vec<Section<'_>>)> =
@@ -135,7 +141,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         run?.unwrap_or(Run { drop_capabilities: true, virtual_addresses: VirtualAddresses::default() }),
         workers?,
         table?.unwrap_or(Table::of(1_000_000)),
-        routing?.unwrap_or_default(),
+        Routing { forward: forward?, snats: snats.into_iter().collect::<Option<_>>()? },
         scheduling?.unwrap_or(Scheduling { flow_key: FLOW_KEY }),
         admin?.unwrap_or_else(|| Admin { socket: PathBuf::from(DEFAULT_SOCKET), group: None, tcp: None }),
         sync?,
@@ -185,9 +191,9 @@ fn eal(section: &Section<'_>) -> Option<Eal> {
     Some(Eal { hugepages: hugepages?, memory_mb: memory_mb?, file_prefix: file_prefix?, args: args? })
 }
 
-fn routing(section: &Section<'_>) -> Option<Routing> {
+fn forward(section: &Section<'_>) -> Option<bool> {
     section.known(&["forward"]);
-    Some(Routing { forward: section.or("forward", false, |field| field.boolean())? })
+    section.or("forward", false, |field| field.boolean())
 }
 
 fn run(section: &Section<'_>) -> Option<Run> {

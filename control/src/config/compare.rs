@@ -4,8 +4,9 @@
 
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use dataplane::snat::SnatSpec;
 use foldhash::{HashMap, HashSet};
 
 use super::check::{IPV6_MTU, one_of};
@@ -126,6 +127,26 @@ pub(super) fn services(
                 _ => continue,
             };
             field.error::<()>(format_args!("{} is {what}; expected another machine", address.ip()));
+        }
+    }
+}
+
+/// No address is in two pools, or the router's own: Linux has ports of its own there.
+pub(super) fn snats(sections: &[Section<'_>], snats: &[Option<SnatSpec>], ports: &[Option<Port>]) {
+    let twins: HashSet<IpAddr> =
+        ports.iter().flatten().flat_map(|port| port.addresses.iter().map(|p| p.address)).collect();
+    let mut seen: HashSet<u32> = HashSet::default();
+    for (section, snat) in sections.iter().zip(snats) {
+        let (Some(snat), Some(field)) = (snat, section.get("outside")) else { continue };
+        for &outside in &snat.outside {
+            let address = Ipv4Addr::from(outside);
+            if twins.contains(&address.into()) {
+                field.error::<()>(format_args!(
+                    "{address} is an address of this router; expected another one"
+                ));
+            } else if !seen.insert(outside) {
+                field.error::<()>(format_args!("{address} is in another pool; expected each address in one"));
+            }
         }
     }
 }

@@ -26,6 +26,7 @@ mod quic_lb;
 pub mod raw;
 pub mod schema;
 mod service;
+mod snat;
 mod sources;
 pub mod sync;
 pub mod tcp;
@@ -43,6 +44,7 @@ use dataplane::admission::{Limit, Sources};
 use dataplane::quic;
 use dataplane::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
 use dataplane::snapshot::TunnelSpec;
+use dataplane::snat::SnatSpec;
 use dataplane::wire::ipv4;
 
 pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
@@ -74,7 +76,7 @@ pub struct Config {
     pub workers: Workers,
     /// `[table]`: the connection table.
     pub table: Table,
-    /// `[routing]`: what becomes of packets that concern no service.
+    /// `[routing]` and `[[snat]]`: what becomes of packets that concern no service.
     pub routing: Routing,
     /// `[scheduling]`: what all services' schedulers have in common.
     pub scheduling: Scheduling,
@@ -156,10 +158,11 @@ pub fn parse_services(text: &str) -> Result<Vec<Service>, ConfigErrors> {
 
 /// See [`Config::port_of`]. None if there is none of the name, or no port at all.
 fn port_of<'p>(service: &Service, ports: impl Iterator<Item = &'p Port> + Clone) -> Option<&'p Port> {
-    let near = |port: &&Port| port.addresses.iter().any(|prefix| prefix.contains(service.address.ip()));
     match &service.port {
         Some(name) => ports.clone().find(|port| port.name == *name),
-        None => ports.clone().find(near).or_else(|| ports.clone().next()),
+        None => {
+            ports.clone().find(|port| port.is_near(service.address.ip())).or_else(|| ports.clone().next())
+        }
     }
 }
 
@@ -316,10 +319,12 @@ impl Table {
 }
 
 /// What becomes of packets that concern no service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routing {
     /// Whether workers route them; if not, Linux has them.
     pub forward: bool,
+    /// `[[snat]]`: source NAT for what hosts inside begin.
+    pub snats: Vec<SnatSpec>,
 }
 
 /// Where the admin API is.
@@ -348,6 +353,13 @@ pub struct Port {
     pub addresses: Vec<Prefix>,
     /// Instead of the device's own MAC address.
     pub mac: Option<[u8; 6]>,
+}
+
+impl Port {
+    /// Whether an address is in a network that the port is in.
+    pub fn is_near(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|prefix| prefix.contains(address))
+    }
 }
 
 /// An address with the length of its network's prefix.

@@ -166,7 +166,7 @@ fn timeouts(section: &Section<'_>, protocol: Protocol) -> Option<Timeouts> {
 }
 
 /// Whole seconds, as LVS has them.
-fn timeout(field: Field<'_>) -> Option<u32> {
+pub(super) fn timeout(field: Field<'_>) -> Option<u32> {
     let longest = Duration::from_secs(MAX_TIMEOUT_SECONDS.into());
     let time = field.duration(SECOND..=longest)?;
     match time.subsec_nanos() {

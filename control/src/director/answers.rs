@@ -232,6 +232,7 @@ impl Director {
         api::Counters {
             generation: self.generation,
             table: api::Table { slots: self.table.slots() as u64, connections: connections.sum() },
+            mappings: self.snats.iter().map(|snat| snat.mappings()).sum(),
             workers: workers.collect(),
             ports: ports.collect(),
         }

@@ -1,7 +1,7 @@
 //! What the director has Linux do on the twins: carry addresses, and keep neighbours fresh.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -205,7 +205,18 @@ impl Director {
         };
         let mut places: HashSet<(u32, IpAddr)> = self.services.present().iter().filter_map(place).collect();
         places.extend(self.local_addresses());
+        places.extend(self.outside_addresses());
         places
+    }
+
+    /// The addresses of pools of source NAT, each with the interface that is to have it. They have no standing: they are here until the end.
+    fn outside_addresses(&self) -> impl Iterator<Item = (u32, IpAddr)> {
+        let snats = self.config.routing.snats.iter().filter(|_| !self.orders.stopping);
+        snats.flat_map(|snat| &snat.outside).map(|&address| {
+            let address = Ipv4Addr::from(address).into();
+            let index = self.config.ports.iter().position(|port| port.is_near(address)).unwrap_or(0);
+            (self.ports[index].ifindex, address)
+        })
     }
 
     /// The local addresses of services with full NAT whose virtual address is not withdrawn, and those of which connections have ports

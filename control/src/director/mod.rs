@@ -36,6 +36,7 @@ use dataplane::capture;
 use dataplane::counters::WorkerCounters;
 use dataplane::fib::{Fibs, PortIndex};
 use dataplane::snapshot::{Publisher, Snapshot};
+use dataplane::snat::{Snat, Snats};
 use dataplane::table::Table;
 use tokio::signal::unix::Signal;
 use tokio::sync::{Notify, mpsc};
@@ -59,7 +60,7 @@ use crate::events::{Events, Kind};
 use crate::health::{Health, News, Verdict};
 use crate::hooks::Hooks;
 use crate::ids::{Ids, ServerKey, ServiceKey};
-use crate::keep::Keep;
+use crate::keep::{self, Keep};
 use crate::net::{Change, Watcher};
 use crate::rates;
 use crate::rivals::Rivals;
@@ -152,6 +153,8 @@ pub struct Director {
     published: List,
     /// Linux' routes and neighbours, compiled, unless they have changed since.
     fibs: Option<Fibs>,
+    /// Source NAT, with its mappings.
+    snats: Vec<Arc<Snat>>,
     hooks: Hooks,
     /// A round of asking Linux for neighbours, if one is under way.
     asking: JoinSet<()>,
@@ -232,6 +235,7 @@ impl Director {
             generation: 0,
             published: List::default(),
             fibs: None,
+            snats: Vec::new(),
             hooks: Hooks::new(events.clone()),
             asking: JoinSet::new(),
             live: HashSet::new(),
@@ -592,6 +596,7 @@ impl Director {
         self.judge_addresses();
         let follows = self.follows();
         let generation = self.generation + 1;
+        self.snats = compile::snats(&self.snats, &self.config.routing.snats, keep::random_key);
         let (mirror, ports) = (self.watcher.mirror(), &self.ports);
         let fibs = self.fibs.get_or_insert_with(|| compile::fibs(mirror, ports)).clone();
         let (services, effects, ids) = (&self.services, &self.effects, &mut self.ids);
@@ -601,6 +606,7 @@ impl Director {
         let snapshot = compile::compile(generation, key, services, effects, ids, is_live, ports, fibs);
         let snapshot =
             snapshot.with_sources(self.config.sources.clone()).with_routing(self.config.routing.forward);
+        let snapshot = snapshot.with_snats(Snats::new(self.snats.clone()));
         self.record_ids();
         self.publisher.publish(snapshot);
         self.generation = generation;

@@ -314,7 +314,7 @@ fn boot() -> Result<String> {
 }
 
 /// A key that nobody can guess.
-fn random_key() -> HashKey {
+pub fn random_key() -> HashKey {
     HashKey { blind: random(), factor: random() }
 }
 

@@ -21,6 +21,9 @@ pub fn counters(out: &mut impl Write, counters: &Counters) -> io::Result<()> {
     let (slots, used) = (counters.table.slots, counters.table.connections);
     writeln!(out, "{}", title(&counters.table))?;
     writeln!(out, "Generation {}, {used} of {slots} table entries in use", counters.generation)?;
+    if counters.mappings > 0 {
+        writeln!(out, "{} mappings of source NAT", counters.mappings)?;
+    }
     writeln!(out)?;
 
     let names = workers.iter().map(|worker| format!("{} (core {})", worker.index, worker.core));
@@ -111,6 +114,7 @@ mod tests {
         let given = Counters {
             generation: 3,
             table: Table { slots: 4096, connections: 12 },
+            mappings: 9,
             workers: vec![one, two],
             ports: Vec::new(),
         };
@@ -118,6 +122,7 @@ mod tests {
         counters(&mut out, &given).unwrap();
         let expected = "
 Generation 3, 12 of 4096 table entries in use
+9 mappings of source NAT
 
 Worker                           0 (core 1)       1 (core 3)              all
 polls                                  1000                0             1000

@@ -179,6 +179,8 @@ impl Families<'_> {
         self.gauges("table_slots", help, alone(table.slots))?;
         let help = "How many slots of the table are taken by connections";
         self.gauges("table_connections", help, alone(table.connections))?;
+        let help = "Mappings of source NAT that there are, of all pools";
+        self.gauges("snat_mappings", help, alone(scrape.counters.mappings))?;
         let states = State::ALL.iter().zip(scrape.states);
         let states = states.map(|(state, count)| ([("state", state.name())], count));
         let help = "Connections by state, as of at most half a minute ago";

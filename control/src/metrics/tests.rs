@@ -105,6 +105,7 @@ fn scrape(servers: u32) -> Scrape {
         start,
         counters: api::Counters {
             generation: 12,
+            mappings: 4,
             table: api::Table { slots: 2_048, connections: 77 },
             workers: vec![worker(0), worker(1)],
             ports: vec![port("wan", true, Some(10_000)), port("lan", false, None)],
@@ -203,6 +204,7 @@ fn every_value_is_where_it_belongs() {
         "rvs_port_link_up{port=\"lan\"} 0",
         "rvs_port_link_speed{port=\"wan\"} 10000000000",
         "rvs_table_slots 2048",
+        "rvs_snat_mappings 4",
         "rvs_table_connections 77",
         "rvs_table_state_connections{state=\"ESTABLISHED\"} 1",
         "rvs_table_state_connections{state=\"UDP\"} 11",

@@ -17,6 +17,7 @@ use dataplane::fib::PortIndex;
 use dataplane::fragments::Waiting;
 use dataplane::scheduler::Reason;
 use dataplane::snapshot::Snapshot;
+use dataplane::snat::Snats;
 use dataplane::table::{DestId, HashKey, Table};
 use dataplane::worker::Sweeper;
 use siphasher::sip::SipHasher13;
@@ -103,6 +104,7 @@ impl<F: Frame> Router<F> {
             .with_routing(config.routing.forward);
 
         let key = HashKey { blind: random(0), factor: random(1) };
+        let snapshot = snapshot.with_snats(Snats::new(compile::snats(&[], &config.routing.snats, || key)));
         let table = Arc::new(Table::new(config.table.connections as usize, key));
         let sweeper = Sweeper::new(0..table.buckets(), 0, HZ);
         let counters: Arc<WorkerCounters> = Arc::default();

@@ -84,6 +84,7 @@ fn at(seconds: u64) -> Sample {
         ],
         counters: Counters {
             generation: 12,
+            mappings: 4,
             table: Table { slots: 20_971_520, connections: 1_234_567 },
             workers: vec![worker(0, 750), worker(1, 12)],
             ports: Vec::new(),

@@ -21,6 +21,7 @@ mod resolve;
 mod rewrite;
 mod route;
 mod six;
+mod snat;
 mod split;
 pub mod tell;
 #[cfg(test)]
@@ -241,10 +242,11 @@ impl Engine {
         bursts > 0
     }
 
-    /// Removes expired connections, and those of removed dests, from some buckets of the table; and frees local ports without one, as
-    /// large a part of them.
+    /// Removes expired connections, and those of removed dests, from some buckets of the table; frees local ports without one, as
+    /// large a part of them; and forgets expired mappings of source NAT, again as large a part.
     pub fn sweep(&self, snapshot: &Snapshot, now: Tick, buckets: Range<usize>) {
         resolve::sweep(&self.table, snapshot, now, buckets.clone());
+        snapshot.snats.sweep(now, buckets.clone(), self.table.buckets());
         for local in snapshot.locals() {
             local.sweep(&self.table, buckets.clone(), self.table.buckets());
         }

@@ -11,6 +11,8 @@
 //!
 //! Of a server whose MAC is not known yet nothing is said: the client asks again in a second, and by then it is.
 
+use std::net::IpAddr;
+
 use super::fullnat::{self, View};
 use super::packet::Side;
 use super::resolve::Judgement;
@@ -19,6 +21,7 @@ use crate::counters::Drop;
 use crate::fib::NextHop;
 use crate::service::Protocol;
 use crate::snapshot::{Dest, Family, ServiceIndex, Snapshot};
+use crate::snat::Class;
 use crate::table::Table;
 use crate::wire::icmp;
 use crate::wire::transport::Transport;
@@ -119,21 +122,26 @@ impl Way<'_> {
         Some(Asked { service, protocol, client_port: source, towards })
     }
 
-    /// The client that a packet goes to as a reply by full NAT, if it is one.
-    fn client<A: Family>(&self, ip: &Ip<A>, packet: &[u8]) -> Option<A> {
+    /// Whom a packet goes to that is for an address of the router's own: a client, as a reply by full NAT, or who is behind source NAT.
+    fn beyond<A: Family>(&self, ip: &Ip<A>, packet: &[u8]) -> Option<A> {
         let Way { table, snapshot, now } = *self;
         let protocol = Protocol::from_number(ip.protocol)?;
         let Transport { source, destination, .. } = ports(ip, protocol, packet)?;
-        let (dest, client) =
-            fullnat::reply(snapshot, (ip.source, source), (ip.destination, destination), protocol)?;
-        Some(View { table, snapshot, now }.client::<A>(dest, client)?.0)
+        let ends = ((ip.source, source), (ip.destination, destination));
+        if let Some((dest, client)) = fullnat::reply(snapshot, ends.0, ends.1, protocol) {
+            return Some(View { table, snapshot, now }.client::<A>(dest, client)?.0);
+        }
+        let IpAddr::V4(outside) = ip.destination.ip() else { return None };
+        let class = Class::of_protocol(protocol);
+        let mapping = snapshot.snats.from_outside(now, class, outside.into(), destination)?;
+        A::of(IpAddr::V4(mapping.inside.address().into()))
     }
 
     /// The MTU of the way that a packet would have gone, without the headers of a tunnel.
     fn mtu<A: Family>(&self, ip: &Ip<A>, packet: &[u8], asked: Option<Asked>) -> Option<u16> {
         let Way { table, snapshot, now } = *self;
         let next_hop = match asked {
-            None => A::fib(snapshot).look_up(self.client(ip, packet).unwrap_or(ip.destination)),
+            None => A::fib(snapshot).look_up(self.beyond(ip, packet).unwrap_or(ip.destination)),
             // Nobody remembers where it would have gone: what fits on the narrowest way.
             Some(Asked { service, .. }) if snapshot.services[service as usize].one_packet => {
                 let of_service = snapshot.dests().filter(|dest| dest.service == service);

@@ -10,6 +10,7 @@ mod quic;
 mod related;
 mod route;
 mod six;
+mod snat;
 mod tell;
 mod tunnel;
 
@@ -119,6 +120,7 @@ fn compile(generation: u64, specs: &[ServiceSpec], removed: impl IntoIterator<It
         Route { prefix: 0, length: 0, via: Via::Gateway(WAN, gateway) },
         Route { prefix: 0x0A00_0000, length: 24, via: Via::OnLink(LAN) },
         Route { prefix: 0x0A00_00FE, length: 32, via: Via::Own },
+        Route { prefix: 0xC000_0232, length: 32, via: Via::Own },
     ];
     let mut neighbours = vec![((WAN, gateway), Adjacency::new(WAN, 1500, CLIENT_MAC, WAN_MAC))];
     for n in 1..=9 {

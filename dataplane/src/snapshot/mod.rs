@@ -36,6 +36,7 @@ use crate::key::{KeyHasher, WideKey};
 use crate::quic;
 use crate::scheduler::{Candidate, FLOW_KEY, Kept, Picker};
 use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
+use crate::snat::Snats;
 use crate::table::{DestId, LocalAddress, Word};
 use crate::wire::checksum::Delta;
 use crate::wire::ethernet::Mac;
@@ -278,6 +279,8 @@ pub struct Snapshot {
     pub sources: Option<Arc<Sources>>,
     /// Whether packets that concern no service are routed by these; if not, they are Linux'.
     pub routing: bool,
+    /// Source NAT of what is routed.
+    pub snats: Snats,
     dests: Vec<Option<Dest>>,
     /// By dest number, like `dests`; what most packets need of them. Never empty: 0 is nobody.
     transforms: Vec<Transform>,
@@ -340,6 +343,7 @@ impl Snapshot {
             fibs: fibs.into(),
             sources: None,
             routing: false,
+            snats: Snats::default(),
             dests: Vec::new(),
             transforms: Vec::new(),
             removed: removed.into_iter().collect(),
@@ -364,6 +368,11 @@ impl Snapshot {
     /// The same for these sources only.
     pub fn with_sources(self, sources: Option<Arc<Sources>>) -> Self {
         Snapshot { sources, ..self }
+    }
+
+    /// The same with source NAT.
+    pub fn with_snats(self, snats: Snats) -> Self {
+        Snapshot { snats, ..self }
     }
 
     /// The same, which routes packets that concern no service, or does not.

@@ -25,6 +25,7 @@ impl Snapshot {
             fibs: self.fibs.clone(),
             sources: self.sources.clone(),
             routing: self.routing,
+            snats: self.snats.rehearsal(),
             dests: self.dests.iter().map(|known| known.as_ref().map(dest)).collect(),
             transforms: Vec::new(),
             removed: self.removed.clone(),

@@ -22,6 +22,8 @@ mod field {
     pub const MTU: usize = 6;
     /// Where the quoted packet begins.
     pub const QUOTE: usize = 8;
+    /// Of an echo and its reply.
+    pub const IDENTIFIER: usize = 4;
 }
 
 /// What an error quotes of a packet: the IP header and at least eight bytes behind it, which TCP and UDP begin
@@ -135,6 +137,57 @@ pub fn translate<A: Version>(
     patch.put(port_at, port);
     let of_both = address_delta.and(port_delta);
     patch.change(at + transport::checksum_at(protocol), |sum| updated_checksum(protocol, sum, of_both));
+    let sum = patch.delta.apply(read16(message, field::CHECKSUM));
+    message[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Whether a message of IPv4 asks for an echo or is one, and its identifier; `None` if it is neither.
+pub fn echo(message: &[u8]) -> Option<(bool, u16)> {
+    const REPLY: u8 = 0;
+    const REQUEST: u8 = 8;
+    let header = message.first_chunk::<{ field::QUOTE }>()?;
+    let is_request = match header[field::TYPE] {
+        REQUEST => true,
+        REPLY => false,
+        _ => return None,
+    };
+    Some((is_request, read16(header, field::IDENTIFIER)))
+}
+
+/// The identifier of the echo, or of the reply to one, that an error of IPv4 is about.
+pub fn quoted_echo(message: &[u8]) -> Option<u16> {
+    let packet = message.get(field::QUOTE..)?;
+    let at = u32::quoted(packet)?.header_length;
+    Some(echo(packet.get(at..)?)?.1)
+}
+
+/// Gives an echo, or the reply to one, another identifier.
+pub fn set_echo(message: &mut [u8], old: u16, new: u16) {
+    let delta = Delta::word(old, new);
+    let Some(header) = message.first_chunk_mut::<{ field::QUOTE }>() else { return };
+    let sum = delta.apply(read16(header, field::CHECKSUM));
+    header[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    header[field::IDENTIFIER..field::IDENTIFIER + 2].copy_from_slice(&new.to_be_bytes());
+}
+
+/// The same as [`translate`] for an error of IPv4 about an echo or a reply to one ([`quoted_echo`]), whose identifier stands for the port.
+pub fn translate_echo(message: &mut [u8], (end, address, identifier): (End, u32, u16)) {
+    let Some(ip) = message.get(field::QUOTE..).and_then(u32::quoted) else { return };
+    let at = field::QUOTE + ip.header_length;
+    let (address_at, old) = match end {
+        End::Source => (field::QUOTE + u32::SOURCE, ip.source),
+        End::Destination => (field::QUOTE + u32::DESTINATION, ip.destination),
+    };
+    let Some(&[high, low]) = message.get(at + field::IDENTIFIER..).and_then(|rest| rest.first_chunk()) else {
+        return;
+    };
+    let identifier_delta = Delta::word(u16::from_be_bytes([high, low]), identifier);
+    let mut patch = Patch { message, delta: Delta::default() };
+    patch.put(address_at, (address >> 16) as u16);
+    patch.put(address_at + 2, address as u16);
+    patch.change(field::QUOTE + ipv4::CHECKSUM, |sum| Delta::double(old, address).apply(sum));
+    patch.put(at + field::IDENTIFIER, identifier);
+    patch.change(at + field::CHECKSUM, |sum| identifier_delta.apply(sum));
     let sum = patch.delta.apply(read16(message, field::CHECKSUM));
     message[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
 }

@@ -141,7 +141,13 @@ impl Backend for Example {
         let (hashed, device) = (self.maybe(hashed), self.maybe(device));
         let port = api::Port { name: "wan".to_owned(), queues: 2, hashed, device };
         let table = api::Table::default();
-        Ok(api::Counters { generation: 1, table, workers: vec![self.worker()], ports: vec![port] })
+        Ok(api::Counters {
+            generation: 1,
+            table,
+            mappings: 3,
+            workers: vec![self.worker()],
+            ports: vec![port],
+        })
     }
 
     async fn reload(&self, dry_run: bool) -> anyhow::Result<api::Reloaded> {

@@ -1,0 +1,156 @@
+//! `[[snat]]`: source NAT for what hosts inside begin.
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+
+use dataplane::snat::{SnatSpec, SnatTimeouts};
+use dataplane::wire::ipv4;
+
+use super::check::narrow;
+use super::error::quoted;
+use super::raw::{Field, Section};
+use super::service::timeout;
+use super::value;
+
+/// Addresses of a pool: what a mapping has room for.
+const MOST_ADDRESSES: usize = 255;
+
+const NETWORK: &str = "an IPv4 network ADDRESS/LENGTH, e.g. \"10.0.0.0/24\"";
+const RANGE: &str = "an IPv4 address or a range of them, e.g. \"192.0.2.52-192.0.2.55\"";
+const PORTS: &str = "a range of ports, e.g. \"1024-65535\"";
+
+pub(super) fn read(section: &Section<'_>) -> Option<SnatSpec> {
+    section.known(&["inside", "outside", "ports", "block", "limit", "mappings", "timeouts"]);
+    let inside = section
+        .require("inside", "networks, e.g. [\"10.0.0.0/24\"]")
+        .and_then(|field| field.all(|network_field| network_field.parse(NETWORK, network)));
+    let outside =
+        section.require("outside", "addresses, e.g. [\"192.0.2.50\"]").and_then(|field| pool(&field));
+    let ports = section.or("ports", 1024..=65535, |field| field.parse(PORTS, ports));
+    let block: Option<u16> = section.or("block", 512, |field| narrow(field.integer(2..=16_384)));
+    let limit = section.or("limit", 4096, |field| narrow(field.integer(2..=65_535)));
+    let mappings = section.or("mappings", 65_536, |field| narrow(field.integer(1024..=16_777_216)));
+    let timeouts = section.or("timeouts", SnatTimeouts::default(), |field| timeouts(&field.section()?));
+    let (ports, block) = (ports?, block?);
+    if usize::from(*ports.end()) + 1 < usize::from(*ports.start()) + usize::from(block) {
+        let (first, last) = (ports.start(), ports.end());
+        section
+            .error(format_args!("no block of {block} ports is in {first}-{last}; expected a smaller block"));
+        return None;
+    }
+    Some(SnatSpec {
+        inside: inside?,
+        outside: outside?,
+        ports,
+        block,
+        limit: limit?,
+        mappings: mappings?,
+        timeouts: timeouts?,
+    })
+}
+
+fn network(typed: &str) -> Result<(u32, u8), String> {
+    let wrong = || format!("{} is no network", quoted(typed));
+    let (address, length) = typed.split_once('/').ok_or_else(wrong)?;
+    let address = u32::from(address.parse::<Ipv4Addr>().map_err(|_| wrong())?);
+    let length = length.parse::<u8>().ok().filter(|length| *length <= 32).ok_or_else(wrong)?;
+    if address & !ipv4::mask(length) != 0 {
+        return Err(format!("{typed} has more bits than its length says"));
+    }
+    Ok((address, length))
+}
+
+/// All addresses, those of ranges one by one.
+fn pool(field: &Field<'_>) -> Option<Vec<u32>> {
+    let ranges = field.all(|range_field| range_field.parse(RANGE, range))?;
+    let mut addresses: Vec<u32> = ranges.into_iter().flatten().take(MOST_ADDRESSES + 1).collect();
+    if addresses.is_empty() || addresses.len() > MOST_ADDRESSES {
+        return field.error(format_args!("no or too many addresses; expected 1 to {MOST_ADDRESSES}"));
+    }
+    let count = addresses.len();
+    addresses.sort_unstable();
+    addresses.dedup();
+    if addresses.len() < count {
+        return field.error("an address stands there twice; expected each once");
+    }
+    Some(addresses)
+}
+
+fn range(typed: &str) -> Result<RangeInclusive<u32>, String> {
+    let (first, last) = typed.split_once('-').unwrap_or((typed, typed));
+    let [first, last] = [first, last].map(|address| value::address_v4(address.trim()).map(u32::from));
+    let (first, last) = (first?, last?);
+    if last < first {
+        return Err(format!("{typed} ends before it begins"));
+    }
+    Ok(first..=last)
+}
+
+fn ports(typed: &str) -> Result<RangeInclusive<u16>, String> {
+    let wrong = || format!("{} is no range of ports", quoted(typed));
+    let (first, last) = typed.split_once('-').ok_or_else(wrong)?;
+    let port = |text: &str| text.trim().parse::<u16>().ok().filter(|&port| port > 0).ok_or_else(wrong);
+    let (first, last) = (port(first)?, port(last)?);
+    if last < first { Err(wrong()) } else { Ok(first..=last) }
+}
+
+fn timeouts(section: &Section<'_>) -> Option<SnatTimeouts> {
+    section.known(&["udp", "established", "transitory", "icmp"]);
+    let SnatTimeouts { udp, established, transitory, icmp } = SnatTimeouts::default();
+    let [udp, established, transitory, icmp] =
+        [("udp", udp), ("established", established), ("transitory", transitory), ("icmp", icmp)]
+            .map(|(key, default)| section.or(key, default, timeout));
+    Some(SnatTimeouts { udp: udp?, established: established?, transitory: transitory?, icmp: icmp? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn read(snat: &str) -> Result<SnatSpec, String> {
+        let text = format!(
+            "[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n\
+             addresses = [\"192.0.2.1/24\"]\n[[snat]]\n{snat}\n"
+        );
+        let config = crate::config::parse(Path::new("f"), text.into()).map_err(|error| error.to_string())?;
+        Ok(config.routing.snats[0].clone())
+    }
+
+    #[test]
+    fn what_is_left_out() {
+        let snat = read("inside = [\"10.0.0.0/24\"]\noutside = [\"192.0.2.50\", \"192.0.2.52-192.0.2.53\"]")
+            .unwrap();
+        assert_eq!(snat.inside, [(0x0A00_0000, 24)]);
+        assert_eq!(snat.outside, [0xC000_0232, 0xC000_0234, 0xC000_0235]);
+        assert_eq!((snat.ports, snat.block, snat.limit, snat.mappings), (1024..=65535, 512, 4096, 65_536));
+        assert_eq!(snat.timeouts, SnatTimeouts { udp: 300, established: 7440, transitory: 240, icmp: 60 });
+    }
+
+    #[test]
+    fn what_is_wrong_says_what_is_expected() {
+        let both = |inside: &str, outside: &str| format!("inside = [{inside:?}]\noutside = [{outside:?}]\n");
+        let good = both("10.0.0.0/24", "192.0.2.50");
+        for (text, expected) in [
+            (
+                both("10.0.0.1/24", "192.0.2.50"),
+                "has more bits than its length says; expected an IPv4 network",
+            ),
+            (both("10.0.0.0", "192.0.2.50"), "is no network; expected"),
+            (
+                both("10.0.0.0/24", "192.0.2.55-192.0.2.50"),
+                "ends before it begins; expected an IPv4 address or",
+            ),
+            (both("10.0.0.0/24", "192.0.2.1-192.0.3.255"), "expected 1 to 255"),
+            (both("10.0.0.0/24", "192.0.2.1"), "is an address of this router; expected another one"),
+            (format!("{good}ports = \"70-60\""), "is no range of ports; expected a range of ports"),
+            (format!("{good}ports = \"1024-1100\""), "no block of 512 ports is in 1024-1100"),
+            (format!("{good}timeouts = {{ udp = \"1.5s\" }}"), "is not a whole number of seconds"),
+            (format!("{good}[[snat]]\n{good}"), "192.0.2.50 is in another pool"),
+        ] {
+            let wrong = read(&text).unwrap_err();
+            assert!(wrong.contains(expected), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Source NAT ([`crate::snat`]): packets of IPv4 that leave from inside, and what comes back to the pool.
+//!
+//! As with routing, a packet comes here when it would be Linux' otherwise: services and their real servers' replies go before. What is
+//! neither from inside to the outside nor to a port of the pool that has a mapping is none of ours.
+//!
+//! ```text
+//!   out      inside > X             becomes   pool > X
+//!   in       X > pool               becomes   X > inside
+//!   hairpin  inside > pool          becomes   pool > another inside
+//!   an error about what went out:   X > pool, quoted pool > Y      becomes  X > inside, quoted inside > Y
+//!   an error about what came in:    inside > Y, quoted Y > inside  becomes  pool > Y, quoted Y > pool
+//! ```
+//!
+//! An error changes no mapping and keeps none alive (RFC 5508, section 4). What has no ports does not leave.
+
+use super::resolve::Path;
+use super::route;
+use super::{Frame, Verdict};
+use crate::counters::Drop;
+use crate::service::Protocol;
+use crate::snat::{Class, Mapping, Refused, Snats};
+use crate::table::Client;
+use crate::wire::checksum::Delta;
+use crate::wire::icmp::{self, End};
+use crate::wire::transport::{self, Transport};
+use crate::wire::version::{Ip, Version};
+use crate::wire::{ethernet, ipv4};
+
+/// What a packet is, as far as it can be translated.
+enum Kind {
+    /// One with ports, or an identifier in the place of the sender's or the receiver's.
+    Packet { class: Class, source: u16, destination: u16, flags: u8 },
+    /// An error about a packet of this class, which it quotes with the ends of it.
+    Error { class: Class, source: (u32, u16), destination: (u32, u16) },
+    /// Another one.
+    Other,
+}
+
+/// What becomes of an IPv4 packet if source NAT has to do with it: 1. what is it, 2. who is it really for, 3. may it go there, 4. who is it really
+/// from, 5. so it goes.
+pub(super) fn translate(path: &Path<'_>, frame: &mut impl Frame) -> Option<Verdict> {
+    let (snapshot, now) = (path.snapshot, path.now);
+    let snats: &Snats = &snapshot.snats;
+    let packet = frame.bytes().get(ethernet::HEADER..)?;
+    let ip = u32::parse(packet)?;
+    let (is_out, is_back) = (snats.has_inside(ip.source), snats.has_outside(ip.destination));
+    if !is_back
+        && (!is_out || snats.has_inside(ip.destination) || !route::is_foreign(snapshot, ip.destination))
+    {
+        return None;
+    }
+    if u32::is_for_routers(packet) || !route::is_foreign(snapshot, ip.source) {
+        return None;
+    }
+    // 1.
+    let kind = match ip.fragment {
+        Some(_) => Kind::Other,
+        None => kind(&ip, packet.get(ip.header_length..usize::from(ip.total_length))?),
+    };
+    // 2.
+    let inwards = match (&kind, is_back) {
+        (_, false) => None,
+        (&Kind::Packet { class, destination, .. }, true) => {
+            Some(snats.from_outside(now, class, ip.destination, destination)?)
+        }
+        (&Kind::Error { class, source, .. }, true) if source.0 == ip.destination => {
+            Some(snats.from_outside(now, class, source.0, source.1)?)
+        }
+        // Linux' own, at this address.
+        (Kind::Error { .. } | Kind::Other, true) => return None,
+    };
+    // 3.
+    let destination = inwards.map_or(ip.destination, |mapping| mapping.inside.address());
+    let way = match route::way(snapshot, &ip, destination)? {
+        Ok(way) => way,
+        Err(verdict) => return Some(verdict),
+    };
+    // 4.
+    let outwards = match (&kind, is_out) {
+        (_, false) => Ok(None),
+        (&Kind::Packet { class, source, flags, .. }, true) => {
+            let inside = Client::new(ip.source, source);
+            snats.leaves(now, class, inside, flags, path.engine.worker as u8).map(Some)
+        }
+        // Who says it may be a router further inside.
+        (&Kind::Error { class, destination: (address, port), .. }, true) if !is_back => {
+            snats.from_inside(now, class, Client::new(address, port)).map(Some).ok_or(Refused::None)
+        }
+        (Kind::Error { .. } | Kind::Other, true) => Err(Refused::None),
+    };
+    let outwards = match outwards {
+        Ok(mapping) => mapping,
+        Err(Refused::None) => return Some(Verdict::Drop(Drop::SnatNone)),
+        Err(Refused::Full) => return Some(Verdict::Drop(Drop::SnatFull)),
+    };
+    if let (Kind::Packet { class, destination, flags, .. }, true) = (&kind, is_back) {
+        snats.arrived(now, *class, (ip.destination, *destination), *flags);
+    }
+    // 5.
+    write(frame, &ip, &kind, inwards, outwards)?;
+    way.send::<u32>(path, &ip, frame)
+}
+
+fn kind(ip: &Ip<u32>, segment: &[u8]) -> Kind {
+    if let Some(protocol) = Protocol::from_number(ip.protocol) {
+        return match Transport::parse(protocol, segment, segment.len()) {
+            Some(Transport { source, destination, flags }) => {
+                Kind::Packet { class: Class::of_protocol(protocol), source, destination, flags }
+            }
+            None => Kind::Other,
+        };
+    }
+    if ip.protocol != u32::ICMP {
+        return Kind::Other;
+    }
+    if let Some((is_request, id)) = icmp::echo(segment) {
+        // Only who asks has a mapping.
+        let (source, destination) = if is_request { (id, 0) } else { (0, id) };
+        return Kind::Packet { class: Class::Icmp, source, destination, flags: 0 };
+    }
+    match icmp::quoted::<u32>(segment) {
+        Some(quote) if quote.is_redirect => Kind::Other,
+        Some(quote) => match Protocol::from_number(quote.protocol) {
+            Some(protocol) => Kind::Error {
+                class: Class::of_protocol(protocol),
+                source: (quote.source, quote.source_port),
+                destination: (quote.destination, quote.destination_port),
+            },
+            None => match icmp::quoted_echo(segment) {
+                Some(id) if quote.protocol == u32::ICMP => Kind::Error {
+                    class: Class::Icmp,
+                    source: (quote.source, id),
+                    destination: (quote.destination, id),
+                },
+                _ => Kind::Other,
+            },
+        },
+        None => Kind::Other,
+    }
+}
+
+/// Gives a packet its other ends. None if it has no room for the headers that were parsed from it, which cannot be.
+fn write(
+    frame: &mut impl Frame,
+    ip: &Ip<u32>,
+    kind: &Kind,
+    inwards: Option<Mapping>,
+    outwards: Option<Mapping>,
+) -> Option<()> {
+    let packet = frame.bytes_mut().get_mut(ethernet::HEADER..)?.get_mut(..ip.total_length.into())?;
+    let (header, segment) = packet.split_at_mut_checked(ip.header_length)?;
+    let header: &mut [u8; ipv4::HEADER] = header.first_chunk_mut()?;
+    // Inside and outside, as the packet has them, and what they become.
+    if let Some(Mapping { inside, .. }) = inwards {
+        let delta = Delta::double(ip.destination, inside.address());
+        ipv4::set_destination(header, inside.address(), delta);
+        match *kind {
+            Kind::Packet { class: Class::Icmp, destination, .. } => {
+                icmp::set_echo(segment, destination, inside.port());
+            }
+            Kind::Packet { destination, .. } => {
+                let delta = delta.and(Delta::word(destination, inside.port()));
+                let protocol = Protocol::from_number(ip.protocol)?;
+                transport::set_destination(protocol, segment, inside.port(), delta);
+            }
+            Kind::Error { class, .. } => {
+                mend_quote(segment, class, (End::Source, inside.address(), inside.port()));
+            }
+            Kind::Other => {}
+        }
+    }
+    if let Some(Mapping { address, port, .. }) = outwards {
+        let delta = Delta::double(ip.source, address);
+        ipv4::set_source(header, address, delta);
+        match *kind {
+            Kind::Packet { class: Class::Icmp, source, .. } => icmp::set_echo(segment, source, port),
+            Kind::Packet { source, .. } => {
+                let delta = delta.and(Delta::word(source, port));
+                transport::set_source(Protocol::from_number(ip.protocol)?, segment, port, delta);
+            }
+            Kind::Error { class, .. } => mend_quote(segment, class, (End::Destination, address, port)),
+            Kind::Other => {}
+        }
+    }
+    Some(())
+}
+
+fn mend_quote(message: &mut [u8], class: Class, new: (End, u32, u16)) {
+    match class {
+        Class::Tcp => icmp::translate(message, Protocol::Tcp, new, Delta::default()),
+        Class::Udp => icmp::translate(message, Protocol::Udp, new, Delta::default()),
+        Class::Icmp => icmp::translate_echo(message, new),
+    }
+}

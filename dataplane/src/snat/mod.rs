@@ -1,0 +1,371 @@
+//! Source NAT: what hosts inside begin goes out from a pool of addresses (RFC 4787, 5382, 5508).
+//!
+//! A mapping is of an inside address and port, whoever is at the other end (endpoint-independent mapping), and so is who may answer
+//! (endpoint-independent filtering). It stands in two places:
+//!
+//! * a word of a [`Table`] of its own, found by the inside address and port; in the place of a real server's id there is the port of the pool,
+//!   and its state and time are those of a connection;
+//! * the word of the port (`ports.rs`), which says who is behind it.
+//!
+//! The first decides: a port whose word is not there, or is another one's, leads to nobody. Who removes the word gives the port back, once.
+
+mod ports;
+
+use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
+
+pub use self::ports::Outside;
+use self::ports::Ports;
+use crate::clock::{Tick, Timeout};
+use crate::service::{Protocol, State};
+use crate::table::{Client, DestId, Fate, Hash, HashKey, Inserted, Judge, Slot, Table, Word, Worth};
+use crate::tcp;
+use crate::wire::ipv4;
+use crate::wire::transport::{RST, SYN};
+
+/// Source NAT, as control describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnatSpec {
+    /// Who is inside: addresses and lengths of prefixes.
+    pub inside: Vec<(u32, u8)>,
+    /// The pool: at most 255 addresses.
+    pub outside: Vec<u32>,
+    /// Its ports, of which those are used that make whole blocks.
+    pub ports: RangeInclusive<u16>,
+    /// Ports that a host is given at a time, of each class.
+    pub block: u16,
+    /// Ports of a host at the most, of each class.
+    pub limit: u16,
+    /// How many mappings there may be: at half load, as connections in the table.
+    pub mappings: usize,
+    /// Seconds until a mapping is forgotten.
+    pub timeouts: SnatTimeouts,
+}
+
+/// Seconds until a mapping is forgotten that is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnatTimeouts {
+    /// UDP (RFC 4787, REQ-5).
+    pub udp: u32,
+    /// An established TCP connection (RFC 5382, REQ-5).
+    pub established: u32,
+    /// One that is not yet, or not any more.
+    pub transitory: u32,
+    /// ICMP echo (RFC 5508, REQ-2).
+    pub icmp: u32,
+}
+
+impl Default for SnatTimeouts {
+    fn default() -> Self {
+        SnatTimeouts { udp: 300, established: 7440, transitory: 240, icmp: 60 }
+    }
+}
+
+/// What has ports of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP echo, whose identifier is its port.
+    Icmp,
+}
+
+impl Class {
+    /// How many there are.
+    pub(self) const COUNT: usize = 3;
+
+    /// All of them.
+    #[cfg(test)]
+    pub(self) const ALL: [Class; Self::COUNT] = [Class::Tcp, Class::Udp, Class::Icmp];
+
+    /// That of a mapping in this state; of ICMP it is none of a connection's.
+    fn of(state: State) -> Class {
+        match state {
+            State::Udp => Class::Udp,
+            State::None => Class::Icmp,
+            _ => Class::Tcp,
+        }
+    }
+
+    /// The class of a protocol's packets.
+    pub fn of_protocol(protocol: Protocol) -> Class {
+        match protocol {
+            Protocol::Tcp => Class::Tcp,
+            Protocol::Udp => Class::Udp,
+        }
+    }
+}
+
+/// Why there is no mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The packet begins none.
+    None,
+    /// No port is left for the host, or no room.
+    Full,
+}
+
+/// Source NAT with its mappings.
+pub struct Snat {
+    spec: SnatSpec,
+    table: Table,
+    ports: Ports,
+}
+
+impl std::fmt::Debug for Snat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snat").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl Snat {
+    /// Without mappings. Takes 1.5 MB for each address of the pool, and 32 bytes for each mapping.
+    pub fn new(spec: SnatSpec, key: HashKey) -> Snat {
+        let ports = Ports::new(key, spec.outside.len(), &spec.ports, spec.block, spec.limit);
+        Snat { table: Table::new(spec.mappings, key), ports, spec }
+    }
+
+    /// What it was made of.
+    pub fn spec(&self) -> &SnatSpec {
+        &self.spec
+    }
+
+    /// Mappings that there are.
+    pub fn mappings(&self) -> u64 {
+        self.ports.in_use()
+    }
+
+    fn has_inside(&self, address: u32) -> bool {
+        self.spec.inside.iter().any(|&(prefix, length)| (address ^ prefix) & ipv4::mask(length) == 0)
+    }
+
+    fn index(&self, address: u32) -> Option<u8> {
+        self.spec.outside.iter().position(|&own| own == address).map(|index| index as u8)
+    }
+
+    fn timeout(&self, state: State) -> Timeout {
+        let SnatTimeouts { udp, established, transitory, icmp } = self.spec.timeouts;
+        Timeout::from_seconds(match state {
+            State::Udp => udp,
+            State::None => icmp,
+            State::Established => established,
+            _ => transitory,
+        })
+    }
+
+    fn hash(&self, class: Class, inside: Client) -> Hash {
+        // The identifiers of ICMP are in other places than the ports of UDP: words of both may be there.
+        let turned = Client::new(inside.address(), inside.port().rotate_left(5) ^ 0x5A5A);
+        match class {
+            Class::Tcp => self.table.hash(inside, Protocol::Tcp),
+            Class::Udp => self.table.hash(inside, Protocol::Udp),
+            Class::Icmp => self.table.hash(turned, Protocol::Udp),
+        }
+    }
+
+    fn find(&self, now: Tick, class: Class, inside: Client, at: Option<Outside>) -> Option<(Slot, Word)> {
+        let judge = Judgement { snat: self, now, class, at };
+        self.table.find(self.hash(class, inside), inside, &judge)
+    }
+
+    /// A packet of a mapping, which moves its state and its time.
+    fn advance(&self, now: Tick, (slot, word): (Slot, Word), flags: u8, is_outward: bool) {
+        let old = word.state();
+        let state = match (Class::of(old), is_outward) {
+            (Class::Tcp, true) => tcp::next(tcp::Direction::In, old, flags),
+            (Class::Tcp, false) => tcp::next(tcp::Direction::Out, old, flags),
+            // Nobody outside keeps a mapping alive (RFC 4787, REQ-6).
+            (Class::Udp | Class::Icmp, false) => return,
+            (Class::Udp | Class::Icmp, true) => old,
+        };
+        let timeout = self.timeout(state);
+        if state != old || word.age(now) >= timeout.renew_after() {
+            let new = word.with_state(state).seen(now, timeout.is_coarse());
+            // Who was faster has noted the same, or the next packet does.
+            let _ = self.table.replace(slot, word, new);
+        }
+    }
+
+    fn give_back(&self, word: Word) {
+        self.ports.give_back(Class::of(word.state()), outside(word));
+    }
+}
+
+/// The port of a mapping.
+fn outside(word: Word) -> Outside {
+    Outside { address: (word.dest_number() >> 16) as u8, port: word.dest_number() as u16 }
+}
+
+struct Judgement<'a> {
+    snat: &'a Snat,
+    now: Tick,
+    class: Class,
+    /// The port that it must have.
+    at: Option<Outside>,
+}
+
+impl Judgement<'_> {
+    fn has_expired(&self, word: Word) -> bool {
+        self.snat.timeout(word.state()).has_passed(word.age(self.now))
+    }
+}
+
+impl Judge for Judgement<'_> {
+    fn is_mine(&self, word: Word) -> bool {
+        Class::of(word.state()) == self.class
+            && self.at.is_none_or(|at| at == outside(word))
+            && !self.has_expired(word)
+    }
+
+    fn worth(&self, word: Word) -> Worth {
+        if self.has_expired(word) { Worth::Free } else { Worth::Keep }
+    }
+
+    fn removed(&self, word: Word) {
+        self.snat.give_back(word);
+    }
+}
+
+/// All the source NAT of a snapshot, whose mappings outlive it.
+#[derive(Clone, Debug, Default)]
+pub struct Snats {
+    all: Vec<Arc<Snat>>,
+    /// Whether nothing must change: a packet is tried out.
+    is_rehearsal: bool,
+}
+
+/// A mapping, as a packet of it needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Inside.
+    pub inside: Client,
+    /// The address of the pool.
+    pub address: u32,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Snats {
+    /// These, of which the first counts that has an address inside.
+    pub fn new(all: Vec<Arc<Snat>>) -> Snats {
+        Snats { all, is_rehearsal: false }
+    }
+
+    /// The same, of which nothing changes.
+    pub fn rehearsal(&self) -> Snats {
+        Snats { all: self.all.clone(), is_rehearsal: true }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// How many mappings each has.
+    pub fn mappings(&self) -> Vec<u64> {
+        self.all.iter().map(|snat| snat.mappings()).collect()
+    }
+
+    /// Whether an address is inside.
+    pub fn has_inside(&self, address: u32) -> bool {
+        self.all.iter().any(|snat| snat.has_inside(address))
+    }
+
+    /// Whether an address is one of the pools'.
+    pub fn has_outside(&self, address: u32) -> bool {
+        self.all.iter().any(|snat| snat.index(address).is_some())
+    }
+
+    /// The mapping of an inside address and port, if there is one.
+    pub fn from_inside(&self, now: Tick, class: Class, inside: Client) -> Option<Mapping> {
+        let snat = self.all.iter().find(|snat| snat.has_inside(inside.address()))?;
+        let (_, word) = snat.find(now, class, inside, None)?;
+        Some(snat.mapping(word))
+    }
+
+    /// The mapping of a port of a pool, if there is one.
+    pub fn from_outside(&self, now: Tick, class: Class, address: u32, port: u16) -> Option<Mapping> {
+        self.behind(now, class, address, port).map(|(snat, (_, word))| snat.mapping(word))
+    }
+
+    fn behind(&self, now: Tick, class: Class, address: u32, port: u16) -> Option<(&Snat, (Slot, Word))> {
+        let (snat, index) = self.all.iter().find_map(|snat| Some((snat, snat.index(address)?)))?;
+        let at = Outside { address: index, port };
+        let inside = snat.ports.behind(class, at)?;
+        Some((snat, snat.find(now, class, inside, Some(at))?))
+    }
+
+    /// A packet has come to a port of a pool, with these TCP flags.
+    pub fn arrived(&self, now: Tick, class: Class, (address, port): (u32, u16), flags: u8) {
+        if let Some((snat, found)) = self.behind(now, class, address, port).filter(|_| !self.is_rehearsal) {
+            snat.advance(now, found, flags, false);
+        }
+    }
+
+    /// The mapping of a packet that goes out from an inside address and port, with these TCP flags; begun, if there is none.
+    pub fn leaves(
+        &self,
+        now: Tick,
+        class: Class,
+        inside: Client,
+        flags: u8,
+        worker: u8,
+    ) -> Result<Mapping, Refused> {
+        let snat = self.all.iter().find(|snat| snat.has_inside(inside.address())).ok_or(Refused::None)?;
+        if let Some(found) = snat.find(now, class, inside, None) {
+            if !self.is_rehearsal {
+                snat.advance(now, found, flags, true);
+            }
+            return Ok(snat.mapping(found.1));
+        }
+        let state = match class {
+            Class::Tcp if flags & (SYN | RST) != SYN => return Err(Refused::None),
+            Class::Tcp => tcp::next(tcp::Direction::In, State::None, flags),
+            Class::Udp => State::Udp,
+            Class::Icmp => State::None,
+        };
+        let taken = snat.ports.take(class, inside, self.is_rehearsal).ok_or(Refused::Full)?;
+        let number = u32::from(taken.address) << 16 | u32::from(taken.port);
+        let id = DestId::new(number).ok_or(Refused::Full)?;
+        let timeout = snat.timeout(state);
+        let word = Word::new(inside, id).with_state(state).seen(now, timeout.is_coarse());
+        if self.is_rehearsal {
+            return Ok(snat.mapping(word));
+        }
+        let judge = Judgement { snat, now, class, at: None };
+        match snat.table.insert(snat.hash(class, inside), word, worker, &judge, None) {
+            Inserted::New(_) => Ok(snat.mapping(word)),
+            Inserted::Existing(_, theirs) => {
+                snat.give_back(word);
+                Ok(snat.mapping(theirs))
+            }
+            Inserted::Full => {
+                snat.give_back(word);
+                Err(Refused::Full)
+            }
+        }
+    }
+
+    /// Forgets what has expired, in a part of all mappings: from so much to so much of the whole.
+    pub fn sweep(&self, now: Tick, part: Range<usize>, whole: usize) {
+        for snat in self.all.iter().filter(|_| !self.is_rehearsal) {
+            let at = |position: usize| {
+                (position as u128 * snat.table.buckets() as u128 / whole.max(1) as u128) as usize
+            };
+            let decide = |_: Slot, word: Word| {
+                if snat.timeout(word.state()).has_passed(word.age(now)) { Fate::Remove } else { Fate::Keep }
+            };
+            snat.table.sweep(at(part.start)..at(part.end), decide, |word| snat.give_back(word));
+        }
+    }
+}
+
+impl Snat {
+    fn mapping(&self, word: Word) -> Mapping {
+        let Outside { address, port } = outside(word);
+        let address = self.spec.outside.get(usize::from(address)).copied().unwrap_or(0);
+        Mapping { inside: word.client(), address, port }
+    }
+}

@@ -1,0 +1,248 @@
+//! Which ports of the pool are whose: given in blocks to hosts (bulk allocation: RFC 6888), one after the other to their connections.
+//!
+//! A word for each port says who is behind it, and one for each block whose it is and how many of its ports are in use; both are
+//! changed by compare-and-swap, so there is no lock. A port is taken in three steps: a place in a block is reserved by its count, a free port
+//! of the block is found, its word is written. To give it back goes the other way round, so who has reserved a place finds a port.
+//!
+//! A host has all its blocks at one address (RFC 4787, REQ-2), which a keyed hash chooses, and so is where its blocks are looked for. Ports keep
+//! their parity (REQ-4), and their place in the block if that is free.
+
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Class;
+use crate::table::{Client, HashKey};
+
+/// Blocks that are looked at for a host.
+const PROBES: usize = 32;
+
+/// A port of the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// Which of the pool's addresses.
+    pub address: u8,
+    /// The port; of ICMP, the identifier.
+    pub port: u16,
+}
+
+/// The ports of all addresses of a pool, for each class of packets.
+pub(super) struct Ports {
+    key: HashKey,
+    /// The first port.
+    first: u16,
+    /// Ports in a block; even, so that a place in it has the parity of its port.
+    block: usize,
+    /// Blocks at an address.
+    blocks: usize,
+    addresses: usize,
+    /// Blocks of a host, at the most.
+    most: usize,
+    /// By class, address and port: 0, or who is behind it.
+    taken: Box<[AtomicU64]>,
+    /// By class, address and block: 0, or whose it is and how many of its ports are in use.
+    owners: Box<[AtomicU64]>,
+}
+
+/// Beside the client in the word of a port that is taken: none is 0.
+const TAKEN: u64 = 1 << 48;
+
+impl Ports {
+    /// All of them free. What does not make a whole block is left out.
+    pub fn new(key: HashKey, addresses: usize, ports: &RangeInclusive<u16>, block: u16, limit: u16) -> Ports {
+        let block = usize::from(block.max(2) & !1);
+        let first = ports.start().saturating_add(ports.start() & 1).max(2);
+        let count = (usize::from(*ports.end()) + 1).saturating_sub(first.into());
+        let blocks = count / block;
+        let free = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
+        let of_all = Class::COUNT * addresses * blocks;
+        let most = (usize::from(limit) / block).max(1);
+        Ports {
+            key,
+            first,
+            block,
+            blocks,
+            addresses,
+            most,
+            taken: free(of_all * block),
+            owners: free(of_all),
+        }
+    }
+
+    /// Takes a port for a client; none if its host has all that it may have, or there is no block for it. In a rehearsal only says which
+    /// it would be.
+    pub fn take(&self, class: Class, client: Client, is_rehearsal: bool) -> Option<Outside> {
+        let hash = self.key.mix(client.address().into(), class as u64);
+        let address = reduce(hash, self.addresses);
+        let begin = reduce(hash.rotate_left(32), self.blocks);
+        let base = (class as usize * self.addresses + address) * self.blocks;
+        let probes = || (0..PROBES.min(self.blocks)).map(|probe| base + (begin + probe) % self.blocks);
+        let port = |block: usize| {
+            let found = self.take_in(block, client, is_rehearsal)?;
+            let port = usize::from(self.first) + found - base * self.block;
+            Some(Outside { address: address as u8, port: port as u16 })
+        };
+        // What it has goes before what it may get.
+        let mut own = 0;
+        for block in probes() {
+            if owner(self.owners[block].load(Ordering::Relaxed)) == Some(client.address()) {
+                own += 1;
+                if let Some(outside) = port(block) {
+                    return Some(outside);
+                }
+            }
+        }
+        // Workers that give a host its next block at the same moment may each give it one.
+        if own >= self.most {
+            return None;
+        }
+        probes().filter(|&block| self.owners[block].load(Ordering::Relaxed) == 0).find_map(port)
+    }
+
+    /// Takes a port in a block that is the client's, or nobody's; its place among all ports.
+    fn take_in(&self, block: usize, client: Client, is_rehearsal: bool) -> Option<usize> {
+        let word = &self.owners[block];
+        let reserve = |old| {
+            let in_use = (old & 0xFFFF_FFFF) as usize;
+            let is_open = owner(old).is_none_or(|owner| owner == client.address()) && in_use < self.block;
+            is_open.then(|| u64::from(client.address()) << 32 | (in_use as u64 + 1))
+        };
+        if is_rehearsal {
+            reserve(word.load(Ordering::Relaxed))?;
+        } else {
+            word.fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve).ok()?;
+        }
+        let new = client.bits() & (TAKEN - 1) | TAKEN;
+        // Those of its parity first, from its own place on.
+        let own = usize::from(client.port()) % self.block;
+        let places = (0..self.block).map(|step| match 2 * step {
+            even if even < self.block => (own + even) % self.block,
+            odd => (own + odd + 1) % self.block,
+        });
+        let free = places.map(|place| block * self.block + place).find(|&at| {
+            let word = &self.taken[at];
+            match is_rehearsal {
+                true => word.load(Ordering::Relaxed) == 0,
+                false => word.compare_exchange(0, new, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
+            }
+        });
+        if free.is_none() && !is_rehearsal {
+            self.leave(block);
+        }
+        free
+    }
+
+    /// Gives a port back.
+    pub fn give_back(&self, class: Class, outside: Outside) {
+        let Some(at) = self.place(class, outside) else { return };
+        if self.taken[at].swap(0, Ordering::AcqRel) != 0 {
+            self.leave(at / self.block);
+        }
+    }
+
+    /// One port less of a block is in use; with the last one it is nobody's.
+    fn leave(&self, block: usize) {
+        let less = |old: u64| Some(if old & 0xFFFF_FFFF <= 1 { 0 } else { old - 1 });
+        let _ = self.owners[block].fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    }
+
+    /// Who is behind a port.
+    pub fn behind(&self, class: Class, outside: Outside) -> Option<Client> {
+        let word = self.taken[self.place(class, outside)?].load(Ordering::Acquire);
+        (word != 0).then(|| Client::new(word as u32, (word >> 32) as u16))
+    }
+
+    /// How many ports are in use.
+    pub fn in_use(&self) -> u64 {
+        self.owners.iter().map(|word| word.load(Ordering::Relaxed) & 0xFFFF_FFFF).sum()
+    }
+
+    fn place(&self, class: Class, Outside { address, port }: Outside) -> Option<usize> {
+        let at = usize::from(port.checked_sub(self.first)?);
+        let is_there = at < self.blocks * self.block && usize::from(address) < self.addresses;
+        let base = (class as usize * self.addresses + usize::from(address)) * self.blocks * self.block;
+        is_there.then_some(base + at)
+    }
+}
+
+/// Whose a block is, by its word.
+fn owner(word: u64) -> Option<u32> {
+    (word != 0).then_some((word >> 32) as u32)
+}
+
+/// Maps a hash onto `0..n`.
+fn reduce(hash: u64, n: usize) -> usize {
+    ((u128::from(hash) * n as u128) >> 64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: HashKey = HashKey { blind: 7, factor: 0x9E37_79B9_7F4A_7C15 };
+
+    fn ports(addresses: usize, limit: u16) -> Ports {
+        Ports::new(KEY, addresses, &(1000..=1099), 10, limit)
+    }
+
+    #[test]
+    fn a_host_has_its_ports_at_one_address_in_its_blocks_with_their_parity() {
+        let ports = ports(3, 20);
+        let took: Vec<Outside> =
+            (0..20).map(|n| ports.take(Class::Udp, Client::new(9, 40_000 + n), false).unwrap()).collect();
+        assert_eq!(ports.take(Class::Udp, Client::new(9, 5), false), None, "that is all it may have");
+        assert!(ports.take(Class::Tcp, Client::new(9, 5), false).is_some(), "of this class");
+        assert!(took.iter().all(|outside| outside.address == took[0].address));
+        assert!(took.iter().zip(0..).all(|(outside, n)| outside.port % 2 == n % 2));
+        let blocks: std::collections::HashSet<u16> = took.iter().map(|outside| outside.port / 10).collect();
+        assert_eq!((blocks.len(), ports.in_use()), (2, 21));
+        for outside in took {
+            ports.give_back(Class::Udp, outside);
+            ports.give_back(Class::Udp, outside);
+        }
+        assert_eq!(ports.in_use(), 1);
+        // The whole pool is there for another one.
+        let others = (0..1000).filter_map(|n| ports.take(Class::Udp, Client::new(n, 5), false)).count();
+        assert_eq!(others, 30, "a block for each host");
+    }
+
+    proptest! {
+        /// Against a map: no port has two behind it, and a rehearsal foretells the port and takes none.
+        #[test]
+        fn as_a_map_says(steps in prop::collection::vec((0u32..6, 0u16..40, any::<bool>(), 0usize..3), 1..400)) {
+            let ports = ports(2, 30);
+            let mut model: HashMap<(usize, u8, u16), Client> = HashMap::new();
+            for (host, port, takes, class) in steps {
+                let (client, class) = (Client::new(host, port), Class::ALL[class]);
+                let held = model.iter().find(|(key, value)| key.0 == class as usize && **value == client).map(|(&key, _)| key);
+                match held {
+                    None if takes => {
+                        let foretold = ports.take(class, client, true);
+                        let took = ports.take(class, client, false);
+                        prop_assert_eq!(foretold, took);
+                        let of_host = model.iter().filter(|(key, value)| key.0 == class as usize && value.address() == host).count();
+                        prop_assert!(took.is_some() || of_host >= 30 || model.len() >= 10);
+                        if let Some(Outside { address, port }) = took {
+                            prop_assert_eq!(model.insert((class as usize, address, port), client), None);
+                        }
+                    }
+                    Some(key @ (_, address, port)) if !takes => {
+                        ports.give_back(class, Outside { address, port });
+                        model.remove(&key);
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(ports.in_use(), model.len() as u64);
+                for class in Class::ALL {
+                    for (address, port) in (0..2).flat_map(|address| (990..1110).map(move |port| (address, port))) {
+                        let behind = ports.behind(class, Outside { address, port });
+                        prop_assert_eq!(behind, model.get(&(class as usize, address, port)).copied());
+                    }
+                }
+            }
+        }
+    }
+}
