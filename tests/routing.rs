@@ -1,15 +1,18 @@
 //! What concerns no service, where the data path routes it: Linux, which is told to forward nothing, sees none of it.
 
+use std::net::{SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::{
     client,
-    cluster::{CLIENT, Cluster, Layout},
+    cluster::{CLIENT, Cluster, Layout, vip},
     ipv6,
     netns::Namespace,
     router::Router,
+    servers::Server,
     wait::{self, PATIENCE},
+    with_cluster,
 };
 
 /// A machine behind a real server, and what it is called there. The way to it takes 1280 bytes.
@@ -74,6 +77,57 @@ fn transfer(client: &Namespace, far: &Namespace, address: &str) -> Result<()> {
     })?;
     say(client, "iperf3", &format!("--client {address} --bytes 8M --window 128K"))?;
     server.wait(PATIENCE).map(drop)
+}
+
+/// Source NAT of the real servers, as the file has it.
+const SNAT: &str = "[[snat]]\ninside = [\"10.0.0.0/24\"]\noutside = [\"192.0.2.50\"]\n";
+
+/// The client has no way to the real servers' network, so whatever is answered here came from the pool.
+#[test]
+fn real_servers_reach_the_outside_from_a_pool_of_addresses() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let Cluster { client, real_servers, router: machine, .. } = cluster;
+        let _nginx = cluster.start_web()?;
+        let config = cluster.config().service(cluster.web());
+        let router = Router::start_text(cluster, &format!("{SNAT}{config}"), &config)?;
+        machine.sysctl("net/ipv4/ip_forward", 0)?;
+        let (from, outside) = (&real_servers[0], SocketAddrV4::new(CLIENT, 7000));
+        let (_tcp, _udp) = (Server::tcp_echo(client, outside, "")?, Server::udp_echo(client, outside)?);
+        say(from, "ping", &format!("-n -c 3 -i 0.1 -W 5 {CLIENT}"))?;
+        let mut stream = client::connect(from, outside)?;
+        client::echo(&mut stream, b"by the pool")?;
+        transfer(from, client, &CLIENT.to_string())?;
+        let socket = from.enter(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send_to(b"?", outside)?;
+        ensure!(socket.recv_from(&mut [0; 16])? == (1, outside.into()));
+        // What the router and the client say of it finds the way back.
+        let way = say(from, "traceroute", &format!("-n -q 2 -w 3 {CLIENT}"))?;
+        let hops: Vec<_> = way.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+        ensure!(hops == ["10.0.0.1", "192.0.2.100"], "{way}");
+        // Of two behind one address each gets its own answers.
+        let others = real_servers[1..].iter().map(|server| client::connect(server, outside));
+        let others = others.collect::<Result<Vec<_>>>()?;
+        for (mut stream, text) in others.into_iter().zip(["second", "third"]) {
+            client::echo(&mut stream, text.as_bytes())?;
+        }
+        client::echo(&mut stream, b"still there")?;
+        // Services go on as they do.
+        ensure!(client::get(client, vip(80), 6)?.total() == 6);
+        let text = router.rvs("list --counters").run()?;
+        ensure!(text.contains(" mappings of source NAT"), "{text}");
+        ensure!(
+            machine.addresses("wan")?.contains(&"192.0.2.50/32".to_owned()),
+            "{:?}",
+            machine.addresses("wan")
+        );
+
+        // Without it nobody gets out; the address is gone with it.
+        router.apply(&config)?;
+        ensure!(say(from, "ping", &format!("-n -c 1 -W 1 {CLIENT}")).is_err());
+        ensure!(!machine.addresses("wan")?.contains(&"192.0.2.50/32".to_owned()));
+        router.finish()
+    })
 }
 
 fn routed(router: &Router) -> Result<u64> {
