@@ -53,28 +53,60 @@ pub(super) fn classify<A: Family>(
     table: &Table,
 ) -> Result<(), Verdict> {
     let Packet { source_port, destination_port, protocol, .. } = *packet;
-    let (direction, owner, client) =
-        if let Some(service) = snapshot.service_at(destination, destination_port, protocol) {
-            (Direction::In, service, source.client(source_port, table))
-        } else if let Some(endpoint) = snapshot.endpoint_at(source, source_port, protocol) {
-            (Direction::Out, endpoint, destination.client(destination_port, table))
-        } else {
-            further(packet, (source, destination), snapshot, table).ok_or(Verdict::Punt(Punt::NoService))?
-        };
+    let hit = if let Some(service) = snapshot.service_at(destination, destination_port, protocol) {
+        (Direction::In, service, source.client(source_port, table))
+    } else if let Some(endpoint) = snapshot.endpoint_at(source, source_port, protocol) {
+        (Direction::Out, endpoint, destination.client(destination_port, table))
+    } else {
+        return classify_further(packet, (source, destination), snapshot, table);
+    };
+    belongs(packet, hit, destination, snapshot, table)
+}
+
+/// What a packet hit: which way it goes, the service or endpoint, and the client.
+type Hit = (Direction, u32, Client);
+
+/// A packet with this destination has hit something.
+#[inline(always)]
+fn belongs<A: Family>(
+    packet: &mut Packet,
+    (direction, owner, client): Hit,
+    destination: A,
+    snapshot: &Snapshot,
+    table: &Table,
+) -> Result<(), Verdict> {
     // Before anything is looked up: a packet that goes no further must not move a connection's state.
     if packet.ttl <= 1 {
-        // What a real server sends to the router itself, as the answer to a check, has arrived (RFC 1812, section 5.3.1).
-        let is_ours = direction == Direction::Out && A::fib(snapshot).is_own(destination);
-        return Err(if is_ours { Verdict::Punt(Punt::ServerReply) } else { Verdict::Drop(Drop::TtlExpired) });
+        return Err(at_its_end(direction, destination, snapshot));
     }
     packet.direction = direction;
     packet.owner = owner;
     packet.client = client;
-    packet.hash = table.hash(client, protocol);
+    packet.hash = table.hash(client, packet.protocol);
     Ok(())
 }
 
-/// The same for a packet whose addresses nobody has with their very ports: to a service of all ports, a reply to a local address of
+/// A packet whose time to live is over. What a real server sends to the router itself, as the answer to a check, has arrived (RFC 1812,
+/// section 5.3.1).
+#[cold]
+fn at_its_end<A: Family>(direction: Direction, destination: A, snapshot: &Snapshot) -> Verdict {
+    let is_ours = direction == Direction::Out && A::fib(snapshot).is_own(destination);
+    if is_ours { Verdict::Punt(Punt::ServerReply) } else { Verdict::Drop(Drop::TtlExpired) }
+}
+
+/// The same as [`classify`] for a packet whose addresses nobody has with their very ports.
+#[inline(never)]
+fn classify_further<A: Family>(
+    packet: &mut Packet,
+    addresses: (A, A),
+    snapshot: &Snapshot,
+    table: &Table,
+) -> Result<(), Verdict> {
+    let hit = further(packet, addresses, snapshot, table).ok_or(Verdict::Punt(Punt::NoService))?;
+    belongs(packet, hit, addresses.1, snapshot, table)
+}
+
+/// What a packet hit whose addresses nobody has with their very ports: to a service of all ports, a reply to a local address of
 /// full NAT, or from an endpoint of a service of all ports. What has a service or an endpoint of its own pays nothing for that.
 #[inline(never)]
 pub(super) fn further<A: Family>(
@@ -82,7 +114,7 @@ pub(super) fn further<A: Family>(
     (source, destination): (A, A),
     snapshot: &Snapshot,
     table: &Table,
-) -> Option<(Direction, u32, Client)> {
+) -> Option<Hit> {
     let Packet { source_port, destination_port, protocol, .. } = *packet;
     if let Some(service) = snapshot.service_of_all_ports(destination, protocol) {
         let client = source.client(source_port, table);

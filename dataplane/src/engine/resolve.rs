@@ -1,6 +1,7 @@
 //! Stage 4: which connection's a packet is.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::classify::{classify, further};
 use super::express::{self, Tally};
@@ -10,6 +11,7 @@ use super::persist::Person;
 use super::rewrite::rewrite;
 use super::six::{self, Addresses};
 use super::{BURST, Engine, Frame, Verdict, persist, route};
+use crate::admission::Sources;
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
@@ -212,7 +214,10 @@ impl<'a> Path<'a> {
                 return Verdict::Forward(port);
             }
         }
-        let found = self.naming(packet, frame).resolve(packet);
+        let found = match self.named(packet, frame) {
+            None => self.resolve(packet),
+            named => Path { named, ..*self }.find_or_begin(packet),
+        };
         let dest = match self.or_further(packet, found) {
             Ok(dest) => dest,
             Err(verdict) => return route::instead(self, frame, verdict),
@@ -229,18 +234,14 @@ impl<'a> Path<'a> {
         rewrite(self, packet, dest, frame)
     }
 
-    /// The same path for a packet that may name its server ([`crate::quic`]); one that is down is as good as none.
-    #[inline]
-    fn naming(&self, packet: &Packet, frame: &impl Frame) -> Path<'a> {
-        let named = match packet.side() {
-            Side::Endpoint(_) => None,
-            Side::Service(index) => self.snapshot.services[index as usize].quic.as_ref().and_then(|ids| {
-                let payload = usize::from(packet.transport) + transport::header_length(Protocol::Udp);
-                let dest = self.snapshot.dest(ids.route(frame.bytes().get(payload..)?)?)?;
-                dest.up.then_some(dest.id)
-            }),
-        };
-        Path { named, ..*self }
+    /// The server that a packet names itself ([`crate::quic`]); one that is down is as good as none.
+    #[inline(always)]
+    fn named(&self, packet: &Packet, frame: &impl Frame) -> Option<DestId> {
+        let Side::Service(index) = packet.side() else { return None };
+        let ids = self.snapshot.services[index as usize].quic.as_ref()?;
+        let payload = usize::from(packet.transport) + transport::header_length(Protocol::Udp);
+        let dest = self.snapshot.dest(ids.route(frame.bytes().get(payload..)?)?)?;
+        dest.up.then_some(dest.id)
     }
 
     /// Stage 4: the dest of the packet's connection, which is found or begun and whose state follows.
@@ -448,8 +449,8 @@ impl<'a> Path<'a> {
         if self.is_martian(source) {
             return Err(Drop::Martian);
         }
-        let mut lists = [&self.snapshot.sources, &service.sources].into_iter().flatten();
-        if !lists.all(|sources| sources.allows(source)) {
+        let allows = |list: &Option<Arc<Sources>>| list.as_ref().is_none_or(|list| list.allows(source));
+        if !(allows(&self.snapshot.sources) && allows(&service.sources)) {
             return Err(Drop::SourceDenied);
         }
         service.limiter.as_ref().map_or(Ok(()), |limiter| limiter.admit(source, self.now))
