@@ -18,7 +18,7 @@ use crate::fib::PortIndex;
 use crate::scheduler::Flow;
 use crate::service::{Protocol, State};
 use crate::snapshot::{Dest, EndpointIndex, Family, Service, ServiceIndex, Snapshot};
-use crate::table::{Client, DestId, FLAG_REPLIED, Fate, Inserted, Judge, Slot, Table, Word, Worth};
+use crate::table::{Client, DestId, FLAG_REPLIED, Fate, Inserted, Judge, Local, Slot, Table, Word, Worth};
 use crate::tcp;
 use crate::wire::transport::{self, RST};
 
@@ -411,21 +411,10 @@ impl<'a> Path<'a> {
         let judge =
             Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted, named: self.named };
         // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
-        let word = match &service.limiter {
-            Some(limiter) => limiter.enter(word).map_err(Verdict::Drop)?,
-            None => word,
-        };
         dest.gauge.enter(word.state());
-        let local = match &service.pool {
-            None => None,
-            Some(pool) => {
-                let local = pool.claim(packet.protocol, word.identity(), hash);
-                if local.is_none() {
-                    self.snapshot.left(word);
-                    return Err(Verdict::Drop(Drop::NoLocalPort));
-                }
-                local
-            }
+        let (word, local) = match (&service.limiter, &service.pool) {
+            (None, None) => (word, None),
+            _ => self.reserve(service, dest, packet, word)?,
         };
         let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
         if let Inserted::New(slot) = inserted {
@@ -442,6 +431,31 @@ impl<'a> Path<'a> {
         }
         self.snapshot.left(word);
         if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(None) }
+    }
+
+    /// What a connection needs before it is inserted besides a slot: a place among its source's, a local port. It has been counted, and is not any
+    /// more if there is none.
+    #[inline(never)]
+    fn reserve(
+        &self,
+        service: &Service,
+        dest: &Dest,
+        packet: &Packet,
+        word: Word,
+    ) -> Result<(Word, Option<Local>), Verdict> {
+        let entered = service.limiter.as_ref().map_or(Ok(word), |limiter| limiter.enter(word));
+        let word = entered.map_err(|full| {
+            dest.gauge.leave(word.state());
+            Verdict::Drop(full)
+        })?;
+        let Some(pool) = &service.pool else { return Ok((word, None)) };
+        match pool.claim(packet.protocol, word.identity(), packet.hash) {
+            Some(local) => Ok((word, Some(local))),
+            None => {
+                self.snapshot.left(word);
+                Err(Verdict::Drop(Drop::NoLocalPort))
+            }
+        }
     }
 
     /// Whether a client with this address may begin a connection, or why not.
@@ -514,9 +528,10 @@ impl<'a> Path<'a> {
     /// The scheduler's choice.
     #[inline]
     pub(super) fn pick(&self, service: &Service, packet: &Packet) -> Option<&'a Dest> {
+        let flow = self.flow(packet);
         let picked = match service.is_limited {
-            true => service.picker.pick_free(&self.flow(packet), &|id| self.snapshot.is_free(id)),
-            false => service.picker.pick(&self.flow(packet)),
+            true => service.picker.pick_free(&flow, &|id| self.snapshot.is_free(id)),
+            false => service.picker.pick(&flow),
         };
         self.snapshot.dest(picked?)
     }
