@@ -226,6 +226,8 @@ impl Entered<'_> {
 #[derive(Debug)]
 struct Quarantined {
     id: DestId,
+    /// Its service's, in which its connections count as long as they are there.
+    limiter: Option<Limiter>,
     /// The first generation without it.
     generation: u64,
     /// Each worker's sweeps when all had reached that generation.
@@ -321,9 +323,9 @@ impl Ids {
         self.locals.iter()
     }
 
-    /// Servers that have been removed and that connections may still name.
-    pub fn removed(&self) -> impl Iterator<Item = DestId> + '_ {
-        self.quarantine.iter().map(|held| held.id)
+    /// Servers that have been removed and that connections may still name, each with what counts those for its service.
+    pub fn removed(&self) -> impl Iterator<Item = (DestId, Option<Limiter>)> + '_ {
+        self.quarantine.iter().map(|held| (held.id, held.limiter.clone()))
     }
 
     /// How many more servers can be entered now.
@@ -344,7 +346,8 @@ impl Ids {
                 for (_, gone) in record.servers.extract_if(|server, _| !stays.contains(server)) {
                     record.retired += gone.traffic();
                     *changed = true;
-                    quarantine.push_back(Quarantined { id: gone.id, generation, sweeps: None });
+                    let limiter = record.limiter.last().cloned();
+                    quarantine.push_back(Quarantined { id: gone.id, limiter, generation, sweeps: None });
                 }
             }
             named.is_some()
@@ -378,6 +381,8 @@ impl Ids {
 #[cfg(test)]
 mod tests {
     use dataplane::counters::Live;
+    use dataplane::service::State;
+    use dataplane::table::{Client, Word};
 
     use super::*;
 
@@ -409,6 +414,22 @@ mod tests {
         ids.enter(WEB).server(server(1), 1).counters[0].add(0, 1, 7);
         ids.retain(2, |_| Some(Vec::new()));
         assert_eq!(ids.service(&WEB).unwrap().traffic().bytes_in, 7);
+    }
+
+    #[test]
+    fn what_a_removed_server_has_counts_in_its_services_limiter() {
+        let limit = Limit { rate: None, source_rate: None, source_connections: Some(1), source_prefix: 32 };
+        let mut ids = Ids::new(1);
+        let limiter = ids.enter(WEB).limiter(Some(limit)).unwrap();
+        let id = ids.enter(WEB).server(server(1), 1).id;
+        let word = |port| Word::new(Client::new(7, port), id).with_state(State::SynRecv);
+        let counted = limiter.enter(word(1)).unwrap();
+        ids.retain(2, |_| Some(Vec::new()));
+        let (removed, of_removed) = ids.removed().next().unwrap();
+        assert_eq!(removed, id);
+        assert!(limiter.enter(word(2)).is_err());
+        of_removed.unwrap().leave(counted);
+        assert!(limiter.enter(word(2)).is_ok());
     }
 
     #[test]

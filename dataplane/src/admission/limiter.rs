@@ -65,6 +65,11 @@ impl Kept {
         });
         self.last.clone()
     }
+
+    /// The limiter that was asked for last.
+    pub fn last(&self) -> Option<&Limiter> {
+        self.last.as_ref()
+    }
 }
 
 impl Limiter {

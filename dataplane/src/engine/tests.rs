@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 
 use super::*;
-use crate::admission::Sources;
+use crate::admission::{Limiter, Sources};
 use crate::fib::{Adjacency, Fib, Route, Via};
 use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State};
 use crate::snapshot::{DestSpec, PortSpec, ServiceSpec, TunnelSpec};
@@ -113,7 +113,11 @@ impl Rig {
     }
 }
 
-fn compile(generation: u64, specs: &[ServiceSpec], removed: impl IntoIterator<Item = DestId>) -> Snapshot {
+fn compile(
+    generation: u64,
+    specs: &[ServiceSpec],
+    removed: impl IntoIterator<Item = (DestId, Option<Limiter>)>,
+) -> Snapshot {
     let ports = vec![PortSpec { mac: WAN_MAC }, PortSpec { mac: LAN_MAC }];
     let gateway = u32::from(*socket("192.0.2.254:0").ip());
     let routes = [
@@ -298,7 +302,7 @@ fn a_removed_servers_connections_are_misses_and_are_swept() {
     rig.push(WAN, &mut from_client(SYN));
     rig.push(WAN, &mut from_client(ACK));
     let removed = rig.spec.dests.pop().unwrap();
-    rig.snapshot = compile(9, std::slice::from_ref(&rig.spec), [removed.id]);
+    rig.snapshot = compile(9, std::slice::from_ref(&rig.spec), [(removed.id, None)]);
     assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoConnection));
     rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
     assert_eq!(rig.connections().len(), 0);

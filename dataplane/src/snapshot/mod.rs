@@ -284,7 +284,8 @@ pub struct Snapshot {
     dests: Vec<Option<Dest>>,
     /// By dest number, like `dests`; what most packets need of them. Never empty: 0 is nobody.
     transforms: Vec<Transform>,
-    removed: HashSet<DestId>,
+    /// Dests that have gone and that connections may still name, each with what limits its service.
+    removed: HashMap<DestId, Option<Limiter>>,
     four: Directory<Index>,
     six: Directory<WideIndex>,
     endpoints: EndpointIndex,
@@ -328,12 +329,12 @@ impl Dest {
 
 impl Snapshot {
     /// Compiles services, ports, routes and neighbours. `removed` are the dests that have been removed but may
-    /// still be named by connections.
+    /// still be named by connections, each with what goes on counting these for its service.
     pub fn new(
         generation: u64,
         ports: Vec<PortSpec>,
         specs: &[ServiceSpec],
-        removed: impl IntoIterator<Item = DestId>,
+        removed: impl IntoIterator<Item = (DestId, Option<Limiter>)>,
         fibs: impl Into<Fibs>,
     ) -> Self {
         let mut snapshot = Snapshot {
@@ -408,7 +409,7 @@ impl Snapshot {
 
     /// Whether the dest of a connection has been removed.
     pub fn has_removed(&self, word: Word) -> bool {
-        DestId::new(word.dest_number() as u32).is_some_and(|id| self.removed.contains(&id))
+        self.removed(word).is_some()
     }
 
     /// The dest with this id.
@@ -429,11 +430,21 @@ impl Snapshot {
 
     /// A connection has left the table, or has not come into it although it was counted.
     pub fn left(&self, word: Word) {
-        let Some(dest) = self.dest_of(word) else { return };
-        dest.gauge.leave(word.state());
-        if let Some(limiter) = &self.services[dest.service as usize].limiter {
+        let limiter = match self.dest_of(word) {
+            Some(dest) => {
+                dest.gauge.leave(word.state());
+                self.services[dest.service as usize].limiter.as_ref()
+            }
+            // Its gauge has gone with it. Its source is the service's, and has one connection less.
+            None => self.removed(word).and_then(Option::as_ref),
+        };
+        if let Some(limiter) = limiter {
             limiter.leave(word);
         }
+    }
+
+    fn removed(&self, word: Word) -> Option<&Option<Limiter>> {
+        self.removed.get(&DestId::new(word.dest_number() as u32)?)
     }
 
     /// All dests.

@@ -28,7 +28,7 @@ impl Snapshot {
             snats: self.snats.rehearsal(),
             dests: self.dests.iter().map(|known| known.as_ref().map(dest)).collect(),
             transforms: Vec::new(),
-            removed: self.removed.clone(),
+            removed: self.removed.keys().map(|&id| (id, None)).collect(),
             four: self.four.clone(),
             six: self.six.clone(),
             endpoints: self.endpoints,

@@ -28,6 +28,16 @@ fn from(client: &str, flags: u8) -> Vec<u8> {
 const IN: Verdict = Verdict::Forward(LAN);
 const LIMITED: Verdict = Verdict::Drop(Drop::SourceLimited);
 
+/// Puts another server in the place of the one there is, which is in `removed` then.
+fn replace_server(rig: &mut Rig, removed: &mut Vec<(DestId, Option<Limiter>)>) {
+    let old = rig.spec.dests.remove(0).id;
+    removed.push((old, rig.spec.limiter.clone()));
+    let id = DestId::new(old.index() as u32 + 1).unwrap();
+    rig.spec.dests.push(DestSpec::new(id, socket(&format!("10.0.0.{}:8080", 1 + id.index() % 9))));
+    rig.generation += 1;
+    rig.snapshot = compile(rig.generation, std::slice::from_ref(&rig.spec), removed.clone());
+}
+
 fn sweep(rig: &Rig) {
     rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
 }
@@ -78,6 +88,17 @@ fn a_source_has_so_many_connections_and_another_when_one_has_ended() {
 }
 
 #[test]
+fn what_a_removed_server_had_does_not_count_for_ever() {
+    let (mut rig, _) = limited(Limit { source_connections: Some(2), ..LIMIT });
+    let clients = ["198.51.100.1:1", "198.51.100.2:1"];
+    assert_eq!(clients.map(|client| rig.push(WAN, &mut from(client, SYN))), [IN; 2]);
+    replace_server(&mut rig, &mut Vec::new());
+    assert_eq!(rig.push(WAN, &mut from("198.51.100.3:1", SYN)), LIMITED, "they are there still");
+    sweep(&rig);
+    assert_eq!(rig.push(WAN, &mut from("198.51.100.3:1", SYN)), IN);
+}
+
+#[test]
 fn a_sweep_counts_what_was_there_before() {
     let (mut rig, mut kept) = limited(LIMIT);
     let clients = ["198.51.100.1:1", "198.51.100.2:1"];
@@ -105,15 +126,17 @@ proptest! {
     /// However full the table and whatever is tried: the connections that count never are more than the limit, and a source without any gets one.
     #[test]
     fn counts_are_right_after_anything(
-        steps in prop::collection::vec((0_u32..3, 0_u32..40, 0_usize..5), 1..300),
+        steps in prop::collection::vec((0_u32..3, 0_u32..40, 0_usize..6), 1..300),
     ) {
         let (mut rig, mut kept) = limited(Limit { source_connections: Some(8), ..LIMIT });
+        let mut removed = Vec::new();
         for (network, host, what) in steps {
             let client = format!("198.51.{network}.{host}:40112");
             match what {
                 0 | 1 => drop(rig.push(WAN, &mut from(&client, SYN))),
                 2 => drop(rig.push(WAN, &mut from(&client, ACK))),
                 3 => drop(rig.push(WAN, &mut from(&client, RST))),
+                4 => replace_server(&mut rig, &mut removed),
                 _ => {
                     rig.wait(u64::from(host) / 4);
                     sweep(&rig);
