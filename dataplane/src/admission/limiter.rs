@@ -129,10 +129,10 @@ impl Limiter {
         Some(word.with_mark(self.meters.mark))
     }
 
-    /// The cells of a word's source. What a word knows of an IPv6 address is a hash of the whole, so of IPv6 each address is a source.
+    /// The cells of a word's source. What a word knows of an IPv6 address is a hash of the whole, so of IPv6 each address is a source: by
+    /// 32 bits, about as many as tell cells apart. Further bits have the virtual port in them, where a service is of all ports.
     fn cells(&self, client: Client) -> Cells {
-        let address = client.address().first(self.limit.source_prefix);
-        Cells::of(self.meters.key, u128::from(address) | u128::from(client.bits() >> 48) << 32)
+        Cells::of(self.meters.key, client.address().first(self.limit.source_prefix).into())
     }
 
     /// Another one that has counted the same.
@@ -208,5 +208,18 @@ mod tests {
         assert!(kept.limiter(None, [1, 2]).is_none());
         let later = kept.limiter(Some(Limit { source_prefix: 16, ..LIMIT }), [1, 2]).unwrap();
         assert!(later.count(again).is_some(), "it was not counted while there was no limit");
+    }
+
+    #[test]
+    fn a_source_is_one_at_all_ports_of_a_service() {
+        for source_prefix in [32, 128] {
+            let limiter = Kept::default().limiter(Some(Limit { source_prefix, ..LIMIT }), [1, 2]).unwrap();
+            let at = |virtual_port| {
+                let client = Client::new(0x0A00_0001, 1).towards(virtual_port);
+                Word::new(client, DestId::new(1).unwrap()).with_state(State::SynRecv)
+            };
+            assert!(limiter.enter(at(80)).is_ok() && limiter.enter(at(443)).is_ok());
+            assert_eq!(limiter.enter(at(8080)), Err(Drop::SourceLimited), "{source_prefix}");
+        }
     }
 }
