@@ -143,11 +143,12 @@ impl View<'_> {
         client_end(self.table, self.snapshot, slot, word)
     }
 
+    /// A client's connection with this dest. One port of a client may have several with a service, if its datagrams name their servers.
     pub fn find(&self, dest: &Dest, client: Client) -> Option<(Slot, Word)> {
         let protocol = self.snapshot.services[dest.service as usize].protocol;
-        let judge = Judgement::of_known(self.snapshot, self.now, Side::Service(dest.service), client);
-        let found = self.table.find(self.table.hash(client, protocol), client, &judge)?;
-        (found.1.dest_number() == dest.id.index()).then_some(found)
+        let known = Judgement::of_known(self.snapshot, self.now, Side::Service(dest.service), client);
+        let judge = Judgement { named: Some(dest.id), ..known };
+        self.table.find(self.table.hash(client, protocol), client, &judge)
     }
 }
 

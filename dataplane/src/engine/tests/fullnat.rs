@@ -15,7 +15,7 @@ const CLIENT6: &str = "[2001:db8:c::7]:40112";
 const VIP6: &str = "[2001:db8::10]:80";
 
 /// Of so many ports, from 2000 on.
-fn pool(local: &str, ports: u16) -> Option<Pool> {
+pub(super) fn pool(local: &str, ports: u16) -> Option<Pool> {
     let address = local.parse::<std::net::SocketAddr>().unwrap().ip();
     let local = Arc::new(LocalAddress::new(3, address).unwrap());
     Some(Pool { locals: vec![local], ports: 2000..=1999 + ports, proxy: false, is_rehearsal: false })

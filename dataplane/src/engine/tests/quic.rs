@@ -8,6 +8,7 @@ fn rig(mode: Mode, one_packet: bool) -> Rig {
     let mut rig = Rig::new(Protocol::Udp, mode, &[1, 1, 1]);
     rig.spec.quic = vec![Config { number: 0, server_id: 1, nonce: 4, key: None }];
     rig.spec.one_packet = one_packet;
+    rig.spec.pool = (mode == Mode::Fullnat).then(|| fullnat::pool("10.0.0.100:2000", 6)).flatten();
     for (dest, n) in rig.spec.dests.iter_mut().zip(1..) {
         dest.quic_id = ServerId::new(&[n]);
     }
@@ -35,7 +36,8 @@ const MOVED: &str = "203.0.113.9:50000";
 
 #[test]
 fn a_client_that_moves_stays_with_its_server() {
-    for (mode, one_packet) in [(Mode::Nat, false), (Mode::Dr, false), (Mode::Nat, true), (Mode::Dr, true)] {
+    let remembered = [Mode::Nat, Mode::Dr, Mode::Fullnat].map(|mode| (mode, false));
+    for (mode, one_packet) in remembered.into_iter().chain([(Mode::Nat, true), (Mode::Dr, true)]) {
         let rig = rig(mode, one_packet);
         for client in [CLIENT, MOVED] {
             for server in [3, 1, 2, 3, 3, 2] {
@@ -57,6 +59,21 @@ fn replies_of_each_server_are_the_services() {
     }
     let servers: BTreeSet<usize> = rig.connections().into_iter().map(|(_, dest, _)| dest).collect();
     assert_eq!(servers, BTreeSet::from([1, 3]), "one for each server, of one client and port");
+}
+
+#[test]
+fn with_full_nat_each_server_answers_to_a_port_of_its_own() {
+    let rig = rig(Mode::Fullnat, false);
+    let mut frames = [1, 3].map(|n| (n, datagram(CLIENT, n)));
+    for (n, frame) in &mut frames {
+        assert_eq!((rig.push(WAN, frame), frame[5]), (Verdict::Forward(LAN), *n));
+    }
+    for (n, frame) in &frames {
+        let local = format!("10.0.0.100:{}", u16::from_be_bytes([frame[34], frame[35]]));
+        let mut reply = packet(Protocol::Udp, LAN_MAC, &format!("10.0.0.{n}:80"), &local, 0);
+        assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN));
+        assert_eq!(reply, expect(Protocol::Udp, (CLIENT_MAC, WAN_MAC), VIP, CLIENT, 0));
+    }
 }
 
 #[test]
