@@ -4,10 +4,13 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
-use dataplane::snapshot::Snapshot;
+use dataplane::snapshot::{Snapshot, Subscriber};
 use dataplane::table::{Fate, Slot, Table, Word};
 
 use crate::ids::ServiceKey;
+
+/// Buckets that are flushed at a time.
+const CHUNK: usize = 4096;
 
 /// Which ones; all conditions that are given must hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,11 +79,76 @@ pub fn remove(
     removed
 }
 
+/// Removes connections from the whole table, and says how many. Each is judged, and counted as gone, by the snapshot of that moment: what
+/// workers count now they may have counted elsewhere when this began.
+pub fn remove_all(
+    table: &Table,
+    mut snapshots: Subscriber,
+    is_to_go: impl Fn(&Snapshot, Slot, Word) -> bool,
+) -> u64 {
+    let starts = (0..table.buckets()).step_by(CHUNK);
+    let chunks = starts.map(|start| start..(start + CHUNK).min(table.buckets()));
+    let remove = |buckets| {
+        let snapshot = snapshots.latest();
+        remove(table, snapshot, buckets, |slot, word| is_to_go(snapshot, slot, word))
+    };
+    chunks.map(remove).sum()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::net::Ipv6Addr;
 
+    use dataplane::clock::Tick;
+    use dataplane::fib::Fibs;
+    use dataplane::service::{Protocol, State};
+    use dataplane::snapshot::Publisher;
+    use dataplane::table::{Client, DestId, HashKey, Inserted, Judge, Worth};
+
     use super::*;
+
+    /// Nobody has a place yet.
+    struct Newcomers;
+
+    impl Judge for Newcomers {
+        fn is_mine(&self, _: Word) -> bool {
+            false
+        }
+
+        fn worth(&self, _: Word) -> Worth {
+            Worth::Keep
+        }
+
+        fn removed(&self, _: Word) {}
+    }
+
+    #[test]
+    fn what_is_published_under_way_counts_for_the_rest() {
+        let table = Table::new(1 << 16, HashKey { blind: 1, factor: 3 });
+        assert!(table.buckets() > CHUNK);
+        let id = DestId::new(1).unwrap();
+        for port in 1..=100 {
+            let client = Client::new(7, port);
+            let word = Word::new(client, id).with_state(State::Established).seen(Tick(1000), false);
+            let hash = table.hash(client, Protocol::Tcp);
+            assert!(matches!(table.insert(hash, word, 0, &Newcomers, None), Inserted::New(..)));
+        }
+        let snapshot = |generation| Snapshot::new(generation, Vec::new(), &[], [], Fibs::default());
+        let publisher = RefCell::new(Publisher::new(snapshot(1)));
+        let next = RefCell::new(Some(snapshot(2)));
+        let seen = RefCell::new(Vec::new());
+        let subscriber = publisher.borrow().subscribe();
+        let removed = remove_all(&table, subscriber, |snapshot, _, _| {
+            if let Some(next) = next.take() {
+                publisher.borrow_mut().publish(next);
+            }
+            seen.borrow_mut().push(snapshot.generation);
+            true
+        });
+        let seen = seen.into_inner();
+        assert_eq!((removed, seen.len(), seen.first(), seen.last()), (100, 100, Some(&1), Some(&2)));
+    }
 
     #[test]
     fn all_conditions_that_are_given_must_hold() {

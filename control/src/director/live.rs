@@ -22,9 +22,6 @@ use crate::services::save;
 /// What is said of how long a live change holds.
 const HOLDS: &str = "until it is taken back, the file's entry is edited and reloaded, or rvs ends (an upgrade is no end); `rvs save` keeps it";
 
-/// Buckets that are flushed at a time.
-const CHUNK: usize = 4096;
-
 impl Director {
     /// Carries out a live change, or changes nothing.
     pub(super) async fn change(&mut self, order: Order) -> Result<api::Changed> {
@@ -187,13 +184,12 @@ impl Director {
             "expected a service, a server or a client whose connections are to be forgotten, or all"
         );
         let filter = Filter { service, server: filter.server, client: filter.client };
-        let (table, snapshot, peers) = (self.table.clone(), self.publisher.current(), self.peers.shared());
+        let (table, snapshots, peers) = (self.table.clone(), self.publisher.subscribe(), self.peers.shared());
         Ok(Box::new(move || {
             let _under_way = peers.map(|peers| peers.flush(filter));
-            let starts = (0..table.buckets()).step_by(CHUNK);
-            let chunks = starts.map(|start| start..(start + CHUNK).min(table.buckets()));
-            let is_to_go = |slot, word| filter.matches_word(&table, &snapshot, slot, word);
-            chunks.map(|buckets| flush::remove(&table, &snapshot, buckets, is_to_go)).sum()
+            flush::remove_all(&table, snapshots, |snapshot, slot, word| {
+                filter.matches_word(&table, snapshot, slot, word)
+            })
         }))
     }
 }
