@@ -63,6 +63,50 @@ pub(super) fn servers(sections: &[Section<'_>], servers: &[Option<Server>]) {
     }
 }
 
+/// The addresses of this router, by what they are for.
+#[derive(Debug)]
+pub struct Own {
+    virtuals: HashSet<IpAddr>,
+    ports: HashSet<IpAddr>,
+    locals: HashSet<IpAddr>,
+}
+
+impl Own {
+    /// Those of these services, and of ports.
+    pub fn of<'s>(
+        services: impl Iterator<Item = &'s Service> + Clone,
+        ports: impl IntoIterator<Item = IpAddr>,
+    ) -> Self {
+        let fullnats = services.clone().flat_map(|service| &service.fullnat);
+        Own {
+            virtuals: services.map(|service| service.address.ip()).collect(),
+            ports: ports.into_iter().collect(),
+            locals: fullnats.flat_map(|fullnat| &fullnat.local).copied().collect(),
+        }
+    }
+
+    /// Refuses an address of the router as a real server's.
+    pub fn check_server(&self, address: IpAddr) -> Result<(), String> {
+        let what = match address {
+            _ if self.virtuals.contains(&address) => "a virtual address",
+            _ if self.ports.contains(&address) => "an address of this router",
+            _ if self.locals.contains(&address) => "a local address for full NAT",
+            _ => return Ok(()),
+        };
+        Err(format!("{address} is {what}; expected another machine"))
+    }
+
+    /// Refuses an address that the router has for something else as a local one for full NAT.
+    pub fn check_local(&self, address: IpAddr) -> Result<(), String> {
+        let what = match address {
+            _ if self.virtuals.contains(&address) => "a virtual address",
+            _ if self.ports.contains(&address) => "an address of a port",
+            _ => return Ok(()),
+        };
+        Err(format!("{address} is {what}; expected an address for nothing else"))
+    }
+}
+
 /// What services must not share, and what they must not balance to.
 pub(super) fn services(
     sections: &[Section<'_>],
@@ -70,12 +114,8 @@ pub(super) fn services(
     ports: &[Option<Port>],
 ) {
     let known = || services.iter().filter_map(|(service, _)| service.as_ref());
-    let vips: HashSet<IpAddr> = known().map(|service| service.address.ip()).collect();
     let readable = || ports.iter().flatten();
-    let twins: HashSet<IpAddr> =
-        readable().flat_map(|port| port.addresses.iter().map(|p| p.address)).collect();
-    let locals: HashSet<IpAddr> =
-        known().flat_map(|service| &service.fullnat).flat_map(|fullnat| &fullnat.local).copied().collect();
+    let own = Own::of(known(), readable().flat_map(|port| port.addresses.iter().map(|p| p.address)));
     let names: HashSet<&str> = readable().map(|port| port.name.as_str()).collect();
 
     let mut firsts = Firsts::default();
@@ -107,12 +147,9 @@ pub(super) fn services(
             && let Some(field) = section.section("fullnat").and_then(|section| section.get("local"))
         {
             for address in &fullnat.local {
-                let what = match address {
-                    _ if vips.contains(address) => "a virtual address",
-                    _ if twins.contains(address) => "an address of a port",
-                    _ => continue,
-                };
-                field.error::<()>(format_args!("{address} is {what}; expected an address for nothing else"));
+                if let Err(wrong) = own.check_local(*address) {
+                    field.error::<()>(wrong);
+                }
             }
         }
         // The router would have to balance to itself, for ever or not at all.
@@ -120,13 +157,9 @@ pub(super) fn services(
         let servers = servers.iter().zip(&service.servers);
         let servers = servers.filter_map(|(section, server)| Some((server.address, section.get("address")?)));
         for (address, field) in servers.chain(sorry) {
-            let what = match address.ip() {
-                ip if vips.contains(&ip) => "a virtual address",
-                ip if twins.contains(&ip) => "an address of this router",
-                ip if locals.contains(&ip) => "a local address for full NAT",
-                _ => continue,
-            };
-            field.error::<()>(format_args!("{} is {what}; expected another machine", address.ip()));
+            if let Err(wrong) = own.check_server(address.ip()) {
+                field.error::<()>(wrong);
+            }
         }
     }
 }

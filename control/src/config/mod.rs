@@ -49,6 +49,7 @@ use dataplane::wire::ipv4;
 
 pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
 pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Statuses, Tls, Trust};
+pub use compare::Own;
 use error::Report;
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use fullnat::Fullnat;

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::Director;
 use crate::admin::{Flush, Order, api};
-use crate::config::{self, Config, Server, ServerState, Service};
+use crate::config::{self, Config, Server, ServerState};
 use crate::events::Kind;
 use crate::flush::{self, Filter};
 use crate::ids::ServiceKey;
 use crate::services::diff::diff;
-use crate::services::live::{check_new_server, require_server, require_service, service_of};
+use crate::services::live::{check_new_server, check_new_service, require_server, require_service};
 use crate::services::save;
 
 /// What is said of how long a live change holds.
@@ -108,27 +108,10 @@ impl Director {
             bail!("expected the settings of one service")
         };
         let key = ServiceKey::of(&service);
-        let running = self.services.running();
-        ensure!(service_of(running, key).is_none(), "{key} is there already; expected another service");
+        check_new_service(self.services.running(), &self.own_addresses(), &service)?;
         if let Some(name) = &service.port {
             let names: Vec<&str> = self.config.ports.iter().map(|port| port.name.as_str()).collect();
             ensure!(names.contains(&name.as_str()), "no port {name:?}; expected one of {}", names.join(", "));
-        }
-        let mut own = self.own_addresses();
-        own.extend(running.iter().map(|service| service.address.ip()));
-        own.push(service.address.ip());
-        for server in &service.servers {
-            let ip = server.address.ip();
-            ensure!(!own.contains(&ip), "{ip} is an address of this router; expected another machine");
-        }
-        let is_server =
-            |service: &Service| service.servers.iter().any(|s| s.address.ip() == key.address.ip());
-        if let Some(other) = running.iter().find(|service| is_server(service)) {
-            bail!(
-                "{} is a real server of {}; expected another address",
-                key.address.ip(),
-                ServiceKey::of(other)
-            );
         }
         let servers = service.servers.len() + 1;
         ensure!(servers <= self.ids.room(), "{servers} real servers are more than can be told apart now");

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use itertools::Itertools;
 
 use super::List;
-use crate::config::{Server, Service, value};
+use crate::config::{Own, Server, Service, value};
 use crate::ids::ServiceKey;
 
 /// All live changes.
@@ -169,10 +169,11 @@ pub fn require_server(services: &[Service], key: ServiceKey, address: SocketAddr
     })
 }
 
-/// Refuses a server that is there already, that this router is itself, or that no service at this address can have.
+/// Refuses a server that is there already, that this router is itself, or that no service at this address can have. `ports` are the
+/// addresses of ports.
 pub fn check_new_server(
     services: &[Service],
-    own: &[IpAddr],
+    ports: &[IpAddr],
     key: ServiceKey,
     server: &Server,
 ) -> Result<()> {
@@ -193,10 +194,43 @@ pub fn check_new_server(
         server_of(service, address).is_none(),
         "{key} has a server {address}; expected another one, or `rvs weight` to change it"
     );
-    if own.contains(&address.ip()) || services.iter().any(|service| service.address.ip() == address.ip()) {
-        bail!("{} is an address of this router; expected another machine", address.ip());
+    Own::of(services.iter(), ports.iter().copied()).check_server(address.ip()).map_err(Error::msg)
+}
+
+/// Refuses a service that is there already, or that shares an address with others which must be for one thing only. `ports` are the
+/// addresses of ports.
+pub fn check_new_service(services: &[Service], ports: &[IpAddr], new: &Service) -> Result<()> {
+    let key = ServiceKey::of(new);
+    ensure!(service_of(services, key).is_none(), "{key} is there already; expected another service");
+    let own = Own::of(services.iter().chain([new]), ports.iter().copied());
+    machines(new).try_for_each(|address| own.check_server(address)).map_err(Error::msg)?;
+    locals(new).try_for_each(|address| own.check_local(address)).map_err(Error::msg)?;
+    let virtual_address = key.address.ip();
+    for service in services {
+        let other = ServiceKey::of(service);
+        for address in locals(new).chain([virtual_address]) {
+            ensure!(
+                !machines(service).contains(&address),
+                "{address} is a real server of {other}; expected another address"
+            );
+        }
+        ensure!(
+            !locals(service).contains(&virtual_address),
+            "{virtual_address} is a local address of {other}; expected another address"
+        );
     }
     Ok(())
+}
+
+/// The addresses to which a service sends.
+fn machines(service: &Service) -> impl Iterator<Item = IpAddr> {
+    let servers = service.servers.iter().map(|server| server.address);
+    servers.chain(service.availability.sorry_server).map(|address| address.ip())
+}
+
+/// Its local addresses for full NAT.
+fn locals(service: &Service) -> impl Iterator<Item = IpAddr> {
+    service.fullnat.iter().flat_map(|fullnat| &fullnat.local).copied()
 }
 
 #[cfg(test)]
@@ -227,6 +261,43 @@ mod tests {
     }
 
     #[test]
+    fn new_services_and_servers_whose_addresses_are_for_something_else() {
+        let full = |vip: &str, server: &str, local: &str| {
+            let text = format!(
+                "[[service]]\naddress = '{vip}:80'\nmode = 'fullnat'\nfullnat.local = ['{local}']\n\
+                 [[service.server]]\naddress = '{server}:80'\n"
+            );
+            services(&text).remove(0)
+        };
+        let running = [full("192.0.2.10", "10.0.0.11", "10.0.0.100")];
+        let ports = ["10.0.0.1".parse().unwrap()];
+        for (vip, server, local, wrong) in [
+            ("192.0.2.20", "10.0.0.11", "10.0.0.100", ""),
+            ("192.0.2.10", "10.0.0.12", "10.0.0.101", "tcp/192.0.2.10:80 is there already"),
+            ("192.0.2.20", "10.0.0.1", "10.0.0.101", "10.0.0.1 is an address of this router; expected"),
+            ("192.0.2.20", "192.0.2.10", "10.0.0.101", "192.0.2.10 is a virtual address; expected another"),
+            (
+                "192.0.2.20",
+                "10.0.0.100",
+                "10.0.0.101",
+                "10.0.0.100 is a local address for full NAT; expected",
+            ),
+            ("192.0.2.20", "10.0.0.12", "10.0.0.1", "10.0.0.1 is an address of a port; expected an address"),
+            ("192.0.2.20", "10.0.0.12", "192.0.2.10", "192.0.2.10 is a virtual address; expected an address"),
+            ("192.0.2.20", "10.0.0.12", "10.0.0.11", "10.0.0.11 is a real server of tcp/192.0.2.10:80; "),
+            ("10.0.0.11", "10.0.0.12", "10.0.0.101", "10.0.0.11 is a real server of tcp/192.0.2.10:80; "),
+            ("10.0.0.100", "10.0.0.12", "10.0.0.101", "10.0.0.100 is a local address of tcp/192.0.2.10:80; "),
+        ] {
+            let judged = check_new_service(&running, &ports, &full(vip, server, local));
+            let said = judged.map_err(|error| error.to_string()).err().unwrap_or_default();
+            assert!(said.starts_with(wrong) && said.is_empty() == wrong.is_empty(), "{wrong}: {said}");
+        }
+        let local = Server { address: "10.0.0.100:80".parse().unwrap(), ..running[0].servers[0] };
+        let error = check_new_server(&running, &ports, ServiceKey::of(&running[0]), &local).unwrap_err();
+        assert_eq!(error.to_string(), "10.0.0.100 is a local address for full NAT; expected another machine");
+    }
+
+    #[test]
     fn new_servers_that_a_service_cannot_have() {
         let file = services(SIX);
         let key = ServiceKey::of(&file[0]);
@@ -237,7 +308,7 @@ mod tests {
         for (address, wrong) in [
             ("[2001:db8:1::11]:8080", "has a server [2001:db8:1::11]:8080; expected another one"),
             ("[2001:db8:1::1]:80", "2001:db8:1::1 is an address of this router; expected another machine"),
-            ("[2001:db8::20]:80", "2001:db8::20 is an address of this router; expected another machine"),
+            ("[2001:db8::20]:80", "2001:db8::20 is a virtual address; expected another machine"),
             ("10.0.0.11:80", "10.0.0.11 is an IPv4 address; expected an IPv6 address, as the service's"),
             ("[::1]:80", "::1 is a loopback address; expected ADDRESS:PORT"),
             (
