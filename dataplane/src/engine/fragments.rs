@@ -108,8 +108,7 @@ fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
     let found = classified.and_then(|()| path.find_or_begin(&packet));
     let (verdict, fate) = match path.or_further(&mut packet, found) {
         Ok(dest) => {
-            let client_port = fullnat::port_of_datagram(&packet, path.snapshot, dest);
-            let flow = Flow { dest: dest.id, client_port };
+            let flow = flow_of(path.snapshot, &packet, dest);
             let verdict = path.rewrite(&packet, dest, frame);
             (verdict, if matches!(verdict, Verdict::Drop(_)) { Fate::Nowhere } else { Fate::With(flow) })
         }
@@ -124,10 +123,18 @@ fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
     verdict
 }
 
+/// By what a later fragment finds the connection of this first one, with this dest.
+fn flow_of(snapshot: &Snapshot, packet: &Packet, dest: &Dest) -> Flow {
+    let is_towards = packet.direction == Direction::In && dest.is_of_all_ports();
+    let virtual_port = if is_towards { packet.destination_port } else { 0 };
+    let client_port = fullnat::port_of_datagram(packet, snapshot, dest);
+    Flow { dest: dest.id, client_port, virtual_port }
+}
+
 /// Whether a packet that has been classified is one of this flow, whose addresses it has.
 fn is_of(snapshot: &Snapshot, packet: &Packet, flow: Flow) -> bool {
     let Some(dest) = snapshot.dest(flow.dest) else { return false };
-    fullnat::port_of_datagram(packet, snapshot, dest) == flow.client_port
+    flow_of(snapshot, packet, dest) == flow
         && match packet.direction {
             Direction::In => dest.service == packet.owner,
             Direction::Out => dest.endpoint == Some(packet.owner),
@@ -149,7 +156,7 @@ fn later(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
         return Verdict::Drop(Drop::TtlExpired);
     }
     packet.direction = direction;
-    packet.client = path.client(&packet, flow.client_port);
+    packet.client = path.client(&packet, flow.client_port).towards(flow.virtual_port);
     if direction == Direction::Out {
         packet.destination_port = flow.client_port;
     }

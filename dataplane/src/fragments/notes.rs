@@ -2,15 +2,16 @@
 //!
 //! ```text
 //!  bits  field                 note
-//!    64  fingerprint           a keyed hash of addresses, protocol and identification
+//!    48  fingerprint           a keyed hash of addresses, protocol and identification
 //!    24  dest id               the connection's; 0: see below
 //!    16  client port           to tell another datagram from this one; with dest id 0 what has become of the first
+//!    16  virtual port          of a packet to a service of all ports; else 0
 //!    24  last seen             ticks of 1/4 s; comes round after 48 days
 //! ```
 //!
 //! A fingerprint, not the addresses themselves: with them no more than six bits would be left for the time, and addresses of IPv6 would
-//! not fit at all. Two datagrams on their way at the same time are taken for each other if 64 bits of a hash agree whose key
-//! nobody knows. Then, and if an id has been given to another server meanwhile, the packet's addresses still have to be the dest's.
+//! not fit at all. Two datagrams on their way at the same time are taken for each other if 56 bits of a hash agree whose key
+//! nobody knows, those of the bucket among them. Then, and if an id has been given to another server meanwhile, the packet's addresses still have to be the dest's.
 
 use crate::clock::{TICKS_PER_SECOND, Tick};
 use crate::sync::{AtomicU128, Ordering};
@@ -70,6 +71,8 @@ pub struct Flow {
     pub dest: DestId,
     /// The client's port.
     pub client_port: u16,
+    /// The virtual port of a packet to a service of all ports, which may have other connections of the client's port; else 0.
+    pub virtual_port: u16,
 }
 
 /// A note.
@@ -124,8 +127,8 @@ impl Notes {
         // All bits of `rest` are below 2^40, so no datagram has this one.
         let region = self.key.mix(hosts, u64::MAX) as usize % REGIONS;
         let hash = self.key.mix(hosts, rest);
-        let bucket = (hash >> 32) as usize % BUCKETS;
-        Tag { fingerprint: hash | 1, place: (region * BUCKETS + bucket) as u32 }
+        let bucket = (hash >> FINGERPRINT) as usize % BUCKETS;
+        Tag { fingerprint: hash & ((1 << FINGERPRINT) - 1) | 1, place: (region * BUCKETS + bucket) as u32 }
     }
 
     /// A datagram's note, if there is one.
@@ -169,8 +172,11 @@ impl Notes {
 #[derive(Clone, Copy)]
 struct Word(u128);
 
-const DEST_SHIFT: u32 = 64;
-const PORT_SHIFT: u32 = 88;
+/// Bits of a fingerprint.
+const FINGERPRINT: u32 = 48;
+const DEST_SHIFT: u32 = FINGERPRINT;
+const PORT_SHIFT: u32 = 72;
+const VIRTUAL_SHIFT: u32 = 88;
 const SEEN_SHIFT: u32 = 104;
 
 /// In the place of the client's port, if there is no dest.
@@ -179,27 +185,28 @@ const NOWHERE: u16 = 2;
 
 impl Word {
     fn new(tag: Tag, fate: Fate, now: Tick) -> Word {
-        let (dest, port) = match fate {
-            Fate::With(Flow { dest, client_port }) => (dest.index(), client_port),
-            Fate::Linux => (0, LINUX),
-            Fate::Nowhere => (0, NOWHERE),
+        let (dest, port, virtual_port) = match fate {
+            Fate::With(Flow { dest, client_port, virtual_port }) => (dest.index(), client_port, virtual_port),
+            Fate::Linux => (0, LINUX, 0),
+            Fate::Nowhere => (0, NOWHERE, 0),
         };
         Word(
             u128::from(tag.fingerprint)
                 | (dest as u128) << DEST_SHIFT
                 | u128::from(port) << PORT_SHIFT
+                | u128::from(virtual_port) << VIRTUAL_SHIFT
                 | u128::from(now.0 as u32 & SEEN) << SEEN_SHIFT,
         )
     }
 
     fn fingerprint(self) -> u64 {
-        self.0 as u64
+        self.0 as u64 & ((1 << FINGERPRINT) - 1)
     }
 
     fn fate(self) -> Option<Fate> {
-        let port = (self.0 >> PORT_SHIFT) as u16;
+        let (port, virtual_port) = ((self.0 >> PORT_SHIFT) as u16, (self.0 >> VIRTUAL_SHIFT) as u16);
         match (DestId::new((self.0 >> DEST_SHIFT) as u32 & DestId::MAX), port) {
-            (Some(dest), client_port) => Some(Fate::With(Flow { dest, client_port })),
+            (Some(dest), client_port) => Some(Fate::With(Flow { dest, client_port, virtual_port })),
             (None, LINUX) => Some(Fate::Linux),
             (None, NOWHERE) => Some(Fate::Nowhere),
             (None, _) => None,
@@ -225,7 +232,8 @@ mod tests {
     }
 
     fn with(dest: u32, client_port: u16) -> Fate {
-        Fate::With(Flow { dest: DestId::new(dest).unwrap(), client_port })
+        let virtual_port = client_port.rotate_left(3);
+        Fate::With(Flow { dest: DestId::new(dest).unwrap(), client_port, virtual_port })
     }
 
     fn after(seconds: u64) -> Tick {
@@ -323,7 +331,7 @@ mod tests {
                         for &(id, tag) in tags {
                             let found = notes.find(tag, NOW);
                             let is_whole = |note: Note| {
-                                matches!(note.fate, Fate::With(Flow { dest, client_port }) if (1..=4).contains(&dest.index()) && client_port == id)
+                                matches!(note.fate, Fate::With(Flow { dest, client_port, .. }) if (1..=4).contains(&dest.index()) && client_port == id)
                             };
                             assert!(found.is_none_or(is_whole), "{found:?}");
                         }

@@ -1,6 +1,7 @@
 //! Services of all ports.
 
 use super::fragments::{in_every_order, large};
+use super::fullnat;
 use super::six::{CLIENT6, packet6, publish as publish6, server as server6, socket6};
 use super::*;
 use crate::service::Persistence;
@@ -98,6 +99,28 @@ fn full_nat_changes_the_clients_port_alone() {
         }
     }
     assert_eq!(locals.len(), 2);
+}
+
+#[test]
+fn full_nat_of_a_datagram_in_fragments() {
+    let mut rig = rig(Protocol::Udp, Mode::Fullnat, &[1]);
+    rig.spec.pool = fullnat::pool("10.0.0.100:2000", 2);
+    rig.publish();
+    // The client's port has two connections, which later fragments have to be told apart by.
+    for virtual_port in [53, 5353] {
+        let [virtual_, server] = [VIRTUAL, "10.0.0.1"].map(|address| at(address, virtual_port));
+        let mut request = packet(Protocol::Udp, WAN_MAC, CLIENT, &virtual_, 0);
+        assert_eq!(rig.push(WAN, &mut request), Verdict::Forward(LAN));
+        let local = at("10.0.0.100", u16::from_be_bytes([request[34], request[35]]));
+        let sent = large(&packet(Protocol::Udp, WAN_MAC, CLIENT, &virtual_, 0), 3000);
+        let got = large(&expect(Protocol::Udp, (server_mac(1), LAN_MAC), &local, &server, 0), 3000);
+        in_every_order(&rig, WAN, &sent, 1024, &got, LAN);
+        let sent = large(&packet(Protocol::Udp, LAN_MAC, &server, &local, 0), 3000);
+        let got = large(&expect(Protocol::Udp, (CLIENT_MAC, WAN_MAC), &virtual_, CLIENT, 0), 3000);
+        in_every_order(&rig, LAN, &sent, 1024, &got, WAN);
+        // Until the same identifications are other datagrams'.
+        rig.wait(31);
+    }
 }
 
 #[test]

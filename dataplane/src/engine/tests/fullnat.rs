@@ -8,9 +8,9 @@ use crate::engine::{explain, tell};
 use crate::snapshot::Pool;
 use crate::table::LocalAddress;
 
-const LOCAL: &str = "10.0.0.100:2000";
+pub(super) const LOCAL: &str = "10.0.0.100:2000";
 const LOCAL6: &str = "[2001:db8:a::100]:2000";
-const SERVER: &str = "10.0.0.1:8080";
+pub(super) const SERVER: &str = "10.0.0.1:8080";
 const CLIENT6: &str = "[2001:db8:c::7]:40112";
 const VIP6: &str = "[2001:db8::10]:80";
 
@@ -21,7 +21,7 @@ pub(super) fn pool(local: &str, ports: u16) -> Option<Pool> {
     Some(Pool { locals: vec![local], ports: 2000..=1999 + ports, proxy: false, is_rehearsal: false })
 }
 
-fn rig(protocol: Protocol, ports: u16) -> Rig {
+pub(super) fn rig(protocol: Protocol, ports: u16) -> Rig {
     let mut rig = Rig::new(protocol, Mode::Fullnat, &[1]);
     rig.spec.dests[0].address = socket(SERVER).into();
     rig.spec.pool = pool(LOCAL, ports);
@@ -278,7 +278,7 @@ fn a_peers_connection_has_the_port_that_it_has_there() {
 }
 
 /// A TCP segment without the payload of [`packet`].
-fn segment(
+pub(super) fn segment(
     mac: [u8; 6],
     from: &str,
     to: &str,
@@ -309,7 +309,7 @@ fn tcp_sum(frame: &[u8]) -> u16 {
 }
 
 /// Sequence number, acknowledgement, and what is behind the header of a segment whose sums are right.
-fn told(frame: &[u8]) -> (u32, u32, &[u8]) {
+pub(super) fn told(frame: &[u8]) -> (u32, u32, &[u8]) {
     assert_eq!((checksum::sum(&frame[14..34]), tcp_sum(frame)), (0xFFFF, 0xFFFF));
     assert_eq!(usize::from(u16::from_be_bytes([frame[16], frame[17]])), frame.len() - 14);
     let number = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
