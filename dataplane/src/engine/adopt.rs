@@ -75,44 +75,49 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
     let rounded_off = if timeout.is_coarse() && age > 0 { same_moment(true) - 1 } else { 0 };
     let word = word.seen(Tick(now.0.saturating_sub(u64::from(age + rounded_off))), timeout.is_coarse());
     let hash = table.hash(client, service.protocol);
-    let local = match (service.mode, state) {
-        (Mode::Fullnat, State::Template) => None,
-        (Mode::Fullnat, _) => match local(snapshot, service, news.local, word.identity()) {
-            Ok(local) => Some(local),
-            Err(adopted) => return adopted,
-        },
-        (Mode::Nat | Mode::Dr | Mode::Tunnel, _) => None,
+    // Taken when it is needed, and not for what is known: its port and stream are as they are here.
+    let take_local = || match (service.mode, state) {
+        (Mode::Fullnat, State::Template) => Ok(None),
+        (Mode::Fullnat, _) => local(snapshot, service, news.local, word.identity()).map(Some),
+        (Mode::Nat | Mode::Dr | Mode::Tunnel, _) => Ok(None),
     };
     let side = Side::Service(dest.service);
     let wanted = if state == State::Template { Wanted::Template } else { Wanted::Connection(dest.endpoint) };
     let judge = Judgement { snapshot, now, side, client, wanted, named: None };
     // Also of one that is known: a table that was taken over knows no addresses. Which local port it has here is known by its claim.
-    let note_address = |slot, is_theirs| {
+    let note_address = |slot, local: Option<Local>| {
         if let Some(address) = wide {
             table.note_address(slot, address);
         }
-        if let Some(local) = local.filter(|_| is_theirs) {
+        if let Some(local) = local {
             table.note_local(slot, word.identity(), local);
         }
     };
     // Counted before it can be seen, as workers do.
     dest.gauge.enter(state);
     let adopted = loop {
-        match table.find(hash, client, &judge) {
-            Some((slot, ours)) if !is_news(snapshot, ours, word, now, slack) => {
-                note_address(slot, false);
-                break Adopted::Known;
-            }
+        let found = table.find(hash, client, &judge);
+        if let Some((slot, ours)) = found
+            && !is_news(snapshot, ours, word, now, slack)
+        {
+            note_address(slot, None);
+            break Adopted::Known;
+        }
+        let local = match take_local() {
+            Ok(local) => local,
+            Err(adopted) => break adopted,
+        };
+        match found {
             Some((slot, ours)) => {
                 if table.replace(slot, ours, word).is_ok() {
-                    note_address(slot, true);
+                    note_address(slot, local);
                     snapshot.left(ours);
                     break Adopted::Changed;
                 }
             }
             None => match table.insert(hash, word, ADOPTER, &judge, None) {
                 Inserted::New(slot) => {
-                    note_address(slot, true);
+                    note_address(slot, local);
                     break Adopted::New;
                 }
                 Inserted::Existing(..) => {}
@@ -120,7 +125,7 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
             },
         }
     };
-    if matches!(adopted, Adopted::Known | Adopted::NoRoom) {
+    if matches!(adopted, Adopted::Known | Adopted::Stale | Adopted::NoRoom) {
         dest.gauge.leave(state);
     }
     adopted
@@ -139,12 +144,9 @@ fn local(
         IpAddr::V6(six) => snapshot.local_at(u128::from(six)),
     };
     let address = address.ok_or(Adopted::Stale)?;
-    let is_taken = address.take(service.protocol, told.port(), owner);
-    if is_taken {
-        // Peers tell of what is established, so a header for the server has been there.
-        let stream = Stream { first: 0, has_passed: true };
-        address.note_stream(service.protocol, told.port(), owner, stream);
-    }
+    // Peers tell of what is established, so a header for the server has been there.
+    let stream = service.has_header().then_some(Stream { first: 0, has_passed: true });
+    let is_taken = address.take_over(service.protocol, told.port(), owner, stream);
     is_taken.then_some(Local { number: address.number, port: told.port() }).ok_or(Adopted::NoRoom)
 }
 

@@ -75,7 +75,9 @@ pub(super) fn send<A: Family>(
     let Some(far) = far else { return Verdict::Drop(Drop::NoLocalPort) };
     let is_whole = packet.piece == Piece::Whole;
     let edit = match path.snapshot.services[dest.service as usize].pool.as_ref() {
-        Some(pool) if pool.proxy => fullnat_proxy::edit(path, packet, dest, pool, (far, destination), frame),
+        Some(pool) if fullnat_proxy::is_numbered(packet) => {
+            fullnat_proxy::edit(path, packet, dest, pool, (far, destination), frame)
+        }
         _ => Edit::None,
     };
     if edit == Edit::Refuse {

@@ -5,6 +5,9 @@
 //! be remembered. A segment that begins with the stream's first byte gets the header again until the server has acknowledged it, so it is as
 //! good as sent by the client, whatever is lost: the client sends again what is not acknowledged. The server's maximum segment size is
 //! told lower by the header's length, so that a full segment still fits.
+//!
+//! Whether a connection has a header is settled by its first SYN and kept with its port ([`Stream`]), so that a reload changes nothing
+//! for it. Where its stream begins is what the server's SYN acknowledges: a SYN of the client's could be made up by anybody.
 
 use super::Frame;
 use super::fullnat::End;
@@ -33,8 +36,12 @@ pub(super) enum Edit {
     Acknowledged(Stream),
 }
 
-/// What has to be done with a packet of a connection. `near` is the packet's destination; `far` the local address and port of a
-/// client's.
+/// Whether a packet has sequence numbers.
+pub(super) fn is_numbered(packet: &Packet) -> bool {
+    packet.protocol == Protocol::Tcp && packet.piece != Piece::Later
+}
+
+/// What has to be done with a packet that is numbered. `near` is its destination; `far` the local address and port of a client's.
 pub(super) fn edit<A: Family>(
     path: &Path<'_>,
     packet: &Packet,
@@ -48,9 +55,13 @@ pub(super) fn edit<A: Family>(
     let (address, port) = if inward { far } else { (near, packet.destination_port) };
     let numbers = (proxy::sequence(segment), proxy::acknowledged(segment), path.snapshot.local_at(address));
     let (Some(sequence), Some(acknowledged), Some(local)) = numbers else { return Edit::None };
-    if packet.protocol != Protocol::Tcp || packet.piece == Piece::Later {
-        return Edit::None;
+    let (is_syn, stream) = (packet.flags & SYN != 0, local.stream(Protocol::Tcp, port));
+    if inward && is_syn {
+        // Data that comes with a SYN would be there before the header; the client sends it again without (RFC 7413, 4.1.3).
+        let is_early = (pool.proxy || stream.is_some()) && has_data(packet, segment);
+        return if is_early { Edit::Refuse } else { Edit::None };
     }
+    let Some(stream) = stream else { return Edit::None };
     let note = |stream: Stream| {
         if !pool.is_rehearsal
             && let Some(owner) = local.owner(Protocol::Tcp, port)
@@ -58,37 +69,26 @@ pub(super) fn edit<A: Family>(
             local.note_stream(Protocol::Tcp, port, owner, stream);
         }
     };
-    let stream = local.stream(Protocol::Tcp, port);
-    let added = proxy::length::<A>() as u32;
     let state = || path.view().find(dest, packet.client).map(|(_, word)| word.state());
-    match (inward, packet.flags & SYN != 0) {
-        // Data that comes with a SYN would be there before the header; the client sends it again without (RFC 7413, 4.1.3).
-        (true, true) if has_data(packet, segment) => Edit::Refuse,
-        (true, true) => {
-            let begins = state() == Some(State::SynRecv);
-            let first = sequence.wrapping_add(1);
-            if begins && first != stream.first {
-                note(Stream { first, has_passed: false });
+    let is_first = !stream.has_passed && sequence == stream.first;
+    let is_reset_early =
+        inward && !stream.has_passed && packet.flags & RST != 0 && state() == Some(State::SynRecv);
+    match (inward, is_syn) {
+        (true, _) if is_first && packet.flags & RST == 0 => Edit::Insert,
+        // A client that resets what it has not acknowledged yet; or else the header has been on its way.
+        (true, _) if is_reset_early => Edit::None,
+        (true, _) if is_first => Edit::Sequence(after::<A>(sequence)),
+        (true, _) => Edit::Sequence(moved::<A>(stream, sequence)),
+        (false, true) => {
+            if packet.flags & ACK != 0 && acknowledged != stream.first {
+                note(Stream { first: acknowledged, has_passed: false });
             }
-            Edit::None
+            Edit::Opening
         }
-        (true, false) if !stream.has_passed && sequence == stream.first && packet.flags & RST == 0 => {
-            Edit::Insert
-        }
-        (true, false) => {
-            let is_before = (sequence.wrapping_sub(stream.first) as i32) < 0;
-            // A client that resets what it has not acknowledged yet.
-            let begins = packet.flags & RST != 0 && state() == Some(State::SynRecv);
-            if !stream.has_passed && (is_before || begins) {
-                return Edit::None;
-            }
-            Edit::Sequence(sequence.wrapping_add(added))
-        }
-        (false, true) => Edit::Opening,
         (false, false) if packet.flags & ACK == 0 => Edit::None,
         (false, false) => {
-            let has_passed =
-                stream.has_passed || acknowledged.wrapping_sub(stream.first) as i32 >= added as i32;
+            let added = proxy::length::<A>() as i32;
+            let has_passed = stream.has_passed || acknowledged.wrapping_sub(stream.first) as i32 >= added;
             let passed = Stream { has_passed, ..stream };
             if passed != stream {
                 note(passed);
@@ -96,6 +96,16 @@ pub(super) fn edit<A: Family>(
             Edit::Acknowledged(passed)
         }
     }
+}
+
+/// Where the server has what the client sends with this number, unless the header has not been sent yet.
+pub(super) fn moved<A: Family>(stream: Stream, sequence: u32) -> u32 {
+    let is_behind = stream.has_passed || sequence.wrapping_sub(stream.first) as i32 > 0;
+    if is_behind { after::<A>(sequence) } else { sequence }
+}
+
+fn after<A: Family>(sequence: u32) -> u32 {
+    sequence.wrapping_add(proxy::length::<A>() as u32)
 }
 
 /// Whether a packet has more than its headers.

@@ -4,7 +4,7 @@
 //! not the packet path. The packet tells what each end expects next, so both accept the RST without a challenge (RFC
 //! 9293, 3.10.7.4; RFC 5961, 3.2). A connection that is silent is not told anything: nobody knows its numbers.
 
-use super::fullnat;
+use super::{fullnat, fullnat_proxy};
 use crate::service::{Mode, Protocol};
 use crate::snapshot::{Dest, Family, Snapshot};
 use crate::table::{Judge, Table, Word, Worth};
@@ -75,7 +75,13 @@ fn resets<A: Family>(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Optio
     } else {
         Told { sequence: 0, acknowledged: Some(sequence.wrapping_add(payload.max(1))) }
     };
-    let onward = Told { sequence, acknowledged: None };
+    // The server has what follows the header of a stream farther on.
+    let stream = snapshot.local_at(near.address).and_then(|local| local.stream(Protocol::Tcp, near.port));
+    let onward = match stream.filter(|_| inward) {
+        Some(stream) => fullnat_proxy::moved::<A>(stream, sequence),
+        None => sequence,
+    };
+    let onward = Told { sequence: onward, acknowledged: None };
     Some(if inward && mode.is_one_way() {
         // The server has the virtual address, and no packet of ours to it goes by a route.
         vec![segment_of(service, client, told)]

@@ -18,9 +18,11 @@ use crate::fib::PortIndex;
 use crate::scheduler::Flow;
 use crate::service::{Protocol, State};
 use crate::snapshot::{Dest, EndpointIndex, Family, Service, ServiceIndex, Snapshot};
-use crate::table::{Client, DestId, FLAG_REPLIED, Fate, Inserted, Judge, Local, Slot, Table, Word, Worth};
+use crate::table::{
+    Client, DestId, FLAG_REPLIED, Fate, Inserted, Judge, Local, Slot, Stream, Table, Word, Worth,
+};
 use crate::tcp;
-use crate::wire::transport::{self, RST};
+use crate::wire::transport::{self, RST, SYN};
 
 /// What has come of a burst so far.
 #[derive(Default)]
@@ -449,7 +451,9 @@ impl<'a> Path<'a> {
             Verdict::Drop(full)
         })?;
         let Some(pool) = &service.pool else { return Ok((word, None)) };
-        match pool.claim(packet.protocol, word.identity(), packet.hash) {
+        // A stream that is met in its middle has had its beginning.
+        let stream = (pool.proxy && packet.flags & SYN != 0).then(Stream::default);
+        match pool.claim(packet.protocol, word.identity(), packet.hash, stream) {
             Some(local) => Ok((word, Some(local))),
             None => {
                 self.snapshot.left(word);

@@ -4,6 +4,7 @@ mod adopt;
 mod all_ports;
 mod fragments;
 mod fullnat;
+mod fullnat_proxy;
 mod limits;
 mod persist;
 mod quic;

@@ -206,6 +206,11 @@ impl Service {
     pub fn timeout(&self, state: State) -> Timeout {
         self.timeouts[state as usize]
     }
+
+    /// Whether the streams that begin now begin with a header for the server ([`crate::wire::proxy`]).
+    pub fn has_header(&self) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.proxy)
+    }
 }
 
 /// A real server in a service, compiled: everything that a packet of its connections needs.

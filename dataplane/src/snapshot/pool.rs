@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Family, Snapshot};
 use crate::service::Protocol;
-use crate::table::{Hash, Identity, Local, LocalAddress};
+use crate::table::{Hash, Identity, Local, LocalAddress, Stream};
 
 /// Places that are tried for a connection. With nineteen of twenty ports taken one connection in 700 finds none.
 const TRIES: usize = 128;
@@ -21,7 +21,7 @@ pub struct Pool {
     pub locals: Vec<Arc<LocalAddress>>,
     /// The ports of each of them.
     pub ports: RangeInclusive<u16>,
-    /// Whether a header tells servers who their clients are ([`crate::wire::proxy`]).
+    /// Whether a header tells servers who their clients are ([`crate::wire::proxy`]), of connections that begin.
     pub proxy: bool,
     /// Whether nothing is taken: to try a packet.
     pub is_rehearsal: bool,
@@ -33,13 +33,19 @@ impl Pool {
         self.locals.len() * self.ports.len()
     }
 
-    /// A port for a connection: its own, if it has one.
-    pub fn claim(&self, protocol: Protocol, owner: Identity, hash: Hash) -> Option<Local> {
+    /// A port for a connection that begins, with this stream: its own, if it has one.
+    pub fn claim(
+        &self,
+        protocol: Protocol,
+        owner: Identity,
+        hash: Hash,
+        stream: Option<Stream>,
+    ) -> Option<Local> {
         self.first(owner, hash, |address, port| {
             if self.is_rehearsal {
                 address.owner(protocol, port).is_none_or(|other| other == owner)
             } else {
-                address.take(protocol, port, owner)
+                address.take(protocol, port, owner, stream)
             }
         })
     }
@@ -142,7 +148,7 @@ mod tests {
         let pool = pool(3, 65_530..=65_535);
         let claim = |n| {
             let (owner, hash) = connection(n, 1);
-            pool.claim(Protocol::Tcp, owner, hash)
+            pool.claim(Protocol::Tcp, owner, hash, None)
         };
         let taken: HashSet<Local> = (0..18).map(|n| claim(n).unwrap()).collect();
         assert_eq!(taken.len(), 18);
@@ -156,7 +162,7 @@ mod tests {
         let full = pool.size() as u32 * 19 / 20;
         let claims = (0..full).filter_map(|n| {
             let (owner, hash) = connection(n, 1 + n % 7);
-            pool.claim(Protocol::Tcp, owner, hash)
+            pool.claim(Protocol::Tcp, owner, hash, None)
         });
         let taken: HashSet<Local> = claims.collect();
         assert!(taken.len() as u32 > full - full / 1000, "{} of {full}", taken.len());
@@ -167,7 +173,7 @@ mod tests {
     fn trying_takes_nothing() {
         let pool = Pool { is_rehearsal: true, ..pool(1, 1024..=65_535) };
         let (owner, hash) = connection(1, 1);
-        assert!(pool.claim(Protocol::Tcp, owner, hash).is_some());
+        assert!(pool.claim(Protocol::Tcp, owner, hash, None).is_some());
         assert_eq!(pool.locals[0].taken(Protocol::Tcp), 0);
     }
 
@@ -184,7 +190,7 @@ mod tests {
                 let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
                 let (owner, hash) = connection(n, dest);
                 let known = model.iter().find(|&(_, &other)| other == (n, dest, protocol)).map(|(&at, _)| at);
-                match pool.claim(protocol, owner, hash) {
+                match pool.claim(protocol, owner, hash, None) {
                     Some(local) => {
                         prop_assert!(pool.ports.contains(&local.port) && local.number < addresses);
                         if let Some(known) = known {

@@ -13,7 +13,7 @@
 //! IPv6 clients are ([`super::wide`]): without any agreement, since what is there says whose it is.
 //!
 //! ```text
-//!   claim:   | 32 first | 6 unused | 1 passed | 1 young | 24 dest id | 64 client |
+//!   claim:   | 32 first | 5 unused | 1 header | 1 passed | 1 young | 24 dest id | 64 client |
 //!   place:   | 8 unused  | 16 port  | 16 address's number | 24 dest id | 64 client |
 //! ```
 
@@ -34,6 +34,8 @@ const YOUNG: u128 = 1 << Identity::BITS;
 
 /// [`Stream::has_passed`].
 const PASSED: u128 = YOUNG << 1;
+/// There is a [`Stream`].
+const HEADER: u128 = PASSED << 1;
 const FIRST_SHIFT: u32 = 96;
 
 const NUMBER_SHIFT: u32 = Identity::BITS;
@@ -69,13 +71,21 @@ pub struct Local {
     pub port: u16,
 }
 
-/// Where the stream of a TCP connection stands that begins with a header for the server ([`crate::wire::proxy`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where the stream of a TCP connection stands that begins with a header for the server ([`crate::wire::proxy`]). Whether it does is
+/// settled when the connection begins, whatever its service is told later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stream {
     /// The sequence number of the client's first byte.
     pub first: u32,
     /// Whether the server has acknowledged the header.
     pub has_passed: bool,
+}
+
+impl Stream {
+    /// As it stands in a claim.
+    fn bits(self) -> u128 {
+        HEADER | if self.has_passed { PASSED } else { 0 } | u128::from(self.first) << FIRST_SHIFT
+    }
 }
 
 /// A local address, and who has its ports. A megabyte a protocol, of which only what is used is there.
@@ -107,30 +117,42 @@ impl LocalAddress {
         (claim != 0).then_some(Identity(claim & Identity::MASK))
     }
 
-    /// Takes a port, if it is free or the connection's own already.
-    pub fn take(&self, protocol: Protocol, port: u16, owner: Identity) -> bool {
+    /// Takes a port for a connection that begins, if it is free or the connection's own already; the stream is this one, whatever was
+    /// there before.
+    pub fn take(&self, protocol: Protocol, port: u16, owner: Identity, stream: Option<Stream>) -> bool {
+        let young = owner.0 | YOUNG | stream.map_or(0, Stream::bits);
+        self.exchange(protocol, port, owner, |_| young)
+    }
+
+    /// Takes a port for a connection that has begun elsewhere, if it is free or the connection's own already. Of its own, what is known
+    /// of the stream here stays.
+    pub fn take_over(&self, protocol: Protocol, port: u16, owner: Identity, stream: Option<Stream>) -> bool {
+        let young = owner.0 | YOUNG | stream.map_or(0, Stream::bits);
+        self.exchange(protocol, port, owner, |old| if old == 0 { young } else { old | YOUNG })
+    }
+
+    /// Whatever is taken is young, also what is its own: a sweep may be about to take it away.
+    fn exchange(&self, protocol: Protocol, port: u16, owner: Identity, young: impl Fn(u128) -> u128) -> bool {
         let claim = self.claim(protocol, port);
         let mut old = claim.load(Ordering::Acquire);
-        loop {
-            if old != 0 && old & Identity::MASK != owner.0 {
-                return false;
-            }
-            // One of its own is made young again: a sweep may be about to take it away. If it is young, that takes two sweeps.
-            if old & YOUNG != 0 {
+        while old == 0 || old & Identity::MASK == owner.0 {
+            let new = young(old);
+            if new == old {
                 return true;
             }
-            let young = old | owner.0 | YOUNG;
-            match claim.compare_exchange(old, young, Ordering::SeqCst, Ordering::SeqCst) {
+            match claim.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => return true,
                 Err(now) => old = now,
             }
         }
+        false
     }
 
-    /// Where the stream of a port's connection stands.
-    pub fn stream(&self, protocol: Protocol, port: u16) -> Stream {
+    /// Where the stream of a port's connection stands, if it begins with a header.
+    pub fn stream(&self, protocol: Protocol, port: u16) -> Option<Stream> {
         let claim = self.claim(protocol, port).load(Ordering::Acquire);
-        Stream { first: (claim >> FIRST_SHIFT) as u32, has_passed: claim & PASSED != 0 }
+        let stream = Stream { first: (claim >> FIRST_SHIFT) as u32, has_passed: claim & PASSED != 0 };
+        (claim & HEADER != 0).then_some(stream)
     }
 
     /// Notes where the stream of a connection stands, if that has the port.
@@ -138,8 +160,7 @@ impl LocalAddress {
         let claim = self.claim(protocol, port);
         let mut old = claim.load(Ordering::Acquire);
         while old & Identity::MASK == owner.0 {
-            let passed = if stream.has_passed { PASSED } else { 0 };
-            let new = old & (Identity::MASK | YOUNG) | passed | u128::from(stream.first) << FIRST_SHIFT;
+            let new = old & (Identity::MASK | YOUNG) | stream.bits();
             match claim.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => return,
                 Err(now) => old = now,
@@ -153,7 +174,8 @@ impl LocalAddress {
         self.claims[protocol as usize].iter().flat_map(|bucket| &bucket.0).filter(taken).count()
     }
 
-    /// Visits a part of the ports: `numerators` of `denominator`. Those without a connection become free, unless they are young.
+    /// Visits a part of the ports: `numerators` of `denominator`. Those without a connection become free, unless they are young; so does
+    /// one whose connection has another port by now.
     pub fn sweep(&self, table: &Table, numerators: Range<usize>, denominator: usize) {
         let at = |numerator: usize| (numerator * PORTS).checked_div(denominator).unwrap_or(0);
         for &protocol in Protocol::ALL {
@@ -164,7 +186,8 @@ impl LocalAddress {
                     continue;
                 }
                 let identity = Identity(old & Identity::MASK);
-                let is_held = table.holds(table.hash(identity.word().client(), protocol), identity);
+                let local = Local { number: self.number, port: port as u16 };
+                let is_held = table.holds(table.hash(identity.word().client(), protocol), identity, local);
                 let new = if is_held || old & YOUNG != 0 { old & !YOUNG } else { 0 };
                 if new != old {
                     // Whoever changes it meanwhile is its connection.
@@ -196,11 +219,14 @@ impl Table {
         (place & Identity::MASK == owner.0).then_some(local)
     }
 
-    /// Whether there is a connection with this identity.
-    fn holds(&self, hash: Hash, identity: Identity) -> bool {
-        self.candidates(hash)
-            .into_iter()
-            .any(|bucket| self.load(bucket).into_iter().any(|word| word.identity() == identity))
+    /// Whether there is a connection with this identity, and no other port has been noted for it.
+    fn holds(&self, hash: Hash, identity: Identity, local: Local) -> bool {
+        self.candidates(hash).into_iter().any(|bucket| {
+            self.load(bucket).into_iter().enumerate().any(|(index, word)| {
+                word.identity() == identity
+                    && self.local_of(Slot::new(bucket, index), identity).is_none_or(|noted| noted == local)
+            })
+        })
     }
 }
 
@@ -221,10 +247,10 @@ mod tests {
     fn a_port_is_one_connections() {
         let address = address();
         assert_eq!(address.owner(Protocol::Tcp, 65535), None);
-        assert!(address.take(Protocol::Tcp, 65535, owner(1)));
-        assert!(address.take(Protocol::Tcp, 65535, owner(1)), "it is its own");
-        assert!(!address.take(Protocol::Tcp, 65535, owner(2)));
-        assert!(address.take(Protocol::Udp, 65535, owner(2)), "which is another port");
+        assert!(address.take(Protocol::Tcp, 65535, owner(1), None));
+        assert!(address.take(Protocol::Tcp, 65535, owner(1), None), "it is its own");
+        assert!(!address.take(Protocol::Tcp, 65535, owner(2), None));
+        assert!(address.take(Protocol::Udp, 65535, owner(2), None), "which is another port");
         assert_eq!(address.owner(Protocol::Tcp, 65535), Some(owner(1)));
         assert_eq!((address.taken(Protocol::Tcp), address.taken(Protocol::Udp)), (1, 1));
     }
@@ -238,12 +264,12 @@ mod tests {
             table.vacancy(table.hash(connection.client(), Protocol::Tcp), connection.client()).unwrap();
         let sweep = || (0..100).for_each(|part| address.sweep(&table, part..part + 1, 100));
         for (port, owner) in [(1, owner(1)), (30_000, owner(2)), (65535, owner(3))] {
-            assert!(address.take(Protocol::Tcp, port, owner));
+            assert!(address.take(Protocol::Tcp, port, owner, None));
         }
         sweep();
         assert_eq!(address.taken(Protocol::Tcp), 3, "they may be under way");
         table.replace(slot, Word::EMPTY, connection).unwrap();
-        assert!(address.take(Protocol::Tcp, 65535, owner(3)), "and one is again");
+        assert!(address.take(Protocol::Tcp, 65535, owner(3), None), "and one is again");
         sweep();
         assert_eq!(
             [1, 30_000, 65535].map(|port| address.owner(Protocol::Tcp, port)),
@@ -253,6 +279,39 @@ mod tests {
         sweep();
         sweep();
         assert_eq!(address.taken(Protocol::Tcp), 0);
+    }
+
+    #[test]
+    fn a_connection_with_another_port_by_now_gives_back_the_one_before() {
+        let table = Table::new(100, HashKey { blind: 3, factor: 5 });
+        let address = address();
+        let connection = owner(1).word().with_state(crate::service::State::Established);
+        let slot =
+            table.vacancy(table.hash(connection.client(), Protocol::Tcp), connection.client()).unwrap();
+        table.replace(slot, Word::EMPTY, connection).unwrap();
+        for port in [1, 2] {
+            assert!(address.take(Protocol::Tcp, port, owner(1), None));
+            table.note_local(slot, owner(1), Local { number: 7, port });
+        }
+        (0..2).for_each(|_| address.sweep(&table, 0..1, 1));
+        assert_eq!([1, 2].map(|port| address.owner(Protocol::Tcp, port)), [None, Some(owner(1))]);
+    }
+
+    #[test]
+    fn a_stream_is_new_with_its_connection_and_stays_with_one_that_is_taken_over() {
+        let address = address();
+        let stream = || address.stream(Protocol::Tcp, 80);
+        let passed = Stream { first: u32::MAX, has_passed: true };
+        assert!(address.take_over(Protocol::Tcp, 80, owner(1), Some(passed)));
+        assert_eq!(stream(), Some(passed));
+        for known in [Some(Stream::default()), None] {
+            assert!(address.take(Protocol::Tcp, 80, owner(1), known));
+            assert!(address.take_over(Protocol::Tcp, 80, owner(1), Some(passed)));
+            assert_eq!(stream(), known);
+        }
+        address.note_stream(Protocol::Tcp, 80, owner(2), passed);
+        assert_eq!((stream(), address.owner(Protocol::Tcp, 80)), (None, Some(owner(1))));
+        assert!(!address.take_over(Protocol::Tcp, 80, owner(2), None));
     }
 
     #[test]
