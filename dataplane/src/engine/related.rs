@@ -26,6 +26,7 @@ use crate::table::Client;
 use crate::wire::checksum::Delta;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp::{self, End, Quote};
+use crate::wire::proxy;
 use crate::wire::version::Ip;
 
 impl Engine {
@@ -205,6 +206,9 @@ fn rewrite<A: Family>(
             icmp::translate(message, protocol, (End::Source, far.0, far.1), outside);
             let new = (End::Destination, virtual_address, dest.virtual_port(quote.destination_port));
             icmp::translate(message, protocol, new, Delta::default());
+            if path.snapshot.services[dest.service as usize].has_header() {
+                icmp::lower_mtu::<A>(message, proxy::length::<A>() as u16);
+            }
         }
     }
 }

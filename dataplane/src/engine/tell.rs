@@ -23,9 +23,9 @@ use crate::service::Protocol;
 use crate::snapshot::{Dest, Family, ServiceIndex, Snapshot};
 use crate::snat::Class;
 use crate::table::Table;
-use crate::wire::icmp;
 use crate::wire::transport::Transport;
 use crate::wire::version::Ip;
+use crate::wire::{icmp, proxy};
 
 /// Packets that a worker hands over in a tick, of each kind: 128 a second.
 const IN_A_TICK: u32 = 32;
@@ -151,7 +151,10 @@ impl Way<'_> {
                 let client = ip.source.client(client_port, table).towards(towards);
                 let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
                 let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
-                return mtu_to(snapshot.dest_of(word)?);
+                // There has to be room for the header in front of the stream.
+                let has_header = snapshot.services[service as usize].has_header();
+                let header = if has_header { proxy::length::<A>() as u16 } else { 0 };
+                return Some(mtu_to(snapshot.dest_of(word)?)?.saturating_sub(header));
             }
         };
         mtu_of(next_hop)

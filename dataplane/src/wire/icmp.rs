@@ -141,6 +141,19 @@ pub fn translate<A: Version>(
     message[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
+/// Lowers the MTU that a message tells by so much, if it is of the kind that does, and tells one (RFC 1191, section 5).
+pub fn lower_mtu<A: Version>(message: &mut [u8], by: u16) {
+    let Some(header) = message.first_chunk_mut::<{ field::QUOTE }>() else { return };
+    if (header[field::TYPE], header[field::CODE]) != A::TOO_BIG {
+        return;
+    }
+    let old = read16(header, field::MTU);
+    let mut patch = Patch { message: header, delta: Delta::default() };
+    patch.put(field::MTU, old.saturating_sub(by));
+    let sum = patch.delta.apply(read16(header, field::CHECKSUM));
+    header[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// Whether a message of IPv4 asks for an echo or is one, and its identifier; `None` if it is neither.
 pub fn echo(message: &[u8]) -> Option<(bool, u16)> {
     const REPLY: u8 = 0;

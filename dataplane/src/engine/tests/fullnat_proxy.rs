@@ -1,7 +1,9 @@
 //! Full NAT with a header in front of the stream, where something comes between.
 
 use super::fullnat::{LOCAL, SERVER, rig as fullnat, segment, told};
+use super::related::{error, message};
 use super::*;
+use crate::engine::tell;
 
 const ISN: u32 = 1000;
 const FIRST: u32 = ISN + 1;
@@ -149,4 +151,27 @@ fn what_is_known_takes_no_port() {
     assert_eq!([2000, 2001].map(|port| rig.owns(port)), [true, false]);
     assert_eq!(rig.told_of("10.0.0.100:2001", State::CloseWait, 0), Adopted::Changed);
     assert_eq!([2000, 2001].map(|port| rig.owns(port)), [true, true]);
+}
+
+#[test]
+fn clients_hear_of_an_mtu_that_leaves_room_for_the_header() {
+    let told_mtu = |proxy: bool| {
+        let rig = rig(proxy);
+        rig.begin();
+        let mut long = segment(WAN_MAC, CLIENT, VIP, ACK, [FIRST + 1, NEXT], (&[], &[7; 1600]));
+        long[20] = 0x40;
+        long[24..26].fill(0);
+        let sum = !checksum::sum(&long[14..34]);
+        long[24..26].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(rig.push(WAN, &mut long), Verdict::Drop(Drop::TooBig));
+        let told = tell::error(&rig.engine.table, &rig.snapshot, rig.now, Drop::TooBig, &long[14..]).unwrap();
+        // By a router behind ours.
+        let mut got = segment(WAN_MAC, CLIENT, VIP, ACK, [FIRST + 1, NEXT], (&[], &[]));
+        rig.push(WAN, &mut got);
+        let mut frame = error(LAN_MAC, "10.0.0.253:0", LOCAL, 3, &got[14..]);
+        assert_eq!(rig.push(LAN, &mut frame), Verdict::Forward(WAN));
+        [&told[26..28], &message(&frame, VIP, CLIENT)[6..8]].map(|mtu| u16::from_be_bytes([mtu[0], mtu[1]]))
+    };
+    assert_eq!(told_mtu(false), [1500, 1400]);
+    assert_eq!(told_mtu(true), [1472, 1372]);
 }
