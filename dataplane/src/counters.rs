@@ -103,7 +103,7 @@ named! {
         PuntFull = "punt_full",
         /// The device has left no room in front of the packet for a tunnel's headers.
         NoHeadroom = "no_headroom",
-        /// From a host that source NAT hides, of no mapping, and begins none: TCP without SYN, a fragment, a protocol without ports.
+        /// From a host that source NAT hides, of no mapping, and begins none: TCP without SYN, a fragment, a protocol without ports, the answer to a ping; or on another port than leads back to it.
         SnatNone = "snat_none",
         /// From a host that source NAT hides: it has all ports that it may have, or the pool has none left.
         SnatFull = "snat_full",

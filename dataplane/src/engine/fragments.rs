@@ -208,8 +208,11 @@ impl Engine {
     ) {
         let path = Path::new(self, snapshot, now);
         let mut ask = |port, mut frame: F, is_over: bool| {
-            let verdict =
-                if is_over { Verdict::Drop(Drop::FragmentExpired) } else { again(&path, &mut frame) };
+            let verdict = if is_over {
+                Verdict::Drop(Drop::FragmentExpired)
+            } else {
+                again(&Path { port: Some(port), ..path }, &mut frame)
+            };
             if verdict == Verdict::Hold {
                 return Some(frame);
             }

@@ -199,7 +199,7 @@ impl Engine {
         let mut work = Work::new();
         let mac = &snapshot.ports[usize::from(port)].mac;
 
-        let path = Path::new(self, snapshot, now);
+        let path = Path { port: Some(port), ..Path::new(self, snapshot, now) };
 
         // 1. parse
         let six = parse::parse_all(&path, mac, burst, &mut work, verdicts);

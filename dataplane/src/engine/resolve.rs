@@ -39,6 +39,8 @@ pub(super) struct Path<'a> {
     pub engine: &'a Engine,
     pub snapshot: &'a Snapshot,
     pub now: Tick,
+    /// The port that it came in on, where that is known.
+    pub port: Option<PortIndex>,
     /// The addresses of its packets, by their places, if they are of IPv6.
     pub addresses: Option<&'a [Addresses]>,
     /// The server that the packet in hand names itself.
@@ -48,7 +50,7 @@ pub(super) struct Path<'a> {
 impl<'a> Path<'a> {
     /// For packets of IPv4.
     pub fn new(engine: &'a Engine, snapshot: &'a Snapshot, now: Tick) -> Self {
-        Path { engine, snapshot, now, addresses: None, named: None }
+        Path { engine, snapshot, now, port: None, addresses: None, named: None }
     }
 
     /// The addresses of a packet, if they are of IPv6.

@@ -11,12 +11,17 @@
 //!   an error about what came in:    inside > Y, quoted Y > inside  becomes  pool > Y, quoted Y > pool
 //! ```
 //!
-//! An error changes no mapping and keeps none alive (RFC 5508, section 4). What has no ports does not leave.
+//! An error changes no mapping and keeps none alive (RFC 5508, section 4). What has no ports does not leave, nor does the answer to a ping:
+//! nobody outside can have asked.
+//!
+//! Anybody may write an inside address into a packet. So one from inside must have come in on the port that leads back to its source
+//! (strict reverse path: RFC 3704, section 2.2), or a few packets from outside would take all blocks of the pool.
 
 use super::resolve::Path;
 use super::route;
 use super::{Frame, Verdict};
 use crate::counters::Drop;
+use crate::fib::NextHop;
 use crate::service::Protocol;
 use crate::snat::{Class, Mapping, Refused, Snats};
 use crate::table::Client;
@@ -28,8 +33,10 @@ use crate::wire::{ethernet, ipv4};
 
 /// What a packet is, as far as it can be translated.
 enum Kind {
-    /// One with ports, or an identifier in the place of the sender's or the receiver's.
+    /// One with ports, or who asks for an echo, with an identifier in the place of the sender's, and to nobody's port 0.
     Packet { class: Class, source: u16, destination: u16, flags: u8 },
+    /// The answer to such a one, with its identifier.
+    Reply(u16),
     /// An error about a packet of this class, which it quotes with the ends of it.
     Error { class: Class, source: (u32, u16), destination: (u32, u16) },
     /// Another one.
@@ -63,6 +70,9 @@ pub(super) fn translate(path: &Path<'_>, frame: &mut impl Frame) -> Option<Verdi
         (&Kind::Packet { class, destination, .. }, true) => {
             Some(snats.from_outside(now, class, ip.destination, destination)?)
         }
+        (&Kind::Reply(identifier), true) => {
+            Some(snats.from_outside(now, Class::Icmp, ip.destination, identifier)?)
+        }
         (&Kind::Error { class, source, .. }, true) if source.0 == ip.destination => {
             Some(snats.from_outside(now, class, source.0, source.1)?)
         }
@@ -78,6 +88,7 @@ pub(super) fn translate(path: &Path<'_>, frame: &mut impl Frame) -> Option<Verdi
     // 4.
     let outwards = match (&kind, is_out) {
         (_, false) => Ok(None),
+        _ if !is_on_its_way(path, ip.source) => Err(Refused::None),
         (&Kind::Packet { class, source, flags, .. }, true) => {
             let inside = Client::new(ip.source, source);
             snats.leaves(now, class, inside, flags, path.engine.worker as u8).map(Some)
@@ -86,19 +97,26 @@ pub(super) fn translate(path: &Path<'_>, frame: &mut impl Frame) -> Option<Verdi
         (&Kind::Error { class, destination: (address, port), .. }, true) if !is_back => {
             snats.from_inside(now, class, Client::new(address, port)).map(Some).ok_or(Refused::None)
         }
-        (Kind::Error { .. } | Kind::Other, true) => Err(Refused::None),
+        (Kind::Reply(_) | Kind::Error { .. } | Kind::Other, true) => Err(Refused::None),
     };
     let outwards = match outwards {
         Ok(mapping) => mapping,
         Err(Refused::None) => return Some(Verdict::Drop(Drop::SnatNone)),
         Err(Refused::Full) => return Some(Verdict::Drop(Drop::SnatFull)),
     };
-    if let (Kind::Packet { class, destination, flags, .. }, true) = (&kind, is_back) {
-        snats.arrived(now, *class, (ip.destination, *destination), *flags);
-    }
     // 5.
     write(frame, &ip, &kind, inwards, outwards)?;
     way.send::<u32>(path, &ip, frame)
+}
+
+/// Whether packets to this address leave by the port that the packet in hand came in on.
+fn is_on_its_way(path: &Path<'_>, source: u32) -> bool {
+    let back = match path.snapshot.fibs.four.look_up(source) {
+        NextHop::Ready(adjacency) => adjacency.port,
+        NextHop::Unresolved(port) => port,
+        NextHop::NoRoute => return false,
+    };
+    path.port == Some(back)
 }
 
 fn kind(ip: &Ip<u32>, segment: &[u8]) -> Kind {
@@ -115,8 +133,10 @@ fn kind(ip: &Ip<u32>, segment: &[u8]) -> Kind {
     }
     if let Some((is_request, id)) = icmp::echo(segment) {
         // Only who asks has a mapping.
-        let (source, destination) = if is_request { (id, 0) } else { (0, id) };
-        return Kind::Packet { class: Class::Icmp, source, destination, flags: 0 };
+        return match is_request {
+            true => Kind::Packet { class: Class::Icmp, source: id, destination: 0, flags: 0 },
+            false => Kind::Reply(id),
+        };
     }
     match icmp::quoted::<u32>(segment) {
         Some(quote) if quote.is_redirect => Kind::Other,
@@ -155,9 +175,7 @@ fn write(
         let delta = Delta::double(ip.destination, inside.address());
         ipv4::set_destination(header, inside.address(), delta);
         match *kind {
-            Kind::Packet { class: Class::Icmp, destination, .. } => {
-                icmp::set_echo(segment, destination, inside.port());
-            }
+            Kind::Reply(identifier) => icmp::set_echo(segment, identifier, inside.port()),
             Kind::Packet { destination, .. } => {
                 let delta = delta.and(Delta::word(destination, inside.port()));
                 let protocol = Protocol::from_number(ip.protocol)?;
@@ -179,7 +197,7 @@ fn write(
                 transport::set_source(Protocol::from_number(ip.protocol)?, segment, port, delta);
             }
             Kind::Error { class, .. } => mend_quote(segment, class, (End::Destination, address, port)),
-            Kind::Other => {}
+            Kind::Reply(_) | Kind::Other => {}
         }
     }
     Some(())

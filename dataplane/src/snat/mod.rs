@@ -7,6 +7,9 @@
 //!   and its state and time are those of a connection;
 //! * the word of the port (`ports.rs`), which says who is behind it.
 //!
+//! Only packets from inside move a mapping's state and its time. Whoever is outside may write to its port, so none of them must keep it (RFC 4787,
+//! REQ-6), and no reset or FIN of theirs must end it; of a real one, whoever is inside tells by what it does next.
+//!
 //! The first decides: a port whose word is not there, or is another one's, leads to nobody. Who removes the word gives the port back, once.
 
 mod ports;
@@ -19,9 +22,8 @@ use self::ports::Ports;
 use crate::clock::{Tick, Timeout};
 use crate::service::{Protocol, State};
 use crate::table::{Client, DestId, Fate, Hash, HashKey, Inserted, Judge, Slot, Table, Word, Worth};
-use crate::tcp;
 use crate::wire::ipv4;
-use crate::wire::transport::{RST, SYN};
+use crate::wire::transport::{ACK, FIN, PSH, RST, SYN};
 
 /// Source NAT, as control describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,16 +172,10 @@ impl Snat {
         self.table.find(self.hash(class, inside), inside, &judge)
     }
 
-    /// A packet of a mapping, which moves its state and its time.
-    fn advance(&self, now: Tick, (slot, word): (Slot, Word), flags: u8, is_outward: bool) {
+    /// A packet of a mapping goes out, which moves its state and its time.
+    fn advance(&self, now: Tick, (slot, word): (Slot, Word), flags: u8) {
         let old = word.state();
-        let state = match (Class::of(old), is_outward) {
-            (Class::Tcp, true) => tcp::next(tcp::Direction::In, old, flags),
-            (Class::Tcp, false) => tcp::next(tcp::Direction::Out, old, flags),
-            // Nobody outside keeps a mapping alive (RFC 4787, REQ-6).
-            (Class::Udp | Class::Icmp, false) => return,
-            (Class::Udp | Class::Icmp, true) => old,
-        };
+        let state = if Class::of(old) == Class::Tcp { after(old, flags) } else { old };
         let timeout = self.timeout(state);
         if state != old || word.age(now) >= timeout.renew_after() {
             let new = word.with_state(state).seen(now, timeout.is_coarse());
@@ -190,6 +186,21 @@ impl Snat {
 
     fn give_back(&self, word: Word) {
         self.ports.give_back(Class::of(word.state()), outside(word));
+    }
+}
+
+/// The state of a mapping of TCP after a packet from inside.
+///
+/// It may serve several connections, so the end of one is not that of the mapping: whoever goes on to send data has another one, and it is
+/// established again (RFC 5382, REQ-5). A bare ACK does not show that: it is also the last packet of a connection that ends.
+fn after(old: State, flags: u8) -> State {
+    match old {
+        _ if flags & (FIN | RST) != 0 => State::Close,
+        State::Established => old,
+        _ if flags & SYN != 0 => State::SynRecv,
+        State::SynRecv if flags & ACK != 0 => State::Established,
+        _ if flags & PSH != 0 => State::Established,
+        _ => old,
     }
 }
 
@@ -287,21 +298,11 @@ impl Snats {
 
     /// The mapping of a port of a pool, if there is one.
     pub fn from_outside(&self, now: Tick, class: Class, address: u32, port: u16) -> Option<Mapping> {
-        self.behind(now, class, address, port).map(|(snat, (_, word))| snat.mapping(word))
-    }
-
-    fn behind(&self, now: Tick, class: Class, address: u32, port: u16) -> Option<(&Snat, (Slot, Word))> {
         let (snat, index) = self.all.iter().find_map(|snat| Some((snat, snat.index(address)?)))?;
         let at = Outside { address: index, port };
         let inside = snat.ports.behind(class, at)?;
-        Some((snat, snat.find(now, class, inside, Some(at))?))
-    }
-
-    /// A packet has come to a port of a pool, with these TCP flags.
-    pub fn arrived(&self, now: Tick, class: Class, (address, port): (u32, u16), flags: u8) {
-        if let Some((snat, found)) = self.behind(now, class, address, port).filter(|_| !self.is_rehearsal) {
-            snat.advance(now, found, flags, false);
-        }
+        let (_, word) = snat.find(now, class, inside, Some(at))?;
+        Some(snat.mapping(word))
     }
 
     /// The mapping of a packet that goes out from an inside address and port, with these TCP flags; begun, if there is none.
@@ -316,13 +317,14 @@ impl Snats {
         let snat = self.all.iter().find(|snat| snat.has_inside(inside.address())).ok_or(Refused::None)?;
         if let Some(found) = snat.find(now, class, inside, None) {
             if !self.is_rehearsal {
-                snat.advance(now, found, flags, true);
+                snat.advance(now, found, flags);
             }
             return Ok(snat.mapping(found.1));
         }
         let state = match class {
-            Class::Tcp if flags & (SYN | RST) != SYN => return Err(Refused::None),
-            Class::Tcp => tcp::next(tcp::Direction::In, State::None, flags),
+            // A SYN with an ACK answers somebody who was never let in.
+            Class::Tcp if flags & (SYN | ACK | RST) != SYN => return Err(Refused::None),
+            Class::Tcp => State::SynRecv,
             Class::Udp => State::Udp,
             Class::Icmp => State::None,
         };

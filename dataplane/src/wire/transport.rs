@@ -23,6 +23,8 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 /// TCP flag RST.
 pub const RST: u8 = 0x04;
+/// TCP flag PSH.
+pub const PSH: u8 = 0x08;
 /// TCP flag ACK.
 pub const ACK: u8 = 0x10;
 

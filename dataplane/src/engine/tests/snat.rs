@@ -3,6 +3,7 @@
 use super::*;
 use crate::snat::{Snat, SnatSpec, SnatTimeouts, Snats};
 use crate::wire::icmp;
+use crate::wire::transport::PSH;
 
 const POOL: &str = "192.0.2.50";
 const INSIDE: &str = "10.0.0.5:40001";
@@ -129,6 +130,9 @@ fn what_begins_nothing_does_not_leave() {
     let drops = |mut frame: Vec<u8>, reason| assert_eq!(rig.push(LAN, &mut frame), Verdict::Drop(reason));
     drops(out(Protocol::Tcp, INSIDE, PEER, ACK), Drop::SnatNone);
     drops(out(Protocol::Tcp, INSIDE, PEER, SYN | RST), Drop::SnatNone);
+    drops(out(Protocol::Tcp, INSIDE, PEER, SYN | ACK), Drop::SnatNone);
+    drops(echo(LAN_MAC, 0, "10.0.0.5", "198.51.100.7", 77), Drop::SnatNone);
+    assert_eq!(rig.snapshot.snats.mappings(), [0]);
     let mut gre = out(Protocol::Udp, INSIDE, PEER, 0);
     gre[23] = 47;
     drops(super::fragments::mend(gre), Drop::SnatNone);
@@ -144,6 +148,55 @@ fn what_begins_nothing_does_not_leave() {
     assert_eq!(rig.push(WAN, &mut nobodys), Verdict::Punt(Punt::NoService), "Linux answers with a reset");
     let mut own = out(Protocol::Tcp, INSIDE, "10.0.0.254:22", SYN);
     assert_eq!(rig.push(LAN, &mut own), Verdict::Punt(Punt::NoService));
+}
+
+#[test]
+fn an_inside_address_from_outside_begins_nothing() {
+    let rig = rig();
+    for to in [PEER, "203.0.113.9:4000"] {
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            let mut spoofed = back(protocol, INSIDE, to, SYN);
+            assert_eq!(rig.push(WAN, &mut spoofed), Verdict::Drop(Drop::SnatNone));
+        }
+    }
+    assert_eq!(rig.snapshot.snats.mappings(), [0]);
+    // Nor does it meet who is inside, as one of them.
+    let from = pass(&rig, LAN, out(Protocol::Udp, INSIDE, PEER, 0), WAN).0;
+    let mut spoofed = back(Protocol::Udp, "10.0.0.7:9", &from, 0);
+    assert_eq!(rig.push(WAN, &mut spoofed), Verdict::Drop(Drop::SnatNone));
+    // Whose MAC is not known yet comes from inside all the same.
+    pass(&rig, LAN, out(Protocol::Udp, "10.0.0.77:9", PEER, 0), WAN);
+    assert_eq!(rig.snapshot.snats.mappings(), [2]);
+}
+
+#[test]
+fn nobody_outside_ends_a_mapping_and_the_end_of_one_connection_is_not_that_of_another() {
+    let mut rig = rig();
+    let other = "203.0.113.9:4000";
+    let sends = |rig: &Rig, to: &str, flags| pass(rig, LAN, out(Protocol::Tcp, INSIDE, to, flags), WAN).0;
+    let from = sends(&rig, PEER, SYN);
+    sends(&rig, PEER, ACK);
+    for flags in [RST, FIN | ACK, SYN] {
+        pass(&rig, WAN, back(Protocol::Tcp, "203.0.113.66:6", &from, flags), LAN);
+    }
+    let has = |rig: &Rig| rig.push(WAN, &mut back(Protocol::Tcp, PEER, &from, ACK)) == Verdict::Route(LAN);
+    rig.wait(7000);
+    assert!(has(&rig));
+    // A second connection from there comes and goes; the first goes on.
+    for flags in [SYN, ACK, FIN | ACK, ACK] {
+        sends(&rig, other, flags);
+    }
+    sends(&rig, PEER, PSH | ACK);
+    rig.wait(7000);
+    assert!(has(&rig));
+    // It ends as well, with an ACK of the other one's FIN.
+    for flags in [FIN | ACK, ACK] {
+        sends(&rig, PEER, flags);
+    }
+    rig.wait(239);
+    assert!(has(&rig));
+    rig.wait(65);
+    assert!(!has(&rig));
 }
 
 #[test]
