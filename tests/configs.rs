@@ -50,6 +50,7 @@ fn every_file_is_checked() -> Result<()> {
         "dr.toml",
         "tunnel.toml",
         "fullnat.toml",
+        "snat.toml",
         "af_packet.toml",
         "af_xdp.toml",
         "dns.toml",

@@ -125,12 +125,17 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
 
     let snat_sections = root.sections("snat");
     let snats: Vec<Option<SnatSpec>> = snat_sections.iter().map(snat::read).collect();
-    compare::snats(&snat_sections, &snats, &ports);
 
     let service_sections = root.sections("service");
     let services: Vec<(Option<Service>, Vec<Section<'_>>)> =
         service_sections.iter().map(service::read).collect();
     compare::services(&service_sections, &services, &ports);
+    compare::snats(
+        &snat_sections,
+        &snats,
+        &ports,
+        services.iter().filter_map(|(service, _)| service.as_ref()),
+    );
     let remote = admin.as_ref().and_then(|admin| admin.as_ref()?.tcp.as_ref());
     if let Some((tcp, section)) = remote.zip(root.section("admin").and_then(|admin| admin.section("tcp"))) {
         tcp::compare(tcp, &section, services.iter().filter_map(|(service, _)| service.as_ref()));

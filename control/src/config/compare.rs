@@ -164,22 +164,33 @@ pub(super) fn services(
     }
 }
 
-/// No address is in two pools, or the router's own: Linux has ports of its own there.
-pub(super) fn snats(sections: &[Section<'_>], snats: &[Option<SnatSpec>], ports: &[Option<Port>]) {
+/// No address is in two pools, or the router's own: Linux has ports of its own there, and so have services.
+pub(super) fn snats<'a>(
+    sections: &[Section<'_>],
+    snats: &[Option<SnatSpec>],
+    ports: &[Option<Port>],
+    services: impl Iterator<Item = &'a Service>,
+) {
     let twins: HashSet<IpAddr> =
         ports.iter().flatten().flat_map(|port| port.addresses.iter().map(|p| p.address)).collect();
+    let (mut vips, mut locals): (HashSet<IpAddr>, HashSet<IpAddr>) = Default::default();
+    for service in services {
+        vips.insert(service.address.ip());
+        locals.extend(service.fullnat.iter().flat_map(|fullnat| &fullnat.local));
+    }
     let mut seen: HashSet<u32> = HashSet::default();
     for (section, snat) in sections.iter().zip(snats) {
         let (Some(snat), Some(field)) = (snat, section.get("outside")) else { continue };
         for &outside in &snat.outside {
-            let address = Ipv4Addr::from(outside);
-            if twins.contains(&address.into()) {
-                field.error::<()>(format_args!(
-                    "{address} is an address of this router; expected another one"
-                ));
-            } else if !seen.insert(outside) {
-                field.error::<()>(format_args!("{address} is in another pool; expected each address in one"));
-            }
+            let address = IpAddr::from(Ipv4Addr::from(outside));
+            let what = match address {
+                _ if twins.contains(&address) => "an address of this router",
+                _ if vips.contains(&address) => "a virtual address",
+                _ if locals.contains(&address) => "a local address for full NAT",
+                _ if !seen.insert(outside) => "in another pool",
+                _ => continue,
+            };
+            field.error::<()>(format_args!("{address} is {what}; expected an address for nothing else"));
         }
     }
 }

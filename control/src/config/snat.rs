@@ -27,15 +27,24 @@ pub(super) fn read(section: &Section<'_>) -> Option<SnatSpec> {
     let outside =
         section.require("outside", "addresses, e.g. [\"192.0.2.50\"]").and_then(|field| pool(&field));
     let ports = section.or("ports", 1024..=65535, |field| field.parse(PORTS, ports));
-    let block: Option<u16> = section.or("block", 512, |field| narrow(field.integer(2..=16_384)));
-    let limit = section.or("limit", 4096, |field| narrow(field.integer(2..=65_535)));
+    let block = section.optional("block", |field| narrow::<u16>(field.integer(2..=16_384)));
+    let limit = section.optional("limit", |field| narrow::<u16>(field.integer(2..=65_535)));
     let mappings = section.or("mappings", 65_536, |field| narrow(field.integer(1024..=16_777_216)));
     let timeouts = section.or("timeouts", SnatTimeouts::default(), |field| timeouts(&field.section()?));
-    let (ports, block) = (ports?, block?);
+    let (ports, block, limit) = (ports?, block?, limit?);
+    // What is left out agrees with what is not: a limit is one block at least.
+    let limit = limit.unwrap_or_else(|| block.unwrap_or(0).max(4096));
+    let block = block.unwrap_or_else(|| limit.min(512));
     if usize::from(*ports.end()) + 1 < usize::from(*ports.start()) + usize::from(block) {
         let (first, last) = (ports.start(), ports.end());
         section
             .error(format_args!("no block of {block} ports is in {first}-{last}; expected a smaller block"));
+        return None;
+    }
+    if limit < block {
+        section.error(format_args!(
+            "a limit of {limit} ports is less than a block of {block}; expected a smaller block, or a higher limit"
+        ));
         return None;
     }
     Some(SnatSpec {
@@ -43,7 +52,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<SnatSpec> {
         outside: outside?,
         ports,
         block,
-        limit: limit?,
+        limit,
         mappings: mappings?,
         timeouts: timeouts?,
     })
@@ -56,6 +65,9 @@ fn network(typed: &str) -> Result<(u32, u8), String> {
     let length = length.parse::<u8>().ok().filter(|length| *length <= 32).ok_or_else(wrong)?;
     if address & !ipv4::mask(length) != 0 {
         return Err(format!("{typed} has more bits than its length says"));
+    }
+    if length == 0 {
+        return Err(format!("{typed} is everybody, and nobody is outside"));
     }
     Ok((address, length))
 }
@@ -129,9 +141,26 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_is_one_block_at_least() {
+        let of = |more: &str| {
+            let snat =
+                read(&format!("inside = [\"10.0.0.0/24\"]\noutside = [\"192.0.2.50\"]\n{more}")).unwrap();
+            (snat.block, snat.limit)
+        };
+        assert_eq!(
+            [of("limit = 64"), of("block = 8192"), of("block = 64\nlimit = 64")],
+            [(64, 64), (8192, 8192), (64, 64)]
+        );
+    }
+
+    #[test]
     fn what_is_wrong_says_what_is_expected() {
         let both = |inside: &str, outside: &str| format!("inside = [{inside:?}]\noutside = [{outside:?}]\n");
         let good = both("10.0.0.0/24", "192.0.2.50");
+        let service = |address: &str, more: &str| {
+            let mode = if more.is_empty() { "nat" } else { "fullnat" };
+            format!("[[service]]\naddress = {address:?}\nmode = {mode:?}\nscheduler = \"rr\"\n{more}\n")
+        };
         for (text, expected) in [
             (
                 both("10.0.0.1/24", "192.0.2.50"),
@@ -143,7 +172,20 @@ mod tests {
                 "ends before it begins; expected an IPv4 address or",
             ),
             (both("10.0.0.0/24", "192.0.2.1-192.0.3.255"), "expected 1 to 255"),
-            (both("10.0.0.0/24", "192.0.2.1"), "is an address of this router; expected another one"),
+            (
+                both("10.0.0.0/24", "192.0.2.1"),
+                "is an address of this router; expected an address for nothing",
+            ),
+            (
+                both("0.0.0.0/0", "192.0.2.50"),
+                "is everybody, and nobody is outside; expected an IPv4 network",
+            ),
+            (format!("{good}block = 512\nlimit = 2"), "a limit of 2 ports is less than a block of 512"),
+            (format!("{good}{}", service("192.0.2.50:80", "")), "192.0.2.50 is a virtual address; expected"),
+            (
+                format!("{good}{}", service("192.0.2.10:80", "fullnat = { local = [\"192.0.2.50\"] }")),
+                "192.0.2.50 is a local address for full NAT; expected",
+            ),
             (format!("{good}ports = \"70-60\""), "is no range of ports; expected a range of ports"),
             (format!("{good}ports = \"1024-1100\""), "no block of 512 ports is in 1024-1100"),
             (format!("{good}timeouts = {{ udp = \"1.5s\" }}"), "is not a whole number of seconds"),
