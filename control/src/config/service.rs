@@ -73,6 +73,9 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
                 .error("a TCP connection is more than a packet; expected it with protocol = \"udp\" only"),
             true if mode == Some(Mode::Fullnat) => field
                 .error("nobody would remember whose a local port is; expected it without mode = \"fullnat\""),
+            // It would take all that its servers send for replies, their own questions to others, too.
+            true if mode == Some(Mode::Nat) && address.is_some_and(|address| address.port() == 0) => field
+                .error("nothing would tell replies from what a server begins; expected mode = \"dr\" or \"tunnel\" with all ports, or a port"),
             one_packet => Some(one_packet),
         });
     let sources = sources(section);

@@ -553,6 +553,19 @@ fn only_datagrams_are_scheduled_alone() {
     let error =
         read(&altered("port = \"wan\"", "port = \"wan\"\none_packet = true")).unwrap_err().to_string();
     assert!(error.contains("service[0].one_packet: a TCP connection is more than a packet"), "{error}");
+
+    let of_all_ports = |mode: &str| {
+        parse_services(&format!(
+            "[[service]]\naddress = \"192.0.2.10:0\"\nprotocol = \"udp\"\none_packet = true\nmode = \"{mode}\""
+        ))
+        .map_err(|errors| errors.to_string())
+    };
+    assert!(of_all_ports("dr").unwrap()[0].one_packet);
+    let error = of_all_ports("nat").unwrap_err();
+    assert!(
+        error.contains("service[0].one_packet: nothing would tell replies from what a server begins"),
+        "{error}"
+    );
 }
 
 #[test]
