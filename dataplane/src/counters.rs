@@ -31,11 +31,11 @@ named! {
         OtherProtocol = "other_protocol",
         /// A fragment that concerns no service, or whose first has been handed to Linux.
         Fragment = "fragment",
-        /// No service and no real server's reply.
+        /// No service and no real server's reply, but maybe a late one.
         NoService = "no_service",
         /// To a service, but of no connection, and does not begin one.
         NoConnection = "no_connection",
-        /// From a real server's service, but of no connection: the answer to a health check, or a late packet.
+        /// From a real server's service to the router itself, and of no connection: the answer to a health check.
         ServerReply = "server_reply",
         /// Rewritten, but the next hop's MAC is not known yet: Linux finds it and sends the packet.
         Unresolved = "unresolved",
@@ -61,7 +61,7 @@ named! {
         BadIpChecksum = "bad_ip_checksum",
         /// The TCP or UDP header is cut off or contradicts itself.
         BadTransportHeader = "bad_transport_header",
-        /// An ICMP error about a packet to a real server that is of no connection: it shows the server's address.
+        /// An ICMP error about a packet to a real server that is of no connection, and not routed: it shows the server's address.
         IcmpError = "icmp_error",
         /// A fragment whose length or place in its datagram cannot be.
         BadFragment = "bad_fragment",

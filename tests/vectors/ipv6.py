@@ -246,7 +246,7 @@ def odd():
     vector.punt("wan", wan(ip(CLIENT, VIP, nh=47) / Raw(b"GRE")), "other_protocol")
     vector.punt("wan", wan(ip(CLIENT, VIP) / TCP(sport=40112, dport=22, flags="S")), "no_service")
     vector.punt("wan", wan(ip(CLIENT, VIP) / TCP(sport=40112, dport=80, flags="A")), "no_connection")
-    vector.punt("lan", at_lan(ip(SERVER, CLIENT) / TCP(sport=8080, dport=40112, flags="SA"), SERVER), "server_reply")
+    vector.punt("lan", at_lan(ip(SERVER, CLIENT) / TCP(sport=8080, dport=40112, flags="SA"), SERVER), "no_service")
     vector.drop("wan", Ether(dst="02:00:00:00:00:99", src=GATEWAY) / syn, "other_host")
     vector.drop("wan", wan(ip(CLIENT, VIP, plen=2000) / TCP(sport=40112, dport=80, flags="S")), "bad_ip_header")
     vector.drop("wan", wan(ip(CLIENT, VIP, version=5) / TCP(sport=40112, dport=80, flags="S")), "bad_ip_header")

@@ -207,7 +207,7 @@ def nat_odd():
     vector.punt("wan", at_wan(ip(CLIENT, VIP, proto=47) / Raw(b"GRE")), "other_protocol")
     vector.punt("wan", at_wan(ip(CLIENT, VIP) / TCP(sport=40112, dport=22, flags="S")), "no_service")
     vector.punt("wan", at_wan(ip(CLIENT, VIP) / TCP(sport=40112, dport=80, flags="A")), "no_connection")
-    vector.punt("lan", at_lan(ip(SERVER, CLIENT) / TCP(sport=8080, dport=40112, flags="SA")), "server_reply")
+    vector.punt("lan", at_lan(ip(SERVER, CLIENT) / TCP(sport=8080, dport=40112, flags="SA")), "no_service")
     vector.drop("wan", Ether(dst="02:00:00:00:00:99", src=GATEWAY) / syn, "other_host")
     vector.drop("wan", Raw(bytes(at_wan(syn))[:13]), "runt")
     vector.drop("wan", at_wan(ip(CLIENT, VIP, chksum=0x1234) / TCP(sport=40112, dport=80, flags="S")), "bad_ip_checksum")

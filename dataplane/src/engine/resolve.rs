@@ -283,20 +283,40 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// What was found, or else what is found of the packet as somebody else's ([`Self::further`]), which it is then.
+    /// What was found, or else what [`Self::anothers`] says of the packet.
     #[inline]
     pub fn or_further(
         &self,
         packet: &mut Packet,
         found: Result<&'a Dest, Verdict>,
     ) -> Result<&'a Dest, Verdict> {
-        if found.is_err_and(|verdict| verdict == Verdict::Punt(Punt::ServerReply))
-            && let Some(further) = self.further(packet)
-        {
-            *packet = further;
-            return self.find_or_begin(packet);
+        match found {
+            Err(Verdict::Punt(Punt::ServerReply)) => self.anothers(packet),
+            found => found,
         }
-        found
+    }
+
+    /// A packet from an endpoint that knows no such connection: somebody else's ([`Self::further`]), which it is then, or of no service.
+    /// Only what is to the router itself may answer a check, for which the queue to Linux has room of its own.
+    #[inline(never)]
+    fn anothers(&self, packet: &mut Packet) -> Result<&'a Dest, Verdict> {
+        if let Some(further) = self.further(packet) {
+            *packet = further;
+            let found = self.find_or_begin(packet);
+            if !matches!(found, Err(Verdict::Punt(Punt::ServerReply))) {
+                return found;
+            }
+        }
+        let reason = if self.is_to_router(packet) { Punt::ServerReply } else { Punt::NoService };
+        Err(Verdict::Punt(reason))
+    }
+
+    /// Whether a packet is to an address of the router's own.
+    fn is_to_router(&self, packet: &Packet) -> bool {
+        match self.addresses_of(packet) {
+            None => self.snapshot.fibs.four.is_own(packet.destination),
+            Some(six) => self.snapshot.fibs.six.is_own(six.destination),
+        }
     }
 
     /// A packet of a connection; `None` if the connection has changed meanwhile.
@@ -479,11 +499,7 @@ impl<'a> Path<'a> {
     /// The dest of a packet from an endpoint that answers what nobody remembers. What it answers to the router itself is Linux': checks.
     pub fn answering(&self, packet: &Packet) -> Option<&'a Dest> {
         let Side::Endpoint(endpoint) = packet.side() else { return None };
-        let is_own = match self.addresses_of(packet) {
-            None => self.snapshot.fibs.four.is_own(packet.destination),
-            Some(six) => self.snapshot.fibs.six.is_own(six.destination),
-        };
-        self.snapshot.answered_by(endpoint).filter(|_| !is_own)
+        self.snapshot.answered_by(endpoint).filter(|_| !self.is_to_router(packet))
     }
 
     /// Whether nobody can be a client with this address: it stands for no single host, or is a service's (RFC 1812, section 5.3.7; RFC 4291,

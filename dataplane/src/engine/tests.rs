@@ -268,7 +268,7 @@ fn expiry_is_lazy_and_a_stale_word_is_a_miss() {
     rig.push(WAN, &mut from_client(ACK));
     rig.wait(902);
     assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoConnection));
-    assert_eq!(rig.push(LAN, &mut from_server(1, ACK)), Verdict::Punt(Punt::ServerReply));
+    assert_eq!(rig.push(LAN, &mut from_server(1, ACK)), Verdict::Punt(Punt::NoService));
     assert_eq!(rig.push(WAN, &mut from_client(SYN)), Verdict::Forward(LAN));
     assert_eq!((rig.connections().len(), rig.live(1)), (1, (1, 0)));
 }
@@ -425,7 +425,7 @@ fn only_a_syn_begins_a_connection() {
     for flags in [ACK, FIN | ACK, RST, SYN | RST, 0] {
         assert_eq!(rig.push(WAN, &mut from_client(flags)), Verdict::Punt(Punt::NoConnection));
     }
-    assert_eq!(rig.push(LAN, &mut from_server(1, SYN | ACK)), Verdict::Punt(Punt::ServerReply));
+    assert_eq!(rig.push(LAN, &mut from_server(1, SYN | ACK)), Verdict::Punt(Punt::NoService));
     assert_eq!(rig.connections(), []);
 }
 

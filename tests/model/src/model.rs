@@ -519,7 +519,8 @@ impl Model {
             None if client.ip() == world::ROUTER => None,
             None => self.one_packet_service_of(server, protocol),
         };
-        let Some((service, server)) = known else { return Fate::Punt("server_reply") };
+        let nobodys = if client.ip() == world::ROUTER { "server_reply" } else { "no_service" };
+        let Some((service, server)) = known else { return Fate::Punt(nobodys) };
         self.placed = Went::With(service, server, End::Source);
         let virtual_address = world::virtual_address(service, &self.services[service]);
         let mut packet = frame.packet.clone();

@@ -149,6 +149,18 @@ fn a_service_of_the_very_port_goes_first_and_the_other_protocol_is_nobodys() {
     assert_eq!(rig.push(WAN, &mut other), Verdict::Punt(Punt::NoService));
 }
 
+/// The queue to Linux has room of its own for what may answer a check, and a server sends more than that.
+#[test]
+fn only_what_a_server_sends_to_the_router_itself_may_answer_a_check() {
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let rig = rig(protocol, Mode::Nat, &[1]);
+        for (to, reason) in [(ROUTER, Punt::ServerReply), (CLIENT, Punt::NoService)] {
+            let mut frame = packet(protocol, LAN_MAC, "10.0.0.1:50000", to, SYN);
+            assert_eq!(rig.push(LAN, &mut frame), Verdict::Punt(reason), "{protocol} {to}");
+        }
+    }
+}
+
 #[test]
 fn a_server_may_be_that_of_another_service_at_the_very_port() {
     let mut rig = rig(Protocol::Tcp, Mode::Nat, &[1]);
@@ -164,7 +176,7 @@ fn a_server_may_be_that_of_another_service_at_the_very_port() {
     assert_eq!(reply, expect(Protocol::Tcp, (CLIENT_MAC, WAN_MAC), OTHER, client, SYN | ACK));
     // Nobody's: of neither.
     let mut stray = packet(Protocol::Tcp, LAN_MAC, "10.0.0.1:80", "198.51.100.7:40114", ACK);
-    assert_eq!(rig.push(LAN, &mut stray), Verdict::Punt(Punt::ServerReply));
+    assert_eq!(rig.push(LAN, &mut stray), Verdict::Punt(Punt::NoService));
     // And what is explained is what happens.
     let reply = packet(Protocol::Tcp, LAN_MAC, "10.0.0.1:80", CLIENT, ACK);
     let explained = explain(&rig.snapshot, &rig.engine.table, rig.now, LAN, &reply).unwrap();
