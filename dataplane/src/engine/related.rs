@@ -17,7 +17,7 @@
 use super::packet::{Direction, Owner, Side};
 use super::resolve::{Judgement, Path};
 use super::rewrite::{Hop, next_hop};
-use super::{Engine, Frame, Verdict, fullnat, tunnel};
+use super::{Engine, Frame, Verdict, fullnat, route, tunnel};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::service::{Mode, Protocol};
@@ -72,7 +72,11 @@ pub(super) fn follow<A: Family>(path: &Path<'_>, frame: &mut impl Frame) -> Verd
     let dest = table
         .find(table.hash(client, protocol), client, &judge)
         .and_then(|(_, word)| path.snapshot.dest_of(word));
-    let Some(dest) = dest else { return nobodys };
+    let Some(dest) = dest else {
+        // A client may know the server by its own address, if there is a way to it.
+        let instead = route::instead(path, frame, linux);
+        return if instead == linux { nobodys } else { instead };
+    };
     // Who the other side's packets are to.
     let far = match (path.snapshot.services[dest.service as usize].mode, direction) {
         (Mode::Fullnat, Direction::In) => path.view().local(dest, client),

@@ -194,6 +194,29 @@ fn what_is_about_no_connection_shows_no_server() {
     }
 }
 
+/// With a way to the server's own address its users need the path's MTU as others do.
+#[test]
+fn what_is_about_a_routed_packet_is_routed() {
+    for port in [8080, 22] {
+        let Talk { mut rig, request: [_, got], .. } = talk(Protocol::Tcp, Mode::Nat);
+        let mut other = got[14..].to_vec();
+        other[20] ^= 1;
+        other[22..24].copy_from_slice(&u16::to_be_bytes(port));
+        rig.snapshot.routing = true;
+        let push = |quote: &[u8]| {
+            let mut frame = error(LAN_MAC, INSIDE, CLIENT, UNREACHABLE, quote);
+            let verdict = rig.push(LAN, &mut frame);
+            (
+                verdict,
+                message(&frame, if verdict == Verdict::Forward(WAN) { VIP } else { INSIDE }, CLIENT).to_vec(),
+            )
+        };
+        let (verdict, message) = push(&other);
+        assert_eq!((verdict, &message[8..]), (Verdict::Route(WAN), &other[..]), "as it came");
+        assert_eq!(push(&got[14..]).0, Verdict::Forward(WAN), "about a connection");
+    }
+}
+
 proptest! {
     /// No length, type or bit in it is a panic, and a right sum comes out right, a wrong one wrong.
     #[test]

@@ -279,6 +279,15 @@ fn errors_are_translated_with_what_they_quote() {
             assert_eq!(checksum::sum(&about[34..]), 0xFFFF);
         }
     }
+    // From a service's port, about what has come there without a connection of it.
+    let mut sent = out(Protocol::Tcp, "10.0.0.1:8080", PEER, SYN);
+    assert_eq!(rig.push(LAN, &mut sent), Verdict::Route(WAN));
+    let outside = quoted(&[&[0; 28][..], &sent].concat()).0;
+    let mut came = back(Protocol::Tcp, PEER, &outside, SYN | ACK);
+    assert_eq!(rig.push(WAN, &mut came), Verdict::Route(LAN));
+    let mut about = error(LAN_MAC, "10.0.0.9", "198.51.100.7", &came);
+    assert_eq!(rig.push(LAN, &mut about), Verdict::Route(WAN));
+    assert_eq!((&about[26..30], quoted(&about).1), (&[192, 0, 2, 50][..], outside));
     // About a packet that nobody has sent.
     let never = out(Protocol::Udp, "10.0.0.8:7", "198.51.100.7:8", 0);
     let mut about = error(LAN_MAC, "10.0.0.8", "198.51.100.7", &never);
