@@ -88,10 +88,7 @@ fn datagram<A: Version>(packet: &[u8], wide: impl Fn(A) -> u128) -> Option<Datag
 /// A first fragment: 1. whose is it? 2. unless it contradicts one that has come just now, it goes there, and 3. that is noted.
 fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) -> Verdict {
     let notes = path.engine.table.fragments();
-    let flow = match notes.find(tag, path.now) {
-        Some(Note { fate: Fate::With(flow), is_young: true }) => Some(flow),
-        _ => None,
-    };
+    let flow = gone_with(path, tag);
     // 1.
     let classified = path.classify(&mut packet);
     let has_other_ports = flow.is_some_and(|flow| match classified {
@@ -129,6 +126,33 @@ fn flow_of(snapshot: &Snapshot, packet: &Packet, dest: &Dest) -> Flow {
     let virtual_port = if is_towards { packet.destination_port } else { 0 };
     let client_port = fullnat::port_of_datagram(packet, snapshot, dest);
     Flow { dest: dest.id, client_port, virtual_port }
+}
+
+/// The flow of which a first fragment of this datagram has come just now.
+fn gone_with(path: &Path<'_>, tag: Tag) -> Option<Flow> {
+    match path.engine.table.fragments().find(tag, path.now) {
+        Some(Note { fate: Fate::With(flow), is_young: true }) => Some(flow),
+        _ => None,
+    }
+}
+
+/// Notes that a packet of IPv6 without ports is Linux', if it is a first fragment: those after it need not say what they are parts of, and
+/// would wait for one with ports. An error if it contradicts one that has come just now.
+pub(super) fn without_ports(path: &Path<'_>, frame: &impl Frame) -> Result<(), Verdict> {
+    let is_first = |ip: &Ip<u128>| ip.fragment.is_some_and(|fragment| fragment.offset == 0);
+    let concerns =
+        |ip: &Ip<u128>| path.snapshot.concerns(ip.destination) || path.snapshot.concerns(ip.source);
+    let ip = frame.bytes().get(ethernet::HEADER..).and_then(u128::parse);
+    if ip.filter(is_first).is_none_or(|ip| !concerns(&ip)) {
+        return Ok(());
+    }
+    let Some(tag) = tag(path.engine, frame) else { return Ok(()) };
+    if gone_with(path, tag).is_some() {
+        return Err(Verdict::Drop(Drop::FragmentOverlap));
+    }
+    path.engine.table.fragments().leave(tag, path.now, Fate::Linux);
+    path.engine.begun.add(tag);
+    Ok(())
 }
 
 /// Whether a packet that has been classified is one of this flow, whose addresses it has.

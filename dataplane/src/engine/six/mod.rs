@@ -91,7 +91,11 @@ pub(super) fn process<F: Frame, P: Probe>(
 fn begin(path: &Path<'_>, mac: &Mac, frame: &mut impl Frame) -> Result<(Packet, Addresses), Verdict> {
     let (mut packet, addresses) = match parse(frame, mac, path.snapshot) {
         Ok(parsed) => parsed,
-        Err(Verdict::Punt(Punt::Icmp)) => return Err(related::follow::<u128>(path, frame)),
+        Err(verdict @ Verdict::Punt(Punt::Icmp | Punt::OtherProtocol)) => {
+            fragments::without_ports(path, frame)?;
+            let is_icmp = verdict == Verdict::Punt(Punt::Icmp);
+            return Err(if is_icmp { related::follow::<u128>(path, frame) } else { verdict });
+        }
         Err(verdict) => return Err(verdict),
     };
     let path = Path { addresses: Some(from_ref(&addresses)), ..*path };

@@ -274,6 +274,7 @@ fn what_a_server_says_to_the_router_itself_is_linux() {
         rig.push(LAN, &mut packet6(Protocol::Tcp, (LAN_MAC, server_mac(1)), ends, (SYN | ACK, 64), &[]))
     };
     assert_eq!(check("[2001:db8:a::fe]:5000"), Verdict::Punt(Punt::ServerReply));
+    assert_eq!(check(CLIENT6), Verdict::Punt(Punt::NoService), "to somebody else");
 }
 
 #[test]
@@ -516,10 +517,53 @@ fn fragments_follow_the_first_in_any_order() {
         assert_eq!(rig.push(LAN, &mut frame), Verdict::Forward(WAN));
         assert!(frame == expected, "a reply");
     }
-    // A second first one, with other ports.
+    // A second first one, with other ports, or of a protocol without.
     let other = "[2001:db8:c::7]:9";
     let mut frame = fragmented((WAN_MAC, CLIENT_MAC), (other, VIP6), 64, 8000, 1448).swap_remove(0);
     assert_eq!(rig.push(WAN, &mut frame), Verdict::Drop(Drop::FragmentOverlap));
+    assert_eq!(
+        rig.push(WAN, &mut of_protocol(requests[0].clone(), 50)),
+        Verdict::Drop(Drop::FragmentOverlap)
+    );
+}
+
+/// The same fragment of another protocol, or with another header behind that of the fragment.
+fn of_protocol(mut frame: Vec<u8>, protocol: u8) -> Vec<u8> {
+    frame[54] = protocol;
+    frame
+}
+
+#[test]
+fn fragments_of_protocols_without_ports_are_linuxs_in_any_order() {
+    use super::fragments::Poller;
+    let mut rig = rig(Protocol::Udp, Mode::Nat, &[1]);
+    let to_service = (WAN, fragmented((WAN_MAC, CLIENT_MAC), (CLIENT6, VIP6), 64, 3000, 1448));
+    let server = server(1, 8080);
+    let from_server = (LAN, fragmented((LAN_MAC, server_mac(1)), (&server, CLIENT6), 64, 3000, 1448));
+    // ESP, GRE, and ICMPv6 (an echo) behind destination options.
+    let protocols = [(50, Punt::OtherProtocol), (47, Punt::OtherProtocol), (60, Punt::Icmp)];
+    for (number, is_routed) in [false, true].into_iter().enumerate() {
+        rig.snapshot.routing = is_routed;
+        for (protocol, reason) in protocols {
+            for (port, parts) in [&to_service, &from_server] {
+                let mut parts: Vec<_> =
+                    parts.iter().map(|part| of_protocol(part.clone(), protocol)).collect();
+                parts.iter_mut().for_each(|part| part[60..62].copy_from_slice(&[number as u8, protocol]));
+                if protocol == 60 {
+                    parts[0][62..71].copy_from_slice(&[58, 0, 1, 4, 0, 0, 0, 0, 128]);
+                }
+                let mut poller = Poller::new(&rig);
+                poller.push_all(*port, &parts[1..]);
+                assert_eq!(poller.verdicts(), [], "they wait for the first");
+                poller.push_all(*port, &parts[..1]);
+                let expected = match is_routed && *port == LAN {
+                    true => [Verdict::Route(WAN); 3],
+                    false => [reason, Punt::Fragment, Punt::Fragment].map(Verdict::Punt),
+                };
+                assert_eq!(poller.verdicts(), expected, "{protocol} {port}");
+            }
+        }
+    }
 }
 
 #[test]
