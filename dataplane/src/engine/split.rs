@@ -1,4 +1,4 @@
-//! Fragments of a tunnel's packet that is too long for the way to its server (RFC 791, section 2.3).
+//! Fragments of a packet that is too long for the next link, in a tunnel or routed (RFC 791, section 2.3).
 //!
 //! Control does this, with packets that a worker has handed over as [`Punt::ToFragment`](crate::counters::Punt::ToFragment); it is not the
 //! packet path. Clients that forbid fragments, as all that look for the path's MTU do, never have their packets here.

@@ -150,12 +150,12 @@ pub fn header(length: u16, protocol: u8, source: u128, destination: u128) -> [u8
     header
 }
 
-/// Gives a header so many hops.
 /// Whether the first header behind that of a packet is one for all routers on the way (RFC 8200, section 4.3).
 pub(super) fn has_hop_by_hop(packet: &[u8]) -> bool {
     packet.get(field::NEXT) == Some(&extension::HOP_BY_HOP)
 }
 
+/// Gives a header so many hops.
 pub(super) fn set_hop_limit(header: &mut [u8; HEADER], hops: u8) {
     header[field::HOP_LIMIT] = hops;
 }
