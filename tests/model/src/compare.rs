@@ -119,7 +119,8 @@ fn edit(services: &mut [Service], (service, server): Which, change: impl FnOnce(
 /// What the data path has done, in the model's words.
 fn fate(verdict: Verdict, frame: &[u8], left: Vec<u8>) -> Fate {
     match verdict {
-        Verdict::Forward(port) | Verdict::Route(port) => {
+        Verdict::Route(_) => Fate::Drop("routed, though nothing is to be"),
+        Verdict::Forward(port) => {
             let (header, packet) = left.split_at(14);
             tunnel::without_choice(packet)
                 .map_or_else(Fate::Drop, |packet| Fate::Forward(port, [header, &packet].concat()))
