@@ -31,7 +31,7 @@ named! {
         OtherProtocol = "other_protocol",
         /// A fragment that concerns no service, or whose first has been handed to Linux.
         Fragment = "fragment",
-        /// No service and no real server's reply, but maybe a late one.
+        /// No service, and no reply of a connection that is known.
         NoService = "no_service",
         /// To a service, but of no connection, and does not begin one.
         NoConnection = "no_connection",

@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(names, [r#"[IfName("wan"), IfTsResol(9)]"#, r#"[IfName("lan"), IfTsResol(9)]"#]);
         let changed = [&[9][..], &[1; 59]].concat();
         let says = |flags, text, rest| format!("[Flags({flags}), Comment({text:?}){rest}]");
-        let no_service = "punt to Linux, no_service: No service and no real server's reply.";
+        let no_service = "punt to Linux, no_service: No service, and no reply of a connection that is known.";
         let no_server = "drop, no_server: The service has no usable real server.";
         let expected = [
             (0, 60, vec![1; 60], says(1, "forward, out of lan", "")),

@@ -296,13 +296,13 @@ fn what_is_not_forwarded_is_told_why() {
             "198.51.100.7:1 192.0.2.10:81 proto=tcp",
             "service      there is no service tcp/192.0.2.10:81; those at 192.0.2.10 are tcp 80, udp 53; and \
              198.51.100.7 is no real server's address\n\
-             verdict      punt to Linux, no_service: No service and no real server's reply.\n",
+             verdict      punt to Linux, no_service: No service, and no reply of a connection that is known.\n",
         ),
         (
             "10.0.0.1:22 198.51.100.7:1 flags=SA",
             "service      there is no service tcp/198.51.100.7:1, nor another one at 198.51.100.7; and the real server \
              10.0.0.1 has tcp 8080, udp 53, not tcp 22\n\
-             verdict      punt to Linux, no_service: No service and no real server's reply.\n",
+             verdict      punt to Linux, no_service: No service, and no reply of a connection that is known.\n",
         ),
         (
             "198.51.100.7:1 192.0.2.10:80 flags=A",
