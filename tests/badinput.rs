@@ -194,11 +194,11 @@ fn bad_address_of_a_real_server() -> Result<()> {
 }
 
 #[test]
-fn port_0() -> Result<()> {
+fn all_ports_with_a_server_at_a_port() -> Result<()> {
     refused_when_replaced(
         "\"192.0.2.10:80\"",
         "\"192.0.2.10:0\"",
-        &refusal("192.0.2.10:0", "service[0].address", &["65535"]),
+        &refusal("10.0.0.11:8080", "service[0].server[0].address", &["all ports", "\"10.0.0.11\""]),
     )
 }
 
@@ -207,7 +207,7 @@ fn port_70000() -> Result<()> {
     refused_when_replaced(
         "\"192.0.2.10:80\"",
         "\"192.0.2.10:70000\"",
-        &refusal("192.0.2.10:70000", "service[0].address", &["65535"]),
+        &refusal("192.0.2.10:70000", "service[0].address", &["out of range", "ADDRESS:PORT"]),
     )
 }
 
@@ -333,13 +333,13 @@ fn every_error_of_a_file_is_told_at_once() -> Result<()> {
         let bad = cluster.state().file("bad.toml");
         let text = good(cluster)
             .replace("scheduler = \"rr\"", "scheduler = \"fastest\"")
-            .replace("192.0.2.10:80", "192.0.2.10:0")
+            .replace("192.0.2.10:80", "192.0.2.10:70000")
             .replace("connections = 65536", "connections = 1");
         fs::write(&bad, text)?;
         let output = router::once(cluster, "check -c")?.arg(&bad).output()?;
         for refusal in [
             refusal("fastest", "service[0].scheduler", &[]),
-            refusal("192.0.2.10:0", "service[0].address", &[]),
+            refusal("192.0.2.10:70000", "service[0].address", &[]),
             refusal("connections = 1", "table.connections", &[]),
         ] {
             refusal.check(&output, &bad, 2)?;
