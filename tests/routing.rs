@@ -69,7 +69,9 @@ fn hops(client: &Namespace, family: usize) -> Result<()> {
 
 /// As much as is told to go on from the path's MTU.
 fn transfer(client: &Namespace, far: &Namespace, address: &str) -> Result<()> {
-    let mut server = far.command("iperf3").words("--server --one-off --forceflush").spawn("iperf3")?;
+    // With a log of its own: what an earlier one said is none of this one's.
+    let name = format!("iperf3-{address}");
+    let mut server = far.command("iperf3").words("--server --one-off --forceflush").spawn(&name)?;
     wait::until("iperf3 listens", PATIENCE, || {
         server.check_running()?;
         ensure!(server.log().contains("Server listening"));
