@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, PortIndex, Route, Via};
-use dataplane::scheduler::FLOW_KEY;
 use dataplane::snapshot::{DestSpec, Pool, PortSpec, ServiceSpec, Snapshot};
 use dataplane::snat::{Snat, SnatSpec};
 use dataplane::table::HashKey;
@@ -72,7 +71,7 @@ pub fn compile(
 ) -> Snapshot {
     let describe = |service: &Service| {
         let live = is_live(service.address.ip());
-        ServiceSpec { flow_key, ..describe(service, services, effects, ids, live) }
+        describe(service, flow_key, services, effects, ids, live)
     };
     let specs: Vec<ServiceSpec> = services.present().iter().map(describe).collect();
     // Connections keep their ports when a pool becomes another one.
@@ -81,6 +80,7 @@ pub fn compile(
 
 fn describe(
     service: &Service,
+    flow_key: u64,
     services: &Services,
     effects: &Effects,
     ids: &mut Ids,
@@ -121,7 +121,7 @@ fn describe(
         scheduler: service.scheduler,
         flags: service.flags.clone(),
         kept: entered.kept().clone(),
-        flow_key: FLOW_KEY,
+        flow_key,
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
         one_packet: service.one_packet,

@@ -87,24 +87,35 @@ impl Own {
 
     /// Refuses an address of the router as a real server's.
     pub fn check_server(&self, address: IpAddr) -> Result<(), String> {
-        let what = match address {
-            _ if self.virtuals.contains(&address) => "a virtual address",
-            _ if self.ports.contains(&address) => "an address of this router",
-            _ if self.locals.contains(&address) => "a local address for full NAT",
-            _ => return Ok(()),
-        };
-        Err(format!("{address} is {what}; expected another machine"))
+        match self.whose(address).or_else(|| self.is_local(address)) {
+            Some(what) => Err(format!("{address} is {what}; expected another machine")),
+            None => Ok(()),
+        }
     }
 
     /// Refuses an address that the router has for something else as a local one for full NAT.
     pub fn check_local(&self, address: IpAddr) -> Result<(), String> {
-        let what = match address {
-            _ if self.virtuals.contains(&address) => "a virtual address",
-            _ if self.ports.contains(&address) => "an address of a port",
-            _ => return Ok(()),
-        };
-        Err(format!("{address} is {what}; expected an address for nothing else"))
+        self.whose(address).map_or(Ok(()), |what| Err(for_nothing_else(address, what)))
     }
+
+    /// Refuses an address that the router has for something else as one of a pool of source NAT.
+    fn check_outside(&self, address: IpAddr) -> Result<(), String> {
+        let what = self.whose(address).or_else(|| self.is_local(address));
+        what.map_or(Ok(()), |what| Err(for_nothing_else(address, what)))
+    }
+
+    fn whose(&self, address: IpAddr) -> Option<&'static str> {
+        let is_port = || self.ports.contains(&address).then_some("an address of this router");
+        self.virtuals.contains(&address).then_some("a virtual address").or_else(is_port)
+    }
+
+    fn is_local(&self, address: IpAddr) -> Option<&'static str> {
+        self.locals.contains(&address).then_some("a local address for full NAT")
+    }
+}
+
+fn for_nothing_else(address: IpAddr, what: &str) -> String {
+    format!("{address} is {what}; expected an address for nothing else")
 }
 
 /// What services must not share, and what they must not balance to.
@@ -169,28 +180,22 @@ pub(super) fn snats<'a>(
     sections: &[Section<'_>],
     snats: &[Option<SnatSpec>],
     ports: &[Option<Port>],
-    services: impl Iterator<Item = &'a Service>,
+    services: impl Iterator<Item = &'a Service> + Clone,
 ) {
-    let twins: HashSet<IpAddr> =
-        ports.iter().flatten().flat_map(|port| port.addresses.iter().map(|p| p.address)).collect();
-    let (mut vips, mut locals): (HashSet<IpAddr>, HashSet<IpAddr>) = Default::default();
-    for service in services {
-        vips.insert(service.address.ip());
-        locals.extend(service.fullnat.iter().flat_map(|fullnat| &fullnat.local));
-    }
+    let own =
+        Own::of(services, ports.iter().flatten().flat_map(|port| port.addresses.iter().map(|p| p.address)));
     let mut seen: HashSet<u32> = HashSet::default();
     for (section, snat) in sections.iter().zip(snats) {
         let (Some(snat), Some(field)) = (snat, section.get("outside")) else { continue };
         for &outside in &snat.outside {
             let address = IpAddr::from(Ipv4Addr::from(outside));
-            let what = match address {
-                _ if twins.contains(&address) => "an address of this router",
-                _ if vips.contains(&address) => "a virtual address",
-                _ if locals.contains(&address) => "a local address for full NAT",
-                _ if !seen.insert(outside) => "in another pool",
-                _ => continue,
+            let judged = match own.check_outside(address) {
+                Ok(()) if !seen.insert(outside) => Err(for_nothing_else(address, "in another pool")),
+                judged => judged,
             };
-            field.error::<()>(format_args!("{address} is {what}; expected an address for nothing else"));
+            if let Err(wrong) = judged {
+                field.error::<()>(wrong);
+            }
         }
     }
 }

@@ -1,14 +1,13 @@
 //! `[service.fullnat]`: the local addresses and ports as which the real servers of a service whose mode is `fullnat` see its clients.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use dataplane::service::{Mode, Protocol};
 
 use super::compare::repeated;
-use super::error::quoted;
 use super::raw::{Field, Section};
-use super::value;
+use super::value::{self, ADDRESS_RANGE, PORT_RANGE};
 
 /// Addresses of a pool, at the most: sixteen million connections, and half a gigabyte of memory if all ports are in use.
 const MOST: usize = 255;
@@ -53,7 +52,7 @@ pub(super) fn read(
 fn pool(section: &Section<'_>, service: IpAddr, protocol: Option<Protocol>) -> Option<Fullnat> {
     section.known(&["local", "ports", "proxy_protocol"]);
     let local = section.require("local", LOCAL).and_then(|field| local(&field, service));
-    let ports = section.or("ports", PORTS, |field| field.parse("FIRST-LAST, e.g. \"1024-65535\"", ports));
+    let ports = section.or("ports", PORTS, |field| field.parse(PORT_RANGE, value::ports));
     let proxy_protocol = section.or("proxy_protocol", false, |field| match field.boolean()? {
         true if protocol == Some(Protocol::Udp) => {
             field.error("datagrams are no stream with a beginning; expected it with protocol = \"tcp\" only")
@@ -65,7 +64,7 @@ fn pool(section: &Section<'_>, service: IpAddr, protocol: Option<Protocol>) -> O
 
 fn local(field: &Field<'_>, service: IpAddr) -> Option<Vec<IpAddr>> {
     let ranges = field.all(|element| {
-        let range = element.parse("ADDRESS or ADDRESS-ADDRESS, e.g. \"10.0.0.102-10.0.0.105\"", addresses)?;
+        let range = element.parse(ADDRESS_RANGE, |typed| value::addresses(typed, MOST + 1))?;
         match value::same_family(range[0], service) {
             Ok(()) => Some(range),
             Err(wrong) => element.error(wrong),
@@ -82,46 +81,14 @@ fn local(field: &Field<'_>, service: IpAddr) -> Option<Vec<IpAddr>> {
     }
 }
 
-/// `ADDRESS` or `ADDRESS-ADDRESS`; never empty.
-fn addresses(typed: &str) -> Result<Vec<IpAddr>, String> {
-    let (first, last) = typed.split_once('-').unwrap_or((typed, typed));
-    let range = match (value::address(first)?, value::address(last)?) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => {
-            let all = u32::from(first)..=u32::from(last);
-            all.take(MOST + 1).map(|address| Ipv4Addr::from(address).into()).collect::<Vec<_>>()
-        }
-        (IpAddr::V6(first), IpAddr::V6(last)) => {
-            let all = u128::from(first)..=u128::from(last);
-            all.take(MOST + 1).map(|address| Ipv6Addr::from(address).into()).collect()
-        }
-        _ => return Err(format!("{} begins and ends in two families", quoted(typed))),
-    };
-    if range.is_empty() { Err(format!("{} ends before it begins", quoted(typed))) } else { Ok(range) }
-}
-
-/// `FIRST-LAST`, or one.
-fn ports(typed: &str) -> Result<RangeInclusive<u16>, String> {
-    let (first, last) = typed.split_once('-').unwrap_or((typed, typed));
-    let [first, last] = [first, last].map(|port| match port.parse::<u16>() {
-        Ok(number) if number > 0 && port.bytes().all(|byte| byte.is_ascii_digit()) => Ok(number),
-        _ => Err(format!("{} is not a port", quoted(port))),
-    });
-    let ports = first?..=last?;
-    if ports.is_empty() { Err(format!("{} ends before it begins", quoted(typed))) } else { Ok(ports) }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
+    use crate::config::tests::with;
 
     fn read(fullnat: &str, mode: &str) -> Result<Option<Fullnat>, String> {
-        let text = format!(
-            "[workers]\ncores = [1]\n[[port]]\nname = \"lan\"\ndevice = \"net_null0\"\naddresses = [\"10.0.0.1/24\"]\n\
-             [[service]]\naddress = \"192.0.2.10:80\"\nmode = {mode:?}\n{fullnat}\n"
-        );
-        let config = crate::config::parse(Path::new("f"), text.into()).map_err(|error| error.to_string())?;
+        let service = format!("[[service]]\naddress = '192.0.2.10:80'\nmode = {mode:?}\n{fullnat}");
+        let config = with(&service)?;
         Ok(config.services[0].fullnat.clone())
     }
 
@@ -161,7 +128,7 @@ mod tests {
                 "10.0.0.9 stands there twice",
             ),
             ("fullnat = { local = [\"2001:db8::1\"] }", "fullnat", "expected an IPv4 address"),
-            ("fullnat = { local = [\"10.0.0.1\"] }", "fullnat", "10.0.0.1 is an address of a port"),
+            ("fullnat = { local = [\"10.0.0.1\"] }", "fullnat", "10.0.0.1 is an address of this router"),
             ("fullnat = { local = [\"192.0.2.10\"] }", "fullnat", "192.0.2.10 is a virtual address"),
             ("fullnat = { local = [\"10.0.0.100\"], ports = \"0-9\" }", "fullnat", "\"0\" is not a port"),
             ("fullnat = { local = [\"10.0.0.100\"], ports = \"9-8\" }", "fullnat", "ends before it begins"),

@@ -64,17 +64,13 @@ fn rate(section: &Section<'_>, key: &str, burst_key: &str) -> Option<Option<Rate
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::config::parse;
+    use crate::config::tests::with;
 
     fn read(address: &str, protocol: &str, table: &str) -> Result<Limit, String> {
-        let text = format!(
-            "[workers]\ncores = [0]\n[[port]]\nname = 'wan'\ndevice = 'net_null0'\n\
-             [[service]]\naddress = '{address}'\nmode = 'nat'\n{protocol}\nlimit = {table}\n"
-        );
-        let config = parse(Path::new("f"), text.into()).map_err(|errors| format!("{errors:#}"))?;
+        let service =
+            format!("[[service]]\naddress = '{address}'\nmode = 'nat'\n{protocol}\nlimit = {table}");
+        let config = with(&service)?;
         Ok(config.services[0].limit.unwrap())
     }
 

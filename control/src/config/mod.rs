@@ -185,8 +185,7 @@ impl Config {
     /// The port whose twin carries a local address of a service: the one with an address in the same network, else that of the virtual
     /// address.
     pub fn port_of_local(&self, service: &Service, local: IpAddr) -> &Port {
-        let near = |port: &&Port| port.addresses.iter().any(|prefix| prefix.contains(local));
-        self.ports.iter().find(near).unwrap_or_else(|| self.port_of(service))
+        self.ports.iter().find(|port| port.is_near(local)).unwrap_or_else(|| self.port_of(service))
     }
 
     /// The users as whom programs of the operator's are to run, each with its key.

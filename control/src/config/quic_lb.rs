@@ -93,16 +93,13 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::config::tests::with;
 
-    const SERVERS: &str = "server = [{ address = '10.0.0.1', quic_id = 'ed793a' }, { address = '10.0.0.2', \
-         quic_id = 'ED793B' }, { address = '10.0.0.3' }]\n";
+    const SERVERS: &str = "server = [{ address = '10.0.0.11', quic_id = 'ed793a' }, { address = '10.0.0.12', \
+         quic_id = 'ED793B' }, { address = '10.0.0.13' }]\n";
 
     fn read(service: &str) -> Result<crate::config::Service, String> {
-        let text = format!(
-            "[workers]\ncores = [1]\n[[port]]\nname = 'wan'\ndevice = 'net_null0'\n\
-             [[service]]\naddress = '192.0.2.10:443'\nmode = 'dr'\n{service}"
-        );
-        let config = crate::config::parse(Path::new("f"), text.into()).map_err(|error| error.to_string())?;
+        let config = with(&format!("[[service]]\naddress = '192.0.2.10:443'\nmode = 'dr'\n{service}"))?;
         Ok(config.services[0].clone())
     }
 
@@ -134,14 +131,14 @@ mod tests {
             (format!("{SERVERS}{quic}"), "QUIC goes over UDP"),
             (format!("{udp}{SERVERS}"), "server[0].quic_id: has nothing to go with"),
             (
-                format!("{udp}server = [{{ address = '10.0.0.1' }}]\n{quic}"),
+                format!("{udp}server = [{{ address = '10.0.0.11' }}]\n{quic}"),
                 "no server of the service has an id",
             ),
             (
                 format!("{udp}{}{quic}", SERVERS.replace("ED793B", "ED79")),
                 "server[1].quic_id: ed79 is 2 bytes long and the first server's 3",
             ),
-            (format!("{udp}{}{quic}", SERVERS.replace("793B", "793A")), "ed793a is the id of 10.0.0.1:443"),
+            (format!("{udp}{}{quic}", SERVERS.replace("793B", "793A")), "ed793a is the id of 10.0.0.11:443"),
             (format!("{udp}{}{quic}", SERVERS.replace("793B", "793")), "not 2 to 30 hexadecimal digits"),
             (
                 format!("{udp}{SERVERS}quic_lb = [{{ nonce_length = 17 }}]\n"),

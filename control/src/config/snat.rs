@@ -1,23 +1,20 @@
 //! `[[snat]]`: source NAT for what hosts inside begin.
 
-use std::net::Ipv4Addr;
-use std::ops::RangeInclusive;
+use std::net::IpAddr;
 
 use dataplane::snat::{SnatSpec, SnatTimeouts};
-use dataplane::wire::ipv4;
 
+use super::Prefix;
 use super::check::narrow;
-use super::error::quoted;
 use super::raw::{Field, Section};
 use super::service::timeout;
-use super::value;
+use super::value::{self, PORT_RANGE};
 
 /// Addresses of a pool: what a mapping has room for.
 const MOST_ADDRESSES: usize = 255;
 
 const NETWORK: &str = "an IPv4 network ADDRESS/LENGTH, e.g. \"10.0.0.0/24\"";
 const RANGE: &str = "an IPv4 address or a range of them, e.g. \"192.0.2.52-192.0.2.55\"";
-const PORTS: &str = "a range of ports, e.g. \"1024-65535\"";
 
 pub(super) fn read(section: &Section<'_>) -> Option<SnatSpec> {
     section.known(&["inside", "outside", "ports", "block", "limit", "mappings", "timeouts"]);
@@ -26,7 +23,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<SnatSpec> {
         .and_then(|field| field.all(|network_field| network_field.parse(NETWORK, network)));
     let outside =
         section.require("outside", "addresses, e.g. [\"192.0.2.50\"]").and_then(|field| pool(&field));
-    let ports = section.or("ports", 1024..=65535, |field| field.parse(PORTS, ports));
+    let ports = section.or("ports", 1024..=65535, |field| field.parse(PORT_RANGE, value::ports));
     let block = section.optional("block", |field| narrow::<u16>(field.integer(2..=16_384)));
     let limit = section.optional("limit", |field| narrow::<u16>(field.integer(2..=65_535)));
     let mappings = section.or("mappings", 65_536, |field| narrow(field.integer(1024..=16_777_216)));
@@ -59,17 +56,12 @@ pub(super) fn read(section: &Section<'_>) -> Option<SnatSpec> {
 }
 
 fn network(typed: &str) -> Result<(u32, u8), String> {
-    let wrong = || format!("{} is no network", quoted(typed));
-    let (address, length) = typed.split_once('/').ok_or_else(wrong)?;
-    let address = u32::from(address.parse::<Ipv4Addr>().map_err(|_| wrong())?);
-    let length = length.parse::<u8>().ok().filter(|length| *length <= 32).ok_or_else(wrong)?;
-    if address & !ipv4::mask(length) != 0 {
-        return Err(format!("{typed} has more bits than its length says"));
+    let Prefix { address, length } = value::network(typed)?;
+    match address {
+        IpAddr::V6(_) => Err(format!("{typed} is of IPv6")),
+        IpAddr::V4(_) if length == 0 => Err(format!("{typed} is everybody, and nobody is outside")),
+        IpAddr::V4(address) => Ok((address.into(), length)),
     }
-    if length == 0 {
-        return Err(format!("{typed} is everybody, and nobody is outside"));
-    }
-    Ok((address, length))
 }
 
 /// All addresses, those of ranges one by one.
@@ -88,22 +80,12 @@ fn pool(field: &Field<'_>) -> Option<Vec<u32>> {
     Some(addresses)
 }
 
-fn range(typed: &str) -> Result<RangeInclusive<u32>, String> {
-    let (first, last) = typed.split_once('-').unwrap_or((typed, typed));
-    let [first, last] = [first, last].map(|address| value::address_v4(address.trim()).map(u32::from));
-    let (first, last) = (first?, last?);
-    if last < first {
-        return Err(format!("{typed} ends before it begins"));
-    }
-    Ok(first..=last)
-}
-
-fn ports(typed: &str) -> Result<RangeInclusive<u16>, String> {
-    let wrong = || format!("{} is no range of ports", quoted(typed));
-    let (first, last) = typed.split_once('-').ok_or_else(wrong)?;
-    let port = |text: &str| text.trim().parse::<u16>().ok().filter(|&port| port > 0).ok_or_else(wrong);
-    let (first, last) = (port(first)?, port(last)?);
-    if last < first { Err(wrong()) } else { Ok(first..=last) }
+fn range(typed: &str) -> Result<Vec<u32>, String> {
+    let four = |address| match address {
+        IpAddr::V4(address) => Ok(address.into()),
+        IpAddr::V6(_) => Err(format!("{address} is an IPv6 address")),
+    };
+    value::addresses(typed, MOST_ADDRESSES + 1)?.into_iter().map(four).collect()
 }
 
 fn timeouts(section: &Section<'_>) -> Option<SnatTimeouts> {
@@ -117,16 +99,11 @@ fn timeouts(section: &Section<'_>) -> Option<SnatTimeouts> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
+    use crate::config::tests::with;
 
     fn read(snat: &str) -> Result<SnatSpec, String> {
-        let text = format!(
-            "[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n\
-             addresses = [\"192.0.2.1/24\"]\n[[snat]]\n{snat}\n"
-        );
-        let config = crate::config::parse(Path::new("f"), text.into()).map_err(|error| error.to_string())?;
+        let config = with(&format!("[[snat]]\n{snat}"))?;
         Ok(config.routing.snats[0].clone())
     }
 
@@ -164,9 +141,10 @@ mod tests {
         for (text, expected) in [
             (
                 both("10.0.0.1/24", "192.0.2.50"),
-                "has more bits than its length says; expected an IPv4 network",
+                "10.0.0.1/24 has more than 24 bits; expected an IPv4 network",
             ),
-            (both("10.0.0.0", "192.0.2.50"), "is no network; expected"),
+            (both("2001:db8::/32", "192.0.2.50"), "is of IPv6; expected an IPv4 network"),
+            (both("10.0.0.0/24", "2001:db8::1"), "is an IPv6 address; expected an IPv4 address"),
             (
                 both("10.0.0.0/24", "192.0.2.55-192.0.2.50"),
                 "ends before it begins; expected an IPv4 address or",
@@ -186,7 +164,7 @@ mod tests {
                 format!("{good}{}", service("192.0.2.10:80", "fullnat = { local = [\"192.0.2.50\"] }")),
                 "192.0.2.50 is a local address for full NAT; expected",
             ),
-            (format!("{good}ports = \"70-60\""), "is no range of ports; expected a range of ports"),
+            (format!("{good}ports = \"70-60\""), "ends before it begins; expected FIRST-LAST"),
             (format!("{good}ports = \"1024-1100\""), "no block of 512 ports is in 1024-1100"),
             (format!("{good}timeouts = {{ udp = \"1.5s\" }}"), "is not a whole number of seconds"),
             (format!("{good}[[snat]]\n{good}"), "192.0.2.50 is in another pool"),

@@ -63,6 +63,15 @@ mode = "dr"
 address = "10.0.0.11"
 "#;
 
+/// The least that a file must have, and this behind it.
+pub(super) fn with(rest: &str) -> Result<Config, String> {
+    let text = format!(
+        "[workers]\ncores = [1]\n[[port]]\nname = 'wan'\ndevice = 'net_null0'\n\
+         addresses = ['192.0.2.1/24', '10.0.0.1/24']\n{rest}\n"
+    );
+    parse(Path::new("f"), text.into()).map_err(|errors| errors.to_string())
+}
+
 fn read(text: &str) -> Result<Config, ConfigErrors> {
     parse(Path::new("rvs.toml"), text.as_bytes().to_vec())
 }

@@ -64,16 +64,12 @@ fn mss_clamp(field: &Field<'_>) -> Option<Option<MssClamp>> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
+    use crate::config::tests::with;
 
     fn read(tunnel: &str, mode: &str) -> Result<TunnelSpec, String> {
-        let text = format!(
-            "[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n\
-             [[service]]\naddress = \"192.0.2.10:80\"\nmode = {mode:?}\n{tunnel}\n"
-        );
-        let config = crate::config::parse(Path::new("f"), text.into()).map_err(|error| error.to_string())?;
+        let service = format!("[[service]]\naddress = '192.0.2.10:80'\nmode = {mode:?}\n{tunnel}");
+        let config = with(&service)?;
         Ok(config.services[0].tunnel)
     }
 

@@ -3,7 +3,8 @@
 //! Each reader gets what was typed and returns its meaning, or what is wrong with it; what would have been
 //! expected stands in the constant beside it, and the caller joins the two.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::ops::RangeInclusive;
 
 use dataplane::wire::ipv4;
 
@@ -27,6 +28,10 @@ pub const PREFIX: &str = "ADDRESS/LENGTH, e.g. \"192.0.2.1/24\" or \"2001:db8::1
 /// What [`network`] reads.
 pub const NETWORK: &str =
     "ADDRESS/LENGTH, or a single address, e.g. \"198.51.100.0/24\" or \"2001:db8::/32\"";
+/// What [`addresses`] reads.
+pub const ADDRESS_RANGE: &str = "ADDRESS or ADDRESS-ADDRESS, e.g. \"10.0.0.102-10.0.0.105\"";
+/// What [`ports`] reads.
+pub const PORT_RANGE: &str = "FIRST-LAST, e.g. \"1024-65535\"";
 /// What [`port_name`] reads.
 pub const PORT_NAME: &str = "1 to 15 letters, digits, '_', '.' or '-'";
 /// What [`device`] reads.
@@ -160,6 +165,34 @@ pub fn network(typed: &str) -> Result<Prefix, String> {
         true => Ok(prefix),
         false => Err(format!("{typed} has more than {length} bits")),
     }
+}
+
+/// `ADDRESS` or `ADDRESS-ADDRESS`, one by one, and no more than `most`; never none.
+pub fn addresses(typed: &str, most: usize) -> Result<Vec<IpAddr>, String> {
+    let (first, last) = typed.split_once('-').unwrap_or((typed, typed));
+    let range = match (address(first)?, address(last)?) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            let all = u32::from(first)..=u32::from(last);
+            all.take(most).map(|address| Ipv4Addr::from(address).into()).collect::<Vec<_>>()
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            let all = u128::from(first)..=u128::from(last);
+            all.take(most).map(|address| Ipv6Addr::from(address).into()).collect()
+        }
+        _ => return Err(format!("{} begins and ends in two families", quoted(typed))),
+    };
+    if range.is_empty() { Err(format!("{} ends before it begins", quoted(typed))) } else { Ok(range) }
+}
+
+/// `FIRST-LAST`, or one.
+pub fn ports(typed: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = typed.split_once('-').unwrap_or((typed, typed));
+    let [first, last] = [first, last].map(|port| match port.parse::<u16>() {
+        Ok(number) if number > 0 && port.bytes().all(|byte| byte.is_ascii_digit()) => Ok(number),
+        _ => Err(format!("{} is not a port", quoted(port))),
+    });
+    let ports = first?..=last?;
+    if ports.is_empty() { Err(format!("{} ends before it begins", quoted(typed))) } else { Ok(ports) }
 }
 
 /// The name of a Linux interface.

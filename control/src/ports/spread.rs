@@ -15,7 +15,7 @@ use anyhow::{Result, anyhow};
 use dpdk::{LONGEST_KEY, Side};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::config::{Config, Port};
+use crate::config::Config;
 
 /// The key of all ports of this process.
 pub(super) fn key() -> Result<&'static [u8; LONGEST_KEY]> {
@@ -28,14 +28,13 @@ pub(super) fn key() -> Result<&'static [u8; LONGEST_KEY]> {
 /// The side of a packet on which clients are, when it comes in by this port.
 pub(super) fn side(config: &Config, index: usize) -> Side {
     let port = &config.ports[index];
-    let is_near = |port: &Port, address| port.addresses.iter().any(|prefix| prefix.contains(address));
     let replies = config.services.iter().filter(|service| !service.mode.is_one_way());
     let mut replies = replies.flat_map(|service| &service.servers);
-    let replies = replies.any(|server| is_near(port, server.address.ip()));
+    let replies = replies.any(|server| port.is_near(server.address.ip()));
     let mut requests = config.services.iter().map(|service| service.address.ip());
     let requests = requests.any(|address| {
         // One in nobody's network comes by a route, and hardly from where the servers are.
-        is_near(port, address) || !replies && !config.ports.iter().any(|port| is_near(port, address))
+        port.is_near(address) || !replies && !config.ports.iter().any(|port| port.is_near(address))
     });
     match (requests, replies) {
         (true, false) => Side::Source,

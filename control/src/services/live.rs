@@ -282,7 +282,12 @@ mod tests {
                 "10.0.0.101",
                 "10.0.0.100 is a local address for full NAT; expected",
             ),
-            ("192.0.2.20", "10.0.0.12", "10.0.0.1", "10.0.0.1 is an address of a port; expected an address"),
+            (
+                "192.0.2.20",
+                "10.0.0.12",
+                "10.0.0.1",
+                "10.0.0.1 is an address of this router; expected an address",
+            ),
             ("192.0.2.20", "10.0.0.12", "192.0.2.10", "192.0.2.10 is a virtual address; expected an address"),
             ("192.0.2.20", "10.0.0.12", "10.0.0.11", "10.0.0.11 is a real server of tcp/192.0.2.10:80; "),
             ("10.0.0.11", "10.0.0.12", "10.0.0.101", "10.0.0.11 is a real server of tcp/192.0.2.10:80; "),

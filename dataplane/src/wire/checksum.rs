@@ -9,11 +9,17 @@
 //! when the snapshot is compiled. Applying it is two additions. Sum on the wire and delta are different
 //! types, so that neither can be stored where the other belongs.
 
-use super::read_native;
+use super::{read_native, read16};
 
 /// A sum of changes, `Σ(~m + m')`, in one's-complement arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delta(u16);
+
+/// Mends the checksum that stands at a place for what has changed.
+pub fn mend(bytes: &mut [u8], at: usize, delta: Delta) {
+    let sum = delta.apply(read16(bytes, at));
+    bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+}
 
 impl Delta {
     /// A 16-bit word becomes another.

@@ -1,6 +1,6 @@
 //! ICMP (RFC 792) and ICMPv6 (RFC 4443), as far as errors quote the packet that they are about.
 
-use super::checksum::{self, Delta};
+use super::checksum::{self, Delta, mend};
 use super::transport::{self, updated_checksum};
 use super::version::Version;
 use super::{ipv4, read16};
@@ -137,8 +137,7 @@ pub fn translate<A: Version>(
     patch.put(port_at, port);
     let of_both = address_delta.and(port_delta);
     patch.change(at + transport::checksum_at(protocol), |sum| updated_checksum(protocol, sum, of_both));
-    let sum = patch.delta.apply(read16(message, field::CHECKSUM));
-    message[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    patch.finish();
 }
 
 /// Lowers the MTU that a message tells by so much, if it is of the kind that does, and tells one (RFC 1191, section 5).
@@ -150,8 +149,7 @@ pub fn lower_mtu<A: Version>(message: &mut [u8], by: u16) {
     let old = read16(header, field::MTU);
     let mut patch = Patch { message: header, delta: Delta::default() };
     patch.put(field::MTU, old.saturating_sub(by));
-    let sum = patch.delta.apply(read16(header, field::CHECKSUM));
-    header[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    patch.finish();
 }
 
 /// Whether a message of IPv4 asks for an echo or is one, and its identifier; `None` if it is neither.
@@ -178,8 +176,7 @@ pub fn quoted_echo(message: &[u8]) -> Option<u16> {
 pub fn set_echo(message: &mut [u8], old: u16, new: u16) {
     let delta = Delta::word(old, new);
     let Some(header) = message.first_chunk_mut::<{ field::QUOTE }>() else { return };
-    let sum = delta.apply(read16(header, field::CHECKSUM));
-    header[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    mend(header, field::CHECKSUM, delta);
     header[field::IDENTIFIER..field::IDENTIFIER + 2].copy_from_slice(&new.to_be_bytes());
 }
 
@@ -201,8 +198,7 @@ pub fn translate_echo(message: &mut [u8], (end, address, identifier): (End, u32,
     patch.change(field::QUOTE + ipv4::CHECKSUM, |sum| Delta::double(old, address).apply(sum));
     patch.put(at + field::IDENTIFIER, identifier);
     patch.change(at + field::CHECKSUM, |sum| identifier_delta.apply(sum));
-    let sum = patch.delta.apply(read16(message, field::CHECKSUM));
-    message[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    patch.finish();
 }
 
 /// A message under change, and what its checksum has to follow.
@@ -212,6 +208,11 @@ struct Patch<'a> {
 }
 
 impl Patch<'_> {
+    /// Mends the message's own checksum.
+    fn finish(self) {
+        mend(self.message, field::CHECKSUM, self.delta);
+    }
+
     fn put(&mut self, at: usize, new: u16) {
         self.change(at, |_| new);
     }

@@ -1,6 +1,6 @@
 //! The maximum segment size that a SYN tells (RFC 9293, 3.7.1).
 
-use super::checksum::Delta;
+use super::checksum::{Delta, mend};
 use super::read16;
 use super::transport::TCP_CHECKSUM;
 
@@ -42,8 +42,7 @@ fn change(segment: &mut [u8], change: impl Fn(u16) -> u16) {
         0 => Delta::word(old, limit),
         _ => Delta::word(old.swap_bytes(), limit.swap_bytes()),
     };
-    let sum = delta.apply(read16(segment, TCP_CHECKSUM));
-    segment[TCP_CHECKSUM..TCP_CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    mend(segment, TCP_CHECKSUM, delta);
 }
 
 /// Where the size stands.

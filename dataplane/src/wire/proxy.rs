@@ -3,7 +3,7 @@
 //! Whoever puts it into a stream that goes through moves the stream by its length: sequence numbers one way, and what is
 //! acknowledged of them the other way, SACK's edges included (RFC 2018).
 
-use super::checksum::{self, Delta};
+use super::checksum::{self, Delta, mend};
 use super::transport::TCP_CHECKSUM;
 use super::version::Version;
 use super::{ethernet, ipv4, read16};
@@ -144,11 +144,6 @@ fn set32(segment: &mut [u8], at: usize, new: u32) {
         Delta::double(swapped(old), swapped(new))
     };
     mend(segment, TCP_CHECKSUM, delta);
-}
-
-fn mend(bytes: &mut [u8], at: usize, delta: Delta) {
-    let sum = delta.apply(read16(bytes, at));
-    bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
 #[cfg(test)]
