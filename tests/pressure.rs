@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::{
     client,
     cluster::{CLIENT, Cluster, Layout, vip},
@@ -95,6 +95,38 @@ fn wait_dropped(router: &Router, name: &str, count: u64) -> Result<()> {
         let now = dropped(router, name)?;
         ensure!(now >= count, "{now}");
         Ok(())
+    })
+}
+
+#[test]
+fn in_a_flood_of_syns_clients_get_through_and_the_table_stays_small() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _echo = start_echo(cluster)?;
+        let service = |mode: &str| {
+            let service = cluster.web_on(PORT, PORT);
+            cluster.config().workers(2).service(service.setting(mode))
+        };
+        let mut router = cluster.start_router(&service("limit = { half_open_rate = 20 }"))?;
+        let mut held = client::connect(&cluster.client, vip(PORT))?;
+        for _ in 0..5 {
+            flood(cluster, 200, 200)?;
+            let mut late = client::connect(&cluster.client, vip(PORT))?;
+            client::echo(&mut late, b"in the midst of it")?;
+            client::echo(&mut held, b"it goes on")?;
+        }
+        let listed = router.list()?;
+        ensure!(listed.contains("  SYN flood"), "{listed}");
+        let now = router.service()?;
+        let flood = now.syn_flood.context("no gate")?;
+        ensure!(flood.shut && flood.syns > 500, "{flood:?}");
+        ensure!(now.stats.connections < 200, "{now:?}");
+        wait::until("it opens", PATIENCE, || {
+            let flood = router.service()?.syn_flood;
+            ensure!(flood.is_some_and(|flood| !flood.shut), "{flood:?}");
+            Ok(())
+        })?;
+        client::echo(&mut held, b"it goes on")?;
+        router.finish()
     })
 }
 

@@ -13,7 +13,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use dataplane::admission::{self, Key, Limit, Limiter};
+use dataplane::admission::{self, Flood, Key, Limit, Limiter};
+use dataplane::clock::Tick;
 use dataplane::counters::{Gauge, Traffic, TrafficCounters, WorkerCounters};
 use dataplane::scheduler::Kept;
 use dataplane::service::{Mode, Protocol};
@@ -103,6 +104,11 @@ impl ServiceRecord {
             let traffic = server.traffic();
             server.meter.sample(traffic);
         }
+    }
+
+    /// What there is to say of floods of SYNs, if it has a gate against them.
+    pub fn flood(&self, now: Tick) -> Option<Flood> {
+        self.limiter.last()?.flood(now)
     }
 
     /// Traffic of all its servers, former ones included.
@@ -418,7 +424,13 @@ mod tests {
 
     #[test]
     fn what_a_removed_server_has_counts_in_its_services_limiter() {
-        let limit = Limit { rate: None, source_rate: None, source_connections: Some(1), source_prefix: 32 };
+        let limit = Limit {
+            rate: None,
+            source_rate: None,
+            source_connections: Some(1),
+            half_open: None,
+            source_prefix: 32,
+        };
         let mut ids = Ids::new(1);
         let limiter = ids.enter(WEB).limiter(Some(limit)).unwrap();
         let id = ids.enter(WEB).server(server(1), 1).id;

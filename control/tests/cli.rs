@@ -43,6 +43,7 @@ impl Backend for Router {
             persistence: None,
             tunnel: None,
             withdrawn: None,
+            syn_flood: None,
             stats: api::Stats { connections: 1200, ..api::Stats::default() },
             rates: api::Rates { connections: 15, ..api::Rates::default() },
             servers: vec![server],

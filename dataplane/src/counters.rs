@@ -91,6 +91,9 @@ named! {
         RateLimited = "rate_limited",
         /// Its source has begun as many connections as `source_rate` allows, or has as many as `source_connections` does.
         SourceLimited = "source_limited",
+        /// More handshakes are left half done than `half_open_rate` allows: a SYN for full NAT, which needs a local port, or an acknowledgement beyond as
+        /// many a second.
+        SynFlood = "syn_flood",
         /// The MAC of a direct routing server is not known; control asks Linux for it.
         NoNeighbour = "no_neighbour",
         /// No route to the destination.

@@ -148,6 +148,14 @@ named! {
     }
 }
 
+impl Scheduler {
+    /// Whether it looks at nothing but a flow's addresses and ports, while servers and weights stay as they are.
+    pub const fn is_by_hash(self) -> bool {
+        use Scheduler::{Dh, Maglev, Mh, Rendezvous, Sh};
+        matches!(self, Sh | Dh | Mh | Maglev | Rendezvous)
+    }
+}
+
 impl SchedulerFlag {
     /// The scheduler that this flag belongs to.
     pub const fn scheduler(self) -> Scheduler {
@@ -208,6 +216,11 @@ impl State {
             .iter()
             .copied()
             .filter(move |&state| state != State::Template && (state == State::Udp) == is_udp)
+    }
+
+    /// Whether its handshake is not done yet.
+    pub const fn is_embryonic(self) -> bool {
+        matches!(self, State::None | State::SynSent | State::SynRecv | State::SynAck)
     }
 
     /// Whether IPVS counts a connection in this state as active (`ActiveConn`) rather than inactive.

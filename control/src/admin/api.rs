@@ -64,12 +64,24 @@ pub struct Service {
     /// Why its virtual address is withdrawn from the twin; null while it is not.
     #[serde(default)]
     pub withdrawn: Option<String>,
+    /// What its gate against floods of SYNs does, if it has one.
+    #[serde(default)]
+    pub syn_flood: Option<SynFlood>,
     /// Sum over its real servers, including those that have been removed.
     pub stats: Stats,
     /// Sum over its real servers.
     pub rates: Rates,
     /// Its real servers.
     pub servers: Vec<Server>,
+}
+
+/// What a gate against floods of SYNs does (`half_open_rate`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SynFlood {
+    /// Whether it is shut: SYNs leave nothing in the table.
+    pub shut: bool,
+    /// How many SYNs have met it shut.
+    pub syns: u64,
 }
 
 /// How clients come back to the server that their last connections went to.

@@ -6,33 +6,56 @@ use dataplane::admission::{Limit, Rate};
 
 use super::check::narrow;
 use super::raw::{Field, Section};
+use dataplane::service::Protocol;
 
-const KEYS: [&str; 6] =
-    ["rate", "burst", "source_rate", "source_burst", "source_connections", "source_prefix"];
+const KEYS: [&str; 8] = [
+    "rate",
+    "burst",
+    "source_rate",
+    "source_burst",
+    "source_connections",
+    "source_prefix",
+    "half_open_rate",
+    "half_open_burst",
+];
 
-/// The table `limit` of a service at this address, which remembers its connections or not.
+/// The table `limit` of a service of this protocol at this address, which remembers its connections or not.
 pub(super) fn limit(
     section: &Section<'_>,
     service: Option<SocketAddr>,
+    protocol: Option<Protocol>,
     one_packet: Option<bool>,
 ) -> Option<Option<Limit>> {
-    section.optional("limit", |field| read(&field.section()?, service, one_packet?))
+    section.optional("limit", |field| read(&field.section()?, service, protocol?, one_packet?))
 }
 
-fn read(section: &Section<'_>, service: Option<SocketAddr>, one_packet: bool) -> Option<Limit> {
+fn read(
+    section: &Section<'_>,
+    service: Option<SocketAddr>,
+    protocol: Protocol,
+    one_packet: bool,
+) -> Option<Limit> {
     section.known(&KEYS);
     let rate = rate(section, "rate", "burst");
     let source_rate = self::rate(section, "source_rate", "source_burst");
+    let half_open = self::rate(section, "half_open_rate", "half_open_burst");
+    if protocol != Protocol::Tcp
+        && let Some(field) = section.get("half_open_rate")
+    {
+        field.error::<()>("has no handshakes to count; expected it with protocol = \"tcp\" only");
+        return None;
+    }
     let connections = section.optional("source_connections", |field| match one_packet {
         true => field.error("there are none with one_packet; expected source_rate"),
         false => narrow(field.integer(1..=u64::from(u32::MAX >> 1))),
     });
     let longest = if service.is_some_and(|service| service.is_ipv4()) { 32 } else { 128 };
     let prefix = section.or("source_prefix", longest, |field| narrow(field.integer(1..=u64::from(longest))));
-    let (rate, source_rate, source_connections, source_prefix) = (rate?, source_rate?, connections?, prefix?);
+    let (rate, source_rate, half_open) = (rate?, source_rate?, half_open?);
+    let (source_connections, source_prefix) = (connections?, prefix?);
     let by_source = source_rate.is_some() || source_connections.is_some();
-    if rate.is_none() && !by_source {
-        section.error("limits nothing; expected rate, source_rate or source_connections");
+    if rate.is_none() && half_open.is_none() && !by_source {
+        section.error("limits nothing; expected rate, source_rate, source_connections or half_open_rate");
         return None;
     }
     match section.get("source_prefix") {
@@ -44,7 +67,7 @@ fn read(section: &Section<'_>, service: Option<SocketAddr>, one_packet: bool) ->
             .error(
                 "connections of IPv6 are counted for single addresses; expected 128, or source_rate alone",
             ),
-        _ => Some(Limit { rate, source_rate, source_connections, source_prefix }),
+        _ => Some(Limit { rate, source_rate, source_connections, half_open, source_prefix }),
     }
 }
 
@@ -78,11 +101,23 @@ mod tests {
     fn defaults() {
         let four = |table| read("192.0.2.10:80", "", table);
         let rate = |per_second, burst| Some(Rate { per_second, burst });
-        let all =
-            Limit { rate: rate(1000, 1000), source_rate: None, source_connections: None, source_prefix: 32 };
+        let all = Limit {
+            rate: rate(1000, 1000),
+            source_rate: None,
+            source_connections: None,
+            half_open: None,
+            source_prefix: 32,
+        };
         assert_eq!(four("{ rate = 1000 }"), Ok(all));
-        let source =
-            Limit { rate: None, source_rate: rate(10, 3), source_connections: Some(100), source_prefix: 24 };
+        let source = Limit {
+            rate: None,
+            source_rate: rate(10, 3),
+            source_connections: Some(100),
+            source_prefix: 24,
+            ..all
+        };
+        let half_open = Limit { rate: None, half_open: rate(500, 2000), ..all };
+        assert_eq!(four("{ half_open_rate = 500, half_open_burst = 2000 }"), Ok(half_open));
         let text = "{ source_rate = 10, source_burst = 1, source_connections = 100, source_prefix = 24 }";
         assert_eq!(four(text), Ok(source), "a burst is what begins in a tick at the least");
         let six = read("[2001:db8::10]:80", "", "{ source_rate = 10, source_prefix = 64 }").unwrap();
@@ -97,7 +132,7 @@ mod tests {
                 "192.0.2.10:80",
                 "",
                 "{}",
-                "limit: limits nothing; expected rate, source_rate or source_connections",
+                "limit: limits nothing; expected rate, source_rate, source_connections or half_open_rate",
             ),
             (
                 "192.0.2.10:80",
@@ -128,6 +163,12 @@ mod tests {
                 "",
                 "{ source_connections = 9, source_prefix = 64 }",
                 "limit.source_prefix: connections of IPv6 are counted for single addresses; expected 128",
+            ),
+            (
+                "192.0.2.10:53",
+                "protocol = 'udp'",
+                "{ half_open_rate = 9 }",
+                "limit.half_open_rate: has no handshakes to count; expected it with protocol = \"tcp\" only",
             ),
             (
                 "192.0.2.10:53",

@@ -79,7 +79,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             one_packet => Some(one_packet),
         });
     let sources = sources(section);
-    let limit = limit(section, address, one_packet);
+    let limit = limit(section, address, protocol, one_packet);
     let persistence = section.optional("persistence", |field| persistence(&field.section()?, address));
     let checks = section.or("check", Vec::new(), |field| checks::read(&field, address));
 

@@ -205,6 +205,9 @@ impl Director {
                 .get(&service.address.ip())
                 .and_then(Option::as_ref)
                 .map(ToString::to_string),
+            syn_flood: record
+                .and_then(|record| record.flood(worker::now()))
+                .map(|flood| api::SynFlood { shut: flood.shut, syns: flood.syns }),
             stats: stats(record.map(|record| record.traffic()).unwrap_or_default()),
             rates: rates(record.map(|record| record.meter.rates()).unwrap_or_default()),
             servers: servers.collect(),

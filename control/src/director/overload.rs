@@ -3,11 +3,15 @@
 //! It is looked at every two seconds and said at the beginning and at the end, not while it lasts: how much is in the
 //! counters. What comes and goes around a limit is one overload, hence the distance between begin and end.
 
+use std::collections::HashMap;
+
 use dataplane::counters::{Drop, WorkerCounters};
+use dataplane::worker;
 
 use super::Director;
 use crate::admin::api;
 use crate::events::Kind;
+use crate::ids::ServiceKey;
 
 /// The table is nearly full from here on, in percent of its slots ...
 const FULL: u64 = 90;
@@ -33,17 +37,24 @@ struct Load {
 #[derive(Debug, Default)]
 pub(super) struct Overload {
     nearly_full: bool,
-    drops: [Drops; REASONS.len()],
+    drops: [Surge; REASONS.len()],
+    floods: HashMap<String, Surge>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Drops {
+struct Surge {
     /// At the last look.
     count: u64,
-    /// How many there had been when the overload that lasts now began.
+    /// How many there had been when what lasts now began.
     before: Option<u64>,
-    /// Looks since the last drop.
+    /// Looks since the last one.
     quiet: u32,
+}
+
+/// What a look has found, and how many packets that was.
+enum Turn {
+    Begins(u64),
+    Ends(u64),
 }
 
 impl Director {
@@ -51,7 +62,15 @@ impl Director {
         let sum = |reason: Drop| self.workers.iter().map(|worker| dropped(worker, reason)).sum();
         let api::Table { slots, connections } = self.counters().table;
         let load = Load { connections, slots, dropped: REASONS.map(sum) };
-        for kind in self.overload.look(&load) {
+        let now = worker::now();
+        let floods = self.services.present().iter().filter_map(|service| {
+            let key = ServiceKey::of(service);
+            let flood = self.ids.service(&key)?.flood(now)?;
+            Some((key.to_string(), flood.syns))
+        });
+        let mut news = self.overload.look(&load);
+        news.extend(self.overload.look_for_floods(floods.collect()));
+        for kind in news {
             tracing::warn!("{kind}");
             self.events.publish(kind);
         }
@@ -75,24 +94,41 @@ impl Overload {
             news.push(Kind::TableRelieved { connections, slots });
         }
         for ((drops, count), reason) in self.drops.iter_mut().zip(dropped).zip(REASONS) {
-            news.extend(drops.look(count, reason.name()));
+            let reason = reason.name();
+            news.extend(drops.look(count).map(|turn| match turn {
+                Turn::Begins(packets) => Kind::OverloadBegins { reason, packets },
+                Turn::Ends(packets) => Kind::OverloadEnds { reason, packets },
+            }));
         }
         news
     }
+
+    /// By service, how many SYNs have met its gate shut.
+    fn look_for_floods(&mut self, syns: HashMap<String, u64>) -> Vec<Kind> {
+        self.floods.retain(|service, _| syns.contains_key(service));
+        let look = |(service, count): (String, u64)| {
+            let turn = self.floods.entry(service.clone()).or_default().look(count)?;
+            Some(match turn {
+                Turn::Begins(packets) => Kind::SynFloodBegins { service, packets },
+                Turn::Ends(packets) => Kind::SynFloodEnds { service, packets },
+            })
+        };
+        syns.into_iter().filter_map(look).collect()
+    }
 }
 
-impl Drops {
-    fn look(&mut self, count: u64, reason: &'static str) -> Option<Kind> {
+impl Surge {
+    fn look(&mut self, count: u64) -> Option<Turn> {
         let before = std::mem::replace(&mut self.count, count);
         if count > before {
             self.quiet = 0;
             let begins = self.before.is_none();
             self.before.get_or_insert(before);
-            return begins.then(|| Kind::OverloadBegins { reason, packets: count - before });
+            return begins.then(|| Turn::Begins(count - before));
         }
         self.quiet += 1;
         let began = self.before.take_if(|_| self.quiet >= QUIET)?;
-        Some(Kind::OverloadEnds { reason, packets: count - began })
+        Some(Turn::Ends(count.saturating_sub(began)))
     }
 }
 
@@ -105,6 +141,20 @@ mod tests {
         let looks = loads.into_iter().map(|load| overload.look(&load));
         let show = |news: Vec<Kind>| news.iter().map(Kind::to_string).collect::<Vec<_>>().join("; ");
         looks.map(show).collect()
+    }
+
+    #[test]
+    fn a_flood_is_said_once_for_each_service() {
+        let mut overload = Overload::default();
+        let counts = [0, 7, 9, 9, 9, 9, 9, 9, 9];
+        let news = counts.map(|syns| {
+            let services = [("tcp/192.0.2.10:80".to_owned(), syns), ("tcp/192.0.2.10:443".to_owned(), 0)];
+            overload.look_for_floods(services.into())
+        });
+        let service = || "tcp/192.0.2.10:80".to_owned();
+        assert_eq!(news[1], [Kind::SynFloodBegins { service: service(), packets: 7 }]);
+        assert_eq!(news[7], [Kind::SynFloodEnds { service: service(), packets: 9 }]);
+        assert_eq!(news.iter().flatten().count(), 2, "{news:?}");
     }
 
     #[test]

@@ -167,6 +167,20 @@ pub enum Kind {
         /// How many packets it took in all.
         packets: u64,
     },
+    /// More handshakes are left half done than `half_open_rate` allows: SYNs leave nothing in the table.
+    SynFloodBegins {
+        /// "tcp/192.0.2.10:80".
+        service: String,
+        /// How many SYNs in the last two seconds.
+        packets: u64,
+    },
+    /// There have been no such SYNs for a while.
+    SynFloodEnds {
+        /// "tcp/192.0.2.10:80".
+        service: String,
+        /// How many SYNs there were in all.
+        packets: u64,
+    },
     /// Somebody has taken a virtual address from its twin.
     AddressTaken {
         /// Which one.
@@ -329,6 +343,8 @@ impl Kind {
             Kind::TableRelieved { .. } => "table_relieved",
             Kind::OverloadBegins { .. } => "overload_begins",
             Kind::OverloadEnds { .. } => "overload_ends",
+            Kind::SynFloodBegins { .. } => "syn_flood_begins",
+            Kind::SynFloodEnds { .. } => "syn_flood_ends",
             Kind::AddressTaken { .. } => "address_taken",
             Kind::AddressGained { .. } => "address_gained",
             Kind::AddressLost { .. } => "address_lost",
@@ -411,6 +427,12 @@ impl fmt::Display for Kind {
             }
             Kind::OverloadEnds { reason, packets } => {
                 write!(f, "no more overload: packets dropped as {reason}: {packets} in all")
+            }
+            Kind::SynFloodBegins { service, packets } => {
+                write!(f, "{service}: a flood of SYNs, which leave nothing in the table: {packets} so far")
+            }
+            Kind::SynFloodEnds { service, packets } => {
+                write!(f, "{service}: no more flood of SYNs: {packets} in all")
             }
             Kind::AddressTaken { address } => {
                 write!(f, "somebody has taken {address} from its twin; a reload puts it back")

@@ -67,7 +67,9 @@ pub fn services(
                 let persistent =
                     service.persistence.map(|how| persistent(how, service.address)).unwrap_or_default();
                 let ops = if service.one_packet { " ops" } else { "" };
-                writeln!(out, "{name} {scheduler}{flags}{persistent}{ops}{withdrawn}")?;
+                let shut = service.syn_flood.is_some_and(|flood| flood.shut);
+                let flood = if shut { "  SYN flood" } else { "" };
+                writeln!(out, "{name} {scheduler}{flags}{persistent}{ops}{withdrawn}{flood}")?;
             }
             Columns::Persistent | Columns::Thresholds => writeln!(out, "{name} {}", service.scheduler)?,
             Columns::Stats => numbered(out, &name, &stats(&service.stats, numbers))?,
@@ -229,6 +231,7 @@ mod tests {
             persistence: None,
             tunnel: None,
             withdrawn: None,
+            syn_flood: None,
             stats: Stats::default(),
             rates: Rates::default(),
             servers,

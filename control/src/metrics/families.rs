@@ -81,6 +81,15 @@ impl Families<'_> {
                 samples.map(|(service, name)| ([("service", name.as_str())], value(&service.stats)));
             self.counters(&format!("service_{family}"), &format!("{help}, by service"), samples)?;
         }
+        let gates = || {
+            let gates = services.iter().zip(&names);
+            gates.filter_map(|(service, name)| Some(([("service", name.as_str())], service.syn_flood?)))
+        };
+        let help = "Whether the service is under a flood of SYNs (1), which leave nothing in the table; of services with half_open_rate";
+        let shut = gates().map(|(labels, flood)| (labels, u64::from(flood.shut)));
+        self.gauges("service_syn_flood", help, shut)?;
+        let help = "SYNs of floods, of services with half_open_rate";
+        self.counters("service_syn_flood_syns", help, gates().map(|(labels, flood)| (labels, flood.syns)))?;
         Ok(())
     }
 

@@ -44,6 +44,7 @@ fn scrape(servers: u32) -> Scrape {
         persistence: None,
         tunnel: None,
         withdrawn: (protocol == "udp").then(|| "rvs stops".to_owned()),
+        syn_flood: (protocol == "tcp").then_some(api::SynFlood { shut: true, syns: 12 }),
         stats: stats(100),
         rates: api::Rates::default(),
         servers,

@@ -50,6 +50,7 @@ fn service(protocol: &str, address: &str, servers: Vec<Server>) -> Service {
         persistence: None,
         tunnel: None,
         withdrawn: None,
+        syn_flood: None,
         stats: Stats::default(),
         rates,
         servers,

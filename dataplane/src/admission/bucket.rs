@@ -63,6 +63,16 @@ impl Bucket {
         fits
     }
 
+    /// Brings a connection's place back.
+    pub fn give_back(&self, rate: Rate, now: Tick) {
+        self.spend(rate, now, |spent| Some(spent.saturating_sub(2 * u64::from(COST))));
+    }
+
+    /// Whether no more than half of it is spent.
+    pub fn is_half_full(&self, rate: Rate, now: Tick) -> bool {
+        at(self.0.load(Ordering::Relaxed), rate, now).1 <= rate.room() / 2
+    }
+
     /// Replaces what will have been spent with another connection by what `judge` makes of it, if anything; whether it did.
     fn spend(&self, rate: Rate, now: Tick, mut judge: impl FnMut(u64) -> Option<u64>) -> bool {
         // Relaxed: the word stands for itself.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::bucket::{Bucket, Rate};
+use super::gate::{Flood, Gate};
 use super::sketch::{Cells, Key, Open, Rates};
 use crate::clock::Tick;
 use crate::counters::Drop;
@@ -19,6 +20,8 @@ pub struct Limit {
     pub source_rate: Option<Rate>,
     /// How many each source may have.
     pub source_connections: Option<u32>,
+    /// How many handshakes may be left half done. Beyond that SYNs leave no word in the table.
+    pub half_open: Option<Rate>,
     /// Clients whose addresses are equal in so many bits are one source.
     pub source_prefix: u8,
 }
@@ -37,6 +40,7 @@ struct Meters {
     /// What stands in the words that are counted in `open`, and in no others.
     mark: u8,
     all: Bucket,
+    gate: Gate,
     rates: Option<Rates>,
     open: Option<Open>,
 }
@@ -78,6 +82,7 @@ impl Limiter {
             key,
             mark,
             all: Bucket::default(),
+            gate: Gate::default(),
             rates: limit.source_rate.map(|_| Rates::default()),
             open: limit.source_connections.map(|_| Open::default()),
         };
@@ -98,6 +103,43 @@ impl Limiter {
             Some(rate) if !meters.all.take(rate, now) => Err(Drop::RateLimited),
             _ => Ok(()),
         }
+    }
+
+    /// A SYN would begin a connection: whether it is to leave no word in the table, because too many handshakes are left half done.
+    #[inline]
+    pub fn knock(&self, now: Tick) -> bool {
+        self.limit.half_open.is_some_and(|rate| self.meters.gate.knock(rate, now))
+    }
+
+    /// Whether handshakes that are half done are limited.
+    pub fn has_gate(&self) -> bool {
+        self.limit.half_open.is_some()
+    }
+
+    /// A handshake has been completed.
+    #[inline]
+    pub fn completed(&self, now: Tick) {
+        if let Some(rate) = self.limit.half_open {
+            self.meters.gate.completed(rate, now);
+        }
+    }
+
+    /// Whether a packet that belongs to no connection may be of one whose SYN has left no word.
+    pub fn was_shut(&self, now: Tick) -> bool {
+        self.has_gate() && self.meters.gate.was_shut(now)
+    }
+
+    /// Whether such a connection may begin now by its client's acknowledgement, or why not. Its SYN has been admitted.
+    pub fn admit_late(&self, now: Tick) -> Result<(), Drop> {
+        match self.limit.half_open {
+            Some(rate) if !self.meters.gate.take_late(rate, now) => Err(Drop::SynFlood),
+            _ => Ok(()),
+        }
+    }
+
+    /// What there is to say of floods of SYNs, if the service has a gate against them.
+    pub fn flood(&self, now: Tick) -> Option<Flood> {
+        Some(self.meters.gate.flood(self.limit.half_open?, now))
     }
 
     /// Counts a connection that is to be inserted, if its source may have another one; as the word that will be found to be counted.
@@ -137,11 +179,12 @@ impl Limiter {
 
     /// Another one that has counted the same.
     pub fn rehearsal(&self) -> Limiter {
-        let Meters { key, mark, all, rates, open } = &*self.meters;
+        let Meters { key, mark, all, gate, rates, open } = &*self.meters;
         let meters = Meters {
             key: *key,
             mark: *mark,
             all: all.copy(),
+            gate: gate.copy(),
             rates: rates.as_ref().map(Rates::copy),
             open: open.as_ref().map(Open::copy),
         };
@@ -155,8 +198,13 @@ mod tests {
     use crate::service::State;
     use crate::table::DestId;
 
-    const LIMIT: Limit =
-        Limit { rate: None, source_rate: None, source_connections: Some(2), source_prefix: 24 };
+    const LIMIT: Limit = Limit {
+        rate: None,
+        source_rate: None,
+        source_connections: Some(2),
+        half_open: None,
+        source_prefix: 24,
+    };
 
     fn word(address: u32, port: u16) -> Word {
         Word::new(Client::new(address, port), DestId::new(1).unwrap()).with_state(State::SynRecv)

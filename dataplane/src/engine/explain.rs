@@ -18,7 +18,7 @@ use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
 use crate::fragments::Fate;
 use crate::scheduler::Reason;
-use crate::service::State;
+use crate::service::{Protocol, State};
 use crate::snapshot::Snapshot;
 use crate::table::{DestId, Table};
 
@@ -94,7 +94,10 @@ pub fn explain(
     let hit = packet.as_ref().map(Packet::side);
     let service = match hit {
         Some(Side::Service(service)) => Some(service),
-        Some(Side::Endpoint(_)) | None => None,
+        Some(Side::Endpoint(_)) => {
+            packet.as_ref().and_then(|packet| path.answering(packet)).map(|dest| dest.service)
+        }
+        None => None,
     };
     if let Some(packet) = &packet {
         table.copy_flow(packet.hash, &engine.table);
@@ -176,11 +179,15 @@ fn alone(
 ) -> Option<Connection> {
     let dest = match owner.side {
         Side::Service(index) => {
-            stage.services.get(index as usize).filter(|service| service.one_packet)?;
+            let service = stage.services.get(index as usize)?;
+            if !service.one_packet && service.by_hash.is_none() {
+                return None;
+            }
             let place = engine.template(stage, owner);
             let template = place.and_then(|place| place.find(&engine.table, stage, now));
             match template.and_then(|(_, word)| stage.dest_of(word)) {
                 Some(dest) => dest.id,
+                None if !service.one_packet => service.hashed(flow)?,
                 None => {
                     let again = snapshot.rehearsal(Some(index));
                     let picker = &again.services.get(index as usize)?.picker;
@@ -188,7 +195,16 @@ fn alone(
                 }
             }
         }
-        Side::Endpoint(endpoint) => snapshot.answered_by(endpoint)?.id,
+        Side::Endpoint(endpoint) => {
+            snapshot
+                .answered_by(endpoint)
+                .find(|dest| snapshot.services[dest.service as usize].one_packet)?
+                .id
+        }
     };
-    Some(Connection { dest, state: State::Udp, age: 0, expires: 0 })
+    let state = match owner.protocol {
+        Protocol::Tcp => State::SynRecv,
+        Protocol::Udp => State::Udp,
+    };
+    Some(Connection { dest, state, age: 0, expires: 0 })
 }

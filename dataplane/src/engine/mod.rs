@@ -11,6 +11,7 @@ mod express;
 mod fragments;
 mod fullnat;
 mod fullnat_proxy;
+mod gate;
 mod look_up;
 mod packet;
 mod parse;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::classify::{classify, further};
 use super::express::{self, Tally};
+use super::gate::Gated;
 use super::look_up::{self, Order};
 use super::packet::{Direction, Found, Owner, Packet, Search, Side, Work};
 use super::persist::Person;
@@ -120,7 +121,7 @@ impl<'a> Path<'a> {
 
     /// What a scheduler may look at.
     #[inline(always)]
-    fn flow(&self, packet: &Packet) -> Flow {
+    pub(super) fn flow(&self, packet: &Packet) -> Flow {
         let &Packet { source, source_port, destination, destination_port, protocol, .. } = packet;
         let wide = self.addresses_of(packet).map(|addresses| [addresses.source, addresses.destination]);
         Flow { source, source_port, destination, destination_port, protocol, wide, now: self.now }
@@ -372,6 +373,12 @@ impl<'a> Path<'a> {
         }
         if state != old || flags != word.flags() {
             self.note(slot, new);
+            if let Some(limiter) = &service.limiter
+                && old.is_embryonic()
+                && state == State::Established
+            {
+                limiter.completed(self.now);
+            }
             let goes_on = matches!(state, State::Established | State::Udp);
             if goes_on && let Some(prefix) = service.persistent {
                 let known = || {
@@ -418,14 +425,20 @@ impl<'a> Path<'a> {
         if !service.live {
             return Err(Verdict::Punt(Punt::NoService));
         }
-        if !(packet.may_begin() || service.sloppy_tcp && packet.may_begin_late()) {
-            return Err(Verdict::Punt(Punt::NoConnection));
+        let is_late = !(packet.may_begin() || service.sloppy_tcp && packet.may_begin_late());
+        if is_late && let Gated::Passes(dest) = self.after_handshake(index, service, packet)? {
+            return Ok(Some(dest));
         }
         let admitted = match self.addresses_of(packet) {
-            None => self.admit(service, packet.source),
-            Some(six) => self.admit(service, six.source),
+            None => self.admit(service, packet.source, is_late),
+            Some(six) => self.admit(service, six.source, is_late),
         };
         admitted.map_err(Verdict::Drop)?;
+        if service.limiter.is_some()
+            && let Gated::Passes(dest) = self.knock(index, service, packet)?
+        {
+            return Ok(Some(dest));
+        }
         let (dest, word) = self.schedule(index, service, packet)?;
         if service.one_packet {
             self.count_connection(dest);
@@ -484,8 +497,8 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// Whether a client with this address may begin a connection, or why not.
-    fn admit<A: Family>(&self, service: &Service, source: A) -> Result<(), Drop> {
+    /// Whether a client with this address may begin a connection, or why not; `is_late` if its SYN was let in and has left no word.
+    fn admit<A: Family>(&self, service: &Service, source: A, is_late: bool) -> Result<(), Drop> {
         if self.is_martian(source) {
             return Err(Drop::Martian);
         }
@@ -493,13 +506,22 @@ impl<'a> Path<'a> {
         if !(allows(&self.snapshot.sources) && allows(&service.sources)) {
             return Err(Drop::SourceDenied);
         }
-        service.limiter.as_ref().map_or(Ok(()), |limiter| limiter.admit(source, self.now))
+        match &service.limiter {
+            Some(limiter) if is_late => limiter.admit_late(self.now),
+            Some(limiter) => limiter.admit(source, self.now),
+            None => Ok(()),
+        }
     }
 
     /// The dest of a packet from an endpoint that answers what nobody remembers. What it answers to the router itself is Linux': checks.
     pub fn answering(&self, packet: &Packet) -> Option<&'a Dest> {
         let Side::Endpoint(endpoint) = packet.side() else { return None };
-        self.snapshot.answered_by(endpoint).filter(|_| !self.is_to_router(packet))
+        let is_one_packet = |dest: &Dest| self.snapshot.services[dest.service as usize].one_packet;
+        // Of several the first: nothing tells them apart.
+        let mut dests = self.snapshot.answered_by(endpoint);
+        dests
+            .find(|&dest| is_one_packet(dest) || self.answers(dest, packet))
+            .filter(|_| !self.is_to_router(packet))
     }
 
     /// Whether nobody can be a client with this address: it stands for no single host, or is a service's (RFC 1812, section 5.3.7; RFC 4291,
@@ -552,6 +574,8 @@ impl<'a> Path<'a> {
     pub(super) fn pick(&self, service: &Service, packet: &Packet) -> Option<&'a Dest> {
         let flow = self.flow(packet);
         let picked = match service.is_limited {
+            // The end of a handshake.
+            _ if service.by_hash.is_some() && packet.flags & SYN == 0 => service.hashed(&flow),
             true => service.picker.pick_free(&flow, &|id| self.snapshot.is_free(id)),
             false => service.picker.pick(&flow),
         };
@@ -626,7 +650,7 @@ impl Judge for Judgement<'_> {
         }
         let class = match word.state() {
             State::TimeWait | State::Close | State::LastAck => 0,
-            State::None | State::SynSent | State::SynRecv | State::SynAck => 1,
+            state if state.is_embryonic() => 1,
             State::Udp if dest.endpoint.is_none() => 2, // nobody can say: replies are not seen
             State::Udp | State::Template if word.flags() & FLAG_REPLIED == 0 => 1,
             _ => return Worth::Keep,

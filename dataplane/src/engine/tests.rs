@@ -5,6 +5,7 @@ mod all_ports;
 mod fragments;
 mod fullnat;
 mod fullnat_proxy;
+mod gate;
 mod limits;
 mod persist;
 mod quic;

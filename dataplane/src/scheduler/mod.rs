@@ -139,6 +139,14 @@ impl Picker {
         }
     }
 
+    /// One that looks at nothing but the flow, for a service whose scheduler looks at more. Asking each of a few servers takes no memory.
+    pub fn by_hash(servers: &[Candidate], kept: &Kept, key: u64) -> Self {
+        match servers.len() {
+            0..=32 => Picker::Rendezvous(Rendezvous::new(servers, key)),
+            _ => Picker::Maglev(Maglev::new(servers, &kept.last_table, key)),
+        }
+    }
+
     /// The server for a new connection; `None` if there is none that may take it.
     #[inline]
     pub fn pick(&self, flow: &Flow) -> Option<DestId> {

@@ -34,7 +34,7 @@ use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Address, Fibs, NextHop};
 use crate::key::{KeyHasher, WideKey};
 use crate::quic;
-use crate::scheduler::{Candidate, FLOW_KEY, Kept, Picker};
+use crate::scheduler::{Candidate, FLOW_KEY, Flow, Kept, Picker};
 use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
 use crate::snat::Snats;
 use crate::table::{DestId, LocalAddress, Word};
@@ -143,6 +143,12 @@ impl ServiceSpec {
             dests: Vec::new(),
         }
     }
+
+    /// Whether SYNs of a flood leave no word in the table.
+    fn has_gate(&self) -> bool {
+        let limits = self.limiter.as_ref().is_some_and(Limiter::has_gate);
+        limits && self.protocol == Protocol::Tcp && self.mode != Mode::Fullnat
+    }
 }
 
 impl DestSpec {
@@ -176,6 +182,8 @@ pub struct Service {
     pub live: bool,
     /// Chooses servers.
     pub picker: Picker,
+    /// Chooses them by nothing but the flow, if handshakes that are half done are limited ([`Limiter::knock`]).
+    pub by_hash: Option<ByHash>,
     /// See [`ServiceSpec::sloppy_tcp`].
     pub sloppy_tcp: bool,
     /// See [`ServiceSpec::one_packet`].
@@ -200,7 +208,24 @@ pub struct Service {
     timeouts: [Timeout; State::COUNT],
 }
 
+/// How a service's servers are chosen by nothing but the flow.
+#[derive(Debug)]
+pub enum ByHash {
+    /// Its scheduler does nothing else.
+    Scheduler,
+    /// Its scheduler looks at something else, too.
+    Own(Picker),
+}
+
 impl Service {
+    /// The server of a flow by its hash alone, full or not: the same for the SYN, its answer and the acknowledgement.
+    pub fn hashed(&self, flow: &Flow) -> Option<DestId> {
+        match self.by_hash.as_ref()? {
+            ByHash::Scheduler => self.picker.pick(flow),
+            ByHash::Own(picker) => picker.pick(flow),
+        }
+    }
+
     /// How long a connection in this state may be silent.
     #[inline]
     pub fn timeout(&self, state: State) -> Timeout {
@@ -296,8 +321,8 @@ pub struct Snapshot {
     endpoints: EndpointIndex,
     /// By number, the local addresses of which connections may have ports.
     locals: Vec<Option<Arc<LocalAddress>>>,
-    /// Whose datagrams an endpoint answers, if nobody remembers: dests of services with one-packet scheduling.
-    answering: HashMap<EndpointIndex, DestId>,
+    /// Whom an endpoint may answer of whom nobody knows: dests of services with one-packet scheduling, or with a gate against floods of SYNs.
+    answering: HashMap<EndpointIndex, Vec<DestId>>,
 }
 
 impl Dest {
@@ -423,9 +448,9 @@ impl Snapshot {
         self.dests.get(id.index())?.as_ref()
     }
 
-    /// The dest whose datagrams an endpoint answers that are of no connection.
-    pub fn answered_by(&self, endpoint: EndpointIndex) -> Option<&Dest> {
-        self.dest(*self.answering.get(&endpoint)?)
+    /// The dests whose packets an endpoint may have answered that are of no connection.
+    pub fn answered_by(&self, endpoint: EndpointIndex) -> impl Iterator<Item = &Dest> {
+        self.answering.get(&endpoint).into_iter().flatten().filter_map(|&id| self.dest(id))
     }
 
     /// Whether a dest has room for another connection.
@@ -484,6 +509,10 @@ impl Snapshot {
             .partition(|dest| matches!(self.way_to(spec, dest.address).0, NextHop::Ready(_)));
         let waits = unreachable.iter().any(|dest| dest.weight > 0);
         let candidates: Vec<Candidate> = reachable.into_iter().map(candidate).collect();
+        let by_hash = spec.has_gate().then(|| match spec.scheduler.is_by_hash() {
+            true => ByHash::Scheduler,
+            false => ByHash::Own(Picker::by_hash(&candidates, &spec.kept, spec.flow_key)),
+        });
         let quic_ids = spec.dests.iter().filter_map(|dest| Some((dest.quic_id?, dest.id)));
         let mut timeouts = spec.timeouts;
         timeouts.0[State::Template as usize] = spec.persistence.map_or(0, |persistence| persistence.seconds);
@@ -492,6 +521,7 @@ impl Snapshot {
             mode: spec.mode,
             live: spec.live,
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.kept, spec.flow_key),
+            by_hash,
             sloppy_tcp: spec.sloppy_tcp,
             one_packet: spec.one_packet,
             sources: spec.sources.clone(),
@@ -540,9 +570,8 @@ impl Snapshot {
             (Mode::Dr | Mode::Tunnel, _) => None,
         };
         self.endpoints += u32::from(endpoint == Some(self.endpoints));
-        if let Some(endpoint) = endpoint.filter(|_| spec.one_packet) {
-            // Of several the first: nothing tells them apart.
-            self.answering.entry(endpoint).or_insert(dest.id);
+        if let Some(endpoint) = endpoint.filter(|_| spec.one_packet || spec.has_gate()) {
+            self.answering.entry(endpoint).or_default().push(dest.id);
         }
         if self.dests.len() <= dest.id.index() {
             self.dests.resize_with(dest.id.index() + 1, || None);

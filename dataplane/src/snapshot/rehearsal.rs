@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Dest, Pool, Service, ServiceIndex, Snapshot};
+use super::{ByHash, Dest, Pool, Service, ServiceIndex, Snapshot};
 use crate::admission::Limiter;
 use crate::counters::TrafficCounters;
 use crate::scheduler::Picker;
@@ -56,14 +56,20 @@ impl Snapshot {
                 ref limiter,
                 ref quic,
                 ref pool,
+                ref by_hash,
                 picker: _,
             } = *original;
             let pool = pool.clone().map(|pool| Pool { is_rehearsal: true, ..pool });
+            let by_hash = by_hash.as_ref().map(|by_hash| match by_hash {
+                ByHash::Scheduler => ByHash::Scheduler,
+                ByHash::Own(picker) => ByHash::Own(picker.rehearsal(|_| None)),
+            });
             copy.services.push(Service {
                 protocol,
                 mode,
                 live,
                 picker,
+                by_hash,
                 sloppy_tcp,
                 one_packet,
                 sources: sources.clone(),

@@ -64,6 +64,7 @@ impl Backend for Fake {
             persistence: None,
             tunnel: None,
             withdrawn: None,
+            syn_flood: None,
             stats: api::Stats { connections: 7, ..api::Stats::default() },
             rates: api::Rates::default(),
             servers: Vec::new(),

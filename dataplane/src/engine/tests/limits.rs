@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::admission::{Kept, Limit, Rate};
 
-const LIMIT: Limit = Limit { rate: None, source_rate: None, source_connections: None, source_prefix: 24 };
+const LIMIT: Limit =
+    Limit { rate: None, source_rate: None, source_connections: None, half_open: None, source_prefix: 24 };
 
 /// A rig with this limit, and what it goes by.
 fn limited(limit: Limit) -> (Rig, Kept) {
