@@ -106,7 +106,7 @@ fn in_a_flood_of_syns_clients_get_through_and_the_table_stays_small() -> Result<
             let service = cluster.web_on(PORT, PORT);
             cluster.config().workers(2).service(service.setting(mode))
         };
-        let mut router = cluster.start_router(&service("limit = { half_open_rate = 20 }"))?;
+        let router = cluster.start_router(&service("limit = { half_open_rate = 20 }"))?;
         let mut held = client::connect(&cluster.client, vip(PORT))?;
         for _ in 0..5 {
             flood(cluster, 200, 200)?;
