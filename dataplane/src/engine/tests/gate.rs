@@ -179,7 +179,7 @@ proptest! {
     fn the_table_stays_below_its_bound(
         scheduler in prop::sample::select(&SCHEDULERS[..]),
         mode in prop::sample::select(&[Mode::Nat, Mode::Dr][..]),
-        steps in prop::collection::vec((0_u32..400, prop::sample::select(&[SYN, SYN, SYN, ACK, RST][..]), 0_u64..8), 1..600),
+        steps in prop::collection::vec((0_u32..400, prop::sample::select(&[SYN, SYN, SYN, ACK, RST][..]), 0_u64..100), 1..600),
     ) {
         let (mut rig, _kept) = gated(mode, scheduler);
         let start = rig.now.0;
