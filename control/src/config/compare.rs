@@ -98,6 +98,17 @@ impl Own {
         self.whose(address).map_or(Ok(()), |what| Err(for_nothing_else(address, what)))
     }
 
+    /// Refuses a virtual address as the source of a tunnel's packets: real servers have it, too, and take no packet from it; and another
+    /// router may have it next.
+    pub fn check_tunnel_source(&self, address: IpAddr) -> Result<(), String> {
+        match self.virtuals.contains(&address) {
+            true => {
+                Err(format!("{address} is a virtual address; expected an address of this router for itself"))
+            }
+            false => Ok(()),
+        }
+    }
+
     /// Refuses an address that the router has for something else as one of a pool of source NAT.
     fn check_outside(&self, address: IpAddr) -> Result<(), String> {
         let what = self.whose(address).or_else(|| self.is_local(address));
@@ -162,6 +173,12 @@ pub(super) fn services(
                     field.error::<()>(wrong);
                 }
             }
+        }
+        if let Some(source) = service.tunnel.source
+            && let Some(field) = section.section("tunnel").and_then(|section| section.get("source"))
+            && let Err(wrong) = own.check_tunnel_source(Ipv4Addr::from(source).into())
+        {
+            field.error::<()>(wrong);
         }
         // The router would have to balance to itself, for ever or not at all.
         let sorry = service.availability.sorry_server.zip(section.get("sorry_server"));

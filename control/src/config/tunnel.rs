@@ -120,6 +120,16 @@ mod tests {
                 "expected an integer from 1 to 65535",
             ),
             ("tunnel = { source = \"10.0.0.1:80\" }", "tunnel", "10.0.0.1 stands there with a port"),
+            (
+                "tunnel = { source = \"192.0.2.10\" }",
+                "tunnel",
+                "tunnel.source: 192.0.2.10 is a virtual address; expected an address of this router for itself",
+            ),
+            (
+                "tunnel = { source = \"192.0.2.20\" }\n[[service]]\naddress = \"192.0.2.20:80\"\nmode = \"dr\"",
+                "tunnel",
+                "192.0.2.20 is a virtual address",
+            ),
             ("tunnel = { mss_clamp = 100 }", "tunnel", "expected an integer from 536 to 8960"),
             ("tunnel = { mss_clamp = \"fit\" }", "tunnel", "expected true or false"),
             ("[[service.server]]\naddress = \"10.0.0.11:81\"", "tunnel", "a tunnel cannot change the port"),

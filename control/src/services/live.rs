@@ -205,6 +205,11 @@ pub fn check_new_service(services: &[Service], ports: &[IpAddr], new: &Service) 
     let own = Own::of(services.iter().chain([new]), ports.iter().copied());
     machines(new).try_for_each(|address| own.check_server(address)).map_err(Error::msg)?;
     locals(new).try_for_each(|address| own.check_local(address)).map_err(Error::msg)?;
+    let sources = services.iter().chain([new]).filter_map(|service| service.tunnel.source);
+    sources
+        .map(|source| Ipv4Addr::from(source).into())
+        .try_for_each(|source| own.check_tunnel_source(source))
+        .map_err(Error::msg)?;
     let virtual_address = key.address.ip();
     for service in services {
         let other = ServiceKey::of(service);
@@ -300,6 +305,27 @@ mod tests {
         let local = Server { address: "10.0.0.100:80".parse().unwrap(), ..running[0].servers[0] };
         let error = check_new_server(&running, &ports, ServiceKey::of(&running[0]), &local).unwrap_err();
         assert_eq!(error.to_string(), "10.0.0.100 is a local address for full NAT; expected another machine");
+    }
+
+    #[test]
+    fn a_new_service_is_not_where_a_tunnel_begins() {
+        let of = |address: &str, source: &str| {
+            services(&format!(
+                "[[service]]\naddress = '{address}:80'\nmode = 'tunnel'\ntunnel = {{ source = '{source}' }}\n"
+            ))
+        };
+        let running = of("192.0.2.10", "10.0.0.1");
+        for (new, wrong) in [
+            (of("192.0.2.20", "10.0.0.1"), None),
+            (of("10.0.0.1", "10.0.0.2"), Some("10.0.0.1")),
+            (of("192.0.2.20", "192.0.2.10"), Some("192.0.2.10")),
+        ] {
+            let judged = check_new_service(&running, &[], &new[0]).map_err(|error| error.to_string());
+            let wrong = wrong.map(|address| {
+                format!("{address} is a virtual address; expected an address of this router for itself")
+            });
+            assert_eq!(judged.err(), wrong);
+        }
     }
 
     #[test]
