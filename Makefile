@@ -1,6 +1,6 @@
 # `make demo` shows RVS, `make test` proves it. Both install what they need, on Debian as root.
 
-.PHONY: help demo test unit loom e2e test-metal lint build release man deb test-debian13 bench gate clean install-packages
+.PHONY: help demo test unit loom e2e fuzz test-metal lint build release man deb test-debian13 bench gate clean install-packages
 
 # Where cargo builds.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -14,6 +14,7 @@ LOOM := RUSTFLAGS="--cfg loom -Ctarget-cpu=x86-64-v3" cargo test -p dataplane --
 help:
 	@echo "make demo        a cluster in network namespaces, shown in a minute (ARGS=--keep leaves it up)"
 	@echo "make test        everything: unit, property, loom and end-to-end tests"
+	@echo "make fuzz        libFuzzer, for a minute a target (SECONDS=60), with what cargo install cargo-fuzz brings"
 	@echo "make test-metal  the Debian package on an emulated machine with PCI NICs, by docs/bare-metal.md"
 	@echo "make test-debian13 builds and tests on Debian 13, in a root of its own; half an hour"
 	@echo "make release     the fastest build: target/release/rvs, DPDK linked statically"
@@ -59,6 +60,15 @@ loom:
 # The built program in network namespaces, with real clients and servers.
 e2e: install-packages
 	$(NEXTEST) -E 'package(rvs-tests)'
+
+# libFuzzer on stable Rust: without sanitizers, but it sees which input goes where. What it finds to be new stays in target/.
+SECONDS = 60
+fuzz: install-packages
+	for target in packet sequence modes config; do \
+		mkdir -p $(TARGET)/corpus/$$target && \
+		cargo fuzz run --fuzz-dir tests/fuzz --features libfuzzer --sanitizer none $$target \
+			$(TARGET)/corpus/$$target tests/fuzz/corpus/$$target -- -max_total_time=$(SECONDS) || exit; \
+	done
 
 # docs/bare-metal.md, walked on an emulated machine with PCI NICs behind an IOMMU; takes some minutes.
 test-metal: install-packages

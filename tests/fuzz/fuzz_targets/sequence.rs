@@ -1,4 +1,4 @@
-//! Packets that come in one after the other: `cargo +nightly fuzz run --fuzz-dir tests/fuzz --features libfuzzer sequence`.
+//! Packets that come in one after the other.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| rvs_fuzz::sequence(data));

@@ -1,7 +1,9 @@
 //! What is true of an IP packet in a frame, computed from all its bytes (RFC 791, RFC 1071, RFC 8200).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+
+use dataplane::service::Protocol;
 
 /// What is true of it.
 pub(crate) struct Facts {
@@ -87,6 +89,17 @@ impl Facts {
             rest: rest(packet, &[7..8, 8..40], &places),
         })
     }
+}
+
+/// From whom and to whom a frame is that has TCP or UDP right behind its IP header.
+pub(crate) fn ends(frame: &[u8]) -> Option<(SocketAddr, SocketAddr, Protocol)> {
+    let facts = Facts::of(frame)?;
+    let (protocol, transport) = if facts.source.is_ipv4() { (frame[23], 34) } else { (frame[20], 54) };
+    let &[high, low, to_high, to_low] = frame.get(transport..)?.first_chunk()?;
+    let port = |high, low| u16::from_be_bytes([high, low]);
+    let (source, destination) = (port(high, low), port(to_high, to_low));
+    let ends = (SocketAddr::new(facts.source, source), SocketAddr::new(facts.destination, destination));
+    Some((ends.0, ends.1, Protocol::from_number(protocol)?))
 }
 
 fn payload_is_right(

@@ -1,6 +1,6 @@
 //! The fuzz targets on stable, for a bounded time: the committed corpus, then what proptest makes of it and of nothing.
 //!
-//! `PROPTEST_CASES=1000000 cargo test --release -p rvs-fuzz` goes on for longer. `cargo +nightly fuzz run --fuzz-dir tests/fuzz --features libfuzzer TARGET` is
+//! `PROPTEST_CASES=1000000 cargo test --release -p rvs-fuzz` goes on for longer. `make fuzz` is
 //! better at finding things, since it sees which input goes where.
 
 use std::fs;
@@ -43,6 +43,7 @@ fn anything(longest: usize) -> impl Strategy<Value = Vec<u8>> {
 fn the_corpus() {
     contents("corpus/packet").iter().for_each(|data| rvs_fuzz::packet(data));
     contents("corpus/sequence").iter().for_each(|data| rvs_fuzz::sequence(data));
+    contents("corpus/modes").iter().for_each(|data| rvs_fuzz::modes(data));
     contents("corpus/config").iter().for_each(|data| rvs_fuzz::config(data));
     contents("../../configs").iter().for_each(|data| rvs_fuzz::config(data));
     contents("../../configs/ipv6").iter().for_each(|data| rvs_fuzz::config(data));
@@ -59,6 +60,11 @@ proptest! {
     #[test]
     fn sequences(data in prop_oneof![1 => mutated(contents("corpus/sequence")), 3 => anything(400)]) {
         rvs_fuzz::sequence(&data);
+    }
+
+    #[test]
+    fn modes(data in prop_oneof![1 => mutated(contents("corpus/modes")), 3 => anything(400)]) {
+        rvs_fuzz::modes(&data);
     }
 
     #[test]
