@@ -7,7 +7,7 @@ What has to leave is not what RVS has sent once: scapy builds it from the RFCs a
 checksum over everything. tests/replay.rs has RVS take the vectors, and sees that the committed ones are what this makes.
 
 A vector is a directory CONFIG-NAME with PORT.in.pcap and PORT.out.pcap for each port of CONFIG.toml that has packets, and
-`verdicts` with a line a packet: forward PORT, punt REASON or drop REASON, in the order of time; for a fragment that waits, hold first.
+`verdicts` with a line a packet: forward PORT, route PORT, punt REASON or drop REASON, in the order of time; for a fragment that waits, hold first.
 """
 
 import sys
@@ -21,6 +21,7 @@ from scapy.packet import Raw
 sys.dont_write_bytecode = True
 
 import ipv6
+import matrix
 from vector import (CLIENT, FOUR, GATEWAY, NEIGHBOUR, OTHER, ROUTER, SERVER, SIX, VIP, WAN, Nat, Vector, at_lan, at_wan, ip, mac,
                     to_client, to_server)
 
@@ -258,6 +259,7 @@ if __name__ == "__main__":
         # The hosts of a network of 64 bits are one client.
         nat_persistent("nat-ipv6-persistent", SIX, "2001:db8:c::{}".format, "2001:db8:c:1::{}".format),
         *ipv6.vectors(),
+        *matrix.vectors(),
     ]
     for vector in vectors:
         vector.write(sys.argv[1])

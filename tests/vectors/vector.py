@@ -54,11 +54,11 @@ class Vector:
     def wait(self, seconds):
         self.now += seconds * 1_000_000
 
-    def forward(self, port, frame, to, rewritten):
+    def forward(self, port, frame, to, rewritten, verdict="forward"):
         self.come(port, frame)
         rewritten.time = frame.time
         self.left.setdefault(to, []).append(rewritten)
-        self.verdicts.append(f"forward {to}")
+        self.verdicts.append(f"{verdict} {to}")
 
     def punt(self, port, frame, reason):
         self.come(port, frame)

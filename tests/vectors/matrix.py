@@ -1,0 +1,344 @@
+"""What every mode has to do alike: flows, options and extension headers, fragments, ICMP errors; a vector for each, mode by mode.
+
+A mode is two pairs of ends, one on each side of the router; all that is sent is built once with the one pair and once with the other. That the router
+changes nothing else is so checked of all modes by the same packets.
+"""
+
+from scapy.layers.inet import GRE, ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR
+from scapy.layers.inet6 import (ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem, ICMPv6TimeExceeded, IPv6ExtHdrDestOpt,
+                                IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, PadN)
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
+from vector import FOUR, LAN, SIX, WAN, Vector, ip, mac
+
+# Ports of the service and, where they may be others, of its servers.
+PORTS = {TCP: (80, 8080), UDP: (53, 5353)}
+CLIENT_PORT = 40112
+
+
+class Mode:
+    """Who a connection is between where its first packets come from, `near`, and where they go, `far`: client and service, with ports."""
+
+    verdict = "forward"
+    # Replies come by the router; an error's sender is to the far side a local address, to the near side the service.
+    has_replies, reports_as_local, hides_reporters = True, False, True
+    # Ports where packets come in, and where they go.
+    near_port, far_port = ("wan", WAN), ("lan", LAN)
+    # What is only routed is Linux' with options for routers.
+    takes_options = True
+
+    def __init__(self, name, family):
+        self.name, self.family = name + ("" if family is FOUR else "-ipv6"), family
+        self.near_hop, self.far_hop = family.gateway, mac(family.server)
+        # Routers on the way, on either side.
+        self.near_router, self.far_router = family.router, "10.0.0.99" if family is FOUR else "2001:db8:a::99"
+
+    def near(self, layer):
+        return (self.family.client, CLIENT_PORT), (self.family.vip, PORTS[layer][0])
+
+    def far(self, layer):
+        return (self.family.client, CLIENT_PORT), (self.family.server, PORTS[layer][1])
+
+    def to_server(self, layer):
+        """The MAC of the next hop on the far side."""
+        return self.far_hop
+
+    def outside(self, packet, layer):
+        """What is around a packet that goes to a server."""
+        return packet
+
+    def request(self, vector, layer, build, send=None):
+        """build(from, to, hops) is what comes and what leaves."""
+        (near_name, near_mac), (far_name, far_mac) = self.near_port, self.far_port
+        came = Ether(dst=near_mac, src=self.near_hop) / build(*self.near(layer), 64)
+        left = Ether(dst=self.to_server(layer), src=far_mac) / self.outside(build(*self.far(layer), 63), layer)
+        return (send or vector.forward)(near_name, came, far_name, left, self.verdict)
+
+    def reply(self, vector, layer, build, send=None):
+        (near_name, near_mac), (far_name, far_mac) = self.near_port, self.far_port
+        came = Ether(dst=far_mac, src=self.far_hop) / build(*reversed(self.far(layer)), 64)
+        left = Ether(dst=self.near_hop, src=near_mac) / build(*reversed(self.near(layer)), 63)
+        return (send or vector.forward)(far_name, came, near_name, left, self.verdict)
+
+
+class Dr(Mode):
+    has_replies = False
+    far_port = ("wan", WAN)
+
+    def to_server(self, layer):
+        # In turns, which begin with the server that was added last.
+        return mac({TCP: "192.0.2.11", UDP: "192.0.2.12"}[layer])
+
+    def far(self, layer):
+        return self.near(layer)
+
+
+class Tunnel(Mode):
+    """As direct routing, but in another packet: RFC 2003, RFC 2784, draft-ietf-intarea-gue."""
+
+    has_replies = False
+
+    def __init__(self, name, protocol, vip, headers):
+        super().__init__(name, FOUR)
+        self.protocol, self.vip, self.headers = protocol, vip, headers
+
+    def near(self, layer):
+        return (self.family.client, CLIENT_PORT), (self.vip, PORTS[layer][0])
+
+    def far(self, layer):
+        return self.near(layer)
+
+    def outside(self, packet, layer):
+        # RFC 6864 leaves the number to us, unless two packets at a time have the same one; and sources' ports to who sends. Both are a
+        # multiplicative hash of the client, so that all routers choose alike.
+        client = int.from_bytes(bytes(map(int, self.family.client.split(".")))) | CLIENT_PORT << 32
+        who = (client * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 48
+        number = packet.id ^ who ^ (packet.frag * 0x9E37 & 0xFFFF)
+        # RFC 2003, section 3.1; RFC 6040, section 4.1, normal mode.
+        outer = IP(src="10.0.0.1", dst=self.family.server, ttl=64, id=max(number, 1), proto=self.protocol, tos=packet.tos,
+                   flags="DF" if packet.flags.DF else 0)
+        return outer / self.headers(0xC000 | who) / packet if self.headers else outer / packet
+
+
+def gue(checksum):
+    """UDP, and GUE's first word: variant 0, no flags, IPv4 inside. Without a checksum, as UDP may be of IPv4."""
+    return lambda port: UDP(sport=port, dport=6080, **({} if checksum else {"chksum": 0})) / Raw(b"\0\x04\0\0")
+
+
+def gre(checksum):
+    return lambda _: GRE(proto=0x0800, chksum_present=int(checksum))
+
+
+class Fullnat(Mode):
+    """The server's client is the router. Its pool has one port, so which one is taken is no question."""
+
+    reports_as_local = True
+
+    def far(self, layer):
+        local = "10.0.0.100" if self.family is FOUR else "2001:db8:a::100"
+        return (local, 5000), (self.family.server, PORTS[layer][1])
+
+
+class Routed(Mode):
+    """Between two hosts that no service knows."""
+
+    verdict, hides_reporters, takes_options = "route", False, False
+
+    def __init__(self, name, family):
+        super().__init__(name, family)
+        self.host = "10.0.0.50" if family is FOUR else "2001:db8:a::50"
+        self.far_hop = mac(self.host)
+
+    def near(self, layer):
+        return (self.family.client, CLIENT_PORT), (self.host, PORTS[layer][0])
+
+    def far(self, layer):
+        return self.near(layer)
+
+
+class Snat(Mode):
+    """From inside to anywhere: the pool has two ports, one of each parity (RFC 4787, REQ-4)."""
+
+    verdict, reports_as_local, hides_reporters, takes_options = "route", True, False, False
+    near_port, far_port = ("lan", LAN), ("wan", WAN)
+
+    def __init__(self, name, family):
+        super().__init__(name, family)
+        self.near_hop, self.far_hop = mac("10.0.0.50"), family.gateway
+        self.near_router, self.far_router = "10.0.0.99", family.router
+
+    def near(self, layer):
+        return ("10.0.0.50", CLIENT_PORT), (self.family.client, PORTS[layer][0])
+
+    def far(self, layer):
+        return ("192.0.2.50", 5000), (self.family.client, PORTS[layer][0])
+
+
+MODES = [
+    Mode("nat", FOUR), Dr("dr", FOUR),
+    Tunnel("tunnel-ipip", 4, "192.0.2.10", None),
+    Tunnel("tunnel-gre", 47, "192.0.2.11", gre(False)), Tunnel("tunnel-gre-checksum", 47, "192.0.2.12", gre(True)),
+    Tunnel("tunnel-gue", 17, "192.0.2.13", gue(False)), Tunnel("tunnel-gue-checksum", 17, "192.0.2.14", gue(True)),
+    Fullnat("fullnat", FOUR), Fullnat("fullnat", SIX),
+    Routed("routed", FOUR), Routed("routed", SIX),
+    Snat("snat", FOUR),
+]
+
+
+def packet(layer, source, to, hops, payload, header={}, **more):
+    return ip(source[0], to[0], hops, **header) / layer(sport=source[1], dport=to[1], **more) / Raw(payload)
+
+
+def flags(layer, value):
+    return {"flags": value} if layer is TCP else {}
+
+
+def begin(mode, vector, layer):
+    mode.request(vector, layer, lambda *ends: packet(layer, *ends, b"a question, quoted", **flags(layer, "S")))
+    if mode.has_replies:
+        mode.reply(vector, layer, lambda *ends: packet(layer, *ends, b"an answer, quoted", **flags(layer, "SA")))
+
+
+def flows(mode, vector):
+    """A connection as it begins, is, and ends; class, no checksum, and sums that are one of the two zeros of one's complement."""
+    for layer in [TCP, UDP]:
+        begin(mode, vector, layer)
+        bodies = [b"x", b"odd length: " + bytes(range(255)), b"\xff" * 1200]
+        for body in bodies:
+            mode.request(vector, layer, lambda *ends: packet(layer, *ends, body, **flags(layer, "PA")))
+            if mode.has_replies:
+                mode.reply(vector, layer, lambda *ends: packet(layer, *ends, body, **flags(layer, "PA")))
+    for ends in [mode.near(UDP), mode.far(UDP)]:
+        zero = mode.family.packet(bytes(packet(UDP, *ends, 64, b"\0\0")))[UDP].chksum
+        for number in range(zero - 2, zero + 3):
+            body = bytes([number >> 8 & 255, number & 255])
+            mode.request(vector, UDP, lambda *ends: packet(UDP, *ends, body))
+            if mode.has_replies:
+                mode.reply(vector, UDP, lambda *ends: packet(UDP, *ends, body))
+    if mode.family is FOUR:
+        mode.request(vector, UDP, lambda *ends: packet(UDP, *ends, b"unchecked", chksum=0))
+        for tos in [0xB8, 1, 2, 3]:
+            mode.request(vector, UDP, lambda *ends: packet(UDP, *ends, b"class", header={"tos": tos, "flags": "DF"}))
+    for last in [0, 1]:
+        (name, router), (source, to) = mode.near_port, mode.near(UDP)
+        vector.drop(name, Ether(dst=router, src=mode.near_hop) / packet(UDP, source, to, last, b"x"), "ttl_expired")
+    for layer in [TCP, UDP]:
+        mode.request(vector, layer, lambda *ends: packet(layer, *ends, b"", **flags(layer, "FA")))
+
+
+def options(mode, vector):
+    """IP options and extension headers go along as they are."""
+    if mode.family is FOUR:
+        headers = [{"options": [IPOption_NOP()] * 4},
+                   {"options": [IPOption_NOP(), IPOption_RR(pointer=4, routers=["0.0.0.0"] * 2)]}]
+        build = lambda layer, header, flag: lambda *ends: packet(layer, *ends, b"data", header=header, **flags(layer, flag))
+    else:
+        pad = lambda kind, length: kind(options=[PadN(optdata=b"\0" * length)])
+        headers = [pad(IPv6ExtHdrDestOpt, 12), IPv6ExtHdrFragment(offset=0, m=0, id=7)]
+        if mode.takes_options:
+            headers += [pad(IPv6ExtHdrHopByHop, 4), pad(IPv6ExtHdrHopByHop, 4) / pad(IPv6ExtHdrDestOpt, 4)]
+        build = lambda layer, header, flag: lambda source, to, hops: (
+            ip(source[0], to[0], hops) / header.copy() / layer(sport=source[1], dport=to[1], **flags(layer, flag)) / Raw(b"data"))
+    for layer in [TCP, UDP]:
+        begin(mode, vector, layer)
+        for header in headers:
+            if mode.family is FOUR and not mode.takes_options:
+                (name, router), (source, to) = mode.near_port, mode.near(layer)
+                frame = Ether(dst=router, src=mode.near_hop) / build(layer, header, "A")(source, to, 64)
+                vector.punt(name, frame, "no_service")
+                continue
+            mode.request(vector, layer, build(layer, header, "A"))
+            if mode.has_replies:
+                mode.reply(vector, layer, build(layer, header, "A"))
+
+
+class Datagram:
+    """Four fragments, as they come and as they leave (RFC 791, section 3.2; RFC 8200, section 4.5)."""
+
+    def __init__(self, mode, vector, send, number):
+        def build(index):
+            def of(source, to, hops):
+                data = bytes(packet(UDP, source, to, hops, bytes(range(250)) * 13))[20 if mode.family is FOUR else 40:]
+                offset, more = index * 128, int(index < 3)
+                part = Raw(data[offset * 8:][:1024])
+                if mode.family is FOUR:
+                    return IP(src=source[0], dst=to[0], ttl=hops, id=number, proto=17, frag=offset, flags=more) / part
+                return ip(source[0], to[0], hops) / IPv6ExtHdrFragment(nh=17, offset=offset, m=more, id=number) / part
+            return of
+        self.vector, self.sent = vector, [send(vector, UDP, build(index), lambda *sent: sent) for index in range(4)]
+
+    def forward(self, *indices):
+        for index in indices:
+            self.vector.forward(*self.sent[index])
+
+    def hold(self, *indices):
+        for index in indices:
+            self.vector.hold(*self.sent[index][:2])
+
+    def release(self, *indices):
+        for index in indices:
+            _, came, port, left, _ = self.sent[index]
+            self.vector.release(came, port, left)
+
+
+def fragments(mode, vector):
+    """In order, backwards, and two datagrams at once: each goes where its first goes, and what comes before that waits."""
+    begin(mode, vector, UDP)
+    number = iter(range(0x101, 0x200))
+    for send in [mode.request, mode.reply] if mode.has_replies else [mode.request]:
+        datagram = lambda: Datagram(mode, vector, send, next(number))
+        datagram().forward(0, 1, 2, 3)
+        backwards = datagram()
+        backwards.hold(3, 2, 1)
+        backwards.forward(0)
+        backwards.release(3, 2, 1)
+        one, other = datagram(), datagram()
+        other.hold(1)
+        one.forward(0, 2)
+        other.hold(3)
+        other.forward(0)
+        other.release(1, 3)
+        one.forward(1)
+        other.forward(2)
+        one.forward(3)
+
+
+def routed_fragments(mode, vector):
+    """Of what is only routed no fragment waits for another."""
+    for indices in [(0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2)]:
+        for send in [mode.request, mode.reply]:
+            Datagram(mode, vector, send, 0x101).forward(*indices)
+
+
+def refused_fragments(mode, vector):
+    """No fragment leaves from inside (RFC 4787, REQ-14 asks for them; docs/operating.md says that they do not)."""
+    begin(mode, vector, UDP)
+    for index in [0, 1, 3]:
+        vector.drop(*Datagram(mode, vector, mode.request, 0x101).sent[index][:2], "snat_none")
+
+
+def errors(family):
+    """Errors of each type, to be put in front of a quote."""
+    if family is FOUR:
+        yield from [ICMP(type=3, code=code) for code in [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]]
+        yield from [ICMP(type=3, code=4, nexthopmtu=1280), ICMP(type=4), ICMP(type=11, code=0), ICMP(type=11, code=1)]
+        yield from [ICMP(type=12, code=0, ptr=8), ICMP(type=12, code=1), ICMP(type=12, code=2)]
+    else:
+        yield from [ICMPv6DestUnreach(code=code) for code in range(7)]
+        yield from [ICMPv6PacketTooBig(mtu=1280)]
+        yield from [ICMPv6TimeExceeded(code=code) for code in range(2)]
+        yield from [ICMPv6ParamProblem(code=code, ptr=40) for code in range(3)]
+
+
+def icmp(mode, vector):
+    """Errors about a connection follow it, and what they quote is as it was there (RFC 5508, section 4): 8 bytes of it, and all."""
+    header = 20 if mode.family is FOUR else 40
+    for layer in [TCP, UDP]:
+        begin(mode, vector, layer)
+        for error in errors(mode.family):
+            for length in [header + 8, 1000]:
+                for reporter in [mode.near(layer)[0][0], mode.near_router]:
+                    def about_reply(source, to, hops, is_far):
+                        sender = reporter
+                        if is_far and (mode.reports_as_local or reporter == mode.near(layer)[0][0]):
+                            sender = source[0]
+                        quote = bytes(packet(layer, to, source, 63, b"an answer, quoted", **flags(layer, "SA")))[:length]
+                        return ip(sender, to[0], hops) / error.copy() / Raw(quote)
+                    mode.request(vector, layer, lambda *ends: about_reply(*ends, ends[2] == 63))
+                for reporter in [mode.far(layer)[1][0], mode.far_router] if mode.has_replies else []:
+                    def about_request(source, to, hops, is_near):
+                        sender = source[0] if reporter == mode.far(layer)[1][0] or is_near and mode.hides_reporters else reporter
+                        quote = bytes(packet(layer, to, source, 63, b"a question, quoted", **flags(layer, "S")))[:length]
+                        return ip(sender, to[0], hops) / error.copy() / Raw(quote)
+                    mode.reply(vector, layer, lambda *ends: about_request(*ends, ends[2] == 63))
+
+
+def vectors():
+    for mode in MODES:
+        for what in [flows, options, fragments, icmp]:
+            vector = Vector(f"{mode.name}-every-{what.__name__}")
+            if what is fragments and isinstance(mode, (Routed, Snat)):
+                what = routed_fragments if isinstance(mode, Routed) else refused_fragments
+            what(mode, vector)
+            yield vector
