@@ -1,0 +1,171 @@
+"""Whom a service takes, and to which server: all ports, datagrams on their own, lists, limits, QUIC's connection ids, the PROXY protocol."""
+
+import ipaddress
+
+from scapy.layers.inet import TCP, UDP
+from scapy.packet import Raw
+
+from vector import FOUR, SIX, Vector, at_lan, at_wan, ip, mac, to_client, to_server
+
+
+class Service:
+    """A service by NAT of a family, and its packets one by one."""
+
+    def __init__(self, vector, family):
+        self.vector, self.family = vector, family
+
+    def _packet(self, layer, source, to, hops, payload, flags):
+        more = {"flags": flags} if layer is TCP else {}
+        return ip(source[0], to[0], hops) / layer(sport=source[1], dport=to[1], **more) / Raw(payload)
+
+    def request(self, layer, client, virtual, server, payload=b"data", flags="S"):
+        packet = lambda to, hops: self._packet(layer, client, to, hops, payload, flags)
+        self.vector.forward("wan", at_wan(packet((self.family.vip, virtual), 64), self.family.gateway),
+                            "lan", to_server(packet(server, 63)))
+
+    def reply(self, layer, client, virtual, server, payload=b"data", flags="SA"):
+        packet = lambda source, hops: self._packet(layer, source, client, hops, payload, flags)
+        self.vector.forward("lan", at_lan(packet(server, 64), server[0]),
+                            "wan", to_client(packet((self.family.vip, virtual), 63), self.family.gateway))
+
+    def refuse(self, layer, client, virtual, reason, how="drop", flags="S"):
+        frame = at_wan(self._packet(layer, client, (self.family.vip, virtual), 64, b"data", flags), self.family.gateway)
+        getattr(self.vector, how)("wan", frame, reason)
+
+
+def all_ports(name, family):
+    """To any port goes to the same port of a server, but for ports with a service of their own. Of one client's port each virtual port is a
+    connection."""
+    vector = Vector(name)
+    service, client = Service(vector, family), (family.client, 40112)
+    for number, port in enumerate([22, 443, 65535, 1]):
+        server = ([family.other, family.server][number % 2], port)
+        service.request(TCP, client, port, server)
+        service.reply(TCP, client, port, server)
+        service.request(TCP, client, port, server, flags="A")
+    service.request(TCP, client, 8443, (family.server, 443))
+    # Of a connection that there is not.
+    service.refuse(TCP, (family.client, 40113), 22, "no_connection", "punt", "A")
+    return vector
+
+
+def one_packet(name, family):
+    """Each datagram is scheduled on its own; a reply has the service's address, whoever asked."""
+    vector = Vector(name)
+    service, client = Service(vector, family), (family.client, 40112)
+    for number in range(6):
+        server = ([family.other, family.server][number % 2], 514)
+        service.request(UDP, client, 514, server)
+        service.reply(UDP, client, 514, server)
+    return vector
+
+
+def sources(name, family, denied, allowed):
+    """The longest prefix decides; who is denied begins nothing, and has an answer to nothing."""
+    vector = Vector(name)
+    service = Service(vector, family)
+    for number, address in enumerate(denied):
+        service.refuse(TCP, (address, 1000 + number), 91, "source_denied")
+    for number, address in enumerate(allowed):
+        client = (address, 1000 + number)
+        service.request(TCP, client, 91, (family.server, 91))
+        service.reply(TCP, client, 91, (family.server, 91))
+        service.request(TCP, client, 91, (family.server, 91), flags="A")
+    return vector
+
+
+def limits(name, family):
+    """A source has two connections; a third is for another source, or another day."""
+    vector = Vector(name)
+    service, client = Service(vector, family), family.client
+    for port in [1, 2]:
+        service.request(TCP, (client, port), 92, (family.server, 92))
+    for port in [3, 4]:
+        service.refuse(TCP, (client, port), 92, "source_limited")
+    # What there is goes on.
+    service.request(TCP, (client, 1), 92, (family.server, 92), flags="A")
+    service.request(TCP, (family.neighbour if family is SIX else "198.51.100.8", 3), 92, (family.server, 92))
+    # The service's own: three at once.
+    for port in range(3):
+        service.request(TCP, (client, 100 + port), 93, (family.server, 93))
+    for port in [103, 104]:
+        service.refuse(TCP, (client, port), 93, "rate_limited")
+    vector.wait(10)
+    service.request(TCP, (client, 104), 93, (family.server, 93))
+    return vector
+
+
+def quic(name, family):
+    """A datagram goes to the server that its connection id names (draft-ietf-quic-load-balancers-21, section 5.2, plaintext), from wherever it comes."""
+    vector = Vector(name)
+    service = Service(vector, family)
+    ids = {family.server: "ed793a", family.other: "51dc0e"}
+    for round in range(2):
+        for number, (server, identity) in enumerate(ids.items()):
+            # The first octet: three bits of the configuration, five of anything; the server's id; the nonce.
+            connection = bytes([0x1F]) + bytes.fromhex(identity) + bytes(range(5))
+            client = (str(ipaddress.ip_address(family.client) + 10 * round + number), 40000 + round)
+            # A short header (RFC 9000, section 17.3.1): fixed bit, and the id at once.
+            service.request(UDP, client, 443, (server, 443), b"\x41" + connection + b"protected payload, and more")
+            # A long one (RFC 8999, section 5.1).
+            long = b"\xe0\0\0\0\x01" + bytes([len(connection)]) + connection + b"\0" + b"protected"
+            service.request(UDP, client, 443, (server, 443), long)
+    return vector
+
+
+def proxy(name, family):
+    """In front of the stream the server hears who its client is (the PROXY protocol, version 2, section 2.2), in the acknowledgement that ends the
+    handshake; behind it all numbers are moved."""
+    vector = Vector(name)
+    four = family is FOUR
+    local = ("10.0.0.100" if four else "2001:db8:a::100", 5001)
+    client, virtual, server = (family.client, 40112), (family.vip, 81), (family.server, 8081)
+    octets = lambda end: ipaddress.ip_address(end[0]).packed
+    ports = client[1].to_bytes(2, "big") + virtual[1].to_bytes(2, "big")
+    # Version 2, PROXY; IPv4 or IPv6 over a stream; the length of what follows.
+    header = (b"\r\n\r\n\0\r\nQUIT\n" + bytes([0x21, 0x11 if four else 0x21]) + (12 if four else 36).to_bytes(2, "big")
+              + octets(client) + octets(virtual) + ports)
+    moved = len(header)
+
+    def segment(source, to, hops, payload, **tcp):
+        return ip(source[0], to[0], hops) / TCP(sport=source[1], dport=to[1], **tcp) / Raw(payload)
+
+    def request(flags, seq, ack, payload=b"", by=moved, front=b"", **more):
+        tcp = {"flags": flags, "ack": ack, **more}
+        vector.forward("wan", at_wan(segment(client, virtual, 64, payload, seq=seq, **tcp), family.gateway),
+                       "lan", to_server(segment(local, server, 63, front + payload, seq=seq + by, **tcp)))
+
+    def reply(flags, seq, ack, payload=b"", by=moved, come=[], leave=[]):
+        vector.forward("lan", at_lan(segment(server, local, 64, payload, flags=flags, seq=seq, ack=ack + by, options=come), server[0]),
+                       "wan", to_client(segment(virtual, client, 63, payload, flags=flags, seq=seq, ack=ack, options=leave), family.gateway))
+
+    request("S", 1000, 0, by=0, options=[("MSS", 1400)])
+    reply("SA", 5000, 1001, by=0, come=[("MSS", 1400)], leave=[("MSS", 1400 - moved)])
+    request("A", 1001, 5001, by=0, front=header)
+    # Whether it has arrived is not known yet, and the client would not repeat a bare acknowledgement: it is in front of the first data
+    # once more, of which the server drops what it has (RFC 9293, section 3.10.7.4). Once it has acknowledged it, no more.
+    request("PA", 1001, 5001, b"GET / HTTP/1.0\r\n\r\n", by=0, front=header)
+    reply("A", 5001, 1019)
+    request("PA", 1001, 5001, b"GET / HTTP/1.0\r\n\r\n")
+    # Of what follows something was lost: the blocks of SACK (RFC 2018) are moved as well.
+    request("A", 1119, 5001, b"later")
+    sack = lambda by: [("NOP", None), ("NOP", None), ("SAck", (1119 + by, 1124 + by))]
+    reply("A", 5001, 1019, come=sack(moved), leave=sack(0))
+    request("A", 1019, 5001, b"x" * 100)
+    reply("PA", 5001, 1124, b"an answer")
+    request("FA", 1124, 5010)
+    reply("FA", 5010, 1125)
+    request("A", 1125, 5011)
+    return vector
+
+
+def vectors():
+    yield proxy("fullnat-proxy", FOUR)
+    yield proxy("fullnat-ipv6-proxy", SIX)
+    for suffix, family in [("", FOUR), ("-ipv6", SIX)]:
+        yield all_ports(f"policy{suffix}-all-ports", family)
+        yield one_packet(f"policy{suffix}-one-packet", family)
+        yield limits(f"policy{suffix}-limits", family)
+        yield quic(f"policy{suffix}-quic", family)
+    yield sources("policy-sources", FOUR, ["198.51.100.7", "198.51.100.255", "203.0.113.9"], ["198.51.100.64", "198.51.100.127"])
+    yield sources("policy-ipv6-sources", SIX, ["2001:db8:c::7", "2001:db8:f::9"], ["2001:db8:c:1::1", "2001:db8:c:1:ffff::"])
