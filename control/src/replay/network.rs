@@ -11,7 +11,7 @@
 //! both families.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -191,10 +191,19 @@ fn of_ports<A: Family>(
     prefixes.filter_map(move |(index, prefix)| Some((index, A::of(what(prefix))?, prefix.length)))
 }
 
-/// The router's own addresses, virtual ones among them. They come first: of two routes with an equal prefix the first counts.
+/// The router's own addresses: virtual ones, and those of full NAT and source NAT, are among them, for `rvs run` has these on the twins, too. They
+/// come first: of two routes with an equal prefix the first counts.
 fn own_routes<A: Family>(config: &Config, own: &[(PortIndex, A, u8)]) -> Vec<Route<A>> {
-    let services = config.services.iter().filter_map(|service| A::of(service.address.ip()));
-    let addresses = own.iter().map(|&(_, address, _)| address).chain(services);
+    let services = config.services.iter().map(|service| service.address.ip());
+    let locals =
+        config.services.iter().flat_map(|service| &service.fullnat).flat_map(|fullnat| &fullnat.local);
+    let pools = config
+        .routing
+        .snats
+        .iter()
+        .flat_map(|snat| snat.outside.iter().map(|&outside| Ipv4Addr::from(outside).into()));
+    let placed = services.chain(locals.copied()).chain(pools).filter_map(A::of);
+    let addresses = own.iter().map(|&(_, address, _)| address).chain(placed);
     addresses.map(|address| Route { prefix: address, length: A::BITS, via: Via::Own }).collect()
 }
 

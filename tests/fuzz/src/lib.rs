@@ -34,11 +34,13 @@ const DR: &str = "
 [[service]]
 address = \"192.0.2.10:85\"
 mode = \"dr\"
+scheduler = \"rr\"
 [[service.server]]
 address = \"10.0.0.21\"
 [[service]]
 address = \"[2001:db8::10]:85\"
 mode = \"dr\"
+scheduler = \"rr\"
 [[service.server]]
 address = \"2001:db8:a::21\"
 ";
