@@ -128,7 +128,7 @@ impl Bench {
         let ports = 0..MACS.len();
         let packets = ports.flat_map(|port| (0..SERVICES.len() * 12).map(move |flow| (port, flow)));
         let met =
-            packets.map(|(port, flow)| made(flow / 12, port, (flow % 4) as u8, (flow % 12 >> 2) as u8, 0));
+            packets.map(|(port, flow)| made(flow / 12, port, (flow % 4) as u8, ((flow % 12) >> 2) as u8, 0));
         Bench { is_plain: true, ..Bench::of(&[NAT, DR].concat(), met) }
     }
 
