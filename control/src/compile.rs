@@ -116,6 +116,7 @@ fn describe(
     let dests = service.servers.iter().chain(&sorry).map(dest).collect();
     ServiceSpec {
         address: service.address,
+        ports: service.ports.clone(),
         protocol: service.protocol,
         mode: service.mode,
         scheduler: service.scheduler,

@@ -37,6 +37,7 @@ pub mod value;
 use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -400,6 +401,8 @@ impl fmt::Display for Prefix {
 pub struct Service {
     /// Virtual address and port; port 0 if it is of all ports that no other service has. Its servers' ports are 0 then, too.
     pub address: SocketAddr,
+    /// Of a service of all ports: those that it has of them, if not all. In ascending order, without touching each other.
+    pub ports: Vec<RangeInclusive<u16>>,
     /// Transport protocol.
     pub protocol: Protocol,
     /// How packets reach the real servers.

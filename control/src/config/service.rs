@@ -1,26 +1,29 @@
 //! `[[service]]` and its real servers.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use dataplane::service::{
     Limits, MAX_TIMEOUT_SECONDS, MAX_WEIGHT, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State,
     Timeouts,
 };
+use itertools::Itertools;
 
 use super::check::{names, narrow, one_of};
 use super::compare::{self, repeated};
 use super::limit::limit;
 use super::raw::{Field, Section};
 use super::sources::sources;
-use super::value::{self, SERVER, SOCKET};
+use super::value::{self, PORTS, SERVER, SOCKET};
 use super::{Server, ServerState, Service, availability, checks, fullnat, quic_lb, tunnel};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 17] = [
+const SERVICE_KEYS: [&str; 18] = [
     "address",
+    "ports",
     "protocol",
     "mode",
     "tunnel",
@@ -47,6 +50,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let protocol = section.or("protocol", Protocol::Tcp, |field| {
         one_of("protocol", &names(Protocol::ALL), Protocol::from_name, &field)
     });
+    let ports = section.or("ports", Vec::new(), |field| ports(&field, address));
     let modes = names(Mode::ALL);
     let mode = section
         .require("mode", format_args!("one of {}", modes.join(", ")))
@@ -103,6 +107,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let read = || {
         Some(Service {
             address: address?,
+            ports: ports?,
             protocol: protocol?,
             mode: mode?,
             tunnel: tunnel?,
@@ -123,6 +128,43 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
         })
     };
     (read(), sections)
+}
+
+/// Those of all ports that a service has.
+fn ports(field: &Field<'_>, service: Option<SocketAddr>) -> Option<Vec<RangeInclusive<u16>>> {
+    let mut ranges = field.all(|element| match element.is_integer() {
+        true => narrow(element.integer(1..=65_535)).map(|port: u16| port..=port),
+        false => element.parse(PORTS, value::ports),
+    })?;
+    if let Some(service) = service.filter(|service| service.port() != 0) {
+        return field.error(format_args!(
+            "the service is of port {} alone; expected address = \"{}\" with several ports",
+            service.port(),
+            SocketAddr::new(service.ip(), 0)
+        ));
+    }
+    if ranges.is_empty() {
+        return field.error("is empty; expected at least one port, or no such key for all of them");
+    }
+    ranges.sort_by_key(|range| *range.start());
+    if let Some((one, other)) = ranges.iter().tuple_windows().find(|(one, other)| one.end() >= other.start())
+    {
+        return field.error(format_args!(
+            "{} and {} overlap; expected each port once",
+            value::shown_ports(one),
+            value::shown_ports(other)
+        ));
+    }
+    // What touches is one.
+    Some(
+        ranges
+            .into_iter()
+            .coalesce(|one, other| match *one.end() + 1 == *other.start() {
+                true => Ok(*one.start()..=*other.end()),
+                false => Err((one, other)),
+            })
+            .collect(),
+    )
 }
 
 fn flags(field: &Field<'_>, scheduler: Option<Scheduler>) -> Option<Vec<SchedulerFlag>> {

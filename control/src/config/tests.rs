@@ -100,7 +100,7 @@ fn keys_and_syntax() {
             r#"scheduler = "sh""#,
             r#"schedular = "sh""#,
             r#"
-rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, persistence, one_packet, sources, limit, quic_lb, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
+rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, ports, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, persistence, one_packet, sources, limit, quic_lb, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
    33 | schedular = "sh"
       | ^^^^^^^^^
 rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for maglev
@@ -609,6 +609,35 @@ fn a_service_of_all_ports() {
     ] {
         let errors = service(keys).unwrap_err();
         assert!(errors.contains(message), "{errors}");
+    }
+}
+
+#[test]
+fn a_service_of_some_ports() {
+    let service = |port: u16, ports: &str| {
+        let text = format!("[[service]]\naddress = \"192.0.2.10:{port}\"\nmode = \"nat\"\nports = {ports}\n");
+        let services = parse_services(&text).map_err(|errors| errors.to_string())?;
+        Ok::<_, String>(services.into_iter().next().unwrap().ports)
+    };
+    assert_eq!(service(0, "[21, \"10000-20000\"]"), Ok(vec![21..=21, 10_000..=20_000]));
+    assert_eq!(
+        service(0, "[\"65000-65535\", 81, 80]"),
+        Ok(vec![80..=81, 65_000..=65_535]),
+        "what touches is one"
+    );
+    for (port, ports, message) in [
+        (0, "[]", "ports: is empty; expected at least one port, or no such key for all of them"),
+        (0, "[0]", "ports[0]: 0 is out of range; expected an integer from 1 to 65535"),
+        (0, "[\"90-80\"]", "ports[0]: \"90-80\" ends before it begins; expected a port or a range of them"),
+        (0, "[\"80-90\", 85]", "ports: 80-90 and 85 overlap; expected each port once"),
+        (
+            80,
+            "[81]",
+            "ports: the service is of port 80 alone; expected address = \"192.0.2.10:0\" with several ports",
+        ),
+    ] {
+        let errors = service(port, ports).unwrap_err();
+        assert!(errors.contains(message), "{ports}: {errors}");
     }
 }
 

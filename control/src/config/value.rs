@@ -31,6 +31,8 @@ pub const NETWORK: &str =
 /// What [`addresses`] reads.
 pub const ADDRESS_RANGE: &str = "ADDRESS or ADDRESS-ADDRESS, e.g. \"10.0.0.102-10.0.0.105\"";
 /// What [`ports`] reads.
+pub const PORTS: &str = "a port or a range of them, e.g. 80 or \"8080-8090\"";
+/// What [`ports`] reads, of more than one.
 pub const PORT_RANGE: &str = "FIRST-LAST, e.g. \"1024-65535\"";
 /// What [`port_name`] reads.
 pub const PORT_NAME: &str = "1 to 15 letters, digits, '_', '.' or '-'";
@@ -193,6 +195,14 @@ pub fn ports(typed: &str) -> Result<RangeInclusive<u16>, String> {
     });
     let ports = first?..=last?;
     if ports.is_empty() { Err(format!("{} ends before it begins", quoted(typed))) } else { Ok(ports) }
+}
+
+/// As [`ports`] reads it.
+pub fn shown_ports(ports: &RangeInclusive<u16>) -> String {
+    match ports.start() == ports.end() {
+        true => ports.start().to_string(),
+        false => format!("{}-{}", ports.start(), ports.end()),
+    }
 }
 
 /// The name of a Linux interface.

@@ -8,8 +8,9 @@ use dataplane::scheduler::Reason;
 use dataplane::service::{Scheduler, SchedulerFlag};
 use dataplane::table::DestId;
 use dataplane::wire::made::{Made, Piece};
+use itertools::Itertools;
 
-use crate::config::Service;
+use crate::config::{Service, value};
 use crate::ids::ServiceKey;
 
 /// Names that a sentence lists at the most.
@@ -87,7 +88,11 @@ pub fn unmatched(services: &[Service], made: &Made) -> String {
         .iter()
         .filter(|service| service.address.ip() == destination.ip())
         .map(|service| match service.address.port() {
-            0 => format!("{} on all ports", service.protocol),
+            0 if service.ports.is_empty() => format!("{} on all ports", service.protocol),
+            0 => {
+                let ports = service.ports.iter().map(value::shown_ports).join(", ");
+                format!("{} on the ports {ports}", service.protocol)
+            }
             port => format!("{} {port}", service.protocol),
         })
         .collect();

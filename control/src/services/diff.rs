@@ -14,7 +14,7 @@ use foldhash::HashMap;
 use itertools::Itertools;
 
 use crate::admin::api::{Change, Sign};
-use crate::config::{Server, Service};
+use crate::config::{Server, Service, value};
 use crate::ids::ServiceKey;
 
 /// What has to change for `old` to become `new`: in the order of `new`, then what is gone in the order of `old`.
@@ -99,6 +99,10 @@ fn thresholds(server: &Server) -> String {
 /// The settings of a service that differ, with both values where they are short.
 fn settings(old: &Service, new: &Service) -> Vec<String> {
     let names = |service: &Service| service.flags.iter().map(|flag| flag.name()).join("+");
+    let ports = |service: &Service| match service.ports.as_slice() {
+        [] => "all".to_owned(),
+        ports => ports.iter().map(value::shown_ports).join("+"),
+    };
     let port = |service: &Service| service.port.clone().unwrap_or_else(|| "any".to_owned());
     let (was, is) = (&old.availability, &new.availability);
     let without_values = [
@@ -119,6 +123,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
         ("hooks", was.hooks != is.hooks),
     ];
     let with_values = [
+        differs("ports", ports(old), ports(new)),
         differs("mode", old.mode, new.mode),
         differs("scheduler", old.scheduler, new.scheduler),
         differs("flags", names(old), names(new)),

@@ -116,7 +116,7 @@ pub(super) fn further<A: Family>(
     table: &Table,
 ) -> Option<Hit> {
     let Packet { source_port, destination_port, protocol, .. } = *packet;
-    if let Some(service) = snapshot.service_of_all_ports(destination, protocol) {
+    if let Some(service) = snapshot.service_of_all_ports(destination, destination_port, protocol) {
         let client = source.client(source_port, table);
         return Some((Direction::In, service, client.towards(destination_port)));
     }

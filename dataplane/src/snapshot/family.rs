@@ -241,13 +241,19 @@ impl Snapshot {
     ) -> Option<(ServiceIndex, u16)> {
         match self.service_at(address, port, protocol) {
             Some(service) => Some((service, 0)),
-            None => Some((self.service_of_all_ports(address, protocol)?, port)),
+            None => Some((self.service_of_all_ports(address, port, protocol)?, port)),
         }
     }
 
-    /// The service of all ports at a virtual address.
-    pub fn service_of_all_ports<A: Family>(&self, address: A, protocol: Protocol) -> Option<ServiceIndex> {
-        A::directory(self).has_all_ports.then(|| self.service_at(address, 0, protocol))?
+    /// The service of all ports at a virtual address, if it has this one.
+    pub fn service_of_all_ports<A: Family>(
+        &self,
+        address: A,
+        port: u16,
+        protocol: Protocol,
+    ) -> Option<ServiceIndex> {
+        let service = A::directory(self).has_all_ports.then(|| self.service_at(address, 0, protocol))??;
+        self.services[service as usize].has_port(port).then_some(service)
     }
 
     /// The endpoint of a service of all ports with this address.

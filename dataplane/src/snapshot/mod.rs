@@ -19,6 +19,7 @@ mod tunnel;
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use self::family::{Directory, WideIndex};
@@ -51,6 +52,8 @@ pub type EndpointIndex = u32;
 pub struct ServiceSpec {
     /// Virtual address and port, 0 if it is of all ports that no other service has: its servers' are 0, too, and packets keep theirs. All its servers' addresses are of the same family.
     pub address: SocketAddr,
+    /// Of a service of all ports: those that it has of them, if not all. In ascending order, without touching each other.
+    pub ports: Vec<RangeInclusive<u16>>,
     /// Protocol.
     pub protocol: Protocol,
     /// Forwarding mode.
@@ -124,6 +127,7 @@ impl ServiceSpec {
     pub fn new(address: impl Into<SocketAddr>, protocol: Protocol, mode: Mode) -> Self {
         ServiceSpec {
             address: address.into(),
+            ports: Vec::new(),
             protocol,
             mode,
             scheduler: Scheduler::Wlc,
@@ -174,6 +178,8 @@ impl DestSpec {
 /// A service, compiled.
 #[derive(Debug)]
 pub struct Service {
+    /// See [`ServiceSpec::ports`].
+    pub ports: Vec<RangeInclusive<u16>>,
     /// Protocol.
     pub protocol: Protocol,
     /// Forwarding mode.
@@ -224,6 +230,12 @@ impl Service {
             ByHash::Scheduler => self.picker.pick(flow),
             ByHash::Own(picker) => picker.pick(flow),
         }
+    }
+
+    /// Whether it has this port, if it is of all ports.
+    pub fn has_port(&self, port: u16) -> bool {
+        let before = self.ports.partition_point(|range| *range.end() < port);
+        self.ports.get(before).map_or(self.ports.is_empty(), |range| range.contains(&port))
     }
 
     /// How long a connection in this state may be silent.
@@ -517,6 +529,7 @@ impl Snapshot {
         let mut timeouts = spec.timeouts;
         timeouts.0[State::Template as usize] = spec.persistence.map_or(0, |persistence| persistence.seconds);
         self.services.push(Service {
+            ports: spec.ports.clone(),
             protocol: spec.protocol,
             mode: spec.mode,
             live: spec.live,

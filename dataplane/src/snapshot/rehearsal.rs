@@ -52,6 +52,7 @@ impl Snapshot {
                 mark,
                 waits,
                 timeouts,
+                ref ports,
                 ref sources,
                 ref limiter,
                 ref quic,
@@ -65,6 +66,7 @@ impl Snapshot {
                 ByHash::Own(picker) => ByHash::Own(picker.rehearsal(|_| None)),
             });
             copy.services.push(Service {
+                ports: ports.clone(),
                 protocol,
                 mode,
                 live,

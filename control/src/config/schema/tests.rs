@@ -119,6 +119,9 @@ impl Table {
             let address = document["service"][0]["address"].as_str().unwrap().replace(":80", ":0");
             document["service"][0]["address"] = json!(address);
         }
+        if document.pointer("/service/0/ports").is_some() {
+            document["service"][0]["address"] = json!("192.0.2.10:0");
+        }
         let flag = document.pointer("/service/0/flags/0").and_then(Value::as_str).unwrap_or_default();
         if let Some((scheduler, _)) = flag.split_once('-') {
             document["service"][0]["scheduler"] = json!(scheduler);

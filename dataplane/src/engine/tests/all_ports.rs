@@ -255,6 +255,31 @@ fn what_a_peer_tells_goes_on_at_its_port() {
 }
 
 #[test]
+fn of_some_ports_the_others_are_linux_and_a_client_has_one_server_for_its_own() {
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let mut rig = rig(protocol, Mode::Nat, &[1, 1]);
+        rig.spec.ports = vec![21..=21, 10_000..=20_000];
+        rig.spec.persistence = Some(Persistence { seconds: 300, prefix: 32, expire_quiescent: false });
+        rig.publish();
+        let server = to(&rig, protocol, 21, SYN).unwrap();
+        for port in [10_000, 15_000, 20_000] {
+            assert_eq!(to(&rig, protocol, port, SYN), Some(server), "port {port}");
+            from(&rig, protocol, server, port, &at(VIRTUAL, port));
+        }
+        for port in [1, 20, 22, 9999, 20_001, 65_535] {
+            let mut frame = packet(protocol, WAN_MAC, CLIENT, &at(VIRTUAL, port), SYN);
+            assert_eq!(rig.push(WAN, &mut frame), Verdict::Punt(Punt::NoService), "port {port}");
+        }
+        // Connections stay as they are known, but what a port that has gone brings concerns the service no more.
+        rig.spec.ports = vec![21..=21];
+        rig.publish();
+        assert_eq!(to(&rig, protocol, 21, ACK), Some(server));
+        let mut frame = packet(protocol, WAN_MAC, CLIENT, &at(VIRTUAL, 15_000), ACK);
+        assert_eq!(rig.push(WAN, &mut frame), Verdict::Punt(Punt::NoService));
+    }
+}
+
+#[test]
 fn of_ipv6_the_virtual_port_is_part_of_the_hash() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 1]);
     rig.spec.address = socket6("[2001:db8::10]:0").into();
