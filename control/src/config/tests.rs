@@ -630,6 +630,7 @@ fn a_service_of_some_ports() {
         (0, "[0]", "ports[0]: 0 is out of range; expected an integer from 1 to 65535"),
         (0, "[\"90-80\"]", "ports[0]: \"90-80\" ends before it begins; expected a port or a range of them"),
         (0, "[\"80-90\", 85]", "ports: 80-90 and 85 overlap; expected each port once"),
+        (0, "[\"80-90\", \"90-95\"]", "ports: 80-90 and 90-95 overlap; expected each port once"),
         (
             80,
             "[81]",
