@@ -105,6 +105,40 @@ fn every_port_that_no_other_service_has_leads_to_the_same_port_of_a_server_by_na
 }
 
 #[test]
+fn a_client_of_a_service_of_some_ports_has_one_server_for_them_and_linux_for_the_others() -> Result<()> {
+    harness::with_cluster(Layout::TwoArmed, |cluster| {
+        let mut servers = Vec::new();
+        for (index, (machine, name)) in cluster.real_servers.iter().zip(NAMES).enumerate() {
+            for port in [21, 10_007, 9] {
+                servers.push(Server::tcp_echo(machine, cluster.endpoint(index, port), name)?);
+            }
+        }
+        let all = (0..3).map(|index| SocketAddr::from(cluster.endpoint(index, 0)));
+        let service = service(Service::tcp("nat", vip(0)), all);
+        let service = service.setting("ports = [21, \"10000-20000\"]").setting("persistence = {}");
+        let router = cluster.start_router(&cluster.config().service(service))?;
+        let mut names = Vec::new();
+        for (port, from) in [21, 10_007, 21].into_iter().zip(40_000..) {
+            let (stream, name) = open(cluster, (CLIENT, from).into(), vip(port).into())?;
+            client::close(stream)?;
+            names.push(name);
+        }
+        ensure!(names.iter().all(|name| *name == names[0]), "{names:?}");
+
+        // The servers listen there, the router does not.
+        let refused = cluster.client.enter(|| {
+            let socket = client::bound((CLIENT, 40_100))?;
+            Ok(socket.connect(&SocketAddr::from(vip(9)).into()))
+        })?;
+        ensure!(refused.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused));
+
+        let list = router.list()?;
+        ensure!(list.contains(&format!("TCP  {VIP}:0 rr persistent 300 ports 21,10000-20000\n")), "{list}");
+        router.finish()
+    })
+}
+
+#[test]
 fn a_client_of_a_persistent_service_of_all_ports_has_one_server_by_direct_routing() -> Result<()> {
     harness::with_cluster(Layout::OneArmed, |cluster| {
         let mut servers = Vec::new();

@@ -57,7 +57,7 @@ pub fn targets(service: &Service, server: &Server) -> impl Iterator<Item = Targe
     checks.iter().map(move |check| Target { address: check.target(address), check: check.clone() })
 }
 
-/// Compiles a snapshot, in which a service is live if its virtual address is, and flows are hashed by a key.
+/// Compiles a snapshot, in which a service is live if its virtual address is and it is wanted, and flows are hashed by a key.
 #[expect(clippy::too_many_arguments, reason = "all that a snapshot is made of")]
 pub fn compile(
     generation: u64,
@@ -70,7 +70,10 @@ pub fn compile(
     fibs: Fibs,
 ) -> Snapshot {
     let describe = |service: &Service| {
-        let live = is_live(service.address.ip());
+        // A service of all ports that is gone would have what comes to other ports than its connections': which ones were its own,
+        // nobody may know any more.
+        let is_gone = service.address.port() == 0 && services.is_gone(service);
+        let live = is_live(service.address.ip()) && !is_gone;
         describe(service, flow_key, services, effects, ids, live)
     };
     let specs: Vec<ServiceSpec> = services.present().iter().map(describe).collect();
@@ -228,7 +231,10 @@ mod tests {
     use dataplane::snat::SnatTimeouts;
 
     use super::*;
-    use crate::services::tests::services;
+    use tokio::time::Instant;
+
+    use crate::services::Changes;
+    use crate::services::tests::{reload, services};
 
     const TWIN: u32 = 7;
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -264,6 +270,43 @@ mod tests {
 
     fn ports() -> [PortLink; 1] {
         [PortLink { ifindex: TWIN, mac: MAC, mtu: 1500, device: Arc::new(Known::made_up()) }]
+    }
+
+    #[test]
+    fn a_service_of_all_ports_that_is_gone_begins_no_connections() {
+        let file = |ports| {
+            services(&format!(
+                "[[service]]\naddress = '192.0.2.10:{ports}\nmode = 'nat'\n\
+                 [[service.server]]\naddress = '10.0.0.11'\n"
+            ))
+        };
+        let lives = |services: &Services| {
+            let (effects, mut ids) = (Effects::default(), Ids::new(1));
+            let fibs = Fibs { four: fib(&mirror(), &ports()), six: fib(&mirror(), &ports()) };
+            let snapshot = compile(1, 1, services, &effects, &mut ids, |_| true, Vec::new(), fibs);
+            snapshot.services.iter().map(|service| service.live).collect::<Vec<_>>()
+        };
+        let now = Instant::now();
+        let mut reloaded = Services::new(file("0'\nports = [21]"));
+        let members = reloaded.members();
+        // With other ports it is the same.
+        reload(&mut reloaded, file("0'\nports = [22]"), now);
+        assert_eq!(lives(&reloaded), [true]);
+        reload(&mut reloaded, Vec::new(), now);
+        assert_eq!(
+            (reloaded.present()[0].ports.as_slice(), lives(&reloaded)),
+            ([22..=22].as_slice(), vec![false])
+        );
+        // The next program knows by its connections only that there was one.
+        let mut restarted = Services::new(Vec::new());
+        restarted.come_back(members.clone(), &Changes::default(), now);
+        assert_eq!(lives(&restarted), [false]);
+        // One that has lost its servers is still there.
+        let mut without = file("0'\nports = [21]");
+        without[0].servers.clear();
+        let mut restarted = Services::new(without);
+        restarted.come_back(members, &Changes::default(), now);
+        assert_eq!(lives(&restarted), [true]);
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub struct Service {
     pub protocol: String,
     /// Virtual address and port.
     pub address: SocketAddr,
+    /// Of a service of some ports (`address` has port 0): ports and ranges of them, as `21` and `10000-20000`. Else there are none.
+    #[serde(default)]
+    pub ports: Vec<String>,
     /// As in the configuration, e.g. `wlc`.
     pub scheduler: String,
     /// Options of the scheduler, e.g. `sh-port`.

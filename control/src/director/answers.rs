@@ -18,7 +18,7 @@ use super::metrics::Gathered;
 use crate::admin::{self, Flush, Order, Stop, api, capture, explain, upgrade};
 use crate::capture::Capture;
 use crate::compile::targets;
-use crate::config::{Server, Service};
+use crate::config::{Server, Service, value};
 use crate::events::Events;
 use crate::explain::Explainer;
 use crate::ids::{ServerKey, ServiceKey};
@@ -187,6 +187,7 @@ impl Director {
         api::Service {
             protocol: service.protocol.name().to_owned(),
             address: service.address,
+            ports: service.ports.iter().map(value::shown_ports).collect(),
             scheduler: service.scheduler.name().to_owned(),
             // In ipvsadm's order, whatever the file's.
             flags: SchedulerFlag::ALL

@@ -69,7 +69,11 @@ pub fn services(
                 let ops = if service.one_packet { " ops" } else { "" };
                 let shut = service.syn_flood.is_some_and(|flood| flood.shut);
                 let flood = if shut { "  SYN flood" } else { "" };
-                writeln!(out, "{name} {scheduler}{flags}{persistent}{ops}{withdrawn}{flood}")?;
+                let ports = match service.ports.as_slice() {
+                    [] => String::new(),
+                    ports => format!(" ports {}", ports.join(",")),
+                };
+                writeln!(out, "{name} {scheduler}{flags}{persistent}{ops}{ports}{withdrawn}{flood}")?;
             }
             Columns::Persistent | Columns::Thresholds => writeln!(out, "{name} {}", service.scheduler)?,
             Columns::Stats => numbered(out, &name, &stats(&service.stats, numbers))?,
@@ -224,6 +228,7 @@ mod tests {
         Service {
             protocol: protocol.to_owned(),
             address: address.parse().unwrap(),
+            ports: Vec::new(),
             scheduler: scheduler.to_owned(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             mode: "nat".to_owned(),
@@ -307,6 +312,15 @@ TCP  [2001:db8::80]:80 mh (mh-port)
         web.withdrawn = Some("rvs stops".to_owned());
         let text = listed(&[web], Columns::State, Numbers::Scaled);
         assert!(text.ends_with("TCP  192.0.2.10:80 mh (mh-port)  withdrawn: rvs stops\n"), "{text}");
+    }
+
+    #[test]
+    fn a_service_of_some_ports_says_which() {
+        let mut ftp = service("tcp", "192.0.2.10:0", "wlc", &[], vec![]);
+        ftp.ports = ["21", "10000-20000"].map(str::to_owned).to_vec();
+        ftp.withdrawn = Some("rvs stops".to_owned());
+        let text = listed(&[ftp], Columns::State, Numbers::Scaled);
+        assert!(text.ends_with("192.0.2.10:0 wlc ports 21,10000-20000  withdrawn: rvs stops\n"), "{text}");
     }
 
     #[test]

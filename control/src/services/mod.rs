@@ -136,6 +136,14 @@ impl Services {
         self.leaving.contains_key(&(service, server))
     }
 
+    /// Whether a service is not wanted any more itself, and only there for servers that are leaving.
+    pub fn is_gone(&self, service: &Service) -> bool {
+        let key = ServiceKey::of(service);
+        !service.servers.is_empty()
+            && service.servers.iter().all(|server| self.is_leaving(key, server.address))
+            && service_of(&self.running, key).is_none()
+    }
+
     /// Whether connections of this server are to be reset.
     pub fn is_resetting(&self, service: ServiceKey, server: SocketAddr) -> bool {
         self.leaving.get(&(service, server)).is_some_and(|leaving| leaving.how == OnRemove::Reset)

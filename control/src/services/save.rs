@@ -175,6 +175,20 @@ server = [{ address = "10.0.0.11:53" }]
     }
 
     #[test]
+    fn a_service_that_was_added_live_keeps_its_ports() {
+        let settings = serde_json::json!({
+            "address": "192.0.2.20:0", "mode": "nat", "ports": [21, "10000-20000"]
+        });
+        let (file, text) = (services(FILE), text_of(&settings).unwrap());
+        let added = crate::config::parse_services(&text).unwrap().remove(0);
+        let running = [file.clone(), vec![added]].concat();
+        let text = save(FILE, &file, &running, |key| (key.address.port() == 0).then(|| text.clone()));
+        let saved = services(&text.unwrap());
+        assert_eq!(saved, running);
+        assert_eq!(saved[2].ports, [21..=21, 10_000..=20_000]);
+    }
+
+    #[test]
     fn nothing_changes_nothing() {
         assert_eq!(saved(|_| ()), FILE);
     }

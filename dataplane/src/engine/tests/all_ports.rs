@@ -280,6 +280,42 @@ fn of_some_ports_the_others_are_linux_and_a_client_has_one_server_for_its_own() 
 }
 
 #[test]
+fn of_some_ports_of_ipv6_the_others_are_linux() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    rig.spec.address = socket6("[2001:db8::10]:0").into();
+    rig.spec.ports = vec![21..=21, 10_000..=20_000];
+    rig.spec.dests[0].address = socket6(&server6(1, 0)).into();
+    publish6(&mut rig);
+    let none = Verdict::Punt(Punt::NoService);
+    for (port, expected) in [
+        (20, none),
+        (21, Verdict::Forward(LAN)),
+        (22, none),
+        (9999, none),
+        (10_000, Verdict::Forward(LAN)),
+        (20_000, Verdict::Forward(LAN)),
+        (20_001, none),
+    ] {
+        let virtual_ = format!("[2001:db8::10]:{port}");
+        let mut frame = packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (CLIENT6, &virtual_), (SYN, 64), &[]);
+        assert_eq!(rig.push(WAN, &mut frame), expected, "port {port}");
+    }
+    // Once it is gone, its connections go on, and all else is Linux', whatever its ports were.
+    (rig.spec.live, rig.spec.ports) = (false, Vec::new());
+    publish6(&mut rig);
+    for (port, flags, expected) in [
+        (21, ACK, Verdict::Forward(LAN)),
+        (21, SYN | ACK, Verdict::Forward(LAN)),
+        (80, SYN, none),
+        (80, ACK, none),
+    ] {
+        let virtual_ = format!("[2001:db8::10]:{port}");
+        let mut frame = packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (CLIENT6, &virtual_), (flags, 64), &[]);
+        assert_eq!(rig.push(WAN, &mut frame), expected, "port {port}");
+    }
+}
+
+#[test]
 fn of_ipv6_the_virtual_port_is_part_of_the_hash() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 1]);
     rig.spec.address = socket6("[2001:db8::10]:0").into();

@@ -90,6 +90,7 @@ impl Backend for Example {
         Ok(vec![api::Service {
             protocol: "tcp".to_owned(),
             address: "192.0.2.10:80".parse()?,
+            ports: self.list("8080-8090".to_owned()),
             scheduler: "sh".to_owned(),
             flags: self.list("sh-port".to_owned()),
             mode: "nat".to_owned(),
