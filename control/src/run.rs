@@ -6,6 +6,7 @@
 //! another program ([`upgrade`]).
 
 use std::cell::RefCell;
+use std::iter;
 use std::net::UdpSocket;
 use std::path::Path;
 use std::rc::Rc;
@@ -45,7 +46,7 @@ use crate::events::{Events, Kind};
 use crate::health::checks_at_once;
 use crate::keep;
 use crate::memory;
-use crate::net::{Twin, Watcher};
+use crate::net::{Linux, Twin, Watcher};
 use crate::ports::{self, Open, Pools, Slot, Watch};
 use crate::root::Root;
 use crate::services::Services;
@@ -179,7 +180,7 @@ async fn start(
     let _claims = claims(&config)?;
     let kept = keep::claim(&config)?;
     let speaker = sync::bind(&config)?;
-    let devices: Vec<Device> = (0..config.ports.len()).map(|index| Device::of(&config, index)).collect();
+    let devices: Vec<Device> = (0..config.wires().len()).map(|index| Device::of(&config, index)).collect();
     let nodes = memory::nodes_of_nics(&Root::new(Path::new("/")), &config);
     let eal = Eal::init(&devices::eal_arguments(&config, &devices, control_cores, &nodes));
     let eal =
@@ -270,17 +271,22 @@ async fn with_eal(
         let is_awaited = machine.lacks(&config.ports[index].device);
         let open = ports::open(&config, index, device, is_awaited, eal, &mut pools)?;
         let Open { port, queues: pairs, pool, known, mac, plug } = open;
-        let tap = inheritance.as_mut().and_then(|old| old.item(&Item::Twin(name.clone())));
-        let twin = Rc::new(match tap {
-            Some(tap) => Twin::inherit(&linux, tap, name, mac, mtu, ipv6).await?,
-            None => Twin::create(&linux, name, mac, mtu, ipv6).await?,
-        });
+        let twin = twin(&linux, &mut inheritance, name, mac, mtu, ipv6).await?;
         links.push(PortLink { ifindex: twin.ifindex(), mac, mtu, device: known });
         twins.push(twin);
         ports.push((port, plug));
         queues.push(pairs);
         packets.push(pool);
     }
+    for port in &config.ports[devices.len()..] {
+        let wire = port.tag.map_or(0, |tag| usize::from(tag.port));
+        let PortLink { mac, device, .. } = links[wire].clone();
+        let twin = twin(&linux, &mut inheritance, &port.name, mac, port.mtu, ipv6).await?;
+        links.push(PortLink { ifindex: twin.ifindex(), mac, mtu: port.mtu, device });
+        twins.push(twin);
+        packets.push(packets[wire]);
+    }
+    let vlans = Arc::new(config.vlans());
     // On a twin, or on any other interface.
     let link = sync::ipvs::open(&config)?;
     let placed = match &inheritance {
@@ -307,8 +313,13 @@ async fn with_eal(
         give_up_capabilities(&config, eal)?;
     }
     let events = Events::default();
-    let watched = config.ports.iter().zip(&links).zip(&twins);
-    let watched = watched.map(|((port, link), twin)| (port.name.clone(), link.device.clone(), twin.clone()));
+    let watched = config.wires().iter().zip(&links).zip(&twins);
+    let watched = watched.enumerate().map(|(index, ((port, link), twin))| {
+        let tags = config.ports.iter().map(|port| port.tag).zip(&twins);
+        let on_wire = tags.filter(|(tag, _)| tag.is_some_and(|tag| usize::from(tag.port) == index));
+        let others = on_wire.map(|(_, twin)| twin.clone());
+        (port.name.clone(), link.device.clone(), iter::once(twin.clone()).chain(others).collect())
+    });
     let reopen: Rc<Notify> = Rc::default();
     let is_upgrade = inheritance.is_some();
     let watch = Watch::new(linux.clone(), events.clone(), reopen.clone(), watched.collect(), is_upgrade);
@@ -361,6 +372,7 @@ async fn with_eal(
         index,
         count: counters.len(),
         queues: queues.iter_mut().map(|pairs| pairs.remove(0)).collect(),
+        vlans: vlans.clone(),
         table: table.clone(),
         snapshots: director.subscribe(),
         counters: counters[index].clone(),
@@ -489,6 +501,22 @@ async fn with_eal(
     }
     tracing::info!("stopped");
     result.map(|()| hand_over)
+}
+
+/// A port's twin: the predecessor's, if there is one.
+async fn twin(
+    linux: &Linux,
+    inheritance: &mut Option<Inheritance>,
+    name: &str,
+    mac: [u8; 6],
+    mtu: u16,
+    ipv6: bool,
+) -> Result<Rc<Twin>> {
+    let tap = inheritance.as_mut().and_then(|old| old.item(&Item::Twin(name.to_owned())));
+    Ok(Rc::new(match tap {
+        Some(tap) => Twin::inherit(linux, tap, name, mac, mtu, ipv6).await?,
+        None => Twin::create(linux, name, mac, mtu, ipv6).await?,
+    }))
 }
 
 /// Everything is open: what only the start needed is given up, by this thread and EAL's.

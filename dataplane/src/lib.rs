@@ -21,6 +21,7 @@
 //! | [`changes`] | connections that peer routers should hear of |
 //! | [`capture`] | samples of packets for operators |
 //! | [`exchange`] | another device for a port, while the workers run |
+//! | [`vlan`] | tagged networks: ports of their own on one wire |
 //! | [`worker`] | the polling loop on a core: ports, punts, idling |
 
 pub mod admission;
@@ -42,5 +43,6 @@ pub mod snat;
 mod sync;
 pub mod table;
 pub mod tcp;
+pub mod vlan;
 pub mod wire;
 pub mod worker;

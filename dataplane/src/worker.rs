@@ -33,6 +33,7 @@ use crate::fib::PortIndex;
 use crate::fragments::Waiting;
 use crate::snapshot::{Snapshot, Subscriber};
 use crate::table::Table;
+use crate::vlan::{self, Vlans};
 
 /// How long a sweep over the whole table takes.
 pub(crate) const SWEEP_SECONDS: u64 = 4;
@@ -81,8 +82,10 @@ pub struct Worker<P = ()> {
     pub index: usize,
     /// How many workers there are.
     pub count: usize,
-    /// Its queue pair of each port, in the order of the snapshot's ports.
+    /// Its queue pair of each port with a device, in the order of the snapshot's ports.
     pub queues: Vec<(RxQueue, TxQueue)>,
+    /// The tagged networks on these, which are the snapshot's other ports.
+    pub vlans: Arc<Vlans>,
     /// The connections.
     pub table: Arc<Table>,
     /// The configuration.
@@ -112,6 +115,7 @@ impl<P: Probe> Worker<P> {
             index,
             count,
             queues,
+            vlans,
             table,
             mut snapshots,
             counters,
@@ -124,7 +128,7 @@ impl<P: Probe> Worker<P> {
         } = self;
         let engine = Engine::new(index, table.clone(), counters.clone()).noting(changes);
         let (mut receivers, transmitters): (Vec<RxQueue>, Vec<TxQueue>) = queues.into_iter().unzip();
-        let mut output = Output::new(transmitters, counters.clone(), slow_path, Tap::new(capture));
+        let mut output = Output::new(transmitters, vlans, counters.clone(), slow_path, Tap::new(capture));
         let mut sweeper = Sweeper::new(share(table.buckets(), index, count), clock::tsc(), clock::tsc_hz());
         let mut waiting = Waiting::default();
         let mut rest = Rest::new(idle);
@@ -175,7 +179,7 @@ fn forward(
     waiting: &mut Waiting<Mbuf>,
     probe: &mut impl Probe,
 ) -> usize {
-    let Path { lcore, engine, snapshot, now } = *path;
+    let lcore = path.lcore;
     let mut received = 0;
     let mut burst: Batch<BURST> = Batch::new();
     let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
@@ -192,14 +196,10 @@ fn forward(
         received += length;
         counters.bursts.add(1);
         counters.received.add(length as u64);
-        let is_tapped = output.tap.before(burst.as_slice());
-        let common = engine.process(snapshot, now, port, burst.as_mut_slice(), &mut verdicts, probe);
-        if is_tapped {
-            output.tap.after(port, burst.as_slice(), &verdicts, clock::tsc());
-        }
-        match common {
-            Some(to) => output.send(lcore, to, &mut burst),
-            None => output.distribute(path, port, &mut burst, &verdicts, waiting),
+        if output.carriers[usize::from(port)] {
+            take_sorted(path, port, &mut burst, output, waiting, &mut verdicts, probe);
+        } else {
+            take(path, port, &mut burst, output, waiting, &mut verdicts, probe);
         }
         if !waiting.is_empty() {
             output.settle(path, waiting, true);
@@ -213,10 +213,74 @@ fn forward(
     received
 }
 
+/// The same for a port that carries tagged networks: what is of one of them is a burst of its own.
+#[cold]
+#[inline(never)]
+fn take_sorted(
+    path: &Path<'_>,
+    wire: PortIndex,
+    burst: &mut Batch<BURST>,
+    output: &mut Output,
+    waiting: &mut Waiting<Mbuf>,
+    verdicts: &mut [Verdict; BURST],
+    probe: &mut impl Probe,
+) {
+    let mut ports = [wire; BURST];
+    for (mbuf, port) in burst.iter_mut().zip(&mut ports) {
+        *port = output.vlans.receive(wire, mbuf);
+    }
+    // In order of what came first. What is of another network waits for the next round.
+    let mut left = 0..burst.len();
+    while let Some(first) = left.next() {
+        let port = ports[first];
+        let (mut same, mut others) = (Batch::<BURST>::new(), Batch::<BURST>::new());
+        let mut kept = 0;
+        for (place, mbuf) in burst.drain().enumerate() {
+            // There is room for a whole burst in each.
+            if ports[place] == port {
+                let _ = same.push(mbuf);
+            } else {
+                let _ = others.push(mbuf);
+                ports[kept] = ports[place];
+                kept += 1;
+            }
+        }
+        take(path, port, &mut same, output, waiting, verdicts, probe);
+        std::mem::swap(burst, &mut others);
+        left = 0..kept;
+    }
+}
+
+/// Takes what came in on a port through the data path, and gives it where it is to go.
+#[inline(always)]
+fn take(
+    path: &Path<'_>,
+    port: PortIndex,
+    burst: &mut Batch<BURST>,
+    output: &mut Output,
+    waiting: &mut Waiting<Mbuf>,
+    verdicts: &mut [Verdict; BURST],
+    probe: &mut impl Probe,
+) {
+    let is_tapped = output.tap.before(burst.as_slice());
+    let common = path.engine.process(path.snapshot, path.now, port, burst.as_mut_slice(), verdicts, probe);
+    if is_tapped {
+        output.tap.after(port, burst.as_slice(), verdicts, clock::tsc());
+    }
+    match common {
+        Some(to) => output.send(path.lcore, to, burst),
+        None => output.distribute(path, port, burst, verdicts, waiting),
+    }
+}
+
 /// Where packets go: a batch and a queue for each port, Linux, back to the pool; and samples of them to who captures.
 struct Output {
     transmitters: Vec<TxQueue>,
+    /// Of each port, tagged networks among them.
     batches: Vec<Batch<BURST>>,
+    vlans: Arc<Vlans>,
+    /// Whether a port's wire has tagged networks.
+    carriers: Vec<bool>,
     dropped: Batch<BURST>,
     counters: Arc<WorkerCounters>,
     slow_path: SlowPath,
@@ -225,10 +289,17 @@ struct Output {
 }
 
 impl Output {
-    fn new(transmitters: Vec<TxQueue>, counters: Arc<WorkerCounters>, slow_path: SlowPath, tap: Tap) -> Self {
-        let batches = transmitters.iter().map(|_| Batch::new()).collect();
+    fn new(
+        transmitters: Vec<TxQueue>,
+        vlans: Arc<Vlans>,
+        counters: Arc<WorkerCounters>,
+        slow_path: SlowPath,
+        tap: Tap,
+    ) -> Self {
+        let carriers: Vec<bool> = (0..).zip(&transmitters).map(|(port, _)| vlans.are_on(port)).collect();
+        let batches = (0..carriers.len() + vlans.len()).map(|_| Batch::new()).collect();
         let (dropped, allowance) = (Batch::new(), Allowance::default());
-        Output { transmitters, batches, dropped, counters, slow_path, allowance, tap }
+        Output { transmitters, batches, vlans, carriers, dropped, counters, slow_path, allowance, tap }
     }
 
     /// Sends a whole burst out of one port, behind what waits for it already.
@@ -237,7 +308,27 @@ impl Output {
         if !self.batches[port].is_empty() {
             self.flush_port(lcore, port);
         }
-        transmit(&mut self.transmitters[port], lcore, burst, &self.counters);
+        match self.transmitters.get_mut(port) {
+            Some(transmitter) => transmit(transmitter, lcore, burst, &self.counters),
+            None => self.send_tagged(lcore, port, burst),
+        }
+    }
+
+    /// Sends a whole burst to a tagged network.
+    #[cold]
+    #[inline(never)]
+    fn send_tagged(&mut self, lcore: &Lcore, port: usize, burst: &mut Batch<BURST>) {
+        let Some(tag) = self.vlans.tag(port as PortIndex) else { return burst.clear() };
+        let mut tagged: Batch<BURST> = Batch::new();
+        for mut mbuf in burst.drain() {
+            // The headroom of a packet is far larger than all headers that are put in front of one.
+            if vlan::put(&mut mbuf, tag.id) {
+                let _ = tagged.push(mbuf);
+            } else {
+                self.counters.dropped(Drop::TxFull, 1);
+            }
+        }
+        transmit(&mut self.transmitters[usize::from(tag.port)], lcore, &mut tagged, &self.counters);
     }
 
     /// Gives every packet of a burst where its verdict says.
@@ -315,7 +406,13 @@ impl Output {
     }
 
     fn flush_port(&mut self, lcore: &Lcore, port: usize) {
-        transmit(&mut self.transmitters[port], lcore, &mut self.batches[port], &self.counters);
+        match self.transmitters.get_mut(port) {
+            Some(transmitter) => transmit(transmitter, lcore, &mut self.batches[port], &self.counters),
+            None => {
+                let mut burst = std::mem::take(&mut self.batches[port]);
+                self.send_tagged(lcore, port, &mut burst);
+            }
+        }
     }
 
     /// Hands a packet to Linux; whether there was room.
@@ -346,8 +443,13 @@ impl Output {
         let mut taken = 0;
         // `is_empty` costs two loads; `pop` on an empty queue costs a fence.
         while taken < INJECT_SLICE && !injects.is_empty() {
-            let Some((port, mbuf)) = injects.pop() else { break };
+            let Some((port, mut mbuf)) = injects.pop() else { break };
             taken += 1;
+            let port = match self.vlans.tag(port) {
+                Some(tag) if vlan::put(&mut mbuf, tag.id) => tag.port,
+                Some(_) => continue,
+                None => port,
+            };
             let mut one: Batch<1> = Batch::new();
             let _ = one.push(mbuf);
             let sent = self.transmitters[usize::from(port)].send(lcore, &mut one);
@@ -382,6 +484,18 @@ impl Frame for Mbuf {
 
     fn is_vlan_stripped(&self) -> bool {
         Mbuf::is_vlan_stripped(self)
+    }
+
+    fn vlan(&self) -> Option<u16> {
+        self.vlan_tci()
+    }
+
+    fn take_vlan(&mut self) -> Option<u16> {
+        Mbuf::take_vlan(self)
+    }
+
+    fn advance(&mut self, count: usize) -> bool {
+        Mbuf::advance(self, count)
     }
 
     fn prepend(&mut self, count: usize) -> bool {

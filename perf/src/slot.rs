@@ -55,6 +55,12 @@ impl Frame for Roomy {
         &mut self.memory[self.from..self.to]
     }
 
+    fn advance(&mut self, count: usize) -> bool {
+        let is_long = count <= self.to - self.from;
+        self.from += if is_long { count } else { 0 };
+        is_long
+    }
+
     fn prepend(&mut self, count: usize) -> bool {
         let is_room = count <= self.from;
         self.from -= if is_room { count } else { 0 };

@@ -377,9 +377,21 @@ pub struct Port {
     pub queues: u32,
     /// What decides about a packet's queue; null with one queue, or if that is the device's own business.
     pub hashed: Option<Hashed>,
-    /// What it can do, and what is used of it; null if an older RVS answers.
+    /// What it can do, and what is used of it; null of a tagged network, or if an older RVS answers.
     #[serde(default)]
     pub device: Option<Device>,
+    /// Whose wire it is on, and as which, if it is a tagged network.
+    #[serde(default)]
+    pub vlan: Option<Vlan>,
+}
+
+/// What a tagged network is (IEEE 802.1Q).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vlan {
+    /// The port with the device.
+    pub port: String,
+    /// VLAN identifier.
+    pub id: u16,
 }
 
 /// The device of a port: what it can do, and what is used of it.

@@ -13,6 +13,7 @@ use dataplane::admission::Sources;
 use dataplane::scheduler::FLOW_KEY;
 use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
 use dataplane::snat::SnatSpec;
+use dataplane::vlan::Tag;
 
 use super::compare::{self, repeated};
 use super::error::{ConfigErrors, Report, Source, quoted};
@@ -22,8 +23,8 @@ use super::sources::sources;
 use super::sync::sync;
 use super::value::{self, DEVICE, MAC, PORT_NAME, PREFIX};
 use super::{
-    Admin, Config, DEFAULT_SOCKET, Eal, Idle, IpvsSync, Port, Routing, Run, Scheduling, Service, Sync, Table,
-    VirtualAddresses, Workers, file, service, snat, tcp,
+    Admin, Config, DEFAULT_SOCKET, Eal, Idle, IpvsSync, Port, Prefix, Routing, Run, Scheduling, Service,
+    Sync, Table, VirtualAddresses, Workers, file, service, snat, tcp,
 };
 
 /// Cores that Linux can be built for on x86-64.
@@ -105,6 +106,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         "ipvs_sync",
         "sources",
         "port",
+        "vlan",
         "service",
     ]);
     let eal = root.optional("eal", |field| eal(&field.section()?));
@@ -119,8 +121,13 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
     let ipvs_sync = root.optional("ipvs_sync", |field| ipvs_sync(&field.section()?));
     let sources = sources(root);
 
-    let port_sections = root.require("port", "at least one [[port]]").map(|_| root.sections("port"))?;
-    let ports: Vec<Option<Port>> = port_sections.iter().map(port).collect();
+    let mut port_sections = root.require("port", "at least one [[port]]").map(|_| root.sections("port"))?;
+    let mut ports: Vec<Option<Port>> = port_sections.iter().map(port).collect();
+    let vlan_sections = root.sections("vlan");
+    let vlans: Vec<Option<Port>> = vlan_sections.iter().map(|section| vlan(section, &ports)).collect();
+    compare::vlans(&vlan_sections, &vlans);
+    port_sections.extend(vlan_sections);
+    ports.extend(vlans);
     compare::ports(&port_sections, &ports);
 
     let snat_sections = root.sections("snat");
@@ -304,7 +311,58 @@ fn port(section: &Section<'_>) -> Option<Port> {
     let device = section.require("device", DEVICE).and_then(|field| field.parse(DEVICE, value::device));
     let mtu: Option<u16> = section.or("mtu", 1500, |field| narrow(field.integer(576..=9000)));
     let descriptors = section.or("descriptors", 1024, |field| narrow(field.integer(64..=32_768)));
-    let addresses = section.or("addresses", Vec::new(), |field| {
+    let addresses = addresses(section, mtu);
+    let mac = section.optional("mac", |field| field.parse(MAC, value::mac));
+    Some(Port {
+        name: name?,
+        device: device?,
+        tag: None,
+        mtu: mtu?,
+        descriptors: descriptors?,
+        addresses: addresses?,
+        mac: mac?,
+    })
+}
+
+/// A tagged network on the wire of one of these ports.
+fn vlan(section: &Section<'_>, ports: &[Option<Port>]) -> Option<Port> {
+    const ID: &str = "the network's number, 1 to 4094";
+    const WIRE: &str = "the name of the [[port]] whose wire it is on";
+    section.known(&["name", "port", "id", "mtu", "addresses"]);
+    let id = section.require("id", ID).and_then(|field| narrow::<u16>(field.integer(1..=4094)));
+    let place = section.require("port", WIRE).and_then(|field| {
+        field.parse(WIRE, |typed| {
+            let is_it = |port: &Option<Port>| port.as_ref().is_some_and(|port| port.name == typed);
+            ports.iter().position(is_it).ok_or_else(|| format!("there is no port {}", quoted(typed)))
+        })
+    });
+    let port = place.and_then(|place| ports[place].as_ref());
+    let name = match section.get("name") {
+        Some(field) => field.parse(PORT_NAME, value::port_name),
+        None => port.zip(id).and_then(|(port, id)| {
+            value::port_name(&format!("{}.{id}", port.name))
+                .map_err(|error| section.error(format_args!("{error}; expected {PORT_NAME}")))
+                .ok()
+        }),
+    };
+    let most = port.map_or(9000, |port| port.mtu);
+    let mtu: Option<u16> = section.or("mtu", most, |field| narrow(field.integer(576..=most.into())));
+    let addresses = addresses(section, mtu);
+    let (port, place) = (port?, place? as u16);
+    Some(Port {
+        name: name?,
+        device: String::new(),
+        tag: Some(Tag { port: place, id: id? }),
+        mtu: mtu?,
+        descriptors: port.descriptors,
+        addresses: addresses?,
+        mac: port.mac,
+    })
+}
+
+/// The addresses of a twin with this MTU.
+fn addresses(section: &Section<'_>, mtu: Option<u16>) -> Option<Vec<Prefix>> {
+    section.or("addresses", Vec::new(), |field| {
         field.all(|address| {
             let prefix = address.parse(PREFIX, value::prefix)?;
             match mtu {
@@ -315,15 +373,6 @@ fn port(section: &Section<'_>) -> Option<Port> {
                 _ => Some(prefix),
             }
         })
-    });
-    let mac = section.optional("mac", |field| field.parse(MAC, value::mac));
-    Some(Port {
-        name: name?,
-        device: device?,
-        mtu: mtu?,
-        descriptors: descriptors?,
-        addresses: addresses?,
-        mac: mac?,
     })
 }
 

@@ -48,6 +48,16 @@ pub(super) fn ports(sections: &[Section<'_>], ports: &[Option<Port>]) {
     }
 }
 
+/// Each network once on a wire.
+pub(super) fn vlans(sections: &[Section<'_>], vlans: &[Option<Port>]) {
+    let mut tags = Firsts::default();
+    for (section, vlan) in sections.iter().zip(vlans) {
+        if let (Some(Port { tag: Some(tag), .. }), Some(field)) = (vlan, section.get("id")) {
+            tags.add(*tag, field, || format!("VLAN {} of this port", tag.id), "each once on a port");
+        }
+    }
+}
+
 /// Each real server once in a service.
 pub(super) fn servers(sections: &[Section<'_>], servers: &[Option<Server>]) {
     let mut addresses = Firsts::default();

@@ -77,7 +77,7 @@ impl Config {
                 wrong(&key, format!("this machine has no core {core} online; expected one of {online}"));
             }
         }
-        for (index, port) in self.ports.iter().enumerate() {
+        for (index, port) in self.wires().iter().enumerate() {
             let key = format!("port[{index}].device");
             if let Some(obstacle @ (Obstacle::Absent(_) | Obstacle::NoNic(..))) =
                 machine.obstacle(&port.device)
@@ -119,7 +119,7 @@ impl Config {
         let document = Document::parse(&self.source)?;
         let report = Report::new(self.source.clone());
         let wrong = |key: &str, message: String| report.error(document.find(key), key, message);
-        for (index, port) in self.ports.iter().enumerate() {
+        for (index, port) in self.wires().iter().enumerate() {
             // That another RVS has it is told by its claim.
             if let Some(obstacle) = machine.obstacle(&port.device).filter(|obstacle| !obstacle.is_rvs()) {
                 wrong(&format!("port[{index}].device"), self.with_remedy(&obstacle));
@@ -149,7 +149,7 @@ impl Config {
     pub(crate) fn first_ipv6(&self) -> Option<String> {
         let ports = self.ports.iter().enumerate().find_map(|(index, port)| {
             let place = port.addresses.iter().position(|prefix| prefix.address.is_ipv6())?;
-            Some(format!("port[{index}].addresses[{place}]"))
+            Some(format!("{}.addresses[{place}]", self.key_of_port(index)))
         });
         ports.or_else(|| {
             let index = self.services.iter().position(|service| service.address.is_ipv6())?;

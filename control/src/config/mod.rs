@@ -46,6 +46,7 @@ use dataplane::quic;
 use dataplane::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
 use dataplane::snapshot::TunnelSpec;
 use dataplane::snat::SnatSpec;
+use dataplane::vlan::{Tag, Vlans};
 use dataplane::wire::ipv4;
 
 pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
@@ -90,7 +91,7 @@ pub struct Config {
     pub ipvs_sync: Option<IpvsSync>,
     /// `[sources]`: whose connections may begin at any service, if not everybody's.
     pub sources: Option<Arc<Sources>>,
-    /// `[[port]]`: at least one.
+    /// `[[port]]`, at least one; and behind these `[[vlan]]`.
     pub ports: Vec<Port>,
     /// `[[service]]`: possibly none.
     pub services: Vec<Service>,
@@ -189,6 +190,24 @@ impl Config {
         self.ports.iter().find(|port| port.is_near(local)).unwrap_or_else(|| self.port_of(service))
     }
 
+    /// The ports with devices, which come first.
+    pub fn wires(&self) -> &[Port] {
+        &self.ports[..self.ports.iter().position(|port| port.tag.is_some()).unwrap_or(self.ports.len())]
+    }
+
+    /// The tagged networks on these.
+    pub fn vlans(&self) -> Vlans {
+        Vlans::new(self.wires().len(), self.ports.iter().filter_map(|port| port.tag))
+    }
+
+    /// The key of a port's table.
+    pub(crate) fn key_of_port(&self, index: usize) -> String {
+        match index.checked_sub(self.wires().len()) {
+            None => format!("port[{index}]"),
+            Some(index) => format!("vlan[{index}]"),
+        }
+    }
+
     /// The users as whom programs of the operator's are to run, each with its key.
     pub fn users(&self) -> impl Iterator<Item = (String, &User)> {
         self.services.iter().enumerate().flat_map(|(index, service)| {
@@ -218,7 +237,8 @@ impl Config {
             ("admin.tcp.listen", listens(self) == listens(new)),
             ("sync", self.sync == new.sync),
             ("ipvs_sync", self.ipvs_sync == new.ipvs_sync),
-            ("port", self.ports.len() == new.ports.len()),
+            ("port", self.wires().len() == new.wires().len()),
+            ("vlan", self.ports.len() == new.ports.len()),
         ];
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
             return Some((*key).to_owned());
@@ -230,16 +250,19 @@ impl Config {
         {
             return Some(key);
         }
+        let keys = new;
         self.ports.iter().zip(&new.ports).enumerate().find_map(|(index, (old, new))| {
             let same = [
                 ("name", old.name == new.name),
                 ("device", old.device == new.device),
+                ("id", old.tag.map(|tag| tag.id) == new.tag.map(|tag| tag.id)),
+                ("port", old.tag == new.tag),
                 ("mtu", old.mtu == new.mtu),
                 ("descriptors", old.descriptors == new.descriptors),
                 ("addresses", old.addresses == new.addresses),
                 ("mac", old.mac == new.mac),
             ];
-            same.iter().find(|(_, same)| !same).map(|(key, _)| format!("port[{index}].{key}"))
+            same.iter().find(|(_, same)| !same).map(|(key, _)| format!("{}.{key}", keys.key_of_port(index)))
         })
     }
 }
@@ -344,8 +367,10 @@ pub struct Admin {
 pub struct Port {
     /// Name of the twin.
     pub name: String,
-    /// PCI address, vdev string without index, or the name of a device that `eal.args` creates.
+    /// PCI address, vdev string without index, or the name of a device that `eal.args` creates. Empty for a tagged network.
     pub device: String,
+    /// Whose wire it is on, and as which, if it is a tagged network.
+    pub tag: Option<Tag>,
     /// Largest IP packet.
     pub mtu: u16,
     /// Descriptors of each receive and transmit ring.

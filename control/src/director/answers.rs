@@ -231,7 +231,12 @@ impl Director {
             hashed: link.device.hashed().map(|dpdk::Hashed { addresses, tcp_ports, udp_ports }| {
                 api::Hashed { addresses, tcp_ports, udp_ports }
             }),
-            device: Some(link.device.describe()),
+            // A network's is the port's that it is on.
+            device: port.tag.is_none().then(|| link.device.describe()),
+            vlan: port.tag.map(|tag| api::Vlan {
+                port: self.config.ports[usize::from(tag.port)].name.clone(),
+                id: tag.id,
+            }),
         });
         api::Counters {
             generation: self.generation,

@@ -65,10 +65,20 @@ impl Director {
         let Some(link) = self.ports.get_mut(port).filter(|link| link.mac != mac) else { return };
         link.mac = mac;
         let ifindex = link.ifindex;
+        // What is on its wire shows the same MAC.
+        let mut twins = vec![ifindex];
+        for (other, link) in self.config.ports.iter().zip(&mut self.ports) {
+            if other.tag.is_some_and(|tag| usize::from(tag.port) == port) {
+                link.mac = mac;
+                twins.push(link.ifindex);
+            }
+        }
         self.rivals.know(self.ports.iter().map(|link| link.mac).collect());
-        if let Err(error) = self.watcher.handle().restore_mac(ifindex, mac).await {
-            let (port, error) = (&self.config.ports[port].name, format!("{error:#}"));
-            tracing::error!(port, error, "the twin has not got the MAC of its port's device");
+        for ifindex in twins {
+            if let Err(error) = self.watcher.handle().restore_mac(ifindex, mac).await {
+                let (port, error) = (&self.config.ports[port].name, format!("{error:#}"));
+                tracing::error!(port, error, "the twin has not got the MAC of its port's device");
+            }
         }
         self.fibs = None;
         self.publish();

@@ -80,7 +80,7 @@ mod tests {
     fn found(device: &str, queues: u32, hashed: Option<[bool; 3]>) -> Vec<String> {
         let hashed =
             hashed.map(|[addresses, tcp_ports, udp_ports]| api::Hashed { addresses, tcp_ports, udp_ports });
-        let port = |name: &str| api::Port { name: name.to_owned(), queues, hashed, device: None };
+        let port = |name: &str| api::Port { name: name.to_owned(), queues, hashed, device: None, vlan: None };
         let findings = judge(&config(device, ""), &[port("wan"), port("unknown")]);
         assert!(findings.iter().all(|finding| finding.subject == "port wan"));
         short(&findings)

@@ -140,21 +140,31 @@ pub(crate) fn ports(out: &mut impl Write, ports: &Ports) -> io::Result<()> {
             |port: &&api::Port| port.device.as_ref().is_some_and(|device| device.name == card.address);
         ports.running.iter().find(is_it)
     };
+    let with_vlans = |out: &mut dyn Write, port: &api::Port| {
+        running(out, port)?;
+        ports.running.iter().try_for_each(|other| match &other.vlan {
+            Some(vlan) if vlan.port == port.name => {
+                writeln!(out, "    port {} runs: VLAN {} of {}", other.name, vlan.id, port.name)
+            }
+            _ => Ok(()),
+        })
+    };
     for card in &ports.nics {
         paragraph(out, card)?;
-        of(card).map_or(Ok(()), |port| running(out, port))?;
+        of(card).map_or(Ok(()), |port| with_vlans(out, port))?;
     }
     // Those of virtual devices.
-    let is_shown = |port: &&api::Port| ports.nics.iter().any(|card| of(card) == Some(*port));
+    let is_shown =
+        |port: &&api::Port| port.vlan.is_some() || ports.nics.iter().any(|card| of(card) == Some(*port));
     for port in ports.running.iter().filter(|port| !is_shown(port)) {
         writeln!(out, "{}", port.device.as_ref().map_or("an unknown device", |device| &device.name))?;
-        running(out, port)?;
+        with_vlans(out, port)?;
     }
     Ok(())
 }
 
 /// What a port runs with, of what it could.
-fn running(out: &mut impl Write, port: &api::Port) -> io::Result<()> {
+fn running(out: &mut dyn Write, port: &api::Port) -> io::Result<()> {
     let Some(device) = &port.device else { return writeln!(out, "    port {} runs", port.name) };
     let api::Device { driver, mac, mtu, max_queues, rx_descriptors, tx_descriptors, .. } = device;
     let link = api::LinkText { up: device.link_up, speed: device.link_speed };
@@ -288,12 +298,21 @@ mod tests {
                 queues: 1,
                 hashed: None,
                 device: Some(device("net_tap1", "both")),
+                vlan: None,
             },
             api::Port {
                 name: "old".to_owned(),
                 queues: 2,
                 hashed: Some(hashed),
                 device: Some(device("0000:83:00.0", "source")),
+                vlan: None,
+            },
+            api::Port {
+                name: "lan.7".to_owned(),
+                queues: 1,
+                hashed: None,
+                device: None,
+                vlan: Some(api::Vlan { port: "lan".to_owned(), id: 7 }),
             },
         ];
         let found = Ports::collect(&root, Some(&config), running);
@@ -325,6 +344,7 @@ net_tap1
       queues 1 of 8, descriptors 1024 to receive, 512 to send
       spread by nothing, with one queue; it could hash ipv4 ipv4-tcp
       offloads that are not used: VLAN_STRIP / nothing
+    port lan.7 runs: VLAN 7 of lan
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
         let json = serde_json::to_value(&found).unwrap();

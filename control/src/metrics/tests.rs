@@ -153,7 +153,7 @@ fn port(name: &str, link_up: bool, link_speed: Option<u32>) -> api::Port {
         link_speed,
         trouble: None,
     };
-    api::Port { name: name.to_owned(), queues: 2, hashed: None, device: Some(device) }
+    api::Port { name: name.to_owned(), queues: 2, hashed: None, device: Some(device), vlan: None }
 }
 
 fn text(servers: u32) -> String {

@@ -27,7 +27,7 @@ const POOL_CACHE: u32 = 512;
 /// How many packets there can be at a time: full queues, and what workers and control hold.
 pub fn packets(config: &Config) -> u32 {
     let workers = config.workers.cores.len() as u32;
-    let in_queues: u32 = config.ports.iter().map(|port| 2 * u32::from(port.descriptors) * workers).sum();
+    let in_queues: u32 = config.wires().iter().map(|port| 2 * u32::from(port.descriptors) * workers).sum();
     let in_slow_path = (slowpath::PUNTS + slowpath::INJECTS * config.workers.cores.len()) as u32;
     // In caches, and in workers' hands.
     let with_threads = 2 * POOL_CACHE * (workers + 1);

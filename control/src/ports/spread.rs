@@ -27,14 +27,20 @@ pub(super) fn key() -> Result<&'static [u8; LONGEST_KEY]> {
 
 /// The side of a packet on which clients are, when it comes in by this port.
 pub(super) fn side(config: &Config, index: usize) -> Side {
-    let port = &config.ports[index];
+    // It, or a tagged network on its wire.
+    let is_here = |(place, port): (usize, &crate::config::Port)| {
+        place == index || port.tag.is_some_and(|tag| usize::from(tag.port) == index)
+    };
+    let is_near = |address| {
+        config.ports.iter().enumerate().any(|(place, port)| is_here((place, port)) && port.is_near(address))
+    };
     let replies = config.services.iter().filter(|service| !service.mode.is_one_way());
     let mut replies = replies.flat_map(|service| &service.servers);
-    let replies = replies.any(|server| port.is_near(server.address.ip()));
+    let replies = replies.any(|server| is_near(server.address.ip()));
     let mut requests = config.services.iter().map(|service| service.address.ip());
     let requests = requests.any(|address| {
         // One in nobody's network comes by a route, and hardly from where the servers are.
-        port.is_near(address) || !replies && !config.ports.iter().any(|port| port.is_near(address))
+        is_near(address) || !replies && !config.ports.iter().any(|port| port.is_near(address))
     });
     match (requests, replies) {
         (true, false) => Side::Source,

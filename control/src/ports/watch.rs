@@ -65,7 +65,8 @@ pub struct Watch {
 struct One {
     name: String,
     known: Arc<Known>,
-    twin: Rc<Twin>,
+    /// The port's own, and those of the tagged networks on its wire.
+    twins: Vec<Rc<Twin>>,
     told: Option<bool>,
     /// What the twin has.
     carrier: Option<bool>,
@@ -81,13 +82,13 @@ impl Watch {
         linux: Linux,
         events: Events,
         reopen: Rc<Notify>,
-        ports: Vec<(String, Arc<Known>, Rc<Twin>)>,
+        ports: Vec<(String, Arc<Known>, Vec<Rc<Twin>>)>,
         is_upgrade: bool,
     ) -> Watch {
-        let one = |(name, known, twin)| One {
+        let one = |(name, known, twins)| One {
             name,
             known,
-            twin,
+            twins,
             told: None,
             carrier: None,
             has_complained: false,
@@ -192,7 +193,11 @@ impl One {
         if self.carrier == Some(link.up) {
             return;
         }
-        match linux.set_carrier(self.twin.ifindex(), link.up).await {
+        let mut done = Ok(());
+        for twin in &self.twins {
+            done = done.and(linux.set_carrier(twin.ifindex(), link.up).await);
+        }
+        match done {
             Ok(()) => self.carrier = Some(link.up),
             // It is tried again, and said once.
             Err(error) if !self.has_complained => {
@@ -289,7 +294,7 @@ mod tests {
             back: Cell::new(None),
             tries: Cell::new(0),
         };
-        let ports = vec![("wan".to_owned(), known.clone(), twin)];
+        let ports = vec![("wan".to_owned(), known.clone(), vec![twin])];
         let watch = Watch::new(linux, events.clone(), Rc::default(), ports, is_upgrade);
         (port, watch, known, events)
     }

@@ -34,6 +34,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use dataplane::counters::Drop;
 use dataplane::engine::Verdict;
 use dataplane::fib::PortIndex;
+use dataplane::vlan::{self, Vlans};
 use dataplane::wire::ethernet::{Ethernet, Mac};
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 use pcap_file::{DataLink, TsResolution};
@@ -107,6 +108,7 @@ pub fn run(config: &Config, order: &Order, out: &mut impl Write) -> Result<End> 
         summary: Summary { ports: ports.iter().map(of_port).collect(), ..Summary::default() },
         strangers: vec![None; ports.len()],
         ports: &ports,
+        vlans: config.vlans(),
         router,
         began: 0,
         expected,
@@ -120,6 +122,7 @@ pub fn run(config: &Config, order: &Order, out: &mut impl Write) -> Result<End> 
 struct Replay<'a, W> {
     order: &'a Order,
     ports: &'a [String],
+    vlans: Vlans,
     router: Router<Parcel>,
     /// When the first packet came, in nanoseconds since 1970.
     began: u64,
@@ -183,12 +186,15 @@ impl<W: Write> Replay<'_, W> {
 
     /// One packet, `now` after the first one.
     fn one(&mut self, parcel: &mut Parcel, now: u64) -> Result<()> {
+        if !self.order.summary {
+            parcel.came.clone_from(&parcel.frame);
+        }
+        parcel.port = self.vlans.receive(parcel.port, parcel);
         let port = parcel.port;
         self.summary.ports[usize::from(port)].received += 1;
         let fate = if self.order.summary {
             Fate::of(self.router.take(now, port, parcel))
         } else {
-            parcel.came.clone_from(&parcel.frame);
             self.router.explain(now, port, parcel)
         };
         self.done(parcel, &fate)?;
@@ -229,7 +235,13 @@ impl<W: Write> Replay<'_, W> {
         Ok(())
     }
 
+    /// What leaves by a tagged network leaves by the port that it is on, too, with its tag.
     fn leave(&mut self, port: PortIndex, parcel: &Parcel) -> Result<()> {
+        if let Some(tag) = self.vlans.tag(port) {
+            let mut tagged = parcel.clone();
+            vlan::put(&mut tagged, tag.id);
+            self.leave(tag.port, &tagged)?;
+        }
         self.summary.ports[usize::from(port)].sent += 1;
         if let Some(output) = self.outputs.get_mut(&port) {
             output.write(parcel)?;

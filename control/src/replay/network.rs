@@ -82,8 +82,14 @@ impl Network {
     /// Whoever a packet may be forwarded to becomes known.
     pub fn meet_all(&mut self, frame: &[u8]) {
         let Some(ethernet) = Ethernet::parse(frame) else { return };
-        let packet = &frame[ethernet::HEADER..];
-        match ethernet.ethertype {
+        let mut packet = &frame[ethernet::HEADER..];
+        let mut ethertype = ethernet.ethertype;
+        if let (ethernet::VLAN, Some((tag, rest))) =
+            (ethertype, packet.split_first_chunk::<{ ethernet::TAG }>())
+        {
+            (ethertype, packet) = (u16::from_be_bytes([tag[2], tag[3]]), rest);
+        }
+        match ethertype {
             ethernet::IPV4 => self.four.meet_ends(packet),
             ethernet::IPV6 => self.six.meet_ends(packet),
             _ => {}
@@ -169,7 +175,14 @@ fn ports(config: &Config, macs: &[(String, Mac)]) -> Result<Vec<Port>> {
         let given = macs.iter().rev().find(|(name, _)| *name == port.name).map(|(_, mac)| *mac);
         Port { mac: given.or(port.mac).unwrap_or_else(|| number.mac()), mtu: port.mtu }
     };
-    Ok((1..).zip(&config.ports).map(port).collect())
+    let mut ports: Vec<Port> = (1..).zip(&config.ports).map(port).collect();
+    // A network shows the MAC of the port that it is on.
+    for (index, port) in config.ports.iter().enumerate() {
+        if let Some(tag) = port.tag {
+            ports[index].mac = ports[usize::from(tag.port)].mac;
+        }
+    }
+    Ok(ports)
 }
 
 /// The number of the port with this name; the error says which there are.

@@ -27,6 +27,10 @@ impl Frame for Parcel {
         &mut self.frame
     }
 
+    fn advance(&mut self, count: usize) -> bool {
+        self.frame.advance(count)
+    }
+
     fn prepend(&mut self, count: usize) -> bool {
         self.frame.prepend(count)
     }

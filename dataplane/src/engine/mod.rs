@@ -68,6 +68,16 @@ pub trait Frame {
     fn is_vlan_stripped(&self) -> bool {
         false
     }
+    /// The VLAN tag that the device has taken out of it.
+    fn vlan(&self) -> Option<u16> {
+        None
+    }
+    /// The same, which is forgotten then.
+    fn take_vlan(&mut self) -> Option<u16> {
+        None
+    }
+    /// Makes it shorter by so many bytes in front; false, and it stays as it is, if there are not so many in one piece.
+    fn advance(&mut self, count: usize) -> bool;
     /// Makes it longer by so many bytes in front, whatever is in them; false, and it stays as it is, if there is no room.
     fn prepend(&mut self, count: usize) -> bool;
     /// Starts to load its first bytes.
@@ -81,6 +91,12 @@ impl Frame for Vec<u8> {
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         self
+    }
+
+    fn advance(&mut self, count: usize) -> bool {
+        let is_long = count <= self.len();
+        self.drain(..if is_long { count } else { 0 });
+        is_long
     }
 
     fn prepend(&mut self, count: usize) -> bool {

@@ -7,10 +7,13 @@ mod field {
 
     pub const DESTINATION: Range<usize> = 0..6;
     pub const SOURCE: Range<usize> = 6..12;
-    pub const ADDRESSES: Range<usize> = 0..12;
     pub const TYPE: usize = 12;
 }
 
+/// Where destination and source are.
+pub const ADDRESSES: std::ops::Range<usize> = 0..12;
+/// Length of an 802.1Q tag, which is between the addresses and the type of what is inside.
+pub const TAG: usize = 4;
 /// Length of the header.
 pub const HEADER: usize = 14;
 /// EtherType of IPv4.
@@ -59,6 +62,20 @@ pub fn around_ipv4(addresses: &[u8; 12]) -> [u8; HEADER] {
     header
 }
 
+/// The control information of a frame's 802.1Q tag; `None` if it has none, or ends before the type of what is inside.
+#[inline]
+pub fn tag(frame: &[u8]) -> Option<u16> {
+    let header = frame.first_chunk::<{ HEADER + TAG }>()?;
+    (read16(header, field::TYPE) == VLAN).then(|| read16(header, HEADER))
+}
+
+/// Writes an 802.1Q tag with this control information between the addresses and the type of a frame that has room there.
+#[inline]
+pub fn write_tag(frame: &mut [u8], tag: u16) {
+    frame[field::TYPE..HEADER].copy_from_slice(&VLAN.to_be_bytes());
+    frame[HEADER..HEADER + 2].copy_from_slice(&tag.to_be_bytes());
+}
+
 /// Whether an address is multicast or broadcast.
 #[inline]
 pub const fn is_group(mac: &Mac) -> bool {
@@ -68,5 +85,5 @@ pub const fn is_group(mac: &Mac) -> bool {
 /// Writes destination and source, in this order, into a frame that has a header.
 #[inline]
 pub fn write_addresses(frame: &mut [u8; HEADER], addresses: &[u8; 12]) {
-    frame[field::ADDRESSES].copy_from_slice(addresses);
+    frame[ADDRESSES].copy_from_slice(addresses);
 }

@@ -106,6 +106,13 @@ impl Mbuf {
         (fields.ol_flags & dpdk_sys::RVS_MBUF_RX_VLAN != 0).then_some(fields.vlan_tci)
     }
 
+    /// The same, which is forgotten then.
+    pub fn take_vlan(&mut self) -> Option<u16> {
+        let tag = self.vlan_tci().filter(|_| self.is_vlan_stripped())?;
+        self.fields_mut().ol_flags &= !(dpdk_sys::RVS_MBUF_RX_VLAN | dpdk_sys::RVS_MBUF_RX_VLAN_STRIPPED);
+        Some(tag)
+    }
+
     /// The hash by which the device chose the queue, if it tells.
     #[inline(always)]
     pub fn rss_hash(&self) -> Option<u32> {
@@ -140,6 +147,20 @@ impl Mbuf {
         fields.data_off -= count as u16;
         fields.pkt_len += count as u32;
         Some(&mut self.data_mut()[..count])
+    }
+
+    /// Cuts `count` bytes off the front of a contiguous packet. Nothing happens to one that has not so many, or a chain; then the
+    /// answer is false.
+    pub fn advance(&mut self, count: usize) -> bool {
+        let fields = self.fields_mut();
+        if fields.nb_segs != 1 || count > usize::from(fields.data_len) {
+            return false;
+        }
+        // It is no more than data_len.
+        fields.data_off += count as u16;
+        fields.data_len -= count as u16;
+        fields.pkt_len -= count as u32;
+        true
     }
 
     /// Cuts a contiguous packet off after `length` bytes, as the padding of a short frame is cut off.

@@ -72,6 +72,13 @@ impl Table {
             document = contents;
         }
         // What a value elsewhere decides.
+        if let (Some(name), Some(vlans)) =
+            (document.pointer("/port/0/name").cloned(), document["vlan"].as_array_mut())
+        {
+            for vlan in vlans.iter_mut().filter(|vlan| vlan["port"].is_string()) {
+                vlan["port"] = name.clone();
+            }
+        }
         if ["timeouts/udp", "one_packet", "quic_lb", "server/0/quic_id"]
             .iter()
             .any(|key| document.pointer(&format!("/service/0/{key}")).is_some())

@@ -140,8 +140,9 @@ impl Backend for Example {
             link_speed: self.maybe(10_000),
             trouble: self.maybe("removed".to_owned()),
         };
+        let vlan = self.maybe(api::Vlan { port: "wan".to_owned(), id: 100 });
         let (hashed, device) = (self.maybe(hashed), self.maybe(device));
-        let port = api::Port { name: "wan".to_owned(), queues: 2, hashed, device };
+        let port = api::Port { name: "wan".to_owned(), queues: 2, hashed, device, vlan };
         let table = api::Table::default();
         Ok(api::Counters {
             generation: 1,
