@@ -114,7 +114,7 @@ rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none f
 rvs.toml:1:1: workers: missing; expected a table [workers] with cores = [...]
     1 | 
       | ^
-rvs.toml:7:2: worker: unknown key (did you mean workers?); expected one of eal, run, workers, table, routing, scheduling, snat, admin, sync, ipvs_sync, sources, port, service
+rvs.toml:7:2: worker: unknown key (did you mean workers?); expected one of eal, run, workers, table, routing, scheduling, snat, admin, sync, ipvs_sync, sources, port, vlan, service
     7 | [worker]
       |  ^^^^^^"#,
         ),
@@ -197,7 +197,7 @@ rvs.toml:44:9: service[0].server[1].check: is a table; expected true or false
 rvs.toml:12:1: workers.table: unknown key; expected one of cores, idle, control_cores
    12 | table = 3
       | ^^^^^
-rvs.toml:13:2: x: unknown key; expected one of eal, run, workers, table, routing, scheduling, snat, admin, sync, ipvs_sync, sources, port, service
+rvs.toml:13:2: x: unknown key; expected one of eal, run, workers, table, routing, scheduling, snat, admin, sync, ipvs_sync, sources, port, vlan, service
    13 | [x]
       |  ^"#,
         ),
@@ -205,7 +205,7 @@ rvs.toml:13:2: x: unknown key; expected one of eal, run, workers, table, routing
             "[table]",
             "[a.b]",
             r#"
-rvs.toml:12:2: a: unknown key; expected one of eal, run, workers, table, routing, scheduling, snat, admin, sync, ipvs_sync, sources, port, service
+rvs.toml:12:2: a: unknown key; expected one of eal, run, workers, table, routing, scheduling, snat, admin, sync, ipvs_sync, sources, port, vlan, service
    12 | [a.b]
       |  ^"#,
         ),

@@ -382,3 +382,49 @@ fn orders_that_make_no_sense() {
     assert!(bench.refused(&order([of("wan", bench.path("none"))])).starts_with("D/none: No such file"));
     assert!(!bench.path("y").exists(), "nothing is written when something is wrong");
 }
+
+/// Two tagged networks on one wire: a request leaves with the servers' tag, and a reply with the clients'.
+#[test]
+fn a_router_on_a_stick() {
+    let wan = "name = \"wan\"\ndevice = \"net_null\"\n";
+    let stick = CONFIG
+        .replacen(
+            "[[port]]\nname = \"wan\"",
+            "[[port]]\nname = \"trunk\"\ndevice = \"net_null\"\n[[vlan]]\nname = \"wan\"",
+            1,
+        )
+        .replacen("[[port]]\nname = \"lan\"", "[[vlan]]\nname = \"lan\"", 1)
+        .replacen(
+            "\ndevice = \"net_null\"\naddresses = [\"192",
+            "\nport = \"trunk\"\nid = 100\naddresses = [\"192",
+            1,
+        )
+        .replacen(
+            "\ndevice = \"net_null\"\naddresses = [\"10.",
+            "\nport = \"trunk\"\nid = 200\naddresses = [\"10.",
+            1,
+        );
+    assert!(!stick.contains(wan), "{stick}");
+    let config = config::parse(Path::new("x.toml"), stick.into_bytes()).unwrap();
+    let bench = Bench { config, ..Bench::new() };
+    let packets = [(0, CLIENT, "192.0.2.10:80", "S"), (1, "10.0.0.12:8080", CLIENT, "SA")];
+    let plain = bench.capture("plain", 1, &packets);
+    let mut reader = PcapReader::new(std::fs::File::open(plain).unwrap()).unwrap();
+    let mut writer = PcapWriter::new(Vec::new()).unwrap();
+    for id in [100, 200] {
+        let packet = reader.next_packet().unwrap().unwrap();
+        let mut data = packet.data.to_vec();
+        data.splice(12..12, [0x81, 0x00, 0, id]);
+        writer.write_packet(&PcapPacket::new(packet.timestamp, data.len() as u32, &data)).unwrap();
+    }
+    let tagged = bench.path("tagged");
+    std::fs::write(&tagged, writer.into_writer()).unwrap();
+
+    let out = bench.path("out");
+    let said = bench.said(&Order { outputs: vec![of("trunk", out.clone())], ..order([of("trunk", tagged)]) });
+    assert!(said.contains("forward, out of lan;") && said.contains("forward, out of wan;"), "{said}");
+    let mut reader = PcapReader::new(std::fs::File::open(out).unwrap()).unwrap();
+    let tags: Vec<Vec<u8>> =
+        std::iter::from_fn(|| Some(reader.next_packet()?.unwrap().data[12..18].to_vec())).collect();
+    assert_eq!(tags, [[0x81, 0x00, 0, 200, 0x08, 0x00], [0x81, 0x00, 0, 100, 0x08, 0x00]]);
+}
