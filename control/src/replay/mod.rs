@@ -186,10 +186,10 @@ impl<W: Write> Replay<'_, W> {
 
     /// One packet, `now` after the first one.
     fn one(&mut self, parcel: &mut Parcel, now: u64) -> Result<()> {
+        parcel.port = self.vlans.receive(parcel.port, parcel);
         if !self.order.summary {
             parcel.came.clone_from(&parcel.frame);
         }
-        parcel.port = self.vlans.receive(parcel.port, parcel);
         let port = parcel.port;
         self.summary.ports[usize::from(port)].received += 1;
         let fate = if self.order.summary {

@@ -226,7 +226,9 @@ fn usual_routes<A: Family>(config: &Config) -> impl Iterator<Item = Route<A>> {
         length,
         via: Via::OnLink(port),
     });
-    on_link.chain([Route { prefix: A::from(0), length: 0, via: Via::Gateway(0, A::GATEWAY) }])
+    // Where networks are tagged, a wire may have no address of its own.
+    let outside = config.ports.iter().position(|port| !port.addresses.is_empty()).unwrap_or(0) as PortIndex;
+    on_link.chain([Route { prefix: A::from(0), length: 0, via: Via::Gateway(outside, A::GATEWAY) }])
 }
 
 /// A route, as `ip -j route` prints it.

@@ -78,6 +78,9 @@ impl Table {
             for vlan in vlans.iter_mut().filter(|vlan| vlan["port"].is_string()) {
                 vlan["port"] = name.clone();
             }
+            if document.pointer("/vlan/0/mtu").is_some() {
+                document["port"][0]["mtu"] = json!(9000);
+            }
         }
         if ["timeouts/udp", "one_packet", "quic_lb", "server/0/quic_id"]
             .iter()
