@@ -232,7 +232,7 @@ struct Doors {
 /// Takes the devices for this process, or says which another RVS has.
 fn claims(config: &Config) -> Result<Vec<Claim>> {
     let mut claims = Vec::new();
-    for (index, port) in config.ports.iter().enumerate() {
+    for (index, port) in config.wires().iter().enumerate() {
         let Some(identity) = identity(&port.device) else { continue };
         match Claim::take(&identity).with_context(|| format!("cannot claim {identity}"))? {
             Some(claim) => claims.push(claim),

@@ -447,7 +447,10 @@ impl Output {
             taken += 1;
             let port = match self.vlans.tag(port) {
                 Some(tag) if vlan::put(&mut mbuf, tag.id) => tag.port,
-                Some(_) => continue,
+                Some(_) => {
+                    self.counters.inject_dropped.add(1);
+                    continue;
+                }
                 None => port,
             };
             let mut one: Batch<1> = Batch::new();

@@ -182,7 +182,7 @@ impl Cluster {
     pub fn further_router(&self, role: &str, address: Ipv4Addr) -> Result<Namespace> {
         let router = self.machine(role, "wan0", address)?;
         router.sysctl("net/ipv4/ip_forward", 1)?;
-        router.nft(&format!("table netdev rvs {{\n{}}}\n", deaf("wan0")))?;
+        router.deafen("wan0")?;
         Ok(router)
     }
 
@@ -354,7 +354,7 @@ fn of_nobody(address: Ipv4Addr) -> Ipv4Addr {
 }
 
 /// A chain that keeps Linux from seeing what arrives on an interface; packet sockets look before it.
-fn deaf(interface: &str) -> String {
+pub(crate) fn deaf(interface: &str) -> String {
     format!(
         "chain {interface} {{\ntype filter hook ingress device \"{interface}\" priority 0; policy drop;\n}}\n"
     )

@@ -12,6 +12,7 @@
 //! | [`config`] | a router's configuration under construction |
 //! | [`router`], [`listing`], `verdicts` | the program under test, and what it says about itself |
 //! | [`nginx`], [`names`], [`python`], [`servers`], [`tunnel`] | real servers |
+//! | [`trunk`] | a switch that tags |
 //! | [`peers`], [`pair`] | routers that know each other's connections, and two of them under keepalived |
 //! | [`crowd`] (in a [`background`] thread), [`flood`] | ten thousand connections of sockets, a million of frames |
 //! | [`authority`], [`flags`] | certificates, and files that say how a server is to behave |
@@ -58,6 +59,7 @@ pub mod servers;
 pub mod shm;
 pub mod state;
 pub mod tally;
+pub mod trunk;
 pub mod tunnel;
 mod verdicts;
 pub mod wait;

@@ -133,6 +133,11 @@ impl Namespace {
         Ok(())
     }
 
+    /// Keeps Linux from seeing what arrives on an interface beside those that it does not see already.
+    pub(crate) fn deafen(&self, interface: &str) -> Result<()> {
+        self.nft(&format!("table netdev rvs {{\n{}}}\n", crate::cluster::deaf(interface)))
+    }
+
     /// Switches off everything by which a virtual interface hands over what no wire would carry.
     ///
     /// Linux leaves checksums unfinished and segments unsplit between the ends of a veth pair, and merges

@@ -896,3 +896,52 @@ rvs.toml:20:10: ipvs_sync.maxlen: 43 is out of range; expected an integer from 4
       |          ^^"#
     );
 }
+
+/// Tagged networks on the wire of the port above.
+#[test]
+fn networks() {
+    let of = |more: &str| with(&format!("[[vlan]]\nport = 'wan'\nid = 100\n{more}"));
+    let config = of("[[vlan]]\nport = 'wan'\nid = 200\nname = 'lan'\nmtu = 1400\n").unwrap();
+    let seen = config
+        .ports
+        .iter()
+        .map(|port| (port.name.as_str(), port.tag.map(|tag| (tag.port, tag.id)), port.mtu));
+    let expected = [("wan", None, 1500), ("wan.100", Some((0, 100)), 1500), ("lan", Some((0, 200)), 1400)];
+    assert!(seen.eq(expected), "{:?}", config.ports);
+
+    let other = |key: &str, line: &str| {
+        let table = "[[vlan]]\nport = 'wan'\nid = 100\n";
+        let from = table.lines().find(|have| have.starts_with(key)).unwrap();
+        with(&table.replace(from, line))
+    };
+    for (refused, expected) in [
+        (
+            other("port", "port = 'x'"),
+            "vlan[0].port: there is no port \"x\"; expected the name of the [[port]] whose wire it is on",
+        ),
+        // A network is on no network's wire.
+        (of("[[vlan]]\nport = 'wan.100'\nid = 2"), "vlan[1].port: there is no port \"wan.100\""),
+        (other("port", ""), "vlan[0].port: missing"),
+        (other("id", "id = 0"), "vlan[0].id: "),
+        (other("id", "id = 4095"), "vlan[0].id: "),
+        (other("id", ""), "vlan[0].id: missing"),
+        (
+            of("[[vlan]]\nport = 'wan'\nid = 100\nname = 'b'"),
+            "vlan[1].id: VLAN 100 of this port stands in line 9 already; expected each once on a port",
+        ),
+        (of("name = 'wan'"), "vlan[0].name: "),
+        (of("name = 'a-name-too-long-'"), "vlan[0].name: \"a-name-too-long-\" cannot name an interface"),
+        (of("mtu = 1501"), "vlan[0].mtu: "),
+        (of("mtu = 575"), "vlan[0].mtu: "),
+        (of("device = 'net_null1'"), "vlan[0].device: unknown key"),
+        (of("addresses = ['10.0.0.1/24']"), "vlan[0].addresses[0]: "),
+    ] {
+        let error = refused.unwrap_err();
+        assert!(error.contains(expected), "{expected}\n{error}");
+    }
+    let long = with(
+        "[[port]]\nname = 'a-long-name'\ndevice = 'net_null1'\n[[vlan]]\nport = 'a-long-name'\nid = 4094",
+    )
+    .unwrap_err();
+    assert!(long.contains("vlan[0]: \"a-long-name.4094\" cannot name an interface"), "{long}");
+}

@@ -41,13 +41,13 @@ impl Facts {
                 Device::Other
             }
         };
-        Facts { runs: root.runs(config), ports: config.ports.iter().map(device).collect() }
+        Facts { runs: root.runs(config), ports: config.wires().iter().map(device).collect() }
     }
 }
 
 pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (port, device) in config.ports.iter().zip(&facts.ports) {
+    for (port, device) in config.wires().iter().zip(&facts.ports) {
         let mut find = |key, severity, problem: String, remedy: String| {
             findings.push(Finding::new(key, severity, format_args!("port {}", port.name), problem, remedy));
         };

@@ -1,0 +1,76 @@
+//! A router on a stick: clients and real servers in two tagged networks on its only wire.
+
+use anyhow::{Result, ensure};
+use harness::{
+    client,
+    cluster::{Layout, vip},
+    config::Service,
+    router::Router,
+    trunk::Trunk,
+    with_cluster,
+};
+
+/// A virtual address in the real servers' network, of a service by direct routing: what comes in with a tag leaves with the same one.
+const INSIDE: &str = "10.0.0.10:8080";
+
+const NETWORKS: &str = r#"
+[[vlan]]
+name = "wan"
+port = "trunk"
+id = 100
+addresses = ["192.0.2.1/24"]
+
+[[vlan]]
+name = "lan"
+port = "trunk"
+id = 4094
+addresses = ["10.0.0.1/24"]
+"#;
+
+#[test]
+fn a_router_on_a_stick() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        let [server, _, inside] = &cluster.real_servers[..] else { unreachable!() };
+        server.sysctl("net/ipv4/conf/all/arp_ignore", 1)?;
+        server.sysctl("net/ipv4/conf/all/arp_announce", 2)?;
+        server.ip("address add 10.0.0.10/32 dev lo")?;
+        cluster.client.ip("route add default via 192.0.2.1")?;
+        // What passes from network to network, the data path has routed.
+        cluster.router.sysctl("net/ipv4/ip_forward", 0)?;
+
+        let mut trunk = Trunk::start(cluster, "trunk0", &[100, 4094])?;
+        let direct = Service::tcp("dr", INSIDE.parse::<std::net::SocketAddr>()?);
+        let direct = direct.server(cluster.endpoint(0, 8080), 1).setting("port = \"lan\"");
+        let mut config = cluster.config().service(cluster.web().scheduler("rr")).service(direct);
+        config.ports.truncate(1);
+        config.ports[0].name = "trunk";
+        config.ports[0].device = "net_af_packet,iface=trunk0".to_owned();
+        config.ports[0].addresses.clear();
+        let router =
+            Router::start_text(cluster, &format!("[routing]\nforward = true\n{config}{NETWORKS}"), &config)?;
+
+        ensure!(client::get(&cluster.client, vip(80), 30)?.counts()? == [10, 10, 10]);
+        ensure!(client::get(inside, INSIDE.parse::<std::net::SocketAddr>()?, 5)?.counts()? == [5, 0, 0]);
+        // The router's own addresses, by the twins; and through it. 1500 bytes and no fragments.
+        for (machine, address) in [
+            (&cluster.client, "192.0.2.1"),
+            (&cluster.client, "10.0.0.1"),
+            (inside, "10.0.0.1"),
+            (&cluster.client, "10.0.0.12"),
+            (inside, "192.0.2.100"),
+        ] {
+            machine.command("ping").words(&format!("-c 3 -i 0.2 -W 3 -M do -s 1472 {address}")).run()?;
+        }
+
+        let ports = router.rvs("ports").run()?;
+        for line in ["port wan runs: VLAN 100 of trunk", "port lan runs: VLAN 4094 of trunk"] {
+            ensure!(ports.contains(line), "{ports}");
+        }
+        trunk.check()?;
+        router.finish()?;
+        let left = cluster.router.interfaces()?;
+        ensure!(!left.iter().any(|name| ["wan", "lan"].contains(&name.as_str())), "{left:?}");
+        Ok(())
+    })
+}
