@@ -129,6 +129,7 @@ fn describe(
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
         one_packet: service.one_packet,
+        helper: service.helper,
         sources: service.sources.clone(),
         limiter: entered.limiter(service.limit),
         quic: service.quic_lb.clone(),

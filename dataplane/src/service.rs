@@ -67,6 +67,14 @@ impl Protocol {
 }
 
 named! {
+    /// What understands of a service's protocol that its connections belong together.
+    Helper {
+        /// FTP (RFC 959, RFC 2428): data connections go with their control connection.
+        Ftp = "ftp",
+    }
+}
+
+named! {
     /// How packets reach a real server.
     Mode {
         /// Destination NAT ("masquerading"): the destination becomes the real server, replies come

@@ -43,7 +43,7 @@ use std::sync::Arc;
 
 use dataplane::admission::{Limit, Sources};
 use dataplane::quic;
-use dataplane::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
+use dataplane::service::{Helper, Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
 use dataplane::snapshot::TunnelSpec;
 use dataplane::snat::SnatSpec;
 use dataplane::vlan::{Tag, Vlans};
@@ -448,6 +448,8 @@ pub struct Service {
     pub sloppy_tcp: bool,
     /// Whether each datagram is scheduled on its own, and no connection remembered.
     pub one_packet: bool,
+    /// What ties its connections together, if something does.
+    pub helper: Option<Helper>,
     /// Whose connections may begin, if not everybody's.
     pub sources: Option<Arc<Sources>>,
     /// How many connections may begin, if there is a limit.

@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use dataplane::service::{
-    Limits, MAX_TIMEOUT_SECONDS, MAX_WEIGHT, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State,
-    Timeouts,
+    Helper, Limits, MAX_TIMEOUT_SECONDS, MAX_WEIGHT, Mode, Persistence, Protocol, Scheduler, SchedulerFlag,
+    State, Timeouts,
 };
 use itertools::Itertools;
 
@@ -35,6 +35,7 @@ const SERVICE_KEYS: [&str; 18] = [
     "sloppy_tcp",
     "persistence",
     "one_packet",
+    "helper",
     "sources",
     "limit",
     "quic_lb",
@@ -85,6 +86,8 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let sources = sources(section);
     let limit = limit(section, address, protocol, one_packet);
     let persistence = section.optional("persistence", |field| persistence(&field.section()?, address));
+    let is_persistent = section.get("persistence").is_some();
+    let helper = section.optional("helper", |field| helper(&field, (address, protocol, mode), is_persistent));
     let checks = section.or("check", Vec::new(), |field| checks::read(&field, address));
 
     let keeps_port = |address: &SocketAddr| address.port() == 0 || mode.is_some_and(Mode::is_one_way);
@@ -119,6 +122,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             sloppy_tcp: sloppy_tcp?,
             persistence: persistence?,
             one_packet: one_packet?,
+            helper: helper?,
             sources: sources?,
             limit: limit?,
             quic_lb: quic_lb?,
@@ -165,6 +169,29 @@ fn ports(field: &Field<'_>, service: Option<SocketAddr>) -> Option<Vec<RangeIncl
             })
             .collect(),
     )
+}
+
+/// What ties a service's connections together. It finds the client's server by its template, at whatever port.
+fn helper(
+    field: &Field<'_>,
+    (address, protocol, mode): (Option<SocketAddr>, Option<Protocol>, Option<Mode>),
+    is_persistent: bool,
+) -> Option<Helper> {
+    let helper = one_of("helper", &names(Helper::ALL), Helper::from_name, field)?;
+    match (address?, protocol?, mode?) {
+        (_, Protocol::Udp, _) => field.error("FTP is over TCP; expected it with protocol = \"tcp\" only"),
+        (_, _, Mode::Dr | Mode::Tunnel | Mode::Fullnat) => field.error(
+            "it is for mode = \"nat\" only; expected persistence and all ports without it, and servers that announce the virtual address",
+        ),
+        (address, ..) if address.port() != 0 => field.error(format_args!(
+            "data connections come to any port; expected address = \"{}\", of which clients reach port 21 and, with a connection there, those from 1024 on",
+            SocketAddr::new(address.ip(), 0)
+        )),
+        _ if !is_persistent => {
+            field.error("data connections go where their client's control connection went; expected persistence, too, e.g. persistence = {}")
+        }
+        _ => Some(helper),
+    }
 }
 
 fn flags(field: &Field<'_>, scheduler: Option<Scheduler>) -> Option<Vec<SchedulerFlag>> {

@@ -100,7 +100,7 @@ fn keys_and_syntax() {
             r#"scheduler = "sh""#,
             r#"schedular = "sh""#,
             r#"
-rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, ports, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, persistence, one_packet, sources, limit, quic_lb, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
+rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, ports, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, persistence, one_packet, helper, sources, limit, quic_lb, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
    33 | schedular = "sh"
       | ^^^^^^^^^
 rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for maglev
@@ -639,6 +639,32 @@ fn a_service_of_some_ports() {
     ] {
         let errors = service(port, ports).unwrap_err();
         assert!(errors.contains(message), "{ports}: {errors}");
+    }
+}
+
+#[test]
+fn ftp_needs_all_ports_and_persistence_by_nat() {
+    let service = |address: &str, mode: &str, keys: &str| {
+        let text =
+            format!("[[service]]\naddress = \"{address}\"\nmode = \"{mode}\"\nhelper = \"ftp\"\n{keys}");
+        parse_services(&text).map(|services| services[0].helper).map_err(|errors| errors.to_string())
+    };
+    let (all, persistent) = ("192.0.2.10:0", "persistence = {}");
+    assert_eq!(service(all, "nat", persistent), Ok(Some(Helper::Ftp)));
+    assert_eq!(service("[2001:db8::10]:0", "nat", persistent), Ok(Some(Helper::Ftp)));
+    for (address, mode, keys, message) in [
+        (
+            "192.0.2.10:21",
+            "nat",
+            persistent,
+            "data connections come to any port; expected address = \"192.0.2.10:0\"",
+        ),
+        (all, "nat", "", "expected persistence, too"),
+        (all, "dr", persistent, "it is for mode = \"nat\" only"),
+        (all, "nat", "persistence = {}\nprotocol = \"udp\"", "FTP is over TCP"),
+    ] {
+        let errors = service(address, mode, keys).unwrap_err();
+        assert!(errors.contains("service[0].helper: ") && errors.contains(message), "{errors}");
     }
 }
 

@@ -181,6 +181,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         timeouts: service.timeouts,
         sloppy_tcp: service.sloppy_tcp,
         one_packet: service.one_packet,
+        helper: service.helper,
         persistence: service.persistence,
         tunnel: service.tunnel,
         dests: service.servers.iter().map(dest).collect(),

@@ -111,6 +111,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
         ("check", old.checks != new.checks),
         ("timeouts", old.timeouts != new.timeouts),
         ("persistence", old.persistence != new.persistence),
+        ("helper", old.helper != new.helper),
         ("sources", old.sources != new.sources),
         ("limit", old.limit != new.limit),
         ("quic_lb", old.quic_lb != new.quic_lb),

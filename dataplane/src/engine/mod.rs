@@ -9,6 +9,7 @@ mod classify;
 mod explain;
 mod express;
 mod fragments;
+mod ftp;
 mod fullnat;
 mod fullnat_proxy;
 mod gate;

@@ -6,11 +6,9 @@ use crate::service::Protocol;
 use crate::snapshot::{EndpointIndex, ServiceIndex};
 use crate::table::{Client, Hash, Slot, Table, Word};
 use crate::wire::ethernet;
+use crate::wire::ftp;
 use crate::wire::ipv4::Ipv4;
 use crate::wire::transport::{RST, SYN, Transport};
-
-/// Source port of active FTP data connections, which IPVS never schedules.
-const FTP_DATA: u16 = 20;
 
 /// The packets of a burst that have no verdict yet, from the front.
 pub(super) struct Work {
@@ -183,14 +181,14 @@ impl Packet {
         self.direction == Direction::In
             && match self.protocol {
                 Protocol::Udp => true,
-                Protocol::Tcp => self.flags & (SYN | RST) == SYN && self.source_port != FTP_DATA,
+                Protocol::Tcp => self.flags & (SYN | RST) == SYN && self.source_port != ftp::DATA,
             }
     }
 
     /// Whether it begins a connection if it belongs to none and its service takes TCP connections from the middle on:
     /// another router may have seen the beginning.
     pub fn may_begin_late(&self) -> bool {
-        self.protocol == Protocol::Tcp && self.flags & RST == 0 && self.source_port != FTP_DATA
+        self.protocol == Protocol::Tcp && self.flags & RST == 0 && self.source_port != ftp::DATA
     }
 
     /// What it hit.

@@ -11,7 +11,9 @@
 
 use super::packet::{Packet, Side};
 use super::resolve::{Judgement, Path, Wanted};
+use super::{Verdict, ftp};
 use crate::clock::{TICKS_PER_SECOND, Tick};
+use crate::counters::Punt;
 use crate::fib::Address;
 use crate::service::State;
 use crate::snapshot::{Dest, Service, ServiceIndex, Snapshot};
@@ -25,7 +27,7 @@ const TURNS: u64 = 4;
 
 impl<'a> Path<'a> {
     /// The server of a client that begins a connection: that of its template, else the scheduler's choice, for which there is
-    /// a template from now on.
+    /// a template from now on. With a helper some connections belong to another, or to none.
     #[inline(never)]
     pub(super) fn persist(
         &self,
@@ -33,15 +35,19 @@ impl<'a> Path<'a> {
         service: &Service,
         prefix: u8,
         packet: &Packet,
-    ) -> Option<&'a Dest> {
+    ) -> Result<Option<&'a Dest>, Verdict> {
         let client = Person { client: packet.client, wide: self.client_address(packet) };
         let place = Place::new(&self.engine.table, index, service, prefix, client);
+        if !ftp::is_control(service, packet) {
+            // To all others the port is one that nobody has.
+            return self.controlled(&place, packet).map(Some).ok_or(Verdict::Punt(Punt::NoService));
+        }
         loop {
             let Some((slot, word)) = place.find(&self.engine.table, self.snapshot, self.now) else {
-                let dest = self.pick(service, packet)?;
+                let Some(dest) = self.pick(service, packet) else { return Ok(None) };
                 match self.begin_template(&place, service, dest) {
                     // Without room for a template the client is served all the same.
-                    Inserted::New(_) | Inserted::Full => return Some(dest),
+                    Inserted::New(_) | Inserted::Full => return Ok(Some(dest)),
                     Inserted::Existing(..) => continue,
                 }
             };
@@ -61,14 +67,14 @@ impl<'a> Path<'a> {
                     // Let in all the same, but noted if it has come below its lower limit since it was asked: it is full no more.
                     known.is_full();
                 }
-                return Some(known);
+                return Ok(Some(known));
             }
-            let dest = self.pick(service, packet)?;
+            let Some(dest) = self.pick(service, packet) else { return Ok(None) };
             let moved = self.template(&place, service, dest);
             dest.gauge.enter(State::Template);
             if self.engine.table.replace(slot, word, moved).is_ok() {
                 self.snapshot.left(word);
-                return Some(dest);
+                return Ok(Some(dest));
             }
             dest.gauge.leave(State::Template);
         }

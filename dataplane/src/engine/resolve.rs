@@ -415,7 +415,7 @@ impl<'a> Path<'a> {
         let index = match side {
             Side::Service(index) => index,
             Side::Endpoint(_) => {
-                return match self.answering(packet) {
+                return match self.answering(packet).or_else(|| self.begin_active(packet)) {
                     Some(dest) => Ok(Some(dest)),
                     None => Err(Verdict::Punt(Punt::ServerReply)),
                 };
@@ -530,7 +530,7 @@ impl<'a> Path<'a> {
         !source.is_somebody() || self.snapshot.is_virtual(source)
     }
 
-    fn count_connection(&self, dest: &Dest) {
+    pub(super) fn count_connection(&self, dest: &Dest) {
         dest.traffic[self.engine.worker].connections.add(1);
         self.engine.counters.traffic.connections.add(1);
     }
@@ -552,7 +552,7 @@ impl<'a> Path<'a> {
         let picked = match (self.named, service.persistent) {
             (Some(named), _) => self.snapshot.dest(named),
             (None, None) => self.pick(service, packet),
-            (None, Some(prefix)) => self.persist(index, service, prefix, packet),
+            (None, Some(prefix)) => self.persist(index, service, prefix, packet)?,
         };
         let dest = picked.ok_or(Verdict::Drop(Drop::NoServer))?;
         let state = match packet.protocol {

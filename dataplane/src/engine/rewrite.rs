@@ -2,7 +2,7 @@
 
 use super::packet::{Direction, Packet, Piece};
 use super::resolve::Path;
-use super::{Frame, Verdict, fullnat, tunnel};
+use super::{Frame, Verdict, ftp, fullnat, tunnel};
 use crate::counters::{Drop, Punt};
 use crate::fib::NextHop;
 use crate::service::Mode;
@@ -16,7 +16,8 @@ pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut
         return tunnel::send(path, packet, dest, tunnel, frame);
     }
     let inward = packet.direction == Direction::In;
-    let mode = path.snapshot.services[dest.service as usize].mode;
+    let service = &path.snapshot.services[dest.service as usize];
+    let mode = service.mode;
     if mode == Mode::Fullnat {
         return fullnat::send(path, packet, dest, (packet.source, packet.destination), frame);
     }
@@ -25,6 +26,9 @@ pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut
             Ok(hop) => hop,
             Err(verdict) => return verdict,
         };
+    if service.helper.is_some() {
+        ftp::announce(packet, dest, frame);
+    }
     if !write(packet, dest, inward, mode, addresses.as_ref(), frame) {
         return Verdict::Drop(Drop::BadIpHeader);
     }

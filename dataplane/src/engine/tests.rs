@@ -3,6 +3,7 @@
 mod adopt;
 mod all_ports;
 mod fragments;
+mod ftp;
 mod fullnat;
 mod fullnat_proxy;
 mod gate;

@@ -36,7 +36,9 @@ use crate::fib::{Address, Fibs, NextHop};
 use crate::key::{KeyHasher, WideKey};
 use crate::quic;
 use crate::scheduler::{Candidate, FLOW_KEY, Flow, Kept, Picker};
-use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts};
+use crate::service::{
+    Helper, Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts,
+};
 use crate::snat::Snats;
 use crate::table::{DestId, LocalAddress, Word};
 use crate::wire::checksum::Delta;
@@ -78,6 +80,8 @@ pub struct ServiceSpec {
     pub persistence: Option<Persistence>,
     /// Whether each datagram is one of its own, and no connection is remembered (IPVS' one-packet scheduling).
     pub one_packet: bool,
+    /// What ties its connections together: with persistence and all ports, over TCP and by NAT.
+    pub helper: Option<Helper>,
     /// Whose connections may begin, if not everybody's.
     pub sources: Option<Arc<Sources>>,
     /// How many connections may begin, if there is a limit.
@@ -139,6 +143,7 @@ impl ServiceSpec {
             sloppy_tcp: false,
             persistence: None,
             one_packet: false,
+            helper: None,
             sources: None,
             limiter: None,
             quic: Vec::new(),
@@ -194,6 +199,8 @@ pub struct Service {
     pub sloppy_tcp: bool,
     /// See [`ServiceSpec::one_packet`].
     pub one_packet: bool,
+    /// See [`ServiceSpec::helper`].
+    pub helper: Option<Helper>,
     /// See [`ServiceSpec::sources`].
     pub sources: Option<Arc<Sources>>,
     /// See [`ServiceSpec::limiter`].
@@ -335,6 +342,8 @@ pub struct Snapshot {
     locals: Vec<Option<Arc<LocalAddress>>>,
     /// Whom an endpoint may answer of whom nobody knows: dests of services with one-packet scheduling, or with a gate against floods of SYNs.
     answering: HashMap<EndpointIndex, Vec<DestId>>,
+    /// The services with a helper in which an endpoint is.
+    helped: HashMap<EndpointIndex, Vec<ServiceIndex>>,
 }
 
 impl Dest {
@@ -395,6 +404,7 @@ impl Snapshot {
             endpoints: 0,
             locals: Vec::new(),
             answering: HashMap::new(),
+            helped: HashMap::new(),
         };
         if specs.iter().any(|spec| spec.mode == Mode::Tunnel) {
             // A real server takes no packet from an address that it has itself; and another router may have it next.
@@ -463,6 +473,11 @@ impl Snapshot {
     /// The dests whose packets an endpoint may have answered that are of no connection.
     pub fn answered_by(&self, endpoint: EndpointIndex) -> impl Iterator<Item = &Dest> {
         self.answering.get(&endpoint).into_iter().flatten().filter_map(|&id| self.dest(id))
+    }
+
+    /// The services with a helper for which an endpoint may begin connections.
+    pub fn helped(&self, endpoint: EndpointIndex) -> Option<&[ServiceIndex]> {
+        self.helped.get(&endpoint).map(Vec::as_slice)
     }
 
     /// Whether a dest has room for another connection.
@@ -537,6 +552,7 @@ impl Snapshot {
             by_hash,
             sloppy_tcp: spec.sloppy_tcp,
             one_packet: spec.one_packet,
+            helper: spec.helper,
             sources: spec.sources.clone(),
             limiter: spec.limiter.clone(),
             quic: quic::Ids::new(&spec.quic, quic_ids),
@@ -585,6 +601,9 @@ impl Snapshot {
         self.endpoints += u32::from(endpoint == Some(self.endpoints));
         if let Some(endpoint) = endpoint.filter(|_| spec.one_packet || spec.has_gate()) {
             self.answering.entry(endpoint).or_default().push(dest.id);
+        }
+        if let Some(endpoint) = endpoint.filter(|_| spec.helper.is_some()) {
+            self.helped.entry(endpoint).or_default().push(service);
         }
         if self.dests.len() <= dest.id.index() {
             self.dests.resize_with(dest.id.index() + 1, || None);

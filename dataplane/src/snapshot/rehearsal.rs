@@ -34,6 +34,7 @@ impl Snapshot {
             endpoints: self.endpoints,
             locals: self.locals.clone(),
             answering: self.answering.clone(),
+            helped: self.helped.clone(),
         };
         for (original, index) in self.services.iter().zip(0..) {
             let picker = if service == Some(index) {
@@ -47,6 +48,7 @@ impl Snapshot {
                 live,
                 sloppy_tcp,
                 one_packet,
+                helper,
                 is_limited,
                 persistent,
                 mark,
@@ -74,6 +76,7 @@ impl Snapshot {
                 by_hash,
                 sloppy_tcp,
                 one_packet,
+                helper,
                 sources: sources.clone(),
                 limiter: limiter.as_ref().filter(|_| service == Some(index)).map(Limiter::rehearsal),
                 quic: quic.clone(),

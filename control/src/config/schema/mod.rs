@@ -11,7 +11,7 @@
 
 mod patterns;
 
-use dataplane::service::{MAX_TIMEOUT_SECONDS, Mode, Protocol, Scheduler, SchedulerFlag, State};
+use dataplane::service::{Helper, MAX_TIMEOUT_SECONDS, Mode, Protocol, Scheduler, SchedulerFlag, State};
 use serde_json::{Map, Value, json};
 
 use self::patterns::patterns;
@@ -24,6 +24,7 @@ pub fn schema() -> Value {
     let definitions = &mut schema["$defs"];
     let service = &mut definitions["service"]["properties"];
     service["protocol"]["enum"] = json!(names(Protocol::ALL));
+    service["helper"]["enum"] = json!(names(Helper::ALL));
     service["mode"]["enum"] = json!(names(Mode::ALL));
     service["scheduler"]["enum"] = json!(names(Scheduler::ALL));
     service["flags"]["items"]["enum"] = json!(names(SchedulerFlag::ALL));

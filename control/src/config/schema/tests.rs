@@ -88,6 +88,11 @@ impl Table {
         {
             document["service"][0]["protocol"] = json!("udp");
         }
+        if document.pointer("/service/0/helper").is_some() {
+            let service = &mut document["service"][0];
+            (service["address"], service["persistence"]) = (json!("192.0.2.10:0"), json!({}));
+            (service["protocol"], service["mode"]) = (json!("tcp"), json!("nat"));
+        }
         if let Some(lower) = document.pointer("/service/0/server/0/lower_threshold").cloned() {
             document["service"][0]["server"][0]["upper_threshold"] = lower;
         }
