@@ -86,8 +86,10 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let sources = sources(section);
     let limit = limit(section, address, protocol, one_packet);
     let persistence = section.optional("persistence", |field| persistence(&field.section()?, address));
+    let has_gate = limit.is_some_and(|limit| limit.is_some_and(|limit| limit.half_open.is_some()));
     let is_persistent = section.get("persistence").is_some();
-    let helper = section.optional("helper", |field| helper(&field, (address, protocol, mode), is_persistent));
+    let helper = section
+        .optional("helper", |field| helper(&field, (address, protocol, mode), (is_persistent, has_gate)));
     let checks = section.or("check", Vec::new(), |field| checks::read(&field, address));
 
     let keeps_port = |address: &SocketAddr| address.port() == 0 || mode.is_some_and(Mode::is_one_way);
@@ -175,7 +177,7 @@ fn ports(field: &Field<'_>, service: Option<SocketAddr>) -> Option<Vec<RangeIncl
 fn helper(
     field: &Field<'_>,
     (address, protocol, mode): (Option<SocketAddr>, Option<Protocol>, Option<Mode>),
-    is_persistent: bool,
+    (is_persistent, has_gate): (bool, bool),
 ) -> Option<Helper> {
     let helper = one_of("helper", &names(Helper::ALL), Helper::from_name, field)?;
     match (address?, protocol?, mode?) {
@@ -190,6 +192,8 @@ fn helper(
         _ if !is_persistent => {
             field.error("data connections go where their client's control connection went; expected persistence, too, e.g. persistence = {}")
         }
+        // It would let clients through without a word, to all ports.
+        _ if has_gate => field.error("data connections are with one server, and the gate of limit.half_open_rate passes clients on by hash; expected one of the two"),
         _ => Some(helper),
     }
 }

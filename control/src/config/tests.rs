@@ -660,6 +660,7 @@ fn ftp_needs_all_ports_and_persistence_by_nat() {
             "data connections come to any port; expected address = \"192.0.2.10:0\"",
         ),
         (all, "nat", "", "expected persistence, too"),
+        (all, "nat", "persistence = {}\nlimit = { half_open_rate = 9 }", "expected one of the two"),
         (all, "dr", persistent, "it is for mode = \"nat\" only"),
         (all, "nat", "persistence = {}\nprotocol = \"udp\"", "FTP is over TCP"),
     ] {
