@@ -127,7 +127,7 @@ fn describe(
         kept: entered.kept().clone(),
         flow_key,
         timeouts: service.timeouts,
-        sloppy_tcp: service.sloppy_tcp,
+        sloppy: service.sloppy,
         one_packet: service.one_packet,
         helper: service.helper,
         sources: service.sources.clone(),

@@ -310,7 +310,7 @@ fn explain() {
     for wrong in [
         "explain",
         "explain --src 1.2.3.4 --dst 1.2.3.4:5",
-        "explain --src 1.2.3.4:5 --dst 1.2.3.4:5 --proto sctp",
+        "explain --src 1.2.3.4:5 --dst 1.2.3.4:5 --proto dccp",
     ] {
         assert_eq!(run(rvs(wrong)).0, 2, "{wrong}");
     }
@@ -434,7 +434,7 @@ fn live_changes() {
     let gracefully = "draining Gracefully(7s)\nstopping Gracefully(7s)\n";
     assert_eq!(asked("stop --graceful --deadline 7s").1, gracefully);
     assert_eq!(run(rvs("stop --deadline 7s")).0, 2);
-    assert_eq!(run(rvs("drain sctp/192.0.2.10:80 10.0.0.1:80")).0, 2);
+    assert_eq!(run(rvs("drain dccp/192.0.2.10:80 10.0.0.1:80")).0, 2);
     assert_eq!(run(rvs("flush --all --client 192.0.2.1")).0, 2);
 }
 

@@ -73,9 +73,21 @@ pub fn is_told(state: State, replied: bool) -> bool {
         | State::CloseWait
         | State::LastAck
         | State::TimeWait
-        | State::Close => true,
+        | State::Close
+        | State::ShutdownSent
+        | State::ShutdownReceived
+        | State::ShutdownAckSent
+        | State::Closed => true,
         State::Udp | State::Template => replied,
         State::None | State::SynSent | State::SynRecv | State::SynAck | State::Listen => false,
+        State::Init1
+        | State::Init
+        | State::CookieSent
+        | State::CookieReplied
+        | State::CookieWait
+        | State::Cookie
+        | State::CookieEchoed
+        | State::Rejected => false,
     }
 }
 

@@ -71,6 +71,9 @@ named! {
         FragmentOverlap = "fragment_overlap",
         /// A fragment of a datagram whose first has been dropped.
         FragmentOrphan = "fragment_orphan",
+        /// A first fragment of SCTP whose port would change: the checksum covers the whole datagram, whose length nobody knows yet. Keep the port, or
+        /// have the ends send shorter packets, as SCTP does by itself.
+        SctpFragment = "sctp_fragment",
         /// A fragment that has waited a second for the first of its datagram.
         FragmentExpired = "fragment_expired",
         /// A fragment that waited for the first of its datagram, and had to make room for later ones.

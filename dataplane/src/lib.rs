@@ -37,6 +37,7 @@ mod key;
 pub mod quic;
 mod ranges;
 pub mod scheduler;
+pub mod sctp;
 pub mod service;
 pub mod snapshot;
 pub mod snat;

@@ -48,6 +48,8 @@ named! {
         Tcp = "tcp",
         /// UDP: one state, one timeout.
         Udp = "udp",
+        /// SCTP, followed by the state machine of [`crate::sctp`].
+        Sctp = "sctp",
     }
 }
 
@@ -57,6 +59,7 @@ impl Protocol {
         match self {
             Protocol::Tcp => 6,
             Protocol::Udp => 17,
+            Protocol::Sctp => 132,
         }
     }
 
@@ -175,7 +178,7 @@ impl SchedulerFlag {
 }
 
 named! {
-    /// The state of a connection: the eleven TCP states of IPVS, and one for UDP.
+    /// The state of a connection: the eleven TCP states of IPVS, one for UDP, and the fourteen of SCTP, of which two are TCP's.
     ///
     /// The discriminant is the eight-bit state field of a connection word.
     State {
@@ -205,6 +208,30 @@ named! {
         Udp = "UDP",
         /// No connection: where a client's next one goes, in a persistent service.
         Template = "TEMPLATE",
+        /// SCTP: the client has sent its first INIT.
+        Init1 = "INIT1",
+        /// SCTP: the client has sent another INIT.
+        Init = "INIT",
+        /// SCTP: the real server has sent its cookie.
+        CookieSent = "C-SENT",
+        /// SCTP: the client has sent the cookie back.
+        CookieReplied = "C-REPLIED",
+        /// SCTP: the real server opened.
+        CookieWait = "C-WAIT",
+        /// SCTP: the client has answered a real server that opened.
+        Cookie = "COOKIE",
+        /// SCTP: the real server that opened has sent the cookie back.
+        CookieEchoed = "C-ECHOED",
+        /// SCTP: the real server shuts down.
+        ShutdownSent = "S-SENT",
+        /// SCTP: the client shuts down.
+        ShutdownReceived = "S-RECEIVED",
+        /// SCTP: the real server has acknowledged the shutdown.
+        ShutdownAckSent = "S-ACK-SENT",
+        /// SCTP: the INIT was answered with an ABORT.
+        Rejected = "REJECTED",
+        /// SCTP: shut down or aborted.
+        Closed = "CLOSED",
     }
 }
 
@@ -217,19 +244,51 @@ impl State {
         Self::ALL.get(usize::from(number)).copied()
     }
 
-    /// The states of a connection of a protocol.
+    /// The states of a connection of a protocol, in the order of IPVS.
     pub fn of_protocol(protocol: Protocol) -> impl Iterator<Item = State> {
-        let is_udp = protocol == Protocol::Udp;
-        Self::ALL
-            .iter()
-            .copied()
-            .filter(move |&state| state != State::Template && (state == State::Udp) == is_udp)
+        match protocol {
+            Protocol::Tcp => &Self::ALL[..=State::SynAck as usize],
+            Protocol::Udp => &[State::Udp],
+            Protocol::Sctp => Self::SCTP,
+        }
+        .iter()
+        .copied()
     }
 
     /// Whether its handshake is not done yet.
     pub const fn is_embryonic(self) -> bool {
-        matches!(self, State::None | State::SynSent | State::SynRecv | State::SynAck)
+        matches!(
+            self,
+            State::None
+                | State::SynSent
+                | State::SynRecv
+                | State::SynAck
+                | State::Init1
+                | State::Init
+                | State::CookieSent
+                | State::CookieReplied
+                | State::CookieWait
+                | State::Cookie
+                | State::CookieEchoed
+        )
     }
+
+    const SCTP: &'static [Self] = &[
+        State::None,
+        State::Init1,
+        State::Init,
+        State::CookieSent,
+        State::CookieReplied,
+        State::CookieWait,
+        State::Cookie,
+        State::CookieEchoed,
+        State::Established,
+        State::ShutdownSent,
+        State::ShutdownReceived,
+        State::ShutdownAckSent,
+        State::Rejected,
+        State::Closed,
+    ];
 
     /// Whether IPVS counts a connection in this state as active (`ActiveConn`) rather than inactive.
     pub const fn is_active(self) -> bool {
@@ -246,12 +305,24 @@ impl State {
             State::Close => 10,
             State::LastAck => 30,
             State::Udp | State::Template => 300,
+            State::Init1 | State::Rejected => 4,
+            // The longest time in which a sender tries again (RFC 9260, section 16: RTO.Max), and a second.
+            State::Init
+            | State::CookieSent
+            | State::CookieReplied
+            | State::CookieWait
+            | State::Cookie
+            | State::CookieEchoed
+            | State::ShutdownSent
+            | State::ShutdownReceived
+            | State::ShutdownAckSent
+            | State::Closed => 61,
         }
     }
 
     /// The key under `timeouts` that overrides the timeout, e.g. `fin_wait`.
     pub fn timeout_key(self) -> String {
-        self.name().to_ascii_lowercase()
+        self.name().to_ascii_lowercase().replace('-', "_")
     }
 }
 

@@ -158,6 +158,7 @@ impl Template {
                 headers[38..40].copy_from_slice(&(length - 20).to_be_bytes());
                 UDP_CHECKSUM
             }
+            Protocol::Sctp => unreachable!("no such frames are made"),
         };
         let pseudo = u32::from(protocol.number()) + u32::from(length - 20);
         let ip_sum = u32::from(checksum::sum(&headers[14..34]));

@@ -13,7 +13,7 @@ use crate::admin::capture::Question;
 pub(super) struct Capture {
     #[command(flatten)]
     socket: SocketArg,
-    /// Which packets: host A, port P, tcp, udp, service V:P, dropped, joined by "and"; all if nothing is said
+    /// Which packets: host A, port P, tcp, udp, sctp, service V:P, dropped, joined by "and"; all if nothing is said
     #[arg(value_name = "FILTER")]
     filter: Vec<String>,
     /// Where to, in pcapng; - is stdout

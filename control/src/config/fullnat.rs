@@ -54,9 +54,8 @@ fn pool(section: &Section<'_>, service: IpAddr, protocol: Option<Protocol>) -> O
     let local = section.require("local", LOCAL).and_then(|field| local(&field, service));
     let ports = section.or("ports", PORTS, |field| field.parse(PORT_RANGE, value::ports));
     let proxy_protocol = section.or("proxy_protocol", false, |field| match field.boolean()? {
-        true if protocol == Some(Protocol::Udp) => {
-            field.error("datagrams are no stream with a beginning; expected it with protocol = \"tcp\" only")
-        }
+        true if protocol.is_some_and(|protocol| protocol != Protocol::Tcp) => field
+            .error("its packets are no stream with a beginning; expected it with protocol = \"tcp\" only"),
         proxy_protocol => Some(proxy_protocol),
     });
     Some(Fullnat { local: local?, ports: ports?, proxy_protocol: proxy_protocol? })
@@ -135,7 +134,7 @@ mod tests {
             (
                 "protocol = \"udp\"\nfullnat = { local = [\"10.0.0.100\"], proxy_protocol = true }",
                 "fullnat",
-                "datagrams are no stream",
+                "packets are no stream",
             ),
             (
                 "protocol = \"udp\"\none_packet = true\nfullnat = { local = [\"10.0.0.100\"] }",

@@ -444,8 +444,9 @@ pub struct Service {
     pub port: Option<String>,
     /// Seconds of silence after which a connection is forgotten.
     pub timeouts: Timeouts,
-    /// Whether a TCP connection may begin with any packet but a RST, as with IPVS' sysctl of this name.
-    pub sloppy_tcp: bool,
+    /// Whether a TCP connection may begin with any packet but a RST, or an SCTP association with any but an ABORT, as with IPVS' sysctls
+    /// `sloppy_tcp` and `sloppy_sctp`.
+    pub sloppy: bool,
     /// Whether each datagram is scheduled on its own, and no connection remembered.
     pub one_packet: bool,
     /// What ties its connections together, if something does.

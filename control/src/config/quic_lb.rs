@@ -26,7 +26,7 @@ pub(super) fn read(
     servers: &[Option<Server>],
 ) -> Option<Vec<Config>> {
     let Some(field) = service.get("quic_lb") else { return none(sections) };
-    if protocol == Some(Protocol::Tcp) {
+    if protocol.is_some_and(|protocol| protocol != Protocol::Udp) {
         return field.error("QUIC goes over UDP; expected protocol = \"udp\"");
     }
     let length = length(sections, servers)?;

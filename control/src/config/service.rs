@@ -21,7 +21,7 @@ use super::{Server, ServerState, Service, availability, checks, fullnat, quic_lb
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 18] = [
+const SERVICE_KEYS: [&str; 19] = [
     "address",
     "ports",
     "protocol",
@@ -33,6 +33,7 @@ const SERVICE_KEYS: [&str; 18] = [
     "port",
     "timeouts",
     "sloppy_tcp",
+    "sloppy_sctp",
     "persistence",
     "one_packet",
     "helper",
@@ -71,11 +72,13 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let port = section.optional("port", |field| field.string("the name of a port").map(str::to_owned));
     let timeouts =
         section.or("timeouts", Timeouts::default(), |field| timeouts(&field.section()?, protocol?));
+    // Each is for its own protocol, as with IPVS, where they are for all services.
     let sloppy_tcp = section.or("sloppy_tcp", false, |field| field.boolean());
+    let sloppy_sctp = section.or("sloppy_sctp", false, |field| field.boolean());
     let one_packet =
         section.or("one_packet", false, |field| match field.boolean()? {
-            true if protocol == Some(Protocol::Tcp) => field
-                .error("a TCP connection is more than a packet; expected it with protocol = \"udp\" only"),
+            true if protocol.is_some_and(|protocol| protocol != Protocol::Udp) => field
+                .error("a connection of TCP or SCTP is more than a packet; expected it with protocol = \"udp\" only"),
             true if mode == Some(Mode::Fullnat) => field
                 .error("nobody would remember whose a local port is; expected it without mode = \"fullnat\""),
             // It would take all that its servers send for replies, their own questions to others, too.
@@ -90,7 +93,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let is_persistent = section.get("persistence").is_some();
     let helper = section
         .optional("helper", |field| helper(&field, (address, protocol, mode), (is_persistent, has_gate)));
-    let checks = section.or("check", Vec::new(), |field| checks::read(&field, address));
+    let checks = section.or("check", Vec::new(), |field| checks::read(&field, address, protocol));
 
     let keeps_port = |address: &SocketAddr| address.port() == 0 || mode.is_some_and(Mode::is_one_way);
     let kept_port = address.filter(keeps_port).map(|address| address.port());
@@ -121,7 +124,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
             flags: flags?,
             port: port?,
             timeouts: timeouts?,
-            sloppy_tcp: sloppy_tcp?,
+            sloppy: if protocol? == Protocol::Sctp { sloppy_sctp? } else { sloppy_tcp? },
             persistence: persistence?,
             one_packet: one_packet?,
             helper: helper?,
@@ -181,7 +184,7 @@ fn helper(
 ) -> Option<Helper> {
     let helper = one_of("helper", &names(Helper::ALL), Helper::from_name, field)?;
     match (address?, protocol?, mode?) {
-        (_, Protocol::Udp, _) => field.error("FTP is over TCP; expected it with protocol = \"tcp\" only"),
+        (_, Protocol::Udp | Protocol::Sctp, _) => field.error("FTP is over TCP; expected it with protocol = \"tcp\" only"),
         (_, _, Mode::Dr | Mode::Tunnel | Mode::Fullnat) => field.error(
             "it is for mode = \"nat\" only; expected persistence and all ports without it, and servers that announce the virtual address",
         ),

@@ -100,7 +100,7 @@ fn keys_and_syntax() {
             r#"scheduler = "sh""#,
             r#"schedular = "sh""#,
             r#"
-rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, ports, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, persistence, one_packet, helper, sources, limit, quic_lb, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
+rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, ports, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, sloppy_sctp, persistence, one_packet, helper, sources, limit, quic_lb, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
    33 | schedular = "sh"
       | ^^^^^^^^^
 rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for maglev
@@ -561,7 +561,10 @@ fn only_datagrams_are_scheduled_alone() {
     assert_eq!(udp.services.iter().map(|service| service.one_packet).collect::<Vec<_>>(), [false, true]);
     let error =
         read(&altered("port = \"wan\"", "port = \"wan\"\none_packet = true")).unwrap_err().to_string();
-    assert!(error.contains("service[0].one_packet: a TCP connection is more than a packet"), "{error}");
+    assert!(
+        error.contains("service[0].one_packet: a connection of TCP or SCTP is more than a packet"),
+        "{error}"
+    );
 
     let of_all_ports = |mode: &str| {
         parse_services(&format!(

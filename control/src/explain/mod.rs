@@ -21,6 +21,7 @@ use dataplane::table::{DestId, Table};
 use dataplane::wire::ethernet::{self, Ethernet, Mac};
 use dataplane::wire::ipv4::Ipv4;
 use dataplane::wire::made::{self, Made, Piece};
+use dataplane::wire::sctp::Event;
 use dataplane::wire::transport::{SYN, Transport};
 use dataplane::wire::version::Version;
 
@@ -141,13 +142,17 @@ impl Explainer<'_> {
         let &api::Question { source, destination, length, .. } = question;
         let name = question.protocol.as_deref().unwrap_or(Protocol::Tcp.name());
         let protocol = Protocol::from_name(name)
-            .with_context(|| format!("protocol: there is no {name:?} here; expected tcp or udp"))?;
+            .with_context(|| format!("protocol: there is no {name:?} here; expected tcp, udp or sctp"))?;
         let flags = match (protocol, question.flags.as_deref()) {
             (Protocol::Tcp, None) => SYN,
             (Protocol::Tcp, Some(letters)) => made::flags(letters).with_context(|| {
                 format!("flags: {letters:?} are none; expected some of FSRPAUEC, e.g. SA")
             })?,
             (Protocol::Udp, None) => 0,
+            (Protocol::Sctp, None) => Event::Init.flags(),
+            (Protocol::Sctp, Some(_)) => {
+                bail!("flags: a packet of SCTP has none, and is an INIT here; expected them with tcp only")
+            }
             (Protocol::Udp, Some(_)) => bail!("flags: a UDP packet has none; expected them with tcp only"),
         };
         ensure!(

@@ -179,7 +179,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         scheduler: service.scheduler,
         flags: service.flags.clone(),
         timeouts: service.timeouts,
-        sloppy_tcp: service.sloppy_tcp,
+        sloppy: service.sloppy,
         one_packet: service.one_packet,
         helper: service.helper,
         persistence: service.persistence,
@@ -369,7 +369,11 @@ verdict      forward, out of lan
 fn wrong_questions() {
     let rig = Rig::new();
     for (words, expected) in [
-        ("proto=sctp", "protocol: there is no \"sctp\" here; expected tcp or udp"),
+        ("proto=dccp", "protocol: there is no \"dccp\" here; expected tcp, udp or sctp"),
+        (
+            "flags=S proto=sctp",
+            "flags: a packet of SCTP has none, and is an INIT here; expected them with tcp only",
+        ),
         ("flags=SX", "flags: \"SX\" are none; expected some of FSRPAUEC, e.g. SA"),
         ("flags=S proto=udp", "flags: a UDP packet has none; expected them with tcp only"),
         ("port=eth7", "port: there is no \"eth7\"; expected wan or lan"),

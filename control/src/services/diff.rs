@@ -13,6 +13,8 @@ use std::net::SocketAddr;
 use foldhash::HashMap;
 use itertools::Itertools;
 
+use dataplane::service::Protocol;
+
 use crate::admin::api::{Change, Sign};
 use crate::config::{Server, Service, value};
 use crate::ids::ServiceKey;
@@ -129,7 +131,11 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
         differs("scheduler", old.scheduler, new.scheduler),
         differs("flags", names(old), names(new)),
         differs("port", port(old), port(new)),
-        differs("sloppy_tcp", old.sloppy_tcp, new.sloppy_tcp),
+        differs(
+            if new.protocol == Protocol::Sctp { "sloppy_sctp" } else { "sloppy_tcp" },
+            old.sloppy,
+            new.sloppy,
+        ),
         differs("one_packet", old.one_packet, new.one_packet),
         differs("quorum", was.quorum, is.quorum),
         differs("hysteresis", was.hysteresis, is.hysteresis),

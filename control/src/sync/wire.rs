@@ -6,7 +6,7 @@
 //! ask     3
 //! done    4
 //! name    5  number (v)  protocol (1)  mode, + 0x80 if of IPv6 (1)  virtual address, port (6)  server's address, port (6)
-//! record  0x40 + 0x80 if of IPv6 + 0x20 if it has just changed + 0x10 if replied + its state
+//! record  0x40 + 0x80 if of IPv6 + 0x20 if it has just changed + 0x10 if replied + its state, or 15 and then its state (1)
 //!            number (v)  client's address, port (6)  ticks since it was seen (v)
 //! forget  8  number (v)  ticks since the order (v)  1 + 2 + 4 for what follows, + 8, 16, 32 for what of it is of IPv6 (1)
 //!            a service: protocol (1), address, port (6); a server's address, port (6); a client's address (4)
@@ -178,7 +178,8 @@ const RECORD: u8 = 0x40;
 const LIVE: u8 = 0x20;
 const REPLIED: u8 = 0x10;
 const STATE: u8 = 0x0F;
-const _: () = assert!(State::COUNT <= STATE as usize + 1);
+/// In the place of a state: it is in the next byte.
+const FURTHER: u8 = STATE;
 
 fn put_record(out: &mut Vec<u8>, live: u8, record: &Record) {
     if record.virtual_port != 0 {
@@ -189,7 +190,11 @@ fn put_record(out: &mut Vec<u8>, live: u8, record: &Record) {
     if record.local.is_some() {
         out.push(LOCAL);
     }
-    out.push(RECORD | wide | live | if record.replied { REPLIED } else { 0 } | record.state as u8);
+    let state = record.state as u8;
+    out.push(RECORD | wide | live | if record.replied { REPLIED } else { 0 } | state.min(FURTHER));
+    if state >= FURTHER {
+        out.push(state);
+    }
     put_number(out, record.dest.into());
     put_socket(out, record.client);
     put_number(out, record.age.into());
@@ -211,7 +216,11 @@ fn take_record(bytes: &mut &[u8], kind: u8) -> Option<(Record, bool)> {
     if kind & !(WIDE | LIVE | REPLIED | STATE) != RECORD {
         return None;
     }
-    let (state, replied) = (State::from_number(kind & STATE)?, kind & REPLIED != 0);
+    let state = match kind & STATE {
+        FURTHER => take_array::<1>(bytes)?[0],
+        state => state,
+    };
+    let (state, replied) = (State::from_number(state)?, kind & REPLIED != 0);
     let (dest, client, age) = (take_u32(bytes)?, take_socket(bytes, kind & WIDE != 0)?, take_u32(bytes)?);
     let local = if has_local { Some(take_socket(bytes, kind & WIDE != 0)?) } else { None };
     Some((Record { dest, client, virtual_port, state, replied, age, local }, kind & LIVE != 0))

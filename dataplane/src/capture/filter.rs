@@ -29,7 +29,7 @@ enum Term {
 }
 
 pub(super) const EXPECTED: &str =
-    "expected host A, port P, tcp, udp, service V:P or dropped, joined by \"and\"";
+    "expected host A, port P, tcp, udp, sctp, service V:P or dropped, joined by \"and\"";
 
 impl FromStr for Filter {
     type Err = String;

@@ -142,7 +142,7 @@ fn filters() {
     };
     assert!(request("host 2001:db8:c::7 and port 80 and tcp and service [2001:db8::10]:80 and dropped"));
     assert!(!request("host 2001:db8:c::8") && !request("service [2001:db8::10]:81") && !request("udp"));
-    for wrong in ["host", "host x", "tcp udp", "and tcp", "tcp and", "port 70000", "service 1.2.3.4", "sctp"]
+    for wrong in ["host", "host x", "tcp udp", "and tcp", "tcp and", "port 70000", "service 1.2.3.4", "dccp"]
     {
         let error = wrong.parse::<Filter>().unwrap_err();
         assert!(error.ends_with(filter::EXPECTED), "{wrong}: {error}");

@@ -172,19 +172,27 @@ fn is_news(snapshot: &Snapshot, ours: Word, theirs: Word, now: Tick, slack: u32)
 }
 
 fn is_over(word: Word) -> bool {
-    matches!(word.state(), State::TimeWait | State::Close)
+    matches!(word.state(), State::TimeWait | State::Close | State::Closed)
 }
 
 /// Of two words of one moment, which counts in every router: what is nearer to its end, then any order of the servers.
 fn precedence(snapshot: &Snapshot, word: Word) -> (u8, Option<SocketAddr>) {
     let progress = match word.state() {
         State::None | State::SynSent | State::SynRecv | State::SynAck | State::Listen => 0,
+        State::Init1
+        | State::Init
+        | State::CookieSent
+        | State::CookieReplied
+        | State::CookieWait
+        | State::Cookie
+        | State::CookieEchoed
+        | State::Rejected => 0,
         State::Established | State::Udp | State::Template => 1,
-        State::FinWait => 2,
-        State::CloseWait => 3,
-        State::LastAck => 4,
+        State::FinWait | State::ShutdownSent => 2,
+        State::CloseWait | State::ShutdownReceived => 3,
+        State::LastAck | State::ShutdownAckSent => 4,
         State::TimeWait => 5,
-        State::Close => 6,
+        State::Close | State::Closed => 6,
     };
     (progress, snapshot.dest_of(word).map(|dest| dest.address))
 }

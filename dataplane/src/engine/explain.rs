@@ -204,6 +204,7 @@ fn alone(
     };
     let state = match owner.protocol {
         Protocol::Tcp => State::SynRecv,
+        Protocol::Sctp => State::Init1,
         Protocol::Udp => State::Udp,
     };
     Some(Connection { dest, state, age: 0, expires: 0 })

@@ -14,7 +14,7 @@ use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
 use crate::fragments::{Datagram, Fate, Flow, Note, ROOM, Tag, Waiting};
-use crate::service::Protocol;
+use crate::service::{Mode, Protocol};
 use crate::snapshot::{Dest, Ends, Family, Snapshot};
 use crate::wire::ethernet;
 use crate::wire::transport::{Transport, header_length};
@@ -104,6 +104,9 @@ fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
     // 2.
     let found = classified.and_then(|()| path.find_or_begin(&packet));
     let (verdict, fate) = match path.or_further(&mut packet, found) {
+        Ok(dest) if packet.protocol == Protocol::Sctp && changes_port(path.snapshot, dest) => {
+            (Verdict::Drop(Drop::SctpFragment), Fate::Nowhere)
+        }
         Ok(dest) => {
             let flow = flow_of(path.snapshot, &packet, dest);
             let verdict = path.rewrite(&packet, dest, frame);
@@ -118,6 +121,15 @@ fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
     }
     path.engine.begun.add(tag);
     verdict
+}
+
+/// Whether packets of a dest's connections get other ports.
+fn changes_port(snapshot: &Snapshot, dest: &Dest) -> bool {
+    match snapshot.services[dest.service as usize].mode {
+        Mode::Fullnat => true,
+        Mode::Nat => dest.address.port() != dest.virtual_address.port(),
+        Mode::Dr | Mode::Tunnel => false,
+    }
 }
 
 /// By what a later fragment finds the connection of this first one, with this dest.

@@ -216,6 +216,7 @@ impl<A: Family> Rewrite<A> {
         let Rewrite { old: (source, destination), new: (from, to) } = *self;
         let (headers, segment) = frame.bytes_mut().split_at_mut_checked(usize::from(packet.transport))?;
         let (ethernet, ip) = headers.split_first_chunk_mut::<{ ethernet::HEADER }>()?;
+        let segment = packet.segment(segment);
         let has_ports = packet.piece != Piece::Later;
         if has_ports && segment.len() < transport::header_length(packet.protocol) {
             return None;

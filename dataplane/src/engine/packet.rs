@@ -8,6 +8,7 @@ use crate::table::{Client, Hash, Slot, Table, Word};
 use crate::wire::ethernet;
 use crate::wire::ftp;
 use crate::wire::ipv4::Ipv4;
+use crate::wire::sctp::Event;
 use crate::wire::transport::{RST, SYN, Transport};
 
 /// The packets of a burst that have no verdict yet, from the front.
@@ -36,7 +37,7 @@ pub(super) struct Packet {
     pub transport: u16,
     pub protocol: Protocol,
     pub ttl: u8,
-    /// TCP flags.
+    /// As in [`Transport`]: TCP flags, or what SCTP says.
     pub flags: u8,
     /// Whether the frame is plain ([`crate::wire::plain`]); of IPv6, whether it is no fragment.
     pub plain: bool,
@@ -182,13 +183,29 @@ impl Packet {
             && match self.protocol {
                 Protocol::Udp => true,
                 Protocol::Tcp => self.flags & (SYN | RST) == SYN && self.source_port != ftp::DATA,
+                Protocol::Sctp => Event::of_flags(self.flags) == Event::Init,
             }
     }
 
-    /// Whether it begins a connection if it belongs to none and its service takes TCP connections from the middle on:
+    /// Whether it begins a connection if it belongs to none and its service takes connections from the middle on:
     /// another router may have seen the beginning.
     pub fn may_begin_late(&self) -> bool {
-        self.protocol == Protocol::Tcp && self.flags & RST == 0 && self.source_port != ftp::DATA
+        match self.protocol {
+            Protocol::Udp => false,
+            Protocol::Tcp => self.flags & RST == 0 && self.source_port != ftp::DATA,
+            Protocol::Sctp => Event::of_flags(self.flags) != Event::Abort,
+        }
+    }
+
+    /// What is behind the IP header of its frame, without the padding of short frames: SCTP's checksum covers all of it.
+    #[inline(always)]
+    pub fn segment<'a>(&self, behind: &'a mut [u8]) -> &'a mut [u8] {
+        if self.protocol != Protocol::Sctp {
+            return behind;
+        }
+        let end = (ethernet::HEADER + usize::from(self.length)).saturating_sub(usize::from(self.transport));
+        let end = end.min(behind.len());
+        &mut behind[..end]
     }
 
     /// What it hit.

@@ -15,6 +15,7 @@ use crate::wire::version::{Ip, Version};
 
 const TCP: u8 = Protocol::Tcp.number();
 const UDP: u8 = Protocol::Udp.number();
+const SCTP: u8 = Protocol::Sctp.number();
 
 /// Stage 1: every packet of a burst that came in on a port with this MAC, but for those of IPv6.
 #[inline(never)]
@@ -127,6 +128,7 @@ pub(super) fn packet(packet: &[u8], snapshot: &Snapshot) -> Result<Packet, Verdi
     let protocol = match ip.protocol {
         TCP => Protocol::Tcp,
         UDP => Protocol::Udp,
+        SCTP => Protocol::Sctp,
         u32::ICMP => return Err(Verdict::Punt(Punt::Icmp)),
         _ => return Err(Verdict::Punt(Punt::OtherProtocol)),
     };

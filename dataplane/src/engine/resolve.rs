@@ -22,8 +22,9 @@ use crate::snapshot::{Dest, EndpointIndex, Family, Service, ServiceIndex, Snapsh
 use crate::table::{
     Client, DestId, FLAG_REPLIED, Fate, Inserted, Judge, Local, Slot, Stream, Table, Word, Worth,
 };
-use crate::tcp;
+use crate::wire::sctp::Event;
 use crate::wire::transport::{self, RST, SYN};
+use crate::{sctp, tcp};
 
 /// What has come of a burst so far.
 #[derive(Default)]
@@ -350,13 +351,10 @@ impl<'a> Path<'a> {
                 }
                 State::Udp
             }
-            Protocol::Tcp => {
-                let direction = match (inward, service.mode.is_one_way()) {
-                    (false, _) => tcp::Direction::Out,
-                    (true, false) => tcp::Direction::In,
-                    (true, true) => tcp::Direction::InOnly,
-                };
-                tcp::next(direction, old, packet.flags)
+            Protocol::Tcp => tcp::next(tcp::Direction::of(inward, service.mode), old, packet.flags),
+            Protocol::Sctp => {
+                let event = Event::of_flags(packet.flags);
+                sctp::next(tcp::Direction::of(inward, service.mode), old, event)
             }
         };
         let timeout = service.timeout(state);
@@ -425,7 +423,7 @@ impl<'a> Path<'a> {
         if !service.live {
             return Err(Verdict::Punt(Punt::NoService));
         }
-        let is_late = !(packet.may_begin() || service.sloppy_tcp && packet.may_begin_late());
+        let is_late = !(packet.may_begin() || service.sloppy && packet.may_begin_late());
         if is_late && let Gated::Passes(dest) = self.after_handshake(index, service, packet)? {
             return Ok(Some(dest));
         }
@@ -563,6 +561,13 @@ impl<'a> Path<'a> {
                 State::Established => State::SynRecv,
                 state => state,
             },
+            Protocol::Sctp => {
+                match sctp::next(tcp::Direction::In, State::None, Event::of_flags(packet.flags)) {
+                    // From its middle on: the next packet, of whichever end, establishes it.
+                    State::Established => State::None,
+                    state => state,
+                }
+            }
         };
         let coarse = service.timeout(state).is_coarse();
         let word = Word::new(packet.client, dest.id).with_state(state).seen(self.now, coarse);
@@ -586,7 +591,7 @@ impl<'a> Path<'a> {
 /// Whether a packet that may begin a connection does so in the place of this one: it has ended, or its server
 /// is dead or gone.
 fn is_over(state: State, dest: &Dest) -> bool {
-    matches!(state, State::TimeWait | State::Close) || !dest.up || dest.reset
+    matches!(state, State::TimeWait | State::Close | State::Closed) || !dest.up || dest.reset
 }
 
 fn has_expired(snapshot: &Snapshot, now: Tick, dest: &Dest, word: Word) -> bool {
@@ -650,6 +655,7 @@ impl Judge for Judgement<'_> {
         }
         let class = match word.state() {
             State::TimeWait | State::Close | State::LastAck => 0,
+            State::Closed | State::Rejected | State::ShutdownAckSent => 0,
             state if state.is_embryonic() => 1,
             State::Udp if dest.endpoint.is_none() => 2, // nobody can say: replies are not seen
             State::Udp | State::Template if word.flags() & FLAG_REPLIED == 0 => 1,

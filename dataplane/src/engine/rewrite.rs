@@ -89,6 +89,7 @@ fn write(
         return false;
     };
     let Some(ip) = rest.first_chunk_mut::<{ ipv4::HEADER }>() else { return false };
+    let segment = packet.segment(segment);
     let has_ports = packet.piece != Piece::Later;
     if has_ports && segment.len() < transport::header_length(packet.protocol) {
         return false;

@@ -121,9 +121,10 @@ fn is_on_its_way(path: &Path<'_>, source: u32) -> bool {
 
 fn kind(ip: &Ip<u32>, segment: &[u8]) -> Kind {
     if let Some(protocol) = Protocol::from_number(ip.protocol) {
-        return match Transport::parse(protocol, segment, segment.len()) {
-            Some(Transport { source, destination, flags }) => {
-                Kind::Packet { class: Class::of_protocol(protocol), source, destination, flags }
+        let transport = Transport::parse(protocol, segment, segment.len());
+        return match Class::of_protocol(protocol).zip(transport) {
+            Some((class, Transport { source, destination, flags })) => {
+                Kind::Packet { class, source, destination, flags }
             }
             None => Kind::Other,
         };
@@ -140,9 +141,9 @@ fn kind(ip: &Ip<u32>, segment: &[u8]) -> Kind {
     }
     match icmp::quoted::<u32>(segment) {
         Some(quote) if quote.is_redirect => Kind::Other,
-        Some(quote) => match Protocol::from_number(quote.protocol) {
-            Some(protocol) => Kind::Error {
-                class: Class::of_protocol(protocol),
+        Some(quote) => match Protocol::from_number(quote.protocol).and_then(Class::of_protocol) {
+            Some(class) => Kind::Error {
+                class,
                 source: (quote.source, quote.source_port),
                 destination: (quote.destination, quote.destination_port),
             },

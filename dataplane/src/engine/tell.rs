@@ -132,7 +132,7 @@ impl Way<'_> {
             return Some(View { table, snapshot, now }.client::<A>(dest, client)?.0);
         }
         let IpAddr::V4(outside) = ip.destination.ip() else { return None };
-        let class = Class::of_protocol(protocol);
+        let class = Class::of_protocol(protocol)?;
         let mapping = snapshot.snats.from_outside(now, class, outside.into(), destination)?;
         A::of(IpAddr::V4(mapping.inside.address().into()))
     }

@@ -12,6 +12,7 @@ mod persist;
 mod quic;
 mod related;
 mod route;
+mod sctp;
 mod six;
 mod snat;
 mod tell;
@@ -145,6 +146,7 @@ fn packet(protocol: Protocol, mac: [u8; 6], from: &str, to: &str, flags: u8) -> 
     match protocol {
         Protocol::Tcp => segment.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0x20, 0, 0, 0, 0, 0]),
         Protocol::Udp => segment.extend([0, 15, 0, 0]),
+        Protocol::Sctp => unreachable!("has a file of its own"),
     }
     segment.extend(b"payload");
     let checksum_at = if protocol == Protocol::Tcp { 16 } else { 6 };
@@ -587,7 +589,8 @@ fn odd_packets_have_their_names() {
         ("TTL 1", with(22, 1), Verdict::Drop(Drop::TtlExpired)),
         ("TTL 0", with(22, 0), Verdict::Drop(Drop::TtlExpired)),
         ("ICMP", with(23, 1), Verdict::Punt(Punt::Icmp)),
-        ("SCTP", with(23, 132), Verdict::Punt(Punt::OtherProtocol)),
+        ("DCCP", with(23, 33), Verdict::Punt(Punt::OtherProtocol)),
+        ("SCTP to a service of TCP", with(23, 132), Verdict::Punt(Punt::NoService)),
         ("TCP offset 16", unmended(46, 0x40), Verdict::Drop(Drop::BadTransportHeader)),
         ("TCP offset past the end", unmended(46, 0xF0), Verdict::Drop(Drop::BadTransportHeader)),
     ];
@@ -710,7 +713,7 @@ fn a_service_that_is_not_live_begins_nothing_and_its_connections_go_on() {
 fn a_sloppy_service_takes_connections_from_the_middle_on() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Dr, &[1]);
     assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoConnection));
-    rig.spec.sloppy_tcp = true;
+    rig.spec.sloppy = true;
     rig.publish();
     assert_eq!(rig.push(WAN, &mut from_client(RST)), Verdict::Punt(Punt::NoConnection));
     assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Forward(LAN));
@@ -733,7 +736,7 @@ fn a_connection_that_comes_by_another_router_goes_to_the_same_server() {
             let mut rig = Rig::new(Protocol::Tcp, mode, &[1, 1, 1]);
             (rig.spec.scheduler, rig.spec.flags) = (*scheduler, flags.clone());
             rig.spec.tunnel.source = Some(u32::from(*socket(ROUTER).ip()));
-            rig.spec.sloppy_tcp = true;
+            rig.spec.sloppy = true;
             rig.publish();
             rig
         };

@@ -75,7 +75,7 @@ pub struct ServiceSpec {
     /// and that moves with ARP, a moment before or after control hears of it.
     pub live: bool,
     /// Whether a TCP connection may begin with any packet but a RST, and not only with a SYN.
-    pub sloppy_tcp: bool,
+    pub sloppy: bool,
     /// Whether clients come back to their servers.
     pub persistence: Option<Persistence>,
     /// Whether each datagram is one of its own, and no connection is remembered (IPVS' one-packet scheduling).
@@ -140,7 +140,7 @@ impl ServiceSpec {
             flow_key: FLOW_KEY,
             timeouts: Timeouts::default(),
             live: true,
-            sloppy_tcp: false,
+            sloppy: false,
             persistence: None,
             one_packet: false,
             helper: None,
@@ -195,8 +195,8 @@ pub struct Service {
     pub picker: Picker,
     /// Chooses them by nothing but the flow, if handshakes that are half done are limited ([`Limiter::knock`]).
     pub by_hash: Option<ByHash>,
-    /// See [`ServiceSpec::sloppy_tcp`].
-    pub sloppy_tcp: bool,
+    /// See [`ServiceSpec::sloppy`].
+    pub sloppy: bool,
     /// See [`ServiceSpec::one_packet`].
     pub one_packet: bool,
     /// See [`ServiceSpec::helper`].
@@ -550,7 +550,7 @@ impl Snapshot {
             live: spec.live,
             picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.kept, spec.flow_key),
             by_hash,
-            sloppy_tcp: spec.sloppy_tcp,
+            sloppy: spec.sloppy,
             one_packet: spec.one_packet,
             helper: spec.helper,
             sources: spec.sources.clone(),

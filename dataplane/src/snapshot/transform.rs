@@ -76,7 +76,7 @@ impl Transform {
             }
         };
         let state = match service.protocol {
-            Protocol::Tcp => State::Established,
+            Protocol::Tcp | Protocol::Sctp => State::Established,
             Protocol::Udp => State::Udp,
         };
         let timeout = service.timeout(state);
@@ -109,14 +109,14 @@ impl Transform {
 /// Takes no packet, however short.
 const NOWHERE: Adjacency = Adjacency { addresses: [0; 12], port: 0, mtu: 0 };
 
-/// An established TCP connection, or a UDP exchange: to a reply, one whose replies have been seen already. Every
+/// An established TCP connection or SCTP association, or a UDP exchange: to a reply, one whose replies have been seen already. Every
 /// datagram of a client may begin a connection anew, and does if the server is dead: none is undisturbed then. Nor is
 /// any of a connection that is to be reset.
 fn undisturbed(service: &Service, dest: &Dest) -> u16 {
     let empty = Word::EMPTY;
     match (service.protocol, service.mode) {
         (Protocol::Tcp, _) if dest.reset => empty.with_state(State::Established).with_flags(u8::MAX),
-        (Protocol::Tcp, _) => empty.with_state(State::Established),
+        (Protocol::Tcp | Protocol::Sctp, _) => empty.with_state(State::Established),
         (Protocol::Udp, _) if !dest.up => empty.with_state(State::Udp).with_flags(u8::MAX),
         (Protocol::Udp, Mode::Nat | Mode::Fullnat) => empty.with_state(State::Udp).with_flags(FLAG_REPLIED),
         (Protocol::Udp, Mode::Dr | Mode::Tunnel) => empty.with_state(State::Udp),

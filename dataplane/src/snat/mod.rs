@@ -91,11 +91,12 @@ impl Class {
         }
     }
 
-    /// The class of a protocol's packets.
-    pub fn of_protocol(protocol: Protocol) -> Class {
+    /// The class of a protocol's packets. SCTP has none: its ends tell each other their addresses.
+    pub fn of_protocol(protocol: Protocol) -> Option<Class> {
         match protocol {
-            Protocol::Tcp => Class::Tcp,
-            Protocol::Udp => Class::Udp,
+            Protocol::Tcp => Some(Class::Tcp),
+            Protocol::Udp => Some(Class::Udp),
+            Protocol::Sctp => None,
         }
     }
 }

@@ -107,7 +107,7 @@ impl LocalAddress {
     /// One whose ports are free. An error if there is no room in the address space.
     pub fn new(number: u16, address: IpAddr) -> io::Result<Self> {
         let free = || Buckets::untouched(PORTS / SLOTS);
-        Ok(LocalAddress { number, address, claims: [free()?, free()?] })
+        Ok(LocalAddress { number, address, claims: [free()?, free()?, free()?] })
     }
 
     /// Whose a port is.

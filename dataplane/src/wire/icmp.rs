@@ -3,7 +3,7 @@
 use super::checksum::{self, Delta, mend};
 use super::transport::{self, updated_checksum};
 use super::version::Version;
-use super::{ipv4, read16};
+use super::{ipv4, read16, sctp};
 use crate::service::Protocol;
 
 /// Type and code of an error.
@@ -26,7 +26,7 @@ mod field {
     pub const IDENTIFIER: usize = 4;
 }
 
-/// What an error quotes of a packet: the IP header and at least eight bytes behind it, which TCP and UDP begin
+/// What an error quotes of a packet: the IP header and at least eight bytes behind it, which TCP, UDP and SCTP begin
 /// with their ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quote<A> {
@@ -125,7 +125,8 @@ pub fn translate<A: Version>(
         return;
     }
     let address_delta = A::delta(old, address);
-    let port_delta = Delta::word(read16(message, port_at), port);
+    let old_port = read16(message, port_at);
+    let port_delta = Delta::word(old_port, port);
     let delta = if A::ICMP_COVERS_ADDRESSES { outside } else { Delta::default() };
     let mut patch = Patch { message, delta };
     for (word, at) in address.octets().as_ref().chunks_exact(2).zip((address_at..).step_by(2)) {
@@ -136,7 +137,11 @@ pub fn translate<A: Version>(
     }
     patch.put(port_at, port);
     let of_both = address_delta.and(port_delta);
-    patch.change(at + transport::checksum_at(protocol), |sum| updated_checksum(protocol, sum, of_both));
+    if protocol == Protocol::Sctp {
+        patch.sctp(at, port_at, old_port, usize::from(ip.total_length).saturating_sub(ip.header_length));
+    } else {
+        patch.change(at + transport::checksum_at(protocol), |sum| updated_checksum(protocol, sum, of_both));
+    }
     patch.finish();
 }
 
@@ -215,6 +220,15 @@ impl Patch<'_> {
 
     fn put(&mut self, at: usize, new: u16) {
         self.change(at, |_| new);
+    }
+
+    /// Mends the checksum of a quoted packet of SCTP of which one port has changed, and of which there were so many bytes.
+    fn sctp(&mut self, packet: usize, port_at: usize, old: u16, length: usize) {
+        let new = read16(self.message, port_at);
+        let [a, b, c, d] = sctp::change(length, port_at - packet, old, new);
+        let at = packet + sctp::CHECKSUM;
+        self.change(at, |word| word ^ u16::from_be_bytes([a, b]));
+        self.change(at + 2, |word| word ^ u16::from_be_bytes([c, d]));
     }
 
     /// Changes a 16-bit word that is there, or nothing.

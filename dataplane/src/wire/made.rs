@@ -6,11 +6,14 @@ use super::checksum;
 use super::ethernet::{self, Mac};
 use super::transport::{TCP_CHECKSUM, UDP_CHECKSUM, header_length};
 use super::version::Version;
-use super::{ipv4, ipv6};
+use super::{ipv4, ipv6, sctp};
 use crate::service::Protocol;
 
 /// The shortest frame of Ethernet, without its checksum; shorter packets are padded.
 const SHORTEST: usize = 60;
+
+/// A chunk of SCTP that begins an association: a tag, a window, streams of both ways, a first number (RFC 9260, section 3.3.2).
+const INIT: [u8; 20] = [1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
 
 /// A packet without options or extensions, with a payload of zeros, which routers may not make fragments of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +24,7 @@ pub struct Made {
     pub source: SocketAddr,
     /// To whom; of the same family.
     pub destination: SocketAddr,
-    /// TCP flags; UDP has none.
+    /// TCP flags; UDP has none, and a packet of SCTP is an INIT.
     pub flags: u8,
     /// Time to live, or hop limit.
     pub ttl: u8,
@@ -37,7 +40,8 @@ impl Made {
 
     /// The shortest packet of its protocol and family.
     pub fn least_length(&self) -> u16 {
-        self.ip_header() + header_length(self.protocol) as u16
+        let chunk = if self.protocol == Protocol::Sctp { INIT.len() } else { 0 };
+        self.ip_header() + (header_length(self.protocol) + chunk) as u16
     }
 
     /// The packet in a frame, all checksums right. An empty frame if its addresses are of two families.
@@ -66,13 +70,23 @@ impl Made {
                 segment.extend(rest.to_be_bytes());
                 UDP_CHECKSUM
             }
+            Protocol::Sctp => {
+                segment.extend([0; 8]);
+                segment.extend(INIT);
+                sctp::CHECKSUM
+            }
         };
         segment.resize(usize::from(rest), 0);
         let pseudo = A::pseudo_sum(source, destination, self.protocol.number(), rest);
         let sum = checksum::fold(u32::from(pseudo) + u32::from(checksum::sum(&segment)));
         // RFC 768: a UDP checksum that comes out as 0 is sent as 0xFFFF.
         let sum = if self.protocol == Protocol::Udp && sum == 0xFFFF { sum } else { !sum };
-        segment[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
+        if self.protocol == Protocol::Sctp {
+            let sum = sctp::checksum(&segment);
+            segment[checksum_at..checksum_at + sum.len()].copy_from_slice(&sum);
+        } else {
+            segment[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
+        }
 
         let mut ip = A::header(length, self.protocol.number(), source, destination);
         A::set_ttl(&mut ip, self.ttl);

@@ -14,6 +14,7 @@ pub mod made;
 pub mod mss;
 pub mod plain;
 pub mod proxy;
+pub mod sctp;
 pub mod transport;
 pub mod tunnel;
 pub mod version;

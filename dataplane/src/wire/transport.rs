@@ -1,7 +1,7 @@
-//! TCP (RFC 9293) and UDP (RFC 768) headers, as far as a balancer looks into them.
+//! TCP (RFC 9293), UDP (RFC 768) and SCTP ([`super::sctp`]) headers, as far as a balancer looks into them.
 
 use super::checksum::Delta;
-use super::read16;
+use super::{read16, sctp};
 use crate::service::Protocol;
 
 mod field {
@@ -34,6 +34,7 @@ pub const fn header_length(protocol: Protocol) -> usize {
     match protocol {
         Protocol::Tcp => 20,
         Protocol::Udp => 8,
+        Protocol::Sctp => sctp::HEADER,
     }
 }
 
@@ -44,7 +45,7 @@ pub struct Transport {
     pub source: u16,
     /// Destination port.
     pub destination: u16,
-    /// TCP flags; 0 for UDP.
+    /// TCP flags; 0 for UDP; of SCTP [`sctp::Event::flags`].
     pub flags: u8,
 }
 
@@ -71,22 +72,29 @@ impl Transport {
                 }
                 0
             }
+            Protocol::Sctp => sctp::Event::of_packet(&segment[..segment.len().min(length)]).flags(),
         };
         let source = read16(segment, field::SOURCE_PORT);
         Some(Transport { source, destination: read16(segment, field::DESTINATION_PORT), flags })
     }
 }
 
-/// Replaces the source port; `delta` is the change of the checksum, pseudo-header included.
+/// Replaces the source port; `delta` is the change of the checksum, pseudo-header included. One of SCTP has to end where its packet does.
 #[inline]
 pub fn set_source(protocol: Protocol, segment: &mut [u8], port: u16, delta: Delta) {
+    if protocol == Protocol::Sctp {
+        return sctp::set_port(segment, field::SOURCE_PORT, port);
+    }
     segment[field::SOURCE_PORT..field::SOURCE_PORT + 2].copy_from_slice(&port.to_be_bytes());
     update_checksum(protocol, segment, delta);
 }
 
-/// Replaces the destination port; `delta` is the change of the checksum, pseudo-header included.
+/// Replaces the destination port, as [`set_source`] does.
 #[inline]
 pub fn set_destination(protocol: Protocol, segment: &mut [u8], port: u16, delta: Delta) {
+    if protocol == Protocol::Sctp {
+        return sctp::set_port(segment, field::DESTINATION_PORT, port);
+    }
     segment[field::DESTINATION_PORT..field::DESTINATION_PORT + 2].copy_from_slice(&port.to_be_bytes());
     update_checksum(protocol, segment, delta);
 }
@@ -104,6 +112,7 @@ pub(super) const fn checksum_at(protocol: Protocol) -> usize {
     match protocol {
         Protocol::Tcp => TCP_CHECKSUM,
         Protocol::Udp => UDP_CHECKSUM,
+        Protocol::Sctp => sctp::CHECKSUM,
     }
 }
 

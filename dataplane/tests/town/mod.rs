@@ -133,7 +133,7 @@ fn service(index: usize) -> ServiceSpec {
 fn tunnel(protocol: Protocol) -> TunnelSpec {
     let encapsulation = match protocol {
         Protocol::Tcp => Encapsulation::Gre { checksum: true },
-        Protocol::Udp => Encapsulation::Gue { port: 6080, checksum: true },
+        Protocol::Udp | Protocol::Sctp => Encapsulation::Gue { port: 6080, checksum: true },
     };
     TunnelSpec { encapsulation, source: Some(0x0A00_00FE), mss_clamp: Some(MssClamp::Fit) }
 }
@@ -202,6 +202,7 @@ pub fn frame(random: &mut Random, port: PortIndex) -> Vec<u8> {
     match protocol {
         Protocol::Tcp => segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0, 0, 0, 0, 0, 0]),
         Protocol::Udp => segment.extend([0, 0, 0, 0]),
+        Protocol::Sctp => unreachable!("nobody here speaks it"),
     }
     segment.resize(segment.len() + random.below(40), 0xA5);
     if protocol == Protocol::Udp {

@@ -16,7 +16,7 @@
 //! | fragments in any order, overlapping, without a first; options, extension headers, no checksum, MSS, class and ECN, hops that run out, MTU, damage, martians, VLAN tags | [`sequence::Odd`] |
 //! | ICMP errors about requests and replies, from hosts and routers, with 8 bytes quoted, fewer or all, damaged, to somebody else | [`sequence::Error`] |
 //!
-//! Not covered: services of all ports, routing, source NAT, limits of connections, QUIC's connection ids, full NAT, lists of sources, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
+//! Not covered: SCTP, services of all ports, routing, source NAT, limits of connections, QUIC's connection ids, full NAT, lists of sources, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
 //! packet (dataplane/tests/lanes.rs has those).
 //!
 //! A million sequences take less than three minutes of a core in the release build, and none shows a difference; twenty thousand take some ten seconds in the debug build,

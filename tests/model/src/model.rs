@@ -569,6 +569,7 @@ impl Model {
         let is_dead = !service.servers[connection.server].up;
         match service.protocol {
             Protocol::Udp => is_dead,
+            Protocol::Sctp => unreachable!("it is left out"),
             Protocol::Tcp => {
                 let is_over = matches!(connection.state, State::TimeWait | State::Close);
                 flags & (SYN | RST) == SYN && (is_over || is_dead || self.is_to_end(index))
@@ -595,6 +596,7 @@ impl Model {
         let seen = if service.mode == Mode::Nat { tcp::Seen::FromClient } else { tcp::Seen::OnlyFromClient };
         let state = match service.protocol {
             Protocol::Udp => State::Udp,
+            Protocol::Sctp => unreachable!("it is left out"),
             Protocol::Tcp => match tcp::next(seen, State::None, flags) {
                 // Begun in the middle, it is embryonic until its client goes on.
                 State::Established => State::SynRecv,
@@ -637,6 +639,7 @@ impl Model {
         let is_syn = flags & (SYN | RST) == SYN;
         let may_begin = match service.protocol {
             Protocol::Udp => true,
+            Protocol::Sctp => unreachable!("it is left out"),
             Protocol::Tcp => is_syn || service.sloppy_tcp && flags & RST == 0,
         };
         if !service.live {
@@ -758,6 +761,7 @@ impl Model {
         let service = &self.services[connection.service];
         let state = match service.protocol {
             Protocol::Udp => State::Udp,
+            Protocol::Sctp => unreachable!("it is left out"),
             Protocol::Tcp => tcp::next(seen, connection.state, flags),
         };
         let grain = grain(timeout(service, state));

@@ -414,6 +414,7 @@ impl Sent {
             Protocol::Tcp => {
                 segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, self.flags, 0xFF, 0xFF, 0, 0, 0, 0])
             }
+            Protocol::Sctp => unreachable!("it is left out"),
             Protocol::Udp => segment.extend([((8 + payload) >> 8) as u8, (8 + payload) as u8, 0, 0]),
         }
         segment.extend((0..payload).map(|byte| byte as u8));

@@ -177,7 +177,7 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
         flags: service.flags.clone(),
         timeouts,
         live: service.live,
-        sloppy_tcp: service.sloppy_tcp,
+        sloppy: service.sloppy_tcp,
         one_packet: service.one_packet,
         persistence: service.persistence,
         tunnel: TunnelSpec {

@@ -163,10 +163,10 @@ async fn wrong_requests_are_answered_in_json() {
             "Failed to deserialize query string: dry_run: provided string was not `true` or `false`",
         ),
         (
-            "DELETE /v1/services/sctp/192.0.2.10:80",
+            "DELETE /v1/services/dccp/192.0.2.10:80",
             "",
             "400 Bad Request",
-            "\"sctp/192.0.2.10:80\" is no service; expected PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.10:80 or tcp/[2001:db8::10]:80",
+            "\"dccp/192.0.2.10:80\" is no service; expected PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.10:80 or tcp/[2001:db8::10]:80",
         ),
         (
             "DELETE /v1/services/tcp/192.0.2.10:80/servers/x",

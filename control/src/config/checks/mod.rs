@@ -24,6 +24,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dataplane::service::Protocol;
+
 use super::check::{narrow, one_of};
 use super::raw::{Field, Section};
 use super::value::{self, ADDRESS};
@@ -164,14 +166,22 @@ pub(super) fn kinds() -> impl Iterator<Item = &'static str> {
     KINDS.iter().map(|kind| kind.name)
 }
 
-/// One table, or an array of them, for the servers of a service with this address.
-pub(super) fn read(field: &Field<'_>, service: Option<SocketAddr>) -> Option<Vec<Check>> {
+/// One table, or an array of them, for the servers of a service with this address and protocol.
+pub(super) fn read(
+    field: &Field<'_>,
+    service: Option<SocketAddr>,
+    protocol: Option<Protocol>,
+) -> Option<Vec<Check>> {
     let is_of_all_ports = service.is_some_and(|service| service.port() == 0);
     let one = |field: &Field<'_>| {
         let check = check(&field.section()?)?;
         match check.port {
             None if is_of_all_ports && check.kind.asks_a_port() => field.error(format_args!(
                 "the servers of a service of all ports have none that check {:?} could ask; expected port = 1 to 65535",
+                check.kind.name()
+            )),
+            None if protocol == Some(Protocol::Sctp) && check.kind.asks_a_port() => field.error(format_args!(
+                "check {:?} does not speak SCTP, and knows no other port; expected port = 1 to 65535, or kind = \"ping\" or \"command\"",
                 check.kind.name()
             )),
             _ => Some(check),

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use dataplane::service::{Protocol, State};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -92,6 +93,15 @@ impl Table {
             let service = &mut document["service"][0];
             (service["address"], service["persistence"]) = (json!("192.0.2.10:0"), json!({}));
             (service["protocol"], service["mode"]) = (json!("tcp"), json!("nat"));
+        }
+        let is_sctps = |key: &str| {
+            State::of_protocol(Protocol::Sctp).any(|state| state.timeout_key() == key)
+                && State::of_protocol(Protocol::Tcp).all(|state| state.timeout_key() != key)
+        };
+        if let Some(timeouts) = document["service"][0]["timeouts"].as_object()
+            && timeouts.keys().any(|key| is_sctps(key))
+        {
+            document["service"][0]["protocol"] = json!("sctp");
         }
         if let Some(lower) = document.pointer("/service/0/server/0/lower_threshold").cloned() {
             document["service"][0]["server"][0]["upper_threshold"] = lower;

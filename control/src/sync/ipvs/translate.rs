@@ -67,7 +67,7 @@ fn connection(entry: &Entry) -> Option<Connection> {
     let state = match (protocol, u8::try_from(entry.state).ok()?) {
         _ if is_template => State::Template,
         (Protocol::Udp, 0) => State::Udp,
-        (Protocol::Tcp, number) => State::of_protocol(protocol).find(|&state| state as u8 == number)?,
+        (Protocol::Tcp | Protocol::Sctp, number) => State::of_protocol(protocol).nth(usize::from(number))?,
         _ => return None,
     };
     let is_of_use = is_told(state, true)
@@ -114,7 +114,8 @@ pub fn write(connection: &Connection) -> Option<Entry> {
     Some(Entry {
         protocol: service.protocol.number(),
         flags: method | flags,
-        state: if matches!(state, State::Udp | State::Template) { 0 } else { state as u16 },
+        // Templates, which no protocol has among its states, are in the first one.
+        state: State::of_protocol(service.protocol).position(|its| its == state).unwrap_or(0) as u16,
         client,
         service: service_address,
         server: server_address,

@@ -80,6 +80,7 @@ fn write(packet: &Packet, dest: &Dest, macs: Option<&[u8; 12]>, frame: &mut impl
     let (headers, segment) = frame.bytes_mut().split_at_mut_checked(usize::from(packet.transport))?;
     let (ethernet, rest) = headers.split_first_chunk_mut::<{ ethernet::HEADER }>()?;
     let ip = rest.first_chunk_mut::<{ ipv6::HEADER }>()?;
+    let segment = packet.segment(segment);
     let has_ports = packet.piece != Piece::Later;
     if has_ports && segment.len() < transport::header_length(packet.protocol) {
         return None;

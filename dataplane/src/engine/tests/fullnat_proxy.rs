@@ -88,7 +88,7 @@ fn a_reload_is_for_connections_that_begin() {
 #[test]
 fn a_stream_that_is_met_in_its_middle_has_no_header() {
     let mut rig = rig(true);
-    rig.spec.sloppy_tcp = true;
+    rig.spec.sloppy = true;
     rig.publish();
     assert_eq!(rig.client(ACK, [FIRST, NEXT], b"hello"), (FIRST, NEXT, b"hello".to_vec()));
     rig.moves_by(0);

@@ -65,6 +65,7 @@ pub(super) fn packet6(
     match protocol {
         Protocol::Tcp => segment.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0x20, 0, 0, 0, 0, 0]),
         Protocol::Udp => segment.extend([0, 15, 0, 0]),
+        Protocol::Sctp => unreachable!("has a file of its own"),
     }
     segment.extend(b"payload");
     let checksum_at = if protocol == Protocol::Tcp { 16 } else { 6 };
@@ -84,6 +85,27 @@ pub(super) fn packet6(
 
 fn request(protocol: Protocol, flags: u8) -> Vec<u8> {
     packet6(protocol, (WAN_MAC, CLIENT_MAC), (CLIENT6, VIP6), (flags, 64), &[])
+}
+
+/// An INIT arrives as one that was made for the real server, and the answer as one that was made for the client.
+#[test]
+fn sctp_with_another_port() {
+    let rig = rig(Protocol::Sctp, Mode::Nat, &[1]);
+    let made = |(source, destination): (&str, &str), mac: &[u8; 6]| {
+        let (source, destination) = (socket6(source).into(), socket6(destination).into());
+        let (protocol, flags, ttl, length) = (Protocol::Sctp, 0, 64, 0);
+        crate::wire::made::Made { protocol, source, destination, flags, ttl, length }.frame(&CLIENT_MAC, mac)
+    };
+    let server = server(1, 8080);
+    for (port, to, sent, arrives) in [
+        (WAN, LAN, (CLIENT6, VIP6), (CLIENT6, server.as_str())),
+        (LAN, WAN, (server.as_str(), CLIENT6), (VIP6, CLIENT6)),
+    ] {
+        let mut packet = made(sent, if port == WAN { &WAN_MAC } else { &LAN_MAC });
+        assert_eq!(rig.push(port, &mut packet), Verdict::Forward(to));
+        assert_eq!(packet[22..], made(arrives, &WAN_MAC)[22..]);
+    }
+    assert_eq!(rig.connections()[0].2, State::CookieWait, "the server's was an INIT, too");
 }
 
 #[test]
@@ -241,7 +263,7 @@ fn what_is_not_a_services_leaves_by_its_name() {
         ("multicast", with(0, 0x33), Verdict::Punt(Punt::Multicast)),
         ("version 5", with(14, 0x50), Verdict::Drop(Drop::BadIpHeader)),
         ("cut off", with(19, 200), Verdict::Drop(Drop::BadIpHeader)),
-        ("another protocol", with(20, 132), Verdict::Punt(Punt::OtherProtocol)),
+        ("another protocol", with(20, 33), Verdict::Punt(Punt::OtherProtocol)),
         ("a TCP header of two words", with(66, 0x20), Verdict::Drop(Drop::BadTransportHeader)),
         ("another port", with(57, 81), Verdict::Punt(Punt::NoService)),
         ("the last hop", with(21, 1), Verdict::Drop(Drop::TtlExpired)),
