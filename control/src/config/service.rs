@@ -21,7 +21,7 @@ use super::{Server, ServerState, Service, availability, checks, fullnat, quic_lb
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 19] = [
+const SERVICE_KEYS: [&str; 20] = [
     "address",
     "ports",
     "protocol",
