@@ -323,7 +323,7 @@ fn odd() -> impl Strategy<Value = Odd> {
         2 => (0..12u8).prop_map(Odd::Martian),
         1 => Just(Odd::OtherPort),
         1 => Just(Odd::ToRouter),
-        1 => select(vec![1, 2, 6, 17, 47, 50, 58, 132]).prop_map(Odd::OtherProtocol),
+        1 => select(vec![1, 2, 6, 17, 47, 50, 58, 33]).prop_map(Odd::OtherProtocol),
         24 => (prop_oneof![6 => Just(1u8), 1 => Just(2)], 0..3u8).prop_map(|(id, part)| Odd::Part(id, part)),
     ]
 }
