@@ -68,26 +68,9 @@ pub fn is_shared(word: Word) -> bool {
 /// The same of a connection in this state, if it is UDP or a template that counts as answered ([`FLAG_REPLIED`]) or not.
 pub fn is_told(state: State, replied: bool) -> bool {
     match state {
-        State::Established
-        | State::FinWait
-        | State::CloseWait
-        | State::LastAck
-        | State::TimeWait
-        | State::Close
-        | State::ShutdownSent
-        | State::ShutdownReceived
-        | State::ShutdownAckSent
-        | State::Closed => true,
         State::Udp | State::Template => replied,
-        State::None | State::SynSent | State::SynRecv | State::SynAck | State::Listen => false,
-        State::Init1
-        | State::Init
-        | State::CookieSent
-        | State::CookieReplied
-        | State::CookieWait
-        | State::Cookie
-        | State::CookieEchoed
-        | State::Rejected => false,
+        State::Listen | State::Rejected => false,
+        state => !state.is_embryonic(),
     }
 }
 

@@ -32,18 +32,18 @@ pub fn next(direction: Direction, state: State, event: Event) -> State {
 
         (In, Event::CookieEcho, None | CookieSent) => CookieReplied,
         (In, Event::CookieEcho, Init1) => Init,
-        (Out, Event::CookieEcho, state) if is_opening(state) => CookieEchoed,
+        (Out, Event::CookieEcho, state) if state.is_embryonic() => CookieEchoed,
         // The real server's INIT ACK, which is not seen, has been before it.
         (InOnly, Event::CookieEcho, None | Init1 | Init | CookieSent | CookieReplied | CookieWait) => {
             Established
         }
 
         (In, Event::CookieAck, None | CookieEchoed) => Established,
-        (Out, Event::CookieAck, state) if is_opening(state) => Established,
+        (Out, Event::CookieAck, state) if state.is_embryonic() => Established,
         (InOnly, Event::CookieAck, None | CookieSent | CookieReplied | Cookie | CookieEchoed) => Established,
 
         (In | InOnly, Event::Shutdown, None | Established) => ShutdownReceived,
-        (Out, Event::Shutdown, state) if is_opening(state) || state == Established => ShutdownSent,
+        (Out, Event::Shutdown, state) if state.is_embryonic() || state == Established => ShutdownSent,
 
         (In | InOnly, Event::ShutdownAck, None | ShutdownSent | ShutdownAckSent) => Closed,
         (In | InOnly, Event::ShutdownAck, Init1) => Init,
@@ -68,11 +68,6 @@ pub fn next(direction: Direction, state: State, event: Event) -> State {
 
         (_, _, state) => state,
     }
-}
-
-/// Whether an association in this state has not been established yet.
-fn is_opening(state: State) -> bool {
-    matches!(state, None | Init1 | Init | CookieSent | CookieReplied | CookieWait | Cookie | CookieEchoed)
 }
 
 #[cfg(test)]

@@ -273,6 +273,11 @@ impl State {
         )
     }
 
+    /// Whether it has ended, so that another connection may begin in its place.
+    pub const fn is_over(self) -> bool {
+        matches!(self, State::TimeWait | State::Close | State::Closed)
+    }
+
     const SCTP: &'static [Self] = &[
         State::None,
         State::Init1,

@@ -229,7 +229,7 @@ fn take_sorted(
     for (mbuf, port) in burst.iter_mut().zip(&mut ports) {
         *port = output.vlans.receive(wire, mbuf);
     }
-    // In order of what came first. What is of another network waits for the next round.
+    // In order of what came first. What is of another network waits for the next pass.
     let mut left = 0..burst.len();
     while let Some(first) = left.next() {
         let port = ports[first];

@@ -3,6 +3,7 @@
 //! What they are to do wrong, a test tells them by [`Flags`]; which there are stands in `python/`.
 
 use std::net::{SocketAddrV4, TcpStream};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
@@ -11,11 +12,20 @@ use crate::{
     flags::Flags,
     netns::Namespace,
     process::{Command, Daemon},
+    state::State,
     wait::{self, PATIENCE},
 };
 
 /// Debian's, which has Debian's libraries; another one may come first in the path.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
+
+/// Writes a program to where a cluster's files are, beside what gives it devices of its own; gives its path.
+pub(crate) fn with_devices(state: &State, name: &str, program: &str) -> Result<PathBuf> {
+    std::fs::write(state.file("tuntap.py"), include_str!("python/tuntap.py"))?;
+    let path = state.file(name);
+    std::fs::write(&path, program)?;
+    Ok(path)
+}
 
 /// A running server.
 #[derive(Debug)]

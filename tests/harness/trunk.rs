@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use crate::{
     cluster::Cluster,
     process::Daemon,
-    python::PYTHON,
+    python::{PYTHON, with_devices},
     wait::{self, PATIENCE},
 };
 
@@ -17,8 +17,7 @@ impl Trunk {
     /// Starts a switch whose trunk is this interface, with the router's wires as networks of these numbers.
     pub fn start(cluster: &Cluster, interface: &str, ids: &[u16]) -> Result<Trunk> {
         let router = &cluster.router;
-        let program = cluster.state().file("switch.py");
-        std::fs::write(&program, include_str!("python/switch.py"))?;
+        let program = with_devices(cluster.state(), "switch.py", include_str!("python/switch.py"))?;
         let networks = cluster.wires().into_iter().zip(ids).map(|(wire, id)| format!("{wire}={id}"));
         let networks: Vec<String> = networks.collect();
         let networks: Vec<&str> = networks.iter().map(String::as_str).collect();

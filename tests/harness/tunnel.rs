@@ -10,7 +10,7 @@ use crate::{
     config::Service,
     netns::Namespace,
     process::Daemon,
-    python::PYTHON,
+    python::{PYTHON, with_devices},
     wait::{self, PATIENCE},
 };
 
@@ -77,8 +77,7 @@ impl End {
             "table ip untunnel {\nchain out {\ntype filter hook output priority 0;\n\
              icmp type destination-unreachable icmp code { 2, 3 } drop\n}\n}\n",
         )?;
-        let program = machine.state().file("untunnel.py");
-        std::fs::write(&program, include_str!("python/untunnel.py"))?;
+        let program = with_devices(machine.state(), "untunnel.py", include_str!("python/untunnel.py"))?;
         let port = if let Kind::Gue(port) = kind { port } else { 0 };
         let mut daemon = machine
             .command(PYTHON)

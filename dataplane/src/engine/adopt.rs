@@ -159,7 +159,7 @@ fn is_news(snapshot: &Snapshot, ours: Word, theirs: Word, now: Tick, slack: u32)
     if is_other && slack == 0 && ours_age.abs_diff(theirs_age) <= moment {
         // A coarse moment is a minute, in which a client may have begun anew what had ended here. To end that would cost it
         // its connection; to keep what is over costs a slot.
-        let (ours_is_over, theirs_is_over) = (is_over(ours), is_over(theirs));
+        let (ours_is_over, theirs_is_over) = (ours.state().is_over(), theirs.state().is_over());
         if moment > 1 && ours_is_over != theirs_is_over {
             return ours_is_over;
         }
@@ -171,28 +171,17 @@ fn is_news(snapshot: &Snapshot, ours: Word, theirs: Word, now: Tick, slack: u32)
     theirs_age + margin < ours_age || is_other && theirs_age <= ours_age + slack
 }
 
-fn is_over(word: Word) -> bool {
-    matches!(word.state(), State::TimeWait | State::Close | State::Closed)
-}
-
 /// Of two words of one moment, which counts in every router: what is nearer to its end, then any order of the servers.
 fn precedence(snapshot: &Snapshot, word: Word) -> (u8, Option<SocketAddr>) {
     let progress = match word.state() {
-        State::None | State::SynSent | State::SynRecv | State::SynAck | State::Listen => 0,
-        State::Init1
-        | State::Init
-        | State::CookieSent
-        | State::CookieReplied
-        | State::CookieWait
-        | State::Cookie
-        | State::CookieEchoed
-        | State::Rejected => 0,
         State::Established | State::Udp | State::Template => 1,
         State::FinWait | State::ShutdownSent => 2,
         State::CloseWait | State::ShutdownReceived => 3,
         State::LastAck | State::ShutdownAckSent => 4,
         State::TimeWait => 5,
         State::Close | State::Closed => 6,
+        // Its handshake is not done.
+        _ => 0,
     };
     (progress, snapshot.dest_of(word).map(|dest| dest.address))
 }

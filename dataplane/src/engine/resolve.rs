@@ -591,7 +591,7 @@ impl<'a> Path<'a> {
 /// Whether a packet that may begin a connection does so in the place of this one: it has ended, or its server
 /// is dead or gone.
 fn is_over(state: State, dest: &Dest) -> bool {
-    matches!(state, State::TimeWait | State::Close | State::Closed) || !dest.up || dest.reset
+    state.is_over() || !dest.up || dest.reset
 }
 
 fn has_expired(snapshot: &Snapshot, now: Tick, dest: &Dest, word: Word) -> bool {

@@ -6,26 +6,17 @@ from the router with no tag, or with another one, is told and goes nowhere.
     switch.py TRUNK INTERFACE=ID...
 """
 
-import fcntl
 import os
 import select
 import socket
 import struct
-import subprocess
 import sys
 
-TUNSETIFF = 0x400454CA
-IFF_TAP, IFF_NO_PI = 0x0002, 0x1000
+from tuntap import TAP, open_device
+
 ETH_P_ALL = 3
 SO_RCVBUFFORCE = 33
 LONGEST = 2048
-
-
-def open_tap(name):
-    tap = os.open("/dev/net/tun", os.O_RDWR)
-    fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
-    subprocess.run(["ip", "link", "set", name, "up"], check=True)
-    return tap
 
 
 def open_access(name):
@@ -36,7 +27,7 @@ def open_access(name):
 
 
 def main():
-    tap = open_tap(sys.argv[1])
+    tap = open_device(sys.argv[1], TAP)
     pairs = (argument.split("=") for argument in sys.argv[2:])
     by_tag = {struct.pack("!HH", 0x8100, int(number)): open_access(name) for name, number in pairs}
     tags = {access: tag for tag, access in by_tag.items()}

@@ -6,23 +6,14 @@ program takes the headers off by the RFCs, and a TUN device is where the packets
     untunnel.py ipip|gre|gue PORT DEVICE
 """
 
-import fcntl
 import os
 import socket
 import struct
-import subprocess
 import sys
 
-TUNSETIFF = 0x400454CA
-IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
+from tuntap import TUN, open_device
+
 SO_RCVBUFFORCE = 33
-
-
-def open_tun(name):
-    tun = os.open("/dev/net/tun", os.O_RDWR)
-    fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
-    subprocess.run(["ip", "link", "set", name, "up"], check=True)
-    return tun
 
 
 def sum_of(data):
@@ -63,7 +54,7 @@ def main():
         outer = socket.socket(socket.AF_INET, socket.SOCK_RAW, {"ipip": 4, "gre": 47}[kind])
     outer.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
     take_out = {"ipip": from_ipip, "gre": from_gre, "gue": from_gue}[kind]
-    tun = open_tun(name)
+    tun = open_device(name, TUN)
     print("ready", flush=True)
     while True:
         inside = take_out(outer.recv(65535))
