@@ -1,6 +1,6 @@
 # `make demo` shows RVS, `make test` proves it. Both install what they need, on Debian as root.
 
-.PHONY: help demo test unit loom e2e fuzz test-metal lint build release man deb test-debian13 bench gate clean install-packages
+.PHONY: help demo test unit loom e2e fuzz test-metal lint build release man deb test-debian13 bench-build bench gate clean install-packages
 
 # Where cargo builds.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -87,16 +87,15 @@ lint: install-packages
 	cargo deny --log-level error check bans licenses sources
 
 # rvs-perf and the program that it measures, as they are released.
-PERF := cargo build --quiet --release -p rvs -p rvs-perf --features rvs/static,rvs-perf/static
+bench-build: install-packages
+	cargo build --quiet --release -p rvs -p rvs-perf --features rvs/static,rvs-perf/static
 
-bench: install-packages
-	$(PERF)
+bench: bench-build
 	$(TARGET)/release/rvs-perf bench $(ARGS)
 
 # The same on every machine; a deliberate change is recorded by
 # `target/release/rvs-perf instructions --record perf/instructions.toml`, in a commit that says why.
-gate: install-packages
-	$(PERF)
+gate: bench-build
 	$(TARGET)/release/rvs-perf instructions --check perf/instructions.toml
 
 clean:
