@@ -1,6 +1,6 @@
 //! A reference model of the data path, and random packet sequences through both.
 //!
-//! The model (`model.rs`) says what a router does with a packet as plainly as it can be said: connections are a list, checksums are summed anew over the whole packet, a TCP
+//! The model (`model/`) says what a router does with a packet as plainly as it can be said: connections are a list, checksums are summed anew over the whole packet, a TCP
 //! state is looked up in a table as it is printed in books. It was written from the RFCs, the semantics of LVS and docs/, without looking at the
 //! data path, with which it shares nothing but the names that services are configured by. [`sequence`] makes random sequences of packets, time and changes, in which
 //! few clients meet few services; [`compare()`] has the model and the data path take one, and compares each verdict, each byte that leaves, and at the end what has been counted and which

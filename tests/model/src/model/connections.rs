@@ -1,0 +1,197 @@
+//! Connections: a list, searched from its beginning to its end, and what LVS says of how long one lives.
+
+use std::net::SocketAddr;
+
+use dataplane::service::{Mode, Protocol};
+
+use super::persistence::{Template, network};
+use super::{Fate, Frame, Model, TICKS_PER_SECOND};
+use crate::packet::{RST, SYN};
+use crate::tcp::{self, State};
+use crate::world::{Leaving, Service};
+
+/// A connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub client: SocketAddr,
+    pub service: usize,
+    pub server: usize,
+    pub state: State,
+    /// When it was last noted to have a packet.
+    pub(super) seen: u64,
+    /// Whether its real server has answered (UDP).
+    pub(super) is_answered: bool,
+    /// Among all, for the newer one of two.
+    pub(super) number: u64,
+}
+
+impl Model {
+    /// A connection with a server, or why there is none.
+    pub(super) fn begin(
+        &mut self,
+        frame: &Frame<'_>,
+        number: usize,
+        client: SocketAddr,
+        flags: u8,
+    ) -> Result<usize, Fate> {
+        let server = self.schedule(frame, number, client, flags)?;
+        self.note_template(number, client.ip(), server);
+        self.loads[number][server].traffic.connections += 1;
+        self.total.connections += 1;
+        let service = &self.services[number];
+        if service.one_packet {
+            return Ok(server);
+        }
+        let seen = if service.mode == Mode::Nat { tcp::Seen::FromClient } else { tcp::Seen::OnlyFromClient };
+        let state = match service.protocol {
+            Protocol::Udp => State::Udp,
+            Protocol::Sctp => unreachable!("it is left out"),
+            Protocol::Tcp => match tcp::next(seen, State::None, flags) {
+                // Begun in the middle, it is embryonic until its client goes on.
+                State::Established => State::SynRecv,
+                state => state,
+            },
+        };
+        let protocol = service.protocol;
+        // What is over of this client's port makes room.
+        let (services, now) = (&self.services, self.now);
+        self.connections.retain(|old| {
+            let is_this = old.service == number && old.client == client;
+            let is_stale = old.client == client
+                && services[old.service].protocol == protocol
+                && is_over(old, &services[old.service], now);
+            !is_this && !is_stale
+        });
+        self.begun += 1;
+        self.connections.push(Connection {
+            client,
+            service: number,
+            server,
+            state,
+            seen: self.now,
+            is_answered: false,
+            number: self.begun,
+        });
+        self.note_limits();
+        Ok(server)
+    }
+
+    /// Whether a packet of a known connection is the first one of another.
+    pub(super) fn begins_anew(&self, index: usize, flags: u8) -> bool {
+        let connection = &self.connections[index];
+        let service = &self.services[connection.service];
+        let is_dead = !service.servers[connection.server].up;
+        match service.protocol {
+            Protocol::Udp => is_dead,
+            Protocol::Sctp => unreachable!("it is left out"),
+            Protocol::Tcp => {
+                let is_over = matches!(connection.state, State::TimeWait | State::Close);
+                flags & (SYN | RST) == SYN && (is_over || is_dead || self.is_to_end(index))
+            }
+        }
+    }
+
+    /// Whether a TCP connection is to be reset, since its server has been removed.
+    pub(super) fn is_to_end(&self, index: usize) -> bool {
+        let Connection { service, server, .. } = self.connections[index];
+        let its = &self.services[service];
+        its.protocol == Protocol::Tcp && its.servers[server].leaving == Some(Leaving::Resetting)
+    }
+
+    /// Linux' side tells both ends, and forgets the connection; a fragment does not say how long its segment is, and so not what the ends expect next.
+    pub(super) fn reset(&mut self, index: usize, is_fragment: bool) -> Fate {
+        if !is_fragment {
+            self.connections.remove(index);
+            self.note_limits();
+        }
+        Fate::Punt("reset")
+    }
+
+    /// A connection has a packet.
+    pub(super) fn follow(&mut self, index: usize, seen: tcp::Seen, flags: u8) {
+        let now = self.now;
+        let connection = &mut self.connections[index];
+        let service = &self.services[connection.service];
+        let state = match service.protocol {
+            Protocol::Udp => State::Udp,
+            Protocol::Sctp => unreachable!("it is left out"),
+            Protocol::Tcp => tcp::next(seen, connection.state, flags),
+        };
+        let grain = grain(timeout(service, state));
+        let is_answer = service.protocol == Protocol::Udp && seen == tcp::Seen::FromServer;
+        let is_first = is_answer && !connection.is_answered;
+        connection.is_answered |= is_answer;
+        if state != connection.state || is_first || age(connection.seen, now, grain) >= grain {
+            (connection.state, connection.seen) = (state, now);
+        }
+    }
+
+    /// The newest connection that is alive and of which this holds.
+    pub(super) fn find(&self, is_it: impl Fn(&Connection) -> bool) -> Option<usize> {
+        let alive = self.connections.iter().enumerate().filter(|(_, connection)| {
+            !is_over(connection, &self.services[connection.service], self.now) && is_it(connection)
+        });
+        alive.max_by_key(|(_, connection)| connection.number).map(|(index, _)| index)
+    }
+
+    /// The server that a client's connection with a service has.
+    pub fn server_of(&self, now: u64, service: usize, client: SocketAddr) -> Option<usize> {
+        let its = |one: &&Connection| one.service == service && one.client == client;
+        let alive = |one: &&Connection| !is_over(one, &self.services[one.service], now);
+        self.connections.iter().filter(its).find(alive).map(|one| one.server)
+    }
+
+    /// Whether there are connections of the other protocol that are over and not yet swept. The table may or may not forget them on the way when a
+    /// connection of the same client port begins.
+    pub fn has_stale_beside(&self, now: u64, protocol: Protocol) -> bool {
+        self.connections.iter().any(|one| {
+            let service = &self.services[one.service];
+            service.protocol != protocol && is_over(one, service, now)
+        })
+    }
+
+    /// Everything that is over goes.
+    pub fn sweep(&mut self, now: u64) {
+        for connection in &self.connections {
+            let service = &self.services[connection.service];
+            let Some(persistence) = service.persistence else { continue };
+            let network = network(connection.client.ip(), persistence.prefix);
+            let its = |one: &&mut Template| one.service == connection.service && one.network == network;
+            if let Some(template) = self.templates.iter_mut().find(its) {
+                template.maybe_until = template.maybe_until.max(now + 80 * TICKS_PER_SECOND);
+            }
+        }
+        let services = &self.services;
+        self.connections.retain(|connection| !is_over(connection, &services[connection.service], now));
+        self.note_limits();
+    }
+}
+
+pub(super) fn timeout(service: &Service, state: State) -> u32 {
+    match state {
+        State::Established | State::Udp => service.timeout,
+        state => state.timeout(),
+    }
+}
+
+/// How exactly it is noted when a connection had a packet, in ticks: a second, or a tick if its timeout is short, or 64 seconds if that is more
+/// than two hours and a quarter.
+pub(super) fn grain(seconds: u32) -> u64 {
+    match u64::from(seconds) * TICKS_PER_SECOND {
+        0..64 => 1,
+        64..=32_768 => TICKS_PER_SECOND,
+        _ => 64 * TICKS_PER_SECOND,
+    }
+}
+
+/// Ticks that have surely passed.
+pub(super) fn age(seen: u64, now: u64, grain: u64) -> u64 {
+    if grain < 64 { now - seen } else { ((now / grain - seen / grain) * grain).saturating_sub(grain - 1) }
+}
+
+/// A connection is over when it has been silent for its timeout, and for what its last packet may not have been noted.
+pub(super) fn is_over(connection: &Connection, service: &Service, now: u64) -> bool {
+    let seconds = timeout(service, connection.state);
+    let grain = grain(seconds);
+    age(connection.seen, now, grain) > u64::from(seconds) * TICKS_PER_SECOND + grain
+}

@@ -1,0 +1,166 @@
+//! Fragments go where the first of their datagram goes, and wait for it if they are earlier.
+
+use std::net::IpAddr;
+
+use dataplane::service::{Mode, Protocol};
+
+use super::headers::{ends, has_sound_header, header_of};
+use super::sending::{has_gone_on, send, send_to};
+use super::{Fate, Frame, Model, Observed, TICKS_PER_SECOND};
+use crate::packet::{End, Fragment, Packet, TCP};
+use crate::world;
+
+/// Which datagram a fragment is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Datagram {
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
+    pub(super) protocol: u8,
+    pub(super) id: u32,
+}
+
+/// What is known of a datagram's first fragment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Note {
+    pub(super) datagram: Datagram,
+    /// When it came.
+    pub(super) seen: u64,
+    /// Its ports.
+    pub(super) ports: (u16, u16),
+    pub(super) went: Went,
+}
+
+/// What has become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Went {
+    /// With a connection of this service and server, in this direction.
+    With(usize, usize, End),
+    ToLinux,
+    Nowhere,
+}
+
+/// A fragment that waits.
+pub(super) struct Held {
+    pub(super) since: u64,
+    pub(super) port: u16,
+    pub(super) frame: Vec<u8>,
+}
+
+impl Model {
+    /// What becomes of the fragments that wait: those that wait no more.
+    pub fn settle(&mut self, now: u64) -> Vec<Fate> {
+        self.now = now;
+        let mut settled = Vec::new();
+        for held in std::mem::take(&mut self.held) {
+            if now > held.since + TICKS_PER_SECOND {
+                settled.push(Fate::Drop("fragment_expired"));
+                continue;
+            }
+            match self.look_at(held.port, &held.frame, &Observed::default()) {
+                Fate::Hold => self.held.push(held),
+                fate => settled.push(fate),
+            }
+        }
+        settled
+    }
+
+    /// A part of a datagram. The first has the ports and goes as any packet does; the others go where it has gone.
+    pub(super) fn fragment(&mut self, frame: Frame<'_>) -> Fate {
+        let packet = &frame.packet;
+        let Some(fragment) = packet.fragment else { unreachable!("it is one") };
+        let length = packet.segment().len();
+        // The header of the datagram is part of its length, which that of an IPv6 packet and of a fragment is not.
+        let header = packet.at - if packet.is_six() { 48 } else { 0 };
+        if !self.concerns(packet) {
+            return Fate::Punt("fragment");
+        }
+        if fragment.more && !length.is_multiple_of(8) || header + fragment.offset + length > 65_535 {
+            return Fate::Drop("bad_fragment");
+        }
+        if fragment.offset > 0 {
+            return self.later_fragment(&frame);
+        }
+        let Some(protocol) = Protocol::from_number(packet.protocol) else { unreachable!("it has a header") };
+        if length < header_of(packet.protocol) || !has_whole_header(packet) {
+            return Fate::Drop("fragment_tiny");
+        }
+        if !has_sound_header(packet) {
+            return Fate::Drop("bad_transport_header");
+        }
+        let (source, destination) = ends(packet);
+        let ports = (source.port(), destination.port());
+        let (datagram, note) = self.note_of(packet, fragment);
+        let young = note.filter(|note| self.now - note.seen <= 1 && matches!(note.went, Went::With(..)));
+        if let Some(note) = young {
+            let is_ours =
+                self.service_at(destination, protocol).is_some() || self.is_endpoint(source, protocol);
+            let runs_out = is_ours && packet.hops() <= 1;
+            if note.ports != ports && !runs_out {
+                return Fate::Drop("fragment_overlap");
+            }
+        }
+        let fate = self.classify(frame, protocol);
+        if young.is_some() {
+            return fate;
+        }
+        let went = match fate {
+            Fate::Forward(..) | Fate::Unresolved(_) | Fate::ToFragment(_) => self.placed,
+            Fate::Punt(_) => Went::ToLinux,
+            Fate::Drop(_) | Fate::Hold => Went::Nowhere,
+        };
+        self.notes.retain(|note| note.datagram != datagram);
+        self.notes.push(Note { datagram, seen: self.now, ports, went });
+        fate
+    }
+
+    /// The datagram of a fragment, and what is known of its first.
+    pub(super) fn note_of(&self, packet: &Packet, fragment: Fragment) -> (Datagram, Option<Note>) {
+        let (source, destination) = (packet.source, packet.destination);
+        let protocol = if packet.is_six() { 0 } else { packet.protocol };
+        let datagram = Datagram { source, destination, protocol, id: fragment.id };
+        let young = |note: &&Note| self.now - note.seen <= 30 * TICKS_PER_SECOND;
+        (datagram, self.notes.iter().filter(young).find(|note| note.datagram == datagram).copied())
+    }
+
+    pub(super) fn later_fragment(&mut self, frame: &Frame<'_>) -> Fate {
+        let packet = &frame.packet;
+        let Some(fragment) = packet.fragment else { unreachable!("it is one") };
+        if fragment.offset < header_of(packet.protocol) {
+            return Fate::Drop("fragment_tiny");
+        }
+        let (_, note) = self.note_of(packet, fragment);
+        let (service, server, end) = match note.map(|note| note.went) {
+            None => return Fate::Hold,
+            Some(Went::ToLinux) => return Fate::Punt("fragment"),
+            Some(Went::Nowhere) => return Fate::Drop("fragment_orphan"),
+            Some(Went::With(service, server, end)) => (service, server, end),
+        };
+        if packet.hops() <= 1 {
+            return Fate::Drop("ttl_expired");
+        }
+        let its = &self.services[service];
+        let address = match end {
+            End::Destination => world::server_address(service, its, server).ip(),
+            End::Source => world::virtual_address(service, its).ip(),
+        };
+        let mut sent = packet.clone();
+        if its.mode == Mode::Nat {
+            sent.readdress(end, address, None);
+        }
+        sent.spend_hop();
+        let length = sent.bytes.len();
+        let fate = match end {
+            End::Destination => send_to(&self.services, frame, sent, service, server),
+            End::Source => send(&self.services, frame, &sent, packet.destination),
+        };
+        if has_gone_on(&fate) {
+            self.count(service, server, usize::from(end == End::Source), length);
+        }
+        fate
+    }
+}
+
+/// Whether the first fragment has all of a TCP header's options.
+pub(super) fn has_whole_header(packet: &Packet) -> bool {
+    packet.protocol != TCP || usize::from(packet.segment()[12] >> 4) * 4 <= packet.segment().len()
+}

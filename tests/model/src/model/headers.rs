@@ -1,0 +1,34 @@
+//! Whether the header of TCP or UDP is as it has to be, and what it says.
+
+use std::net::SocketAddr;
+
+use crate::packet::{self, Packet, TCP, UDP};
+
+/// Source and destination with their ports.
+pub(super) fn ends(packet: &Packet) -> (SocketAddr, SocketAddr) {
+    (
+        SocketAddr::new(packet.source, packet.source_port()),
+        SocketAddr::new(packet.destination, packet.destination_port()),
+    )
+}
+
+/// The least length of a header.
+pub(super) fn header_of(protocol: u8) -> usize {
+    if protocol == TCP { 20 } else { 8 }
+}
+
+/// Whether a header of TCP or UDP is all there and agrees with the packet's length.
+pub(super) fn has_sound_header(packet: &Packet) -> bool {
+    let segment = packet.segment();
+    match packet.protocol {
+        TCP if segment.len() >= 20 => {
+            let header = usize::from(segment[12] >> 4) * 4;
+            header >= 20 && header <= segment.len()
+        }
+        UDP if segment.len() >= 8 => {
+            let length = usize::from(packet::word(segment, 4));
+            length >= 8 && (length <= segment.len() || packet.fragment.is_some())
+        }
+        _ => false,
+    }
+}

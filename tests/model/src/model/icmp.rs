@@ -1,0 +1,91 @@
+//! ICMP errors about packets of connections (RFC 792, 4443, 5508).
+
+use dataplane::service::{Mode, Protocol};
+
+use super::connections::Connection;
+use super::headers::ends;
+use super::sending::{has_gone_on, send, send_to};
+use super::{Fate, Frame, Model};
+use crate::packet::{self, End};
+use crate::world;
+
+impl Model {
+    /// An ICMP error goes where the connection goes whose packet it quotes, translated inside and out; whatever else is Linux'.
+    pub(super) fn message(&mut self, frame: &Frame<'_>) -> Fate {
+        let packet = &frame.packet;
+        let message = packet.segment();
+        let kind = message.first().copied().unwrap_or(0);
+        let is_six = packet.is_six();
+        // What has come through a router is none of it (RFC 4861).
+        if is_six && (133..=137).contains(&kind) && packet.hops() == 255 {
+            return Fate::Punt("neighbour");
+        }
+        let is_error = if is_six { kind < 128 } else { matches!(kind, 3 | 4 | 5 | 11 | 12) };
+        let quote = message.get(8..).and_then(|quote| packet::parse_start(quote, is_six));
+        let (Some(quote), true) = (quote, is_error) else { return Fate::Punt("icmp") };
+        let Some(protocol) = Protocol::from_number(quote.protocol) else { return Fate::Punt("icmp") };
+        if quote.segment().len() < 8 || quote.fragment.is_some_and(|fragment| fragment.offset > 0) {
+            return Fate::Punt("icmp");
+        }
+        let is_redirect = !is_six && kind == 5;
+        let (source, destination) = ends(&quote);
+        let about_reply = self.service_at(source, protocol);
+        if about_reply.is_none() && !self.is_endpoint(destination, protocol) {
+            return Fate::Punt("icmp");
+        }
+        let nobodys = match about_reply {
+            Some(_) => Fate::Punt("icmp"),
+            // It would show the real server's address.
+            None => Fate::Drop("icmp_error"),
+        };
+        let is_astray = packet.destination != quote.source;
+        if is_redirect || is_astray || packet.fragment.is_some() {
+            return nobodys;
+        }
+        let known = self.find(|one| {
+            let service = &self.services[one.service];
+            match about_reply {
+                Some(number) => one.service == number && one.client == destination,
+                None => {
+                    service.mode == Mode::Nat
+                        && service.protocol == protocol
+                        && one.client == source
+                        && world::server_address(one.service, service, one.server) == destination
+                }
+            }
+        });
+        let Some(index) = known else { return nobodys };
+        if packet.hops() <= 1 {
+            return Fate::Drop("ttl_expired");
+        }
+        let Connection { service, server, .. } = self.connections[index];
+        let its = &self.services[service];
+        let (virtual_address, real) =
+            (world::virtual_address(service, its), world::server_address(service, its, server));
+        let (mut sent, mut quote) = (packet.clone(), quote);
+        match about_reply {
+            Some(_) if its.mode == Mode::Nat => {
+                quote.readdress(End::Source, real.ip(), Some(real.port()));
+                sent.readdress(End::Destination, real.ip(), None);
+            }
+            Some(_) => {}
+            None => {
+                quote.readdress(End::Destination, virtual_address.ip(), Some(virtual_address.port()));
+                sent.readdress(End::Source, virtual_address.ip(), None);
+            }
+        }
+        let at = sent.at + 8;
+        sent.bytes[at..].copy_from_slice(&quote.bytes);
+        sent.sum_message(packet.message_defect());
+        sent.spend_hop();
+        let length = sent.bytes.len();
+        let fate = match about_reply {
+            Some(_) => send_to(&self.services, frame, sent, service, server),
+            None => send(&self.services, frame, &sent, source.ip()),
+        };
+        if has_gone_on(&fate) {
+            self.count(service, server, usize::from(about_reply.is_none()), length);
+        }
+        fate
+    }
+}

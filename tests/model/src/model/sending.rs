@@ -1,0 +1,85 @@
+//! How a packet leaves, once it has the addresses that it is to have.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use dataplane::service::Mode;
+use dataplane::snapshot::MssClamp;
+
+use super::{Fate, Frame};
+use crate::packet::{Packet, SYN, TCP};
+use crate::tunnel;
+use crate::world::{self, MACS, Service, Tunnel, Way};
+
+/// Sends a packet to a real server of a service, in the service's way; by NAT it has its address already.
+pub(super) fn send_to(
+    services: &[Service],
+    frame: &Frame<'_>,
+    packet: Packet,
+    number: usize,
+    server: usize,
+) -> Fate {
+    let service = &services[number];
+    let address = world::server_address(number, service, server).ip();
+    match (service.mode, address) {
+        (Mode::Nat, _) | (Mode::Tunnel, IpAddr::V6(_)) => send(services, frame, &packet, address),
+        (Mode::Dr, _) => match send(services, frame, &packet, address) {
+            // Linux would deliver it to itself: the virtual address is its own.
+            Fate::Unresolved(_) => Fate::Drop("no_neighbour"),
+            fate => fate,
+        },
+        (Mode::Tunnel, IpAddr::V4(address)) => send_through(services, frame, packet, service, address),
+        (Mode::Fullnat, _) => unreachable!("no sequence has it"),
+    }
+}
+
+/// Sends a packet through the tunnel to a server.
+pub(super) fn send_through(
+    services: &[Service],
+    frame: &Frame<'_>,
+    mut packet: Packet,
+    service: &Service,
+    address: Ipv4Addr,
+) -> Fate {
+    let Tunnel { encapsulation, mss_clamp } = service.tunnel;
+    let way = world::way(services, address.into());
+    let most = match (mss_clamp, way) {
+        (Some(MssClamp::To(most)), _) => Some(most),
+        (Some(MssClamp::Fit), Way::Out { mtu, .. }) => {
+            Some((mtu - tunnel::overhead(encapsulation) - 40) as u16)
+        }
+        _ => None,
+    };
+    let has_header = packet.fragment.is_none_or(|fragment| fragment.offset == 0);
+    if let (Some(most), TCP, true) = (most, packet.protocol, has_header)
+        && packet.flags() & SYN != 0
+    {
+        packet.clamp(most);
+    }
+    let whole = tunnel::around(encapsulation, &packet.bytes, address);
+    let may_fragment = packet.bytes[6] & 0x40 == 0;
+    let outer = Packet { bytes: whole, ..packet };
+    match way {
+        Way::Out { mtu, .. } if outer.bytes.len() > mtu && may_fragment => Fate::ToFragment(outer.bytes),
+        _ => send(services, frame, &outer, address.into()),
+    }
+}
+
+/// Sends a packet towards an address, as what the frame becomes.
+pub(super) fn send(services: &[Service], frame: &Frame<'_>, packet: &Packet, towards: IpAddr) -> Fate {
+    // What stood behind the packet is still there.
+    let behind = &frame.bytes[14 + frame.packet.bytes.len()..];
+    match world::way(services, towards) {
+        Way::None => Fate::Drop("no_route"),
+        Way::Unknown => Fate::Unresolved([&packet.bytes, behind].concat()),
+        Way::Out { mtu, .. } if packet.bytes.len() > mtu => Fate::Drop("too_big"),
+        Way::Out { port, mac, .. } => {
+            let header = [&mac, &MACS[usize::from(port)], &frame.bytes[12..14]].concat();
+            Fate::Forward(port, [&header, &packet.bytes[..], behind].concat())
+        }
+    }
+}
+
+/// Whether a packet has gone on, and is counted.
+pub(super) fn has_gone_on(fate: &Fate) -> bool {
+    matches!(fate, Fate::Forward(..) | Fate::Unresolved(_) | Fate::ToFragment(_))
+}
