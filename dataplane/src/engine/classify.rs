@@ -87,10 +87,12 @@ fn belongs<A: Family>(
 }
 
 /// A packet whose time to live is over. What a real server sends to the router itself, as the answer to a check, has arrived (RFC 1812,
-/// section 5.3.1).
+/// section 5.3.1); what it sends to a client that it knows by a local address of full NAT has not.
 #[cold]
 fn at_its_end<A: Family>(direction: Direction, destination: A, snapshot: &Snapshot) -> Verdict {
-    let is_ours = direction == Direction::Out && A::fib(snapshot).is_own(destination);
+    let is_ours = direction == Direction::Out
+        && A::fib(snapshot).is_own(destination)
+        && snapshot.local_at(destination).is_none();
     if is_ours { Verdict::Punt(Punt::ServerReply) } else { Verdict::Drop(Drop::TtlExpired) }
 }
 

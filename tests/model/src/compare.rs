@@ -21,12 +21,10 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
     let (mut subject, mut model) = (Subject::new(&services), Model::new(&services));
     let mut now = 1 << 20;
     for (index, step) in sequence.steps.iter().enumerate() {
-        let server_of = |service, client| model.server_of(now, service, client);
+        let known = |service, client| model.known(now, service, client);
         let packet = match step {
-            Step::Packet(sent) => Some((sent.service, sent.resolved(&services, server_of).frame(&services))),
-            Step::Error(error) => {
-                Some((error.about.service, error.resolved(&services, server_of).frame(&services)))
-            }
+            Step::Packet(sent) => Some((sent.service, sent.frame(&services, known))),
+            Step::Error(error) => Some((error.about.service, error.frame(&services, known))),
             _ => None,
         };
         if let Some((service, (port, frame))) = packet {
@@ -36,7 +34,8 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             }
             let templates = subject.templates(now);
             let (verdict, left, begun) = subject.take(now, port, &frame);
-            let expected = model.take(now, port, &frame, &Observed { begun, templates });
+            let locals = subject.locals(now);
+            let expected = model.take(now, port, &frame, &Observed { begun, templates, locals });
             let actual = fate(verdict, &frame, left);
             let mode = services[service % services.len()].mode.name();
             *tally.entry((mode, name(&expected))).or_default() += 1;

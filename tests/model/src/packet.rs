@@ -7,6 +7,7 @@ pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const ICMPV6: u8 = 58;
+pub const SCTP: u8 = 132;
 
 /// Extension headers that a packet has at the most, and bytes of them.
 const MOST_EXTENSIONS: usize = 5;

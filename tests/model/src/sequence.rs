@@ -162,7 +162,7 @@ fn service() -> impl Strategy<Value = Service> {
     let kind = (
         prop::bool::weighted(0.3),
         prop::bool::weighted(0.7),
-        prop_oneof![6 => Just(Mode::Nat), 3 => Just(Mode::Dr), 2 => Just(Mode::Tunnel)],
+        prop_oneof![6 => Just(Mode::Nat), 3 => Just(Mode::Dr), 2 => Just(Mode::Tunnel), 3 => Just(Mode::Fullnat)],
         scheduler,
         any::<(bool, bool)>(),
     );
@@ -172,11 +172,19 @@ fn service() -> impl Strategy<Value = Service> {
     let persistence = (select(vec![20u32, 300]), prefixes, any::<bool>());
     let persistence = prop::option::weighted(0.25, persistence);
     let special = (prop::bool::weighted(0.15), prop::bool::weighted(0.15), persistence);
-    (kind, timeout, special, tunnel(), servers).prop_map(|(kind, timeout, special, tunnel, servers)| {
+    let local_ports = select(vec![1024..=1024u16, 1024..=1025, 1024..=65_535]);
+    let ways = (tunnel(), local_ports);
+    (kind, timeout, special, ways, servers).prop_map(|(kind, timeout, special, ways, servers)| {
+        let (tunnel, local_ports) = ways;
         let (sloppy_tcp, one_packet, persistence) = special;
         let (is_six, is_tcp, mode, scheduler, flags) = kind;
         let is_six = is_six && mode != Mode::Tunnel;
-        let one_packet = one_packet && !is_tcp && persistence.is_none();
+        // Whom a client without a local port would have come back to, nobody can see, nor whether it would have been refused.
+        let is_tight = mode == Mode::Fullnat && local_ports.len() <= 2;
+        let persistence = persistence.filter(|_| !is_tight);
+        let scheduler =
+            if is_tight && scheduler == Scheduler::Mh { Scheduler::Rendezvous } else { scheduler };
+        let one_packet = one_packet && !is_tcp && persistence.is_none() && mode != Mode::Fullnat;
         let all = match scheduler {
             Scheduler::Sh => [SchedulerFlag::ShFallback, SchedulerFlag::ShPort],
             _ => [SchedulerFlag::MhFallback, SchedulerFlag::MhPort],
@@ -198,6 +206,7 @@ fn service() -> impl Strategy<Value = Service> {
                 expire_quiescent,
             }),
             tunnel,
+            local_ports,
             live: true,
             servers,
         }
@@ -329,43 +338,34 @@ fn odd() -> impl Strategy<Value = Odd> {
 }
 
 impl Sent {
-    /// The same with a number in the place of [`ITS`], by who knows the server of a client's connection with a service.
-    pub(crate) fn resolved(
+    /// The port that it comes in on, and the frame.
+    pub(crate) fn frame(
         &self,
         services: &[Service],
-        server_of: impl Fn(usize, SocketAddr) -> Option<usize>,
-    ) -> Sent {
-        let number = self.service % services.len();
-        let service = &services[number];
-        let from = match self.from {
-            Some(ITS) if service.mode.is_one_way() => None,
-            Some(ITS) => Some(server_of(number, self.client(service)).unwrap_or(0)),
-            from => from,
-        };
-        Sent { from, ..self.clone() }
-    }
-
-    /// The port that it comes in on, and the frame.
-    pub(crate) fn frame(&self, services: &[Service]) -> (u16, Vec<u8>) {
+        known: impl Fn(usize, SocketAddr) -> Option<Known>,
+    ) -> (u16, Vec<u8>) {
         let number = self.service % services.len();
         let service = &services[number];
         let client = self.client(service);
+        let known = known(number, client);
+        let from = self.from.filter(|&from| from != ITS || !service.mode.is_one_way());
+        let from = from.map(|from| its_or(from, known) % service.servers.len());
         let mut virtual_address = world::virtual_address(number, service);
         if matches!(self.odd, Some(Odd::OtherPort)) {
             virtual_address.set_port(81);
         }
-        let (mut source, mut destination) = match self.from {
-            Some(server) => (world::server_address(number, service, server % service.servers.len()), client),
+        let (mut source, mut destination) = match from {
+            Some(server) => (world::server_address(number, service, server), far(service, client, known)),
             None => (client, virtual_address),
         };
-        if matches!(self.odd, Some(Odd::ToRouter)) && self.from.is_some() && !service.is_six {
+        if matches!(self.odd, Some(Odd::ToRouter)) && from.is_some() && !service.is_six {
             destination.set_ip(world::ROUTER.into());
         }
         if let Some(Odd::Martian(which)) = self.odd {
             source.set_ip(martian(which, service.is_six));
         }
         let mut ip = self.packet(source, destination, service.protocol);
-        let port = if self.from.is_some() { LAN } else { WAN };
+        let port = if from.is_some() { LAN } else { WAN };
         let port = if matches!(self.odd, Some(Odd::WrongPort)) { 1 - port } else { port };
         let mut to = MACS[usize::from(port)];
         let mut ether_type = if service.is_six { 0x86DD } else { 0x0800u16 };
@@ -488,27 +488,22 @@ impl Sent {
 }
 
 impl Error {
-    /// See [`Sent::resolved`].
-    pub(crate) fn resolved(
+    /// The port that it comes in on, and the frame.
+    pub(crate) fn frame(
         &self,
         services: &[Service],
-        server_of: impl Fn(usize, SocketAddr) -> Option<usize>,
-    ) -> Error {
-        let number = self.about.service % services.len();
-        let client = self.about.client(&services[number]);
-        let server = if self.server == ITS { server_of(number, client).unwrap_or(0) } else { self.server };
-        Error { server, ..self.clone() }
-    }
-
-    /// The port that it comes in on, and the frame.
-    pub(crate) fn frame(&self, services: &[Service]) -> (u16, Vec<u8>) {
+        known: impl Fn(usize, SocketAddr) -> Option<Known>,
+    ) -> (u16, Vec<u8>) {
         let number = self.about.service % services.len();
         let service = &services[number];
         let client = self.about.client(service);
-        let virtual_address = world::virtual_address(number, service);
-        let server = world::server_address(number, service, self.server % service.servers.len());
-        let is_reply = self.about.from.is_some();
-        let (source, destination) = if is_reply { (virtual_address, client) } else { (client, server) };
+        let known = known(number, client);
+        let server = its_or(self.server, known) % service.servers.len();
+        let is_reply = self.about.from.is_some_and(|from| from != ITS || !service.mode.is_one_way());
+        let (source, destination) = match is_reply {
+            true => (world::virtual_address(number, service), client),
+            false => (far(service, client, known), world::server_address(number, service, server)),
+        };
         let quote = self.about.packet(source, destination, service.protocol);
         let quoted =
             packet::parse_start(&quote, service.is_six).map_or(quote.len(), |packet| packet.at) + self.quoted;
@@ -550,6 +545,28 @@ impl Error {
             [&MACS[usize::from(port)][..], &[2, 0, 0, 0, 9, 9], &ether_type.to_be_bytes(), &ip].concat();
         (port, frame)
     }
+}
+
+/// What is known of a client's connection with a service, for packets that belong to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Known {
+    pub server: usize,
+    /// As whom the server knows the client, by full NAT.
+    pub local: Option<SocketAddr>,
+}
+
+/// The number of a server, for [`ITS`] that of the connection.
+fn its_or(server: usize, known: Option<Known>) -> usize {
+    if server == ITS { known.map_or(0, |known| known.server) } else { server }
+}
+
+/// Whom a server answers to. Without a connection by full NAT that is somebody else, or nobody.
+fn far(service: &Service, client: SocketAddr, known: Option<Known>) -> SocketAddr {
+    if service.mode != Mode::Fullnat {
+        return client;
+    }
+    let [local, _] = world::local_addresses(service.is_six);
+    known.and_then(|known| known.local).unwrap_or((local, *service.local_ports.start()).into())
 }
 
 /// An address that no client has, or hardly one.

@@ -9,9 +9,9 @@ use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::engine::{BURST, Engine, Verdict, reset};
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, Route, Via};
 use dataplane::fragments::Waiting;
-use dataplane::service::{Limits, State, Timeouts};
-use dataplane::snapshot::{DestSpec, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
-use dataplane::table::{DestId, HashKey, Table};
+use dataplane::service::{Limits, Mode, State, Timeouts};
+use dataplane::snapshot::{DestSpec, Pool, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
+use dataplane::table::{DestId, HashKey, LocalAddress, Table};
 
 use crate::world::{self, GATEWAYS, LAN, Leaving, MACS, ROUTER, SERVERS, Service, WAN, Way};
 
@@ -35,6 +35,8 @@ pub struct Listed {
     pub state: &'static str,
     /// Ticks since it was last seen.
     pub idle: u64,
+    /// As whom the server knows the client, by full NAT.
+    pub local: Option<SocketAddr>,
 }
 
 /// What an operator sees of a sequence's end.
@@ -55,6 +57,7 @@ impl Subject {
         let engine = Engine::new(0, table.clone(), counters.clone());
         let specs: Vec<ServiceSpec> =
             services.iter().enumerate().map(|(number, service)| spec(number, service)).collect();
+        let specs = with_pools(services, specs);
         let snapshot = compile(1, services, &specs);
         Subject {
             engine,
@@ -109,7 +112,7 @@ impl Subject {
     pub fn change(&mut self, number: usize, service: &Service) {
         let old = &self.specs[number];
         let mut new = spec(number, service);
-        new.kept = old.kept.clone();
+        (new.kept, new.pool) = (old.kept.clone(), old.pool.clone());
         for (new, old) in new.dests.iter_mut().zip(&old.dests) {
             (new.traffic, new.gauge) = (old.traffic.clone(), old.gauge.clone());
         }
@@ -140,6 +143,14 @@ impl Subject {
         templates.map(|one| (one.service, one.client.ip(), one.server)).collect()
     }
 
+    /// The local addresses and ports of connections by full NAT: service, client and what its server knows it as.
+    pub fn locals(&self, now: u64) -> Vec<(usize, SocketAddr, SocketAddr)> {
+        if self.services.iter().all(|service| service.mode != Mode::Fullnat) {
+            return Vec::new();
+        }
+        self.listed(now).filter_map(|one| Some((one.service, one.client, one.local?))).collect()
+    }
+
     fn listed(&self, now: u64) -> impl Iterator<Item = Listed> + '_ {
         self.table.entries(0..self.table.buckets()).filter_map(move |(slot, word)| {
             let dest = self.snapshot.dest_of(word)?;
@@ -150,6 +161,7 @@ impl Subject {
                 server: (dest.id.index() - 1) % SERVERS,
                 state: word.state().name(),
                 idle: age.into(),
+                local: self.snapshot.local_port_of(&self.table, slot, word),
             })
         })
     }
@@ -190,6 +202,26 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
     }
 }
 
+/// Those by full NAT share the local addresses of their family.
+fn with_pools(services: &[Service], mut specs: Vec<ServiceSpec>) -> Vec<ServiceSpec> {
+    for is_six in [false, true] {
+        let of_pool = |service: &Service| service.mode == Mode::Fullnat && service.is_six == is_six;
+        if !services.iter().any(of_pool) {
+            continue;
+        }
+        let numbers = if is_six { 2.. } else { 0u16.. };
+        let addresses = numbers.zip(world::local_addresses(is_six));
+        let locals: Vec<Arc<LocalAddress>> = addresses
+            .map(|(number, address)| Arc::new(LocalAddress::new(number, address).expect("there is room")))
+            .collect();
+        for (service, spec) in services.iter().zip(&mut specs).filter(|(service, _)| of_pool(service)) {
+            let (locals, ports) = (locals.clone(), service.local_ports.clone());
+            spec.pool = Some(Pool { locals, ports, proxy: false, is_rehearsal: false });
+        }
+    }
+    specs
+}
+
 fn compile(generation: u64, services: &[Service], specs: &[ServiceSpec]) -> Snapshot {
     let ports = MACS.map(|mac| PortSpec { mac }).to_vec();
     Snapshot::new(generation, ports, specs, [], Fibs { four: four(services), six: six(services) })
@@ -201,6 +233,7 @@ fn four(services: &[Service]) -> Fib<u32> {
         route([0, 0, 0, 0], 0, Via::Gateway(WAN, GATEWAYS.0.into())),
         route([10, 0, 0, 0], 8, Via::OnLink(LAN)),
         route(ROUTER.octets(), 32, Via::Own),
+        route([10, 0, 0, 0xFC], 31, Via::Own),
         route([203, 0, 113, 0], 24, Via::OnLink(WAN)),
         route([203, 0, 113, 240], 28, Via::Nowhere),
     ];
@@ -215,6 +248,7 @@ fn six(services: &[Service]) -> Fib<u128> {
     let routes = [
         route([0; 8], 0, Via::Gateway(WAN, GATEWAYS.1.into())),
         route([0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0], 48, Via::OnLink(LAN)),
+        route([0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xFC], 127, Via::Own),
         route([0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0], 64, Via::OnLink(WAN)),
         route([0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0xF0], 124, Via::Nowhere),
     ];

@@ -6,9 +6,11 @@
 //! ```
 //!
 //! The same in IPv6: 2001:db8:c::/64, 2001:db8:d::/64, 2001:db8::10+S and 2001:db8:a:S::/64. Of the neighbours on 203.0.113.0/24 the MAC of .3
-//! is not known, the link to .2 takes 100 bytes (1280 of IPv6), and there is no way to .240/28. That to a server's .2 takes 200 (1300).
+//! is not known, the link to .2 takes 100 bytes (1280 of IPv6), and there is no way to .240/28. That to a server's .2 takes 200 (1300). The router
+//! is 10.0.0.254 itself, and 10.0.0.252 and .253, ::fc and ::fd, for the servers of full NAT.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 
 use dataplane::service::{Mode, Persistence, Protocol, Scheduler, SchedulerFlag};
 use dataplane::snapshot::MssClamp;
@@ -46,6 +48,8 @@ pub struct Service {
     pub persistence: Option<Persistence>,
     /// How packets are put into others.
     pub tunnel: Tunnel,
+    /// The ports of the local addresses as which its servers know clients, by [`Mode::Fullnat`].
+    pub local_ports: RangeInclusive<u16>,
     /// Whether the virtual address is here.
     pub live: bool,
     /// How many servers it has, and what is said of each.
@@ -109,12 +113,25 @@ pub(crate) fn virtual_address(number: usize, service: &Service) -> SocketAddr {
 /// A real server's address, of the service with this number.
 pub(crate) fn server_address(number: usize, service: &Service, server: usize) -> SocketAddr {
     let own = virtual_address(number, service).port();
-    let port = if service.mode == Mode::Nat { 8000 + own } else { own };
+    let port = if service.mode.is_one_way() { own } else { 8000 + own };
     if service.is_six {
         (Ipv6Addr::new(0x2001, 0xdb8, 0xa, number as u16, 0, 0, 0, 1 + server as u16), port).into()
     } else {
         (Ipv4Addr::new(10, 0, number as u8, 1 + server as u8), port).into()
     }
+}
+
+/// Whether an address is one of the router's own; virtual ones are another matter.
+pub(crate) fn is_own(address: IpAddr) -> bool {
+    address == ROUTER || [false, true].iter().any(|&is_six| local_addresses(is_six).contains(&address))
+}
+
+/// The local addresses of full NAT, which all its services share.
+pub(crate) fn local_addresses(is_six: bool) -> [IpAddr; 2] {
+    [0xFC, 0xFD].map(|host| match is_six {
+        false => Ipv4Addr::new(10, 0, 0, host).into(),
+        true => Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, host.into()).into(),
+    })
 }
 
 /// A client's address: the first eight are behind the gateway, the others neighbours.
@@ -149,7 +166,7 @@ pub(crate) fn way(services: &[Service], address: IpAddr) -> Way {
         IpAddr::V4(four) => match four.octets() {
             [203, 0, 113, 240..=255] => Way::None,
             [203, 0, 113, host] => near(host.into(), 100),
-            [10, 0, 0, 254] => Way::None,
+            [10, 0, 0, 0xFC..=0xFE] => Way::None,
             [10, _, _, host @ 1..=4] => server(four.octets()[2].into(), host.into(), 200),
             [10, ..] => Way::Unknown,
             _ => GATEWAY,
@@ -157,6 +174,7 @@ pub(crate) fn way(services: &[Service], address: IpAddr) -> Way {
         IpAddr::V6(six) => match six.segments() {
             [0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0xF0..=0xFF] => Way::None,
             [0x2001, 0xdb8, 0xd, 0, 0, 0, 0, host] => near(host, 1280),
+            [0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xFC..=0xFD] => Way::None,
             [0x2001, 0xdb8, 0xa, number, 0, 0, 0, host @ 1..=4] => server(number, host, 1300),
             [0x2001, 0xdb8, 0xa, ..] | [0x2001, 0xdb8, 0xd, 0, ..] => Way::Unknown,
             _ => GATEWAY,

@@ -33,8 +33,12 @@ const IN_EVERY_MODE: [&str; 19] = [
 ];
 
 /// What they meet in one.
-const IN_ONE_MODE: [(&str, &str); 5] = [
+const IN_ONE_MODE: [(&str, &str); 9] = [
     ("dr", "no_neighbour"),
+    ("fullnat", "icmp_error"),
+    ("fullnat", "no_local_port"),
+    ("fullnat", "server_reply"),
+    ("fullnat", "unresolved"),
     ("nat", "icmp_error"),
     ("nat", "server_reply"),
     ("nat", "unresolved"),
@@ -43,7 +47,7 @@ const IN_ONE_MODE: [(&str, &str); 5] = [
 
 /// The modes and fates that a default run must meet, or it proves less than it seems to.
 fn expected() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let in_every = |fate| ["nat", "dr", "tunnel"].map(|mode| (mode, fate));
+    let in_every = |fate| ["nat", "dr", "tunnel", "fullnat"].map(|mode| (mode, fate));
     IN_EVERY_MODE.into_iter().flat_map(in_every).chain(IN_ONE_MODE)
 }
 

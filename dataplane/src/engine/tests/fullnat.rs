@@ -112,6 +112,22 @@ fn what_comes_to_a_local_port_from_somebody_else_is_linuxs() {
 }
 
 #[test]
+fn a_reply_at_the_end_of_its_hops_has_not_arrived() {
+    let own = "10.0.0.254:2000";
+    let mut rig = rig(Protocol::Tcp, 1);
+    rig.spec.pool = pool(own, 1);
+    rig.publish();
+    rig.push(WAN, &mut from_client(SYN));
+    let mut reply = packet(Protocol::Tcp, LAN_MAC, SERVER, own, SYN | ACK);
+    u32::set_ttl(&mut reply[14..34], 1);
+    assert_eq!(
+        rig.push(LAN, &mut reply),
+        Verdict::Drop(Drop::TtlExpired),
+        "though the address is the router's"
+    );
+}
+
+#[test]
 fn another_pool_leaves_connections_their_ports() {
     let mut rig = rig(Protocol::Tcp, 1);
     rig.push(WAN, &mut from_client(SYN));

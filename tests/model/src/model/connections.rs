@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
-use dataplane::service::{Mode, Protocol};
+use dataplane::service::Protocol;
 
 use super::persistence::{Template, network};
 use super::{Fate, Frame, Model, TICKS_PER_SECOND};
 use crate::packet::{RST, SYN};
+use crate::sequence::Known;
 use crate::tcp::{self, State};
 use crate::world::{Leaving, Service};
 
@@ -23,6 +24,8 @@ pub struct Connection {
     pub(super) is_answered: bool,
     /// Among all, for the newer one of two.
     pub(super) number: u64,
+    /// As whom its server knows the client, by full NAT.
+    pub(super) local: Option<SocketAddr>,
 }
 
 impl Model {
@@ -36,13 +39,14 @@ impl Model {
     ) -> Result<usize, Fate> {
         let server = self.schedule(frame, number, client, flags)?;
         self.note_template(number, client.ip(), server);
+        let local = self.take_local(frame, number, server, client)?;
         self.loads[number][server].traffic.connections += 1;
         self.total.connections += 1;
         let service = &self.services[number];
         if service.one_packet {
             return Ok(server);
         }
-        let seen = if service.mode == Mode::Nat { tcp::Seen::FromClient } else { tcp::Seen::OnlyFromClient };
+        let seen = client_side(service);
         let state = match service.protocol {
             Protocol::Udp => State::Udp,
             Protocol::Sctp => unreachable!("it is left out"),
@@ -71,6 +75,7 @@ impl Model {
             seen: self.now,
             is_answered: false,
             number: self.begun,
+            local,
         });
         self.note_limits();
         Ok(server)
@@ -134,11 +139,12 @@ impl Model {
         alive.max_by_key(|(_, connection)| connection.number).map(|(index, _)| index)
     }
 
-    /// The server that a client's connection with a service has.
-    pub fn server_of(&self, now: u64, service: usize, client: SocketAddr) -> Option<usize> {
+    /// A client's connection with a service, if it has one.
+    pub fn known(&self, now: u64, service: usize, client: SocketAddr) -> Option<Known> {
         let its = |one: &&Connection| one.service == service && one.client == client;
         let alive = |one: &&Connection| !is_over(one, &self.services[one.service], now);
-        self.connections.iter().filter(its).find(alive).map(|one| one.server)
+        let one = self.connections.iter().filter(its).find(alive)?;
+        Some(Known { server: one.server, local: one.local })
     }
 
     /// Whether there are connections of the other protocol that are over and not yet swept. The table may or may not forget them on the way when a
@@ -163,8 +169,14 @@ impl Model {
         }
         let services = &self.services;
         self.connections.retain(|connection| !is_over(connection, &services[connection.service], now));
+        self.sweep_locals();
         self.note_limits();
     }
+}
+
+/// What is seen when a client speaks: answers come by here, or not.
+pub(super) fn client_side(service: &Service) -> tcp::Seen {
+    if service.mode.is_one_way() { tcp::Seen::OnlyFromClient } else { tcp::Seen::FromClient }
 }
 
 pub(super) fn timeout(service: &Service, state: State) -> u32 {

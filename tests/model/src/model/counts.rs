@@ -37,6 +37,7 @@ impl Model {
                 service: one.service,
                 server: one.server,
                 state: one.state.name(),
+                local: one.local,
                 idle: age(one.seen, now, grain(timeout(&self.services[one.service], one.state))),
             })
             .collect();

@@ -1,9 +1,13 @@
 //! Packets with ports, between a client and a service's server.
 
+use std::net::SocketAddr;
+
 use dataplane::service::{Mode, Protocol};
 
+use super::connections::client_side;
 use super::fragments::Went;
 use super::headers::ends;
+use super::local::readdress;
 use super::sending::{has_gone_on, send, send_to};
 use super::{Fate, Frame, Model};
 use crate::packet::{End, RST};
@@ -36,8 +40,7 @@ impl Model {
                 return self.reset(index, packet.fragment.is_some());
             }
             Some(index) => {
-                let seen = if mode == Mode::Nat { tcp::Seen::FromClient } else { tcp::Seen::OnlyFromClient };
-                self.follow(index, seen, flags);
+                self.follow(index, client_side(&self.services[service]), flags);
                 self.connections[index].server
             }
             None => match self.begin(&frame, service, client, flags) {
@@ -49,8 +52,13 @@ impl Model {
         let address = world::server_address(service, &self.services[service], server);
         let mut packet = frame.packet.clone();
         let length = packet.bytes.len();
-        if mode == Mode::Nat {
-            packet.readdress(End::Destination, address.ip(), Some(address.port()));
+        match mode {
+            Mode::Dr | Mode::Tunnel => {}
+            Mode::Nat => packet.readdress(End::Destination, address.ip(), Some(address.port())),
+            Mode::Fullnat => match self.local_of(service, client) {
+                Some(local) => readdress(&mut packet, local, address, true),
+                None => return Fate::Drop("no_local_port"),
+            },
         }
         packet.spend_hop();
         let fate = send_to(&self.services, &frame, packet, service, server);
@@ -60,18 +68,38 @@ impl Model {
         fate
     }
 
+    /// As whom a client's server knows it, as long as the connection lives.
+    pub(super) fn local_of(&self, service: usize, client: SocketAddr) -> Option<SocketAddr> {
+        let index = self.find(|one| one.service == service && one.client == client)?;
+        self.connections[index].local
+    }
+
+    /// The connection by NAT of a client with a real server's address and port.
+    pub(super) fn find_by_server(
+        &self,
+        server: SocketAddr,
+        client: SocketAddr,
+        protocol: Protocol,
+    ) -> Option<usize> {
+        self.find(|one| {
+            let service = &self.services[one.service];
+            service.mode == Mode::Nat
+                && service.protocol == protocol
+                && one.client == client
+                && world::server_address(one.service, service, one.server) == server
+        })
+    }
+
     /// A packet from a real server's address and port.
     pub(super) fn server_sends(&mut self, frame: Frame<'_>, protocol: Protocol) -> Fate {
         let packet = &frame.packet;
+        // The client, or as whom the server knows it.
         let (server, client) = ends(packet);
-        let known = self.find(|connection| {
-            let service = &self.services[connection.service];
-            service.mode == Mode::Nat
-                && service.protocol == protocol
-                && connection.client == client
-                && world::server_address(connection.service, service, connection.server) == server
-        });
-        if packet.hops() <= 1 && client.ip() != world::ROUTER {
+        let by_local = self.find_by_local(server, client, protocol);
+        let known = by_local.or_else(|| self.find_by_server(server, client, protocol));
+        let is_ours = world::is_own(client.ip());
+        let is_claimed = self.claim_at(server, client, protocol).is_some();
+        if packet.hops() <= 1 && (is_claimed || !is_ours) {
             return Fate::Drop("ttl_expired");
         }
         let known = match known {
@@ -84,16 +112,17 @@ impl Model {
                 Some((self.connections[index].service, self.connections[index].server))
             }
             // What is for the router itself is the answer to a check.
-            None if client.ip() == world::ROUTER => None,
+            None if is_ours => None,
             None => self.one_packet_service_of(server, protocol),
         };
-        let nobodys = if client.ip() == world::ROUTER { "server_reply" } else { "no_service" };
+        let nobodys = if is_ours { "server_reply" } else { "no_service" };
         let Some((service, server)) = known else { return Fate::Punt(nobodys) };
         self.placed = Went::With(service, server, End::Source);
         let virtual_address = world::virtual_address(service, &self.services[service]);
         let mut packet = frame.packet.clone();
         let length = packet.bytes.len();
-        packet.readdress(End::Source, virtual_address.ip(), Some(virtual_address.port()));
+        let client = by_local.map_or(client, |index| self.connections[index].client);
+        readdress(&mut packet, virtual_address, client, true);
         packet.spend_hop();
         let fate = send(&self.services, &frame, &packet, client.ip());
         if has_gone_on(&fate) {

@@ -1,10 +1,11 @@
 //! Fragments go where the first of their datagram goes, and wait for it if they are earlier.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use dataplane::service::{Mode, Protocol};
 
 use super::headers::{ends, has_sound_header, header_of};
+use super::local::readdress;
 use super::sending::{has_gone_on, send, send_to};
 use super::{Fate, Frame, Model, Observed, TICKS_PER_SECOND};
 use crate::packet::{End, Fragment, Packet, TCP};
@@ -92,8 +93,9 @@ impl Model {
         let (datagram, note) = self.note_of(packet, fragment);
         let young = note.filter(|note| self.now - note.seen <= 1 && matches!(note.went, Went::With(..)));
         if let Some(note) = young {
-            let is_ours =
-                self.service_at(destination, protocol).is_some() || self.is_endpoint(source, protocol);
+            let is_ours = self.service_at(destination, protocol).is_some()
+                || self.is_endpoint(source, protocol)
+                || self.claim_at(source, destination, protocol).is_some();
             let runs_out = is_ours && packet.hops() <= 1;
             if note.ports != ports && !runs_out {
                 return Fate::Drop("fragment_overlap");
@@ -129,29 +131,39 @@ impl Model {
             return Fate::Drop("fragment_tiny");
         }
         let (_, note) = self.note_of(packet, fragment);
-        let (service, server, end) = match note.map(|note| note.went) {
-            None => return Fate::Hold,
-            Some(Went::ToLinux) => return Fate::Punt("fragment"),
-            Some(Went::Nowhere) => return Fate::Drop("fragment_orphan"),
-            Some(Went::With(service, server, end)) => (service, server, end),
+        let Some(Note { ports, went, .. }) = note else { return Fate::Hold };
+        let (service, server, end) = match went {
+            Went::ToLinux => return Fate::Punt("fragment"),
+            Went::Nowhere => return Fate::Drop("fragment_orphan"),
+            Went::With(service, server, end) => (service, server, end),
         };
         if packet.hops() <= 1 {
             return Fate::Drop("ttl_expired");
         }
         let its = &self.services[service];
-        let address = match end {
-            End::Destination => world::server_address(service, its, server).ip(),
-            End::Source => world::virtual_address(service, its).ip(),
-        };
+        let address = world::server_address(service, its, server);
+        let virtual_address = world::virtual_address(service, its);
+        let (source, destination) =
+            (SocketAddr::new(packet.source, ports.0), SocketAddr::new(packet.destination, ports.1));
         let mut sent = packet.clone();
-        if its.mode == Mode::Nat {
-            sent.readdress(end, address, None);
+        match (its.mode, end) {
+            (Mode::Dr | Mode::Tunnel, _) => {}
+            (Mode::Nat, End::Destination) => sent.readdress(end, address.ip(), None),
+            (Mode::Nat, End::Source) => sent.readdress(end, virtual_address.ip(), None),
+            (Mode::Fullnat, End::Destination) => match self.local_of(service, source) {
+                Some(local) => readdress(&mut sent, local, address, false),
+                None => return Fate::Drop("no_local_port"),
+            },
+            (Mode::Fullnat, End::Source) => match self.find_by_local(address, destination, its.protocol) {
+                Some(index) => readdress(&mut sent, virtual_address, self.connections[index].client, false),
+                None => return Fate::Drop("no_local_port"),
+            },
         }
         sent.spend_hop();
         let length = sent.bytes.len();
         let fate = match end {
             End::Destination => send_to(&self.services, frame, sent, service, server),
-            End::Source => send(&self.services, frame, &sent, packet.destination),
+            End::Source => send(&self.services, frame, &sent, sent.destination),
         };
         if has_gone_on(&fate) {
             self.count(service, server, usize::from(end == End::Source), length);

@@ -1,8 +1,8 @@
-//! Whether the header of TCP or UDP is as it has to be, and what it says.
+//! Whether the header of TCP, UDP or SCTP is as it has to be, and what it says.
 
 use std::net::SocketAddr;
 
-use crate::packet::{self, Packet, TCP, UDP};
+use crate::packet::{self, Packet, SCTP, TCP, UDP};
 
 /// Source and destination with their ports.
 pub(super) fn ends(packet: &Packet) -> (SocketAddr, SocketAddr) {
@@ -14,10 +14,14 @@ pub(super) fn ends(packet: &Packet) -> (SocketAddr, SocketAddr) {
 
 /// The least length of a header.
 pub(super) fn header_of(protocol: u8) -> usize {
-    if protocol == TCP { 20 } else { 8 }
+    match protocol {
+        TCP => 20,
+        SCTP => 12,
+        _ => 8,
+    }
 }
 
-/// Whether a header of TCP or UDP is all there and agrees with the packet's length.
+/// Whether a header of TCP, UDP or SCTP is all there and agrees with the packet's length.
 pub(super) fn has_sound_header(packet: &Packet) -> bool {
     let segment = packet.segment();
     match packet.protocol {
@@ -29,6 +33,8 @@ pub(super) fn has_sound_header(packet: &Packet) -> bool {
             let length = usize::from(packet::word(segment, 4));
             length >= 8 && (length <= segment.len() || packet.fragment.is_some())
         }
+        // RFC 9260, section 3.1: its length is the packet's.
+        SCTP => segment.len() >= 12,
         _ => false,
     }
 }

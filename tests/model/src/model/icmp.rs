@@ -4,6 +4,7 @@ use dataplane::service::{Mode, Protocol};
 
 use super::connections::Connection;
 use super::headers::ends;
+use super::local::readdress;
 use super::sending::{has_gone_on, send, send_to};
 use super::{Fate, Frame, Model};
 use crate::packet::{self, End};
@@ -30,7 +31,10 @@ impl Model {
         let is_redirect = !is_six && kind == 5;
         let (source, destination) = ends(&quote);
         let about_reply = self.service_at(source, protocol);
-        if about_reply.is_none() && !self.is_endpoint(destination, protocol) {
+        let is_astray = packet.destination != quote.source;
+        // As whom a server knows a client nobody else is: what is to another address is about something else.
+        let is_claimed = !is_astray && self.claim_at(destination, source, protocol).is_some();
+        if about_reply.is_none() && !self.is_endpoint(destination, protocol) && !is_claimed {
             return Fate::Punt("icmp");
         }
         let nobodys = match about_reply {
@@ -38,40 +42,42 @@ impl Model {
             // It would show the real server's address.
             None => Fate::Drop("icmp_error"),
         };
-        let is_astray = packet.destination != quote.source;
         if is_redirect || is_astray || packet.fragment.is_some() {
             return nobodys;
         }
-        let known = self.find(|one| {
-            let service = &self.services[one.service];
-            match about_reply {
-                Some(number) => one.service == number && one.client == destination,
-                None => {
-                    service.mode == Mode::Nat
-                        && service.protocol == protocol
-                        && one.client == source
-                        && world::server_address(one.service, service, one.server) == destination
-                }
-            }
-        });
+        let known = match about_reply {
+            Some(number) => self.find(|one| one.service == number && one.client == destination),
+            None if is_claimed => self.find_by_local(destination, source, protocol),
+            None => self.find_by_server(destination, source, protocol),
+        };
         let Some(index) = known else { return nobodys };
         if packet.hops() <= 1 {
             return Fate::Drop("ttl_expired");
         }
-        let Connection { service, server, .. } = self.connections[index];
+        let Connection { service, server, client, local, .. } = self.connections[index];
         let its = &self.services[service];
         let (virtual_address, real) =
             (world::virtual_address(service, its), world::server_address(service, its, server));
         let (mut sent, mut quote) = (packet.clone(), quote);
-        match about_reply {
-            Some(_) if its.mode == Mode::Nat => {
+        match (its.mode, about_reply) {
+            (Mode::Dr | Mode::Tunnel, _) => {}
+            (Mode::Nat, Some(_)) => {
                 quote.readdress(End::Source, real.ip(), Some(real.port()));
                 sent.readdress(End::Destination, real.ip(), None);
             }
-            Some(_) => {}
-            None => {
+            (Mode::Nat, None) => {
                 quote.readdress(End::Destination, virtual_address.ip(), Some(virtual_address.port()));
                 sent.readdress(End::Source, virtual_address.ip(), None);
+            }
+            // The server need not have a way back to whoever reports.
+            (Mode::Fullnat, Some(_)) => {
+                let Some(local) = local else { unreachable!("it has one") };
+                readdress(&mut quote, real, local, true);
+                readdress(&mut sent, local, real, false);
+            }
+            (Mode::Fullnat, None) => {
+                readdress(&mut quote, client, virtual_address, true);
+                readdress(&mut sent, virtual_address, client, false);
             }
         }
         let at = sent.at + 8;
@@ -81,7 +87,7 @@ impl Model {
         let length = sent.bytes.len();
         let fate = match about_reply {
             Some(_) => send_to(&self.services, frame, sent, service, server),
-            None => send(&self.services, frame, &sent, source.ip()),
+            None => send(&self.services, frame, &sent, client.ip()),
         };
         if has_gone_on(&fate) {
             self.count(service, server, usize::from(about_reply.is_none()), length);

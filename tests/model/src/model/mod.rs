@@ -10,12 +10,13 @@ mod flows;
 mod fragments;
 mod headers;
 mod icmp;
+mod local;
 mod persistence;
 mod scheduling;
 mod sending;
 mod services;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use dataplane::counters::Traffic;
 use dataplane::service::Protocol;
@@ -24,9 +25,10 @@ use self::connections::Connection;
 use self::counts::Load;
 use self::fragments::{Held, Note, Went};
 use self::headers::{ends, has_sound_header};
+use self::local::Claim;
 use self::persistence::Template;
 use self::scheduling::Hashed;
-use crate::packet::{self, ICMP, ICMPV6, Malformed, Packet, TCP, UDP};
+use crate::packet::{self, ICMP, ICMPV6, Malformed, Packet, SCTP, TCP, UDP};
 use crate::world::{MACS, SERVERS, Service};
 
 const TICKS_PER_SECOND: u64 = 4;
@@ -53,6 +55,7 @@ pub struct Model {
     services: Vec<Service>,
     connections: Vec<Connection>,
     templates: Vec<Template>,
+    claims: Vec<Claim>,
     hashed: Vec<(Hashed, Option<usize>)>,
     loads: Vec<[Load; SERVERS]>,
     /// Where round robin is, if that is known.
@@ -81,6 +84,8 @@ pub struct Observed {
     pub begun: Option<usize>,
     /// Before it: service, client and server.
     pub templates: Vec<(usize, IpAddr, usize)>,
+    /// After it, of connections by full NAT: service, client, and as whom its server knows it.
+    pub locals: Vec<(usize, SocketAddr, SocketAddr)>,
 }
 
 impl Model {
@@ -89,6 +94,7 @@ impl Model {
             services: services.to_vec(),
             connections: Vec::new(),
             templates: Vec::new(),
+            claims: Vec::new(),
             hashed: Vec::new(),
             loads: vec![Default::default(); services.len()],
             turns: vec![Some(0); services.len()],
@@ -145,6 +151,7 @@ impl Model {
         let protocol = match packet.protocol {
             TCP => Protocol::Tcp,
             UDP => Protocol::Udp,
+            SCTP => Protocol::Sctp,
             ICMP if !packet.is_six() => return self.message(&frame),
             ICMPV6 if packet.is_six() => return self.message(&frame),
             _ => return Fate::Punt("other_protocol"),
@@ -165,7 +172,8 @@ impl Model {
         let (source, destination) = ends(packet);
         if let Some(service) = self.service_at(destination, protocol) {
             self.client_sends(frame, service)
-        } else if self.is_endpoint(source, protocol) {
+        } else if self.is_endpoint(source, protocol) || self.claim_at(source, destination, protocol).is_some()
+        {
             self.server_sends(frame, protocol)
         } else {
             Fate::Punt("no_service")

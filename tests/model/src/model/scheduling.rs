@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane::service::{Protocol, Scheduler, SchedulerFlag};
+use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
 
 use super::{Fate, Frame, Model};
 use crate::packet::{RST, SYN};
@@ -79,7 +79,9 @@ impl Model {
                     None if may_refuse => None,
                     None => servers.first().copied(),
                 };
-                self.as_before(number, client, &candidates, drawn)
+                // Who was drawn without a local port for it, nobody can see.
+                let is_seen = frame.observed.begun.is_some() || self.services[number].mode != Mode::Fullnat;
+                if is_seen { self.as_before(number, client, &candidates, drawn) } else { drawn }
             }
             Choice::Nobody => None,
         };

@@ -10,7 +10,7 @@ use crate::packet::{Packet, SYN, TCP};
 use crate::tunnel;
 use crate::world::{self, MACS, Service, Tunnel, Way};
 
-/// Sends a packet to a real server of a service, in the service's way; by NAT it has its address already.
+/// Sends a packet to a real server of a service, in the service's way; by NAT it has its addresses already.
 pub(super) fn send_to(
     services: &[Service],
     frame: &Frame<'_>,
@@ -21,14 +21,15 @@ pub(super) fn send_to(
     let service = &services[number];
     let address = world::server_address(number, service, server).ip();
     match (service.mode, address) {
-        (Mode::Nat, _) | (Mode::Tunnel, IpAddr::V6(_)) => send(services, frame, &packet, address),
+        (Mode::Nat | Mode::Fullnat, _) | (Mode::Tunnel, IpAddr::V6(_)) => {
+            send(services, frame, &packet, address)
+        }
         (Mode::Dr, _) => match send(services, frame, &packet, address) {
             // Linux would deliver it to itself: the virtual address is its own.
             Fate::Unresolved(_) => Fate::Drop("no_neighbour"),
             fate => fate,
         },
         (Mode::Tunnel, IpAddr::V4(address)) => send_through(services, frame, packet, service, address),
-        (Mode::Fullnat, _) => unreachable!("no sequence has it"),
     }
 }
 

@@ -45,6 +45,8 @@ impl Model {
     pub(super) fn concerns(&self, packet: &Packet) -> bool {
         self.services.iter().enumerate().any(|(number, service)| {
             service.live && world::virtual_address(number, service).ip() == packet.destination
+                || service.mode == Mode::Fullnat
+                    && world::local_addresses(service.is_six).contains(&packet.destination)
                 || service.mode == Mode::Nat
                     && (0..service.servers.len())
                         .any(|server| world::server_address(number, service, server).ip() == packet.source)
