@@ -1,6 +1,6 @@
 //! Datagrams in fragments, through the built program: whatever their order, all of them arrive.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -176,6 +176,67 @@ fn a_servers_answers_in_shuffled_fragments() -> Result<()> {
             answer.iter().try_for_each(|fragment| sender.send(fragment))?;
             receive(&socket, &data(LARGE, seed), &format!("answer {seed}"))?;
         }
+        router.finish()
+    })
+}
+
+/// What a real server begins: the client has no way to its network, and knows an address of the pool.
+#[test]
+fn real_servers_large_datagrams_and_pings_by_source_nat() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        const DATAGRAMS: usize = 100;
+        let Cluster { client, real_servers, .. } = cluster;
+        let config = cluster.config().with_fragments().service(echo_service(cluster, 1));
+        let snat = "[[snat]]\ninside = [\"10.0.0.0/24\"]\noutside = [\"192.0.2.50\"]\n";
+        let router = Router::start_text(cluster, &format!("{snat}{config}"), &config)?;
+        // On the service's port, and on another one.
+        for port in [ECHO, 6000] {
+            let inside = cluster.endpoint(0, port);
+            let open = |machine: &Namespace, address: SocketAddrV4| {
+                let socket = machine.enter(|| Ok(UdpSocket::bind(address)?))?;
+                socket.set_read_timeout(Some(PATIENCE))?;
+                anyhow::Ok(socket)
+            };
+            let (near, far) = (open(&real_servers[0], inside)?, open(client, me())?);
+            near.send_to(b"first", me())?;
+            let (_, outside) = far.recv_from(&mut [0; 16])?;
+            let SocketAddr::V4(outside) = outside else { anyhow::bail!("{outside}") };
+            ensure!(*outside.ip() == Ipv4Addr::new(192, 0, 2, 50), "{outside}");
+            near.connect(me())?;
+            far.connect(outside)?;
+
+            let (there, back) =
+                (RawSender::open(&real_servers[0], "eth0")?, RawSender::open(client, "eth0")?);
+            let lan = (mac_of(*inside.ip()), mac_of(cluster.layout().gateway()));
+            let wan = (mac_of(CLIENT), cluster.router_mac());
+            let before = router.quiet()?;
+            for seed in 0..DATAGRAMS {
+                for (sender, from, to, macs, receiver) in
+                    [(&there, inside, me(), lan, &far), (&back, me(), outside, wan, &near)]
+                {
+                    let whole = Craft::udp(from, to, &data(LARGE, seed)).between(macs.0, macs.1).build();
+                    // No number twice within the time that a note lasts.
+                    let parts = shuffled(fragments(&whole, IN_A_PACKET, 10 * port + seed as u16), seed);
+                    parts.iter().try_for_each(|fragment| sender.send(fragment))?;
+                    receive(receiver, &data(LARGE, seed), &format!("datagram {seed} from {from}"))?;
+                }
+                // And as Linux makes fragments.
+                near.send(&data(LARGE, seed))?;
+                receive(&far, &data(LARGE, seed), &format!("Linux' datagram {seed}"))?;
+                far.send(&data(LARGE, seed))?;
+                receive(&near, &data(LARGE, seed), &format!("Linux' answer {seed}"))?;
+            }
+            let after = router.quiet()?;
+            let held = held(&after) - held(&before);
+            ensure!(held > 2 * DATAGRAMS as u64, "only {held} had to wait: they came in order");
+            ensure!(waiting(&after) == 0 && fragments_dropped(&after) == 0, "{after:?}");
+        }
+        let said = real_servers[0]
+            .command("ping")
+            .words("-n -c 5 -i 0.1 -W 5 -s 4000")
+            .arg(CLIENT.to_string())
+            .run()?;
+        ensure!(said.contains("5 received"), "{said}");
         router.finish()
     })
 }

@@ -72,10 +72,10 @@ class Vector:
         self.come(port, frame)
         self.verdicts.append("hold")
 
-    def release(self, came, to, rewritten):
+    def release(self, came, to, rewritten, verdict="forward"):
         rewritten.time = came.time
         self.left.setdefault(to, []).append(rewritten)
-        self.verdicts.append(f"forward {to}")
+        self.verdicts.append(f"{verdict} {to}")
 
     def come(self, port, frame):
         self.now += 1_000

@@ -30,26 +30,31 @@ pub(super) fn piece<A: Version>(
     protocol: Protocol,
 ) -> Result<(Piece, Transport), Drop> {
     let none = Transport { source: 0, destination: 0, flags: 0 };
-    let Some(Fragment { offset, more, .. }) = ip.fragment else { return Ok((Piece::Whole, none)) };
     let data = &packet[ip.header_length..usize::from(ip.total_length)];
-    let end = ip.header_length - A::NOT_COUNTED + usize::from(offset) + data.len();
-    if more && !data.len().is_multiple_of(8) || end > usize::from(u16::MAX) {
-        return Err(Drop::BadFragment);
-    }
-    if offset > 0 {
-        // The first has the whole header, so this one would be written over it.
-        if usize::from(offset) < header_length(protocol) {
-            return Err(Drop::FragmentTiny);
-        }
-        return Ok((Piece::Later, none));
-    }
-    if data.len() < header_length(protocol) {
-        return Err(Drop::FragmentTiny);
+    let piece = place(ip, data.len(), header_length(protocol))?;
+    if piece != Piece::First {
+        return Ok((piece, none));
     }
     // The lengths in its header are the datagram's.
     let transport =
         Transport::parse(protocol, data, usize::from(u16::MAX)).ok_or(Drop::BadTransportHeader)?;
-    Ok((Piece::First, transport))
+    Ok((piece, transport))
+}
+
+/// What of its datagram a packet with so much data is, whose transport header takes so much; why it is none, if so.
+pub(super) fn place<A: Version>(ip: &Ip<A>, length: usize, header: usize) -> Result<Piece, Drop> {
+    let Some(Fragment { offset, more, .. }) = ip.fragment else { return Ok(Piece::Whole) };
+    let end = ip.header_length - A::NOT_COUNTED + usize::from(offset) + length;
+    if more && !length.is_multiple_of(8) || end > usize::from(u16::MAX) {
+        return Err(Drop::BadFragment);
+    }
+    match usize::from(offset) {
+        0 if length < header => Err(Drop::FragmentTiny),
+        0 => Ok(Piece::First),
+        // The first has the whole header, so this one would be written over it.
+        offset if offset < header => Err(Drop::FragmentTiny),
+        _ => Ok(Piece::Later),
+    }
 }
 
 /// What becomes of a fragment.
@@ -181,7 +186,8 @@ fn is_of(snapshot: &Snapshot, packet: &Packet, flow: Flow) -> bool {
 fn later(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) -> Verdict {
     let flow = match path.engine.table.fragments().find(tag, path.now).map(|note| note.fate) {
         Some(Fate::With(flow)) => flow,
-        Some(Fate::Linux) => return Verdict::Punt(Punt::Fragment),
+        // Of source NAT too, which comes after services.
+        Some(Fate::Linux | Fate::Translated(_)) => return Verdict::Punt(Punt::Fragment),
         Some(Fate::Nowhere) => return Verdict::Drop(Drop::FragmentOrphan),
         None => return Verdict::Hold,
     };
@@ -280,7 +286,7 @@ impl Begun {
         self.count.set(0);
     }
 
-    fn add(&self, tag: Tag) {
+    pub fn add(&self, tag: Tag) {
         if let Some(place) = self.tags.get(self.count.get()) {
             place.set(tag);
             self.count.set(self.count.get() + 1);

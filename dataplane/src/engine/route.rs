@@ -6,8 +6,7 @@
 //!
 //! * to or from an address of the router's own, or a virtual one; multicast, and addresses of a link alone;
 //! * with IPv4 options or IPv6 hop-by-hop options, by which a host talks to the routers on the way;
-//! * without a route, or with one out of an interface that is no port;
-//! * fragments that have to be fragmented once more.
+//! * without a route, or with one out of an interface that is no port.
 //!
 //! Linux does not see what is routed here, nor do its firewall and its counters.
 
@@ -87,7 +86,6 @@ pub(super) fn way<A: Family>(
     let is_too_long = adjacency.is_some_and(|adjacency| ip.total_length > adjacency.mtu);
     Some(match adjacency {
         _ if is_too_long && ip.dont_fragment => Err(Verdict::Drop(Drop::TooBig)),
-        _ if is_too_long && ip.fragment.is_some() => return None,
         _ if is_too_long => Ok(Way { verdict: Verdict::Punt(Punt::ToFragment), macs: None }),
         None => Ok(Way { verdict: Verdict::Punt(Punt::Unresolved), macs: None }),
         Some(adjacency) => {

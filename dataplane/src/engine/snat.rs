@@ -14,14 +14,18 @@
 //! An error changes no mapping and keeps none alive (RFC 5508, section 4). What has no ports does not leave, nor does the answer to a ping:
 //! nobody outside can have asked.
 //!
+//! Fragments follow the first of their datagram, in whatever order they come (RFC 4787, REQ-14), by a note of its ports
+//! ([`crate::fragments`]): these lead to the same mappings, so that there is nothing else to remember.
+//!
 //! Anybody may write an inside address into a packet. So one from inside must have come in on the port that leads back to its source
 //! (strict reverse path: RFC 3704, section 2.2), or a few packets from outside would take all blocks of the pool.
 
+use super::packet::Piece;
 use super::resolve::Path;
-use super::route;
-use super::{Frame, Verdict};
+use super::{Frame, Verdict, fragments, route};
 use crate::counters::Drop;
 use crate::fib::NextHop;
+use crate::fragments::{Fate, Note, Ports};
 use crate::service::Protocol;
 use crate::snat::{Class, Mapping, Refused, Snats};
 use crate::table::Client;
@@ -37,16 +41,17 @@ enum Kind {
     Packet { class: Class, source: u16, destination: u16, flags: u8 },
     /// The answer to such a one, with its identifier.
     Reply(u16),
+    /// A later fragment of either, whose first had these ports.
+    Later(Class, Ports),
     /// An error about a packet of this class, which it quotes with the ends of it.
     Error { class: Class, source: (u32, u16), destination: (u32, u16) },
     /// Another one.
     Other,
 }
 
-/// What becomes of an IPv4 packet if source NAT has to do with it: 1. what is it, 2. who is it really for, 3. may it go there, 4. who is it really
-/// from, 5. so it goes.
+/// What becomes of an IPv4 packet if source NAT has to do with it.
 pub(super) fn translate(path: &Path<'_>, frame: &mut impl Frame) -> Option<Verdict> {
-    let (snapshot, now) = (path.snapshot, path.now);
+    let snapshot = path.snapshot;
     let snats: &Snats = &snapshot.snats;
     let packet = frame.bytes().get(ethernet::HEADER..)?;
     let ip = u32::parse(packet)?;
@@ -59,16 +64,93 @@ pub(super) fn translate(path: &Path<'_>, frame: &mut impl Frame) -> Option<Verdi
     if u32::is_for_routers(packet) || !route::is_foreign(snapshot, ip.source) {
         return None;
     }
-    // 1.
-    let kind = match ip.fragment {
-        Some(_) => Kind::Other,
-        None => kind(&ip, packet.get(ip.header_length..usize::from(ip.total_length))?),
+    let segment = packet.get(ip.header_length..usize::from(ip.total_length))?;
+    let kind = kind(&ip, segment);
+    match header_length(ip.protocol) {
+        Some(header) if ip.fragment.is_some() => {
+            let piece = fragments::place(&ip, segment.len(), header);
+            follow(path, frame, &ip, kind, piece)
+        }
+        _ => carry(path, frame, &ip, &kind),
+    }
+}
+
+/// What the header takes that has a packet's ports; none if it has none.
+fn header_length(protocol: u8) -> Option<usize> {
+    match Protocol::from_number(protocol) {
+        Some(protocol) => Class::of_protocol(protocol).map(|_| transport::header_length(protocol)),
+        None => (protocol == u32::ICMP).then_some(icmp::HEADER),
+    }
+}
+
+/// What becomes of a fragment: the first goes as a packet does, and that is noted; another one asks the note, or waits for it.
+fn follow(
+    path: &Path<'_>,
+    frame: &mut impl Frame,
+    ip: &Ip<u32>,
+    kind: Kind,
+    piece: Result<Piece, Drop>,
+) -> Option<Verdict> {
+    // Whose datagrams these are not must not leave notes about them either.
+    if path.snapshot.snats.has_inside(ip.source) && !is_on_its_way(path, ip.source) {
+        return Some(Verdict::Drop(Drop::SnatNone));
+    }
+    let tag = fragments::tag(path.engine, frame)?;
+    let (notes, now) = (path.engine.table.fragments(), path.now);
+    let note = notes.find(tag, now);
+    match piece {
+        Err(drop) => return Some(Verdict::Drop(drop)),
+        Ok(Piece::Whole | Piece::First) => {}
+        Ok(Piece::Later) => {
+            return match note.map(|note| note.fate) {
+                Some(Fate::Translated(ports)) => {
+                    let class = Class::of_number(ip.protocol)?;
+                    carry(path, frame, ip, &Kind::Later(class, ports))
+                }
+                Some(Fate::Nowhere) => Some(Verdict::Drop(Drop::FragmentOrphan)),
+                Some(Fate::Linux) if path.snapshot.snats.has_outside(ip.destination) => None,
+                // From inside nothing leaves by Linux. One of a real server may be on its way to here from where it was no
+                // service's, at another worker.
+                Some(Fate::Linux | Fate::With(_)) | None => Some(Verdict::Hold),
+            };
+        }
+    }
+    let ports = match kind {
+        Kind::Packet { source, destination, .. } => Some(Ports { source, destination }),
+        Kind::Reply(identifier) => Some(Ports { source: 0, destination: identifier }),
+        Kind::Later(..) | Kind::Error { .. } | Kind::Other => None,
     };
+    if let Some(Note { fate: Fate::Translated(first), is_young: true }) = note
+        && ports != Some(first)
+    {
+        return Some(Verdict::Drop(Drop::FragmentOverlap));
+    }
+    // An error in fragments would have to be put together: what it quotes is in several of them.
+    let kind = if ports.is_some() { kind } else { Kind::Other };
+    let verdict = carry(path, frame, ip, &kind);
+    let fate = match (verdict, ports) {
+        (None, _) => Fate::Linux,
+        (Some(Verdict::Drop(_)), _) | (_, None) => Fate::Nowhere,
+        (Some(_), Some(ports)) => Fate::Translated(ports),
+    };
+    notes.leave(tag, now, fate);
+    path.engine.begun.add(tag);
+    verdict
+}
+
+/// What becomes of a packet: 1. what it is, is known; 2. who is it really for, 3. may it go there, 4. who is it really from, 5. so it goes.
+fn carry(path: &Path<'_>, frame: &mut impl Frame, ip: &Ip<u32>, kind: &Kind) -> Option<Verdict> {
+    let (snapshot, now) = (path.snapshot, path.now);
+    let snats: &Snats = &snapshot.snats;
+    let (is_out, is_back) = (snats.has_inside(ip.source), snats.has_outside(ip.destination));
     // 2.
-    let inwards = match (&kind, is_back) {
+    let inwards = match (kind, is_back) {
         (_, false) => None,
         (&Kind::Packet { class, destination, .. }, true) => {
             Some(snats.from_outside(now, class, ip.destination, destination)?)
+        }
+        (&Kind::Later(class, ports), true) => {
+            Some(snats.from_outside(now, class, ip.destination, ports.destination)?)
         }
         (&Kind::Reply(identifier), true) => {
             Some(snats.from_outside(now, Class::Icmp, ip.destination, identifier)?)
@@ -81,17 +163,21 @@ pub(super) fn translate(path: &Path<'_>, frame: &mut impl Frame) -> Option<Verdi
     };
     // 3.
     let destination = inwards.map_or(ip.destination, |mapping| mapping.inside.address());
-    let way = match route::way(snapshot, &ip, destination)? {
+    let way = match route::way(snapshot, ip, destination)? {
         Ok(way) => way,
         Err(verdict) => return Some(verdict),
     };
     // 4.
-    let outwards = match (&kind, is_out) {
+    let outwards = match (kind, is_out) {
         (_, false) => Ok(None),
         _ if !is_on_its_way(path, ip.source) => Err(Refused::None),
         (&Kind::Packet { class, source, flags, .. }, true) => {
             let inside = Client::new(ip.source, source);
             snats.leaves(now, class, inside, flags, path.engine.worker as u8).map(Some)
+        }
+        (&Kind::Later(class, ports), true) => {
+            let inside = Client::new(ip.source, ports.source);
+            snats.from_inside(now, class, inside).map(Some).ok_or(Refused::None)
         }
         // Who says it may be a router further inside.
         (&Kind::Error { class, destination: (address, port), .. }, true) if !is_back => {
@@ -105,8 +191,8 @@ pub(super) fn translate(path: &Path<'_>, frame: &mut impl Frame) -> Option<Verdi
         Err(Refused::Full) => return Some(Verdict::Drop(Drop::SnatFull)),
     };
     // 5.
-    write(frame, &ip, &kind, inwards, outwards)?;
-    way.send::<u32>(path, &ip, frame)
+    write(frame, ip, kind, inwards, outwards)?;
+    way.send::<u32>(path, ip, frame)
 }
 
 /// Whether packets to this address leave by the port that the packet in hand came in on.
@@ -119,9 +205,12 @@ fn is_on_its_way(path: &Path<'_>, source: u32) -> bool {
     path.port == Some(back)
 }
 
+/// What a packet is, whose segment begins so and is as long as it says there if that can be seen.
 fn kind(ip: &Ip<u32>, segment: &[u8]) -> Kind {
+    // The lengths in a first fragment are the datagram's.
+    let length = if ip.fragment.is_some() { usize::from(u16::MAX) } else { segment.len() };
     if let Some(protocol) = Protocol::from_number(ip.protocol) {
-        let transport = Transport::parse(protocol, segment, segment.len());
+        let transport = Transport::parse(protocol, segment, length);
         return match Class::of_protocol(protocol).zip(transport) {
             Some((class, Transport { source, destination, flags })) => {
                 Kind::Packet { class, source, destination, flags }
@@ -185,7 +274,7 @@ fn write(
             Kind::Error { class, .. } => {
                 mend_quote(segment, class, (End::Source, inside.address(), inside.port()));
             }
-            Kind::Other => {}
+            Kind::Later(..) | Kind::Other => {}
         }
     }
     if let Some(Mapping { address, port, .. }) = outwards {
@@ -198,7 +287,7 @@ fn write(
                 transport::set_source(Protocol::from_number(ip.protocol)?, segment, port, delta);
             }
             Kind::Error { class, .. } => mend_quote(segment, class, (End::Destination, address, port)),
-            Kind::Reply(_) | Kind::Other => {}
+            Kind::Later(..) | Kind::Reply(_) | Kind::Other => {}
         }
     }
     Some(())

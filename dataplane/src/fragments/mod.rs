@@ -36,7 +36,7 @@
 mod notes;
 mod waiting;
 
-pub use self::notes::{Fate, Flow, Note, Notes, Tag};
+pub use self::notes::{Fate, Flow, Note, Notes, Ports, Tag};
 pub use self::waiting::{ROOM, Waiting};
 
 /// What the fragments of a datagram have in common (RFC 791, section 2.3; RFC 8200, section 4.5).

@@ -6,7 +6,8 @@
 //!    24  dest id               the connection's; 0: see below
 //!    16  client port           to tell another datagram from this one; with dest id 0 what has become of the first
 //!    16  virtual port          of a packet to a service of all ports; else 0
-//!    24  last seen             ticks of 1/4 s; comes round after 48 days
+//!     1  source NAT            whether the ports before are the datagram's own two
+//!    23  last seen             ticks of 1/4 s; comes round after 24 days
 //! ```
 //!
 //! A fingerprint, not the addresses themselves: with them no more than six bits would be left for the time, and addresses of IPv6 would
@@ -32,7 +33,7 @@ const LIFETIME: u32 = 30 * TICKS_PER_SECOND;
 const YOUNG: u32 = 1;
 
 /// Bits of the time that are kept.
-const SEEN: u32 = (1 << 24) - 1;
+const SEEN: u32 = (1 << 23) - 1;
 
 /// Where a datagram's note may be, and how it is known there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +59,8 @@ impl Tag {
 pub enum Fate {
     /// It goes with a connection.
     With(Flow),
+    /// Source NAT has given it other ends.
+    Translated(Ports),
     /// It has been handed to Linux.
     Linux,
     /// It has been dropped.
@@ -73,6 +76,16 @@ pub struct Flow {
     pub client_port: u16,
     /// The virtual port of a packet to a service of all ports, which may have other connections of the client's port; else 0.
     pub virtual_port: u16,
+}
+
+/// The ports that a datagram came with, by which source NAT finds its mappings again; of ICMP the identifier, in the place of whoever
+/// asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Its sender's.
+    pub source: u16,
+    /// Its receiver's.
+    pub destination: u16,
 }
 
 /// A note.
@@ -177,7 +190,8 @@ const FINGERPRINT: u32 = 48;
 const DEST_SHIFT: u32 = FINGERPRINT;
 const PORT_SHIFT: u32 = 72;
 const VIRTUAL_SHIFT: u32 = 88;
-const SEEN_SHIFT: u32 = 104;
+const TRANSLATED_SHIFT: u32 = 104;
+const SEEN_SHIFT: u32 = 105;
 
 /// In the place of the client's port, if there is no dest.
 const LINUX: u16 = 1;
@@ -185,8 +199,10 @@ const NOWHERE: u16 = 2;
 
 impl Word {
     fn new(tag: Tag, fate: Fate, now: Tick) -> Word {
+        let is_translated = matches!(fate, Fate::Translated(_));
         let (dest, port, virtual_port) = match fate {
             Fate::With(Flow { dest, client_port, virtual_port }) => (dest.index(), client_port, virtual_port),
+            Fate::Translated(Ports { source, destination }) => (0, source, destination),
             Fate::Linux => (0, LINUX, 0),
             Fate::Nowhere => (0, NOWHERE, 0),
         };
@@ -195,6 +211,7 @@ impl Word {
                 | (dest as u128) << DEST_SHIFT
                 | u128::from(port) << PORT_SHIFT
                 | u128::from(virtual_port) << VIRTUAL_SHIFT
+                | u128::from(is_translated) << TRANSLATED_SHIFT
                 | u128::from(now.0 as u32 & SEEN) << SEEN_SHIFT,
         )
     }
@@ -205,6 +222,9 @@ impl Word {
 
     fn fate(self) -> Option<Fate> {
         let (port, virtual_port) = ((self.0 >> PORT_SHIFT) as u16, (self.0 >> VIRTUAL_SHIFT) as u16);
+        if self.0 >> TRANSLATED_SHIFT & 1 == 1 {
+            return Some(Fate::Translated(Ports { source: port, destination: virtual_port }));
+        }
         match (DestId::new((self.0 >> DEST_SHIFT) as u32 & DestId::MAX), port) {
             (Some(dest), client_port) => Some(Fate::With(Flow { dest, client_port, virtual_port })),
             (None, LINUX) => Some(Fate::Linux),
@@ -243,9 +263,16 @@ mod tests {
     #[test]
     fn a_note_says_what_was_left_until_its_time_is_over() {
         let notes = Notes::new(KEY);
-        for (id, fate) in
-            [(1, with(DestId::MAX, u16::MAX)), (2, with(1, 0)), (3, Fate::Linux), (4, Fate::Nowhere)]
-        {
+        let translated = |source, destination| Fate::Translated(Ports { source, destination });
+        let fates = [
+            with(DestId::MAX, u16::MAX),
+            with(1, 0),
+            Fate::Linux,
+            Fate::Nowhere,
+            translated(LINUX, 0),
+            translated(0, u16::MAX),
+        ];
+        for (id, fate) in (1..).zip(fates) {
             let tag = notes.tag(&datagram(7, id));
             assert_eq!(notes.find(tag, NOW), None);
             notes.leave(tag, NOW, fate);

@@ -24,6 +24,7 @@ use crate::service::{Protocol, State};
 use crate::table::{Client, DestId, Fate, Hash, HashKey, Inserted, Judge, Slot, Table, Word, Worth};
 use crate::wire::ipv4;
 use crate::wire::transport::{ACK, FIN, PSH, RST, SYN};
+use crate::wire::version::Version;
 
 /// Source NAT, as control describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +98,14 @@ impl Class {
             Protocol::Tcp => Some(Class::Tcp),
             Protocol::Udp => Some(Class::Udp),
             Protocol::Sctp => None,
+        }
+    }
+
+    /// The class of the packets with this protocol number of IPv4.
+    pub fn of_number(number: u8) -> Option<Class> {
+        match Protocol::from_number(number) {
+            Some(protocol) => Class::of_protocol(protocol),
+            None => (number == u32::ICMP).then_some(Class::Icmp),
         }
     }
 }

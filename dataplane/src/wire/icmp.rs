@@ -26,6 +26,9 @@ mod field {
     pub const IDENTIFIER: usize = 4;
 }
 
+/// Length of the header.
+pub const HEADER: usize = field::QUOTE;
+
 /// What an error quotes of a packet: the IP header and at least eight bytes behind it, which TCP, UDP and SCTP begin
 /// with their ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

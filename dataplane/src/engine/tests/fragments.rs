@@ -24,7 +24,7 @@ impl<'a> Poller<'a> {
     }
 
     /// A packet comes in, as a burst of its own.
-    fn push(&mut self, now: Tick, port: PortIndex, frame: &[u8]) {
+    pub fn push(&mut self, now: Tick, port: PortIndex, frame: &[u8]) {
         let (mut burst, mut verdicts) = ([frame.to_vec()], [Verdict::Drop(Drop::Runt); BURST]);
         self.engine.process(&self.rig.snapshot, now, port, &mut burst, &mut verdicts, &mut ());
         let [frame] = burst;
@@ -80,7 +80,7 @@ pub(super) fn mend(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-fn numbered(frame: &[u8], identification: u16) -> Vec<u8> {
+pub(super) fn numbered(frame: &[u8], identification: u16) -> Vec<u8> {
     let mut frame = frame.to_vec();
     frame[18..20].copy_from_slice(&identification.to_be_bytes());
     mend(frame)
@@ -102,7 +102,7 @@ pub(super) fn split(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
 }
 
 /// Puts fragments together: the plain way, which every byte has to fit.
-fn join(fragments: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn join(fragments: &[Vec<u8>]) -> Vec<u8> {
     let mut whole = fragments[0][..34].to_vec();
     let mut end = None;
     let mut data: Vec<Option<u8>> = Vec::new();
@@ -130,7 +130,7 @@ fn join(fragments: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// All orders of so many.
-fn orders(count: usize) -> Vec<Vec<usize>> {
+pub(super) fn orders(count: usize) -> Vec<Vec<usize>> {
     if count == 0 {
         return vec![vec![]];
     }

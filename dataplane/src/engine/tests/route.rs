@@ -157,7 +157,7 @@ fn what_is_too_long_is_told_or_fragmented() {
     // As one of its length can be.
     fragment.truncate(14 + 20 + 1600);
     fragment[16..18].copy_from_slice(&1620u16.to_be_bytes());
-    assert_eq!(rig.push(WAN, &mut mend(fragment)), Verdict::Punt(Punt::Fragment), "once more: by Linux");
+    assert_eq!(rig.push(WAN, &mut mend(fragment)), Verdict::Punt(Punt::ToFragment), "once more");
     whole[20] = 0x40;
     let whole = mend(whole);
     assert_eq!(told(&rig, WAN, &whole, Drop::TooBig), Some((3, 4, 1500)));

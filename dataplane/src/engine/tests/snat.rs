@@ -1,5 +1,6 @@
 //! Source NAT on bytes: what leaves, what comes back, and who is told.
 
+use super::fragments::{Poller, join, large, mend, numbered, orders, split};
 use super::*;
 use crate::snat::{Snat, SnatSpec, SnatTimeouts, Snats};
 use crate::wire::icmp;
@@ -66,7 +67,7 @@ fn echo(mac: [u8; 6], kind: u8, from: &str, to: &str, id: u16) -> Vec<u8> {
     frame[34..42].copy_from_slice(&[kind, 0, 0, 0, (id >> 8) as u8, id as u8, 0, 9]);
     let sum = !checksum::sum(&frame[34..]);
     frame[36..38].copy_from_slice(&sum.to_be_bytes());
-    super::fragments::mend(frame)
+    mend(frame)
 }
 
 #[test]
@@ -135,7 +136,7 @@ fn what_begins_nothing_does_not_leave() {
     assert_eq!(rig.snapshot.snats.mappings(), [0]);
     let mut gre = out(Protocol::Udp, INSIDE, PEER, 0);
     gre[23] = 47;
-    drops(super::fragments::mend(gre), Drop::SnatNone);
+    drops(mend(gre), Drop::SnatNone);
     for n in 0..32 {
         pass(&rig, LAN, out(Protocol::Udp, &format!("10.0.0.5:{}", 40_000 + n), PEER, 0), WAN);
     }
@@ -298,15 +299,96 @@ fn errors_are_translated_with_what_they_quote() {
 fn what_is_too_long_for_the_way_inside_is_told() {
     let rig = rig();
     let from = pass(&rig, LAN, out(Protocol::Udp, INSIDE, PEER, 0), WAN).0;
-    let mut long = super::fragments::large(&back(Protocol::Udp, PEER, &from, 0), 1600);
+    let mut long = large(&back(Protocol::Udp, PEER, &from, 0), 1600);
     assert_eq!(rig.push(WAN, &mut long.clone()), Verdict::Punt(Punt::ToFragment));
     long[20] = 0x40;
-    let long = super::fragments::mend(long);
+    let long = mend(long);
     assert_eq!(rig.push(WAN, &mut long.clone()), Verdict::Drop(Drop::TooBig));
     let told =
         crate::engine::tell::error(&rig.engine.table, &rig.snapshot, rig.now, Drop::TooBig, &long[14..])
             .unwrap();
     assert_eq!((&told[20..22], &told[26..28]), (&[3, 4][..], &1500u16.to_be_bytes()[..]));
+}
+
+/// An echo with 93 bytes behind its header, or the reply to it.
+fn large_echo(mac: [u8; 6], kind: u8, from: &str, to: &str, id: u16) -> Vec<u8> {
+    let mut frame = echo(mac, kind, from, to, id);
+    frame.truncate(42);
+    frame.extend(1..94);
+    let length = frame.len() as u16 - 14;
+    frame[16..18].copy_from_slice(&length.to_be_bytes());
+    frame[20] = 0;
+    frame[36..38].fill(0);
+    let sum = !checksum::sum(&frame[34..]);
+    frame[36..38].copy_from_slice(&sum.to_be_bytes());
+    mend(frame)
+}
+
+/// In whatever order the fragments of a datagram come, they leave as those of what the whole of it becomes.
+fn in_every_order(rig: &Rig, port: PortIndex, whole: &[u8], out: PortIndex) {
+    let mut expected = whole.to_vec();
+    assert_eq!(rig.push(port, &mut expected), Verdict::Route(out));
+    let count = split(whole, 40).len();
+    for (number, order) in (1..).zip(orders(count)) {
+        let fragments = split(&numbered(whole, number), 40);
+        let mut poller = Poller::new(rig);
+        order.iter().for_each(|&index| poller.push(rig.now, port, &fragments[index]));
+        assert_eq!(poller.verdicts(), vec![Verdict::Route(out); count], "{order:?}");
+        let left: Vec<Vec<u8>> = poller.out.into_iter().map(|(_, frame)| frame).collect();
+        assert_eq!(join(&left), numbered(&expected, number), "{order:?}");
+    }
+}
+
+#[test]
+fn fragments_follow_their_first_both_ways_and_in_every_order() {
+    // The second is a real server, at its service's port: its datagrams are asked for a connection before.
+    for inside in [INSIDE, "10.0.0.1:8080"] {
+        let rig = rig();
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            in_every_order(&rig, LAN, &large(&out(protocol, inside, PEER, SYN), 101), WAN);
+            let from = pass(&rig, LAN, out(protocol, inside, PEER, SYN), WAN).0;
+            in_every_order(&rig, WAN, &large(&back(protocol, PEER, &from, SYN | ACK), 101), LAN);
+            let neighbour = out(protocol, "10.0.0.7:9", &from, SYN);
+            in_every_order(&rig, LAN, &large(&neighbour, 101), LAN);
+        }
+        let (address, peer) = (inside.split(':').next().unwrap(), "198.51.100.7");
+        in_every_order(&rig, LAN, &large_echo(LAN_MAC, 8, address, peer, 1), WAN);
+        let from = pass(&rig, LAN, echo(LAN_MAC, 8, address, peer, 1), WAN).0;
+        in_every_order(&rig, WAN, &large_echo(WAN_MAC, 0, peer, POOL, port_of(&from)), LAN);
+        assert_eq!(rig.snapshot.snats.mappings(), [5]);
+    }
+}
+
+#[test]
+fn fragments_that_have_no_mapping_go_where_a_packet_would() {
+    let rig = rig();
+    let verdicts = |port, whole: &[u8], order: [usize; 3]| {
+        let fragments = split(whole, 40);
+        let mut poller = Poller::new(&rig);
+        order.iter().for_each(|&index| poller.push(rig.now, port, &fragments[index]));
+        poller.verdicts()
+    };
+    let (none, orphan) = (Verdict::Drop(Drop::SnatNone), Verdict::Drop(Drop::FragmentOrphan));
+    let begins_nothing = large(&out(Protocol::Tcp, INSIDE, PEER, ACK), 80);
+    assert_eq!(verdicts(LAN, &begins_nothing, [1, 0, 2]), [none, orphan, orphan]);
+    let answer = large_echo(LAN_MAC, 0, "10.0.0.5", "198.51.100.7", 1);
+    assert_eq!(verdicts(LAN, &answer, [0, 1, 2]), [none, orphan, orphan]);
+    // To a port of the pool that nobody has: Linux' own.
+    let nobodys = large(&back(Protocol::Udp, PEER, "192.0.2.50:2001", 0), 80);
+    assert_eq!(verdicts(WAN, &nobodys, [2, 0, 1]), [Verdict::Punt(Punt::Fragment); 3]);
+    // Who says to be inside decides nothing about a datagram of who is.
+    let datagram = large(&out(Protocol::Udp, INSIDE, PEER, 0), 80);
+    assert_eq!(verdicts(WAN, &mend([&WAN_MAC, &datagram[6..]].concat()), [0, 1, 2]), [none; 3]);
+    assert_eq!(verdicts(LAN, &datagram, [0, 1, 2]), [Verdict::Route(WAN); 3]);
+    assert_eq!(rig.snapshot.snats.mappings(), [1]);
+
+    let fragments = split(&numbered(&datagram, 77), 40);
+    let mut other_port = fragments[0].clone();
+    other_port[34] ^= 1;
+    let mut poller = Poller::new(&rig);
+    poller.push_all(LAN, &[fragments[0].clone(), other_port, fragments[0].clone()]);
+    let goes = Verdict::Route(WAN);
+    assert_eq!(poller.verdicts(), [goes, Verdict::Drop(Drop::FragmentOverlap), goes]);
 }
 
 #[test]
