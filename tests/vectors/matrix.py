@@ -1,4 +1,4 @@
-"""What every mode has to do alike: flows, options and extension headers, fragments, ICMP errors; a vector for each, mode by mode.
+"""What every mode has to do alike: flows, options and extension headers, fragments, ICMP errors, SCTP; a vector for each, mode by mode.
 
 A mode is two pairs of ends, one on each side of the router; all that is sent is built once with the one pair and once with the other. That the router
 changes nothing else is so checked of all modes by the same packets.
@@ -8,12 +8,15 @@ from scapy.layers.inet import GRE, ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR
 from scapy.layers.inet6 import (ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem, ICMPv6TimeExceeded, IPv6ExtHdrDestOpt,
                                 IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, PadN)
 from scapy.layers.l2 import Ether
+from scapy.layers.sctp import (SCTP, SCTPChunkAbort, SCTPChunkCookieAck, SCTPChunkCookieEcho, SCTPChunkData, SCTPChunkHeartbeatReq,
+                                SCTPChunkInit, SCTPChunkInitAck, SCTPChunkSACK, SCTPChunkShutdown, SCTPChunkShutdownAck,
+                                SCTPChunkShutdownComplete)
 from scapy.packet import Raw
 
 from vector import FOUR, LAN, SIX, WAN, Vector, ip, mac
 
 # Ports of the service and, where they may be others, of its servers.
-PORTS = {TCP: (80, 8080), UDP: (53, 5353)}
+PORTS = {TCP: (80, 8080), UDP: (53, 5353), SCTP: (3868, 13868)}
 CLIENT_PORT = 40112
 
 
@@ -68,7 +71,9 @@ class Dr(Mode):
 
     def to_server(self, layer):
         # In turns, which begin with the server that was added last.
-        return mac({TCP: "192.0.2.11", UDP: "192.0.2.12"}[layer])
+        if self.family is SIX:
+            return mac("2001:db8::11")
+        return mac("192.0.2.12" if layer is UDP else "192.0.2.11")
 
     def far(self, layer):
         return self.near(layer)
@@ -244,7 +249,7 @@ def large(*ends):
 class Datagram:
     """Four fragments, as they come and as they leave (RFC 791, section 3.2; RFC 8200, section 4.5)."""
 
-    def __init__(self, mode, vector, send, number, whole=large, protocol=17):
+    def __init__(self, mode, vector, send, number, whole=large, protocol=17, layer=UDP):
         def build(index):
             def of(source, to, hops):
                 data = bytes(whole(source, to, hops))[20 if mode.family is FOUR else 40:]
@@ -254,7 +259,7 @@ class Datagram:
                     return IP(src=source[0], dst=to[0], ttl=hops, id=number, proto=protocol, frag=offset, flags=more) / part
                 return ip(source[0], to[0], hops) / IPv6ExtHdrFragment(nh=protocol, offset=offset, m=more, id=number) / part
             return of
-        self.vector, self.sent = vector, [send(vector, UDP, build(index), lambda *sent: sent) for index in range(4)]
+        self.vector, self.sent = vector, [send(vector, layer, build(index), lambda *sent: sent) for index in range(4)]
 
     def forward(self, *indices):
         for index in indices:
@@ -347,7 +352,94 @@ def icmp(mode, vector):
                     mode.reply(vector, layer, lambda *ends: about_request(*ends, ends[2] == 63))
 
 
+def of_sctp(chunks, damage=0, tag=0x1234ABCD):
+    """A packet of these chunks; scapy makes the CRC32c (RFC 9260, appendix A) from all of it. A CRC is linear, so one with some bits flipped stays
+    so, whatever else is changed and mended."""
+    def build(source, to, hops):
+        packet = SCTP(sport=source[1], dport=to[1], tag=tag) / chunks.copy()
+        if damage:
+            packet.chksum = SCTP(bytes(packet)).chksum ^ damage
+        return ip(source[0], to[0], hops) / packet
+    return build
+
+
+INIT = SCTPChunkInit(init_tag=0x0A0B0C0D, init_tsn=100)
+
+
+def sctp(mode, vector):
+    """An association as it begins, is, and ends; packets that were damaged on their way, fragments, and errors."""
+    if isinstance(mode, Snat):
+        # Its ends tell each other their addresses, and have no other port than their own.
+        (name, router), ends = mode.near_port, mode.near(SCTP)
+        return vector.drop(name, Ether(dst=router, src=mode.near_hop) / of_sctp(INIT, tag=0)(*ends, 64), "snat_none")
+
+    def request(chunks, **more):
+        mode.request(vector, SCTP, of_sctp(chunks, **more))
+
+    def reply(chunks, **more):
+        if mode.has_replies:
+            mode.reply(vector, SCTP, of_sctp(chunks, **more))
+
+    request(INIT, tag=0)
+    reply(SCTPChunkInitAck(init_tag=0x01020304, init_tsn=200))
+    # With what is to be said at once, in one packet.
+    request(SCTPChunkCookieEcho(cookie=b"a cookie, of no whole words") / SCTPChunkData(tsn=100, data=b"hello"))
+    reply(SCTPChunkCookieAck() / SCTPChunkSACK(cumul_tsn_ack=100))
+    for number, body in enumerate([b"x", b"odd length: " + bytes(range(255)), b"\xff" * 1200]):
+        request(SCTPChunkData(tsn=101 + number, data=body))
+        reply(SCTPChunkSACK(cumul_tsn_ack=101 + number) / SCTPChunkData(tsn=200 + number, data=body))
+    request(SCTPChunkHeartbeatReq())
+    for damage in [1, 0x80000000, 0xFFFFFFFF]:
+        request(SCTPChunkData(tsn=104, data=b"damaged"), damage=damage)
+        reply(SCTPChunkData(tsn=203, data=b"damaged"), damage=damage)
+    if isinstance(mode, Routed):
+        return
+    sctp_fragments(mode, vector)
+    sctp_errors(mode, vector)
+    request(SCTPChunkSACK(cumul_tsn_ack=202) / SCTPChunkShutdown(cumul_tsn_ack=202))
+    reply(SCTPChunkShutdownAck())
+    request(SCTPChunkShutdownComplete())
+    # Over is over: nothing but an INIT begins another one.
+    request(INIT, tag=0)
+    reply(SCTPChunkAbort())
+
+
+def sctp_fragments(mode, vector):
+    """They follow their first if the port stays the same: if not, no checksum could be right."""
+    whole = of_sctp(SCTPChunkData(tsn=300, data=LARGE))
+    number = iter(range(0x301, 0x400))
+    for send in [mode.request, mode.reply] if mode.has_replies else [mode.request]:
+        datagram = lambda: Datagram(mode, vector, send, next(number), whole, 132, SCTP)
+        if mode.near(SCTP)[1][1] == mode.far(SCTP)[1][1]:
+            datagram().forward(0, 1, 2, 3)
+            backwards = datagram()
+            backwards.hold(3, 2, 1)
+            backwards.forward(0)
+            backwards.release(3, 2, 1)
+        else:
+            for (port, frame, *_), reason in zip(datagram().sent, ["sctp_fragment"] + ["fragment_orphan"] * 3):
+                vector.drop(port, frame, reason)
+
+
+def sctp_errors(mode, vector):
+    """About an association: 8 bytes of it, which are ports and tag, and all, with the checksum as it was there."""
+    header = 20 if mode.family is FOUR else 40
+    for error in errors(mode.family):
+        for length in [header + 8, 1000]:
+            def about(text):
+                quoted = of_sctp(SCTPChunkData(tsn=200, data=text))
+                return lambda source, to, hops: (ip(source[0], to[0], hops) / error.copy()
+                                                 / Raw(bytes(quoted(to, source, 63))[:length]))
+            mode.request(vector, SCTP, about(b"an answer, quoted"))
+            if mode.has_replies:
+                mode.reply(vector, SCTP, about(b"a question, quoted"))
+
+
 def vectors():
+    for mode in [*MODES, Mode("nat", SIX), Dr("dr", SIX)]:
+        vector = Vector(f"{mode.name}-every-sctp")
+        sctp(mode, vector)
+        yield vector
     for mode in MODES:
         for what in [flows, options, fragments, icmp]:
             vector = Vector(f"{mode.name}-every-{what.__name__}")

@@ -67,6 +67,12 @@ const UDP: Layout = &[
     ("udp.length", 2, Number),
     ("udp.checksum", 2, Bytes),
 ];
+const SCTP: Layout = &[
+    ("sctp.srcport", 2, Number),
+    ("sctp.dstport", 2, Number),
+    ("sctp.verification_tag", 4, Bytes),
+    ("sctp.checksum", 4, Bytes),
+];
 const ICMP: Layout = &[
     ("icmp.type", 1, Number),
     ("icmp.code", 1, Number),
@@ -243,6 +249,10 @@ impl Walk<'_> {
                 self.header(UDP);
                 self.rest("udp.payload");
             }
+            132 => {
+                self.header(SCTP);
+                self.rest("sctp.chunks");
+            }
             1 => self.icmp(),
             58 => self.icmpv6(),
             4 | 41 if self.within.is_empty() => {
@@ -399,6 +409,19 @@ mod tests {
             texts(&before, &after),
             ["58 quoted ip.dst: 192.0.2.10 -> 10.0.2.10", "101 quoted udp.payload: 00 -> 09"]
         );
+        let before = frame(Protocol::Sctp);
+        let mut after = before.clone();
+        (after[37], after[45], after[46]) = (90, !before[45], 9);
+        let [old, new] = [&before, &after].map(|frame| hex(&frame[42..46], None));
+        let chunks = hex(&before[46..54], None);
+        assert_eq!(
+            texts(&before, &after),
+            [
+                "36 sctp.dstport: 80 -> 90".to_owned(),
+                format!("42 sctp.checksum: {old} -> {new}"),
+                format!("46 sctp.chunks: {chunks}... -> 09{}...", &chunks[2..]),
+            ]
+        );
         let mut tagged = frame(Protocol::Tcp);
         tagged.splice(12..12, [0x81, 0, 0, 7]);
         assert_eq!(
@@ -460,7 +483,7 @@ mod tests {
         fn every_byte_is_in_a_field(
             mut frame in prop::collection::vec(any::<u8>(), 0..120),
             kind in 0..6usize,
-            protocol in prop::sample::select(&[0u8, 1, 4, 6, 17, 41, 43, 44, 58, 60][..]),
+            protocol in prop::sample::select(&[0u8, 1, 4, 6, 17, 41, 43, 44, 58, 60, 132][..]),
             at in any::<prop::sample::Index>(),
         ) {
             if frame.len() > 24 && kind > 3 {
