@@ -322,7 +322,7 @@ mod tests {
         let none = NextHop::NoRoute;
         assert_eq!((four_of("192.0.2.1"), six_of("2001:db8::1")), (none, none), "our own");
         assert_eq!(six_of("2001:db8:9::7"), none, "by no port");
-        let towards = |text: &str| six.source_towards(text.parse::<Ipv6Addr>().unwrap().into());
+        let towards = |text: &str| six.source_among(text.parse::<Ipv6Addr>().unwrap().into(), |_| true);
         assert_eq!(towards("2001:db8:1::7"), Some("2001:db8::1".parse::<Ipv6Addr>().unwrap().into()));
     }
 

@@ -1,7 +1,7 @@
 //! What is measured: services, a table full of their connections, and workers on synthetic queues.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -348,7 +348,7 @@ fn services(setting: &Setting, scheduler: Scheduler) -> Vec<ServiceSpec> {
     let service = |service| ServiceSpec {
         scheduler,
         timeouts: setting.timeouts,
-        tunnel: TunnelSpec { source: Some(OWN), ..TunnelSpec::default() },
+        tunnel: TunnelSpec { source: Some(Ipv4Addr::from(OWN).into()), ..TunnelSpec::default() },
         dests: (0..setting.servers).map(|n| dest(service, n)).collect(),
         ..ServiceSpec::new(frames.service(service), setting.protocol, setting.mode)
     };

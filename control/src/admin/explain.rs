@@ -2,7 +2,7 @@
 //!
 //! A GET, since it changes nothing: neither the connection table nor a scheduler's position nor a counter.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::anyhow;
 use axum::Json;
@@ -159,9 +159,9 @@ pub struct Tunnel {
     /// How, as `ipvsadm --tun-info` shows it, e.g. `ipip`.
     pub encapsulation: String,
     /// From whom.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// To whom.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// Length of the outer IP packet in bytes.
     pub length: u16,
 }

@@ -4,6 +4,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use dataplane::service::Mode;
+
 use super::check::{narrow, one_of};
 use super::raw::{Field, Section};
 use super::user::{self, User};
@@ -131,10 +133,10 @@ impl Default for Hooks {
     }
 }
 
-/// What it takes from its service: where that is, and the port if its packets' ports are not changed: 0 if it is of all.
+/// What it takes from its service: where that is and its mode, and the port if its packets' ports are not changed: 0 if it is of all.
 pub(super) fn read(
     section: &Section<'_>,
-    service: Option<SocketAddr>,
+    service: Option<(SocketAddr, Mode)>,
     kept_port: Option<u16>,
 ) -> Option<Availability> {
     let default = Availability::default();
@@ -174,7 +176,9 @@ pub(super) fn read(
             Some(0) => field.parse(SOCKET, value::socket_of_any_port)?,
             _ => field.parse(ENDPOINT, value::socket)?,
         };
-        if let Some(Err(wrong)) = service.map(|service| value::same_family(address.ip(), service.ip())) {
+        let family =
+            service.map(|(service, mode)| value::server_family(address.ip(), service.ip(), Some(mode)));
+        if let Some(Err(wrong)) = family {
             return field.error(wrong);
         }
         match kept_port.filter(|port| *port != address.port()) {

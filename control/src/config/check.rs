@@ -17,7 +17,7 @@ use dataplane::vlan::Tag;
 
 use super::compare::{self, repeated};
 use super::error::{ConfigErrors, Report, Source, quoted};
-use super::ipvs::ipvs_sync;
+use super::ipvs::{self, ipvs_sync};
 use super::raw::{Document, Field, Section};
 use super::sources::sources;
 use super::sync::sync;
@@ -143,6 +143,9 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         &ports,
         services.iter().filter_map(|(service, _)| service.as_ref()),
     );
+    if ipvs_sync.as_ref().is_some_and(Option::is_some) {
+        ipvs::compare(&services);
+    }
     let remote = admin.as_ref().and_then(|admin| admin.as_ref()?.tcp.as_ref());
     if let Some((tcp, section)) = remote.zip(root.section("admin").and_then(|admin| admin.section("tcp"))) {
         tcp::compare(tcp, &section, services.iter().filter_map(|(service, _)| service.as_ref()));

@@ -186,7 +186,7 @@ pub(super) fn services(
         }
         if let Some(source) = service.tunnel.source
             && let Some(field) = section.section("tunnel").and_then(|section| section.get("source"))
-            && let Err(wrong) = own.check_tunnel_source(Ipv4Addr::from(source).into())
+            && let Err(wrong) = own.check_tunnel_source(source)
         {
             field.error::<()>(wrong);
         }

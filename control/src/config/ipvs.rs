@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::Service;
 use super::check::{narrow, one_of};
 use super::error::quoted;
 use super::raw::Section;
@@ -69,6 +70,24 @@ const PORT: u16 = 8848;
 const MAXLEN: u16 = 1472;
 /// From one connection to what UDP can carry.
 const LENGTHS: std::ops::RangeInclusive<u64> = 44..=65_507;
+
+/// Refuses real servers of another family than their service's, which directors of Linux do not take as long as they tell each other.
+pub(super) fn compare(services: &[(Option<Service>, Vec<Section<'_>>)]) {
+    let known = services.iter().filter_map(|(service, sections)| Some((service.as_ref()?, sections)));
+    for (service, sections) in known {
+        for (server, section) in service.servers.iter().zip(sections) {
+            if server.address.is_ipv4() != service.address.is_ipv4()
+                && let Some(field) = section.get("address")
+            {
+                field.error::<()>(format_args!(
+                    "{} is not of the service's family, which the sync protocol of Linux cannot tell; \
+                     expected an address of its family, or no [ipvs_sync]",
+                    server.address.ip()
+                ));
+            }
+        }
+    }
+}
 
 pub(super) fn ipvs_sync(section: &Section<'_>) -> Option<IpvsSync> {
     section.known(&["role", "interface", "syncid", "group", "port", "ttl", "maxlen"]);

@@ -57,12 +57,6 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let mode = section
         .require("mode", format_args!("one of {}", modes.join(", ")))
         .and_then(|field| one_of("mode", &modes, Mode::from_name, &field));
-    let mode = match (mode, address) {
-        (Some(Mode::Tunnel), Some(SocketAddr::V6(_))) => section.get("mode").and_then(|field| {
-            field.error("tunnel is for IPv4 only so far; expected nat, dr or fullnat for a service at an IPv6 address")
-        }),
-        (mode, _) => mode,
-    };
     let tunnel = tunnel::read(section, mode);
     let fullnat = fullnat::read(section, mode, address, protocol);
     let scheduler = section.or("scheduler", Scheduler::Maglev, |field| {
@@ -97,7 +91,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
 
     let keeps_port = |address: &SocketAddr| address.port() == 0 || mode.is_some_and(Mode::is_one_way);
     let kept_port = address.filter(keeps_port).map(|address| address.port());
-    let availability = availability::read(section, address, kept_port);
+    let availability = availability::read(section, address.zip(mode), kept_port);
 
     let sections = section.sections("server");
     let checked = section.get("check").is_some();
@@ -105,6 +99,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let servers: Vec<Option<Server>> = sections.iter().map(|server| context.server(server)).collect();
     compare::servers(&sections, &servers);
     let quic_lb = quic_lb::read(section, protocol, &sections, &servers);
+    let tunnel = tunnel.filter(|tunnel| tunnel::has_source_of_use(section, tunnel, &servers));
     let sorry = availability.as_ref().and_then(|availability| availability.sorry_server);
     if let Some((sorry, field)) = sorry.zip(section.get("sorry_server"))
         && servers.iter().flatten().any(|server| server.address == sorry)
@@ -315,7 +310,7 @@ impl ServerContext {
             one_of("state", &states, ServerState::from_name, &field)
         });
         let ((address, port), service) = (endpoint?, self.address?);
-        if let Err(wrong) = value::same_family(address, service.ip()) {
+        if let Err(wrong) = value::server_family(address, service.ip(), self.mode) {
             return typed?.error(wrong);
         }
         if is_of_all_ports && port.is_some_and(|port| port != 0) {

@@ -411,11 +411,6 @@ fn what_is_wrong_with_a_service_of_ipv6() {
         ),
         (
             "\"nat\"",
-            "\"tunnel\"",
-            "service[0].mode: tunnel is for IPv4 only so far; expected nat, dr or fullnat for a service at an IPv6 address\n",
-        ),
-        (
-            "\"nat\"",
             "\"dr\"",
             "direct routing cannot change the port; expected \"[2001:db8:1::12]:80\" or \"2001:db8:1::12\"\n",
         ),

@@ -6,7 +6,7 @@ use dataplane::wire::tunnel::Encapsulation;
 
 use super::check::{narrow, one_of};
 use super::raw::{Field, Section};
-use super::value;
+use super::{Server, value};
 
 /// The port of GUE (IANA).
 const GUE_PORT: u16 = 6080;
@@ -39,8 +39,8 @@ fn tunnel(section: &Section<'_>) -> Option<TunnelSpec> {
         (true, Some("ipip")) => field.error("ipip has no checksum; expected false, or \"gue\" or \"gre\""),
         (checksum, _) => Some(checksum),
     });
-    let source = section
-        .optional("source", |field| field.parse("an IPv4 address, e.g. \"10.0.0.1\"", value::address_v4));
+    let source =
+        section.optional("source", |field| field.parse("an address, e.g. \"10.0.0.1\"", value::address));
     let mss_clamp = section.or("mss_clamp", None, |field| mss_clamp(&field));
     let (port, checksum) = (port?, checksum?);
     Some(TunnelSpec {
@@ -49,9 +49,26 @@ fn tunnel(section: &Section<'_>) -> Option<TunnelSpec> {
             "gre" => Encapsulation::Gre { checksum },
             _ => Encapsulation::Ipip,
         },
-        source: source?.map(u32::from),
+        source: source?,
         mss_clamp: mss_clamp?,
     })
+}
+
+/// Refuses a source of a family that no real server has: no packet would ever be from it.
+pub(super) fn has_source_of_use(
+    service: &Section<'_>,
+    tunnel: &TunnelSpec,
+    servers: &[Option<Server>],
+) -> bool {
+    let Some(source) = tunnel.source else { return true };
+    let is_of_use = |server: &Server| server.address.is_ipv4() == source.is_ipv4();
+    let is_good = servers.is_empty() || servers.iter().any(|server| server.as_ref().is_none_or(is_of_use));
+    if !is_good && let Some(field) = service.section("tunnel").and_then(|section| section.get("source")) {
+        field.error::<()>(format_args!(
+            "no real server's address is of the family of {source}; expected an address of theirs, or none, for the router's own"
+        ));
+    }
+    is_good
 }
 
 /// `true` or a number. Less than what every host takes without being asked (RFC 9293, 3.7.1) helps nobody.
@@ -93,13 +110,32 @@ mod tests {
         let text = "[service.tunnel]\nencapsulation = \"gue\"\nport = 5555\nchecksum = true\nsource = \"10.0.0.1\"\nmss_clamp = 1300";
         let expected = TunnelSpec {
             encapsulation: Encapsulation::Gue { port: 5555, checksum: true },
-            source: Some(0x0A00_0001),
+            source: Some([10, 0, 0, 1].into()),
             mss_clamp: Some(MssClamp::To(1300)),
         };
         assert_eq!(read(text, "tunnel"), Ok(expected));
         let clamp = |text| read(text, "tunnel").unwrap().mss_clamp;
         assert_eq!(clamp("tunnel = { mss_clamp = true }"), Some(MssClamp::Fit));
         assert_eq!(clamp("tunnel = { mss_clamp = false }"), None);
+    }
+
+    /// Elsewhere they may not ([`value::server_family`]).
+    #[test]
+    fn servers_of_both_families() {
+        let servers =
+            "[[service.server]]\naddress = \"10.0.0.11\"\n[[service.server]]\naddress = \"2001:db8::11\"";
+        let sorry = "sorry_server = \"[2001:db8::99]:80\"";
+        for source in ["10.0.0.1", "2001:db8::1"] {
+            let text = format!("tunnel = {{ source = {source:?} }}\n{sorry}\n{servers}");
+            assert_eq!(read(&text, "tunnel").unwrap().source, Some(source.parse().unwrap()));
+        }
+        let ipvs_sync = format!("{servers}\n[ipvs_sync]\nrole = \"master\"\ninterface = \"eth2\"");
+        let error = read(&ipvs_sync, "tunnel").unwrap_err();
+        assert!(error.contains("2001:db8::11 is not of the service's family"), "{error}");
+        let error = read(servers, "dr").unwrap_err();
+        assert!(error.contains("2001:db8::11 is an IPv6 address; expected an IPv4 address"), "{error}");
+        let error = read(sorry, "dr").unwrap_err();
+        assert!(error.contains("2001:db8::99 is an IPv6 address; expected an IPv4 address"), "{error}");
     }
 
     #[test]
@@ -129,6 +165,11 @@ mod tests {
                 "tunnel = { source = \"192.0.2.20\" }\n[[service]]\naddress = \"192.0.2.20:80\"\nmode = \"dr\"",
                 "tunnel",
                 "192.0.2.20 is a virtual address",
+            ),
+            (
+                "tunnel = { source = \"2001:db8::1\" }\n[[service.server]]\naddress = \"10.0.0.11\"",
+                "tunnel",
+                "tunnel.source: no real server's address is of the family of 2001:db8::1; expected an address of theirs",
             ),
             ("tunnel = { mss_clamp = 100 }", "tunnel", "expected an integer from 536 to 8960"),
             ("tunnel = { mss_clamp = \"fit\" }", "tunnel", "expected true or false"),

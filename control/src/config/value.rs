@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
 
+use dataplane::service::Mode;
 use dataplane::wire::ipv4;
 
 use super::Prefix;
@@ -102,16 +103,15 @@ pub fn socket_v4(typed: &str) -> Result<SocketAddrV4, String> {
     }
 }
 
-/// `ADDRESS` of IPv4, where there is nothing for IPv6 yet.
-pub fn address_v4(typed: &str) -> Result<Ipv4Addr, String> {
-    match address(typed)? {
-        IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(address) => Err(format!("{address} is an IPv6 address")),
+/// What is wrong with a server's address for a service at this one with this mode, and what is expected: tunnels alone mix families.
+pub fn server_family(server: IpAddr, service: IpAddr, mode: Option<Mode>) -> Result<(), String> {
+    match mode {
+        Some(Mode::Tunnel) => Ok(()),
+        Some(Mode::Nat | Mode::Dr | Mode::Fullnat) | None => same_family(server, service),
     }
 }
 
-/// What is wrong with a server's address for a service at this one, and what is expected, if they are not of one family.
-/// (LVS mixes them in tunnels.)
+/// What is wrong with an address for a service at this one, and what is expected, if they are not of one family.
 pub fn same_family(server: IpAddr, service: IpAddr) -> Result<(), String> {
     let [is, expected] = [server, service].map(|address| if address.is_ipv4() { "IPv4" } else { "IPv6" });
     match is == expected {
@@ -368,9 +368,8 @@ mod tests {
             text(socket_of_any_port("2001:db8::1:0")),
             Err("\"2001:db8::1:0\" has no port".to_owned())
         );
-        assert!(socket_v4("10.0.0.1:80").is_ok() && address_v4("10.0.0.1").is_ok());
+        assert!(socket_v4("10.0.0.1:80").is_ok());
         assert_eq!(socket_v4("[2001:db8::1]:80"), Err("\"[2001:db8::1]:80\" is an IPv6 address".to_owned()));
-        assert_eq!(address_v4("2001:db8::1"), Err("2001:db8::1 is an IPv6 address".to_owned()));
     }
 
     #[test]

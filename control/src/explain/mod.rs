@@ -19,10 +19,10 @@ use dataplane::service::Protocol;
 use dataplane::snapshot::{Snapshot, Tunnel};
 use dataplane::table::{DestId, Table};
 use dataplane::wire::ethernet::{self, Ethernet, Mac};
-use dataplane::wire::ipv4::Ipv4;
 use dataplane::wire::made::{self, Made, Piece};
 use dataplane::wire::sctp::Event;
 use dataplane::wire::transport::{SYN, Transport};
+use dataplane::wire::tunnel::Outer;
 use dataplane::wire::version::Version;
 
 pub use self::words::why;
@@ -290,14 +290,26 @@ fn describe(service: &Service) -> api::Service {
 /// The outer packet of a frame, and the frame with the packet inside in its place.
 fn taken_out(tunnel: &Tunnel, frame: &[u8]) -> (Option<api::Tunnel>, Vec<u8>) {
     let (ethernet, packet) = frame.split_at(frame.len().min(ethernet::HEADER));
-    let inside = packet.get(usize::from(tunnel.encapsulation.overhead())..).unwrap_or_default();
-    let outer = Ipv4::parse(packet).ok().map(|ip| api::Tunnel {
+    let inside = packet.get(usize::from(tunnel.overhead())..).unwrap_or_default();
+    let outer = match tunnel.outer {
+        Outer::Four { .. } => around::<u32>(tunnel, packet),
+        Outer::Six { .. } => around::<u128>(tunnel, packet),
+    };
+    // What is inside may be of the other family.
+    let is_six = inside.first().is_some_and(|first| first >> 4 == 6);
+    let ethertype = if is_six { ethernet::IPV6 } else { ethernet::IPV4 };
+    let addresses = ethernet.first_chunk().copied().unwrap_or_default();
+    (outer, [&ethernet::header(ethertype, &addresses), inside].concat())
+}
+
+fn around<A: Version>(tunnel: &Tunnel, packet: &[u8]) -> Option<api::Tunnel> {
+    let ip = A::parse(packet)?;
+    Some(api::Tunnel {
         encapsulation: tunnel.encapsulation.to_string(),
-        source: ip.source.into(),
-        destination: ip.destination.into(),
+        source: ip.source.ip(),
+        destination: ip.destination.ip(),
         length: ip.total_length,
-    });
-    (outer, [ethernet, inside].concat())
+    })
 }
 
 /// What the headers of a frame say.

@@ -189,7 +189,7 @@ pub fn check_new_server(
         value::socket(&address.to_string())
             .map_err(|wrong| anyhow!("{wrong}; expected {}", value::ENDPOINT))?;
     }
-    value::same_family(address.ip(), key.address.ip()).map_err(Error::msg)?;
+    value::server_family(address.ip(), key.address.ip(), Some(service.mode)).map_err(Error::msg)?;
     ensure!(
         server_of(service, address).is_none(),
         "{key} has a server {address}; expected another one, or `rvs weight` to change it"
@@ -205,11 +205,8 @@ pub fn check_new_service(services: &[Service], ports: &[IpAddr], new: &Service) 
     let own = Own::of(services.iter().chain([new]), ports.iter().copied());
     machines(new).try_for_each(|address| own.check_server(address)).map_err(Error::msg)?;
     locals(new).try_for_each(|address| own.check_local(address)).map_err(Error::msg)?;
-    let sources = services.iter().chain([new]).filter_map(|service| service.tunnel.source);
-    sources
-        .map(|source| Ipv4Addr::from(source).into())
-        .try_for_each(|source| own.check_tunnel_source(source))
-        .map_err(Error::msg)?;
+    let mut sources = services.iter().chain([new]).filter_map(|service| service.tunnel.source);
+    sources.try_for_each(|source| own.check_tunnel_source(source)).map_err(Error::msg)?;
     let virtual_address = key.address.ip();
     for service in services {
         let other = ServiceKey::of(service);

@@ -5,7 +5,7 @@
 //! ping    2
 //! ask     3
 //! done    4
-//! name    5  number (v)  protocol (1)  mode, + 0x80 if of IPv6 (1)  virtual address, port (6)  server's address, port (6)
+//! name    5  number (v)  protocol (1)  mode, + 0x80 if of IPv6, + 0x40 if the server is of the other family (1)  virtual address, port (6)  server's address, port (6)
 //! record  0x40 + 0x80 if of IPv6 + 0x20 if it has just changed + 0x10 if replied + its state, or 15 and then its state (1)
 //!            number (v)  client's address, port (6)  ticks since it was seen (v)
 //! forget  8  number (v)  ticks since the order (v)  1 + 2 + 4 for what follows, + 8, 16, 32 for what of it is of IPv6 (1)
@@ -99,9 +99,10 @@ impl Frame {
             Frame::Name { number, identity: Identity { service, server } } => {
                 out.push(5);
                 put_number(out, number.into());
-                // A service's addresses are all of one family.
                 let wide = if service.address.is_ipv6() { WIDE } else { 0 };
-                out.extend([service.protocol.number(), server.mode as u8 | wide]);
+                let is_mixed = service.address.is_ipv6() != server.address.is_ipv6();
+                let mixed = if is_mixed { MIXED } else { 0 };
+                out.extend([service.protocol.number(), server.mode as u8 | wide | mixed]);
                 put_socket(out, service.address);
                 put_socket(out, server.address);
             }
@@ -135,10 +136,10 @@ impl Frame {
                 let number = take_u32(bytes)?;
                 let [protocol, mode] = take_array(bytes)?;
                 let protocol = Protocol::from_number(protocol)?;
-                let is_wide = mode & WIDE != 0;
-                let mode = *Mode::ALL.get(usize::from(mode & !WIDE))?;
+                let (is_wide, is_mixed) = (mode & WIDE != 0, mode & MIXED != 0);
+                let mode = *Mode::ALL.get(usize::from(mode & !(WIDE | MIXED)))?;
                 let service = ServiceKey { address: take_socket(bytes, is_wide)?, protocol };
-                let server = ServerKey { address: take_socket(bytes, is_wide)?, mode };
+                let server = ServerKey { address: take_socket(bytes, is_wide != is_mixed)?, mode };
                 Frame::Name { number, identity: Identity { service, server } }
             }
             8 => {
@@ -174,6 +175,8 @@ const AT: u8 = 11;
 const LOCAL: u8 = 10;
 /// Bits of a record's kind. A connection is what is told most, so all of this is in one byte.
 const WIDE: u8 = 0x80;
+/// Of a name: its server is at the end of a tunnel of the other family.
+const MIXED: u8 = 0x40;
 const RECORD: u8 = 0x40;
 const LIVE: u8 = 0x20;
 const REPLIED: u8 = 0x10;
@@ -360,8 +363,8 @@ mod tests {
     fn frame() -> impl Strategy<Value = Frame> {
         let protocol = prop::sample::select(Protocol::ALL);
         let mode = prop::sample::select(Mode::ALL);
-        let name = (any::<u32>(), sockets(), protocol, mode).prop_map(
-            |(number, (virtual_address, server), protocol, mode)| Frame::Name {
+        let name = (any::<u32>(), socket(), socket(), protocol, mode).prop_map(
+            |(number, virtual_address, server, protocol, mode)| Frame::Name {
                 number,
                 identity: Identity {
                     service: ServiceKey { address: virtual_address, protocol },

@@ -58,7 +58,7 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
     let Some(dest) = snapshot.dest(news.dest) else { return Adopted::Stale };
     let service = &snapshot.services[dest.service as usize];
     let port = if news.state == State::Template { service.mark } else { client.port() };
-    let (client, wide) = match (client.ip(), dest.address) {
+    let (client, wide) = match (client.ip(), dest.virtual_address) {
         (IpAddr::V4(four), SocketAddr::V4(_)) => (Client::new(four.into(), port), None),
         (IpAddr::V6(six), SocketAddr::V6(_)) => (table.wide_client(six.into(), port), Some(u128::from(six))),
         (IpAddr::V4(_), SocketAddr::V6(_)) | (IpAddr::V6(_), SocketAddr::V4(_)) => return Adopted::Stale,

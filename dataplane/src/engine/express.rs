@@ -82,7 +82,13 @@ pub(super) fn pass_tunnel(path: &Path<'_>, packet: &Packet, frame: &mut impl Fra
     if !is_undisturbed(packet, path.snapshot.transform_of(word), age) {
         return None;
     }
-    let seen = || if age >= RENEW_AFTER { renew(path, packet.slot, word) } else { Some(()) };
+    let seen = || {
+        if age >= RENEW_AFTER {
+            renew(path, packet.slot, word)?;
+            path.note_address(packet.slot, packet);
+        }
+        Some(())
+    };
     tunnel::pass(path, packet, frame, seen)
 }
 

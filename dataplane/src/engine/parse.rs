@@ -77,7 +77,7 @@ fn parse_odd(path: &Path<'_>, frame: &mut impl Frame, mac: &Mac, packet: &mut Pa
     match parse(frame, mac, path.snapshot) {
         Ok(parsed) if parsed.piece != Piece::Whole => return Err(fragments::follow(path, frame, parsed)),
         Ok(parsed) => *packet = parsed,
-        Err(Verdict::Punt(Punt::Icmp)) if tunnel_errors::is_told(path, frame.bytes()) => {
+        Err(Verdict::Punt(Punt::Icmp)) if tunnel_errors::is_told::<u32>(path, frame.bytes()) => {
             return Err(Verdict::Punt(Punt::TunnelError));
         }
         Err(Verdict::Punt(Punt::Icmp)) => return Err(related::follow::<u32>(path, frame)),

@@ -124,11 +124,12 @@ pub(super) fn hold(table: &Table, snapshot: &Snapshot, now: Tick, dest: &Dest, s
     if word.state() == State::Template || !is_due(service, word.client(), now) {
         return;
     }
-    let wide = match dest.address.is_ipv6() {
+    let is_wide = dest.virtual_address.is_ipv6();
+    let wide = match is_wide {
         true => table.address_of(slot, word, dest.is_of_all_ports()),
         false => None,
     };
-    if wide.is_some() || dest.address.is_ipv4() {
+    if wide.is_some() || !is_wide {
         hold_now(table, snapshot, now, dest, prefix, Person { client: word.client(), wide });
     }
 }

@@ -209,7 +209,7 @@ impl<'a> Path<'a> {
         frame: &mut impl Frame,
         tally: &mut Tally,
     ) -> Verdict {
-        if !SIX && let Some(port) = express::pass_tunnel(self, packet, frame) {
+        if let Some(port) = express::pass_tunnel(self, packet, frame) {
             return Verdict::Forward(port);
         }
         if packet.search == Search::Due {

@@ -24,7 +24,7 @@ use crate::snapshot::{Dest, Family, ServiceIndex, Snapshot};
 use crate::snat::Class;
 use crate::table::Table;
 use crate::wire::transport::Transport;
-use crate::wire::version::Ip;
+use crate::wire::version::{Ip, Version};
 use crate::wire::{icmp, proxy};
 
 /// Packets that a worker hands over in a tick, of each kind: 128 a second.
@@ -67,7 +67,7 @@ pub fn error(table: &Table, snapshot: &Snapshot, now: Tick, reason: Drop, packet
 
 /// An IPv6 address of the router's own to speak from: on the way to the client, else any (RFC 4443, section 2.2), since a port may have
 /// only a link-local one. Virtual addresses are the last resort: another router may have them next.
-fn own_towards(snapshot: &Snapshot, client: u128) -> Option<u128> {
+pub(super) fn own_towards(snapshot: &Snapshot, client: u128) -> Option<u128> {
     let (fib, is_own) = (&snapshot.fibs.six, |address| !snapshot.is_virtual(address));
     fib.source_among(client, is_own)
         .or_else(|| fib.own().find(|&own| is_own(own)))
@@ -145,7 +145,7 @@ impl Way<'_> {
             // Nobody remembers where it would have gone: what fits on the narrowest way.
             Some(Asked { service, .. }) if snapshot.services[service as usize].one_packet => {
                 let of_service = snapshot.dests().filter(|dest| dest.service == service);
-                return of_service.filter_map(mtu_to).min();
+                return of_service.filter_map(mtu_to::<A>).min();
             }
             Some(Asked { service, protocol, client_port, towards }) => {
                 let client = ip.source.client(client_port, table).towards(towards);
@@ -154,7 +154,7 @@ impl Way<'_> {
                 // There has to be room for the header in front of the stream.
                 let has_header = snapshot.services[service as usize].has_header();
                 let header = if has_header { proxy::length::<A>() as u16 } else { 0 };
-                return Some(mtu_to(snapshot.dest_of(word)?)?.saturating_sub(header));
+                return Some(mtu_to::<A>(snapshot.dest_of(word)?)?.saturating_sub(header));
             }
         };
         mtu_of(next_hop)
@@ -179,9 +179,10 @@ fn ports<A: Family>(ip: &Ip<A>, protocol: Protocol, packet: &[u8]) -> Option<Tra
 }
 
 /// Of the way to a server, without the headers of a tunnel.
-fn mtu_to(dest: &Dest) -> Option<u16> {
-    let overhead = dest.tunnel.map_or(0, |tunnel| tunnel.encapsulation.overhead());
-    Some(mtu_of(dest.next_hop)?.saturating_sub(overhead))
+fn mtu_to<A: Version>(dest: &Dest) -> Option<u16> {
+    let mtu = mtu_of(dest.next_hop)?;
+    // What every link takes goes through the tunnel in fragments, if need be.
+    Some(dest.tunnel.map_or(mtu, |tunnel| mtu.saturating_sub(tunnel.overhead()).max(A::LEAST_MTU)))
 }
 
 fn mtu_of(next_hop: NextHop) -> Option<u16> {

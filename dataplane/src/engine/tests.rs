@@ -2,6 +2,7 @@
 
 mod adopt;
 mod all_ports;
+mod families;
 mod fragments;
 mod ftp;
 mod fullnat;
@@ -735,7 +736,7 @@ fn a_connection_that_comes_by_another_router_goes_to_the_same_server() {
         let router = || {
             let mut rig = Rig::new(Protocol::Tcp, mode, &[1, 1, 1]);
             (rig.spec.scheduler, rig.spec.flags) = (*scheduler, flags.clone());
-            rig.spec.tunnel.source = Some(u32::from(*socket(ROUTER).ip()));
+            rig.spec.tunnel.source = Some((*socket(ROUTER).ip()).into());
             rig.spec.sloppy = true;
             rig.publish();
             rig

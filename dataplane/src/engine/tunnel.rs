@@ -3,8 +3,10 @@
 //! What comes out is the client's packet with one hop less, behind outer headers ([`Encapsulation`](crate::wire::tunnel::Encapsulation)).
 //! Everything that may be said against it is found out before anything is written: what is dropped is told as it came.
 //!
+//! The outer packet is of the real server's family, the one inside of the service's: nothing here asks which.
+//!
 //! A packet that is too long for the way with the headers around it is dropped, and its sender told the MTU that remains, if it must not
-//! be fragmented. Else the outer packet may be, too, as in Linux IPVS: Linux sends the fragments ([`split`](super::split)).
+//! be fragmented ([`Inside::may_be_split`]). Else the outer packet may be, as in Linux IPVS: Linux sends the fragments ([`split`](super::split)).
 
 use super::packet::{Direction, Packet};
 use super::resolve::Path;
@@ -16,7 +18,8 @@ use crate::service::Protocol;
 use crate::snapshot::{Dest, Tunnel};
 use crate::table::Client;
 use crate::wire::transport::SYN;
-use crate::wire::{ethernet, ipv4, mss};
+use crate::wire::tunnel::Inside;
+use crate::wire::{ethernet, mss};
 
 /// Puts a packet of a connection with this dest into its tunnel, counts it, and says where it goes.
 pub(super) fn send(
@@ -46,7 +49,7 @@ pub(super) fn pass(
 ) -> Option<PortIndex> {
     let dest = path.snapshot.dest_of(packet.word)?;
     let tunnel = dest.tunnel.as_ref()?;
-    let length = packet.length.checked_add(tunnel.encapsulation.overhead())?;
+    let length = packet.length.checked_add(tunnel.overhead())?;
     let Hop { verdict: Verdict::Forward(port), .. } =
         next_hop(path, dest, Direction::In, length, 0u32).ok()?
     else {
@@ -62,7 +65,7 @@ pub(super) fn pass(
     Some(port)
 }
 
-/// Puts the IPv4 packet of a frame, which has been parsed, into the tunnel to its server, and says where it goes. `segment_at` is where
+/// Puts the packet of a frame, which has been parsed, into the tunnel to its server, and says where it goes. `segment_at` is where
 /// the TCP header is in a SYN.
 pub(super) fn encapsulate(
     path: &Path<'_>,
@@ -72,15 +75,14 @@ pub(super) fn encapsulate(
     segment_at: Option<usize>,
     frame: &mut impl Frame,
 ) -> Verdict {
-    let header = frame.bytes().get(ethernet::HEADER..).and_then(|packet| packet.first_chunk());
-    let Some((length, dont_fragment)) = header.map(ipv4::extent) else {
+    let Some(inside) = frame.bytes().get(ethernet::HEADER..).and_then(Inside::read) else {
         return Verdict::Drop(Drop::BadIpHeader);
     };
-    let overhead = tunnel.encapsulation.overhead();
-    let Some(outer_length) = length.checked_add(overhead) else { return Verdict::Drop(Drop::TooBig) };
+    let overhead = tunnel.overhead();
+    let Some(outer_length) = inside.length.checked_add(overhead) else { return Verdict::Drop(Drop::TooBig) };
     let Hop { verdict, addresses } = match next_hop(path, dest, Direction::In, outer_length, 0u32) {
         Ok(hop) => hop,
-        Err(Verdict::Drop(Drop::TooBig)) if !dont_fragment => {
+        Err(Verdict::Drop(Drop::TooBig)) if inside.may_be_split => {
             Hop { verdict: Verdict::Punt(Punt::ToFragment), addresses: None }
         }
         Err(verdict) => return verdict,
@@ -93,20 +95,18 @@ pub(super) fn encapsulate(
         parts.and_then(|(ethernet, rest)| Some((ethernet, rest.get_mut(..usize::from(outer_length))?)));
     let Some((ethernet, outer)) = parts else { return Verdict::Drop(Drop::BadIpHeader) };
     // Of a packet that Linux sends the addresses are Linux' affair.
-    *ethernet = ethernet::around_ipv4(&addresses.unwrap_or_default());
-    let inside = &mut outer[usize::from(overhead)..];
-    if let Some(header) = inside.first_chunk_mut() {
-        ipv4::decrement_ttl(header);
-    }
-    if let (Some(limit), Some(segment)) = (tunnel.mss, segment_at.and_then(|at| inside.get_mut(at..))) {
+    *ethernet = ethernet::header(tunnel.outer.ethertype(), &addresses.unwrap_or_default());
+    let body = &mut outer[usize::from(overhead)..];
+    inside.decrement_ttl(body);
+    if let (Some(limit), Some(segment)) = (tunnel.mss, segment_at.and_then(|at| body.get_mut(at..))) {
         mss::clamp(segment, limit);
     }
-    tunnel.encapsulation.wrap(outer, tunnel.source, dest.four.address, who(client));
+    tunnel.encapsulation.wrap(outer, &tunnel.outer, who(client));
     verdict
 }
 
-/// Sixteen bits by which clients differ, the same in all routers.
-fn who(client: Client) -> u16 {
+/// Twenty bits by which clients differ; of IPv4 the same in all routers.
+fn who(client: Client) -> u32 {
     // Fibonacci hashing: what differs anywhere differs in the highest bits.
-    (client.bits().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) as u16
+    (client.bits().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44) as u32
 }

@@ -30,7 +30,7 @@ pub trait Family: Version + Default + Into<u128> {
     fn fib(snapshot: &Snapshot) -> &Fib<Self>;
     /// The lists of sources of this family.
     fn edges(sources: &Sources) -> &Edges<Self>;
-    /// The addresses of a dest of this family.
+    /// Those of a dest's addresses that are of this family.
     fn ends(dest: &Dest) -> &Ends<Self>;
     /// A client with this address, as words of the table know it.
     fn client(self, port: u16, table: &Table) -> Client;
@@ -286,7 +286,8 @@ impl Snapshot {
         // In that of a template stands the service's mark.
         let port = if word.state() == State::Template { 0 } else { word.client().port() };
         let dest = self.dest_of(word)?;
-        Some(match dest.address {
+        // A server at the end of a tunnel may be of the other family.
+        Some(match dest.virtual_address {
             SocketAddr::V4(_) => (Ipv4Addr::from(word.client().address()), port).into(),
             SocketAddr::V6(_) => {
                 let address = table.address_of(slot, word, dest.is_of_all_ports())?;

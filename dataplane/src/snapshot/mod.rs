@@ -52,7 +52,8 @@ pub type EndpointIndex = u32;
 /// A service, as control describes it.
 #[derive(Clone, Debug)]
 pub struct ServiceSpec {
-    /// Virtual address and port, 0 if it is of all ports that no other service has: its servers' are 0, too, and packets keep theirs. All its servers' addresses are of the same family.
+    /// Virtual address and port, 0 if it is of all ports that no other service has: its servers' are 0, too, and packets keep
+    /// theirs. All its servers' addresses are of the same family, but with [`Mode::Tunnel`].
     pub address: SocketAddr,
     /// Of a service of all ports: those that it has of them, if not all. In ascending order, without touching each other.
     pub ports: Vec<RangeInclusive<u16>>,
@@ -273,9 +274,9 @@ pub struct Dest {
     pub virtual_address: SocketAddr,
     /// The real server's address and port.
     pub address: SocketAddr,
-    /// The addresses, if they are of IPv4.
+    /// Those of the addresses that are of IPv4.
     pub four: Ends<u32>,
-    /// The addresses, if they are of IPv6.
+    /// Those of the addresses that are of IPv6.
     pub six: Ends<u128>,
     /// The checksum's change when the virtual address becomes the real one.
     pub address_delta: Delta,
@@ -297,13 +298,21 @@ pub struct Dest {
     pub gauge: Arc<Gauge>,
 }
 
-/// The addresses of a real server in a service, as numbers in host order; 0 if they are of the other family.
+/// The addresses of a real server in a service, as numbers in host order; 0 where they are of the other family. They are of one family, but
+/// with [`Mode::Tunnel`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ends<A> {
-    /// The virtual one.
+    /// The virtual one: of the family of clients' packets.
     pub virtual_address: A,
     /// The real server's.
     pub address: A,
+}
+
+impl<A: Address> Ends<A> {
+    fn of((virtual_address, address): (IpAddr, IpAddr)) -> Self {
+        let number = |address| A::of(address).unwrap_or(A::from(0));
+        Ends { virtual_address: number(virtual_address), address: number(address) }
+    }
 }
 
 /// A port, as far as the packet path has to know it.
@@ -406,13 +415,11 @@ impl Snapshot {
             answering: HashMap::new(),
             helped: HashMap::new(),
         };
-        if specs.iter().any(|spec| spec.mode == Mode::Tunnel) {
-            // A real server takes no packet from an address that it has itself; and another router may have it next.
-            let addresses: HashSet<IpAddr> = specs.iter().map(|spec| spec.address.ip()).collect();
-            snapshot.fibs.four.disown(|address| addresses.contains(&address.ip()));
-        }
+        // No tunnel begins at one of them. Only tunnels ask.
+        let has_tunnels = specs.iter().any(|spec| spec.mode == Mode::Tunnel);
+        let virtuals = specs.iter().filter(|_| has_tunnels).map(|spec| spec.address.ip()).collect();
         for spec in specs {
-            snapshot.add_service(spec);
+            snapshot.add_service(spec, &virtuals);
         }
         snapshot.transforms = snapshot.transforms();
         snapshot
@@ -515,10 +522,10 @@ impl Snapshot {
         self.services[dest.service as usize].timeout(state)
     }
 
-    fn add_service(&mut self, spec: &ServiceSpec) {
+    fn add_service(&mut self, spec: &ServiceSpec, virtuals: &HashSet<IpAddr>) {
         let index = self.services.len() as ServiceIndex;
         for dest in &spec.dests {
-            self.add_dest(index, spec, dest);
+            self.add_dest(index, spec, dest, virtuals);
         }
         let candidate = |dest: &DestSpec| Candidate {
             dest: dest.id,
@@ -533,7 +540,7 @@ impl Snapshot {
             .dests
             .iter()
             .filter(|dest| dest.up && dest.listed)
-            .partition(|dest| matches!(self.way_to(spec, dest.address).0, NextHop::Ready(_)));
+            .partition(|dest| matches!(self.way_to(spec, dest.address, virtuals).0, NextHop::Ready(_)));
         let waits = unreachable.iter().any(|dest| dest.weight > 0);
         let candidates: Vec<Candidate> = reachable.into_iter().map(candidate).collect();
         let by_hash = spec.has_gate().then(|| match spec.scheduler.is_by_hash() {
@@ -573,20 +580,23 @@ impl Snapshot {
         }
     }
 
-    fn add_dest(&mut self, service: ServiceIndex, spec: &ServiceSpec, dest: &DestSpec) {
+    fn add_dest(
+        &mut self,
+        service: ServiceIndex,
+        spec: &ServiceSpec,
+        dest: &DestSpec,
+        virtuals: &HashSet<IpAddr>,
+    ) {
         let (virtual_address, address, protocol) = (spec.address, dest.address, spec.protocol);
-        let (mut four, mut six) = (Ends::default(), Ends::default());
-        let address_delta = match (virtual_address.ip(), address.ip()) {
-            (IpAddr::V4(of_service), IpAddr::V4(own)) => {
-                four = Ends { virtual_address: of_service.into(), address: own.into() };
-                Delta::double(four.virtual_address, four.address)
+        let ends = (virtual_address.ip(), address.ip());
+        let (four, six) = (Ends::of(ends), Ends::of(ends));
+        let address_delta = match (virtual_address, address) {
+            (SocketAddr::V4(_), SocketAddr::V4(_)) => Delta::double(four.virtual_address, four.address),
+            (SocketAddr::V6(_), SocketAddr::V6(_)) => Delta::wide(six.virtual_address, six.address),
+            // Through a tunnel, where nobody's address changes.
+            (SocketAddr::V4(_), SocketAddr::V6(_)) | (SocketAddr::V6(_), SocketAddr::V4(_)) => {
+                Delta::default()
             }
-            (IpAddr::V6(of_service), IpAddr::V6(own)) => {
-                six = Ends { virtual_address: of_service.into(), address: own.into() };
-                Delta::wide(six.virtual_address, six.address)
-            }
-            // Control mixes no families; a packet that came here would leave for nowhere.
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Delta::default(),
         };
         let endpoint = match (spec.mode, address) {
             (Mode::Nat, SocketAddr::V4(_)) => {
@@ -608,7 +618,7 @@ impl Snapshot {
         if self.dests.len() <= dest.id.index() {
             self.dests.resize_with(dest.id.index() + 1, || None);
         }
-        let (next_hop, tunnel) = self.way_to(spec, address);
+        let (next_hop, tunnel) = self.way_to(spec, address, virtuals);
         self.dests[dest.id.index()] = Some(Dest {
             id: dest.id,
             service,
@@ -634,17 +644,18 @@ impl Snapshot {
         });
     }
 
-    fn way_to(&self, spec: &ServiceSpec, server: SocketAddr) -> (NextHop, Option<Tunnel>) {
-        match (server.ip(), spec.mode) {
-            (IpAddr::V4(server), Mode::Tunnel) => spec.tunnel.towards(server.into(), &self.fibs.four),
-            (IpAddr::V4(server), Mode::Nat | Mode::Dr | Mode::Fullnat) => {
-                (self.fibs.four.look_up(server.into()), None)
+    fn way_to(
+        &self,
+        spec: &ServiceSpec,
+        server: SocketAddr,
+        virtuals: &HashSet<IpAddr>,
+    ) -> (NextHop, Option<Tunnel>) {
+        match spec.mode {
+            Mode::Tunnel => {
+                let ends = (spec.address.ip(), server.ip());
+                spec.tunnel.towards(ends, &self.fibs, |address| virtuals.contains(&address))
             }
-            // Tunnels are of IPv4 only.
-            (IpAddr::V6(_), Mode::Tunnel) => (NextHop::NoRoute, None),
-            (IpAddr::V6(server), Mode::Nat | Mode::Dr | Mode::Fullnat) => {
-                (self.fibs.six.look_up(server.into()), None)
-            }
+            Mode::Nat | Mode::Dr | Mode::Fullnat => (self.fibs.look_up(server.ip()), None),
         }
     }
 

@@ -1,17 +1,19 @@
 //! How packets get to the real servers of a service in other packets.
 
-use crate::fib::{Fib, NextHop};
+use std::net::IpAddr;
+
+use crate::fib::{Address, Fib, Fibs, NextHop};
 use crate::service::Protocol;
-use crate::wire::tunnel::Encapsulation;
-use crate::wire::{ipv4, transport};
+use crate::wire::tunnel::{Encapsulation, Outer};
+use crate::wire::{ipv4, ipv6, transport};
 
 /// A service's tunnel, as control describes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TunnelSpec {
     /// How packets are put into others.
     pub encapsulation: Encapsulation,
-    /// Source of the outer packets; `None`: the router's own address on the way to each server.
-    pub source: Option<u32>,
+    /// Source of the outer packets to servers of its family; `None`, and to others: the router's own address on the way to each server.
+    pub source: Option<IpAddr>,
     /// What the MSS of clients is lowered to.
     pub mss_clamp: Option<MssClamp>,
 }
@@ -30,33 +32,59 @@ pub enum MssClamp {
 pub struct Tunnel {
     /// How packets are put into others.
     pub encapsulation: Encapsulation,
-    /// Source of the outer packets.
-    pub source: u32,
+    /// Between whom: of the real server's family, whatever the service's is.
+    pub outer: Outer,
     /// What the MSS that a client's SYN tells is lowered to, if it is more.
     pub mss: Option<u16>,
 }
 
-/// Of a packet of TCP, without options.
-const HEADERS: u16 = (ipv4::HEADER + transport::header_length(Protocol::Tcp)) as u16;
+impl Tunnel {
+    /// Bytes of the headers around a packet.
+    #[inline]
+    pub const fn overhead(&self) -> u16 {
+        self.encapsulation.overhead(&self.outer)
+    }
+}
 
 impl TunnelSpec {
-    /// The tunnel to a server, and the way. Without an address of its own on it the router has no way.
-    pub(super) fn towards(&self, server: u32, fib: &Fib<u32>) -> (NextHop, Option<Tunnel>) {
-        let &TunnelSpec { encapsulation, source, mss_clamp } = self;
-        let next_hop = fib.look_up(server);
-        let Some(source) = source.or_else(|| fib.source_towards(server)) else {
-            let tunnel = Tunnel { encapsulation, source: 0, mss: None };
-            return (NextHop::NoRoute, Some(tunnel));
+    /// The way from a service at a virtual address to a server, and the tunnel. Without an address of its own on it the router has no way;
+    /// one that `is_virtual` is not its own: the server has that itself, and takes no packet from it, and another router may have it next.
+    pub(super) fn towards(
+        &self,
+        (virtual_address, server): (IpAddr, IpAddr),
+        fibs: &Fibs,
+        is_virtual: impl Fn(IpAddr) -> bool,
+    ) -> (NextHop, Option<Tunnel>) {
+        let outer = match server {
+            IpAddr::V4(server) => self
+                .source_towards(u32::from(server), &fibs.four, is_virtual)
+                .map(|source| Outer::Four { source, destination: server.into() }),
+            IpAddr::V6(server) => self
+                .source_towards(u128::from(server), &fibs.six, is_virtual)
+                .map(|source| Outer::Six { source, destination: server.into() }),
         };
-        let mss = match (mss_clamp, next_hop) {
+        let Some(outer) = outer else { return (NextHop::NoRoute, None) };
+        let (next_hop, encapsulation) = (fibs.look_up(server), self.encapsulation);
+        let header = if virtual_address.is_ipv4() { ipv4::HEADER } else { ipv6::HEADER };
+        let headers =
+            encapsulation.overhead(&outer) + (header + transport::header_length(Protocol::Tcp)) as u16;
+        let mss = match (self.mss_clamp, next_hop) {
             (None, _) => None,
             (Some(MssClamp::To(mss)), _) => Some(mss),
-            (Some(MssClamp::Fit), NextHop::Ready(adjacency)) => {
-                Some(adjacency.mtu.saturating_sub(encapsulation.overhead() + HEADERS))
-            }
+            (Some(MssClamp::Fit), NextHop::Ready(adjacency)) => Some(adjacency.mtu.saturating_sub(headers)),
             // No connection begins before the way is known.
             (Some(MssClamp::Fit), NextHop::Unresolved(_) | NextHop::NoRoute) => None,
         };
-        (next_hop, Some(Tunnel { encapsulation, source, mss }))
+        (next_hop, Some(Tunnel { encapsulation, outer, mss }))
+    }
+
+    fn source_towards<A: Address>(
+        &self,
+        server: A,
+        fib: &Fib<A>,
+        is_virtual: impl Fn(IpAddr) -> bool,
+    ) -> Option<A> {
+        let own = || fib.source_among(server, |own| !is_virtual(own.ip()));
+        self.source.and_then(A::of).or_else(own)
     }
 }

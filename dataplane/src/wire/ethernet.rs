@@ -53,12 +53,12 @@ impl Ethernet {
     }
 }
 
-/// The header of a frame with these addresses, destination and source, around an IPv4 packet.
+/// The header of a frame of this type with these addresses, destination and source.
 #[inline]
-pub fn around_ipv4(addresses: &[u8; 12]) -> [u8; HEADER] {
+pub fn header(ethertype: u16, addresses: &[u8; 12]) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     write_addresses(&mut header, addresses);
-    header[field::TYPE..].copy_from_slice(&IPV4.to_be_bytes());
+    header[field::TYPE..].copy_from_slice(&ethertype.to_be_bytes());
     header
 }
 

@@ -9,11 +9,6 @@ use crate::service::Protocol;
 /// Type and code of an error.
 pub type Kind = (u8, u8);
 
-/// The network that it is for cannot be reached.
-pub const NET_UNREACHABLE: Kind = (3, 0);
-/// The host that it is for cannot be reached.
-pub const HOST_UNREACHABLE: Kind = (3, 1);
-
 mod field {
     pub const TYPE: usize = 0;
     pub const CODE: usize = 1;
@@ -68,9 +63,13 @@ pub fn told(message: &[u8]) -> Option<(Kind, u16, &[u8])> {
     Some(((headers[field::TYPE], headers[field::CODE]), read16(headers, field::MTU), quote))
 }
 
-/// Whether a message is as it was sent, by its checksum.
-pub fn is_intact(message: &[u8]) -> bool {
-    checksum::sum(message) == 0xFFFF
+/// Whether a message is as it was sent, by its checksum, in a packet with these addresses.
+pub fn is_intact<A: Version>(source: A, destination: A, message: &[u8]) -> bool {
+    let addresses = match A::ICMP_COVERS_ADDRESSES {
+        true => A::pseudo_sum(source, destination, A::ICMP, message.len() as u16),
+        false => 0,
+    };
+    checksum::fold(u32::from(checksum::sum(message)) + u32::from(addresses)) == 0xFFFF
 }
 
 /// An end of a quoted packet.

@@ -135,28 +135,23 @@ pub fn extent(header: &[u8; HEADER]) -> (u16, bool) {
     (read16(header, field::TOTAL_LENGTH), read16(header, field::FRAGMENT) & DONT_FRAGMENT != 0)
 }
 
-/// The header of a packet that this router puts another one into (RFC 2003, section 3.1): it may be fragmented if that one may,
-/// has its class of service and its ECN (RFC 6040, normal mode) and 64 hops of its own. Its identification is that of the one inside,
-/// by which a client tells its packets apart, mixed with `who` the client is: without a counter that all workers share.
-pub fn around(
-    inner: &[u8; HEADER],
-    length: u16,
-    protocol: u8,
-    source: u32,
-    destination: u32,
-    who: u16,
-) -> [u8; HEADER] {
-    let mut header = header(length, protocol, source, destination);
-    header[field::CLASS] = inner[field::CLASS];
+/// Makes a header that of a packet with another one inside: its class of service and ECN, what its fragments are put together by, and whether
+/// there may be any.
+pub fn carry(header: &mut [u8; HEADER], class: u8, identification: u16, may_be_split: bool) {
+    header[field::CLASS] = class;
+    // 0 is for Linux to fill in when it sends such a packet, anew for each fragment.
+    header[field::IDENTIFICATION..field::FRAGMENT].copy_from_slice(&identification.max(1).to_be_bytes());
+    let fragment = if may_be_split { 0 } else { DONT_FRAGMENT };
+    header[field::FRAGMENT..field::TTL].copy_from_slice(&fragment.to_be_bytes());
+    mend(header);
+}
+
+/// The identification of a packet around one with this header: that of the one inside, by which a client tells its packets apart, mixed
+/// with `who` the client is.
+pub(super) fn identification_around(inner: &[u8; HEADER], who: u16) -> u16 {
     // Of a datagram's fragments inside each is a packet of its own outside, which may be fragmented again (RFC 6864).
     let offset = (read16(inner, field::FRAGMENT) & 0x1FFF).wrapping_mul(0x9E37);
-    // 0 is for Linux to fill in when it sends such a packet, anew for each fragment.
-    let identification = (read16(inner, field::IDENTIFICATION) ^ who ^ offset).max(1);
-    header[field::IDENTIFICATION..field::FRAGMENT].copy_from_slice(&identification.to_be_bytes());
-    let fragment = read16(inner, field::FRAGMENT) & DONT_FRAGMENT;
-    header[field::FRAGMENT..field::TTL].copy_from_slice(&fragment.to_be_bytes());
-    mend(&mut header);
-    header
+    read16(inner, field::IDENTIFICATION) ^ who ^ offset
 }
 
 /// The header of a part of a packet: so many bytes with this header, that many behind the packet's first, and whether more follow.
@@ -175,11 +170,6 @@ fn mend(header: &mut [u8; HEADER]) {
     header[CHECKSUM..SOURCE].fill(0);
     let sum = !checksum::sum(header);
     header[CHECKSUM..SOURCE].copy_from_slice(&sum.to_be_bytes());
-}
-
-/// Whether a header is that of a fragment which is not the first.
-pub(super) fn is_later_fragment(header: &[u8; HEADER]) -> bool {
-    read16(header, field::FRAGMENT) & 0x1FFF != 0
 }
 
 /// What of an address is the network's, if that has so many bits; more than 32 are 32.

@@ -17,7 +17,7 @@ pub(super) const DESTINATION: usize = 24;
 /// Length of the header, without extensions.
 pub const HEADER: usize = 40;
 /// Length of a fragment header.
-pub(super) const FRAGMENT_HEADER: usize = 8;
+pub const FRAGMENT_HEADER: usize = 8;
 /// The least MTU of a link.
 pub const LEAST_MTU: u16 = 1280;
 
@@ -130,7 +130,7 @@ impl Ipv6 {
 }
 
 /// Length of a packet with this header; none if it is longer than any.
-fn total_length(header: &[u8; HEADER]) -> Option<u16> {
+pub(super) fn total_length(header: &[u8; HEADER]) -> Option<u16> {
     (HEADER as u16).checked_add(read16(header, field::PAYLOAD_LENGTH))
 }
 
@@ -148,6 +148,34 @@ pub fn header(length: u16, protocol: u8, source: u128, destination: u128) -> [u8
     set_source(&mut header, source);
     set_destination(&mut header, destination);
     header
+}
+
+/// The traffic class of a header: differentiated services and ECN.
+pub(super) fn class(header: &[u8; HEADER]) -> u8 {
+    header[0] << 4 | header[1] >> 4
+}
+
+/// Makes a header that of a packet with another one inside: its traffic class, and a flow label of 20 bits.
+pub(super) fn carry(header: &mut [u8; HEADER], class: u8, label: u32) {
+    let word = 6 << 28 | u32::from(class) << 20 | label & 0xF_FFFF;
+    header[..field::PAYLOAD_LENGTH].copy_from_slice(&word.to_be_bytes());
+}
+
+/// A part of a packet without extensions: its header, a fragment header with this identification, and so much of what it carries, that
+/// many bytes behind the first, with or without more to follow (RFC 8200, section 4.5).
+pub fn fragment(
+    header: &[u8; HEADER],
+    identification: u32,
+    (part, offset): (&[u8], u16),
+    more_follow: bool,
+) -> Vec<u8> {
+    let mut headers = *header;
+    let payload = (FRAGMENT_HEADER + part.len()) as u16;
+    headers[field::PAYLOAD_LENGTH..field::NEXT].copy_from_slice(&payload.to_be_bytes());
+    headers[field::NEXT] = extension::FRAGMENT;
+    let place = (offset & 0xFFF8 | u16::from(more_follow)).to_be_bytes();
+    let of_fragment = [&[header[field::NEXT], 0], &place[..], &identification.to_be_bytes()].concat();
+    [&headers[..], &of_fragment, part].concat()
 }
 
 /// Whether the first header behind that of a packet is one for all routers on the way (RFC 8200, section 4.3).

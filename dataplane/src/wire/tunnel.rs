@@ -1,29 +1,35 @@
-//! Packets in packets: IP in IP (RFC 2003), GRE (RFC 2784) and GUE (draft-ietf-intarea-gue, variant 0), as Linux takes them apart.
+//! Packets in packets: IP in IP (RFC 2003, RFC 2473, RFC 4213), GRE (RFC 2784, RFC 7676) and GUE (draft-ietf-intarea-gue, variant 0), of
+//! either version in either, as Linux takes them apart.
 //!
 //! ```text
-//!   ipip   IP 20 |                                  | the packet inside      20 bytes more
-//!   gre    IP 20 | GRE 4 (8 with a checksum)        | the packet inside      24 or 28
-//!   gue    IP 20 | UDP 8 | GUE 4                    | the packet inside      32
+//!   ipip   IP 20 or 40 |                                  | the packet inside      20 or 40 bytes more
+//!   gre    IP 20 or 40 | GRE 4 (8 with a checksum)        | the packet inside      24 or 44, 28 or 48
+//!   gue    IP 20 or 40 | UDP 8 | GUE 4                    | the packet inside      32 or 52
 //! ```
 //!
+//! The outer header has 64 hops, and class and ECN of the packet inside (RFC 6040, section 4.1, normal mode). Whether the outer packet may
+//! be fragmented is the packet's inside to say: [`Inside::may_be_split`].
+//!
 //! The checksums of GRE and UDP cover the packet inside, so they are summed from scratch, over all of it. What was damaged inside before
-//! is still found by the sums there: these stay as they are.
+//! is still found by the sums there: these stay as they are. Without a checksum UDP's is zero, over IPv6 as well, where a tunnel may do that (RFC 6935).
 
 use std::fmt;
+use std::hash::Hasher;
+use std::net::IpAddr;
 
 use super::checksum::{self, fold};
-use super::{ipv4, read16, read32};
+use super::version::{Fragment, Version};
+use super::{ethernet, ipv4, ipv6, read16};
+use crate::key::KeyHasher;
 
-const IPIP: u8 = 4;
+/// Protocol numbers (IANA): a packet of IPv4 inside, one of IPv6.
+const FOUR: u8 = 4;
+const SIX: u8 = 41;
 const UDP: u8 = 17;
 const GRE: u8 = 47;
 
 /// GRE's flag of a checksum.
 const GRE_CHECKSUM: u8 = 0x80;
-/// GRE without flags, version 0, around IPv4.
-const GRE_IPV4: [u8; 4] = [0, 0, 0x08, 0x00];
-/// GUE: variant 0, data, no extension; IPv4 inside; no flags.
-const GUE_IPV4: [u8; 4] = [0, IPIP, 0, 0];
 /// UDP, then GUE.
 const GUE_HEADERS: usize = 12;
 /// Where ephemeral ports begin (RFC 6335).
@@ -61,10 +67,153 @@ impl fmt::Display for Encapsulation {
     }
 }
 
+/// Between whom a tunnel is: the addresses of outer packets, as numbers in host order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outer {
+    /// Over IPv4.
+    Four {
+        /// Who puts packets in.
+        source: u32,
+        /// Who takes them out.
+        destination: u32,
+    },
+    /// Over IPv6.
+    Six {
+        /// Who puts packets in.
+        source: u128,
+        /// Who takes them out.
+        destination: u128,
+    },
+}
+
+impl Outer {
+    /// Between these two; `None` if they are of two families.
+    pub fn new(source: IpAddr, destination: IpAddr) -> Option<Outer> {
+        match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                Some(Outer::Four { source: source.into(), destination: destination.into() })
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                Some(Outer::Six { source: source.into(), destination: destination.into() })
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
+        }
+    }
+
+    /// Who puts packets in.
+    pub fn source(&self) -> IpAddr {
+        match *self {
+            Outer::Four { source, .. } => IpAddr::V4(source.into()),
+            Outer::Six { source, .. } => IpAddr::V6(source.into()),
+        }
+    }
+
+    /// EtherType of outer packets.
+    pub const fn ethertype(&self) -> u16 {
+        match self {
+            Outer::Four { .. } => ethernet::IPV4,
+            Outer::Six { .. } => ethernet::IPV6,
+        }
+    }
+
+    const fn header_length(&self) -> usize {
+        match self {
+            Outer::Four { .. } => ipv4::HEADER,
+            Outer::Six { .. } => ipv6::HEADER,
+        }
+    }
+
+    fn pseudo_sum(&self, protocol: u8, length: u16) -> u16 {
+        match *self {
+            Outer::Four { source, destination } => u32::pseudo_sum(source, destination, protocol, length),
+            Outer::Six { source, destination } => u128::pseudo_sum(source, destination, protocol, length),
+        }
+    }
+}
+
+/// What of a packet counts for the headers around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inside {
+    /// Its length, header included.
+    pub length: u16,
+    /// Whether the outer packet may be fragmented, here and on its way: of IPv4 as the packet says itself (RFC 2003, section 3.1); of IPv6 if it
+    /// is one that every link has to take whole, since its sender can make it no shorter (RFC 2473, section 7.1; RFC 4213, section 3.2).
+    pub may_be_split: bool,
+    /// Whether it is of IPv6.
+    is_six: bool,
+    /// Differentiated services and ECN.
+    class: u8,
+}
+
+impl Inside {
+    /// Of a packet of either version, of which the header is there; `None` if it is not.
+    #[inline]
+    pub fn read(packet: &[u8]) -> Option<Inside> {
+        Some(match packet.first()? >> 4 {
+            4 => {
+                let header = packet.first_chunk()?;
+                let (length, dont_fragment) = ipv4::extent(header);
+                Inside { length, may_be_split: !dont_fragment, is_six: false, class: header[1] }
+            }
+            6 => {
+                let header = packet.first_chunk()?;
+                let length = ipv6::total_length(header)?;
+                let may_be_split = length <= ipv6::LEAST_MTU;
+                Inside { length, may_be_split, is_six: true, class: ipv6::class(header) }
+            }
+            _ => return None,
+        })
+    }
+
+    /// Takes one hop of those that the packet has left (not 0).
+    #[inline]
+    pub fn decrement_ttl(&self, packet: &mut [u8]) {
+        match self.is_six {
+            false => u32::decrement_ttl(packet),
+            true => u128::decrement_ttl(packet),
+        }
+    }
+
+    const fn protocol(&self) -> u8 {
+        if self.is_six { SIX } else { FOUR }
+    }
+
+    /// GRE without flags, version 0.
+    const fn gre(&self) -> [u8; 4] {
+        let [high, low] = if self.is_six { ethernet::IPV6 } else { ethernet::IPV4 }.to_be_bytes();
+        [0, 0, high, low]
+    }
+
+    /// GUE: variant 0, data, no extension; no flags.
+    const fn gue(&self) -> [u8; 4] {
+        [0, self.protocol(), 0, 0]
+    }
+
+    /// By what fragments of an outer packet of IPv4 are put together, without a counter that all workers share. In IPv4 the client's own
+    /// number, mixed with `who` the client is; IPv6 has none, so there a hash of its headers and of what a transport begins with.
+    fn identification(&self, packet: &[u8], who: u16) -> u16 {
+        if !self.is_six {
+            return packet.first_chunk().map_or(0, |header| ipv4::identification_around(header, who));
+        }
+        hash(&packet[..packet.len().min(64)]) as u16
+    }
+}
+
+/// Of as much of a packet as is given.
+pub(crate) fn hash(bytes: &[u8]) -> u32 {
+    let mut hasher = KeyHasher::default();
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        hasher.write_u64(u64::from_be_bytes(word));
+    }
+    (hasher.finish() >> 32) as u32
+}
+
 impl Encapsulation {
     /// Bytes of the headers around a packet.
-    pub const fn overhead(self) -> u16 {
-        ipv4::HEADER as u16
+    pub const fn overhead(self, outer: &Outer) -> u16 {
+        outer.header_length() as u16
             + match self {
                 Encapsulation::Ipip => 0,
                 Encapsulation::Gre { checksum: false } => 4,
@@ -73,46 +222,59 @@ impl Encapsulation {
             }
     }
 
-    const fn protocol(self) -> u8 {
+    const fn protocol(self, inside: &Inside) -> u8 {
         match self {
-            Encapsulation::Ipip => IPIP,
+            Encapsulation::Ipip => inside.protocol(),
             Encapsulation::Gre { .. } => GRE,
             Encapsulation::Gue { .. } => UDP,
         }
     }
 
     /// Writes the headers into the first [`Self::overhead`] bytes of a packet, behind which the packet inside stands, already as it is
-    /// to arrive. `who` is a number of the client's: routers on the way spread GUE over paths and queues by the source port that is
-    /// made of it.
-    pub fn wrap(self, packet: &mut [u8], source: u32, destination: u32, who: u16) {
+    /// to arrive. `who` is a number of the client's, of 20 bits: routers on the way spread packets over paths and queues by the source port
+    /// of GUE, or by IPv6's flow label (RFC 6438), that are made of it.
+    pub fn wrap(self, packet: &mut [u8], outer: &Outer, who: u32) {
         let length = packet.len() as u16;
-        let Some((headers, inside)) = packet.split_at_mut_checked(usize::from(self.overhead())) else {
+        let Some((headers, body)) = packet.split_at_mut_checked(usize::from(self.overhead(outer))) else {
             return;
         };
-        let Some((outer, between)) = headers.split_first_chunk_mut::<{ ipv4::HEADER }>() else { return };
-        let Some(inner) = inside.first_chunk() else { return };
-        *outer = ipv4::around(inner, length, self.protocol(), source, destination, who);
+        let Some(inside) = Inside::read(body) else { return };
+        let who16 = (who >> 4) as u16;
+        let (header, between) = headers.split_at_mut(outer.header_length());
+        match *outer {
+            Outer::Four { source, destination } => {
+                let mut four = ipv4::header(length, self.protocol(&inside), source, destination);
+                let identification = inside.identification(body, who16);
+                ipv4::carry(&mut four, inside.class, identification, inside.may_be_split);
+                header.copy_from_slice(&four);
+            }
+            Outer::Six { source, destination } => {
+                let mut six = ipv6::header(length, self.protocol(&inside), source, destination);
+                ipv6::carry(&mut six, inside.class, who);
+                header.copy_from_slice(&six);
+            }
+        }
         match self {
             Encapsulation::Ipip => {}
             Encapsulation::Gre { checksum } => {
                 between.fill(0);
-                between[..4].copy_from_slice(&GRE_IPV4);
+                between[..4].copy_from_slice(&inside.gre());
                 if checksum {
                     between[0] = GRE_CHECKSUM;
-                    let sum = !sum_of(&[between, inside]);
+                    let sum = !sum_of(&[between, body]);
                     between[4..6].copy_from_slice(&sum.to_be_bytes());
                 }
             }
             Encapsulation::Gue { port, checksum } => {
-                let segment = length - ipv4::HEADER as u16;
-                between[..2].copy_from_slice(&(EPHEMERAL | who).to_be_bytes());
+                let segment = (between.len() + body.len()) as u16;
+                between[..2].copy_from_slice(&(EPHEMERAL | who16).to_be_bytes());
                 between[2..4].copy_from_slice(&port.to_be_bytes());
                 between[4..6].copy_from_slice(&segment.to_be_bytes());
                 between[6..8].fill(0);
-                between[8..].copy_from_slice(&GUE_IPV4);
+                between[8..].copy_from_slice(&inside.gue());
                 if checksum {
-                    let [high, low] = segment.to_be_bytes();
-                    let sum = sum_of(&[&outer[12..], &[0, UDP, high, low], between, inside]);
+                    let of_parts = u32::from(sum_of(&[between, body]));
+                    let sum = fold(of_parts + u32::from(outer.pseudo_sum(UDP, segment)));
                     // RFC 768: a checksum that comes out as 0 is sent as 0xFFFF.
                     let sum = if sum == 0xFFFF { sum } else { !sum };
                     between[6..8].copy_from_slice(&sum.to_be_bytes());
@@ -130,47 +292,58 @@ fn sum_of(parts: &[&[u8]]) -> u16 {
 /// A packet with another one inside, or as much of it as an ICMP error quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wrapped<'a> {
-    /// Who has put it in.
-    pub source: u32,
-    /// Who takes it out.
-    pub destination: u32,
+    /// Between whom.
+    pub outer: Outer,
     /// How.
     pub encapsulation: Encapsulation,
-    /// The packet inside.
+    /// The packet inside, as far as it is there; its first byte is.
     pub inside: &'a [u8],
 }
 
 impl<'a> Wrapped<'a> {
     /// Takes a packet apart that [`Encapsulation::wrap`] may have made; `None` if it has not, or too little of it is there to tell.
     pub fn parse(packet: &'a [u8]) -> Option<Wrapped<'a>> {
-        let (outer, rest) = packet.split_first_chunk::<{ ipv4::HEADER }>()?;
-        if outer[0] != 0x45 || ipv4::is_later_fragment(outer) {
-            return None;
+        match packet.first()? >> 4 {
+            4 => Wrapped::of_version::<u32>(packet),
+            6 => Wrapped::of_version::<u128>(packet),
+            _ => None,
         }
-        let (encapsulation, headers) = match outer[9] {
-            IPIP => (Encapsulation::Ipip, 0),
-            GRE => match *rest.first_chunk::<4>()? {
-                GRE_IPV4 => (Encapsulation::Gre { checksum: false }, 4),
-                [GRE_CHECKSUM, 0, 0x08, 0x00] => (Encapsulation::Gre { checksum: true }, 8),
-                _ => return None,
-            },
+    }
+
+    fn of_version<A: Version>(packet: &'a [u8]) -> Option<Wrapped<'a>> {
+        let is_later = |fragment: Option<Fragment>| fragment.is_some_and(|fragment| fragment.offset > 0);
+        let ip = A::quoted(packet).filter(|ip| !is_later(ip.fragment))?;
+        let rest = packet.get(ip.header_length..)?;
+        let (encapsulation, headers, is_six) = match ip.protocol {
+            FOUR | SIX => (Encapsulation::Ipip, 0, ip.protocol == SIX),
+            GRE => {
+                let &[flags, version, high, low] = rest.first_chunk()?;
+                let checksum = match [flags, version] {
+                    [0, 0] => false,
+                    [GRE_CHECKSUM, 0] => true,
+                    _ => return None,
+                };
+                let is_six = is_six(u16::from_be_bytes([high, low]), ethernet::IPV4, ethernet::IPV6)?;
+                (Encapsulation::Gre { checksum }, if checksum { 8 } else { 4 }, is_six)
+            }
             UDP => {
                 let headers = rest.first_chunk::<GUE_HEADERS>()?;
-                if headers[8..] != GUE_IPV4 {
-                    return None;
-                }
+                let [0, protocol, 0, 0] = headers[8..] else { return None };
                 let (port, checksum) = (read16(headers, 2), read16(headers, 6) != 0);
-                (Encapsulation::Gue { port, checksum }, GUE_HEADERS)
+                (Encapsulation::Gue { port, checksum }, GUE_HEADERS, is_six(protocol, FOUR, SIX)?)
             }
             _ => return None,
         };
-        Some(Wrapped {
-            source: read32(outer, ipv4::SOURCE),
-            destination: read32(outer, ipv4::DESTINATION),
-            encapsulation,
-            inside: rest.get(headers..)?,
-        })
+        let inside = rest.get(headers..)?;
+        let is_what_it_says = inside.first()? >> 4 == if is_six { 6 } else { 4 };
+        let outer = Outer::new(ip.source.ip(), ip.destination.ip())?;
+        is_what_it_says.then_some(Wrapped { outer, encapsulation, inside })
     }
+}
+
+/// Whether a number of the packet inside is that of IPv6; `None` if it is neither's.
+fn is_six<N: PartialEq>(number: N, four: N, six: N) -> Option<bool> {
+    if number == six { Some(true) } else { (number == four).then_some(false) }
 }
 
 #[cfg(test)]
@@ -179,8 +352,7 @@ mod tests {
 
     use super::*;
 
-    const SOURCE: u32 = 0x0A00_00FE;
-    const DESTINATION: u32 = 0x0A00_0001;
+    const OUTER: Outer = Outer::Four { source: 0x0A00_00FE, destination: 0x0A00_0001 };
 
     /// A UDP packet, 198.51.100.7:40112 > 192.0.2.10:53, 63 hops, ECT(0) and AF11, "don't fragment", identification 0x1234, payload "ab".
     const INSIDE: [u8; 30] = [
@@ -189,17 +361,89 @@ mod tests {
         0x9C, 0xB0, 0x00, 0x35, 0x00, 0x0A, 0x15, 0x4D, b'a', b'b',
     ];
 
+    /// 2001:db8::fe > 2001:db8::1.
+    const OUTER6: Outer = Outer::Six {
+        source: 0x2001_0DB8_0000_0000_0000_0000_0000_00FE,
+        destination: 0x2001_0DB8_0000_0000_0000_0000_0000_0001,
+    };
+
+    /// A UDP packet, [2001:db8:c::7]:40112 > [2001:db8::10]:53, 63 hops, ECT(0) and AF11, flow label 0x12345, payload "ab".
+    const INSIDE6: [u8; 50] = [
+        0x62, 0xA1, 0x23, 0x45, 0x00, 0x0A, 0x11, 0x3F, //
+        0x20, 0x01, 0x0D, 0xB8, 0, 0x0C, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, //
+        0x20, 0x01, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, //
+        0x9C, 0xB0, 0x00, 0x35, 0x00, 0x0A, 0xA5, 0xFD, b'a', b'b',
+    ];
+
     fn wrapped(encapsulation: Encapsulation, inside: &[u8], who: u16) -> Vec<u8> {
-        let mut packet = vec![0xEE; usize::from(encapsulation.overhead())];
+        wrapped_in(&OUTER, encapsulation, inside, u32::from(who) << 4)
+    }
+
+    fn wrapped_in(outer: &Outer, encapsulation: Encapsulation, inside: &[u8], who: u32) -> Vec<u8> {
+        let mut packet = vec![0xEE; usize::from(encapsulation.overhead(outer))];
         packet.extend(inside);
-        encapsulation.wrap(&mut packet, SOURCE, DESTINATION, who);
+        encapsulation.wrap(&mut packet, outer, who);
         packet
+    }
+
+    /// The outer header of IPv6: class and ECN copied, a flow label, so many bytes behind it, 64 hops.
+    fn six(payload: u8, next: u8) -> Vec<u8> {
+        let mut header = vec![0x62, 0xA1, 0x02, 0x03, 0x00, payload, next, 0x40];
+        header.extend([0x20, 0x01, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFE]);
+        header.extend([0x20, 0x01, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        header
+    }
+
+    #[test]
+    fn over_ipv6_to_the_byte() {
+        let gre = Encapsulation::Gre { checksum: false };
+        let gue = Encapsulation::Gue { port: 6080, checksum: false };
+        for (inside, protocol, ethertype) in [(&INSIDE[..], 4, [0x08, 0x00]), (&INSIDE6, 41, [0x86, 0xDD])] {
+            let length = inside.len() as u8;
+            let wrapped = |encapsulation| wrapped_in(&OUTER6, encapsulation, inside, 0x1_0203);
+            assert_eq!(wrapped(Encapsulation::Ipip), [&six(length, protocol), inside].concat());
+            assert_eq!(wrapped(gre), [&six(length + 4, 47), &[0, 0][..], &ethertype, inside].concat());
+            // The source port is of the upper sixteen of the label's bits.
+            let udp = [0xD0, 0x20, 0x17, 0xC0, 0x00, length + 12, 0x00, 0x00, 0x00, protocol, 0x00, 0x00];
+            assert_eq!(wrapped(gue), [&six(length + 12, 17), &udp[..], inside].concat());
+        }
+    }
+
+    #[test]
+    fn ipv6_in_ipv4_to_the_byte() {
+        let packet = wrapped(Encapsulation::Ipip, &INSIDE6, 0x0102);
+        // Class and ECN copied, 70 bytes, a number, no DF, 64 hops, protocol 41.
+        assert_eq!((&packet[..4], &packet[6..10]), (&[0x45, 0x2A, 0, 70][..], &[0, 0, 64, 41][..]));
+        assert_eq!(
+            (checksum::sum(&packet[..20]), &packet[12..20]),
+            (0xFFFF, &[10, 0, 0, 254, 10, 0, 0, 1][..])
+        );
+        assert_eq!(packet[20..], INSIDE6);
+        let mut other = INSIDE6;
+        other[47] ^= 1;
+        assert_ne!(
+            wrapped(Encapsulation::Ipip, &other, 0x0102)[4..6],
+            packet[4..6],
+            "fragments of another packet"
+        );
+    }
+
+    /// Of IPv6 what every link has to take (RFC 2473, section 7.1).
+    #[test]
+    fn what_cannot_be_made_shorter_may_be_split() {
+        for (length, dont_fragment) in [(1280u16, 0), (1281, 0x40)] {
+            let mut inside = INSIDE6.to_vec();
+            inside.resize(length.into(), 0);
+            inside[4..6].copy_from_slice(&(length - 40).to_be_bytes());
+            assert_eq!(wrapped(Encapsulation::Ipip, &inside, 0)[6], dont_fragment);
+        }
     }
 
     #[test]
     fn the_packet_inside_is_a_good_one() {
         assert_eq!(checksum::sum(&INSIDE[..20]), 0xFFFF);
         assert_eq!(sum_of(&[&INSIDE[12..20], &[0, 17, 0, 10], &INSIDE[20..]]), 0xFFFF);
+        assert_eq!(sum_of(&[&INSIDE6[8..40], &[0, 17, 0, 10], &INSIDE6[40..]]), 0xFFFF);
     }
 
     #[test]
@@ -268,18 +512,22 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_wrapped_is_found_and_sums_are_right(
-            encapsulation in encapsulations(), payload in prop::collection::vec(any::<u8>(), 0..1400), who in any::<u16>(),
+            encapsulation in encapsulations(), payload in prop::collection::vec(any::<u8>(), 0..1400), who in 0u32..1 << 20,
+            four_inside in any::<bool>(), four_outside in any::<bool>(),
         ) {
-            let inside = [&INSIDE[..20], &payload].concat();
-            let packet = wrapped(encapsulation, &inside, who);
-            let expected = Wrapped { source: SOURCE, destination: DESTINATION, encapsulation, inside: &inside };
-            prop_assert_eq!(Wrapped::parse(&packet), Some(expected));
-            prop_assert_eq!(checksum::sum(&packet[..20]), 0xFFFF);
+            let header = if four_inside { &INSIDE[..20] } else { &INSIDE6[..40] };
+            let inside = [header, &payload].concat();
+            let outer = if four_outside { OUTER } else { OUTER6 };
+            let header = if four_outside { 20 } else { 40 };
+            let packet = wrapped_in(&outer, encapsulation, &inside, who);
+            prop_assert_eq!(Wrapped::parse(&packet), Some(Wrapped { outer, encapsulation, inside: &inside }));
+            prop_assert!(!four_outside || checksum::sum(&packet[..20]) == 0xFFFF);
             match encapsulation {
-                Encapsulation::Gre { checksum: true } => prop_assert_eq!(checksum::sum(&packet[20..]), 0xFFFF),
+                Encapsulation::Gre { checksum: true } => prop_assert_eq!(checksum::sum(&packet[header..]), 0xFFFF),
                 Encapsulation::Gue { checksum: true, .. } => {
-                    let length = (packet.len() as u16 - 20).to_be_bytes();
-                    prop_assert_eq!(sum_of(&[&packet[12..20], &[0, 17], &length, &packet[20..]]), 0xFFFF);
+                    let length = (packet.len() - header) as u16;
+                    let addresses = if four_outside { &packet[12..20] } else { &packet[8..40] };
+                    prop_assert_eq!(sum_of(&[addresses, &[0, 17], &length.to_be_bytes(), &packet[header..]]), 0xFFFF);
                 }
                 _ => {}
             }
@@ -289,8 +537,9 @@ mod tests {
         fn no_bytes_are_a_panic(packet in prop::collection::vec(any::<u8>(), 0..80), good in any::<bool>()) {
             let mut packet = packet;
             if good && packet.len() > 9 {
-                packet[0] = 0x45;
-                packet[9] = [IPIP, GRE, UDP][usize::from(packet[9]) % 3];
+                packet[0] = if packet[0] % 2 == 0 { 0x45 } else { 0x60 };
+                packet[6] = [FOUR, SIX, GRE, UDP][usize::from(packet[6]) % 4];
+                packet[9] = [FOUR, SIX, GRE, UDP][usize::from(packet[9]) % 4];
             }
             Wrapped::parse(&packet);
         }

@@ -61,6 +61,12 @@ pub trait Version: Address {
     const TTL_EXCEEDED: Kind;
     /// It is longer than the next link's MTU, and must not be fragmented.
     const TOO_BIG: Kind;
+    /// There is no way to its network.
+    const NO_ROUTE: Kind;
+    /// There is none to its host.
+    const HOST_UNREACHABLE: Kind;
+    /// What every link takes (RFC 791; RFC 8200, section 5).
+    const LEAST_MTU: u16;
     /// The bytes of an address.
     type Octets: AsRef<[u8]>;
 
@@ -75,6 +81,8 @@ pub trait Version: Address {
     fn header(length: u16, protocol: u8, source: Self, destination: Self) -> Vec<u8>;
     /// Whether a type of ICMP messages is an error about a packet, and then whether it is a redirect.
     fn is_error(kind: u8) -> Option<bool>;
+    /// Whether an error of this kind says that a packet cannot get to where it is for. A source route that failed was its sender's.
+    fn is_unreachable(kind: Kind) -> bool;
     /// Whether ICMP's checksum covers the addresses of the packet that the message is in.
     const ICMP_COVERS_ADDRESSES: bool;
     /// The change of a checksum when an address becomes another one.
@@ -138,6 +146,9 @@ impl Version for u32 {
     const TTL_EXCEEDED: Kind = (11, 0);
     /// RFC 1191.
     const TOO_BIG: Kind = (3, 4);
+    const NO_ROUTE: Kind = (3, 0);
+    const HOST_UNREACHABLE: Kind = (3, 1);
+    const LEAST_MTU: u16 = 68;
     const ICMP_COVERS_ADDRESSES: bool = false;
     type Octets = [u8; 4];
 
@@ -161,6 +172,10 @@ impl Version for u32 {
         const REDIRECT: u8 = 5;
         // Destination unreachable, source quench, redirect, time exceeded, parameter problem.
         matches!(kind, 3 | 4 | REDIRECT | 11 | 12).then_some(kind == REDIRECT)
+    }
+
+    fn is_unreachable(kind: Kind) -> bool {
+        matches!(kind, (3, code) if code != 5)
     }
 
     fn delta(old: u32, new: u32) -> Delta {
@@ -210,6 +225,9 @@ impl Version for u128 {
     const PORT_UNREACHABLE: Kind = (1, 4);
     const TTL_EXCEEDED: Kind = (3, 0);
     const TOO_BIG: Kind = (2, 0);
+    const NO_ROUTE: Kind = (1, 0);
+    const HOST_UNREACHABLE: Kind = (1, 3);
+    const LEAST_MTU: u16 = ipv6::LEAST_MTU;
     const ICMP_COVERS_ADDRESSES: bool = true;
     type Octets = [u8; 16];
 
@@ -232,6 +250,11 @@ impl Version for u128 {
     fn is_error(kind: u8) -> Option<bool> {
         // All types below 128 are errors (RFC 4443, 2.1). A redirect is a message of neighbour discovery.
         (kind < 128).then_some(false)
+    }
+
+    fn is_unreachable(kind: Kind) -> bool {
+        // Of a next header that nobody there knows it is said as a parameter problem.
+        kind.0 == 1 || kind == (4, 1)
     }
 
     fn delta(old: u128, new: u128) -> Delta {

@@ -135,7 +135,7 @@ fn tunnel(protocol: Protocol) -> TunnelSpec {
         Protocol::Tcp => Encapsulation::Gre { checksum: true },
         Protocol::Udp | Protocol::Sctp => Encapsulation::Gue { port: 6080, checksum: true },
     };
-    TunnelSpec { encapsulation, source: Some(0x0A00_00FE), mss_clamp: Some(MssClamp::Fit) }
+    TunnelSpec { encapsulation, source: Some([10, 0, 0, 254].into()), mss_clamp: Some(MssClamp::Fit) }
 }
 
 fn server_address(service: u32, server: u32, mode: Mode, port: u16) -> SocketAddrV4 {

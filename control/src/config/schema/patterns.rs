@@ -25,12 +25,11 @@ const UNIT: &str = "(?:nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds|second|s
                     hours|hour|hrs|hr|h|days|day|d|weeks|week|wks|wk|w|months|month|M|years|year|yrs|yr|y)";
 
 /// The definitions of the schema that have a pattern, by name.
-pub(super) fn patterns() -> [(&'static str, String); 7] {
+pub(super) fn patterns() -> [(&'static str, String); 6] {
     let host = format!("(?!255\\.255\\.255\\.255(?![0-9])){FIRST}(?:\\.{NEXT}){{3}}");
     let ipv6 = ipv6();
     [
         ("address", format!("^(?:{host}|{ipv6}|\\[{ipv6}\\])$")),
-        ("address_v4", format!("^{host}$")),
         ("socket", format!("^(?:{host}|\\[{ipv6}\\]):(?:0+|{PORT})$")),
         ("endpoint_v4", format!("^{host}:{PORT}$")),
         ("server_address", format!("^(?:(?:{host}|\\[{ipv6}\\])(?::{PORT})?|{ipv6})$")),

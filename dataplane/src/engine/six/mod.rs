@@ -14,7 +14,7 @@ pub(super) use self::parse::{packet, parse};
 pub(super) use self::rewrite::{pass, send};
 use super::packet::{Packet, Piece, Work};
 use super::resolve::Path;
-use super::{BURST, Frame, Probe, Verdict, fragments, look_up, related, route};
+use super::{BURST, Frame, Probe, Verdict, fragments, look_up, related, route, tunnel_errors};
 use crate::counters::Punt;
 use crate::wire::ethernet::{self, Mac};
 
@@ -93,8 +93,13 @@ fn begin(path: &Path<'_>, mac: &Mac, frame: &mut impl Frame) -> Result<(Packet, 
         Ok(parsed) => parsed,
         Err(verdict @ Verdict::Punt(Punt::Icmp | Punt::OtherProtocol)) => {
             fragments::without_ports(path, frame)?;
-            let is_icmp = verdict == Verdict::Punt(Punt::Icmp);
-            return Err(if is_icmp { related::follow::<u128>(path, frame) } else { verdict });
+            return Err(match verdict {
+                Verdict::Punt(Punt::Icmp) if tunnel_errors::is_told::<u128>(path, frame.bytes()) => {
+                    Verdict::Punt(Punt::TunnelError)
+                }
+                Verdict::Punt(Punt::Icmp) => related::follow::<u128>(path, frame),
+                verdict => verdict,
+            });
         }
         Err(verdict) => return Err(verdict),
     };

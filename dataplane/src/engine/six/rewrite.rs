@@ -6,7 +6,7 @@ use crate::engine::express::{self, Tally};
 use crate::engine::packet::{Direction, Packet, Piece};
 use crate::engine::resolve::Path;
 use crate::engine::rewrite::{Hop, next_hop};
-use crate::engine::{Frame, Verdict, fullnat};
+use crate::engine::{Frame, Verdict, fullnat, tunnel};
 use crate::fib::PortIndex;
 use crate::service::Mode;
 use crate::snapshot::{Dest, RENEW_AFTER};
@@ -58,6 +58,9 @@ pub(in crate::engine) fn send(
     let Some(&Addresses { source, destination }) = path.addresses_of(packet) else {
         return Verdict::Drop(Drop::BadIpHeader);
     };
+    if let Some(tunnel) = &dest.tunnel {
+        return tunnel::send(path, packet, dest, tunnel, frame);
+    }
     if path.snapshot.services[dest.service as usize].mode == Mode::Fullnat {
         return fullnat::send(path, packet, dest, (source, destination), frame);
     }

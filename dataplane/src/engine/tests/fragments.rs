@@ -210,7 +210,7 @@ fn a_datagram_arrives_whole_in_every_order_by_direct_routing() {
 fn a_datagram_arrives_whole_in_every_order_by_a_tunnel() {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let mut rig = Rig::new(protocol, Mode::Tunnel, &[1]);
-        rig.spec.tunnel.source = Some(u32::from(*socket("10.0.0.254:0").ip()));
+        rig.spec.tunnel.source = Some((*socket("10.0.0.254:0").ip()).into());
         rig.publish();
         let request = large(&packet(protocol, WAN_MAC, CLIENT, VIP, SYN), 90);
         let arrives = expect(protocol, (server_mac(1), LAN_MAC), CLIENT, VIP, SYN);

@@ -1,11 +1,13 @@
 //! Packets for real servers in other packets, and errors about those.
 
+use std::net::Ipv4Addr;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::engine::tell;
 use crate::snapshot::MssClamp;
-use crate::wire::tunnel::Encapsulation;
+use crate::wire::tunnel::{Encapsulation, Outer};
 
 /// The router's own address, which outer packets are from.
 const OWN: u32 = 0x0A00_00FE;
@@ -21,9 +23,13 @@ const ALL: [Encapsulation; 5] = [
     Encapsulation::Gue { port: 5555, checksum: true },
 ];
 
+fn overhead(encapsulation: Encapsulation) -> u16 {
+    encapsulation.overhead(&Outer::Four { source: OWN, destination: SERVER })
+}
+
 fn rig(protocol: Protocol, encapsulation: Encapsulation, mss_clamp: Option<MssClamp>) -> Rig {
     let mut rig = Rig::new(protocol, Mode::Tunnel, &[1]);
-    rig.spec.tunnel = TunnelSpec { encapsulation, source: Some(OWN), mss_clamp };
+    rig.spec.tunnel = TunnelSpec { encapsulation, source: Some(Ipv4Addr::from(OWN).into()), mss_clamp };
     rig.publish();
     rig
 }
@@ -205,7 +211,7 @@ fn what_is_too_long_with_the_headers_is_told_what_would_fit() {
     for encapsulation in ALL {
         let rig = rig(Protocol::Tcp, encapsulation, None);
         rig.push(WAN, &mut from_client(SYN));
-        let fits = 1500 - usize::from(encapsulation.overhead());
+        let fits = 1500 - usize::from(overhead(encapsulation));
         for known in [SYN, ACK] {
             // On the long way at first, then on the short one.
             assert_eq!(rig.push(WAN, &mut from_client(known)), Verdict::Forward(LAN));
@@ -281,7 +287,7 @@ fn an_error_about_the_outer_packet_is_told_as_one_about_the_clients() {
         let sent = segment(1000, true);
         let mut outer = sent.clone();
         rig.push(WAN, &mut outer);
-        let overhead = usize::from(encapsulation.overhead());
+        let overhead = usize::from(overhead(encapsulation));
         let (inside, before) = (hop(&sent), (rig.connections(), rig.live(1)));
         for length in [overhead + 28, 548, outer.len() - 14] {
             let quote = &outer[14..14 + length];
