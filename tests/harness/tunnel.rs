@@ -1,13 +1,16 @@
 //! Real servers at the end of a tunnel.
 //!
-//! The kernel here may have neither `ipip` nor `gre` nor `fou`, so a small program does what they do (`python/untunnel.py`): it shares
+//! The kernel here may have neither `ipip` nor `sit`, `ip6_tunnel`, `gre` and `fou`, so a small program does what they do (`python/untunnel.py`): it shares
 //! no code with what is tested.
+
+use std::fmt::Display;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
     cluster::Cluster,
     config::Service,
+    ipv6::switch_on,
     netns::Namespace,
     process::Daemon,
     python::{PYTHON, with_devices},
@@ -44,13 +47,18 @@ impl Kind {
         }
     }
 
-    /// Bytes of the headers around a packet.
+    /// Bytes of the headers around a packet, over IPv4.
     pub fn overhead(self) -> usize {
         match self {
             Kind::Ipip => 20,
             Kind::Gre => 28,
             Kind::Gue(_) => 32,
         }
+    }
+
+    /// The same over IPv6, whose header has 20 more.
+    pub fn overhead_over_ipv6(self) -> usize {
+        self.overhead() + 20
     }
 
     /// The line of a service's configuration.
@@ -75,7 +83,9 @@ impl End {
         // A kernel that has these protocols, but no device up for them, would say so beside the program.
         machine.nft(
             "table ip untunnel {\nchain out {\ntype filter hook output priority 0;\n\
-             icmp type destination-unreachable icmp code { 2, 3 } drop\n}\n}\n",
+             icmp type destination-unreachable icmp code { 2, 3 } drop\n}\n}\n\
+             table ip6 untunnel {\nchain out {\ntype filter hook output priority 0;\n\
+             icmpv6 type { destination-unreachable, parameter-problem } drop\n}\n}\n",
         )?;
         let program = with_devices(machine.state(), "untunnel.py", include_str!("python/untunnel.py"))?;
         let port = if let Kind::Gue(port) = kind { port } else { 0 };
@@ -97,6 +107,13 @@ impl End {
         cluster.real_servers.iter().map(|server| End::start(server, kind)).collect()
     }
 
+    /// The same, where packets inside may be of IPv6.
+    pub fn of_all_for_both(cluster: &Cluster, kind: Kind) -> Result<Vec<End>> {
+        let ends = End::of_all(cluster, kind)?;
+        cluster.real_servers.iter().try_for_each(|server| switch_on(server, "untun0"))?;
+        Ok(ends)
+    }
+
     /// Fails if something has come that it could not take apart.
     pub fn check(&mut self) -> Result<()> {
         self.0.check_running()?;
@@ -112,7 +129,7 @@ pub fn through(service: Service, kind: Kind) -> Service {
 }
 
 /// What a machine believes the path MTU to an address to be, if it has learnt one.
-pub fn path_mtu(machine: &Namespace, address: &str) -> Result<Option<u64>> {
+pub fn path_mtu(machine: &Namespace, address: impl Display) -> Result<Option<u64>> {
     let route = machine.ip_json(&format!("route get {address}"))?;
     let metrics = &route.get(0).context("no route")?["metrics"];
     Ok(metrics.get(0).and_then(|metrics| metrics["mtu"].as_u64()))

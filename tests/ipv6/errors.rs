@@ -133,7 +133,7 @@ fn wait_down(router: &harness::router::Router, index: usize) -> Result<()> {
 const FAR: &str = "2001:db8:f::2";
 
 /// A machine behind the client, the way to which is narrower than all before.
-fn behind_the_client(cluster: &Cluster, mtu: u16) -> Result<Namespace> {
+pub(crate) fn behind_the_client(cluster: &Cluster, mtu: u16) -> Result<Namespace> {
     let Cluster { client, router, real_servers, .. } = cluster;
     let far = Namespace::create(cluster.state(), "far")?;
     client.ip(&format!("link add far0 mtu {mtu} type veth peer name eth0 netns {}", far.name()))?;
@@ -154,7 +154,7 @@ fn behind_the_client(cluster: &Cluster, mtu: u16) -> Result<Namespace> {
     Ok(far)
 }
 
-fn assert_downloaded(from: &Namespace) -> Result<()> {
+pub(crate) fn assert_downloaded(from: &Namespace) -> Result<()> {
     let mut download = client::start_download(from, vip(80), "100m", "download")?;
     ensure!(download.wait(PATIENCE)?.success(), "{}", download.log());
     let bytes = std::fs::read(from.state().file("download"))?;

@@ -4,6 +4,7 @@ mod errors;
 mod operation;
 mod pieces;
 mod traffic;
+mod tunnels;
 
 use std::net::{SocketAddr, UdpSocket};
 

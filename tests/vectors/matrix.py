@@ -5,7 +5,7 @@ changes nothing else is so checked of all modes by the same packets.
 """
 
 from scapy.layers.inet import GRE, ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR
-from scapy.layers.inet6 import (ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem, ICMPv6TimeExceeded, IPv6ExtHdrDestOpt,
+from scapy.layers.inet6 import (ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem, ICMPv6TimeExceeded, IPv6, IPv6ExtHdrDestOpt,
                                 IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, PadN)
 from scapy.layers.l2 import Ether
 from scapy.layers.sctp import (SCTP, SCTPChunkAbort, SCTPChunkCookieAck, SCTPChunkCookieEcho, SCTPChunkData, SCTPChunkHeartbeatReq,
@@ -80,13 +80,16 @@ class Dr(Mode):
 
 
 class Tunnel(Mode):
-    """As direct routing, but in another packet: RFC 2003, RFC 2784, draft-ietf-intarea-gue."""
+    """As direct routing, but in another packet: RFC 2003, RFC 2473, RFC 4213, RFC 2784, draft-ietf-intarea-gue. Of IPv6 in IPv6, and of clients of
+    IPv6 by GUE, there is none here: what spreads them, flow label and source port, is of a keyed hash."""
 
     has_replies = False
 
-    def __init__(self, name, protocol, vip, headers):
-        super().__init__(name, FOUR)
-        self.protocol, self.vip, self.headers = protocol, vip, headers
+    def __init__(self, name, vip, protocol=None, headers=None, inside=FOUR, outside=FOUR):
+        super().__init__(name, inside)
+        self.name, self.vip, self.headers, self.over = name, vip, headers, outside
+        self.protocol = protocol or {IP: 4, IPv6: 41}[inside.packet]
+        self.far_hop = mac(outside.server)
 
     def near(self, layer):
         return (self.family.client, CLIENT_PORT), (self.vip, PORTS[layer][0])
@@ -95,24 +98,40 @@ class Tunnel(Mode):
         return self.near(layer)
 
     def outside(self, packet, layer):
-        # RFC 6864 leaves the number to us, unless two packets at a time have the same one; and sources' ports to who sends. Both are a
-        # multiplicative hash of the client, so that all routers choose alike.
-        client = int.from_bytes(bytes(map(int, self.family.client.split(".")))) | CLIENT_PORT << 32
-        who = (client * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 48
-        number = packet.id ^ who ^ (packet.frag * 0x9E37 & 0xFFFF)
-        # RFC 2003, section 3.1; RFC 6040, section 4.1, normal mode.
-        outer = IP(src="10.0.0.1", dst=self.family.server, ttl=64, id=max(number, 1), proto=self.protocol, tos=packet.tos,
-                   flags="DF" if packet.flags.DF else 0)
-        return outer / self.headers(0xC000 | who) / packet if self.headers else outer / packet
+        # Source ports and flow labels are of who sends: a multiplicative hash of the client, so that all routers choose alike.
+        who = 0
+        if self.family is FOUR:
+            client = int.from_bytes(bytes(map(int, self.family.client.split(".")))) | CLIENT_PORT << 32
+            who = (client * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 44
+        # RFC 6040, section 4.1, normal mode.
+        traffic_class = packet.tos if self.family is FOUR else packet.tc
+        if self.over is SIX:
+            outer = IPv6(src="2001:db8:a::1", dst=SIX.server, hlim=64, nh=self.protocol, tc=traffic_class, fl=who)
+        else:
+            # RFC 2003, section 3.1; RFC 4213, section 3.2.1: all that is sent here is short enough.
+            outer = IP(src="10.0.0.1", dst=FOUR.server, ttl=64, id=max(self.number(packet, who >> 4), 1), proto=self.protocol,
+                       tos=traffic_class, flags="DF" if self.family is FOUR and packet.flags.DF else 0)
+        return outer / self.headers(self.family, 0xC000 | who >> 4) / packet if self.headers else outer / packet
+
+    def number(self, packet, who):
+        """RFC 6864 leaves it to us, unless two packets at a time have the same one."""
+        if self.family is FOUR:
+            return packet.id ^ who ^ (packet.frag * 0x9E37 & 0xFFFF)
+        hashed, begins = 0, bytes(packet)[:64]
+        for at in range(0, len(begins), 8):
+            product = (hashed ^ int.from_bytes(begins[at:at + 8].ljust(8, b"\0"))) * 0x9E3779B97F4A7C15
+            hashed = (product ^ product >> 64) & (1 << 64) - 1
+        return hashed >> 32 & 0xFFFF
 
 
 def gue(checksum):
-    """UDP, and GUE's first word: variant 0, no flags, IPv4 inside. Without a checksum, as UDP may be of IPv4."""
-    return lambda port: UDP(sport=port, dport=6080, **({} if checksum else {"chksum": 0})) / Raw(b"\0\x04\0\0")
+    """UDP, and GUE's first word: variant 0, no flags, IPv4 or IPv6 inside. Without a checksum, as a tunnel's UDP may be."""
+    word = {FOUR: b"\0\x04\0\0", SIX: b"\0\x29\0\0"}
+    return lambda family, port: UDP(sport=port, dport=6080, **({} if checksum else {"chksum": 0})) / Raw(word[family])
 
 
 def gre(checksum):
-    return lambda _: GRE(proto=0x0800, chksum_present=int(checksum))
+    return lambda family, _: GRE(proto={FOUR: 0x0800, SIX: 0x86DD}[family], chksum_present=int(checksum))
 
 
 class Fullnat(Mode):
@@ -162,9 +181,17 @@ class Snat(Mode):
 
 MODES = [
     Mode("nat", FOUR), Dr("dr", FOUR),
-    Tunnel("tunnel-ipip", 4, "192.0.2.10", None),
-    Tunnel("tunnel-gre", 47, "192.0.2.11", gre(False)), Tunnel("tunnel-gre-checksum", 47, "192.0.2.12", gre(True)),
-    Tunnel("tunnel-gue", 17, "192.0.2.13", gue(False)), Tunnel("tunnel-gue-checksum", 17, "192.0.2.14", gue(True)),
+    Tunnel("tunnel-ipip", "192.0.2.10"),
+    Tunnel("tunnel-gre", "192.0.2.11", 47, gre(False)), Tunnel("tunnel-gre-checksum", "192.0.2.12", 47, gre(True)),
+    Tunnel("tunnel-gue", "192.0.2.13", 17, gue(False)), Tunnel("tunnel-gue-checksum", "192.0.2.14", 17, gue(True)),
+    Tunnel("tunnel-4in6-ipip", "192.0.2.15", outside=SIX),
+    Tunnel("tunnel-4in6-gre", "192.0.2.16", 47, gre(False), outside=SIX),
+    Tunnel("tunnel-4in6-gre-checksum", "192.0.2.17", 47, gre(True), outside=SIX),
+    Tunnel("tunnel-4in6-gue", "192.0.2.18", 17, gue(False), outside=SIX),
+    Tunnel("tunnel-4in6-gue-checksum", "192.0.2.19", 17, gue(True), outside=SIX),
+    Tunnel("tunnel-6in4-ipip", "2001:db8::15", inside=SIX),
+    Tunnel("tunnel-6in4-gre", "2001:db8::16", 47, gre(False), inside=SIX),
+    Tunnel("tunnel-6in4-gre-checksum", "2001:db8::17", 47, gre(True), inside=SIX),
     Fullnat("fullnat", FOUR), Fullnat("fullnat", SIX),
     Routed("routed", FOUR), Routed("routed", SIX),
     Snat("snat", FOUR),

@@ -1,12 +1,14 @@
-"""What tunl0, gre0 and a port of fou are to a real server: takes packets out of packets and gives them to Linux.
+"""What tunl0, sit0, ip6tnl0, gre0 and a port of fou are to a real server: takes packets out of packets and gives them to Linux.
 
 A kernel may have been built without these. Here Linux puts outer fragments together and checks outer UDP checksums, then this
-program takes the headers off by the RFCs, and a TUN device is where the packets inside come in. What is wrong is counted, not passed.
+program takes the headers off by the RFCs, and a TUN device is where the packets inside come in: IPv4 and IPv6, whichever is around
+them. What is wrong is counted, not passed.
 
     untunnel.py ipip|gre|gue PORT DEVICE
 """
 
 import os
+import select
 import socket
 import struct
 import sys
@@ -14,6 +16,8 @@ import sys
 from tuntap import TUN, open_device
 
 SO_RCVBUFFORCE = 33
+UDP_NO_CHECK6_RX = 102
+IPV4_INSIDE, GRE, IPV6_INSIDE = 4, 47, 41
 
 
 def sum_of(data):
@@ -25,43 +29,61 @@ def sum_of(data):
     return total
 
 
-def from_ipip(packet):
-    """A raw socket gives the outer IP header, too."""
-    return packet[(packet[0] & 15) * 4 :]
-
-
-def from_gre(packet):
-    payload = from_ipip(packet)
+def from_gre(payload):
+    """Flags and version, then what is inside."""
     flags, protocol = struct.unpack_from("!HH", payload)
-    if protocol != 0x0800 or flags & ~0x8000:
-        return None
-    if flags & 0x8000:
-        return payload[8:] if sum_of(payload) == 0xFFFF else None
-    return payload[4:]
+    if flags & ~0x8000:
+        return None, None
+    if flags & 0x8000 and sum_of(payload) != 0xFFFF:
+        return None, None
+    return {0x0800: 4, 0x86DD: 6}.get(protocol), payload[8 if flags & 0x8000 else 4 :]
 
 
 def from_gue(payload):
-    """Variant 0, no control, no options, IPv4 inside, no flags."""
-    return payload[4:] if payload[:4] == b"\0\4\0\0" else None
+    """Variant 0, no control, no options, IPv4 or IPv6 inside, no flags."""
+    return {b"\0\x04\0\0": 4, b"\0\x29\0\0": 6}.get(payload[:4]), payload[4:]
+
+
+def outer_sockets(kind, port):
+    """Each with what takes the packet inside out of what it gives, and says of which version it is to be."""
+    for family, version in [(socket.AF_INET, 4), (socket.AF_INET6, 6)]:
+        if kind == "gue":
+            outer = socket.socket(family, socket.SOCK_DGRAM)
+            if version == 6:
+                outer.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                outer.setsockopt(socket.IPPROTO_UDP, UDP_NO_CHECK6_RX, 1)
+            outer.bind(("", port))
+            yield outer, from_gue
+            continue
+        # A raw socket of IPv4 gives the outer IP header, too.
+        skip = (lambda packet: packet[(packet[0] & 15) * 4 :]) if version == 4 else (lambda payload: payload)
+        for protocol, inside in {"ipip": [(IPV4_INSIDE, 4), (IPV6_INSIDE, 6)], "gre": [(GRE, None)]}[kind]:
+            take_out = (lambda data, skip=skip, inside=inside: (inside, skip(data))) if inside else (
+                lambda data, skip=skip: from_gre(skip(data)))
+            yield socket.socket(family, socket.SOCK_RAW, protocol), take_out
+
+
+def is_good(version, packet):
+    """Of the version that its number says, and of IPv4 with a right sum."""
+    if not packet or packet[0] >> 4 != version:
+        return False
+    return version == 6 or sum_of(packet[: (packet[0] & 15) * 4]) == 0xFFFF
 
 
 def main():
     kind, port, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    if kind == "gue":
-        outer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        outer.bind(("0.0.0.0", port))
-    else:
-        outer = socket.socket(socket.AF_INET, socket.SOCK_RAW, {"ipip": 4, "gre": 47}[kind])
-    outer.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
-    take_out = {"ipip": from_ipip, "gre": from_gre, "gue": from_gue}[kind]
+    sockets = dict(outer_sockets(kind, port))
+    for outer in sockets:
+        outer.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
     tun = open_device(name, TUN)
     print("ready", flush=True)
     while True:
-        inside = take_out(outer.recv(65535))
-        if inside and sum_of(inside[: (inside[0] & 15) * 4]) == 0xFFFF:
-            os.write(tun, inside)
-        else:
-            print("not understood", flush=True)
+        for outer in select.select(list(sockets), [], [])[0]:
+            version, packet = sockets[outer](outer.recv(65535))
+            if is_good(version, packet):
+                os.write(tun, packet)
+            else:
+                print("not understood", flush=True)
 
 
 main()
