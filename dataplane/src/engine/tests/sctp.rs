@@ -1,5 +1,7 @@
 //! SCTP through the engine: packets are made here, with checksums bit by bit.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::wire::sctp::Event;
 
@@ -90,6 +92,145 @@ fn an_association_by_direct_routing() {
         assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
         assert_eq!(frame, sctp((server_mac(1), LAN_MAC), CLIENT, VIP, 63, chunk));
         assert_eq!(rig.connections()[0].2, state);
+    }
+}
+
+/// The server gets the client's packet in another one, with a hop less.
+#[test]
+fn an_association_by_a_tunnel() {
+    let mut rig = Rig::new(Protocol::Sctp, Mode::Tunnel, &[1]);
+    rig.spec.tunnel.source = Some(u32::from(*socket(ROUTER).ip()));
+    rig.publish();
+    for (chunk, state) in
+        [(INIT, State::Init1), (COOKIE_ECHO, State::Established), (SHUTDOWN, State::ShutdownReceived)]
+    {
+        let mut frame = from_client(chunk);
+        assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
+        assert_eq!((&frame[..12], frame[23]), (&[server_mac(1), LAN_MAC].concat()[..], 4));
+        let inside = sctp((server_mac(1), LAN_MAC), CLIENT, VIP, 63, chunk);
+        assert_eq!(frame[34..70], inside[14..50]);
+        assert_eq!(rig.connections()[0].2, state);
+    }
+}
+
+/// Both ports become others, and the checksum with each.
+#[test]
+fn an_association_by_full_nat() {
+    let rig = fullnat::rig(Protocol::Sctp, 1);
+    let (local, server) = (fullnat::LOCAL, fullnat::SERVER);
+    for (inward, chunk, state) in [
+        (true, INIT, State::Init1),
+        (false, INIT_ACK, State::CookieSent),
+        (true, COOKIE_ECHO, State::CookieReplied),
+        (false, COOKIE_ACK, State::Established),
+        (true, DATA, State::Established),
+    ] {
+        let (port, to, mut frame, expected) = if inward {
+            (WAN, LAN, from_client(chunk), sctp((server_mac(1), LAN_MAC), local, server, 63, chunk))
+        } else {
+            let frame = sctp((LAN_MAC, CLIENT_MAC), server, local, 64, chunk);
+            (LAN, WAN, frame, sctp((CLIENT_MAC, WAN_MAC), VIP, CLIENT, 63, chunk))
+        };
+        assert_eq!(rig.push(port, &mut frame), Verdict::Forward(to), "{state}");
+        assert_eq!(frame, expected, "{state}");
+        assert_eq!(rig.connections()[0].2, state);
+    }
+}
+
+#[test]
+fn a_service_of_all_ports_has_an_association_for_each() {
+    let mut rig = Rig::new(Protocol::Sctp, Mode::Nat, &[1]);
+    rig.spec.address.set_port(0);
+    rig.spec.dests[0].address.set_port(0);
+    rig.publish();
+    for port in [3868, 5060] {
+        let (virtual_, server) = (format!("192.0.2.10:{port}"), format!("10.0.0.1:{port}"));
+        for chunk in [INIT, COOKIE_ECHO] {
+            let mut frame = sctp((WAN_MAC, CLIENT_MAC), CLIENT, &virtual_, 64, chunk);
+            assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
+            assert_eq!(frame, sctp((server_mac(1), LAN_MAC), CLIENT, &server, 63, chunk));
+        }
+        let mut reply = sctp((LAN_MAC, CLIENT_MAC), &server, CLIENT, 64, COOKIE_ACK);
+        assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN));
+        assert_eq!(reply, sctp((CLIENT_MAC, WAN_MAC), &virtual_, CLIENT, 63, COOKIE_ACK));
+    }
+    assert_eq!(rig.connections().len(), 2);
+    let other = "192.0.2.10:2905";
+    let mut data = sctp((WAN_MAC, CLIENT_MAC), CLIENT, other, 64, DATA);
+    assert_eq!(rig.push(WAN, &mut data), Verdict::Punt(Punt::NoConnection));
+}
+
+/// Has a client begin an association; its server, if there is one.
+fn begin(rig: &Rig, client: &str) -> Option<usize> {
+    match rig.push(WAN, &mut sctp((WAN_MAC, CLIENT_MAC), client, VIP, 64, INIT)) {
+        Verdict::Forward(_) => {}
+        Verdict::Drop(Drop::NoServer) => return None,
+        other => panic!("{client}: {other:?}"),
+    }
+    let of_client = |&(known, _, state): &(SocketAddrV4, usize, State)| {
+        known == socket(client) && state != State::Template
+    };
+    rig.connections().into_iter().find(of_client).map(|(_, server, _)| server)
+}
+
+#[test]
+fn a_client_comes_back_to_its_server() {
+    let mut rig = Rig::new(Protocol::Sctp, Mode::Nat, &[1, 1]);
+    rig.spec.persistence = Some(Persistence { seconds: 300, prefix: 32, expire_quiescent: false });
+    rig.publish();
+    let server = begin(&rig, "198.51.100.7:40000");
+    for port in 40001..40010 {
+        assert_eq!(begin(&rig, &format!("198.51.100.7:{port}")), server);
+    }
+    assert_eq!(begin(&rig, "198.51.100.8:40000"), server.map(|server| 3 - server), "round robin");
+    let templates: u32 = rig.spec.dests.iter().map(|dest| dest.gauge.templates()).sum();
+    assert_eq!(templates, 2);
+}
+
+/// An association counts from its INIT on, as long as it is known.
+#[test]
+fn a_full_server_gets_no_association() {
+    let mut rig = Rig::new(Protocol::Sctp, Mode::Nat, &[1, 1]);
+    for dest in &mut rig.spec.dests {
+        dest.limits = Some(Limits { upper: 2, lower: 2 });
+    }
+    rig.publish();
+    for port in 0..4 {
+        assert!(begin(&rig, &format!("198.51.100.7:{}", 40_000 + port)).is_some());
+    }
+    assert_eq!([rig.live(1), rig.live(2)], [(0, 2), (0, 2)]);
+    assert_eq!(begin(&rig, "198.51.100.7:50000"), None);
+    // One is refused by its server, and forgotten.
+    let (client, server, _) = rig.connections()[0];
+    let from = format!("10.0.0.{server}:8080");
+    let mut abort = sctp((LAN_MAC, CLIENT_MAC), &from, &client.to_string(), 64, ABORT);
+    assert_eq!(rig.push(LAN, &mut abort), Verdict::Forward(WAN));
+    rig.wait(65);
+    rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
+    assert!(begin(&rig, "198.51.100.7:50000").is_some());
+}
+
+proptest! {
+    /// Whatever the two say, in whatever order, each gets what the other has sent it, as if it had been sent to it.
+    #[test]
+    fn whatever_is_said_arrives_as_it_was_made(
+        said in prop::collection::vec((any::<bool>(), 0u8..=15), 1..40),
+        full in any::<bool>(),
+    ) {
+        let rig = if full { fullnat::rig(Protocol::Sctp, 1) } else { Rig::new(Protocol::Sctp, Mode::Nat, &[1]) };
+        let (near, server) = (if full { fullnat::LOCAL } else { CLIENT }, "10.0.0.1:8080");
+        rig.push(WAN, &mut from_client(INIT));
+        for (inward, chunk) in said {
+            let (port, to, mut frame, expected) = if inward {
+                (WAN, LAN, from_client(chunk), sctp((server_mac(1), LAN_MAC), near, server, 63, chunk))
+            } else {
+                let frame = sctp((LAN_MAC, CLIENT_MAC), server, near, 64, chunk);
+                (LAN, WAN, frame, sctp((CLIENT_MAC, WAN_MAC), VIP, CLIENT, 63, chunk))
+            };
+            prop_assert_eq!(rig.push(port, &mut frame), Verdict::Forward(to));
+            prop_assert_eq!(frame, expected);
+            prop_assert_eq!(rig.connections().len(), 1);
+        }
     }
 }
 
