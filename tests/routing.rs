@@ -118,6 +118,11 @@ fn real_servers_reach_the_outside_from_a_pool_of_addresses() -> Result<()> {
         ensure!(client::get(client, vip(80), 6)?.total() == 6);
         let text = router.rvs("list --counters").run()?;
         ensure!(text.contains(" mappings of source NAT"), "{text}");
+        let text = router.rvs("list --snat").run()?;
+        for server in ["10.0.0.11 ", "10.0.0.12 ", "10.0.0.13 "] {
+            let has = |line: &str| line.trim_start().starts_with(server) && line.contains(" 192.0.2.50 ");
+            ensure!(text.lines().any(has), "{text}");
+        }
         ensure!(
             machine.addresses("wan")?.contains(&"192.0.2.50/32".to_owned()),
             "{:?}",

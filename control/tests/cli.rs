@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rvs::admin::{self, Backend, Connections, Order, api, capture, explain, upgrade};
+use rvs::admin::{self, Backend, Connections, Order, Pools, api, capture, explain, upgrade};
 use rvs::events::{Events, Kind};
 use rvs::metrics::Format;
 
@@ -41,6 +41,7 @@ impl Backend for Router {
             flags: Vec::new(),
             mode: "nat".to_owned(),
             one_packet: false,
+            helper: None,
             persistence: None,
             tunnel: None,
             withdrawn: None,
@@ -67,6 +68,15 @@ impl Backend for Router {
     async fn counters(&self) -> anyhow::Result<api::Counters> {
         let table = api::Table { slots: 4096, connections: 52 };
         Ok(api::Counters { generation: 1, table, mappings: 0, workers: Vec::new(), ports: Vec::new() })
+    }
+
+    async fn snat(&self) -> anyhow::Result<Pools> {
+        let (inside, outside) = ("10.0.0.11".parse()?, "192.0.2.50".parse()?);
+        let host = api::SnatHost { inside, outside, blocks: 3, tcp: 12, udp: 700, icmp: 1 };
+        let inside = vec!["10.0.0.0/24".to_owned(), "10.1.0.0/16".to_owned()];
+        let pool =
+            api::SnatPool { inside, outside: vec![outside], mappings: 713, room: 65_536, hosts: vec![host] };
+        Ok(Box::new(|| vec![pool]))
     }
 
     async fn metrics(&self, _: Format) -> anyhow::Result<String> {

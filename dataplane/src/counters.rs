@@ -109,7 +109,7 @@ named! {
         PuntFull = "punt_full",
         /// The device has left no room in front of the packet for a tunnel's headers.
         NoHeadroom = "no_headroom",
-        /// From a host that source NAT hides, of no mapping, and begins none: TCP without SYN, a fragment, a protocol without ports, the answer to a ping; or on another port than leads back to it.
+        /// From a host that source NAT hides, of no mapping, and begins none: TCP without SYN, SCTP, a protocol without ports, the answer to a ping; or on another port than leads back to it.
         SnatNone = "snat_none",
         /// From a host that source NAT hides: it has all ports that it may have, or the pool has none left.
         SnatFull = "snat_full",
@@ -343,6 +343,8 @@ pub struct WorkerCounters {
     pub held: Counter,
     /// How many wait now: what of the received is not counted elsewhere yet.
     pub waiting: Counter,
+    /// Replies 227 of FTP servers that name neither the virtual address nor could be made to. Each is counted elsewhere as well.
+    pub ftp_unchanged: Counter,
     /// Packets handed to Linux, by [`Punt`].
     pub punted: [Counter; Punt::ALL.len()],
     /// Packets dropped, by [`Drop`].

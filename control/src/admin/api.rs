@@ -61,6 +61,9 @@ pub struct Service {
     /// How clients come back to their servers, if they do.
     #[serde(default)]
     pub persistence: Option<Persistence>,
+    /// The protocol whose further connections are let through, if there is one: `ftp`.
+    #[serde(default)]
+    pub helper: Option<String>,
     /// How packets are put into others with mode `tunnel`, as `ipvsadm --tun-info` shows it: `ipip`, `gre:-c`, `gue:6080:+c`.
     #[serde(default)]
     pub tunnel: Option<String>,
@@ -368,6 +371,38 @@ pub struct Counters {
     pub ports: Vec<Port>,
 }
 
+/// A pool of source NAT, and who has ports of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnatPool {
+    /// Networks inside, as `10.0.0.0/24`.
+    pub inside: Vec<String>,
+    /// Addresses of the pool.
+    pub outside: Vec<Ipv4Addr>,
+    /// Mappings that there are.
+    pub mappings: u64,
+    /// Mappings that there is room for.
+    pub room: u64,
+    /// Hosts with mappings, by their addresses.
+    pub hosts: Vec<SnatHost>,
+}
+
+/// A host inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnatHost {
+    /// Its address.
+    pub inside: Ipv4Addr,
+    /// The address of the pool that others see.
+    pub outside: Ipv4Addr,
+    /// Blocks of ports that are its own.
+    pub blocks: u32,
+    /// Mappings of TCP.
+    pub tcp: u32,
+    /// Mappings of UDP.
+    pub udp: u32,
+    /// Mappings of pings.
+    pub icmp: u32,
+}
+
 /// How a port spreads packets over the workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
@@ -502,6 +537,9 @@ pub struct Worker {
     pub waiting: u64,
     /// Fragments that have had to wait.
     pub held: u64,
+    /// Replies 227 of FTP servers that name neither the virtual address nor could be made to.
+    #[serde(default)]
+    pub ftp_unchanged: u64,
     /// Packets from Linux sent out of a port.
     pub injected: u64,
     /// Packets from Linux that a port did not take.

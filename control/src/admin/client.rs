@@ -96,6 +96,11 @@ impl Client {
         self.json(Method::GET, "/v1/counters").await
     }
 
+    /// Pools of source NAT, and who has ports of them.
+    pub async fn snat(&self) -> anyhow::Result<Vec<api::SnatPool>> {
+        self.json(Method::GET, "/v1/snat").await
+    }
+
     /// Has the configuration file read again, or asks what that would do.
     pub async fn reload(&self, dry_run: bool) -> anyhow::Result<api::Reloaded> {
         self.json(Method::POST, if dry_run { "/v1/reload?dry_run=true" } else { "/v1/reload" }).await

@@ -4,6 +4,7 @@
 //! GET    /v1/services                            what `rvs list` shows
 //! GET    /v1/connections                         the connection table, one JSON object a line, streamed
 //! GET    /v1/counters                            what the workers count
+//! GET    /v1/snat                                pools of source NAT, and who has ports of them
 //! GET    /v1/events?since=N&run=R&follow=true    what has happened, one JSON object a line
 //! GET    /metrics                                all of that for Prometheus
 //! GET    /v1/capture?filter=host+A&seconds=10    packets as they pass, in pcapng, see [`capture::Question`]
@@ -90,6 +91,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// What the workers count.
     fn counters(&self) -> impl Future<Output = anyhow::Result<api::Counters>> + Send;
 
+    /// Pools of source NAT, and who has ports of them: a function that reads them, and may block.
+    fn snat(&self) -> impl Future<Output = anyhow::Result<Pools>> + Send;
+
     /// Reads the configuration file again and applies it, or says what that would do.
     fn reload(&self, dry_run: bool) -> impl Future<Output = anyhow::Result<api::Reloaded>> + Send;
 
@@ -141,6 +145,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
 /// The connection table, read as it is asked for.
 pub type Connections = Box<dyn Iterator<Item = api::Connection> + Send>;
+
+/// Reads pools of source NAT.
+pub type Pools = Box<dyn FnOnce() -> Vec<api::SnatPool> + Send>;
 
 /// How far a router that stops has come, until it has ended.
 pub type Departure = BoxStream<'static, api::Leaving>;
@@ -252,6 +259,7 @@ fn routes<B: Backend>() -> Vec<(&'static str, MethodRouter<B>)> {
         ),
         ("/v1/connections", get(connections::<B>).delete(changes::flush::<B>)),
         ("/v1/counters", get(counters::<B>)),
+        ("/v1/snat", get(snat::<B>)),
         ("/v1/events", get(events::events::<B>)),
         ("/v1/capture", get(capture::answer::<B>)),
         ("/v1/explain", get(explain::answer::<B>)),
@@ -281,6 +289,11 @@ async fn large<T: Serialize + Send + 'static>(answer: T) -> Result<Response, Fai
 
 async fn counters<B: Backend>(State(backend): State<B>) -> Result<Json<api::Counters>, Failed> {
     Ok(Json(backend.counters().await?))
+}
+
+async fn snat<B: Backend>(State(backend): State<B>) -> Result<Response, Failed> {
+    let read = backend.snat().await?;
+    large(tokio::task::spawn_blocking(read).await.map_err(anyhow::Error::from)?).await
 }
 
 async fn reload<B: Backend>(

@@ -29,6 +29,9 @@ pub(super) struct List {
     /// Counters of the workers: packets received, forwarded, punted and dropped, by reason
     #[arg(long)]
     counters: bool,
+    /// Mappings of source NAT, by the hosts inside
+    #[arg(long, conflicts_with_all = ["stats", "rate", "counters", "connections", "persistent_conn", "thresholds"])]
+    snat: bool,
     /// Numbers to the last digit instead of K, M, G, T
     #[arg(long)]
     exact: bool,
@@ -69,6 +72,14 @@ async fn list(args: &List) -> anyhow::Result<()> {
         match args.json {
             true => pretty(&mut out, &counters)?,
             false => list::counters(&mut out, &counters)?,
+        }
+        return Ok(out.flush()?);
+    }
+    if args.snat {
+        let pools = client.snat().await?;
+        match args.json {
+            true => pretty(&mut out, &pools)?,
+            false => list::snat(&mut out, &pools)?,
         }
         return Ok(out.flush()?);
     }

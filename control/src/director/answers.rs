@@ -1,11 +1,12 @@
 //! What the director tells the admin API: services, counters, connections.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::service::{Mode, SchedulerFlag, State};
 use dataplane::snapshot::Snapshot;
+use dataplane::snat::{Host, Snat};
 use dataplane::table::{Slot, Table, Word};
 use dataplane::worker;
 use tokio::sync::{mpsc, oneshot};
@@ -32,6 +33,7 @@ const LISTING_CHUNK: usize = 4096;
 pub(super) enum Request {
     Services(oneshot::Sender<Vec<api::Service>>),
     Counters(oneshot::Sender<api::Counters>),
+    Snat(oneshot::Sender<admin::Pools>),
     Sync(oneshot::Sender<api::Sync>),
     Metrics(oneshot::Sender<Gathered>),
     Connections(oneshot::Sender<admin::Connections>),
@@ -76,6 +78,11 @@ impl Director {
             }
             Request::Counters(reply) => {
                 let _ = reply.send(self.counters());
+            }
+            Request::Snat(reply) => {
+                let snats = self.snats.clone();
+                let read = move || snats.iter().map(|snat| pool(snat)).collect();
+                let _ = reply.send(Box::new(read));
             }
             Request::Sync(reply) => {
                 let mut sync = self.peers.describe();
@@ -200,6 +207,7 @@ impl Director {
             persistence: service
                 .persistence
                 .map(|how| api::Persistence { timeout: how.seconds, prefix: how.prefix }),
+            helper: service.helper.map(|helper| helper.name().to_owned()),
             tunnel: (service.mode == Mode::Tunnel).then(|| service.tunnel.encapsulation.to_string()),
             withdrawn: self
                 .standings
@@ -301,6 +309,7 @@ fn worker_counters(index: u32, core: usize, counters: &WorkerCounters) -> api::W
             .collect(),
         waiting: counters.waiting.get(),
         held: counters.held.get(),
+        ftp_unchanged: counters.ftp_unchanged.get(),
         injected: counters.injected.get(),
         inject_dropped: counters.inject_dropped.get(),
         connections,
@@ -308,6 +317,22 @@ fn worker_counters(index: u32, core: usize, counters: &WorkerCounters) -> api::W
         packets_out,
         bytes_in,
         bytes_out,
+    }
+}
+
+/// A pool of source NAT, which is read while it changes.
+fn pool(snat: &Snat) -> api::SnatPool {
+    let spec = snat.spec();
+    let network = |&(address, length): &(u32, u8)| format!("{}/{length}", Ipv4Addr::from(address));
+    let hosts = snat.hosts().into_iter().map(|Host { inside, outside, blocks, ports: [tcp, udp, icmp] }| {
+        api::SnatHost { inside: inside.into(), outside: outside.into(), blocks, tcp, udp, icmp }
+    });
+    api::SnatPool {
+        inside: spec.inside.iter().map(network).collect(),
+        outside: spec.outside.iter().map(|&address| address.into()).collect(),
+        mappings: snat.mappings(),
+        room: spec.mappings as u64,
+        hosts: hosts.collect(),
     }
 }
 
@@ -353,6 +378,10 @@ impl admin::Backend for Handle {
 
     async fn counters(&self) -> Result<api::Counters> {
         self.ask(Request::Counters).await
+    }
+
+    async fn snat(&self) -> Result<admin::Pools> {
+        self.ask(Request::Snat).await
     }
 
     async fn reload(&self, dry_run: bool) -> Result<api::Reloaded> {

@@ -39,6 +39,10 @@ pub fn counters(out: &mut impl Write, counters: &Counters) -> io::Result<()> {
     reasons(out, "  dropped", workers, |worker| &worker.dropped)?;
     sum(out, "  waiting fragments", &|worker| worker.waiting)?;
     sum(out, "fragments that had to wait", &|worker| worker.held)?;
+    // Nobody else has FTP.
+    if workers.iter().any(|worker| worker.ftp_unchanged > 0) {
+        sum(out, "FTP replies left unchanged", &|worker| worker.ftp_unchanged)?;
+    }
     sum(out, "injected by Linux", &|worker| worker.injected)?;
     sum(out, "  not taken by the port", &|worker| worker.inject_dropped)?;
     sum(out, "connections", &|worker| worker.connections)?;
@@ -104,6 +108,7 @@ mod tests {
             dropped: reasons(&[("bad_checksum", 5), ("ttl", 0)]),
             waiting: 1,
             held: 3,
+            ftp_unchanged: 2,
             routed: 4,
             routed_bytes: 400,
             injected: 7,
@@ -138,6 +143,7 @@ received                                 61                2               63
     bad_checksum                          5                0                5
   waiting fragments                       1                0                1
 fragments that had to wait                3                0                3
+FTP replies left unchanged                2                0                2
 injected by Linux                         7                0                7
   not taken by the port                   0                0                0
 connections                               0                0                0

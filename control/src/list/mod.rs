@@ -9,12 +9,14 @@ mod counters;
 mod explain;
 mod ports;
 mod services;
+mod snat;
 
 pub use connections::{connection, connections_header};
 pub use counters::counters;
 pub use explain::explanation;
 pub(crate) use ports::{Ports, ports};
 pub use services::{Columns, Numbers, services};
+pub use snat::snat;
 
 use crate::admin::api;
 

@@ -67,13 +67,15 @@ pub fn services(
                 let persistent =
                     service.persistence.map(|how| persistent(how, service.address)).unwrap_or_default();
                 let ops = if service.one_packet { " ops" } else { "" };
+                let helper =
+                    service.helper.as_ref().map(|helper| format!(" helper {helper}")).unwrap_or_default();
                 let shut = service.syn_flood.is_some_and(|flood| flood.shut);
                 let flood = if shut { "  SYN flood" } else { "" };
                 let ports = match service.ports.as_slice() {
                     [] => String::new(),
                     ports => format!(" ports {}", ports.join(",")),
                 };
-                writeln!(out, "{name} {scheduler}{flags}{persistent}{ops}{ports}{withdrawn}{flood}")?;
+                writeln!(out, "{name} {scheduler}{flags}{persistent}{ops}{helper}{ports}{withdrawn}{flood}")?;
             }
             Columns::Persistent | Columns::Thresholds => writeln!(out, "{name} {}", service.scheduler)?,
             Columns::Stats => numbered(out, &name, &stats(&service.stats, numbers))?,
@@ -233,6 +235,7 @@ mod tests {
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             mode: "nat".to_owned(),
             one_packet: false,
+            helper: None,
             persistence: None,
             tunnel: None,
             withdrawn: None,
@@ -335,6 +338,9 @@ TCP  [2001:db8::80]:80 mh (mh-port)
         assert!(shown(&web).contains("80 wlc persistent 60 mask 255.255.255.0\n"), "{}", shown(&web));
         web.one_packet = true;
         assert!(shown(&web).contains("80 wlc persistent 60 mask 255.255.255.0 ops\n"), "{}", shown(&web));
+        web.helper = Some("ftp".to_owned());
+        assert!(shown(&web).contains(" mask 255.255.255.0 ops helper ftp\n"), "{}", shown(&web));
+        web.helper = None;
         let address = std::mem::replace(&mut web.address, "[2001:db8::10]:80".parse().unwrap());
         for (prefix, mask) in [(128, ""), (64, " mask 64"), (32, " mask 32")] {
             web.persistence = Some(Persistence { timeout: 60, prefix });

@@ -264,7 +264,7 @@ const TRAFFIC: [Family<Stats>; 5] = [
     ),
 ];
 
-const WORK: [Family<Worker>; 10] = [
+const WORK: [Family<Worker>; 11] = [
     ("worker_polls", "Looks at a receive queue", |worker| worker.polls),
     ("worker_empty_polls", "Looks at a receive queue that found nothing", |worker| worker.empty_polls),
     ("worker_bursts", "Looks at a receive queue that found packets", |worker| worker.bursts),
@@ -283,6 +283,11 @@ const WORK: [Family<Worker>; 10] = [
     ("worker_held_fragments", "Fragments that had to wait for the first of their datagram", |worker| {
         worker.held
     }),
+    (
+        "worker_ftp_unchanged_replies",
+        "Replies 227 of FTP servers that do not name the virtual address",
+        |worker| worker.ftp_unchanged,
+    ),
     ("worker_injected_packets", "Packets of Linux that were sent out of a port", |worker| worker.injected),
     ("worker_inject_dropped_packets", "Packets of Linux that a port did not take", |worker| {
         worker.inject_dropped

@@ -48,6 +48,7 @@ fn service(protocol: &str, address: &str, servers: Vec<Server>) -> Service {
         flags: Vec::new(),
         mode: "nat".to_owned(),
         one_packet: false,
+        helper: None,
         persistence: None,
         tunnel: None,
         withdrawn: None,

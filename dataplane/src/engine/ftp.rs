@@ -76,14 +76,17 @@ impl<'a> Path<'a> {
     }
 }
 
-/// What a server says on a control connection, said of the service.
+/// What a server says on a control connection, said of the service; counts what could not be.
 #[inline(never)]
-pub(super) fn announce(packet: &Packet, dest: &Dest, frame: &mut impl Frame) {
+pub(super) fn announce(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut impl Frame) {
     let is_said = packet.direction == Direction::Out
         && packet.source_port == ftp::CONTROL
         && packet.piece == Piece::Whole;
     let range = usize::from(packet.transport)..ethernet::HEADER + usize::from(packet.length);
-    if is_said && let Some(segment) = frame.bytes_mut().get_mut(range) {
-        ftp::announce(segment, dest.four.address, dest.four.virtual_address);
+    if is_said
+        && let Some(segment) = frame.bytes_mut().get_mut(range)
+        && ftp::announce(segment, dest.four.address, dest.four.virtual_address)
+    {
+        path.engine.counters.ftp_unchanged.add(1);
     }
 }

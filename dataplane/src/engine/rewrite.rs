@@ -27,7 +27,7 @@ pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut
             Err(verdict) => return verdict,
         };
     if service.helper.is_some() {
-        ftp::announce(packet, dest, frame);
+        ftp::announce(path, packet, dest, frame);
     }
     if !write(packet, dest, inward, mode, addresses.as_ref(), frame) {
         return Verdict::Drop(Drop::BadIpHeader);

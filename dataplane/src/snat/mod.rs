@@ -14,6 +14,7 @@
 
 mod ports;
 
+use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
@@ -119,10 +120,23 @@ pub enum Refused {
     Full,
 }
 
+/// What a host inside has of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its address.
+    pub inside: u32,
+    /// The address of the pool that others see.
+    pub outside: u32,
+    /// Blocks of ports that are its own, of all classes.
+    pub blocks: u32,
+    /// Ports in use, which are its mappings: of TCP, of UDP, and identifiers of ICMP.
+    pub ports: [u32; Class::COUNT],
+}
+
 /// Source NAT with its mappings.
 pub struct Snat {
     spec: SnatSpec,
-    table: Table,
+    table: Arc<Table>,
     ports: Ports,
 }
 
@@ -136,7 +150,15 @@ impl Snat {
     /// Without mappings. Takes 1.5 MB for each address of the pool, and 32 bytes for each mapping.
     pub fn new(spec: SnatSpec, key: HashKey) -> Snat {
         let ports = Ports::new(key, spec.outside.len(), &spec.ports, spec.block, spec.limit);
-        Snat { table: Table::new(spec.mappings, key), ports, spec }
+        Snat { table: Arc::new(Table::new(spec.mappings, key)), ports, spec }
+    }
+
+    /// With the same mappings, described in another way; none if those would not fit. Whoever is not inside any more is not reached by
+    /// those that it had.
+    pub fn described(&self, spec: &SnatSpec) -> Option<Snat> {
+        let pool = |spec: &SnatSpec| (spec.outside.clone(), spec.ports.clone(), spec.block, spec.mappings);
+        let ports = (pool(spec) == pool(&self.spec)).then(|| self.ports.limited(spec.limit))?;
+        Some(Snat { spec: spec.clone(), table: self.table.clone(), ports })
     }
 
     /// What it was made of.
@@ -147,6 +169,23 @@ impl Snat {
     /// Mappings that there are.
     pub fn mappings(&self) -> u64 {
         self.ports.in_use()
+    }
+
+    /// Who has ports of the pool, by their addresses. Reads all blocks of the pool, while they change.
+    pub fn hosts(&self) -> Vec<Host> {
+        let mut hosts: BTreeMap<(u32, u8), Host> = BTreeMap::new();
+        for (class, address, inside, in_use) in self.ports.owned() {
+            let outside = self.spec.outside.get(usize::from(address)).copied().unwrap_or(0);
+            let host = hosts.entry((inside, address)).or_insert(Host {
+                inside,
+                outside,
+                blocks: 0,
+                ports: [0; Class::COUNT],
+            });
+            host.blocks += 1;
+            host.ports[class] += in_use;
+        }
+        hosts.into_values().collect()
     }
 
     fn has_inside(&self, address: u32) -> bool {
@@ -279,6 +318,12 @@ impl Snats {
         Snats { all: self.all.clone(), is_rehearsal: true }
     }
 
+    /// All of it.
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> &[Arc<Snat>] {
+        &self.all
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
@@ -310,7 +355,7 @@ impl Snats {
     pub fn from_outside(&self, now: Tick, class: Class, address: u32, port: u16) -> Option<Mapping> {
         let (snat, index) = self.all.iter().find_map(|snat| Some((snat, snat.index(address)?)))?;
         let at = Outside { address: index, port };
-        let inside = snat.ports.behind(class, at)?;
+        let inside = snat.ports.behind(class, at).filter(|inside| snat.has_inside(inside.address()))?;
         let (_, word) = snat.find(now, class, inside, Some(at))?;
         Some(snat.mapping(word))
     }

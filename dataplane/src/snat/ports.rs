@@ -8,6 +8,7 @@
 //! their parity (REQ-4), and their place in the block if that is free.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Class;
@@ -38,9 +39,9 @@ pub(super) struct Ports {
     /// Blocks of a host, at the most.
     most: usize,
     /// By class, address and port: 0, or who is behind it.
-    taken: Box<[AtomicU64]>,
+    taken: Arc<[AtomicU64]>,
     /// By class, address and block: 0, or whose it is and how many of its ports are in use.
-    owners: Box<[AtomicU64]>,
+    owners: Arc<[AtomicU64]>,
 }
 
 /// Beside the client in the word of a port that is taken: none is 0.
@@ -55,17 +56,14 @@ impl Ports {
         let blocks = count / block;
         let free = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
         let of_all = Class::COUNT * addresses * blocks;
-        let most = (usize::from(limit) / block).max(1);
-        Ports {
-            key,
-            first,
-            block,
-            blocks,
-            addresses,
-            most,
-            taken: free(of_all * block),
-            owners: free(of_all),
-        }
+        let (taken, owners) = (free(of_all * block), free(of_all));
+        Ports { key, first, block, blocks, addresses, most: 0, taken, owners }.limited(limit)
+    }
+
+    /// The same ports, with another limit for what hosts take from now on.
+    pub fn limited(&self, limit: u16) -> Ports {
+        let most = (usize::from(limit) / self.block).max(1);
+        Ports { most, taken: self.taken.clone(), owners: self.owners.clone(), ..*self }
     }
 
     /// Takes a port for a client; none if its host has all that it may have, or there is no block for it. In a rehearsal only says which
@@ -149,6 +147,16 @@ impl Ports {
     pub fn behind(&self, class: Class, outside: Outside) -> Option<Client> {
         let word = self.taken[self.place(class, outside)?].load(Ordering::Acquire);
         (word != 0).then(|| Client::new(word as u32, (word >> 32) as u16))
+    }
+
+    /// Blocks that are somebody's: by class, which of the addresses, whose, and how many of its ports are in use.
+    pub fn owned(&self) -> impl Iterator<Item = (usize, u8, u32, u32)> {
+        let of_class = (self.addresses * self.blocks).max(1);
+        self.owners.iter().enumerate().filter_map(move |(at, word)| {
+            let word = word.load(Ordering::Relaxed);
+            let address = at % of_class / self.blocks;
+            Some((at / of_class, address as u8, owner(word)?, word as u32))
+        })
     }
 
     /// How many ports are in use.

@@ -21,15 +21,18 @@ const LONGEST: usize = 128;
 const CODE: &[u8] = b"227 ";
 
 /// Has a server's segment say that this is where it listens, if it says so of its own address. A segment that is not this one line, and
-/// all of it, stays as it is; so does one that names another host, which a server has no business to.
-pub fn announce(segment: &mut [u8], server: u32, instead: u32) {
-    let Some(header) = header_length(segment) else { return };
-    let Some(line) = segment.get_mut(header..) else { return };
+/// all of it, stays as it is; so does one that names another host, which a server has no business to. Whether it is such a reply, and says
+/// something else after all.
+pub fn announce(segment: &mut [u8], server: u32, instead: u32) -> bool {
+    let Some(header) = header_length(segment) else { return false };
+    let Some(line) = segment.get_mut(header..) else { return false };
     let before = checksum::sum(line);
     if replace(line, server, instead) {
         let delta = Delta::word(before, checksum::sum(line));
         mend(segment, TCP_CHECKSUM, delta);
+        return false;
     }
+    line.starts_with(CODE) && address(line, instead).is_none()
 }
 
 fn replace(line: &mut [u8], server: u32, instead: u32) -> bool {
@@ -116,9 +119,11 @@ mod tests {
 
     fn said(line: &str, server: u32, instead: u32) -> String {
         let mut segment = segment(line.as_bytes());
-        announce(&mut segment, server, instead);
+        let is_left = announce(&mut segment, server, instead);
         assert_eq!(checksum::sum(&segment), 0xFFFF);
-        String::from_utf8(segment[20..].to_vec()).unwrap()
+        let said = String::from_utf8(segment[20..].to_vec()).unwrap();
+        assert_eq!(is_left, line.starts_with("227 ") && said == line, "{line:?}");
+        said
     }
 
     #[test]
@@ -158,6 +163,8 @@ mod tests {
         ] {
             assert_eq!(said(line, SERVER, VIP), line);
         }
+        let own = "227 Entering Passive Mode (192,0,2,10,4,1).\r\n";
+        assert!(!announce(&mut segment(own.as_bytes()), SERVER, VIP), "the server says so by itself");
         let long = format!("227 {:>129}(10,0,0,11,4,1)\r\n", "");
         assert_eq!(said(&long, SERVER, VIP), long);
     }
@@ -170,6 +177,7 @@ mod tests {
                 format!("({a},{b},{c},{d},{},{}).", port.0, port.1)
             };
             let line = format!("227 {prose}{}\r\n", six(from));
+            prop_assume!(from != to);
             let changed = said(&line, from, to);
             prop_assert!(changed.starts_with("227 ") && changed.ends_with(&format!("{}\r\n", six(to))), "{changed:?}");
             prop_assert_eq!(changed.len(), line.len());

@@ -62,6 +62,7 @@ impl Backend for Fake {
             flags: Vec::new(),
             mode: "nat".to_owned(),
             one_packet: false,
+            helper: None,
             persistence: None,
             tunnel: None,
             withdrawn: None,
@@ -83,6 +84,10 @@ impl Backend for Fake {
     }
 
     async fn counters(&self) -> anyhow::Result<api::Counters> {
+        anyhow::bail!("the director is gone")
+    }
+
+    async fn snat(&self) -> anyhow::Result<super::Pools> {
         anyhow::bail!("the director is gone")
     }
 

@@ -151,7 +151,7 @@ async fn wrong_requests_are_answered_in_json() {
             "404 Not Found",
             "no such path: /v2/services; expected one of /v1/services, /v1/services/{protocol}/{service}, \
              /v1/services/{protocol}/{service}/servers, /v1/services/{protocol}/{service}/servers/{server}, \
-             /v1/connections, /v1/counters, /v1/events, /v1/capture, /v1/explain, /metrics, /v1/reload, /v1/diff, /v1/save, \
+             /v1/connections, /v1/counters, /v1/snat, /v1/events, /v1/capture, /v1/explain, /metrics, /v1/reload, /v1/diff, /v1/save, \
              /v1/withdraw, /v1/announce, /v1/stop, /v1/sync, /v1/upgrade, /v1/openapi.json",
         ),
         ("GET /v1/reload", "", "405 Method Not Allowed", "/v1/reload does not answer to GET"),

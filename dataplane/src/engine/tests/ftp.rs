@@ -156,6 +156,13 @@ fn a_server_announces_the_virtual_address_on_its_control_connection() {
         let got = expect(Protocol::Tcp, macs, &format!("{VIRTUAL}:{port}"), CLIENT, ACK);
         assert_eq!(frame, with(got, expected), "port {port}");
     }
+    assert_eq!(rig.engine.counters.ftp_unchanged.get(), 0);
+    let short = with(
+        packet(Protocol::Tcp, LAN_MAC, &format!("10.0.0.{server}:21"), CLIENT, ACK),
+        "227 (10,0,0,1,4,1)\r\n",
+    );
+    assert_eq!(rig.push(LAN, &mut short.clone()), Verdict::Forward(WAN));
+    assert_eq!(rig.engine.counters.ftp_unchanged.get(), 1, "without prose there is no room");
 }
 
 #[test]

@@ -141,6 +141,10 @@ fn what_begins_nothing_does_not_leave() {
         pass(&rig, LAN, out(Protocol::Udp, &format!("10.0.0.5:{}", 40_000 + n), PEER, 0), WAN);
     }
     drops(out(Protocol::Udp, "10.0.0.5:9", PEER, 0), Drop::SnatFull);
+    pass(&rig, LAN, echo(LAN_MAC, 8, "10.0.0.5", "198.51.100.7", 77), WAN);
+    let (inside, outside) = (address("10.0.0.5"), address(POOL));
+    let host = crate::snat::Host { inside, outside, blocks: 3, ports: [0, 32, 1] };
+    assert_eq!(rig.snapshot.snats.all()[0].hosts(), [host]);
     // Others, inside and outside, are none of its affair.
     let mut within = packet(Protocol::Udp, LAN_MAC, INSIDE, "10.0.0.7:9", 0);
     assert_eq!(rig.push(LAN, &mut within), Verdict::Route(LAN));

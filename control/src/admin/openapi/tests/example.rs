@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::admin::{Backend, Connections, Departure, Flush, Order, Stop, api, capture, explain, upgrade};
+use crate::admin::{
+    Backend, Connections, Departure, Flush, Order, Pools, Stop, api, capture, explain, upgrade,
+};
 use crate::config;
 use crate::events::{Events, Kind};
 use crate::ids::ServiceKey;
@@ -95,6 +97,7 @@ impl Backend for Example {
             flags: self.list("sh-port".to_owned()),
             mode: "nat".to_owned(),
             one_packet: true,
+            helper: self.maybe("ftp".to_owned()),
             persistence: self.maybe(api::Persistence { timeout: 300, prefix: 32 }),
             tunnel: self.maybe("ipip".to_owned()),
             withdrawn: self.maybe("rvs stops".to_owned()),
@@ -151,6 +154,15 @@ impl Backend for Example {
             workers: vec![self.worker()],
             ports: vec![port],
         })
+    }
+
+    async fn snat(&self) -> anyhow::Result<Pools> {
+        self.there()?;
+        let (inside, outside) = ("10.0.0.11".parse()?, "192.0.2.50".parse()?);
+        let host = api::SnatHost { inside, outside, blocks: 2, tcp: 3, udp: 1, icmp: 0 };
+        let (inside, hosts) = (self.list("10.0.0.0/24".to_owned()), self.list(host));
+        let pool = api::SnatPool { inside, outside: self.list(outside), mappings: 4, room: 65_536, hosts };
+        Ok(Box::new(|| vec![pool]))
     }
 
     async fn reload(&self, dry_run: bool) -> anyhow::Result<api::Reloaded> {

@@ -234,6 +234,7 @@ async fn what_our_client_asks_is_described() {
     let (service, server) = ("udp/192.0.2.10:53".parse().unwrap(), "10.0.0.11:8080".parse().unwrap());
     client.services().await.unwrap();
     client.counters().await.unwrap();
+    client.snat().await.unwrap();
     client.reload(false).await.unwrap();
     client.reload(true).await.unwrap();
     client.diff().await.unwrap();
