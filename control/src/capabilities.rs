@@ -41,7 +41,7 @@ const LENT: [Capability; 2] = [Capability::CAP_SETUID, Capability::CAP_SETGID];
 pub fn needed(config: &Config) -> CapsHashSet {
     use Capability::*;
     let mut needed = CapsHashSet::from([CAP_NET_ADMIN, CAP_NET_RAW]);
-    let drivers = config.ports.iter().map(|port| port.device.as_str());
+    let drivers = config.devices().map(|(_, _, device)| device);
     if drivers.chain(config.eal.args.iter().map(String::as_str)).any(|text| text.contains("net_af_xdp")) {
         needed.extend([CAP_SYS_ADMIN, CAP_BPF]);
     }
@@ -117,7 +117,7 @@ pub fn enough_to_open(config: &Config) -> Result<()> {
 
 /// Whether no device takes more than what is kept. One that is absent is spoken of elsewhere.
 fn can_open(root: &Root, config: &Config) -> Result<()> {
-    let addresses = config.ports.iter().filter_map(|port| pci_address(&port.device));
+    let addresses = config.devices().filter_map(|(_, _, device)| pci_address(device));
     let mut nics = addresses.filter_map(|address| Nic::read(root, &address));
     match nics.find(|nic| !nic.is_confined(root)) {
         None => Ok(()),

@@ -1,7 +1,8 @@
-//! From the `device` of a port to what DPDK wants to hear.
+//! From the devices of a port to what DPDK wants to hear.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::slice;
 
 use crate::config::value::pci_address;
 use crate::config::{Config, Port};
@@ -25,34 +26,64 @@ pub enum Device {
     },
     /// A device that the operator's own EAL arguments create.
     Existing(String),
+    /// A bond, which RVS creates once its members are there.
+    Bond {
+        /// What DPDK will call the port.
+        name: String,
+        /// In the order of the configuration.
+        members: Vec<Device>,
+    },
 }
 
 impl Device {
     /// The device of the configuration's n-th port.
     pub fn of(config: &Config, index: usize) -> Self {
         let port = &config.ports[index];
-        let device = port.device.as_str();
+        let one = |device, number: &str| Self::one(config, port, device, number);
+        let members = port.devices.iter().enumerate();
+        match port.bond {
+            Some(_) => Device::Bond {
+                name: format!("net_bonding{index}"),
+                members: members.map(|(place, device)| one(device, &format!("{index}_{place}"))).collect(),
+            },
+            None => one(&port.devices[0], &index.to_string()),
+        }
+    }
+
+    /// A device of a port; of all virtual ones it has this number.
+    fn one(config: &Config, port: &Port, device: &str, number: &str) -> Self {
         if let Some(name) = pci_address(device) {
             Device::Pci { name, devargs: device.strip_prefix("pci:").unwrap_or(device).to_owned() }
         } else if created_by(&config.eal.args, device) {
             Device::Existing(device.to_owned())
         } else {
-            Self::virtual_device(port, index, config.workers.cores.len())
+            Self::virtual_device(device, port.mtu, number, config.workers.cores.len())
         }
     }
 
     /// The name by which DPDK knows the port.
     pub fn port_name(&self) -> &str {
         match self {
-            Device::Pci { name, .. } | Device::Virtual { name, .. } | Device::Existing(name) => name,
+            Device::Pci { name, .. }
+            | Device::Virtual { name, .. }
+            | Device::Existing(name)
+            | Device::Bond { name, .. } => name,
         }
     }
 
-    fn virtual_device(port: &Port, index: usize, workers: usize) -> Self {
-        let (driver, arguments) = port.device.split_once(',').unwrap_or((&port.device, ""));
+    /// It, or its members.
+    fn parts(&self) -> &[Device] {
+        match self {
+            Device::Bond { members, .. } => members,
+            other => slice::from_ref(other),
+        }
+    }
+
+    fn virtual_device(device: &str, mtu: u16, number: &str, workers: usize) -> Self {
+        let (driver, arguments) = device.split_once(',').unwrap_or((device, ""));
         // DPDK finds the driver by the beginning of the name; the rest has to make it unique.
         let numbered = driver.ends_with(|last: char| last.is_ascii_digit());
-        let name = if numbered { driver.to_owned() } else { format!("{driver}{index}") };
+        let name = if numbered { driver.to_owned() } else { format!("{driver}{number}") };
         let mut devargs = name.clone();
         if !arguments.is_empty() {
             let _ = write!(devargs, ",{arguments}");
@@ -67,7 +98,7 @@ impl Device {
             // The driver's default of 512 frames is 7 ms of a busy gigabit: less than a worker may be
             // scheduled away on a shared core.
             default("framecnt", 2048);
-            if port.mtu > 1900 {
+            if mtu > 1900 {
                 default("framesz", 16384);
                 default("blocksz", 16384);
             }
@@ -121,7 +152,7 @@ pub fn eal_arguments(
         }
         (Some(megabytes), _) => arguments.extend(["-m".to_owned(), megabytes.to_string()]),
     }
-    let mut pci = devices.iter().filter_map(|device| match device {
+    let mut pci = devices.iter().flat_map(Device::parts).filter_map(|device| match device {
         Device::Pci { devargs, .. } => Some(devargs),
         _ => None,
     });
@@ -183,6 +214,19 @@ mod tests {
             "net_af_xdp0,iface=eth1,start_queue=0,queue_count=2"
         );
         assert_eq!(devargs("net_null", "[1]"), "net_null0");
+    }
+
+    #[test]
+    fn a_bond_and_its_members() {
+        let bond = r#"bond = { mode = "802.3ad", members = ["01:00.1,x=1", "net_null", "net_null"] }"#;
+        let text = format!("[workers]\ncores = [1]\n[[port]]\nname = \"wan\"\n{bond}\n");
+        let config = crate::config::parse(Path::new("x.toml"), text.into_bytes()).unwrap();
+        let device = Device::of(&config, 0);
+        let names: Vec<&str> = device.parts().iter().map(Device::port_name).collect();
+        assert_eq!(names, ["0000:01:00.1", "net_null0_1", "net_null0_2"]);
+        assert_eq!(device.port_name(), "net_bonding0");
+        let arguments = eal_arguments(&config, &[device], &[0], &BTreeSet::new()).join(" ");
+        assert!(arguments.contains("-a 01:00.1,x=1") && !arguments.contains("--no-pci"), "{arguments}");
     }
 
     #[test]

@@ -50,9 +50,9 @@ pub(crate) fn of_kept_table(config: &Config) -> u64 {
 
 /// The NUMA nodes with memory that the NICs of a configuration are on; none on a machine that does not say.
 pub(crate) fn nodes_of_nics(root: &Root, config: &Config) -> BTreeSet<usize> {
-    let node = |port: &crate::config::Port| Nic::read(root, &pci_address(&port.device)?)?.node;
+    let node = |(_, _, device): (usize, String, &str)| Nic::read(root, &pci_address(device)?)?.node;
     let has_memory = |node: &usize| root.exists(&format!("/sys/devices/system/node/node{node}/hugepages"));
-    config.ports.iter().filter_map(node).filter(has_memory).collect()
+    config.devices().filter_map(node).filter(has_memory).collect()
 }
 
 /// Where memory is wanted: on those nodes, or on the first.

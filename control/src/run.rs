@@ -20,6 +20,7 @@ use dataplane::counters::{Punt, WorkerCounters};
 use dataplane::engine::reset::reset;
 use dataplane::engine::{Verdict, fragments, tell, tunnel_errors};
 use dataplane::exchange::Exchange;
+use dataplane::fib::PortIndex;
 use dataplane::table::Table;
 use dataplane::worker::{self, Worker};
 use dpdk::{Eal, Queues};
@@ -232,14 +233,14 @@ struct Doors {
 /// Takes the devices for this process, or says which another RVS has.
 fn claims(config: &Config) -> Result<Vec<Claim>> {
     let mut claims = Vec::new();
-    for (index, port) in config.wires().iter().enumerate() {
-        let Some(identity) = identity(&port.device) else { continue };
+    for (_, key, device) in config.devices() {
+        let Some(identity) = identity(device) else { continue };
         match Claim::take(&identity).with_context(|| format!("cannot claim {identity}"))? {
             Some(claim) => claims.push(claim),
             None => {
                 let message =
                     format!("another rvs has {identity}; stop it first, or give this one another device");
-                return Err(config.error(&format!("port[{index}].device"), message).into());
+                return Err(config.error(&key, message).into());
             }
         }
     }
@@ -268,13 +269,12 @@ async fn with_eal(
     let ipv6 = config.first_ipv6().is_some();
     for (index, device) in devices.iter().enumerate() {
         let (name, mtu) = (&config.ports[index].name, config.ports[index].mtu);
-        let is_awaited = machine.lacks(&config.ports[index].device);
-        let open = ports::open(&config, index, device, is_awaited, eal, &mut pools)?;
-        let Open { port, queues: pairs, pool, known, mac, plug } = open;
+        let open = ports::open(&config, index, device, machine, eal, &mut pools)?;
+        let Open { port, queues: pairs, pool, known, mac, plug, members } = open;
         let twin = twin(&linux, &mut inheritance, name, mac, mtu, ipv6).await?;
         links.push(PortLink { ifindex: twin.ifindex(), mac, mtu, device: known });
         twins.push(twin);
-        ports.push((port, plug));
+        ports.push((port, plug, members));
         queues.push(pairs);
         packets.push(pool);
     }
@@ -322,7 +322,8 @@ async fn with_eal(
     });
     let reopen: Rc<Notify> = Rc::default();
     let is_upgrade = inheritance.is_some();
-    let watch = Watch::new(linux.clone(), events.clone(), reopen.clone(), watched.collect(), is_upgrade);
+    let is_patient = is_upgrade || config.wires().iter().any(|port| port.bond.is_some());
+    let watch = Watch::new(linux.clone(), events.clone(), reopen.clone(), watched.collect(), is_patient);
     let (desk, order) = Desk::open(&config, &events);
     origin.tell(&events);
     let capture: Arc<Switch> = Arc::default();
@@ -365,13 +366,17 @@ async fn with_eal(
     let (pumps, ends) = slowpath::queues(counters.len(), answers(&director, &table), director.rivals())?;
 
     let exchanges: Vec<_> = counters.iter().map(|_| Arc::new(Exchange::new(ports.len()))).collect();
-    let slot = |(index, (port, plug))| Slot::new(index, port, plug, &exchanges, &handle);
+    let slot = |(index, (port, plug, members))| Slot::new(index, port, plug, members, &exchanges, &handle);
     let slots: Vec<Slot> = ports.into_iter().enumerate().map(slot).collect();
 
+    let wires = (0..).zip(config.wires());
+    let attended = wires.filter(|(_, port)| port.bond.is_some_and(|bond| bond.has_lacp()));
+    let attended: Vec<PortIndex> = attended.map(|(index, _)| index).collect();
     let workers = ends.into_iter().enumerate().map(|(index, slow_path)| Worker {
         index,
         count: counters.len(),
         queues: queues.iter_mut().map(|pairs| pairs.remove(0)).collect(),
+        attended: attended.clone(),
         vlans: vlans.clone(),
         table: table.clone(),
         snapshots: director.subscribe(),

@@ -84,6 +84,8 @@ pub struct Worker<P = ()> {
     pub count: usize,
     /// Its queue pair of each port with a device, in the order of the snapshot's ports.
     pub queues: Vec<(RxQueue, TxQueue)>,
+    /// Those of these ports whose drivers want to be asked to send ten times a second, if only nothing: bonds with LACP.
+    pub attended: Vec<PortIndex>,
     /// The tagged networks on these, which are the snapshot's other ports.
     pub vlans: Arc<Vlans>,
     /// The connections.
@@ -115,6 +117,7 @@ impl<P: Probe> Worker<P> {
             index,
             count,
             queues,
+            attended,
             vlans,
             table,
             mut snapshots,
@@ -148,6 +151,10 @@ impl<P: Probe> Worker<P> {
             let swept = sweeper.due(tsc).map_or(0, |buckets| {
                 let count = buckets.len();
                 engine.sweep(snapshot, now, buckets);
+                // Here, since a slice is due every some milliseconds, whatever comes in.
+                for &port in &attended {
+                    output.transmitters[usize::from(port)].attend(lcore);
+                }
                 count
             });
             if sweeper.finished(tsc) {

@@ -223,6 +223,7 @@ impl Rig {
             index,
             count: self.setting.workers,
             queues: vec![synthetic::queues(pool, source)],
+            attended: Vec::new(),
             vlans: Arc::default(),
             table: self.table.clone(),
             snapshots: self.subscribe(),

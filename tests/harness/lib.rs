@@ -12,7 +12,7 @@
 //! | [`config`] | a router's configuration under construction |
 //! | [`router`], [`listing`], `verdicts` | the program under test, and what it says about itself |
 //! | [`nginx`], [`names`], [`python`], [`servers`], [`tunnel`] | real servers |
-//! | [`trunk`] | a switch that tags |
+//! | [`trunk`], [`lag`] | switches: one that tags, one with a link aggregation group |
 //! | [`peers`], [`pair`] | routers that know each other's connections, and two of them under keepalived |
 //! | [`crowd`] (in a [`background`] thread), [`flood`] | ten thousand connections of sockets, a million of frames |
 //! | [`authority`], [`flags`] | certificates, and files that say how a server is to behave |
@@ -44,6 +44,7 @@ pub mod flood;
 pub mod image;
 pub mod ipv6;
 pub mod ipvs;
+pub mod lag;
 pub mod listing;
 pub mod names;
 pub mod netns;

@@ -464,6 +464,23 @@ pub struct Device {
     pub link_speed: Option<u32>,
     /// `reset` or `removed`: it has said so of itself, and forwards nothing.
     pub trouble: Option<String>,
+    /// What it is made of, if it is a bond.
+    pub members: Vec<Member>,
+}
+
+/// A device that is a member of a bond.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// DPDK's name of it, as [`Device::name`].
+    pub name: String,
+    /// Whether the bond can send by it: it has a link, and with LACP both ends have agreed upon it.
+    pub up: bool,
+    /// Whether the bond does.
+    pub sends: bool,
+    /// Whether it has a link.
+    pub link_up: bool,
+    /// Mbit/s, if it is known.
+    pub link_speed: Option<u32>,
 }
 
 /// A link for a person: `up 10 Gbit/s`.

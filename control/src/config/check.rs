@@ -23,8 +23,8 @@ use super::sources::sources;
 use super::sync::sync;
 use super::value::{self, DEVICE, MAC, PORT_NAME, PREFIX};
 use super::{
-    Admin, Config, DEFAULT_SOCKET, Eal, Idle, IpvsSync, Port, Prefix, Routing, Run, Scheduling, Service,
-    Sync, Table, VirtualAddresses, Workers, file, service, snat, tcp,
+    Admin, Bond, Config, DEFAULT_SOCKET, Eal, Idle, IpvsSync, Port, Prefix, Routing, Run, Scheduling,
+    Service, Sync, Table, VirtualAddresses, Workers, bond, file, service, snat, tcp,
 };
 
 /// Cores that Linux can be built for on x86-64.
@@ -309,22 +309,37 @@ fn admin(section: &Section<'_>) -> Option<Admin> {
 pub(super) const IPV6_MTU: u16 = 1280;
 
 fn port(section: &Section<'_>) -> Option<Port> {
-    section.known(&["name", "device", "mtu", "descriptors", "addresses", "mac"]);
+    section.known(&["name", "device", "bond", "mtu", "descriptors", "addresses", "mac"]);
     let name = section.require("name", PORT_NAME).and_then(|field| field.parse(PORT_NAME, value::port_name));
-    let device = section.require("device", DEVICE).and_then(|field| field.parse(DEVICE, value::device));
+    let devices = devices(section);
     let mtu: Option<u16> = section.or("mtu", 1500, |field| narrow(field.integer(576..=9000)));
     let descriptors = section.or("descriptors", 1024, |field| narrow(field.integer(64..=32_768)));
     let addresses = addresses(section, mtu);
     let mac = section.optional("mac", |field| field.parse(MAC, value::mac));
     Some(Port {
         name: name?,
-        device: device?,
+        devices: devices.as_ref()?.0.clone(),
+        bond: devices?.1,
         tag: None,
         mtu: mtu?,
         descriptors: descriptors?,
         addresses: addresses?,
         mac: mac?,
     })
+}
+
+/// The device of a port, or those of a bond.
+fn devices(section: &Section<'_>) -> Option<(Vec<String>, Option<Bond>)> {
+    match section.get("bond") {
+        Some(field) if section.get("device").is_some() => {
+            field.error("a port has a device or is a bond; expected one of device and bond")
+        }
+        Some(field) => bond::read(&field.section()?).map(|(bond, members)| (members, Some(bond))),
+        None => {
+            let device = section.require("device", format_args!("{DEVICE}, or bond = {{ ... }}"))?;
+            Some((vec![device.parse(DEVICE, value::device)?], None))
+        }
+    }
 }
 
 /// A tagged network on the wire of one of these ports.
@@ -354,7 +369,8 @@ fn vlan(section: &Section<'_>, ports: &[Option<Port>]) -> Option<Port> {
     let (port, place) = (port?, place? as u16);
     Some(Port {
         name: name?,
-        device: String::new(),
+        devices: Vec::new(),
+        bond: None,
         tag: Some(Tag { port: place, id: id? }),
         mtu: mtu?,
         descriptors: port.descriptors,

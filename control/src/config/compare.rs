@@ -24,8 +24,10 @@ pub(super) fn ports(sections: &[Section<'_>], ports: &[Option<Port>]) {
         if let Some(field) = section.get("name") {
             names.add(port.name.clone(), field, || format!("name {:?}", port.name), "another name");
         }
-        if let Some(field) = section.get("device") {
-            let identity = value::identity(&port.device);
+        let members = || section.get("bond")?.section()?.get("members")?.elements();
+        let fields = section.get("device").map(|field| vec![field]).or_else(members).unwrap_or_default();
+        for (field, device) in fields.into_iter().zip(&port.devices) {
+            let identity = value::identity(device);
             if let Some(identity) = identity {
                 devices.add(
                     identity.clone(),
@@ -34,7 +36,7 @@ pub(super) fn ports(sections: &[Section<'_>], ports: &[Option<Port>]) {
                     "another device",
                 );
             }
-            if value::interface(&port.device) == Some(&port.name) {
+            if value::interface(device) == Some(&port.name) {
                 field.error::<()>(format_args!(
                     "interface {} has the name of the port's twin; expected another interface, or another name",
                     port.name

@@ -77,14 +77,11 @@ impl Config {
                 wrong(&key, format!("this machine has no core {core} online; expected one of {online}"));
             }
         }
-        for (index, port) in self.wires().iter().enumerate() {
-            let key = format!("port[{index}].device");
-            if let Some(obstacle @ (Obstacle::Absent(_) | Obstacle::NoNic(..))) =
-                machine.obstacle(&port.device)
-            {
+        for (_, key, device) in self.devices() {
+            if let Some(obstacle @ (Obstacle::Absent(_) | Obstacle::NoNic(..))) = machine.obstacle(device) {
                 wrong(&key, self.with_remedy(&obstacle));
             }
-            if let Some(interface) = value::interface(&port.device)
+            if let Some(interface) = value::interface(device)
                 && !machine.interfaces.contains(interface)
             {
                 let there: Vec<&str> = machine.interfaces.iter().map(String::as_str).take(20).collect();
@@ -119,10 +116,10 @@ impl Config {
         let document = Document::parse(&self.source)?;
         let report = Report::new(self.source.clone());
         let wrong = |key: &str, message: String| report.error(document.find(key), key, message);
-        for (index, port) in self.wires().iter().enumerate() {
+        for (_, key, device) in self.devices() {
             // That another RVS has it is told by its claim.
-            if let Some(obstacle) = machine.obstacle(&port.device).filter(|obstacle| !obstacle.is_rvs()) {
-                wrong(&format!("port[{index}].device"), self.with_remedy(&obstacle));
+            if let Some(obstacle) = machine.obstacle(device).filter(|obstacle| !obstacle.is_rvs()) {
+                wrong(&key, self.with_remedy(&obstacle));
             }
         }
         if self.eal.hugepages && machine.has_hugepages == Some(false) {
@@ -170,7 +167,7 @@ impl Machine {
             tracing::warn!(error = format!("{error:#}"), "it is not known which NICs rvs setup has taken");
             Permit::default()
         });
-        let addresses = config.ports.iter().filter_map(|port| value::pci_address(&port.device));
+        let addresses = config.devices().filter_map(|(_, _, device)| value::pci_address(device));
         self.awaited = addresses.filter(|address| permit.knows(address, config)).collect();
         self
     }

@@ -12,6 +12,7 @@
 //! the same form through [`Config::error`], which finds the key's place again.
 
 pub mod availability;
+pub mod bond;
 pub mod check;
 pub mod checks;
 mod compare;
@@ -50,6 +51,7 @@ use dataplane::vlan::{Tag, Vlans};
 use dataplane::wire::ipv4;
 
 pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
+pub use bond::Bond;
 pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Statuses, Tls, Trust};
 pub use compare::Own;
 use error::Report;
@@ -195,6 +197,14 @@ impl Config {
         &self.ports[..self.ports.iter().position(|port| port.tag.is_some()).unwrap_or(self.ports.len())]
     }
 
+    /// Their devices, members of bonds among them: each with the number of its port and with its key.
+    pub fn devices(&self) -> impl Iterator<Item = (usize, String, &str)> {
+        self.wires().iter().enumerate().flat_map(|(index, port)| {
+            let devices = port.devices.iter().enumerate();
+            devices.map(move |(place, device)| (index, port.key_of_device(index, place), device.as_str()))
+        })
+    }
+
     /// The tagged networks on these.
     pub fn vlans(&self) -> Vlans {
         Vlans::new(self.wires().len(), self.ports.iter().filter_map(|port| port.tag))
@@ -254,7 +264,8 @@ impl Config {
         self.ports.iter().zip(&new.ports).enumerate().find_map(|(index, (old, new))| {
             let same = [
                 ("name", old.name == new.name),
-                ("device", old.device == new.device),
+                ("bond", old.bond == new.bond && (old.bond.is_none() || old.devices == new.devices)),
+                ("device", old.devices == new.devices),
                 ("id", old.tag.map(|tag| tag.id) == new.tag.map(|tag| tag.id)),
                 ("port", old.tag == new.tag),
                 ("mtu", old.mtu == new.mtu),
@@ -367,8 +378,11 @@ pub struct Admin {
 pub struct Port {
     /// Name of the twin.
     pub name: String,
-    /// PCI address, vdev string without index, or the name of a device that `eal.args` creates. Empty for a tagged network.
-    pub device: String,
+    /// PCI address, vdev string without index, or the name of a device that `eal.args` creates. Several are a bond's members;
+    /// none is for a tagged network.
+    pub devices: Vec<String>,
+    /// How it uses its devices, if it is a bond.
+    pub bond: Option<Bond>,
     /// Whose wire it is on, and as which, if it is a tagged network.
     pub tag: Option<Tag>,
     /// Largest IP packet.
@@ -382,6 +396,14 @@ pub struct Port {
 }
 
 impl Port {
+    /// The key of its device with this number, if it is the port with that one.
+    pub(crate) fn key_of_device(&self, index: usize, place: usize) -> String {
+        match self.bond {
+            Some(_) => format!("port[{index}].bond.members[{place}]"),
+            None => format!("port[{index}].device"),
+        }
+    }
+
     /// Whether an address is in a network that the port is in.
     pub fn is_near(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|prefix| prefix.contains(address))

@@ -37,8 +37,8 @@ pub fn probe(config: &Config) -> Result<Vec<Finding>> {
     for service in &config.services {
         let address = service.address.ip();
         let port = config.port_of(service);
-        let candidates = [Some(port.name.as_str()), interface(&port.device)];
-        match candidates.into_iter().flatten().find(|name| links.contains_key(*name)) {
+        let interfaces = port.devices.iter().filter_map(|device| interface(device));
+        match std::iter::once(port.name.as_str()).chain(interfaces).find(|name| links.contains_key(*name)) {
             Some(name) => drop(asked.entry(name).or_default().insert(address)),
             None => findings.push(Finding::new(
                 "arp-unasked",

@@ -39,8 +39,8 @@ impl Facts {
 
 pub(super) fn judge(facts: &Facts, config: Option<&Config>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let xdp =
-        config.is_some_and(|config| config.ports.iter().any(|port| port.device.starts_with("net_af_xdp")));
+    let is_xdp = |(_, _, device): (usize, String, &str)| device.starts_with("net_af_xdp");
+    let xdp = config.is_some_and(|config| config.devices().any(is_xdp));
     if let Some((major, minor)) = facts.kernel.filter(|kernel| *kernel < XDP_KERNEL) {
         findings.push(Finding::new("kernel-old", 
             if xdp { Severity::Error } else { Severity::Warning },

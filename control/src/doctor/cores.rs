@@ -32,12 +32,12 @@ impl Facts {
     pub(super) fn collect(root: &Root, config: &Config) -> Facts {
         let cpu = "/sys/devices/system/cpu";
         let list = |path: &str| root.read(path).and_then(|text| core_list(&text));
-        let node = |port: &crate::config::Port| {
-            let address = pci_address(&port.device)?;
+        let node = |(index, _, device): (usize, String, &str)| {
+            let address = pci_address(device)?;
             // -1: a machine with one node, or one that does not say.
             let node: usize = root.number(&format!("/sys/bus/pci/devices/{address}/numa_node"))?;
             let cores = list(&format!("/sys/devices/system/node/node{node}/cpulist"))?;
-            Some((port.name.clone(), (node, cores)))
+            Some((config.ports[index].name.clone(), (node, cores)))
         };
         let workers = || config.workers.cores.iter().copied();
         Facts {
@@ -55,7 +55,7 @@ impl Facts {
                     Some((core, list(&format!("{cpu}/cpu{core}/topology/thread_siblings_list"))?))
                 })
                 .collect(),
-            near: config.ports.iter().filter_map(node).collect(),
+            near: config.devices().filter_map(node).collect(),
         }
     }
 }

@@ -9,8 +9,8 @@ use crate::hardware::{Nic, Standing};
 pub(super) struct Facts {
     /// Whether RVS runs, and has NICs open itself.
     runs: bool,
-    /// Of each port.
-    ports: Vec<Device>,
+    /// Each, in the order of [`Config::devices`].
+    devices: Vec<Device>,
 }
 
 #[derive(Debug)]
@@ -22,11 +22,11 @@ enum Device {
 
 impl Facts {
     pub(super) fn collect(root: &Root, config: &Config) -> Facts {
-        let device = |port: &crate::config::Port| {
-            if let Some(address) = pci_address(&port.device) {
+        let device = |(_, _, device): (usize, String, &str)| {
+            if let Some(address) = pci_address(device) {
                 let nic = Nic::read(root, &address);
                 Device::Pci { standing: Standing::of(root, &address, nic.as_ref()), address }
-            } else if let Some(name) = interface(&port.device) {
+            } else if let Some(name) = interface(device) {
                 let path = format!("/sys/class/net/{name}");
                 let queues = root.list(&format!("{path}/queues"));
                 Device::Interface {
@@ -41,13 +41,14 @@ impl Facts {
                 Device::Other
             }
         };
-        Facts { runs: root.runs(config), ports: config.wires().iter().map(device).collect() }
+        Facts { runs: root.runs(config), devices: config.devices().map(device).collect() }
     }
 }
 
 pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (port, device) in config.wires().iter().zip(&facts.ports) {
+    for ((index, _, typed), device) in config.devices().zip(&facts.devices) {
+        let port = &config.ports[index];
         let mut find = |key, severity, problem: String, remedy: String| {
             findings.push(Finding::new(key, severity, format_args!("port {}", port.name), problem, remedy));
         };
@@ -73,6 +74,14 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
                 "take one that `ip link` shows".to_owned(),
             ),
             Device::Interface { name, up, mtu, queues, .. } => {
+                if port.bond.is_some_and(|bond| !bond.has_lacp()) {
+                    find(
+                        "bond-blind",
+                        Severity::Warning,
+                        format!("{name} is a member of a bond, but its driver in DPDK says that it has a link, always"),
+                        "have Linux bond the interfaces, and give RVS the bond; or mode = \"802.3ad\", which tells by itself".to_owned(),
+                    );
+                }
                 if !up {
                     find("interface-down", Severity::Error, format!("{name} is down"), format!("ip link set {name} up"));
                 }
@@ -86,7 +95,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
                     );
                 }
                 let workers = config.workers.cores.len();
-                if port.device.starts_with("net_af_xdp") && *queues < workers {
+                if typed.starts_with("net_af_xdp") && *queues < workers {
                     find(
                         "interface-queues",
                         Severity::Error,
@@ -166,6 +175,17 @@ mod tests {
         let packet = config("net_af_packet,iface=eth1", "");
         let (_directory, root) = machine(&[(&flags, "0x1003"), (&mtu, "1500"), (&queue, "0")]);
         assert_eq!(judge(&Facts::collect(&root, &packet), &packet), []);
+        // Whose links nobody can tell. With LACP that is told.
+        for (mode, findings) in [("active-backup", 1), ("802.3ad", 0)] {
+            let text = format!(
+                "[workers]\ncores = [1]\n[[port]]\nname = 'wan'\n\
+                 bond = {{ mode = '{mode}', members = ['net_af_packet,iface=eth1', '01:00.0'] }}\n"
+            );
+            let bond = crate::config::parse(std::path::Path::new("f"), text.into()).unwrap();
+            let found = judge(&Facts::collect(&root, &bond), &bond);
+            let blind = found.iter().filter(|finding| finding.key == "bond-blind").count();
+            assert_eq!(blind, findings, "{mode}: {found:?}");
+        }
         let other = config("net_af_packet,iface=eth2", "");
         assert!(short(&judge(&Facts::collect(&root, &other), &other))[0].contains("no interface eth2"));
     }

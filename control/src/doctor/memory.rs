@@ -35,7 +35,7 @@ impl Facts {
 
 pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     if !config.eal.hugepages {
-        let nics = config.ports.iter().any(|port| pci_address(&port.device).is_some());
+        let nics = config.devices().any(|(_, _, device)| pci_address(device).is_some());
         return Vec::from_iter(nics.then(|| {
             Finding::new(
                 "hugepages-off",

@@ -13,10 +13,9 @@ use crate::config::value::{interface, pci_address};
 pub fn judge(config: &Config, ports: &[api::Port]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for port in ports.iter().filter(|port| port.queues > 1) {
-        let Some(device) = config.ports.iter().find(|known| known.name == port.name).map(|port| &port.device)
-        else {
-            continue;
-        };
+        let Some(known) = config.ports.iter().find(|known| known.name == port.name) else { continue };
+        // A bond spreads as its members do.
+        let device = known.devices.first().map_or("", String::as_str);
         let mut find = |key, severity, problem: String, remedy: &str| {
             findings.push(Finding::new(key, severity, format_args!("port {}", port.name), problem, remedy));
         };

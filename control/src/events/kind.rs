@@ -265,6 +265,20 @@ pub enum Kind {
         /// The port's name.
         port: String,
     },
+    /// A bond can send by this member again.
+    MemberUp {
+        /// The port's name.
+        port: String,
+        /// DPDK's name of the member.
+        member: String,
+    },
+    /// A bond cannot send by this member: it has no link, or the other end does not agree (LACP).
+    MemberDown {
+        /// The port's name.
+        port: String,
+        /// DPDK's name of the member.
+        member: String,
+    },
     /// The device of a port has been reset by somebody else, and forwards nothing until it is opened anew.
     PortReset {
         /// The port's name.
@@ -359,6 +373,8 @@ impl Kind {
             Kind::IpvsOtherSyncid { .. } => "ipvs_other_syncid",
             Kind::LinkUp { .. } => "link_up",
             Kind::LinkDown { .. } => "link_down",
+            Kind::MemberUp { .. } => "member_up",
+            Kind::MemberDown { .. } => "member_down",
             Kind::PortReset { .. } => "port_reset",
             Kind::PortRemoved { .. } => "port_removed",
             Kind::PortReturned { .. } => "port_returned",
@@ -474,6 +490,8 @@ impl fmt::Display for Kind {
                 write!(f, "port {port}: link {}", api::LinkText { up: true, speed: *speed })
             }
             Kind::LinkDown { port } => write!(f, "port {port}: link down"),
+            Kind::MemberUp { port, member } => write!(f, "port {port}: member {member} up"),
+            Kind::MemberDown { port, member } => write!(f, "port {port}: member {member} down"),
             Kind::PortReset { port } => write!(
                 f,
                 "port {port}: its device has been reset and forwards nothing until it is opened anew"

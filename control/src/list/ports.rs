@@ -82,7 +82,8 @@ impl Ports {
 
 fn card(root: &Root, nic: Nic, names: &Names, config: Option<&Config>) -> Card {
     let is_it = |device: &str| pci_address(device).as_ref() == Some(&nic.address);
-    let port = config.and_then(|config| config.ports.iter().find(|port| is_it(&port.device)));
+    let port = config
+        .and_then(|config| config.ports.iter().find(|port| port.devices.iter().any(|device| is_it(device))));
     let file = config.map_or("FILE".into(), |config| config.path.to_string_lossy());
     let standing = Standing::of(root, &nic.address, Some(&nic));
     let remark = match &standing {
@@ -171,6 +172,16 @@ fn running(out: &mut dyn Write, port: &api::Port) -> io::Result<()> {
     writeln!(out, "    port {} runs: {driver}, link {link}, MTU {mtu}, {mac}", port.name)?;
     if let Some(trouble) = &device.trouble {
         writeln!(out, "      it has been {trouble}, and forwards nothing")?;
+    }
+    for member in &device.members {
+        let link = api::LinkText { up: member.link_up, speed: member.link_speed };
+        let standing = match (member.up, member.sends) {
+            (_, true) => ", sends",
+            (true, false) => ", stands by",
+            (false, false) if member.link_up => ", the other end has not agreed",
+            (false, false) => "",
+        };
+        writeln!(out, "      member {}: link {link}{standing}", member.name)?;
     }
     let queues = port.queues;
     writeln!(
@@ -290,6 +301,7 @@ mod tests {
             link_up: true,
             link_speed: Some(2500),
             trouble: None,
+            members: Vec::new(),
         };
         let hashed = api::Hashed { addresses: true, tcp_ports: true, udp_ports: false };
         let running = vec![

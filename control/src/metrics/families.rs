@@ -213,7 +213,14 @@ impl Families<'_> {
             "port_link_speed",
             "What the port and the other end have agreed upon, in bits a second",
             speed,
-        )
+        )?;
+        let members = ports.iter().filter_map(|port| Some((port, &port.device.as_ref()?.members)));
+        let members = members.flat_map(|(port, members)| members.iter().map(move |member| (port, member)));
+        let members = members.map(|(port, member)| {
+            ([("port", port.name.clone()), ("member", member.name.clone())], u64::from(member.up))
+        });
+        let help = "Whether a bond can send by this member (1) or not (0)";
+        self.gauges("port_member_up", help, members)
     }
 
     /// A family of what only grows.

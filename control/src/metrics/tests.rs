@@ -154,6 +154,13 @@ fn port(name: &str, link_up: bool, link_speed: Option<u32>) -> api::Port {
         link_up,
         link_speed,
         trouble: None,
+        members: vec![api::Member {
+            name: "0000:01:00.0".to_owned(),
+            up: link_up,
+            sends: link_up,
+            link_up,
+            link_speed,
+        }],
     };
     api::Port { name: name.to_owned(), queues: 2, hashed: None, device: Some(device), vlan: None }
 }
@@ -207,6 +214,7 @@ fn every_value_is_where_it_belongs() {
         "rvs_worker_routed_bytes_total{worker=\"1\",core=\"3\"} 9",
         "rvs_port_link_up{port=\"wan\"} 1",
         "rvs_port_link_up{port=\"lan\"} 0",
+        "rvs_port_member_up{port=\"lan\",member=\"0000:01:00.0\"} 0",
         "rvs_port_link_speed{port=\"wan\"} 10000000000",
         "rvs_table_slots 2048",
         "rvs_snat_mappings 4",

@@ -45,6 +45,7 @@ impl Known {
             link_up: link.up,
             link_speed: link.speed,
             trouble: None,
+            members: Vec::new(),
         };
         Ok(Known::from(device, terms))
     }
@@ -68,6 +69,7 @@ impl Known {
             link_up: false,
             link_speed: None,
             trouble: None,
+            members: Vec::new(),
         };
         Known::from(device, Terms::default())
     }
@@ -106,6 +108,11 @@ impl Known {
         let device = &mut self.facts().device;
         (device.link_up, device.link_speed) = (link.up, link.speed);
         device.trouble = trouble.map(str::to_owned);
+    }
+
+    /// How its members are, if it is a bond.
+    pub(super) fn set_members(&self, members: Vec<api::Member>) {
+        self.facts().device.members = members;
     }
 
     /// It has another device.

@@ -1,5 +1,6 @@
 //! DPDK's ports, and the pool that their packets come from: opened, described, looked after.
 
+mod bond;
 mod known;
 mod slot;
 mod spread;
@@ -13,10 +14,11 @@ use anyhow::{Context, Result};
 use dataplane::fragments;
 use dpdk::{Eal, Mempool, Port, Queues, Rss, Settings, Started};
 
-use crate::config::Config;
+use crate::config::{Config, ConfigErrors, Machine};
 use crate::devices::Device;
 use crate::slowpath;
 
+pub use bond::Members;
 pub use known::Known;
 pub use slot::{Plug, Slot};
 pub use watch::Watch;
@@ -27,7 +29,8 @@ const POOL_CACHE: u32 = 512;
 /// How many packets there can be at a time: full queues, and what workers and control hold.
 pub fn packets(config: &Config) -> u32 {
     let workers = config.workers.cores.len() as u32;
-    let in_queues: u32 = config.wires().iter().map(|port| 2 * u32::from(port.descriptors) * workers).sum();
+    let of_device = |(index, ..): (usize, _, _)| 2 * u32::from(config.ports[index].descriptors) * workers;
+    let in_queues: u32 = config.devices().map(of_device).sum();
     let in_slow_path = (slowpath::PUNTS + slowpath::INJECTS * config.workers.cores.len()) as u32;
     // In caches, and in workers' hands.
     let with_threads = 2 * POOL_CACHE * (workers + 1);
@@ -113,6 +116,19 @@ pub struct Open {
     pub mac: [u8; 6],
     /// How its device is opened anew, if it is one that can be taken out.
     pub plug: Option<Plug>,
+    /// What it is made of, if it is a bond.
+    pub members: Members,
+}
+
+/// What DPDK has refused of the device with this key, in words fit for an operator.
+fn refused(config: &Config, key: &str, error: dpdk::Error) -> ConfigErrors {
+    let remedy = match error {
+        dpdk::Error::TooManyQueues { .. } => {
+            "expected one for each of workers.cores: have fewer of them, or another NIC"
+        }
+        _ => "expected a device that DPDK can open; what its driver says is above",
+    };
+    config.error(key, format_args!("{error}; {remedy}"))
 }
 
 /// Opens a port with a pair of queues for each worker, and says in the log what has become of it. One that waits for its device
@@ -123,28 +139,28 @@ pub fn open(
     config: &Config,
     index: usize,
     device: &Device,
-    is_awaited: bool,
+    machine: &Machine,
     eal: &Eal,
     pools: &mut Pools,
 ) -> Result<Open> {
     let port = &config.ports[index];
-    let failed = |error: dpdk::Error| {
-        let remedy = match error {
-            dpdk::Error::TooManyQueues { .. } => {
-                "expected one for each of workers.cores: have fewer of them, or another NIC"
-            }
-            _ => "expected a device that DPDK can open; what its driver says is above",
-        };
-        config.error(&format!("port[{index}].device"), format_args!("{error}; {remedy}"))
-    };
+    let key = if port.bond.is_some() { format!("port[{index}].bond") } else { port.key_of_device(index, 0) };
+    let failed = |error| refused(config, &key, error);
     if let Device::Virtual { devargs, .. } = device {
         eal.probe(devargs).map_err(failed)?;
     }
-    let stopped = match Port::by_name(eal, device.port_name()) {
-        Err(dpdk::Error::NoPort(_)) if is_awaited => None,
-        stopped => Some(stopped.map_err(failed)?),
+    let (stopped, members) = match (device, port.bond) {
+        (Device::Bond { name, members }, Some(bond)) => {
+            let (bond, members) = bond::make(config, index, (name, bond), members, machine, eal)?;
+            (Some(bond), members)
+        }
+        _ => match Port::by_name(eal, device.port_name()) {
+            Err(dpdk::Error::NoPort(_)) if machine.lacks(&port.devices[0]) => (None, Members::default()),
+            stopped => (Some(stopped.map_err(failed)?), Members::default()),
+        },
     };
-    let node = stopped.as_ref().map(Port::info).transpose().map_err(failed)?.and_then(|info| info.socket);
+    let own = stopped.as_ref().map(Port::info).transpose().map_err(failed)?.and_then(|info| info.socket);
+    let node = members.node().or(own);
     let pool = pools.near(node, config, eal)?;
     let workers = config.workers.cores.len();
     let settings = Settings {
@@ -156,6 +172,7 @@ pub fn open(
         mac: port.mac,
         promiscuous: true,
     };
+    members.check(config, index, &settings)?;
     let plug = match device {
         Device::Pci { name, devargs } => Some(Plug {
             address: name.clone(),
@@ -172,13 +189,13 @@ pub fn open(
         tracing::error!("port {}: there is no PCI device {name}; it has no link until there is", port.name);
         let (queues, known) = (iter::repeat_with(dpdk::unconnected), Known::absent(name, mac, port.mtu));
         let (queues, known) = (queues.take(workers).collect(), Arc::new(known));
-        return Ok(Open { port: None, queues, pool, known, mac, plug });
+        return Ok(Open { port: None, queues, pool, known, mac, plug, members });
     };
     let (started, queues) = stopped.configure(settings).map_err(failed)?;
     let mac = usable_mac(started.mac().map_err(failed)?, index);
     let known = Known::of(&started, mac).map_err(failed)?;
     tracing::info!("port {}: {}", port.name, known.told(port.descriptors));
-    Ok(Open { port: Some(started), queues, pool, known: Arc::new(known), mac, plug })
+    Ok(Open { port: Some(started), queues, pool, known: Arc::new(known), mac, plug, members })
 }
 
 /// The device's MAC; one of our own (locally administered) for a device that has none, as rings have.

@@ -20,7 +20,8 @@ use dataplane::fib::PortIndex;
 use dpdk::{Link, Notice, Port, Prober, Queues, Settings, Started};
 
 use super::watch::Watched;
-use super::{Known, usable_mac};
+use super::{Known, Members, usable_mac};
+use crate::admin::api;
 use crate::director::Handle;
 use crate::hardware::{Nic, Standing};
 use crate::root::Root;
@@ -78,6 +79,8 @@ pub struct Slot {
     port: RefCell<Option<Port<Started>>>,
     /// How its device is opened anew; none of one that cannot be taken out.
     plug: Option<Plug>,
+    /// What it is made of, if it is a bond.
+    members: Members,
     /// The binding of the device that was let go of, which may be there for a moment yet.
     left: Cell<Option<u64>>,
     exchanges: Vec<Arc<Exchange>>,
@@ -90,6 +93,7 @@ impl Slot {
         index: usize,
         port: Option<Port<Started>>,
         plug: Option<Plug>,
+        members: Members,
         exchanges: &[Arc<Exchange>],
         director: &Handle,
     ) -> Slot {
@@ -98,6 +102,7 @@ impl Slot {
             left: Cell::new(None),
             port: RefCell::new(port),
             plug,
+            members,
             exchanges: exchanges.to_vec(),
             director: director.clone(),
         }
@@ -105,10 +110,11 @@ impl Slot {
 
     /// Closes the port, when the workers have ended.
     pub fn close(self) -> Result<(), dpdk::Error> {
-        let Slot { port, exchanges, .. } = self;
+        let Slot { port, members, exchanges, .. } = self;
         // They may have queues yet.
         drop(exchanges);
-        port.into_inner().map_or(Ok(()), Port::<Started>::close)
+        port.into_inner().map_or(Ok(()), Port::<Started>::close)?;
+        members.close()
     }
 
     /// Gives each worker a pair; those that they had.
@@ -133,7 +139,19 @@ impl Slot {
 
 impl Watched for Slot {
     fn link(&self) -> Option<Link> {
-        self.port.borrow().as_ref()?.link().ok()
+        let port = self.port.borrow();
+        let port = port.as_ref()?;
+        let link = port.link().ok()?;
+        // DPDK's bond has one as soon as a member has, though LACP may have agreed upon none: then nothing leaves.
+        let members = self.members.describe(port);
+        Some(Link {
+            up: link.up && (members.is_empty() || members.iter().any(|member| member.sends)),
+            ..link
+        })
+    }
+
+    fn members(&self) -> Vec<api::Member> {
+        self.port.borrow().as_ref().map_or_else(Vec::new, |bond| self.members.describe(bond))
     }
 
     fn notice(&self) -> Option<Notice> {

@@ -20,16 +20,16 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{Known, Slot};
-use crate::admin::api::LinkText;
+use crate::admin::api::{self, LinkText};
 use crate::events::{Events, Kind};
 use crate::net::{Linux, Twin};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long a link may be down after an upgrade before its twin, which had its carrier all the time, loses it: a NIC that was
-/// opened anew agrees with the other end anew.
-const AFTER_UPGRADE: Duration = Duration::from_secs(8);
+/// How long a link may be down at the beginning before its twin loses its carrier, where that is no news: a NIC that was opened
+/// anew by an upgrade agrees with the other end anew, and so do the members of a bond.
+const AT_FIRST: Duration = Duration::from_secs(8);
 
 /// After a device that is back could not be opened.
 const AFTER_FAILURE: Duration = Duration::from_secs(15);
@@ -38,6 +38,8 @@ const AFTER_FAILURE: Duration = Duration::from_secs(15);
 pub(super) trait Watched {
     /// Its link, if it can tell.
     fn link(&self) -> Option<Link>;
+    /// How its members are, if it is a bond.
+    fn members(&self) -> Vec<api::Member>;
     /// What it has said of itself. One that has no device has had it taken out.
     fn notice(&self) -> Option<Notice>;
     /// Whether it has a device that it can go on without.
@@ -68,6 +70,8 @@ struct One {
     /// The port's own, and those of the tagged networks on its wire.
     twins: Vec<Rc<Twin>>,
     told: Option<bool>,
+    /// Whether each of its members was up, as it was told last.
+    members: Vec<bool>,
     /// What the twin has.
     carrier: Option<bool>,
     has_complained: bool,
@@ -77,19 +81,21 @@ struct One {
 }
 
 impl Watch {
-    /// Of the ports with these names, in their order; `reopen` is told when one has to be opened anew.
+    /// Of the ports with these names, in their order; `reopen` is told when one has to be opened anew. A patient one gives them a
+    /// moment to find their links.
     pub fn new(
         linux: Linux,
         events: Events,
         reopen: Rc<Notify>,
         ports: Vec<(String, Arc<Known>, Vec<Rc<Twin>>)>,
-        is_upgrade: bool,
+        is_patient: bool,
     ) -> Watch {
         let one = |(name, known, twins)| One {
             name,
             known,
             twins,
             told: None,
+            members: Vec::new(),
             carrier: None,
             has_complained: false,
             notice: None,
@@ -99,7 +105,7 @@ impl Watch {
             linux,
             events,
             reopen,
-            patient_until: is_upgrade.then(|| Instant::now() + AFTER_UPGRADE),
+            patient_until: is_patient.then(|| Instant::now() + AT_FIRST),
             ports: ports.into_iter().map(one).collect(),
         }
     }
@@ -119,6 +125,7 @@ impl Watch {
                 if one.has_changed_for_the_worse(port, &self.events) == Some(Notice::Reset) {
                     self.reopen.notify_one();
                 }
+                one.count(port.members(), is_patient, &self.events);
                 one.follow(port, is_patient, &self.linux, &self.events).await;
                 if one.notice == Some(Notice::Removed) {
                     one.exchange(port, &self.events).await;
@@ -169,6 +176,23 @@ impl One {
                 }
             }
         }
+    }
+
+    /// Tells of members of a bond that come and go. At the start all of them are expected to be up.
+    fn count(&mut self, members: Vec<api::Member>, is_patient: bool, events: &Events) {
+        self.members.resize(members.len(), true);
+        for (was_up, member) in self.members.iter_mut().zip(&members) {
+            if *was_up == member.up || is_patient {
+                continue;
+            }
+            *was_up = member.up;
+            let (port, member) = (self.name.clone(), member.name.clone());
+            let kind =
+                if *was_up { Kind::MemberUp { port, member } } else { Kind::MemberDown { port, member } };
+            tracing::info!("{kind}");
+            events.publish(kind);
+        }
+        self.known.set_members(members);
     }
 
     /// Has the twin follow the link.
@@ -230,6 +254,8 @@ mod tests {
     /// A port whose link is as a test wants it.
     struct Port {
         link: Cell<Option<Link>>,
+        /// Whether its members are up, if it is a bond.
+        members: Cell<Option<[bool; 2]>>,
         notice: Cell<Option<Notice>>,
         /// Whether it can go on without its device.
         can_be_let_go: Cell<bool>,
@@ -242,6 +268,17 @@ mod tests {
     impl Watched for Port {
         fn link(&self) -> Option<Link> {
             self.link.get()
+        }
+
+        fn members(&self) -> Vec<api::Member> {
+            let member = |(name, up): (&&str, bool)| api::Member {
+                name: (*name).to_owned(),
+                up,
+                sends: up,
+                link_up: up,
+                link_speed: None,
+            };
+            ["a", "b"].iter().zip(self.members.get().into_iter().flatten()).map(member).collect()
         }
 
         fn notice(&self) -> Option<Notice> {
@@ -289,6 +326,7 @@ mod tests {
         let (events, known) = (Events::default(), Arc::new(Known::made_up()));
         let port = Port {
             link: Cell::new(Some(link)),
+            members: Cell::new(None),
             notice: Cell::new(None),
             can_be_let_go: Cell::new(false),
             back: Cell::new(None),
@@ -404,6 +442,33 @@ mod tests {
     }
 
     #[test]
+    fn members_of_a_bond_come_and_go() {
+        in_namespace(async || {
+            tokio::time::pause();
+            let (port, watch, known, events) = watched(UP, true).await;
+            let ports = [port];
+            let are_up = async |members| {
+                ports[0].members.set(Some(members));
+                looks().await;
+            };
+            let story = async {
+                // They have not found each other yet.
+                are_up([false, false]).await;
+                assert_eq!(told(&events).await, [""; 0]);
+                are_up([true, true]).await;
+                tokio::time::sleep(AT_FIRST).await;
+                assert_eq!(told(&events).await, [""; 0]);
+                are_up([true, false]).await;
+                assert_eq!(told(&events).await, ["port wan: member b down"]);
+                assert!(!known.describe().members[1].up && known.describe().members[0].up);
+                are_up([true, true]).await;
+                assert_eq!(told(&events).await[1..], ["port wan: member b up"]);
+            };
+            tokio::select! { () = watch.watch(&ports) => unreachable!("it never ends"), () = story => {} }
+        });
+    }
+
+    #[test]
     fn after_an_upgrade_a_nic_has_a_moment_to_find_its_link_again() {
         in_namespace(async || {
             tokio::time::pause();
@@ -412,7 +477,7 @@ mod tests {
             let story = async {
                 looks().await;
                 assert!(has_carrier());
-                tokio::time::sleep(AFTER_UPGRADE).await;
+                tokio::time::sleep(AT_FIRST).await;
                 assert!(!has_carrier());
                 assert_eq!(told(&events).await, ["port wan: link down"]);
             };

@@ -30,7 +30,7 @@ impl Permit {
     /// Permits the NICs of a configuration, and of this file no others.
     pub fn give(root: &Root, config: &Config) -> Result<()> {
         let before = Permit::read(root)?;
-        let addresses = config.ports.iter().filter_map(|port| pci_address(&port.device));
+        let addresses = config.devices().filter_map(|(_, _, device)| pci_address(device));
         let nics = addresses.filter_map(|address| Nic::read(root, &address));
         let nics: BTreeMap<_, _> = nics.map(|nic| (nic.address.clone(), kind(&nic))).collect();
         let mut permit = before.clone();

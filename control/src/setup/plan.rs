@@ -43,9 +43,9 @@ impl Consent {
 /// What this machine lacks for a configuration.
 pub(crate) fn plan(root: &Root, config: &Config, lifelines: &Lifelines, consent: &Consent) -> Plan {
     let mut plan = Plan::default();
-    let own: Vec<String> = config.ports.iter().filter_map(|port| pci_address(&port.device)).collect();
-    for port in &config.ports {
-        let Some(address) = pci_address(&port.device) else { continue };
+    let own: Vec<String> = config.devices().filter_map(|(_, _, device)| pci_address(device)).collect();
+    for (index, _, device) in config.devices() {
+        let (port, Some(address)) = (&config.ports[index], pci_address(device)) else { continue };
         let nic = Nic::read(root, &address);
         let wanted = match Standing::of(root, &address, nic.as_ref()) {
             Standing::Ready | Standing::Unprotected(_) => continue,

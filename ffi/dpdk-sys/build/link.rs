@@ -5,7 +5,9 @@ use std::path::Path;
 use crate::probe::Problem;
 
 /// Shared: the drivers are found at run time, in DPDK's plug-in directory and by `-d`.
-const SHARED: [&str; 4] = ["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_eal"];
+///
+/// The driver of bonds is one that we ask ourselves, which of its members it sends by.
+const SHARED: [&str; 5] = ["rte_net_bond", "rte_ethdev", "rte_mbuf", "rte_mempool", "rte_eal"];
 
 /// Static: what is not in here is not in the program. A driver announces itself in a constructor that
 /// nothing refers to, so that only a whole archive brings it in.

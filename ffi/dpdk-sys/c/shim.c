@@ -1,9 +1,12 @@
 #include <stddef.h>
 
 #include <rte_errno.h>
+#include <rte_eth_bond.h>
+#include <rte_eth_bond_8023ad.h>
 #include <rte_ethdev.h>
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
+#include <rte_version.h>
 
 #include "shim.h"
 
@@ -89,4 +92,34 @@ int rvs_eth_link(uint16_t port, uint32_t *speed)
 		return ret;
 	*speed = link.link_speed;
 	return link.link_status == RTE_ETH_LINK_UP;
+}
+
+/* What 23.11 renamed. */
+#if RTE_VERSION < RTE_VERSION_NUM(23, 11, 0, 0)
+#define rte_eth_bond_8023ad_member_info rte_eth_bond_8023ad_slave_info
+#define rte_eth_bond_active_members_get rte_eth_bond_active_slaves_get
+#endif
+
+int rvs_bond_sends_by(uint16_t bond, uint16_t member)
+{
+	uint16_t active[RTE_MAX_ETHPORTS];
+	int mode = rte_eth_bond_mode_get(bond);
+	int count = rte_eth_bond_active_members_get(bond, active, RTE_MAX_ETHPORTS);
+
+	if (mode < 0 || count < 0)
+		return mode < 0 ? mode : count;
+	for (int i = 0; i < count; i++) {
+		if (active[i] != member)
+			continue;
+		if (mode == BONDING_MODE_ACTIVE_BACKUP)
+			return rte_eth_bond_primary_get(bond) == member;
+		if (mode == BONDING_MODE_8023AD) {
+			struct rte_eth_bond_8023ad_member_info info;
+			int ret = rte_eth_bond_8023ad_member_info(bond, member, &info);
+
+			return ret < 0 ? ret : (info.actor_state & STATE_DISTRIBUTING) != 0;
+		}
+		return 1;
+	}
+	return 0;
 }

@@ -55,4 +55,10 @@ uint16_t rvs_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, ui
 /* 1 up, 0 down, negative errno; the speed in Mbit/s, UINT32_MAX if unknown. */
 int rvs_eth_link(uint16_t port, uint32_t *speed);
 
+/*
+ * Whether a bond sends by this member: 1 yes, 0 no, negative errno. With LACP that is more than a link: both
+ * ends have agreed upon it.
+ */
+int rvs_bond_sends_by(uint16_t bond, uint16_t member);
+
 #endif

@@ -37,6 +37,8 @@ static const uint32_t RVS_DEV_INTR_RMV = RTE_ETH_DEV_INTR_RMV;
 static const uint64_t RVS_MBUF_RX_VLAN = RTE_MBUF_F_RX_VLAN;
 static const uint64_t RVS_MBUF_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;
 static const uint64_t RVS_MBUF_RX_RSS_HASH = RTE_MBUF_F_RX_RSS_HASH;
+/* Until 23.11 a bond's members go by another name in its arguments. */
+static const uint32_t RVS_BOND_SAYS_SLAVE = RTE_VERSION < RTE_VERSION_NUM(23, 11, 0, 0);
 static const uint32_t RVS_LCORE_ID_ANY = LCORE_ID_ANY;
 static const uint64_t RVS_NO_OWNER = RTE_ETH_DEV_NO_OWNER;
 static const uint16_t RVS_MAX_PORTS = RTE_MAX_ETHPORTS;

@@ -44,6 +44,7 @@
 //! Pools live as long as the process, so that nothing on the packet path carries a lifetime.
 
 mod batch;
+pub mod bond;
 pub mod clock;
 mod descriptors;
 mod eal;

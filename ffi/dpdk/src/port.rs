@@ -280,6 +280,16 @@ impl Port<Stopped> {
         Ok((Port { state: Started { claim, terms } }, queues))
     }
 
+    /// Whether it could run so; [`configure`](Port::configure) asks by itself.
+    pub fn check(&self, settings: &Settings) -> Result<(), Error> {
+        let claim = &self.state.claim;
+        claim.check(settings, &claim.raw_info()?)
+    }
+
+    pub(crate) fn claim(&self) -> &Claim {
+        &self.state.claim
+    }
+
     /// Takes the device away from DPDK, which remembers where it was.
     pub fn close(self) -> Result<(), Error> {
         self.state.claim.close()
@@ -444,7 +454,7 @@ impl Claim {
         Ok(Claim { id, name: name.to_owned(), started: false, given_up: false })
     }
 
-    fn ask(&self, what: &'static str, returned: c_int) -> Result<c_int, Error> {
+    pub(crate) fn ask(&self, what: &'static str, returned: c_int) -> Result<c_int, Error> {
         Errno::check(returned).map_err(|errno| Error::Port { port: self.name.clone(), what, errno })
     }
 

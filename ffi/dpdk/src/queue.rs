@@ -165,6 +165,11 @@ impl TxQueue {
         }
     }
 
+    /// Has the driver do what it does beside sending: a bond sends its part of LACP when it is asked to send, if only nothing.
+    pub fn attend(&mut self, lcore: &Lcore) {
+        self.send(lcore, &mut Batch::<1>::new());
+    }
+
     /// The id of its port.
     pub fn port(&self) -> u16 {
         self.0.port

@@ -83,6 +83,14 @@ impl Table {
                 document["port"][0]["mtu"] = json!(9000);
             }
         }
+        if let Some(ports) = document["port"].as_array_mut() {
+            for port in ports.iter_mut().filter(|port| port["bond"].is_null() && port["device"].is_null()) {
+                port["device"] = json!("net_null");
+            }
+        }
+        if document.pointer("/port/0/bond/primary").is_some() {
+            document["port"][0]["bond"]["mode"] = json!("active-backup");
+        }
         if ["timeouts/udp", "one_packet", "quic_lb", "server/0/quic_id"]
             .iter()
             .any(|key| document.pointer(&format!("/service/0/{key}")).is_some())

@@ -142,6 +142,13 @@ impl Backend for Example {
             link_up: true,
             link_speed: self.maybe(10_000),
             trouble: self.maybe("removed".to_owned()),
+            members: self.list(api::Member {
+                name: "0000:01:00.0".to_owned(),
+                up: true,
+                sends: true,
+                link_up: true,
+                link_speed: self.maybe(10_000),
+            }),
         };
         let vlan = self.maybe(api::Vlan { port: "wan".to_owned(), id: 100 });
         let (hashed, device) = (self.maybe(hashed), self.maybe(device));
@@ -387,6 +394,8 @@ pub fn kinds() -> Vec<Kind> {
         Kind::IpvsOtherSyncid { director, syncid: 7 },
         Kind::LinkUp { port: "wan".to_owned(), speed: Some(10_000) },
         Kind::LinkDown { port: "wan".to_owned() },
+        Kind::MemberUp { port: "wan".to_owned(), member: "0000:01:00.0".to_owned() },
+        Kind::MemberDown { port: "wan".to_owned(), member: "0000:01:00.0".to_owned() },
         Kind::PortReset { port: "wan".to_owned() },
         Kind::PortRemoved { port: "wan".to_owned() },
         Kind::PortReturned { port: "wan".to_owned() },
