@@ -1,10 +1,13 @@
 //! A router on a stick: clients and real servers in two tagged networks on its only wire.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
 use harness::{
     client,
     cluster::{Layout, vip},
-    config::Service,
+    config::{Config, Service},
+    ipv6,
     router::Router,
     trunk::Trunk,
     with_cluster,
@@ -27,6 +30,15 @@ id = 4094
 addresses = ["10.0.0.1/24"]
 "#;
 
+/// A configuration whose only wire is the trunk.
+fn on_a_stick(mut config: Config) -> Config {
+    config.ports.truncate(1);
+    config.ports[0].name = "trunk";
+    config.ports[0].device = "net_af_packet,iface=trunk0".to_owned();
+    config.ports[0].addresses.clear();
+    config
+}
+
 #[test]
 fn a_router_on_a_stick() -> Result<()> {
     with_cluster(Layout::TwoArmed, |cluster| {
@@ -42,11 +54,7 @@ fn a_router_on_a_stick() -> Result<()> {
         let mut trunk = Trunk::start(cluster, "trunk0", &[100, 4094])?;
         let direct = Service::tcp("dr", INSIDE.parse::<std::net::SocketAddr>()?);
         let direct = direct.server(cluster.endpoint(0, 8080), 1).setting("port = \"lan\"");
-        let mut config = cluster.config().service(cluster.web().scheduler("rr")).service(direct);
-        config.ports.truncate(1);
-        config.ports[0].name = "trunk";
-        config.ports[0].device = "net_af_packet,iface=trunk0".to_owned();
-        config.ports[0].addresses.clear();
+        let config = on_a_stick(cluster.config().service(cluster.web().scheduler("rr")).service(direct));
         let router =
             Router::start_text(cluster, &format!("[routing]\nforward = true\n{config}{NETWORKS}"), &config)?;
 
@@ -72,5 +80,49 @@ fn a_router_on_a_stick() -> Result<()> {
         let left = cluster.router.interfaces()?;
         ensure!(!left.iter().any(|name| ["wan", "lan"].contains(&name.as_str())), "{left:?}");
         Ok(())
+    })
+}
+
+/// Both families, two workers on the one wire; then a reload, one that is refused, and another process.
+#[test]
+fn both_families_by_two_workers_through_a_reload_and_an_upgrade() -> Result<()> {
+    ipv6::with_cluster(Layout::TwoArmed, |cluster| {
+        let _nginx = cluster.start_web()?;
+        // What Linux says of its own accord by IPv6 on the trunk's twin has no tag: nothing is said against it.
+        let _trunk = Trunk::start(cluster, "trunk0", &[100, 4094])?;
+        let networks = NETWORKS
+            .replace("\"192.0.2.1/24\"", &format!("\"192.0.2.1/24\", \"{}/64\"", ipv6::ROUTER))
+            .replace(
+                "\"10.0.0.1/24\"",
+                &format!("\"10.0.0.1/24\", \"{}/64\"", ipv6::gateway(Layout::TwoArmed)),
+            );
+        let config = cluster.config().workers(2).service(cluster.web().scheduler("rr"));
+        let mut config = on_a_stick(config.service(ipv6::web(cluster)));
+        let router = Router::start_text(cluster, &format!("{config}{networks}"), &config)?;
+        let ask = |expected: [u64; 3]| -> Result<()> {
+            let four = client::get(&cluster.client, vip(80), 30)?.counts()?;
+            let six = client::get(&cluster.client, ipv6::vip(80), 30)?.counts()?;
+            ensure!((four, six) == (expected, [10; 3]), "{four:?} {six:?}");
+            Ok(())
+        };
+        ask([10; 3])?;
+        let workers = router.counters()?.workers;
+        ensure!(workers.len() == 2 && workers.iter().all(|worker| worker.forwarded > 50), "{workers:?}");
+
+        config.set_weight(2, 0);
+        fs::write(&router.file, format!("{config}{networks}"))?;
+        router.reload()?.success()?;
+        ask([15, 15, 0])?;
+        fs::write(&router.file, format!("{config}{networks}").replace("4094", "4093"))?;
+        let refused = router.reload()?;
+        ensure!(refused.code() != Some(0) && refused.stderr.contains("vlan[1].id"), "{refused:?}");
+        ask([15, 15, 0])?;
+
+        fs::write(&router.file, format!("{config}{networks}"))?;
+        router.rvs("upgrade --lose-connections").run()?;
+        ask([15, 15, 0])?;
+        let ports = router.rvs("ports").run()?;
+        ensure!(ports.contains("port lan runs: VLAN 4094 of trunk"), "{ports}");
+        router.finish()
     })
 }
