@@ -15,6 +15,7 @@ use harness::{
     client,
     cluster::{CLIENT, Cluster, Layout, vip},
     config::{Config, Service},
+    ipv6,
     router::{self, Router},
     servers::Server,
     shm::Place,
@@ -318,6 +319,66 @@ fn a_download_arrives_as_it_was_sent_though_its_router_was_killed() -> Result<()
         let bytes = fs::read(cluster.state().file("download"))?;
         ensure!(bytes == harness::nginx::big_file(), "{} bytes came", bytes.len());
         ensure!(router.service()?.stats.bytes_out > 100_000, "by the second router");
+        router.finish()
+    })
+}
+
+/// The server's side of a connection: its port, or nothing that arrives there is this connection's.
+#[test]
+fn connections_of_full_nat_go_on_with_their_ports() -> Result<()> {
+    ipv6::with_cluster(Layout::TwoArmed, |cluster| {
+        let place = Place::new(cluster)?;
+        let _echo = echo(cluster)?;
+        let servers = cluster.real_servers.iter().enumerate();
+        let _echo6 = servers
+            .map(|(index, server)| {
+                Server::tcp_echo(server, ipv6::endpoint(cluster, index, PORT), &format!("rs{}", index + 1))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let config = |four: &str, six: &str| {
+            let of = |service: Service, local: &str| {
+                let pool = format!("fullnat = {{ local = [{local}] }}");
+                Service { mode: "fullnat", ..service }.scheduler("rr").setting(&pool)
+            };
+            let mut config = ipv6::config(cluster)
+                .service(of(cluster.web_on(PORT, PORT), four))
+                .service(of(ipv6::balanced(cluster, "tcp", PORT, PORT), six));
+            config.keep = place.keep();
+            config
+        };
+        let router = cluster.start_router(&config("\"10.0.0.100\"", "\"2001:db8:a::100\""))?;
+        let mut held = Vec::new();
+        for (vip, count) in [(vip(PORT), 12), (ipv6::vip(PORT), 12)] {
+            for _ in 0..count {
+                let mut stream = client::connect(&cluster.client, vip)?;
+                let mut name = [0; 3];
+                stream.read_exact(&mut name)?;
+                held.push(Held(stream, String::from_utf8_lossy(&name).into_owned()));
+            }
+        }
+        all_go_on(&mut held, "before")?;
+        let listed = |router: &Router| -> Result<BTreeSet<String>> {
+            let listed = router.rvs("list --connections").run()?;
+            let ends =
+                |line: &str| line.split_whitespace().skip(3).map(str::to_owned).collect::<Vec<_>>().join(" ");
+            Ok(listed.lines().filter(|line| line.contains("ESTABLISHED")).map(ends).collect())
+        };
+        let known = listed(&router)?;
+        ensure!(known.len() == 24, "{known:?}");
+
+        // In pools of other addresses: those of the connections are not even in it, or not where they were.
+        router.kill()?;
+        let router =
+            cluster.start_router(&config("\"10.0.0.101\"", "\"2001:db8:a::99\", \"2001:db8:a::100\""))?;
+        let said = said(&router)?;
+        ensure!(said.contains("connections go on that were there before: 24 (not: 0;"), "{said}");
+        ensure!(listed(&router)? == known, "{:?}\n{known:?}", listed(&router)?);
+        all_go_on(&mut held, "by the second")?;
+        ensure!(listed(&router)? == known, "{:?}\n{known:?}", listed(&router)?);
+        let Held(mut new, _) = Held::open(cluster)?;
+        client::echo(&mut new, b"new")?;
+        let listed = router.rvs("list --connections").run()?;
+        ensure!(listed.contains(" 10.0.0.101:"), "{listed}");
         router.finish()
     })
 }

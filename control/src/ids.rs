@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::error::quoted;
 use crate::config::value;
+use crate::keep::Locals;
 use crate::rates::Meter;
 
 /// What makes a service the same after a reload. Shown, and typed, as `tcp/192.0.2.10:80` or `tcp/[2001:db8::10]:80`.
@@ -170,8 +171,8 @@ pub struct Ids {
     workers: usize,
     numbers: Numbers,
     quarantine: VecDeque<Quarantined>,
-    /// Local addresses, by their numbers. None ever goes: it takes address space, and memory only for what is in use.
-    locals: Vec<Arc<LocalAddress>>,
+    /// Local addresses.
+    locals: Locals,
     /// Whether members are new, gone, or other than they were.
     changed: bool,
 }
@@ -251,6 +252,11 @@ impl Ids {
         Ids { key, ..self }
     }
 
+    /// The same with these local addresses.
+    pub fn with_locals(self, locals: Locals) -> Self {
+        Ids { locals, ..self }
+    }
+
     /// For so many workers, with members of an earlier process and the connections that each of them has. No other
     /// numbers may be in the table: those that nobody has here are free.
     pub fn inherit(workers: usize, members: impl IntoIterator<Item = (Member, Gauge)>) -> Self {
@@ -265,7 +271,7 @@ impl Ids {
         let free = (1..next).rev().filter_map(DestId::new).filter(|id| !taken.contains(id)).collect();
         let numbers = Numbers { next, free };
         let key = [(); 2].map(|()| RandomState::new().hash_one(workers));
-        let locals = Vec::new();
+        let locals = Locals::default();
         Ids { services, key, workers, numbers, quarantine: VecDeque::new(), locals, changed: true }
     }
 
@@ -307,21 +313,7 @@ impl Ids {
 
     /// A local address, made if it is not known. `None` if there is no address space for it, which is logged.
     pub fn local(&mut self, address: IpAddr) -> Option<Arc<LocalAddress>> {
-        if let Some(known) = self.locals.iter().find(|local| local.address == address) {
-            return Some(known.clone());
-        }
-        let number = self.locals.len().try_into().ok()?;
-        match LocalAddress::new(number, address) {
-            Ok(local) => {
-                let local = Arc::new(local);
-                self.locals.push(local.clone());
-                Some(local)
-            }
-            Err(error) => {
-                tracing::error!(%address, %error, "no address space for the ports of a local address");
-                None
-            }
-        }
+        self.locals.enter(address)
     }
 
     /// All local addresses there have been.

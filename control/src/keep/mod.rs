@@ -10,6 +10,7 @@
 //!   one beside it, and only the index that names it puts it in the place of the old one;
 //! * the index is written *before* workers get a snapshot with new members ([`Keep::record`]), so that no word can have a
 //!   number that it does not know, or knows as somebody else;
+//! * the ports of local addresses (full NAT) are in files of their own (`locals`), made before a connection can have one of them;
 //! * the number of a member that has gone is not given away before no word has it ([`crate::ids`]), so it is the next
 //!   process that finds out whose words are left.
 //!
@@ -18,6 +19,7 @@
 
 mod directory;
 mod index;
+mod locals;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,6 +36,7 @@ use dataplane::worker::Ticks;
 
 pub use self::directory::Directory;
 use self::index::Index;
+pub use self::locals::Locals;
 use crate::config::{Config, ConfigErrors};
 use crate::crew::pin;
 use crate::events::{Events, Kind};
@@ -128,7 +131,7 @@ pub fn start(
 ) -> Result<Start> {
     let workers = config.workers.cores.len();
     let connections = config.table.connections as usize;
-    let Some(directory) = directory else {
+    let Some(directory) = directory.map(Arc::new) else {
         let table = Arc::new(Table::new(connections, random_key()));
         return Ok(Start { table, ids: Ids::new(workers), keep: None, origin: Origin::New });
     };
@@ -145,11 +148,11 @@ pub fn start(
     };
     let threads = Threads { count: cores.len(), begin: &go };
     let origin = match adopt(&directory, connections, services, threads) {
-        Ok(Some(Adopted { table, index, census, took })) => {
+        Ok(Some(Adopted { table, index, locals, census, took })) => {
             let origin =
                 Origin::Adopted { kept: census.kept, removed: census.removed, no_room: census.no_room, took };
             let gauge = |member: &Member| (*member, Gauge::of(census.of(member.id)));
-            let ids = Ids::inherit(workers, index.members.iter().map(gauge));
+            let ids = Ids::inherit(workers, index.members.iter().map(gauge)).with_locals(locals);
             let keep = Some(Keep { directory, index, is_written: false, is_said: false });
             return Ok(Start { table: Arc::new(table), ids, keep, origin });
         }
@@ -160,8 +163,9 @@ pub fn start(
     directory.remove(INDEX).map_err(of_key)?;
     remove_tables(&directory, None);
     let (table, index) = make(&directory, connections, random_key()).map_err(of_key)?;
+    let ids = Ids::new(workers).with_locals(Locals::new(directory.clone()));
     let keep = Some(Keep { directory, index, is_written: false, is_said: false });
-    Ok(Start { table: Arc::new(table), ids: Ids::new(workers), keep, origin })
+    Ok(Start { table: Arc::new(table), ids, keep, origin })
 }
 
 /// A table of the process before.
@@ -169,13 +173,15 @@ struct Adopted {
     table: Table,
     /// With the members that are wanted, or have connections.
     index: Index,
+    /// Whose ports its connections of full NAT have.
+    locals: Locals,
     census: Census,
     took: Duration,
 }
 
 /// Takes over what is kept; none if nothing is. An error says why it does not do.
 fn adopt(
-    directory: &Directory,
+    directory: &Arc<Directory>,
     connections: usize,
     services: &Services,
     threads: Threads<'_>,
@@ -195,8 +201,13 @@ fn adopt(
     let (wanted, may_leave) = (services.members(), services.may_leave());
     let is_wanted = |member: &Member| wanted.contains(&(member.service, member.server));
     index.members.retain(|member| is_wanted(member) || may_leave(member.service, member.server));
-    // Whose a local port was is not kept, and without it a connection is of no use.
-    let members = index.members.iter().filter(|member| member.server.mode != Mode::Fullnat);
+    let locals = Locals::inherit(directory.clone()).unwrap_or_else(|error| {
+        tracing::warn!(error = format!("{error:#}"), "connections of full NAT are forgotten");
+        Locals::new(directory.clone())
+    });
+    // Without its port a connection is of no use.
+    let has_ports = locals.iter().next().is_some();
+    let members = index.members.iter().filter(|member| has_ports || member.server.mode != Mode::Fullnat);
     let known: Known = members.map(|member| (member.id, member.service.protocol)).collect();
     let file = directory.open_file(&index.table)?;
     let old = Table::in_file(&file, index.connections, index.key).context("its table cannot be used")?;
@@ -205,7 +216,8 @@ fn adopt(
     let same_clock = theirs.per_tick() == ours.per_tick();
     let adopted = |table, mut index: Index, census: Census| {
         index.members.retain(|member| is_wanted(member) || census.of(member.id) != Live::default());
-        Ok(Some(Adopted { table, index, census, took: began.elapsed() }))
+        locals.note_in(&table);
+        Ok(Some(Adopted { table, index, locals, census, took: began.elapsed() }))
     };
     if !same_clock || !Table::are_alike(connections, index.connections) {
         match make(directory, connections, index.key) {
@@ -248,7 +260,7 @@ fn remove_tables(directory: &Directory, but: Option<&str>) {
 /// What keeps the table for the next process.
 #[derive(Debug)]
 pub struct Keep {
-    directory: Directory,
+    directory: Arc<Directory>,
     index: Index,
     /// Whether the index is there and true.
     is_written: bool,

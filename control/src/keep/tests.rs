@@ -323,6 +323,37 @@ fn an_index_that_has_no_room_beside_the_old_one_takes_its_place() {
     });
 }
 
+/// Only those can whose ports are known.
+#[test]
+fn connections_of_full_nat_go_on_with_their_ports() {
+    let parent = on_tmpfs();
+    let text = format!(
+        "[workers]\ncores = [0]\n[table]\nconnections = 2048\nkeep = \"{}\"\n\
+         [[port]]\nname = \"wan\"\ndevice = \"net_null\"\n\
+         [[service]]\naddress = \"192.0.2.10:80\"\nmode = \"fullnat\"\nfullnat = {{ local = [\"10.0.0.100\"] }}\n\
+         [[service.server]]\naddress = \"10.0.0.1:80\"\n",
+        parent.path().display()
+    );
+    let config = config::parse(Path::new("f"), text.into()).unwrap();
+    let (slot, before, port) = {
+        let mut first = begin(&config);
+        let id = first.ids.members().next().unwrap().id;
+        let before = word(1, id);
+        first.insert(before);
+        let local = first.ids.local("10.0.0.100".parse().unwrap()).unwrap();
+        assert!(local.take(Protocol::Tcp, 4711, before.identity(), None));
+        let hash = first.table.hash(before.client(), Protocol::Tcp);
+        (first.table.find(hash, before.client(), &Keeper).unwrap().0, before, 4711)
+    };
+    let next = begin(&config);
+    assert_eq!(counts(&next.origin), (1, 0));
+    assert_eq!(next.table.local_of(slot, before.identity()).unwrap().port, port);
+    let keep = next.keep.as_ref().unwrap();
+    locals::remove_all(&keep.directory);
+    drop(next);
+    assert_eq!(counts(&begin(&config).origin), (0, 1));
+}
+
 #[test]
 fn hugetlbfs_does_as_well() {
     // Two tables and two indices.

@@ -78,7 +78,7 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
     // Taken when it is needed, and not for what is known: its port and stream are as they are here.
     let take_local = || match (service.mode, state) {
         (Mode::Fullnat, State::Template) => Ok(None),
-        (Mode::Fullnat, _) => local(snapshot, service, news.local, word.identity()).map(Some),
+        (Mode::Fullnat, _) => local(snapshot, service, news.local, word.identity(), wide).map(Some),
         (Mode::Nat | Mode::Dr | Mode::Tunnel, _) => Ok(None),
     };
     let side = Side::Service(dest.service);
@@ -137,6 +137,7 @@ fn local(
     service: &Service,
     told: Option<SocketAddr>,
     owner: Identity,
+    client: Option<u128>,
 ) -> Result<Local, Adopted> {
     let told = told.ok_or(Adopted::Stale)?;
     let address = match told.ip() {
@@ -147,6 +148,9 @@ fn local(
     // Peers tell of what is established, so a header for the server has been there.
     let stream = service.has_header().then_some(Stream { first: 0, has_passed: true });
     let is_taken = address.take_over(service.protocol, told.port(), owner, stream);
+    if let Some(client) = client.filter(|_| is_taken) {
+        address.note_client(service.protocol, told.port(), client);
+    }
     is_taken.then_some(Local { number: address.number, port: told.port() }).ok_or(Adopted::NoRoom)
 }
 

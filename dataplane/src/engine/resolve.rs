@@ -486,7 +486,8 @@ impl<'a> Path<'a> {
         let Some(pool) = &service.pool else { return Ok((word, None)) };
         // A stream that is met in its middle has had its beginning.
         let stream = (pool.proxy && packet.flags & SYN != 0).then(Stream::default);
-        match pool.claim(packet.protocol, word.identity(), packet.hash, stream) {
+        let client = self.client_address(packet);
+        match pool.claim(packet.protocol, word.identity(), packet.hash, stream, client) {
             Some(local) => Ok((word, Some(local))),
             None => {
                 self.snapshot.left(word);

@@ -33,20 +33,24 @@ impl Pool {
         self.locals.len() * self.ports.len()
     }
 
-    /// A port for a connection that begins, with this stream: its own, if it has one.
+    /// A port for a connection that begins, with this stream, and of IPv6 with this client's address: its own, if it has one.
     pub fn claim(
         &self,
         protocol: Protocol,
         owner: Identity,
         hash: Hash,
         stream: Option<Stream>,
+        client: Option<u128>,
     ) -> Option<Local> {
         self.first(owner, hash, |address, port| {
             if self.is_rehearsal {
-                address.owner(protocol, port).is_none_or(|other| other == owner)
-            } else {
-                address.take(protocol, port, owner, stream)
+                return address.owner(protocol, port).is_none_or(|other| other == owner);
             }
+            let is_taken = address.take(protocol, port, owner, stream);
+            if let Some(client) = client.filter(|_| is_taken) {
+                address.note_client(protocol, port, client);
+            }
+            is_taken
         })
     }
 
@@ -148,7 +152,7 @@ mod tests {
         let pool = pool(3, 65_530..=65_535);
         let claim = |n| {
             let (owner, hash) = connection(n, 1);
-            pool.claim(Protocol::Tcp, owner, hash, None)
+            pool.claim(Protocol::Tcp, owner, hash, None, None)
         };
         let taken: HashSet<Local> = (0..18).map(|n| claim(n).unwrap()).collect();
         assert_eq!(taken.len(), 18);
@@ -162,7 +166,7 @@ mod tests {
         let full = pool.size() as u32 * 19 / 20;
         let claims = (0..full).filter_map(|n| {
             let (owner, hash) = connection(n, 1 + n % 7);
-            pool.claim(Protocol::Tcp, owner, hash, None)
+            pool.claim(Protocol::Tcp, owner, hash, None, None)
         });
         let taken: HashSet<Local> = claims.collect();
         assert!(taken.len() as u32 > full - full / 1000, "{} of {full}", taken.len());
@@ -173,7 +177,7 @@ mod tests {
     fn trying_takes_nothing() {
         let pool = Pool { is_rehearsal: true, ..pool(1, 1024..=65_535) };
         let (owner, hash) = connection(1, 1);
-        assert!(pool.claim(Protocol::Tcp, owner, hash, None).is_some());
+        assert!(pool.claim(Protocol::Tcp, owner, hash, None, None).is_some());
         assert_eq!(pool.locals[0].taken(Protocol::Tcp), 0);
     }
 
@@ -190,7 +194,7 @@ mod tests {
                 let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
                 let (owner, hash) = connection(n, dest);
                 let known = model.iter().find(|&(_, &other)| other == (n, dest, protocol)).map(|(&at, _)| at);
-                match pool.claim(protocol, owner, hash, None) {
+                match pool.claim(protocol, owner, hash, None, None) {
                     Some(local) => {
                         prop_assert!(pool.ports.contains(&local.port) && local.number < addresses);
                         if let Some(known) = known {

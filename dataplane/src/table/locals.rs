@@ -10,19 +10,21 @@
 //! takes away those without a connection, seconds later. A young claim, whose connection may be under way, is left alone once.
 //!
 //! The other way, from a connection to its port, is written beside the table, in the place of the connection's slot, as the addresses of
-//! IPv6 clients are ([`super::wide`]): without any agreement, since what is there says whose it is.
+//! IPv6 clients are ([`super::wide`]): without any agreement, since what is there says whose it is. From the claims it can be written
+//! anew, so they are all that the next process has to find; of IPv6 with the client's address, which is beside the claim for that.
 //!
 //! ```text
 //!   claim:   | 32 first | 5 unused | 1 header | 1 passed | 1 young | 24 dest id | 64 client |
 //!   place:   | 8 unused  | 16 port  | 16 address's number | 24 dest id | 64 client |
 //! ```
 
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::ops::Range;
 
 use super::memory::Buckets;
-use super::{Hash, SLOTS, Slot, Table, Word};
+use super::{Bucket, Hash, SLOTS, Slot, Table, Word};
 use crate::service::Protocol;
 use crate::sync::{AtomicU128, Ordering};
 
@@ -88,13 +90,14 @@ impl Stream {
     }
 }
 
-/// A local address, and who has its ports. A megabyte a protocol, of which only what is used is there.
+/// A local address, and who has its ports. A megabyte a protocol, of IPv6 two, of which only what is used is there.
 pub struct LocalAddress {
     /// Its number in the places beside the table: the same as long as a connection has one of its ports.
     pub number: u16,
     /// The address.
     pub address: IpAddr,
-    claims: [Buckets; Protocol::ALL.len()],
+    /// By protocol and port; behind them, of IPv6, their clients' addresses.
+    claims: Buckets,
 }
 
 impl std::fmt::Debug for LocalAddress {
@@ -106,8 +109,17 @@ impl std::fmt::Debug for LocalAddress {
 impl LocalAddress {
     /// One whose ports are free. An error if there is no room in the address space.
     pub fn new(number: u16, address: IpAddr) -> io::Result<Self> {
-        let free = || Buckets::untouched(PORTS / SLOTS);
-        Ok(LocalAddress { number, address, claims: [free()?, free()?, free()?] })
+        Ok(LocalAddress { number, address, claims: Buckets::untouched(words(address) / SLOTS)? })
+    }
+
+    /// One whose ports are whose this file says, of [`Self::bytes`] or more: nobody's if they are zeros. An error if it is shorter.
+    pub fn in_file(number: u16, address: IpAddr, file: &File) -> io::Result<Self> {
+        Ok(LocalAddress { number, address, claims: Buckets::in_file(file, words(address) / SLOTS)? })
+    }
+
+    /// How long a file with the claims of this address is.
+    pub fn bytes(address: IpAddr) -> u64 {
+        (words(address) / SLOTS * size_of::<Bucket>()) as u64
     }
 
     /// Whose a port is.
@@ -170,8 +182,37 @@ impl LocalAddress {
 
     /// How many ports are taken.
     pub fn taken(&self, protocol: Protocol) -> usize {
-        let taken = |claim: &&AtomicU128| claim.load(Ordering::Relaxed) != 0;
-        self.claims[protocol as usize].iter().flat_map(|bucket| &bucket.0).filter(taken).count()
+        let is_taken = |&port: &u16| self.claim(protocol, port).load(Ordering::Relaxed) != 0;
+        (0..=u16::MAX).filter(is_taken).count()
+    }
+
+    /// Notes the client's address of a port's connection, if that is of IPv6.
+    pub fn note_client(&self, protocol: Protocol, port: u16, address: u128) {
+        if let Some(place) = self.client_place(protocol, port) {
+            place.store(address, Ordering::Relaxed);
+        }
+    }
+
+    /// What has been noted, whoever it was: a claim's client says by its hash whether it is its own.
+    pub(super) fn noted_client(&self, protocol: Protocol, port: u16) -> Option<u128> {
+        Some(self.client_place(protocol, port)?.load(Ordering::Relaxed))
+    }
+
+    /// Notes the ports, and the clients' addresses, of the connections in a table that a process before has left together with the claims.
+    pub fn note_all(&self, table: &Table) {
+        for &protocol in Protocol::ALL {
+            for port in 0..=u16::MAX {
+                let Some(owner) = self.owner(protocol, port) else { continue };
+                let hash = table.hash(owner.word().client(), protocol);
+                let local = Local { number: self.number, port };
+                for slot in table.slots_of(hash, owner) {
+                    table.note_local(slot, owner, local);
+                    if let Some(address) = self.noted_client(protocol, port) {
+                        table.note_address(slot, address);
+                    }
+                }
+            }
+        }
     }
 
     /// Visits a part of the ports: `numerators` of `denominator`. Those without a connection become free, unless they are young; so does
@@ -199,9 +240,23 @@ impl LocalAddress {
 
     #[inline]
     fn claim(&self, protocol: Protocol, port: u16) -> &AtomicU128 {
-        let port = usize::from(port);
-        &self.claims[protocol as usize][port / SLOTS].0[port % SLOTS]
+        self.word(protocol as usize * PORTS + usize::from(port))
     }
+
+    fn client_place(&self, protocol: Protocol, port: u16) -> Option<&AtomicU128> {
+        let number = (Protocol::ALL.len() + protocol as usize) * PORTS + usize::from(port);
+        self.address.is_ipv6().then(|| self.word(number))
+    }
+
+    #[inline]
+    fn word(&self, number: usize) -> &AtomicU128 {
+        &self.claims[number / SLOTS].0[number % SLOTS]
+    }
+}
+
+/// How many there are of an address.
+fn words(address: IpAddr) -> usize {
+    Protocol::ALL.len() * PORTS * if address.is_ipv6() { 2 } else { 1 }
 }
 
 impl Table {
@@ -221,11 +276,16 @@ impl Table {
 
     /// Whether there is a connection with this identity, and no other port has been noted for it.
     fn holds(&self, hash: Hash, identity: Identity, local: Local) -> bool {
-        self.candidates(hash).into_iter().any(|bucket| {
-            self.load(bucket).into_iter().enumerate().any(|(index, word)| {
-                word.identity() == identity
-                    && self.local_of(Slot::new(bucket, index), identity).is_none_or(|noted| noted == local)
-            })
+        let is_its = |slot| self.local_of(slot, identity).is_none_or(|noted| noted == local);
+        self.slots_of(hash, identity).any(is_its)
+    }
+
+    /// Where the connection with this identity is.
+    fn slots_of(&self, hash: Hash, identity: Identity) -> impl Iterator<Item = Slot> {
+        self.candidates(hash).into_iter().flat_map(move |bucket| {
+            let words = self.load(bucket).into_iter().enumerate();
+            let its = words.filter(move |(_, word)| word.identity() == identity);
+            its.map(move |(index, _)| Slot::new(bucket, index))
         })
     }
 }
@@ -312,6 +372,46 @@ mod tests {
         address.note_stream(Protocol::Tcp, 80, owner(2), passed);
         assert_eq!((stream(), address.owner(Protocol::Tcp, 80)), (None, Some(owner(1))));
         assert!(!address.take_over(Protocol::Tcp, 80, owner(2), None));
+    }
+
+    #[test]
+    #[cfg(not(miri))]
+    fn what_is_in_the_file_of_an_address_is_all_that_the_next_process_needs() {
+        let key = HashKey { blind: 3, factor: 5 };
+        for address in ["10.0.0.100", "2001:db8::100"] {
+            let address: IpAddr = address.parse().unwrap();
+            let file = tempfile::tempfile().unwrap();
+            assert!(LocalAddress::in_file(0, address, &file).is_err(), "it is too short");
+            file.set_len(LocalAddress::bytes(address)).unwrap();
+            let six = 0x2001_0DB8_u128 << 96 | 7;
+            let client = match address {
+                IpAddr::V4(_) => Client::new(7, 1000),
+                IpAddr::V6(_) => Table::new(100, key).wide_client(six, 1000),
+            };
+            let word = Word::new(client, DestId::new(1).unwrap());
+            let stream = Stream { first: 77, has_passed: true };
+            {
+                let before = LocalAddress::in_file(7, address, &file).unwrap();
+                for &protocol in Protocol::ALL {
+                    assert!(before.take(protocol, 65535, word.identity(), Some(stream)));
+                    before.note_client(protocol, 65535, six);
+                }
+                assert!(before.take(Protocol::Tcp, 0, owner(3), None), "whose connection is not kept");
+            }
+            let (table, after) = (Table::new(100, key), LocalAddress::in_file(2, address, &file).unwrap());
+            let slot = table.vacancy(table.hash(client, Protocol::Tcp), client).unwrap();
+            table.replace(slot, Word::EMPTY, word).unwrap();
+            after.note_all(&table);
+            assert_eq!(
+                table.local_of(slot, word.identity()),
+                Some(Local { number: 2, port: 65535 }),
+                "{address}"
+            );
+            assert_eq!(after.stream(Protocol::Tcp, 65535), Some(stream));
+            assert_eq!(table.address_of(slot, word, false), address.is_ipv6().then_some(six));
+            (0..2).for_each(|_| after.sweep(&table, 0..1, 1));
+            assert_eq!(Protocol::ALL.iter().map(|&protocol| after.taken(protocol)).sum::<usize>(), 1);
+        }
     }
 
     #[test]
