@@ -18,7 +18,8 @@ pub type Tally = BTreeMap<(&'static str, &'static str), u64>;
 /// Both take the sequence; the first thing that differs, in words.
 pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
     let mut services = sequence.services.clone();
-    let (mut subject, mut model) = (Subject::new(&services), Model::new(&services));
+    let (mut subject, mut model) =
+        (Subject::new(&services, sequence.routing), Model::new(&services, sequence.routing));
     let mut now = 1 << 20;
     for (index, step) in sequence.steps.iter().enumerate() {
         let known = |service, client| model.known(now, service, client);
@@ -118,7 +119,7 @@ fn edit(services: &mut [Service], (service, server): Which, change: impl FnOnce(
 /// What the data path has done, in the model's words.
 fn fate(verdict: Verdict, frame: &[u8], left: Vec<u8>) -> Fate {
     match verdict {
-        Verdict::Route(_) => Fate::Drop("routed, though nothing is to be"),
+        Verdict::Route(port) => Fate::Route(port, left),
         Verdict::Forward(port) => {
             let (header, packet) = left.split_at(14);
             tunnel::without_choice(packet)
@@ -145,6 +146,7 @@ fn settled(verdict: Verdict, left: Vec<u8>) -> Fate {
 fn name(fate: &Fate) -> &'static str {
     match fate {
         Fate::Forward(..) => "forward",
+        Fate::Route(..) => "route",
         Fate::ToFragment(_) => Punt::ToFragment.name(),
         Fate::Unresolved(_) => Punt::Unresolved.name(),
         Fate::Punt(why) | Fate::Drop(why) => why,
@@ -155,6 +157,7 @@ fn name(fate: &Fate) -> &'static str {
 fn shown(fate: &Fate) -> String {
     match fate {
         Fate::Forward(port, bytes) => format!("forward {port} {}", hex(bytes)),
+        Fate::Route(port, bytes) => format!("route {port} {}", hex(bytes)),
         Fate::ToFragment(bytes) => format!("to fragment {}", hex(bytes)),
         Fate::Unresolved(bytes) => format!("unresolved {}", hex(bytes)),
         Fate::Punt(why) => format!("punt {why}"),

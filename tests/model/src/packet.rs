@@ -169,6 +169,16 @@ impl Packet {
         self.bytes[if self.is_six() { 7 } else { 8 }]
     }
 
+    /// IPv4 options, or hop-by-hop options of IPv6: the routers on the way are to look at it.
+    pub fn is_for_routers(&self) -> bool {
+        if self.is_six() { self.bytes[6] == 0 } else { header_of_four(&self.bytes) > 20 }
+    }
+
+    /// IPv4 without "don't fragment".
+    pub fn may_be_fragmented(&self) -> bool {
+        !self.is_six() && self.bytes[6] & 0x40 == 0
+    }
+
     /// One hop further.
     pub fn spend_hop(&mut self) {
         let at = if self.is_six() { 7 } else { 8 };

@@ -10,11 +10,13 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::packet::{self, ACK, FIN, RST, SYN};
-use crate::world::{self, LAN, Leaving, MACS, SERVERS, Server, Service, Tunnel, WAN};
+use crate::world::{self, LAN, Leaving, Limit, MACS, SERVERS, Server, Service, Sources, Tunnel, WAN};
 
 /// A sequence: services, and what happens.
 #[derive(Clone, Debug)]
 pub struct Sequence {
+    /// Whether what concerns no service is routed by the workers.
+    pub routing: bool,
     /// The services at its beginning.
     pub services: Vec<Service>,
     /// What happens, in order.
@@ -103,6 +105,8 @@ pub enum Odd {
     OtherPort,
     /// From a real server to the router itself.
     ToRouter,
+    /// To a real server's own address, at another port.
+    ToServer,
     /// A packet of this protocol.
     OtherProtocol(u8),
     /// A fragment, of the datagram with this identification the part with this number: 0, 1 or 2.
@@ -138,8 +142,8 @@ const PART: usize = 24;
 /// Any sequence.
 pub fn sequences() -> impl Strategy<Value = Sequence> {
     let services = prop::collection::vec(service(), 1..=3);
-    (services, prop::collection::vec(step(), 1..=24))
-        .prop_map(|(services, steps)| Sequence { services, steps })
+    (prop::bool::weighted(0.3), services, prop::collection::vec(step(), 1..=24))
+        .prop_map(|(routing, services, steps)| Sequence { routing, services, steps })
 }
 
 fn service() -> impl Strategy<Value = Service> {
@@ -173,9 +177,14 @@ fn service() -> impl Strategy<Value = Service> {
     let persistence = prop::option::weighted(0.25, persistence);
     let special = (prop::bool::weighted(0.15), prop::bool::weighted(0.15), persistence);
     let local_ports = select(vec![1024..=1024u16, 1024..=1025, 1024..=65_535]);
-    let ways = (tunnel(), local_ports);
+    let ways = (
+        tunnel(),
+        local_ports,
+        prop::option::weighted(0.15, sources()),
+        prop::option::weighted(0.1, limit()),
+    );
     (kind, timeout, special, ways, servers).prop_map(|(kind, timeout, special, ways, servers)| {
-        let (tunnel, local_ports) = ways;
+        let (tunnel, local_ports, sources, limit) = ways;
         let (sloppy_tcp, one_packet, persistence) = special;
         let (is_six, is_tcp, mode, scheduler, flags) = kind;
         let is_six = is_six && mode != Mode::Tunnel;
@@ -207,10 +216,34 @@ fn service() -> impl Strategy<Value = Service> {
             }),
             tunnel,
             local_ports,
+            sources,
+            limit,
             live: true,
             servers,
         }
     })
+}
+
+/// Some of them have clients 1 and 2 of both families.
+fn sources() -> impl Strategy<Value = Sources> {
+    let prefix = select(vec![
+        ("198.51.100.0", 24),
+        ("198.51.100.1", 32),
+        ("198.51.100.2", 31),
+        ("0.0.0.0", 0),
+        ("2001:db8:c::", 64),
+        ("2001:db8:c::1", 128),
+        ("::", 0),
+    ]);
+    let prefix = prefix.prop_map(|(address, length)| (address.parse().expect("an address"), length));
+    let allow = prop::option::of(prop::collection::vec(prefix.clone(), 0..3));
+    (allow, prop::collection::vec(prefix, 0..3)).prop_map(|(allow, deny)| Sources { allow, deny })
+}
+
+fn limit() -> impl Strategy<Value = Limit> {
+    let of_source = any::<bool>();
+    (select(vec![1u32, 3, 8]), select(vec![1u32, 2, 5]), of_source)
+        .prop_map(|(rate, burst, of_source)| Limit { rate, burst, of_source })
 }
 
 fn tunnel() -> impl Strategy<Value = Tunnel> {
@@ -332,6 +365,7 @@ fn odd() -> impl Strategy<Value = Odd> {
         2 => (0..12u8).prop_map(Odd::Martian),
         1 => Just(Odd::OtherPort),
         1 => Just(Odd::ToRouter),
+        1 => Just(Odd::ToServer),
         1 => select(vec![1, 2, 6, 17, 47, 50, 58, 33]).prop_map(Odd::OtherProtocol),
         24 => (prop_oneof![6 => Just(1u8), 1 => Just(2)], 0..3u8).prop_map(|(id, part)| Odd::Part(id, part)),
     ]
@@ -360,6 +394,9 @@ impl Sent {
         };
         if matches!(self.odd, Some(Odd::ToRouter)) && from.is_some() && !service.is_six {
             destination.set_ip(world::ROUTER.into());
+        }
+        if matches!(self.odd, Some(Odd::ToServer)) && from.is_none() {
+            destination = (world::server_address(number, service, 0).ip(), 22).into();
         }
         if let Some(Odd::Martian(which)) = self.odd {
             source.set_ip(martian(which, service.is_six));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use dataplane::admission::{Kept, Limit, Rate, Sources};
 use dataplane::clock::Tick;
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::engine::{BURST, Engine, Verdict, reset};
@@ -48,17 +49,19 @@ pub struct Seen {
     /// For each server of each service, what has been counted, and how many connections are active and inactive.
     pub servers: Vec<(Traffic, [u32; 2])>,
     pub total: Traffic,
+    /// Packets and bytes that were routed.
+    pub routed: (u64, u64),
 }
 
 impl Subject {
-    pub fn new(services: &[Service]) -> Subject {
+    pub fn new(services: &[Service], is_routing: bool) -> Subject {
         let table = Arc::new(Table::new(256, HashKey { blind: 5, factor: 0x9E37_79B9_7F4A_7C15 }));
         let counters: Arc<WorkerCounters> = Arc::default();
         let engine = Engine::new(0, table.clone(), counters.clone());
         let specs: Vec<ServiceSpec> =
             services.iter().enumerate().map(|(number, service)| spec(number, service)).collect();
         let specs = with_pools(services, specs);
-        let snapshot = compile(1, services, &specs);
+        let snapshot = compile(1, services, &specs).with_routing(is_routing);
         Subject {
             engine,
             table,
@@ -112,13 +115,14 @@ impl Subject {
     pub fn change(&mut self, number: usize, service: &Service) {
         let old = &self.specs[number];
         let mut new = spec(number, service);
-        (new.kept, new.pool) = (old.kept.clone(), old.pool.clone());
+        (new.kept, new.pool, new.limiter) = (old.kept.clone(), old.pool.clone(), old.limiter.clone());
         for (new, old) in new.dests.iter_mut().zip(&old.dests) {
             (new.traffic, new.gauge) = (old.traffic.clone(), old.gauge.clone());
         }
         self.specs[number] = new;
         self.services[number] = service.clone();
-        self.snapshot = compile(self.snapshot.generation + 1, &self.services, &self.specs);
+        self.snapshot = compile(self.snapshot.generation + 1, &self.services, &self.specs)
+            .with_routing(self.snapshot.routing);
     }
 
     pub fn seen(&self, now: u64) -> Seen {
@@ -131,7 +135,14 @@ impl Subject {
             (dest.traffic[0].get(), [active, inactive])
         });
         let templates = templates.iter().map(|one| (one.service, one.client.ip(), one.server)).collect();
-        Seen { connections, templates, servers: servers.collect(), total: self.counters.traffic.get() }
+        let routed = (self.counters.routed.get(), self.counters.routed_bytes.get());
+        Seen {
+            connections,
+            templates,
+            servers: servers.collect(),
+            total: self.counters.traffic.get(),
+            routed,
+        }
     }
 
     /// Where clients come back to: service, client and server.
@@ -167,6 +178,13 @@ impl Subject {
     }
 }
 
+fn limit_of(limit: world::Limit, is_six: bool) -> Limit {
+    let source_prefix = if is_six { 128 } else { 32 };
+    let rate = Some(Rate::new(limit.rate, limit.burst));
+    let (rate, source_rate) = if limit.of_source { (None, rate) } else { (rate, None) };
+    Limit { rate, source_rate, source_connections: None, half_open: None, source_prefix }
+}
+
 fn spec(number: usize, service: &Service) -> ServiceSpec {
     let mut timeouts = Timeouts::default();
     timeouts.0[State::Established as usize] = service.timeout;
@@ -192,6 +210,11 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
         sloppy: service.sloppy_tcp,
         one_packet: service.one_packet,
         persistence: service.persistence,
+        sources: service
+            .sources
+            .as_ref()
+            .map(|sources| Arc::new(Sources::new(sources.allow.as_deref(), &sources.deny))),
+        limiter: Kept::default().limiter(service.limit.map(|limit| limit_of(limit, service.is_six)), [5, 7]),
         tunnel: TunnelSpec {
             encapsulation: service.tunnel.encapsulation,
             source: Some(ROUTER.into()),

@@ -50,10 +50,34 @@ pub struct Service {
     pub tunnel: Tunnel,
     /// The ports of the local addresses as which its servers know clients, by [`Mode::Fullnat`].
     pub local_ports: RangeInclusive<u16>,
+    /// Who may begin connections, if not everybody.
+    pub sources: Option<Sources>,
+    /// How many may begin.
+    pub limit: Option<Limit>,
     /// Whether the virtual address is here.
     pub live: bool,
     /// How many servers it has, and what is said of each.
     pub servers: Vec<Server>,
+}
+
+/// Prefixes whose clients may begin connections, or may not. The longest decides.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// If there are any, nobody else may.
+    pub allow: Option<Vec<(IpAddr, u8)>>,
+    /// Who may not.
+    pub deny: Vec<(IpAddr, u8)>,
+}
+
+/// How many connections may begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// In a second.
+    pub rate: u32,
+    /// At once.
+    pub burst: u32,
+    /// Whether this is for each source, and not for all of them together.
+    pub of_source: bool,
 }
 
 /// How packets are put into others, by [`Mode::Tunnel`].

@@ -10,7 +10,7 @@ use rvs_model::{Tally, compare};
 const CASES: u32 = 20_000;
 
 /// What packets of services meet in every mode, so often that no seed misses it.
-const IN_EVERY_MODE: [&str; 19] = [
+const IN_EVERY_MODE: [&str; 23] = [
     "bad_ip_checksum",
     "bad_ip_header",
     "bad_transport_header",
@@ -26,7 +26,11 @@ const IN_EVERY_MODE: [&str; 19] = [
     "not_ip",
     "other_host",
     "other_protocol",
+    "rate_limited",
+    "route",
     "runt",
+    "source_denied",
+    "source_limited",
     "too_big",
     "ttl_expired",
     "vlan",

@@ -54,6 +54,6 @@ impl Model {
             .filter(|(one, what)| now <= one.sure_until || now <= one.maybe_until && seen.contains(what))
             .map(|(_, what)| what)
             .collect();
-        Seen { connections, templates, servers: servers.collect(), total: self.total }
+        Seen { connections, templates, servers: servers.collect(), total: self.total, routed: self.routed }
     }
 }

@@ -16,7 +16,7 @@ use crate::world;
 
 impl Model {
     /// A packet to a virtual address.
-    pub(super) fn client_sends(&mut self, frame: Frame<'_>, service: usize) -> Fate {
+    pub(super) fn client_sends(&mut self, frame: &Frame<'_>, service: usize) -> Fate {
         let packet = &frame.packet;
         let (client, _) = ends(packet);
         let is_tcp = self.services[service].protocol == Protocol::Tcp;
@@ -43,7 +43,7 @@ impl Model {
                 self.follow(index, client_side(&self.services[service]), flags);
                 self.connections[index].server
             }
-            None => match self.begin(&frame, service, client, flags) {
+            None => match self.begin(frame, service, client, flags) {
                 Ok(server) => server,
                 Err(fate) => return fate,
             },
@@ -61,7 +61,7 @@ impl Model {
             },
         }
         packet.spend_hop();
-        let fate = send_to(&self.services, &frame, packet, service, server);
+        let fate = send_to(&self.services, frame, packet, service, server);
         if has_gone_on(&fate) {
             self.count(service, server, 0, length);
         }
@@ -91,7 +91,7 @@ impl Model {
     }
 
     /// A packet from a real server's address and port.
-    pub(super) fn server_sends(&mut self, frame: Frame<'_>, protocol: Protocol) -> Fate {
+    pub(super) fn server_sends(&mut self, frame: &Frame<'_>, protocol: Protocol) -> Fate {
         let packet = &frame.packet;
         // The client, or as whom the server knows it.
         let (server, client) = ends(packet);
@@ -124,7 +124,7 @@ impl Model {
         let client = by_local.map_or(client, |index| self.connections[index].client);
         readdress(&mut packet, virtual_address, client, true);
         packet.spend_hop();
-        let fate = send(&self.services, &frame, &packet, client.ip());
+        let fate = send(&self.services, frame, &packet, client.ip());
         if has_gone_on(&fate) {
             self.count(service, server, 1, length);
         }

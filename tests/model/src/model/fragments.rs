@@ -66,7 +66,7 @@ impl Model {
     }
 
     /// A part of a datagram. The first has the ports and goes as any packet does; the others go where it has gone.
-    pub(super) fn fragment(&mut self, frame: Frame<'_>) -> Fate {
+    pub(super) fn fragment(&mut self, frame: &Frame<'_>) -> Fate {
         let packet = &frame.packet;
         let Some(fragment) = packet.fragment else { unreachable!("it is one") };
         let length = packet.segment().len();
@@ -79,7 +79,7 @@ impl Model {
             return Fate::Drop("bad_fragment");
         }
         if fragment.offset > 0 {
-            return self.later_fragment(&frame);
+            return self.later_fragment(frame);
         }
         let Some(protocol) = Protocol::from_number(packet.protocol) else { unreachable!("it has a header") };
         if length < header_of(packet.protocol) || !has_whole_header(packet) {
@@ -107,7 +107,7 @@ impl Model {
         }
         let went = match fate {
             Fate::Forward(..) | Fate::Unresolved(_) | Fate::ToFragment(_) => self.placed,
-            Fate::Punt(_) => Went::ToLinux,
+            Fate::Punt(_) | Fate::Route(..) => Went::ToLinux,
             Fate::Drop(_) | Fate::Hold => Went::Nowhere,
         };
         self.notes.retain(|note| note.datagram != datagram);

@@ -50,7 +50,13 @@ impl Model {
             None if is_claimed => self.find_by_local(destination, source, protocol),
             None => self.find_by_server(destination, source, protocol),
         };
-        let Some(index) = known else { return nobodys };
+        let Some(index) = known else {
+            // A client may know the server by its own address, if there is a way to it.
+            return match self.routed_instead(frame, Fate::Punt("icmp")) {
+                Fate::Punt(_) => nobodys,
+                routed => routed,
+            };
+        };
         if packet.hops() <= 1 {
             return Fate::Drop("ttl_expired");
         }

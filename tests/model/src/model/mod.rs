@@ -4,6 +4,7 @@
 //! searched from its beginning to its end, checksums are summed over the whole packet, and nothing is shared with the data path but the names in
 //! which services are configured.
 
+mod admission;
 mod connections;
 mod counts;
 mod flows;
@@ -12,6 +13,7 @@ mod headers;
 mod icmp;
 mod local;
 mod persistence;
+mod routing;
 mod scheduling;
 mod sending;
 mod services;
@@ -21,6 +23,7 @@ use std::net::{IpAddr, SocketAddr};
 use dataplane::counters::Traffic;
 use dataplane::service::Protocol;
 
+use self::admission::Passed;
 use self::connections::Connection;
 use self::counts::Load;
 use self::fragments::{Held, Note, Went};
@@ -38,6 +41,8 @@ const TICKS_PER_SECOND: u64 = 4;
 pub enum Fate {
     /// It goes out of a port as these bytes.
     Forward(u16, Vec<u8>),
+    /// The same, and it is of no service.
+    Route(u16, Vec<u8>),
     /// Linux gets it as it came.
     Punt(&'static str),
     /// Linux sends this packet in fragments.
@@ -56,6 +61,10 @@ pub struct Model {
     connections: Vec<Connection>,
     templates: Vec<Template>,
     claims: Vec<Claim>,
+    passed: Vec<Passed>,
+    is_routing: bool,
+    /// Packets and bytes.
+    routed: (u64, u64),
     hashed: Vec<(Hashed, Option<usize>)>,
     loads: Vec<[Load; SERVERS]>,
     /// Where round robin is, if that is known.
@@ -89,12 +98,15 @@ pub struct Observed {
 }
 
 impl Model {
-    pub fn new(services: &[Service]) -> Model {
+    pub fn new(services: &[Service], is_routing: bool) -> Model {
         Model {
             services: services.to_vec(),
             connections: Vec::new(),
             templates: Vec::new(),
             claims: Vec::new(),
+            passed: Vec::new(),
+            is_routing,
+            routed: (0, 0),
             hashed: Vec::new(),
             loads: vec![Default::default(); services.len()],
             turns: vec![Some(0); services.len()],
@@ -136,13 +148,18 @@ impl Model {
             _ => return Fate::Punt("not_ip"),
         };
         match packet::parse(&frame[14..], is_six) {
-            Ok(packet) => self.route(Frame { bytes: frame, packet, observed }),
+            Ok(packet) => {
+                let frame = Frame { bytes: frame, packet, observed };
+                let fate = self.belongs(&frame);
+                self.routed_instead(&frame, fate)
+            }
             Err(Malformed::Header) => Fate::Drop("bad_ip_header"),
             Err(Malformed::Checksum) => Fate::Drop("bad_ip_checksum"),
         }
     }
 
-    fn route(&mut self, frame: Frame<'_>) -> Fate {
+    /// What becomes of a packet by its service, if it has one.
+    fn belongs(&mut self, frame: &Frame<'_>) -> Fate {
         let packet = &frame.packet;
         // Of an IPv6 fragment only the first says the protocol (RFC 8200, section 4.5).
         if packet.is_six() && packet.fragment.is_some_and(|fragment| fragment.offset > 0) {
@@ -152,8 +169,8 @@ impl Model {
             TCP => Protocol::Tcp,
             UDP => Protocol::Udp,
             SCTP => Protocol::Sctp,
-            ICMP if !packet.is_six() => return self.message(&frame),
-            ICMPV6 if packet.is_six() => return self.message(&frame),
+            ICMP if !packet.is_six() => return self.message(frame),
+            ICMPV6 if packet.is_six() => return self.message(frame),
             _ => return Fate::Punt("other_protocol"),
         };
         if packet.is_source_routed {
@@ -167,7 +184,7 @@ impl Model {
     }
 
     /// A packet with ports.
-    fn classify(&mut self, frame: Frame<'_>, protocol: Protocol) -> Fate {
+    fn classify(&mut self, frame: &Frame<'_>, protocol: Protocol) -> Fate {
         let packet = &frame.packet;
         let (source, destination) = ends(packet);
         if let Some(service) = self.service_at(destination, protocol) {

@@ -29,7 +29,7 @@ impl Model {
         client: SocketAddr,
         flags: u8,
     ) -> Result<usize, Fate> {
-        let service = &self.services[number];
+        let service = &self.services[number].clone();
         let is_syn = flags & (SYN | RST) == SYN;
         let may_begin = match service.protocol {
             Protocol::Udp => true,
@@ -47,6 +47,7 @@ impl Model {
         if self.is_martian(client.ip()) {
             return Err(Fate::Drop("martian"));
         }
+        self.admit(number, client.ip()).map_err(Fate::Drop)?;
         let is_known = |server: usize| {
             let address = world::server_address(number, service, server);
             matches!(world::way(&self.services, address.ip()), Way::Out { .. })

@@ -55,16 +55,23 @@ impl Model {
 
     /// Whether no client has this address.
     pub(super) fn is_martian(&self, address: IpAddr) -> bool {
-        let is_nobodys = match address {
-            // Multicast, and what is reserved behind it, is no source (RFC 6890).
-            IpAddr::V4(four) => matches!(four.octets()[0], 0 | 127 | 224..),
-            IpAddr::V6(six) => {
-                six.is_unspecified() || six.is_loopback() || six.is_unicast_link_local() || six.is_multicast()
-            }
-        };
-        is_nobodys
-            || self.services.iter().enumerate().any(|(number, service)| {
-                service.live && world::virtual_address(number, service).ip() == address
-            })
+        is_nobodys(address) || self.is_virtual(address)
+    }
+
+    pub(super) fn is_virtual(&self, address: IpAddr) -> bool {
+        self.services
+            .iter()
+            .enumerate()
+            .any(|(number, service)| service.live && world::virtual_address(number, service).ip() == address)
+    }
+}
+
+/// Whether an address stands for no single host, or only for one on this link (RFC 6890; RFC 4291).
+pub(super) fn is_nobodys(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(four) => matches!(four.octets()[0], 0 | 127 | 224..),
+        IpAddr::V6(six) => {
+            six.is_unspecified() || six.is_loopback() || six.is_unicast_link_local() || six.is_multicast()
+        }
     }
 }
