@@ -348,7 +348,7 @@ fn connections_of_full_nat_go_on_with_their_ports() -> Result<()> {
         };
         let router = cluster.start_router(&config("\"10.0.0.100\"", "\"2001:db8:a::100\""))?;
         let mut held = Vec::new();
-        for (vip, count) in [(vip(PORT), 12), (ipv6::vip(PORT), 12)] {
+        for (vip, count) in [(SocketAddr::from(vip(PORT)), 12), (ipv6::vip(PORT), 12)] {
             for _ in 0..count {
                 let mut stream = client::connect(&cluster.client, vip)?;
                 let mut name = [0; 3];

@@ -99,7 +99,7 @@ fn an_association_by_direct_routing() {
 #[test]
 fn an_association_by_a_tunnel() {
     let mut rig = Rig::new(Protocol::Sctp, Mode::Tunnel, &[1]);
-    rig.spec.tunnel.source = Some(u32::from(*socket(ROUTER).ip()));
+    rig.spec.tunnel.source = Some((*socket(ROUTER).ip()).into());
     rig.publish();
     for (chunk, state) in
         [(INIT, State::Init1), (COOKIE_ECHO, State::Established), (SHUTDOWN, State::ShutdownReceived)]
