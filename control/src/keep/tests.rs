@@ -272,7 +272,7 @@ fn stamps_of_a_clock_that_was_measured_otherwise_are_translated() {
     let table = keep.index.table.clone();
     (keep.index.tsc_per_tick, keep.is_written) = (keep.index.tsc_per_tick + 1, false);
     keep.record(&mut first.ids);
-    drop(keep);
+    drop((keep, first));
     let next = begin(&config(parent.path(), 2048, &[1, 2, 3]));
     assert_eq!((counts(&next.origin), next.connections()), ((30, 0), before));
     let index = next.keep.unwrap().index;
@@ -315,7 +315,7 @@ fn an_index_that_has_no_room_beside_the_old_one_takes_its_place() {
         assert!(keep.is_written && !keep.is_said);
         let index = Index::parse(&keep.directory.read(INDEX).unwrap().unwrap()).unwrap();
         assert_eq!((index.members.len(), keep.directory.names(INDEX)), (4, vec![INDEX.to_owned()]));
-        drop(keep);
+        drop((keep, next));
         assert_eq!(begin(&config(path, 2048, &[1, 2, 3])).connections(), before);
         // Nor is there room for a larger table beside the old one, which therefore stays.
         let last = begin(&config(path, 4096, &[1, 2, 3]));

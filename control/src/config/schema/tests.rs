@@ -84,8 +84,10 @@ impl Table {
             }
         }
         if let Some(ports) = document["port"].as_array_mut() {
-            for port in ports.iter_mut().filter(|port| port["bond"].is_null() && port["device"].is_null()) {
-                port["device"] = json!("net_null");
+            for port in ports.iter_mut().filter_map(Value::as_object_mut) {
+                if !port.contains_key("bond") {
+                    port.entry("device").or_insert(json!("net_null"));
+                }
             }
         }
         if document.pointer("/port/0/bond/primary").is_some() {
@@ -348,7 +350,9 @@ fn good_and_bad(property: &Value) -> (Vec<Value>, Vec<Value>) {
     }
     if property["type"] == "array" {
         let (items, not_items) = good_and_bad(&property["items"]);
-        good.extend(items.into_iter().map(|item| json!([item])));
+        let is_enough = property["minItems"].as_u64().is_none_or(|least| least <= 1);
+        let alone = if is_enough { &mut good } else { &mut bad };
+        alone.extend(items.into_iter().map(|item| json!([item])));
         bad.extend(not_items.into_iter().map(|item| json!([item])));
     }
     let strange = if property["type"] == "boolean" || is_either { json!("yes") } else { json!(true) };
