@@ -27,7 +27,7 @@ impl Bond {
     }
 }
 
-/// The modes, in the order in which [`read`] makes them.
+/// The modes, in the order in which `read` makes them.
 pub const MODES: [&str; 3] = ["active-backup", "balance-xor", "802.3ad"];
 
 /// What decides by which member a packet leaves.
