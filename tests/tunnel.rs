@@ -1,8 +1,7 @@
 //! Tunnels: packets reach real servers inside of others, which answer clients directly.
 
 use std::{
-    io::{Read, Write},
-    net::{Shutdown, SocketAddrV4, UdpSocket},
+    net::{SocketAddrV4, UdpSocket},
     time::Duration,
 };
 
@@ -14,7 +13,6 @@ use harness::{
     config::Service,
     netns::Namespace,
     packet::Frame,
-    router::Router,
     servers::Server,
     shm::Place,
     tunnel::{End, Kind, path_mtu, through},
@@ -25,45 +23,11 @@ use harness::{
 /// How much is sent through a tunnel, and comes back beside it.
 const MUCH: usize = 2 << 20;
 
-/// Sends back all that has come, once all has come.
-fn mirror(namespace: &Namespace, address: SocketAddrV4) -> Result<Server> {
-    Server::tcp(namespace, address, |mut stream| {
-        let mut all = Vec::new();
-        if stream.read_to_end(&mut all).is_ok() {
-            let _ = stream.write_all(&all);
-        }
-    })
-}
-
-/// So many bytes there and back.
-fn there_and_back(client: &Namespace, address: SocketAddrV4, length: usize) -> Result<()> {
-    let message: Vec<u8> = (0..length as u32).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
-    let mut stream = client::connect(client, address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(&message)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).context("nothing comes back")?;
-    ensure!(answer == message, "{} of {length} bytes came back", answer.len());
-    Ok(())
-}
-
-/// How many packets have met this fate, e.g. `too_big`.
-fn count(router: &Router, fate: &str) -> Result<u64> {
-    Ok(router
-        .counters()?
-        .fates()
-        .iter()
-        .filter(|(name, _)| name.contains(fate))
-        .map(|(_, count)| count)
-        .sum())
-}
-
 fn pages_and_files_both_ways(kind: Kind) -> Result<()> {
     with_cluster(Layout::OneArmed, |cluster| {
         let _nginx = cluster.start_web()?;
         let mut ends = End::of_all(cluster, kind)?;
-        let _mirror = mirror(&cluster.real_servers[0], vip(9000))?;
+        let _mirror = Server::tcp_mirror(&cluster.real_servers[0], vip(9000))?;
         let files =
             Service::tcp("tunnel", vip(9000)).setting(&kind.setting()).server(cluster.endpoint(0, 9000), 1);
         let web = through(cluster.web().scheduler("rr"), kind);
@@ -90,9 +54,9 @@ fn pages_and_files_both_ways(kind: Kind) -> Result<()> {
         ensure!(!frames.iter().filter_map(|frame| frame.tcp()).any(|tcp| *tcp.source().ip() == VIP));
 
         // Up through the tunnel, whose MTU the client is told; down beside it.
-        there_and_back(&cluster.client, vip(9000), MUCH)?;
+        client::there_and_back(&cluster.client, vip(9000), MUCH)?;
         ensure!(path_mtu(&cluster.client, "192.0.2.10")? == Some(1500 - kind.overhead() as u64));
-        ensure!(count(&router, "too_big")? > 0);
+        ensure!(router.count("too_big")? > 0);
         let posted = cluster
             .client
             .command("curl")
@@ -158,18 +122,18 @@ fn the_mtu_beyond_the_router_is_found(kind: Kind) -> Result<()> {
     with_cluster(Layout::OneArmed, |cluster| {
         let far = behind_a_narrow_link(cluster)?;
         let mut end = End::start(&far, kind)?;
-        let _mirror = mirror(&far, vip(9000))?;
+        let _mirror = Server::tcp_mirror(&far, vip(9000))?;
         let server: SocketAddrV4 = "10.1.0.11:9000".parse()?;
         let service = Service::tcp("tunnel", vip(9000)).setting(&kind.setting()).server(server, 1);
         let router = cluster.start_router(&cluster.config().service(service))?;
         cluster.router.ip("route add 10.1.0.0/24 via 192.0.2.12")?;
         wait::until("the way to the far server", PATIENCE, || {
-            there_and_back(&cluster.client, vip(9000), 10)
+            client::there_and_back(&cluster.client, vip(9000), 10)
         })?;
-        there_and_back(&cluster.client, vip(9000), MUCH)?;
+        client::there_and_back(&cluster.client, vip(9000), MUCH)?;
         let known = path_mtu(&cluster.client, "192.0.2.10")?;
         ensure!(known == Some(1280 - kind.overhead() as u64), "the client believes {known:?}");
-        ensure!(count(&router, "tunnel_error")? > 0);
+        ensure!(router.count("tunnel_error")? > 0);
         end.check()?;
         router.finish()
     })
@@ -200,7 +164,7 @@ fn a_server_without_a_tunnel_is_unreachable() -> Result<()> {
         let router = cluster.start_router(&cluster.config().service(service))?;
         let error = client::connect(&cluster.client, vip(80)).expect_err("nobody is there");
         ensure!(format!("{error:#}").contains("No route to host"), "{error:#}");
-        ensure!(count(&router, "tunnel_error")? > 0);
+        ensure!(router.count("tunnel_error")? > 0);
         router.finish()
     })
 }
@@ -222,13 +186,13 @@ fn datagrams_that_may_be_fragmented_are() -> Result<()> {
         socket.connect(vip(7))?;
         let mut buffer = [0; 2048];
         for length in [1452, 1453, 1472] {
-            let before = count(&router, "to_fragment")?;
+            let before = router.count("to_fragment")?;
             let message = vec![length as u8; length];
             socket.send(&message)?;
             let received = socket.recv(&mut buffer).with_context(|| format!("no echo of {length}"))?;
             ensure!(buffer[..received] == message);
             // 1452 bytes are 1480 with their headers, and 1500 in the tunnel.
-            ensure!(count(&router, "to_fragment")? - before == u64::from(length > 1452), "{length} bytes");
+            ensure!(router.count("to_fragment")? - before == u64::from(length > 1452), "{length} bytes");
         }
         ends.iter_mut().try_for_each(End::check)?;
         router.finish()
@@ -306,12 +270,12 @@ fn iperf3_with_small_segments() -> Result<()> {
 fn a_server_obeys_the_clamp() -> Result<()> {
     with_cluster(Layout::OneArmed, |cluster| {
         let mut end = End::start(&cluster.real_servers[0], Kind::Ipip)?;
-        let _mirror = mirror(&cluster.real_servers[0], vip(9000))?;
+        let _mirror = Server::tcp_mirror(&cluster.real_servers[0], vip(9000))?;
         let setting = "tunnel = { mss_clamp = 1000 }";
         let service = Service::tcp("tunnel", vip(9000)).setting(setting).server(cluster.endpoint(0, 9000), 1);
         let router = cluster.start_router(&cluster.config().service(service))?;
         let wire = Capture::start(&cluster.lan, "rs1", "tcp src port 9000")?;
-        there_and_back(&cluster.client, vip(9000), 50_000)?;
+        client::there_and_back(&cluster.client, vip(9000), 50_000)?;
         let lengths = |frames: &[Frame]| -> Vec<usize> {
             frames.iter().filter_map(|frame| Some(frame.ipv4()?.total_length())).collect()
         };

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{netns::Namespace, process::Daemon};
+use crate::{netns::Namespace, process::Daemon, wait::PATIENCE};
 
 /// How long a single request may take; far above the second after which a lost SYN is sent again.
 const REQUEST_LIMIT: u32 = 15;
@@ -120,6 +120,19 @@ pub fn start_download(
         .arg("--globoff")
         .arg(format!("http://{}/big?rate={rate}", address.into()))
         .spawn(&format!("download-{name}"))
+}
+
+/// So many bytes to a [`Server::tcp_mirror`](crate::servers::Server::tcp_mirror) and back.
+pub fn there_and_back(client: &Namespace, address: impl Into<SocketAddr>, length: usize) -> Result<()> {
+    let message: Vec<u8> = (0..length as u32).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    let mut stream = connect(client, address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&message)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).context("nothing comes back")?;
+    ensure!(answer == message, "{} of {length} bytes came back", answer.len());
+    Ok(())
 }
 
 /// A connected TCP socket of the client, with limited patience.

@@ -156,6 +156,12 @@ impl Router {
         servers.into_iter().nth(index).with_context(|| format!("no server {index}"))
     }
 
+    /// How many packets have met this fate, e.g. `too_big`.
+    pub fn count(&self, fate: &str) -> Result<u64> {
+        let counters = self.counters()?;
+        Ok(counters.fates().iter().filter(|(name, _)| name.contains(fate)).map(|(_, count)| count).sum())
+    }
+
     /// The workers' counters.
     pub fn counters(&self) -> Result<Counters> {
         let text = self.rvs("list --counters --json").run()?;

@@ -53,6 +53,16 @@ impl Server {
         })
     }
 
+    /// Sends back all that has come, once all has come.
+    pub fn tcp_mirror(namespace: &Namespace, address: impl Into<SocketAddr>) -> Result<Server> {
+        Server::tcp(namespace, address, |mut stream| {
+            let mut all = Vec::new();
+            if stream.read_to_end(&mut all).is_ok() {
+                let _ = stream.write_all(&all);
+            }
+        })
+    }
+
     /// Does this with every TCP connection, in a thread of its own.
     ///
     /// A read that brings nothing for a minute fails, so that no thread stays for ever.

@@ -1,8 +1,7 @@
 //! Tunnels of IPv6 and across families: 6in6, 6in4 and 4in6, in one router beside each other.
 
 use std::{
-    io::{Read, Write},
-    net::{Shutdown, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -13,11 +12,9 @@ use harness::{
     cluster::{self, Cluster, Layout},
     config::{Config, Service},
     ipv6::{self, CLIENT, VIP, switch_on, vip, with_cluster},
-    listing::Counters,
     netns::Namespace,
     packet::{Craft, Frame, fragments, ipv6_fragments, mac_of},
     raw::RawSender,
-    router::Router,
     servers::Server,
     shm::Place,
     tunnel::{End, Kind, path_mtu, through},
@@ -71,35 +68,6 @@ impl Pair {
     }
 }
 
-/// How many packets have met this fate, e.g. `too_big`.
-fn count(router: &Router, fate: &str) -> Result<u64> {
-    let counters: Counters = router.counters()?;
-    Ok(counters.fates().iter().filter(|(name, _)| name.contains(fate)).map(|(_, count)| count).sum())
-}
-
-/// Sends back all that has come, once all has come.
-fn mirror(namespace: &Namespace, address: SocketAddr) -> Result<Server> {
-    Server::tcp(namespace, address, |mut stream| {
-        let mut all = Vec::new();
-        if stream.read_to_end(&mut all).is_ok() {
-            let _ = stream.write_all(&all);
-        }
-    })
-}
-
-/// So many bytes there and back.
-fn there_and_back(client: &Namespace, address: SocketAddr, length: usize) -> Result<()> {
-    let message: Vec<u8> = (0..length as u32).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
-    let mut stream = client::connect(client, address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(&message)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).context("nothing comes back")?;
-    ensure!(answer == message, "{} of {length} bytes came back", answer.len());
-    Ok(())
-}
-
 /// The web of both families, each with servers of both.
 fn mixed_web(cluster: &Cluster, kind: Kind) -> [Service; 2] {
     [cluster::vip(80).into(), vip(80)].map(|address: SocketAddr| {
@@ -127,7 +95,7 @@ fn pages_and_files_both_ways(kind: Kind) -> Result<()> {
         let _mirrors = Pair::ALL
             .into_iter()
             .zip(9000..)
-            .map(|(pair, port)| mirror(&cluster.real_servers[0], pair.vip(port)));
+            .map(|(pair, port)| Server::tcp_mirror(&cluster.real_servers[0], pair.vip(port)));
         let _mirrors = _mirrors.collect::<Result<Vec<_>>>()?;
         let router = start(cluster, &config)?;
 
@@ -141,8 +109,9 @@ fn pages_and_files_both_ways(kind: Kind) -> Result<()> {
         ensure!(answers.count() == 0, "an answer came by");
 
         for (pair, port) in Pair::ALL.into_iter().zip(9000..) {
-            let before = count(&router, "too_big")?;
-            there_and_back(&cluster.client, pair.vip(port), MUCH).with_context(|| format!("{pair:?}"))?;
+            let before = router.count("too_big")?;
+            client::there_and_back(&cluster.client, pair.vip(port), MUCH)
+                .with_context(|| format!("{pair:?}"))?;
             // 6in4 has more room than 6in6 before it, and the client knows that of the first.
             let known = path_mtu(&cluster.client, pair.vip(port).ip())?;
             let expected = match pair {
@@ -150,7 +119,7 @@ fn pages_and_files_both_ways(kind: Kind) -> Result<()> {
                 pair => pair.overhead(kind),
             };
             ensure!(known == Some(1500 - expected as u64), "{pair:?}: {known:?}");
-            ensure!(pair == Pair::SixInFour || count(&router, "too_big")? > before, "{pair:?}");
+            ensure!(pair == Pair::SixInFour || router.count("too_big")? > before, "{pair:?}");
         }
 
         router.quiet()?;
@@ -224,7 +193,7 @@ fn the_mtu_beyond_the_router_is_found(kind: Kind) -> Result<()> {
             let far = behind_a_narrow_link(cluster)?;
             let mut end = End::start(&far, kind)?;
             switch_on(&far, "untun0")?;
-            let _mirror = mirror(&far, pair.vip(9000))?;
+            let _mirror = Server::tcp_mirror(&far, pair.vip(9000))?;
             let server: SocketAddr = match pair {
                 Pair::SixInFour => "10.1.0.11:9000".parse()?,
                 Pair::SixInSix | Pair::FourInSix => format!("[{FAR}]:9000").parse()?,
@@ -235,13 +204,13 @@ fn the_mtu_beyond_the_router_is_found(kind: Kind) -> Result<()> {
                 .router
                 .ip("route add 10.1.0.0/24 via 192.0.2.12\nroute add 2001:db8:e::/64 via 2001:db8:2::12")?;
             wait::until("the way to the far server", PATIENCE, || {
-                there_and_back(&cluster.client, pair.vip(9000), 10)
+                client::there_and_back(&cluster.client, pair.vip(9000), 10)
             })?;
-            there_and_back(&cluster.client, pair.vip(9000), MUCH)?;
+            client::there_and_back(&cluster.client, pair.vip(9000), MUCH)?;
             let known = path_mtu(&cluster.client, pair.vip(9000).ip())?;
             let expected = 1400 - pair.overhead(kind) as u64;
             ensure!(known == Some(expected), "{pair:?}: the client believes {known:?}, not {expected}");
-            ensure!(count(&router, "tunnel_error")? > 0);
+            ensure!(router.count("tunnel_error")? > 0);
             end.check()?;
             router.finish()
         })?;
@@ -275,7 +244,7 @@ fn a_server_without_a_tunnel_is_unreachable() -> Result<()> {
             let router = start(cluster, &config)?;
             let error = client::connect(&cluster.client, pair.vip(80)).expect_err("nobody is there");
             ensure!(format!("{error:#}").contains("No route to host"), "{pair:?}: {error:#}");
-            ensure!(count(&router, "tunnel_error")? > 0);
+            ensure!(router.count("tunnel_error")? > 0);
             router.finish()
         })?;
     }
@@ -369,13 +338,13 @@ fn datagrams_that_may_be_fragmented_are() -> Result<()> {
         let socket = user(cluster, pair)?;
         let mut buffer = [0; 2048];
         for length in [1432, 1433, 1472] {
-            let before = count(&router, "to_fragment")?;
+            let before = router.count("to_fragment")?;
             let message = data(length, length);
             socket.send(&message)?;
             let received = socket.recv(&mut buffer).with_context(|| format!("no echo of {length}"))?;
             ensure!(buffer[..received] == message);
             // 1432 bytes are 1460 with their headers, and 1500 in the tunnel.
-            ensure!(count(&router, "to_fragment")? - before == u64::from(length > 1432), "{length} bytes");
+            ensure!(router.count("to_fragment")? - before == u64::from(length > 1432), "{length} bytes");
         }
         ends.iter_mut().try_for_each(End::check)?;
         router.finish()
