@@ -123,7 +123,7 @@ pub(super) fn further<A: Family>(
         return Some((Direction::In, service, client.towards(destination_port)));
     }
     let ends = ((source, source_port), (destination, destination_port));
-    if let Some((dest, client)) = fullnat::reply(snapshot, ends.0, ends.1, protocol) {
+    if let Some((dest, client)) = fullnat::reply(snapshot, table, ends.0, ends.1, protocol) {
         return Some((Direction::Out, dest.endpoint?, client));
     }
     let endpoint = snapshot.endpoint_of_all_ports(source, protocol)?;

@@ -29,18 +29,24 @@ pub(super) type End<A> = (A, u16);
 
 /// Whose packet to a local address is: the connection's dest and client.
 #[inline(never)]
-pub(super) fn reply<A: Family>(
-    snapshot: &Snapshot,
+pub(super) fn reply<'a, A: Family>(
+    snapshot: &'a Snapshot,
+    table: &Table,
     (source, source_port): End<A>,
     (destination, destination_port): End<A>,
     protocol: Protocol,
-) -> Option<(&Dest, Client)> {
-    let owner = snapshot.local_at(destination)?.owner(protocol, destination_port)?.word();
-    let dest = snapshot.dest_of(owner)?;
+) -> Option<(&'a Dest, Client)> {
+    let local = snapshot.local_at(destination)?;
+    let owner = local.owner(protocol, destination_port)?;
+    let (dest, client) = (snapshot.dest_of(owner.word())?, owner.word().client());
     let service = &snapshot.services[dest.service as usize];
-    let is_server = A::ends(dest).address == source && dest.server_port(source_port) == source_port;
-    (is_server && service.mode == Mode::Fullnat && service.protocol == protocol)
-        .then_some((dest, owner.client()))
+    // A server of all ports answers to each of its connections from one of them, and to nobody from another.
+    let server_port = match dest.address.port() {
+        0 => local.virtual_port(table, protocol, destination_port, owner)?,
+        port => port,
+    };
+    let is_server = (A::ends(dest).address, server_port) == (source, source_port);
+    (is_server && service.mode == Mode::Fullnat && service.protocol == protocol).then_some((dest, client))
 }
 
 /// The port by which a later fragment finds the connection of this one's datagram: that of the client, which its packets have in

@@ -142,7 +142,7 @@ fn subject<A: Family>(path: &Path<'_>, ip: &Ip<A>, quote: &Quote<A>, protocol: P
     }
     let ends = ((quote.destination, quote.destination_port), (quote.source, quote.source_port));
     if ip.destination == quote.source
-        && let Some((dest, client)) = fullnat::reply(snapshot, ends.0, ends.1, protocol)
+        && let Some((dest, client)) = fullnat::reply(snapshot, table, ends.0, ends.1, protocol)
         && let Some(endpoint) = dest.endpoint
     {
         return Subject::Request(Side::Endpoint(endpoint), client);

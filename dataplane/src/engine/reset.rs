@@ -43,7 +43,7 @@ fn resets<A: Family>(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Optio
     let judge = Resetting { snapshot, inward, side };
     let find = |client| table.find(table.hash(client, Protocol::Tcp), client, &judge);
     let ends = ((source.address, source.port), (destination.address, destination.port));
-    let found = match fullnat::reply(snapshot, ends.0, ends.1, Protocol::Tcp) {
+    let found = match fullnat::reply(snapshot, table, ends.0, ends.1, Protocol::Tcp) {
         Some((_, client)) if !inward => find(client),
         _ => {
             let client = client.address.client(client.port, table);

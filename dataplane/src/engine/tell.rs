@@ -128,7 +128,7 @@ impl Way<'_> {
         let protocol = Protocol::from_number(ip.protocol)?;
         let Transport { source, destination, .. } = ports(ip, protocol, packet)?;
         let ends = ((ip.source, source), (ip.destination, destination));
-        if let Some((dest, client)) = fullnat::reply(snapshot, ends.0, ends.1, protocol) {
+        if let Some((dest, client)) = fullnat::reply(snapshot, table, ends.0, ends.1, protocol) {
             return Some(View { table, snapshot, now }.client::<A>(dest, client)?.0);
         }
         let IpAddr::V4(outside) = ip.destination.ip() else { return None };

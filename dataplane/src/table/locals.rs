@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use super::memory::Buckets;
-use super::{Bucket, Hash, SLOTS, Slot, Table, Word};
+use super::{Bucket, Client, Hash, SLOTS, Slot, Table, Word};
 use crate::service::Protocol;
 use crate::sync::{AtomicU128, Ordering};
 
@@ -198,6 +198,18 @@ impl LocalAddress {
         Some(self.client_place(protocol, port)?.load(Ordering::Relaxed))
     }
 
+    /// The virtual port of the connection that has a port, of a service of all ports. `None` if the connection is of IPv6 and its client's address
+    /// has not been noted: to whom its packets go is not known then either.
+    pub fn virtual_port(&self, table: &Table, protocol: Protocol, port: u16, owner: Identity) -> Option<u16> {
+        let client = owner.word().client();
+        let without = match self.noted_client(protocol, port) {
+            None => Client::new(client.address(), client.port()),
+            Some(address) => table.wide_client(address, client.port()),
+        };
+        let virtual_port = client.virtual_port(without);
+        (without.towards(virtual_port) == client).then_some(virtual_port)
+    }
+
     /// Notes the ports, and the clients' addresses, of the connections in a table that a process before has left together with the claims.
     pub fn note_all(&self, table: &Table) {
         for &protocol in Protocol::ALL {
@@ -293,7 +305,7 @@ impl Table {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::table::{Client, DestId, HashKey};
+    use crate::table::{DestId, HashKey};
 
     fn owner(n: u32) -> Identity {
         Word::new(Client::new(0x0A00_0000 + n, 1000), DestId::new(1 + n % 3).unwrap()).identity()

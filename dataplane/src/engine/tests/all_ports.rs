@@ -102,6 +102,39 @@ fn full_nat_changes_the_clients_port_alone() {
 }
 
 #[test]
+fn by_full_nat_a_server_answers_from_the_port_that_was_asked_alone() {
+    let ports = [(80, Verdict::Forward(WAN)), (81, Verdict::Punt(Punt::NoService))];
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let mut rig = rig(protocol, Mode::Fullnat, &[1]);
+        rig.spec.pool = fullnat::pool("10.0.0.100:2000", 1);
+        rig.publish();
+        assert_eq!(
+            rig.push(WAN, &mut packet(protocol, WAN_MAC, CLIENT, &at(VIRTUAL, 80), SYN)),
+            Verdict::Forward(LAN)
+        );
+        for (port, expected) in ports {
+            let mut reply = packet(protocol, LAN_MAC, &at("10.0.0.1", port), "10.0.0.100:2000", SYN | ACK);
+            assert_eq!(rig.push(LAN, &mut reply), expected, "{protocol} {port}");
+        }
+
+        let mut rig = fullnat::rig6(protocol);
+        rig.spec.address.set_port(0);
+        rig.spec.dests[0].address.set_port(0);
+        publish6(&mut rig);
+        let packet6 = |from: ([u8; 6], &str), to: ([u8; 6], &str), flags| {
+            packet6(protocol, (to.0, from.0), (from.1, to.1), (flags, 64), &[])
+        };
+        let mut request = packet6((CLIENT_MAC, CLIENT6), (WAN_MAC, "[2001:db8::10]:80"), SYN);
+        assert_eq!(rig.push(WAN, &mut request), Verdict::Forward(LAN));
+        for (port, expected) in ports {
+            let server = (server_mac(1), &*server6(1, port));
+            let mut reply = packet6(server, (LAN_MAC, fullnat::LOCAL6), SYN | ACK);
+            assert_eq!(rig.push(LAN, &mut reply), expected, "{protocol} {port} of IPv6");
+        }
+    }
+}
+
+#[test]
 fn full_nat_of_a_datagram_in_fragments() {
     let mut rig = rig(Protocol::Udp, Mode::Fullnat, &[1]);
     rig.spec.pool = fullnat::pool("10.0.0.100:2000", 2);

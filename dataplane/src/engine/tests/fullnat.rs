@@ -9,7 +9,7 @@ use crate::snapshot::Pool;
 use crate::table::LocalAddress;
 
 pub(super) const LOCAL: &str = "10.0.0.100:2000";
-const LOCAL6: &str = "[2001:db8:a::100]:2000";
+pub(super) const LOCAL6: &str = "[2001:db8:a::100]:2000";
 pub(super) const SERVER: &str = "10.0.0.1:8080";
 const CLIENT6: &str = "[2001:db8:c::7]:40112";
 const VIP6: &str = "[2001:db8::10]:80";
@@ -29,7 +29,7 @@ pub(super) fn rig(protocol: Protocol, ports: u16) -> Rig {
     rig
 }
 
-fn rig6(protocol: Protocol) -> Rig {
+pub(super) fn rig6(protocol: Protocol) -> Rig {
     let mut rig = rig(protocol, 1);
     rig.spec.address = VIP6.parse().unwrap();
     rig.spec.dests[0].address = server(1, 8080).parse().unwrap();
