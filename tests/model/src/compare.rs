@@ -12,7 +12,7 @@ use crate::subject::Subject;
 use crate::tunnel;
 use crate::world::{Server, Service};
 
-/// How often packets of a mode have had a fate, by their names: to see that sequences meet what they should.
+/// How often packets of services of a kind have had a fate, by their names: to see that sequences meet what they should.
 pub type Tally = BTreeMap<(&'static str, &'static str), u64>;
 
 /// Both take the sequence; the first thing that differs, in words.
@@ -29,7 +29,7 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             _ => None,
         };
         if let Some((service, (port, frame))) = packet {
-            if model.has_stale_beside(now, services[service % services.len()].protocol) {
+            if model.has_stale_beside(now, service % services.len()) {
                 subject.sweep(now);
                 model.sweep(now);
             }
@@ -38,8 +38,9 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             let locals = subject.locals(now);
             let expected = model.take(now, port, &frame, &Observed { begun, templates, locals });
             let actual = fate(verdict, &frame, left);
-            let mode = services[service % services.len()].mode.name();
-            *tally.entry((mode, name(&expected))).or_default() += 1;
+            for kind in kinds(&services[service % services.len()]) {
+                *tally.entry((kind, name(&expected))).or_default() += 1;
+            }
             if verdict == Verdict::Hold {
                 subject.hold(now, port, &frame);
             }
@@ -53,34 +54,34 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             }
         }
         let changed = match step {
-            Step::Packet(_) | Step::Error(_) => None,
+            Step::Packet(_) | Step::Error(_) => Vec::new(),
             Step::Wait(ticks) => {
                 now += ticks;
-                None
+                Vec::new()
             }
             Step::Sweep => {
                 subject.sweep(now);
                 model.sweep(now);
-                None
+                Vec::new()
             }
-            &Step::Toggle(which) => Some(edit(&mut services, which, |server| server.up = !server.up)),
+            &Step::Toggle(which) => edit(&mut services, which, |server| server.up = !server.up),
             // Flows of datagrams do not wait for a server that is removed.
             &Step::Remove((service, _), _)
                 if services[service % services.len()].protocol == Protocol::Udp =>
             {
-                None
+                Vec::new()
             }
-            &Step::Remove(which, leaving) => {
-                Some(edit(&mut services, which, |server| server.leaving = leaving))
-            }
+            &Step::Remove(which, leaving) => edit(&mut services, which, |server| server.leaving = leaving),
             &Step::Neighbour(which) => {
-                Some(edit(&mut services, which, |server| server.is_known = !server.is_known))
+                edit(&mut services, which, |server| server.is_known = !server.is_known)
             }
-            &Step::Weight(which, weight) => Some(edit(&mut services, which, |server| server.weight = weight)),
+            &Step::Weight(which, weight) => edit(&mut services, which, |server| server.weight = weight),
             &Step::Move(service) => {
-                let service = service % services.len();
-                services[service].live = !services[service].live;
-                Some(service)
+                let place = services[service % services.len()].place;
+                let here: Vec<usize> =
+                    (0..services.len()).filter(|&number| services[number].place == place).collect();
+                here.iter().for_each(|&number| services[number].live = !services[number].live);
+                here
             }
         };
         let mut expected: Vec<String> = model.settle(now).iter().map(shown).collect();
@@ -94,7 +95,7 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
                 "fragments that have waited, after step {index}:\nthe model expects {expected:?}\nthe data path  has  {actual:?}"
             ));
         }
-        if let Some(number) = changed {
+        for number in changed {
             subject.change(number, &services[number]);
             model.change(number, &services[number]);
         }
@@ -108,12 +109,18 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
 }
 
 /// Changes a server; the answer is its service's number.
-fn edit(services: &mut [Service], (service, server): Which, change: impl FnOnce(&mut Server)) -> usize {
+fn edit(services: &mut [Service], (service, server): Which, change: impl FnOnce(&mut Server)) -> Vec<usize> {
     let number = service % services.len();
     let servers = &mut services[number].servers;
     let server = server % servers.len();
     change(&mut servers[server]);
-    number
+    vec![number]
+}
+
+/// What a service is, in the words of [`Tally`]: its mode, and what is special about it.
+fn kinds(service: &Service) -> impl Iterator<Item = &'static str> {
+    let all_ports = service.all_ports.as_ref().map(|_| "all_ports");
+    [service.mode.name()].into_iter().chain(all_ports)
 }
 
 /// What the data path has done, in the model's words.

@@ -9,6 +9,7 @@
 //! | covered | by |
 //! |---|---|
 //! | NAT, full NAT, direct routing, tunnels (IP in IP, GRE, GUE), of IPv4 and but for tunnels IPv6, TCP and UDP | all sequences |
+//! | services of all ports and of some, with and without another at the very port of the same address and the same servers | a service is one of them |
 //! | local ports of full NAT: one of the pool, nobody else's, taken for as long as the connection and a sweep or two; pools that are used up | which one it is the model is told |
 //! | the TCP states, in both directions and in one; timeouts, expiry before and after the sweep; reused ports | all sequences |
 //! | schedulers but `maglev`, `lblc` and `lblcr`: those without chance and secret exactly; of the others that the server is one that may be chosen, and of those that hash that it stays | a service has one of them |
@@ -18,7 +19,7 @@
 //! | fragments in any order, overlapping, without a first; options, extension headers, no checksum, MSS, class and ECN, hops that run out, MTU, damage, martians, VLAN tags | [`sequence::Odd`] |
 //! | ICMP errors about requests and replies, from hosts and routers, with 8 bytes quoted, fewer or all, damaged, to somebody else | [`sequence::Error`] |
 //!
-//! Not covered: SCTP, services of all ports, source NAT, how many connections a source has, the gate against floods, QUIC's connection ids, headers of the PROXY protocol, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
+//! Not covered: SCTP, source NAT, how many connections a source has, the gate against floods, QUIC's connection ids, headers of the PROXY protocol, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
 //! packet (dataplane/tests/lanes.rs has those).
 //!
 //! A million sequences take less than three minutes of a core in the release build, and none shows a difference; twenty thousand take some ten seconds in the debug build,

@@ -61,6 +61,8 @@ pub struct Sent {
     pub client: u8,
     /// Its port.
     pub client_port: u16,
+    /// That of the service, if it is of all ports.
+    pub virtual_port: u16,
     /// From the real server with this number, and not to the virtual address; with [`ITS`] from that which the client's connection has, if there is one and
     /// its answers come by here.
     pub from: Option<usize>,
@@ -141,9 +143,26 @@ const PART: usize = 24;
 
 /// Any sequence.
 pub fn sequences() -> impl Strategy<Value = Sequence> {
-    let services = prop::collection::vec(service(), 1..=3);
+    let services = prop::collection::vec((service(), any::<bool>()), 1..=3).prop_map(placed);
     (prop::bool::weighted(0.3), services, prop::collection::vec(step(), 1..=24))
         .prop_map(|(routing, services, steps)| Sequence { routing, services, steps })
+}
+
+/// Each service has addresses of its own, or if it wants to and they are free, those of the one before it.
+fn placed(wishes: Vec<(Service, bool)>) -> Vec<Service> {
+    let mut services: Vec<Service> = Vec::new();
+    for (mut service, shares) in wishes {
+        let is_taken = |service: &Service| {
+            let key = |one: &Service| (world::virtual_address(one), one.protocol);
+            services.iter().any(|other| key(other) == key(service))
+        };
+        service.place = services.last().map_or(0, |last| last.place);
+        if !shares || is_taken(&service) {
+            service.place = services.len();
+        }
+        services.push(service);
+    }
+    services
 }
 
 fn service() -> impl Strategy<Value = Service> {
@@ -177,14 +196,16 @@ fn service() -> impl Strategy<Value = Service> {
     let persistence = prop::option::weighted(0.25, persistence);
     let special = (prop::bool::weighted(0.15), prop::bool::weighted(0.15), persistence);
     let local_ports = select(vec![1024..=1024u16, 1024..=1025, 1024..=65_535]);
+    let all_ports = prop::option::weighted(0.25, select(vec![vec![], vec![80..=80, 443..=9000]]));
     let ways = (
+        all_ports,
         tunnel(),
         local_ports,
         prop::option::weighted(0.15, sources()),
         prop::option::weighted(0.1, limit()),
     );
     (kind, timeout, special, ways, servers).prop_map(|(kind, timeout, special, ways, servers)| {
-        let (tunnel, local_ports, sources, limit) = ways;
+        let (all_ports, tunnel, local_ports, sources, limit) = ways;
         let (sloppy_tcp, one_packet, persistence) = special;
         let (is_six, is_tcp, mode, scheduler, flags) = kind;
         let is_six = is_six && mode != Mode::Tunnel;
@@ -194,6 +215,7 @@ fn service() -> impl Strategy<Value = Service> {
         let scheduler =
             if is_tight && scheduler == Scheduler::Mh { Scheduler::Rendezvous } else { scheduler };
         let one_packet = one_packet && !is_tcp && persistence.is_none() && mode != Mode::Fullnat;
+        let one_packet = one_packet && (mode != Mode::Nat || all_ports.is_none());
         let all = match scheduler {
             Scheduler::Sh => [SchedulerFlag::ShFallback, SchedulerFlag::ShPort],
             _ => [SchedulerFlag::MhFallback, SchedulerFlag::MhPort],
@@ -202,7 +224,9 @@ fn service() -> impl Strategy<Value = Service> {
         let has_flags = matches!(scheduler, Scheduler::Sh | Scheduler::Mh);
         Service {
             is_six,
+            place: 0,
             protocol: if is_tcp { Protocol::Tcp } else { Protocol::Udp },
+            all_ports,
             mode,
             scheduler,
             flags: flags.map(|(flag, _)| flag).filter(|_| has_flags).collect(),
@@ -300,16 +324,18 @@ fn sent() -> impl Strategy<Value = Sent> {
         0..3usize,
         client,
         prop_oneof![8 => Just(40_000u16), 2 => Just(40_001), 1 => Just(20)],
+        prop_oneof![6 => Just(443u16), 3 => Just(8080), 1 => select(vec![20u16, 53, 80, 81, 8053])],
         from,
         flags,
         payload,
         hops,
         odd,
     )
-        .prop_map(|(service, client, client_port, from, flags, payload, hops, odd)| Sent {
+        .prop_map(|(service, client, client_port, virtual_port, from, flags, payload, hops, odd)| Sent {
             service,
             client,
             client_port,
+            virtual_port,
             from,
             flags,
             payload,
@@ -376,27 +402,29 @@ impl Sent {
     pub(crate) fn frame(
         &self,
         services: &[Service],
-        known: impl Fn(usize, SocketAddr) -> Option<Known>,
+        known: impl Fn(usize, (SocketAddr, u16)) -> Option<Known>,
     ) -> (u16, Vec<u8>) {
         let number = self.service % services.len();
         let service = &services[number];
         let client = self.client(service);
-        let known = known(number, client);
+        let mut virtual_address = world::virtual_at(service, self.virtual_port);
+        let known = known(number, (client, virtual_address.port()));
         let from = self.from.filter(|&from| from != ITS || !service.mode.is_one_way());
         let from = from.map(|from| its_or(from, known) % service.servers.len());
-        let mut virtual_address = world::virtual_address(number, service);
         if matches!(self.odd, Some(Odd::OtherPort)) {
             virtual_address.set_port(81);
         }
         let (mut source, mut destination) = match from {
-            Some(server) => (world::server_address(number, service, server), far(service, client, known)),
+            Some(server) => {
+                (world::server_at(service, server, self.virtual_port), far(service, client, known))
+            }
             None => (client, virtual_address),
         };
         if matches!(self.odd, Some(Odd::ToRouter)) && from.is_some() && !service.is_six {
             destination.set_ip(world::ROUTER.into());
         }
         if matches!(self.odd, Some(Odd::ToServer)) && from.is_none() {
-            destination = (world::server_address(number, service, 0).ip(), 22).into();
+            destination = (world::server_address(service, 0).ip(), 22).into();
         }
         if let Some(Odd::Martian(which)) = self.odd {
             source.set_ip(martian(which, service.is_six));
@@ -529,17 +557,18 @@ impl Error {
     pub(crate) fn frame(
         &self,
         services: &[Service],
-        known: impl Fn(usize, SocketAddr) -> Option<Known>,
+        known: impl Fn(usize, (SocketAddr, u16)) -> Option<Known>,
     ) -> (u16, Vec<u8>) {
         let number = self.about.service % services.len();
         let service = &services[number];
-        let client = self.about.client(service);
-        let known = known(number, client);
+        let (client, port) = (self.about.client(service), self.about.virtual_port);
+        let virtual_address = world::virtual_at(service, port);
+        let known = known(number, (client, virtual_address.port()));
         let server = its_or(self.server, known) % service.servers.len();
         let is_reply = self.about.from.is_some_and(|from| from != ITS || !service.mode.is_one_way());
         let (source, destination) = match is_reply {
-            true => (world::virtual_address(number, service), client),
-            false => (far(service, client, known), world::server_address(number, service, server)),
+            true => (virtual_address, client),
+            false => (far(service, client, known), world::server_at(service, server, port)),
         };
         let quote = self.about.packet(source, destination, service.protocol);
         let quoted =

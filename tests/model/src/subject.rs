@@ -31,6 +31,8 @@ pub struct Subject {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed {
     pub client: SocketAddr,
+    /// The virtual port.
+    pub port: u16,
     pub service: usize,
     pub server: usize,
     pub state: &'static str,
@@ -154,12 +156,12 @@ impl Subject {
         templates.map(|one| (one.service, one.client.ip(), one.server)).collect()
     }
 
-    /// The local addresses and ports of connections by full NAT: service, client and what its server knows it as.
-    pub fn locals(&self, now: u64) -> Vec<(usize, SocketAddr, SocketAddr)> {
+    /// The local addresses and ports of connections by full NAT: service, client, virtual port and what its server knows it as.
+    pub fn locals(&self, now: u64) -> Vec<(usize, SocketAddr, u16, SocketAddr)> {
         if self.services.iter().all(|service| service.mode != Mode::Fullnat) {
             return Vec::new();
         }
-        self.listed(now).filter_map(|one| Some((one.service, one.client, one.local?))).collect()
+        self.listed(now).filter_map(|one| Some((one.service, one.client, one.port, one.local?))).collect()
     }
 
     fn listed(&self, now: u64) -> impl Iterator<Item = Listed> + '_ {
@@ -168,6 +170,7 @@ impl Subject {
             let age = word.age(Tick(now));
             (!self.snapshot.timeout(dest, word.state()).has_passed(age)).then(|| Listed {
                 client: self.snapshot.client_of(&self.table, slot, word).expect("the dest is known"),
+                port: self.snapshot.virtual_of(&self.table, slot, word).expect("the dest is known").port(),
                 service: dest.service as usize,
                 server: (dest.id.index() - 1) % SERVERS,
                 state: word.state().name(),
@@ -199,10 +202,11 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
         reset: server.leaving == Some(Leaving::Resetting),
         ..DestSpec::new(
             DestId::new((1 + number * SERVERS + index) as u32).expect("a small number"),
-            world::server_address(number, service, index),
+            world::server_address(service, index),
         )
     };
     ServiceSpec {
+        ports: service.all_ports.clone().unwrap_or_default(),
         scheduler: service.scheduler,
         flags: service.flags.clone(),
         timeouts,
@@ -221,7 +225,7 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
             mss_clamp: service.tunnel.mss_clamp,
         },
         dests: service.servers.iter().enumerate().map(dest).collect(),
-        ..ServiceSpec::new(world::virtual_address(number, service), service.protocol, service.mode)
+        ..ServiceSpec::new(world::virtual_address(service), service.protocol, service.mode)
     }
 }
 

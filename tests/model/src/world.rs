@@ -5,6 +5,8 @@
 //!   203.0.113.0/24  ---------------+ port 0    192.0.2.10+S  port 1
 //! ```
 //!
+//! S is the place of a service, which two can have in common.
+//!
 //! The same in IPv6: 2001:db8:c::/64, 2001:db8:d::/64, 2001:db8::10+S and 2001:db8:a:S::/64. Of the neighbours on 203.0.113.0/24 the MAC of .3
 //! is not known, the link to .2 takes 100 bytes (1280 of IPv6), and there is no way to .240/28. That to a server's .2 takes 200 (1300). The router
 //! is 10.0.0.254 itself, and 10.0.0.252 and .253, ::fc and ::fd, for the servers of full NAT.
@@ -30,8 +32,12 @@ pub(crate) const SERVERS: usize = 4;
 pub struct Service {
     /// Whether it is of IPv6.
     pub is_six: bool,
+    /// The number of its addresses, its own or that of the service before it, with which it has them in common then.
+    pub place: usize,
     /// TCP or UDP.
     pub protocol: Protocol,
+    /// If it is of all ports that no other service has: which of them, or if none stands here, any.
+    pub all_ports: Option<Vec<RangeInclusive<u16>>>,
     /// How packets reach its servers.
     pub mode: Mode,
     /// How a connection's server is chosen.
@@ -80,6 +86,14 @@ pub struct Limit {
     pub of_source: bool,
 }
 
+impl Service {
+    /// Whether it is one of all ports and has this one.
+    pub(crate) fn takes(&self, port: u16) -> bool {
+        let ports = self.all_ports.as_ref();
+        ports.is_some_and(|ports| ports.is_empty() || ports.iter().any(|range| range.contains(&port)))
+    }
+}
+
 /// How packets are put into others, by [`Mode::Tunnel`].
 #[derive(Clone, Copy, Debug)]
 pub struct Tunnel {
@@ -124,30 +138,48 @@ pub(crate) enum Way {
     None,
 }
 
-/// The virtual address of the service with this number.
-pub(crate) fn virtual_address(number: usize, service: &Service) -> SocketAddr {
-    let port = if service.protocol == Protocol::Tcp { 80 } else { 53 };
+/// The virtual address of a service; its port is 0 if it is of all ports.
+pub(crate) fn virtual_address(service: &Service) -> SocketAddr {
+    let port = match (&service.all_ports, service.protocol) {
+        (Some(_), _) => 0,
+        (None, Protocol::Tcp) => 80,
+        (None, _) => 53,
+    };
     if service.is_six {
-        (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10 + number as u16), port).into()
+        (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10 + service.place as u16), port).into()
     } else {
-        (Ipv4Addr::new(192, 0, 2, 10 + number as u8), port).into()
+        (Ipv4Addr::new(192, 0, 2, 10 + service.place as u8), port).into()
     }
 }
 
-/// A real server's address, of the service with this number.
-pub(crate) fn server_address(number: usize, service: &Service, server: usize) -> SocketAddr {
-    let own = virtual_address(number, service).port();
-    let port = if service.mode.is_one_way() { own } else { 8000 + own };
+/// The address of a service's real server.
+pub(crate) fn server_address(service: &Service, server: usize) -> SocketAddr {
+    let own = virtual_address(service).port();
+    let port = if service.mode.is_one_way() || own == 0 { own } else { 8000 + own };
     if service.is_six {
-        (Ipv6Addr::new(0x2001, 0xdb8, 0xa, number as u16, 0, 0, 0, 1 + server as u16), port).into()
+        (Ipv6Addr::new(0x2001, 0xdb8, 0xa, service.place as u16, 0, 0, 0, 1 + server as u16), port).into()
     } else {
-        (Ipv4Addr::new(10, 0, number as u8, 1 + server as u8), port).into()
+        (Ipv4Addr::new(10, 0, service.place as u8, 1 + server as u8), port).into()
     }
 }
 
 /// Whether an address is one of the router's own; virtual ones are another matter.
 pub(crate) fn is_own(address: IpAddr) -> bool {
     address == ROUTER || [false, true].iter().any(|&is_six| local_addresses(is_six).contains(&address))
+}
+
+/// The virtual address as which a packet to this port has it.
+pub(crate) fn virtual_at(service: &Service, port: u16) -> SocketAddr {
+    with_port(virtual_address(service), port)
+}
+
+/// A real server's address, as a connection with this virtual port has it.
+pub(crate) fn server_at(service: &Service, server: usize, port: u16) -> SocketAddr {
+    with_port(server_address(service, server), port)
+}
+
+fn with_port(address: SocketAddr, port: u16) -> SocketAddr {
+    if address.port() == 0 { (address.ip(), port).into() } else { address }
 }
 
 /// The local addresses of full NAT, which all its services share.
@@ -181,9 +213,9 @@ const GATEWAY: Way = Way::Out { port: WAN, mac: [2, 0, 0, 0, 9, 9], mtu: 1500 };
 
 /// The way to an address, as a person would read it from the picture.
 pub(crate) fn way(services: &[Service], address: IpAddr) -> Way {
-    let is_unknown = services.iter().enumerate().any(|(number, service)| {
+    let is_unknown = services.iter().any(|service| {
         let mut servers = service.servers.iter().enumerate();
-        servers.any(|(server, its)| !its.is_known && server_address(number, service, server).ip() == address)
+        servers.any(|(server, its)| !its.is_known && server_address(service, server).ip() == address)
     });
     match address {
         _ if is_unknown => Way::Unknown,

@@ -15,6 +15,8 @@ use crate::world::{Leaving, Service};
 #[derive(Clone, Debug)]
 pub struct Connection {
     pub client: SocketAddr,
+    /// The virtual port.
+    pub port: u16,
     pub service: usize,
     pub server: usize,
     pub state: State,
@@ -39,7 +41,8 @@ impl Model {
     ) -> Result<usize, Fate> {
         let server = self.schedule(frame, number, client, flags)?;
         self.note_template(number, client.ip(), server);
-        let local = self.take_local(frame, number, server, client)?;
+        let port = frame.packet.destination_port();
+        let local = self.take_local(frame, number, server, (client, port))?;
         self.loads[number][server].traffic.connections += 1;
         self.total.connections += 1;
         let service = &self.services[number];
@@ -60,7 +63,7 @@ impl Model {
         // What is over of this client's port makes room.
         let (services, now) = (&self.services, self.now);
         self.connections.retain(|old| {
-            let is_this = old.service == number && old.client == client;
+            let is_this = (old.service, old.client, old.port) == (number, client, port);
             let is_stale = old.client == client
                 && services[old.service].protocol == protocol
                 && is_over(old, &services[old.service], now);
@@ -69,6 +72,7 @@ impl Model {
         self.begun += 1;
         self.connections.push(Connection {
             client,
+            port,
             service: number,
             server,
             state,
@@ -140,19 +144,22 @@ impl Model {
     }
 
     /// A client's connection with a service, if it has one.
-    pub fn known(&self, now: u64, service: usize, client: SocketAddr) -> Option<Known> {
-        let its = |one: &&Connection| one.service == service && one.client == client;
+    pub fn known(&self, now: u64, service: usize, (client, port): (SocketAddr, u16)) -> Option<Known> {
+        let its = |one: &&Connection| (one.service, one.client, one.port) == (service, client, port);
         let alive = |one: &&Connection| !is_over(one, &self.services[one.service], now);
         let one = self.connections.iter().filter(its).find(alive)?;
         Some(Known { server: one.server, local: one.local })
     }
 
-    /// Whether there are connections of the other protocol that are over and not yet swept. The table may or may not forget them on the way when a
-    /// connection of the same client port begins.
-    pub fn has_stale_beside(&self, now: u64, protocol: Protocol) -> bool {
+    /// Whether there are connections that are over and not yet swept, of the other protocol than this service's, or of a service of all ports. The
+    /// table may or may not forget them on the way when a connection of the same client port begins.
+    pub fn has_stale_beside(&self, now: u64, service: usize) -> bool {
+        let this = &self.services[service];
         self.connections.iter().any(|one| {
-            let service = &self.services[one.service];
-            service.protocol != protocol && is_over(one, service, now)
+            let other = &self.services[one.service];
+            let is_apart =
+                other.protocol != this.protocol || other.all_ports.is_some() || this.all_ports.is_some();
+            is_apart && is_over(one, other, now)
         })
     }
 

@@ -34,6 +34,7 @@ impl Model {
         let mut connections: Vec<_> = alive
             .map(|one| Listed {
                 client: one.client,
+                port: one.port,
                 service: one.service,
                 server: one.server,
                 state: one.state.name(),

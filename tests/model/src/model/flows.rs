@@ -18,13 +18,14 @@ impl Model {
     /// A packet to a virtual address.
     pub(super) fn client_sends(&mut self, frame: &Frame<'_>, service: usize) -> Fate {
         let packet = &frame.packet;
-        let (client, _) = ends(packet);
+        let (client, destination) = ends(packet);
+        let port = destination.port();
         let is_tcp = self.services[service].protocol == Protocol::Tcp;
         let flags = if is_tcp { packet.flags() } else { 0 };
         if packet.hops() <= 1 {
             return Fate::Drop("ttl_expired");
         }
-        let known = self.find(|connection| connection.service == service && connection.client == client);
+        let known = self.find_by_client(service, client, port);
         let known = match known {
             // What is over, or its server dead, is forgotten, be there another server or not.
             Some(index) if self.begins_anew(index, flags) => {
@@ -49,13 +50,13 @@ impl Model {
             },
         };
         self.placed = Went::With(service, server, End::Destination);
-        let address = world::server_address(service, &self.services[service], server);
+        let address = world::server_at(&self.services[service], server, port);
         let mut packet = frame.packet.clone();
         let length = packet.bytes.len();
         match mode {
             Mode::Dr | Mode::Tunnel => {}
             Mode::Nat => packet.readdress(End::Destination, address.ip(), Some(address.port())),
-            Mode::Fullnat => match self.local_of(service, client) {
+            Mode::Fullnat => match self.local_of(service, client, port) {
                 Some(local) => readdress(&mut packet, local, address, true),
                 None => return Fate::Drop("no_local_port"),
             },
@@ -68,38 +69,46 @@ impl Model {
         fate
     }
 
-    /// As whom a client's server knows it, as long as the connection lives.
-    pub(super) fn local_of(&self, service: usize, client: SocketAddr) -> Option<SocketAddr> {
-        let index = self.find(|one| one.service == service && one.client == client)?;
-        self.connections[index].local
+    /// A client's connection with a service, at this virtual port.
+    pub(super) fn find_by_client(&self, service: usize, client: SocketAddr, port: u16) -> Option<usize> {
+        self.find(|one| (one.service, one.client, one.port) == (service, client, port))
     }
 
-    /// The connection by NAT of a client with a real server's address and port.
+    /// As whom a client's server knows it, as long as the connection lives.
+    pub(super) fn local_of(&self, service: usize, client: SocketAddr, port: u16) -> Option<SocketAddr> {
+        self.connections[self.find_by_client(service, client, port)?].local
+    }
+
+    /// The connection by NAT of a client with a real server's address and port; one at the very port goes before one of a service of all ports.
     pub(super) fn find_by_server(
         &self,
         server: SocketAddr,
         client: SocketAddr,
         protocol: Protocol,
     ) -> Option<usize> {
-        self.find(|one| {
-            let service = &self.services[one.service];
-            service.mode == Mode::Nat
-                && service.protocol == protocol
-                && one.client == client
-                && world::server_address(one.service, service, one.server) == server
-        })
+        let find = |is_of_all_ports| {
+            self.find(|one| {
+                let service = &self.services[one.service];
+                service.mode == Mode::Nat
+                    && service.protocol == protocol
+                    && service.all_ports.is_some() == is_of_all_ports
+                    && one.client == client
+                    && world::server_at(service, one.server, one.port) == server
+            })
+        };
+        find(false).or_else(|| find(true))
     }
 
     /// A packet from a real server's address and port.
     pub(super) fn server_sends(&mut self, frame: &Frame<'_>, protocol: Protocol) -> Fate {
         let packet = &frame.packet;
         // The client, or as whom the server knows it.
-        let (server, client) = ends(packet);
-        let by_local = self.find_by_local(server, client, protocol);
-        let known = by_local.or_else(|| self.find_by_server(server, client, protocol));
+        let (endpoint, client) = ends(packet);
+        let by_local = self.find_by_local(endpoint, client, protocol);
+        let known = by_local.or_else(|| self.find_by_server(endpoint, client, protocol));
         let is_ours = world::is_own(client.ip());
-        let is_claimed = self.claim_at(server, client, protocol).is_some();
-        if packet.hops() <= 1 && (is_claimed || !is_ours) {
+        // A client that is known by a local address is farther on.
+        if packet.hops() <= 1 && (self.is_local(client.ip()) || !is_ours) {
             return Fate::Drop("ttl_expired");
         }
         let known = match known {
@@ -113,12 +122,12 @@ impl Model {
             }
             // What is for the router itself is the answer to a check.
             None if is_ours => None,
-            None => self.one_packet_service_of(server, protocol),
+            None => self.one_packet_service_of(endpoint, protocol),
         };
         let nobodys = if is_ours { "server_reply" } else { "no_service" };
         let Some((service, server)) = known else { return Fate::Punt(nobodys) };
         self.placed = Went::With(service, server, End::Source);
-        let virtual_address = world::virtual_address(service, &self.services[service]);
+        let virtual_address = world::virtual_at(&self.services[service], endpoint.port());
         let mut packet = frame.packet.clone();
         let length = packet.bytes.len();
         let client = by_local.map_or(client, |index| self.connections[index].client);

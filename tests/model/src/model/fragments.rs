@@ -141,8 +141,8 @@ impl Model {
             return Fate::Drop("ttl_expired");
         }
         let its = &self.services[service];
-        let address = world::server_address(service, its, server);
-        let virtual_address = world::virtual_address(service, its);
+        let address = world::server_address(its, server);
+        let virtual_address = world::virtual_address(its);
         let (source, destination) =
             (SocketAddr::new(packet.source, ports.0), SocketAddr::new(packet.destination, ports.1));
         let mut sent = packet.clone();
@@ -150,11 +150,11 @@ impl Model {
             (Mode::Dr | Mode::Tunnel, _) => {}
             (Mode::Nat, End::Destination) => sent.readdress(end, address.ip(), None),
             (Mode::Nat, End::Source) => sent.readdress(end, virtual_address.ip(), None),
-            (Mode::Fullnat, End::Destination) => match self.local_of(service, source) {
+            (Mode::Fullnat, End::Destination) => match self.local_of(service, source, ports.1) {
                 Some(local) => readdress(&mut sent, local, address, false),
                 None => return Fate::Drop("no_local_port"),
             },
-            (Mode::Fullnat, End::Source) => match self.find_by_local(address, destination, its.protocol) {
+            (Mode::Fullnat, End::Source) => match self.find_by_local(source, destination, its.protocol) {
                 Some(index) => readdress(&mut sent, virtual_address, self.connections[index].client, false),
                 None => return Fate::Drop("no_local_port"),
             },

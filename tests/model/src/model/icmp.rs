@@ -34,7 +34,9 @@ impl Model {
         let is_astray = packet.destination != quote.source;
         // As whom a server knows a client nobody else is: what is to another address is about something else.
         let is_claimed = !is_astray && self.claim_at(destination, source, protocol).is_some();
-        if about_reply.is_none() && !self.is_endpoint(destination, protocol) && !is_claimed {
+        // A check of the router's own may wait for it.
+        let is_about_request = self.is_endpoint(destination, protocol) && !world::is_own(packet.destination);
+        if about_reply.is_none() && !is_about_request && !is_claimed {
             return Fate::Punt("icmp");
         }
         let nobodys = match about_reply {
@@ -46,7 +48,7 @@ impl Model {
             return nobodys;
         }
         let known = match about_reply {
-            Some(number) => self.find(|one| one.service == number && one.client == destination),
+            Some(number) => self.find_by_client(number, destination, source.port()),
             None if is_claimed => self.find_by_local(destination, source, protocol),
             None => self.find_by_server(destination, source, protocol),
         };
@@ -60,10 +62,9 @@ impl Model {
         if packet.hops() <= 1 {
             return Fate::Drop("ttl_expired");
         }
-        let Connection { service, server, client, local, .. } = self.connections[index];
+        let Connection { service, server, client, port, local, .. } = self.connections[index];
         let its = &self.services[service];
-        let (virtual_address, real) =
-            (world::virtual_address(service, its), world::server_address(service, its, server));
+        let (virtual_address, real) = (world::virtual_at(its, port), world::server_at(its, server, port));
         let (mut sent, mut quote) = (packet.clone(), quote);
         match (its.mode, about_reply) {
             (Mode::Dr | Mode::Tunnel, _) => {}

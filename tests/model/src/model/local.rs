@@ -22,13 +22,19 @@ pub(super) struct Claim {
     service: usize,
     server: usize,
     client: SocketAddr,
+    /// The virtual port.
+    port: u16,
     /// Taken since the last sweep.
     is_young: bool,
 }
 
 impl Claim {
     fn is_of(&self, one: &Connection) -> bool {
-        (one.service, one.server, one.client) == (self.service, self.server, self.client)
+        self.is_for(one.service, one.server, (one.client, one.port))
+    }
+
+    fn is_for(&self, service: usize, server: usize, (client, port): (SocketAddr, u16)) -> bool {
+        (self.service, self.server, self.client, self.port) == (service, server, client, port)
     }
 }
 
@@ -39,7 +45,7 @@ impl Model {
         frame: &Frame<'_>,
         number: usize,
         server: usize,
-        client: SocketAddr,
+        (client, port): (SocketAddr, u16),
     ) -> Result<Option<SocketAddr>, Fate> {
         let service = &self.services[number];
         if service.mode != Mode::Fullnat {
@@ -47,9 +53,10 @@ impl Model {
         }
         let protocol = service.protocol;
         let (addresses, ports) = (world::local_addresses(service.is_six), &service.local_ports);
-        let is_its = |one: &Claim| (one.service, one.server, one.client) == (number, server, client);
+        let is_its = |one: &Claim| one.is_for(number, server, (client, port));
         let others = || self.claims.iter().filter(|one| one.protocol == protocol && !is_its(one));
-        let observed = frame.observed.locals.iter().find(|one| (one.0, one.1) == (number, client));
+        let observed =
+            frame.observed.locals.iter().find(|one| (one.0, one.1, one.2) == (number, client, port));
         let Some(&(.., local)) = observed else {
             let of_pool = others()
                 .filter(|one| addresses.contains(&one.local.ip()) && ports.contains(&one.local.port()));
@@ -63,8 +70,13 @@ impl Model {
             return Err(Fate::Drop("nothing: the local port is another connection's"));
         }
         self.claims.retain(|one| (one.local, one.protocol) != (local, protocol));
-        self.claims.push(Claim { local, protocol, service: number, server, client, is_young: true });
+        self.claims.push(Claim { local, protocol, service: number, server, client, port, is_young: true });
         Ok(Some(local))
+    }
+
+    /// Whether a client still has a local port for a connection with this server.
+    pub(super) fn has_local(&self, number: usize, server: usize, ends: (SocketAddr, u16)) -> bool {
+        self.claims.iter().any(|one| one.is_for(number, server, ends))
     }
 
     /// After connections have been swept.
@@ -84,7 +96,7 @@ impl Model {
     ) -> Option<&Claim> {
         let mut claims = self.claims.iter();
         claims.find(|one| {
-            let address = || world::server_address(one.service, &self.services[one.service], one.server);
+            let address = || world::server_at(&self.services[one.service], one.server, one.port);
             (one.local, one.protocol) == (local, protocol) && address() == server
         })
     }

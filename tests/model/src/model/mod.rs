@@ -93,8 +93,8 @@ pub struct Observed {
     pub begun: Option<usize>,
     /// Before it: service, client and server.
     pub templates: Vec<(usize, IpAddr, usize)>,
-    /// After it, of connections by full NAT: service, client, and as whom its server knows it.
-    pub locals: Vec<(usize, SocketAddr, SocketAddr)>,
+    /// After it, of connections by full NAT: service, client, virtual port, and as whom its server knows it.
+    pub locals: Vec<(usize, SocketAddr, u16, SocketAddr)>,
 }
 
 impl Model {

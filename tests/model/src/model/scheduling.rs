@@ -16,6 +16,8 @@ pub(super) struct Hashed {
     pub(super) client: IpAddr,
     /// The client's port, if that counts.
     pub(super) port: Option<u16>,
+    /// The virtual port, if that does.
+    pub(super) virtual_port: Option<u16>,
     /// The servers, newest first: number, weight, and whether it is full.
     pub(super) servers: Vec<(usize, u32, bool)>,
 }
@@ -30,6 +32,7 @@ impl Model {
         flags: u8,
     ) -> Result<usize, Fate> {
         let service = &self.services[number].clone();
+        let port = frame.packet.destination_port();
         let is_syn = flags & (SYN | RST) == SYN;
         let may_begin = match service.protocol {
             Protocol::Udp => true,
@@ -49,7 +52,7 @@ impl Model {
         }
         self.admit(number, client.ip()).map_err(Fate::Drop)?;
         let is_known = |server: usize| {
-            let address = world::server_address(number, service, server);
+            let address = world::server_address(service, server);
             matches!(world::way(&self.services, address.ip()), Way::Out { .. })
         };
         let healthy = || {
@@ -68,7 +71,7 @@ impl Model {
                 Candidate { server, weight: service.servers[server].weight, active, inactive, is_full }
             })
             .collect();
-        let virtual_address = world::virtual_address(number, service).ip();
+        let virtual_address = world::virtual_address(service).ip();
         let flow = Flow { client: client.ip(), port: client.port(), virtual_address };
         let turn = &mut self.turns[number];
         let choice = scheduler::choose(service.scheduler, &service.flags, &candidates, turn, &flow);
@@ -78,11 +81,16 @@ impl Model {
                 let drawn = match frame.observed.begun {
                     Some(drawn) => servers.into_iter().find(|&server| server == drawn),
                     None if may_refuse => None,
-                    None => servers.first().copied(),
+                    // One for which there was no local port.
+                    None => {
+                        let has_local = |server| self.has_local(number, server, (client, port));
+                        let mut without = servers.iter().copied().filter(|&server| !has_local(server));
+                        without.next().or(servers.first().copied())
+                    }
                 };
                 // Who was drawn without a local port for it, nobody can see.
                 let is_seen = frame.observed.begun.is_some() || self.services[number].mode != Mode::Fullnat;
-                if is_seen { self.as_before(number, client, &candidates, drawn) } else { drawn }
+                if is_seen { self.as_before(frame, number, client, &candidates, drawn) } else { drawn }
             }
             Choice::Nobody => None,
         };
@@ -92,6 +100,7 @@ impl Model {
     /// What a hash has chosen once it chooses again; so does it, if it is asked for the first time.
     pub(super) fn as_before(
         &mut self,
+        frame: &Frame<'_>,
         number: usize,
         client: SocketAddr,
         candidates: &[Candidate],
@@ -104,7 +113,8 @@ impl Model {
             _ => return drawn,
         };
         let servers = candidates.iter().map(|one| (one.server, one.weight, one.is_full)).collect();
-        let by = Hashed { service: number, client: client.ip(), port, servers };
+        let virtual_port = (service.scheduler != Scheduler::Mh).then(|| frame.packet.destination_port());
+        let by = Hashed { service: number, client: client.ip(), port, virtual_port, servers };
         match self.hashed.iter().find(|(other, _)| *other == by) {
             Some(&(_, before)) => before,
             None => {

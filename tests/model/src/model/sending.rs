@@ -19,7 +19,7 @@ pub(super) fn send_to(
     server: usize,
 ) -> Fate {
     let service = &services[number];
-    let address = world::server_address(number, service, server).ip();
+    let address = world::server_address(service, server).ip();
     match (service.mode, address) {
         (Mode::Nat | Mode::Fullnat, _) | (Mode::Tunnel, IpAddr::V6(_)) => {
             send(services, frame, &packet, address)

@@ -6,22 +6,29 @@ use dataplane::service::{Mode, Protocol};
 
 use super::Model;
 use crate::packet::Packet;
-use crate::world;
+use crate::world::{self, Service};
 
 impl Model {
+    /// The service at a virtual address: that of the very port goes before one of all ports.
     pub(super) fn service_at(&self, address: SocketAddr, protocol: Protocol) -> Option<usize> {
-        (0..self.services.len()).find(|&number| {
-            let service = &self.services[number];
-            service.protocol == protocol && world::virtual_address(number, service) == address
-        })
+        let find = |is_it: &dyn Fn(&Service) -> bool| {
+            self.services.iter().position(|service| service.protocol == protocol && is_it(service))
+        };
+        find(&|service| service.all_ports.is_none() && world::virtual_address(service) == address).or_else(
+            || {
+                find(&|service| {
+                    world::virtual_address(service).ip() == address.ip() && service.takes(address.port())
+                })
+            },
+        )
     }
 
     pub(super) fn is_endpoint(&self, address: SocketAddr, protocol: Protocol) -> bool {
-        self.services.iter().enumerate().any(|(number, service)| {
+        self.services.iter().any(|service| {
             service.protocol == protocol
                 && service.mode == Mode::Nat
                 && (0..service.servers.len())
-                    .any(|server| world::server_address(number, service, server) == address)
+                    .any(|server| world::server_at(service, server, address.port()) == address)
         })
     }
 
@@ -36,21 +43,24 @@ impl Model {
         });
         let mut servers =
             nat.flat_map(|(number, service)| (0..service.servers.len()).map(move |server| (number, server)));
-        servers.find(|&(number, server)| {
-            world::server_address(number, &self.services[number], server) == address
-        })
+        servers.find(|&(number, server)| world::server_address(&self.services[number], server) == address)
     }
 
     /// Whether it goes to a virtual address or comes from a real server's.
     pub(super) fn concerns(&self, packet: &Packet) -> bool {
-        self.services.iter().enumerate().any(|(number, service)| {
-            service.live && world::virtual_address(number, service).ip() == packet.destination
-                || service.mode == Mode::Fullnat
-                    && world::local_addresses(service.is_six).contains(&packet.destination)
-                || service.mode == Mode::Nat
-                    && (0..service.servers.len())
-                        .any(|server| world::server_address(number, service, server).ip() == packet.source)
-        })
+        self.is_local(packet.destination)
+            || self.services.iter().any(|service| {
+                service.live && world::virtual_address(service).ip() == packet.destination
+                    || service.mode == Mode::Nat
+                        && (0..service.servers.len())
+                            .any(|server| world::server_address(service, server).ip() == packet.source)
+            })
+    }
+
+    /// Whether it is one of the local addresses of full NAT.
+    pub(super) fn is_local(&self, address: IpAddr) -> bool {
+        let mut services = self.services.iter().filter(|service| service.mode == Mode::Fullnat);
+        services.any(|service| world::local_addresses(service.is_six).contains(&address))
     }
 
     /// Whether no client has this address.
@@ -59,10 +69,8 @@ impl Model {
     }
 
     pub(super) fn is_virtual(&self, address: IpAddr) -> bool {
-        self.services
-            .iter()
-            .enumerate()
-            .any(|(number, service)| service.live && world::virtual_address(number, service).ip() == address)
+        let mut live = self.services.iter().filter(|service| service.live);
+        live.any(|service| world::virtual_address(service).ip() == address)
     }
 }
 
