@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dataplane::counters::Punt;
 use dataplane::engine::Verdict;
-use dataplane::service::Protocol;
+use dataplane::service::{Mode, Protocol};
 
 use crate::model::{Fate, Model, Observed};
 use crate::sequence::{Sequence, Step, Which};
@@ -119,8 +119,14 @@ fn edit(services: &mut [Service], (service, server): Which, change: impl FnOnce(
 
 /// What a service is, in the words of [`Tally`]: its mode, and what is special about it.
 fn kinds(service: &Service) -> impl Iterator<Item = &'static str> {
-    let all_ports = service.all_ports.as_ref().map(|_| "all_ports");
-    [service.mode.name()].into_iter().chain(all_ports)
+    let is_across = service.servers.iter().any(|server| server.is_across);
+    let special = [
+        (service.all_ports.is_some(), "all_ports"),
+        (service.mode == Mode::Tunnel && service.is_six, "tunnel of six"),
+        (is_across, "tunnel across"),
+    ];
+    let special = special.into_iter().filter(|&(is_so, _)| is_so).map(|(_, name)| name);
+    [service.mode.name()].into_iter().chain(special)
 }
 
 /// What the data path has done, in the model's words.

@@ -8,7 +8,7 @@
 //!
 //! | covered | by |
 //! |---|---|
-//! | NAT, full NAT, direct routing, tunnels (IP in IP, GRE, GUE), of IPv4 and but for tunnels IPv6, TCP and UDP | all sequences |
+//! | NAT, full NAT, direct routing, tunnels (IP in IP, GRE, GUE; within and across families), of IPv4 and IPv6, TCP and UDP | all sequences |
 //! | services of all ports and of some, with and without another at the very port of the same address and the same servers | a service is one of them |
 //! | local ports of full NAT: one of the pool, nobody else's, taken for as long as the connection and a sweep or two; pools that are used up | which one it is the model is told |
 //! | the TCP states, in both directions and in one; timeouts, expiry before and after the sweep; reused ports | all sequences |

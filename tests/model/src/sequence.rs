@@ -204,11 +204,10 @@ fn service() -> impl Strategy<Value = Service> {
         prop::option::weighted(0.15, sources()),
         prop::option::weighted(0.1, limit()),
     );
-    (kind, timeout, special, ways, servers).prop_map(|(kind, timeout, special, ways, servers)| {
+    (kind, timeout, special, ways, servers).prop_map(|(kind, timeout, special, ways, mut servers)| {
         let (all_ports, tunnel, local_ports, sources, limit) = ways;
         let (sloppy_tcp, one_packet, persistence) = special;
         let (is_six, is_tcp, mode, scheduler, flags) = kind;
-        let is_six = is_six && mode != Mode::Tunnel;
         // Whom a client without a local port would have come back to, nobody can see, nor whether it would have been refused.
         let is_tight = mode == Mode::Fullnat && local_ports.len() <= 2;
         let persistence = persistence.filter(|_| !is_tight);
@@ -216,6 +215,7 @@ fn service() -> impl Strategy<Value = Service> {
             if is_tight && scheduler == Scheduler::Mh { Scheduler::Rendezvous } else { scheduler };
         let one_packet = one_packet && !is_tcp && persistence.is_none() && mode != Mode::Fullnat;
         let one_packet = one_packet && (mode != Mode::Nat || all_ports.is_none());
+        servers.iter_mut().for_each(|server| server.is_across &= mode == Mode::Tunnel);
         let all = match scheduler {
             Scheduler::Sh => [SchedulerFlag::ShFallback, SchedulerFlag::ShPort],
             _ => [SchedulerFlag::MhFallback, SchedulerFlag::MhPort],
@@ -284,8 +284,11 @@ fn tunnel() -> impl Strategy<Value = Tunnel> {
 fn server() -> impl Strategy<Value = Server> {
     let weight = prop_oneof![4 => 1u32..=4, 1 => Just(0)];
     let limits = prop::option::weighted(0.15, prop_oneof![Just((2u32, 2u32)), Just((3, 2)), Just((1, 1))]);
-    (weight, prop::bool::weighted(0.9), prop::bool::weighted(0.9), limits)
-        .prop_map(|(weight, up, is_known, limits)| Server { weight, up, leaving: None, is_known, limits })
+    let (is_up, is_known, is_across) =
+        (prop::bool::weighted(0.9), prop::bool::weighted(0.9), prop::bool::weighted(0.3));
+    (weight, is_up, is_known, is_across, limits).prop_map(|(weight, up, is_known, is_across, limits)| {
+        Server { weight, up, leaving: None, is_across, is_known, limits }
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -415,16 +418,15 @@ impl Sent {
             virtual_address.set_port(81);
         }
         let (mut source, mut destination) = match from {
-            Some(server) => {
-                (world::server_at(service, server, self.virtual_port), far(service, client, known))
-            }
+            Some(server) => (world::host_at(service, server, self.virtual_port), far(service, client, known)),
             None => (client, virtual_address),
         };
-        if matches!(self.odd, Some(Odd::ToRouter)) && from.is_some() && !service.is_six {
-            destination.set_ip(world::ROUTER.into());
+        if matches!(self.odd, Some(Odd::ToRouter)) && from.is_some() {
+            let router = if service.is_six { world::ROUTER_SIX.into() } else { world::ROUTER.into() };
+            destination.set_ip(router);
         }
         if matches!(self.odd, Some(Odd::ToServer)) && from.is_none() {
-            destination = (world::server_address(service, 0).ip(), 22).into();
+            destination = (world::host_at(service, 0, 22).ip(), 22).into();
         }
         if let Some(Odd::Martian(which)) = self.odd {
             source.set_ip(martian(which, service.is_six));
@@ -568,7 +570,7 @@ impl Error {
         let is_reply = self.about.from.is_some_and(|from| from != ITS || !service.mode.is_one_way());
         let (source, destination) = match is_reply {
             true => (virtual_address, client),
-            false => (far(service, client, known), world::server_at(service, server, port)),
+            false => (far(service, client, known), world::host_at(service, server, port)),
         };
         let quote = self.about.packet(source, destination, service.protocol);
         let quoted =

@@ -14,7 +14,7 @@ use dataplane::service::{Limits, Mode, State, Timeouts};
 use dataplane::snapshot::{DestSpec, Pool, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
 use dataplane::table::{DestId, HashKey, LocalAddress, Table};
 
-use crate::world::{self, GATEWAYS, LAN, Leaving, MACS, ROUTER, SERVERS, Service, WAN, Way};
+use crate::world::{self, GATEWAYS, LAN, Leaving, MACS, ROUTER, ROUTER_SIX, SERVERS, Service, WAN, Way};
 
 /// An engine with its surroundings.
 pub struct Subject {
@@ -275,6 +275,7 @@ fn six(services: &[Service]) -> Fib<u128> {
     let routes = [
         route([0; 8], 0, Via::Gateway(WAN, GATEWAYS.1.into())),
         route([0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0], 48, Via::OnLink(LAN)),
+        route(ROUTER_SIX.segments(), 128, Via::Own),
         route([0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xFC], 127, Via::Own),
         route([0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0], 64, Via::OnLink(WAN)),
         route([0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0xF0], 124, Via::Nowhere),
@@ -282,7 +283,12 @@ fn six(services: &[Service]) -> Fib<u128> {
     let near = (0..=255).map(|host| Ipv6Addr::new(0x2001, 0xdb8, 0xd, 0, 0, 0, 0, host));
     let servers = (0..8)
         .flat_map(|number| (0..=8).map(move |host| Ipv6Addr::new(0x2001, 0xdb8, 0xa, number, 0, 0, 0, host)));
-    Fib::new(routes, neighbours(services, near, servers, GATEWAYS.1))
+    // Of tunnels over IPv6 no source is configured: it is this one.
+    Fib::new(routes, neighbours(services, near, servers, GATEWAYS.1)).with_own([(
+        LAN,
+        ROUTER_SIX.to_bits(),
+        48,
+    )])
 }
 
 /// Those of [`world::way`] that are known, and the gateway.

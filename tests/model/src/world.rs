@@ -9,7 +9,7 @@
 //!
 //! The same in IPv6: 2001:db8:c::/64, 2001:db8:d::/64, 2001:db8::10+S and 2001:db8:a:S::/64. Of the neighbours on 203.0.113.0/24 the MAC of .3
 //! is not known, the link to .2 takes 100 bytes (1280 of IPv6), and there is no way to .240/28. That to a server's .2 takes 200 (1300). The router
-//! is 10.0.0.254 itself, and 10.0.0.252 and .253, ::fc and ::fd, for the servers of full NAT.
+//! is 10.0.0.254 itself, 2001:db8:a::fe, and 10.0.0.252 and .253, ::fc and ::fd, for the servers of full NAT.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -112,6 +112,8 @@ pub struct Server {
     pub up: bool,
     /// Whether it has been removed from the configuration, and its TCP connections are to end or to go on.
     pub leaving: Option<Leaving>,
+    /// Whether its address is of the other family than the service, as it can be at the end of a tunnel.
+    pub is_across: bool,
     /// Whether the router knows its MAC.
     pub is_known: bool,
     /// The upper and lower threshold.
@@ -156,16 +158,24 @@ pub(crate) fn virtual_address(service: &Service) -> SocketAddr {
 pub(crate) fn server_address(service: &Service, server: usize) -> SocketAddr {
     let own = virtual_address(service).port();
     let port = if service.mode.is_one_way() || own == 0 { own } else { 8000 + own };
-    if service.is_six {
-        (Ipv6Addr::new(0x2001, 0xdb8, 0xa, service.place as u16, 0, 0, 0, 1 + server as u16), port).into()
+    let is_six = service.is_six != service.servers[server].is_across;
+    (host_address(service.place, server, is_six), port).into()
+}
+
+/// The address of one family that the host of a server has.
+fn host_address(place: usize, server: usize, is_six: bool) -> IpAddr {
+    if is_six {
+        Ipv6Addr::new(0x2001, 0xdb8, 0xa, place as u16, 0, 0, 0, 1 + server as u16).into()
     } else {
-        (Ipv4Addr::new(10, 0, service.place as u8, 1 + server as u8), port).into()
+        Ipv4Addr::new(10, 0, place as u8, 1 + server as u8).into()
     }
 }
 
 /// Whether an address is one of the router's own; virtual ones are another matter.
 pub(crate) fn is_own(address: IpAddr) -> bool {
-    address == ROUTER || [false, true].iter().any(|&is_six| local_addresses(is_six).contains(&address))
+    address == ROUTER
+        || address == ROUTER_SIX
+        || [false, true].iter().any(|&is_six| local_addresses(is_six).contains(&address))
 }
 
 /// The virtual address as which a packet to this port has it.
@@ -176,6 +186,12 @@ pub(crate) fn virtual_at(service: &Service, port: u16) -> SocketAddr {
 /// A real server's address, as a connection with this virtual port has it.
 pub(crate) fn server_at(service: &Service, server: usize, port: u16) -> SocketAddr {
     with_port(server_address(service, server), port)
+}
+
+/// What a real server of this connection sends from, and what is sent to it past the service: its address of the clients' family.
+pub(crate) fn host_at(service: &Service, server: usize, port: u16) -> SocketAddr {
+    let port = server_at(service, server, port).port();
+    (host_address(service.place, server, service.is_six), port).into()
 }
 
 fn with_port(address: SocketAddr, port: u16) -> SocketAddr {
@@ -208,6 +224,7 @@ pub(crate) fn client_address(is_six: bool, client: u8) -> IpAddr {
 pub(crate) const GATEWAYS: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(192, 0, 2, 254), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xfe));
 pub(crate) const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+pub(crate) const ROUTER_SIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xfe);
 
 const GATEWAY: Way = Way::Out { port: WAN, mac: [2, 0, 0, 0, 9, 9], mtu: 1500 };
 
@@ -230,7 +247,7 @@ pub(crate) fn way(services: &[Service], address: IpAddr) -> Way {
         IpAddr::V6(six) => match six.segments() {
             [0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0xF0..=0xFF] => Way::None,
             [0x2001, 0xdb8, 0xd, 0, 0, 0, 0, host] => near(host, 1280),
-            [0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xFC..=0xFD] => Way::None,
+            [0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xFC..=0xFE] => Way::None,
             [0x2001, 0xdb8, 0xa, number, 0, 0, 0, host @ 1..=4] => server(number, host, 1300),
             [0x2001, 0xdb8, 0xa, ..] | [0x2001, 0xdb8, 0xd, 0, ..] => Way::Unknown,
             _ => GATEWAY,

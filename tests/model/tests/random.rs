@@ -37,7 +37,7 @@ const IN_EVERY_MODE: [&str; 23] = [
 ];
 
 /// What they meet in one, or because of something else that is special about them.
-const IN_ONE: [(&str, &str); 14] = [
+const IN_ONE: [(&str, &str); 20] = [
     ("all_ports", "forward"),
     ("all_ports", "hold"),
     ("all_ports", "icmp_error"),
@@ -52,6 +52,12 @@ const IN_ONE: [(&str, &str); 14] = [
     ("nat", "server_reply"),
     ("nat", "unresolved"),
     ("tunnel", "unresolved"),
+    ("tunnel of six", "forward"),
+    ("tunnel of six", "to_fragment"),
+    ("tunnel of six", "too_big"),
+    ("tunnel across", "forward"),
+    ("tunnel across", "to_fragment"),
+    ("tunnel across", "too_big"),
 ];
 
 /// The kinds and fates that a default run must meet, or it proves less than it seems to.

@@ -1,6 +1,6 @@
 //! How a packet leaves, once it has the addresses that it is to have.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use dataplane::service::Mode;
 use dataplane::snapshot::MssClamp;
@@ -20,16 +20,14 @@ pub(super) fn send_to(
 ) -> Fate {
     let service = &services[number];
     let address = world::server_address(service, server).ip();
-    match (service.mode, address) {
-        (Mode::Nat | Mode::Fullnat, _) | (Mode::Tunnel, IpAddr::V6(_)) => {
-            send(services, frame, &packet, address)
-        }
-        (Mode::Dr, _) => match send(services, frame, &packet, address) {
+    match service.mode {
+        Mode::Nat | Mode::Fullnat => send(services, frame, &packet, address),
+        Mode::Dr => match send(services, frame, &packet, address) {
             // Linux would deliver it to itself: the virtual address is its own.
             Fate::Unresolved(_) => Fate::Drop("no_neighbour"),
             fate => fate,
         },
-        (Mode::Tunnel, IpAddr::V4(address)) => send_through(services, frame, packet, service, address),
+        Mode::Tunnel => send_through(services, frame, packet, service, address),
     }
 }
 
@@ -39,14 +37,15 @@ pub(super) fn send_through(
     frame: &Frame<'_>,
     mut packet: Packet,
     service: &Service,
-    address: Ipv4Addr,
+    address: IpAddr,
 ) -> Fate {
     let Tunnel { encapsulation, mss_clamp } = service.tunnel;
-    let way = world::way(services, address.into());
+    let way = world::way(services, address);
     let most = match (mss_clamp, way) {
         (Some(MssClamp::To(most)), _) => Some(most),
         (Some(MssClamp::Fit), Way::Out { mtu, .. }) => {
-            Some((mtu - tunnel::overhead(encapsulation) - 40) as u16)
+            let headers = if packet.is_six() { 60 } else { 40 };
+            Some((mtu - tunnel::overhead(encapsulation, address) - headers) as u16)
         }
         _ => None,
     };
@@ -57,27 +56,34 @@ pub(super) fn send_through(
         packet.clamp(most);
     }
     let whole = tunnel::around(encapsulation, &packet.bytes, address);
-    let may_fragment = packet.bytes[6] & 0x40 == 0;
+    let may_fragment = tunnel::may_be_split(&packet.bytes);
     let outer = Packet { bytes: whole, ..packet };
     match way {
-        Way::Out { mtu, .. } if outer.bytes.len() > mtu && may_fragment => Fate::ToFragment(outer.bytes),
-        _ => send(services, frame, &outer, address.into()),
+        Way::Out { mtu, .. } if outer.bytes.len() > mtu && may_fragment => {
+            Fate::ToFragment([&outer.bytes, behind(frame)].concat())
+        }
+        _ => send(services, frame, &outer, address),
     }
 }
 
 /// Sends a packet towards an address, as what the frame becomes.
 pub(super) fn send(services: &[Service], frame: &Frame<'_>, packet: &Packet, towards: IpAddr) -> Fate {
-    // What stood behind the packet is still there.
-    let behind = &frame.bytes[14 + frame.packet.bytes.len()..];
+    let behind = behind(frame);
     match world::way(services, towards) {
         Way::None => Fate::Drop("no_route"),
         Way::Unknown => Fate::Unresolved([&packet.bytes, behind].concat()),
         Way::Out { mtu, .. } if packet.bytes.len() > mtu => Fate::Drop("too_big"),
         Way::Out { port, mac, .. } => {
-            let header = [&mac, &MACS[usize::from(port)], &frame.bytes[12..14]].concat();
+            let ether_type = if packet.bytes[0] >> 4 == 6 { [0x86, 0xDD] } else { [8, 0] };
+            let header = [&mac[..], &MACS[usize::from(port)], &ether_type].concat();
             Fate::Forward(port, [&header, &packet.bytes[..], behind].concat())
         }
     }
+}
+
+/// What stood behind the packet, and does so still.
+fn behind<'a>(frame: &Frame<'a>) -> &'a [u8] {
+    &frame.bytes[14 + frame.packet.bytes.len()..]
 }
 
 /// Whether a packet has gone on, and is counted.
