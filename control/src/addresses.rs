@@ -89,8 +89,9 @@ impl Orders {
     /// How all virtual addresses stand.
     pub fn judge(&self, situation: &Situation<'_, impl Fn(ServiceKey) -> bool>) -> Standings {
         let &Situation { placed_by, present, running, is_ready, held, .. } = situation;
-        let address = |service: &Service| service.address.ip();
-        let mut standings: Standings = present.iter().map(|service| (address(service), None)).collect();
+        let here = |address| (address, None);
+        let mut standings: Standings =
+            present.iter().flat_map(Service::virtual_addresses).map(here).collect();
         match placed_by {
             VirtualAddresses::Place => {}
             VirtualAddresses::Follow => {
@@ -99,12 +100,13 @@ impl Orders {
             }
             VirtualAddresses::Announce => {
                 standings.values_mut().for_each(|standing| *standing = Some(Reason::Removed));
-                standings.extend(running.iter().map(|service| (address(service), None)));
+                standings.extend(running.iter().flat_map(Service::virtual_addresses).map(here));
                 // The first one in the file is named.
                 for service in running.iter().rev() {
                     let key = ServiceKey::of(service);
                     if !(situation.has_quorum)(key) {
-                        standings.insert(address(service), Some(Reason::Quorum(key)));
+                        let lacks = |address| (address, Some(Reason::Quorum(key)));
+                        standings.extend(service.virtual_addresses().map(lacks));
                     }
                 }
             }

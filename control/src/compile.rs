@@ -1,18 +1,19 @@
 //! From what was configured and what is known of Linux and of the servers' health, to a snapshot.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, PortIndex, Route, Via};
-use dataplane::snapshot::{DestSpec, Pool, PortSpec, ServiceSpec, Snapshot};
+use dataplane::snapshot::{DestSpec, Part, Pool, PortSpec, ServiceIndex, ServiceSpec, Snapshot};
 use dataplane::snat::{Snat, SnatSpec};
 use dataplane::table::HashKey;
 
 use crate::config::{Fullnat, Server, Service};
 use crate::effects::Effects;
 use crate::health::Target;
-use crate::ids::{Ids, ServerKey, ServiceKey};
+use crate::ids::{Face, Ids, ServerKey, ServiceKey};
 use crate::net::{self, Mirror};
 use crate::ports::Known;
 use crate::services::Services;
@@ -33,7 +34,10 @@ pub struct PortLink {
 impl ServiceKey {
     /// The identity of a configured service.
     pub fn of(service: &Service) -> Self {
-        ServiceKey { address: service.address, protocol: service.protocol }
+        match &service.mark {
+            Some(marked) => marked.key(),
+            None => ServiceKey { address: service.address, protocol: service.protocol },
+        }
     }
 }
 
@@ -76,9 +80,46 @@ pub fn compile(
         let live = is_live(service.address.ip()) && !is_gone;
         describe(service, flow_key, services, effects, ids, live)
     };
-    let specs: Vec<ServiceSpec> = services.present().iter().map(describe).collect();
+    let mut specs: Vec<ServiceSpec> = services.present().iter().map(describe).collect();
+    // Behind all services, each of which has the place that it has among those that are present.
+    for (service, home) in services.present().iter().zip(0..) {
+        let live = |address| is_live(address) && !services.is_gone(service);
+        for (&face, ports) in service.mark.iter().flat_map(|marked| &marked.faces) {
+            let seen = Seen { face, ports, live: live(face.address) };
+            let spec = seen.of(service, &specs[home as usize], home, ids);
+            specs.push(spec);
+        }
+    }
     // Connections keep their ports when a pool becomes another one.
     Snapshot::new(generation, ports, &specs, ids.removed(), fibs).with_locals(ids.locals().cloned())
+}
+
+/// What comes to the service of a mark at one address by one protocol.
+struct Seen<'a> {
+    face: Face,
+    ports: &'a [RangeInclusive<u16>],
+    live: bool,
+}
+
+impl Seen<'_> {
+    /// Everything but what has a place of its own is as it is at home.
+    fn of(&self, service: &Service, spec: &ServiceSpec, home: ServiceIndex, ids: &mut Ids) -> ServiceSpec {
+        let Seen { face, ports, live } = *self;
+        let mut entered = ids.enter(ServiceKey::of(service));
+        let dest = |dest: &DestSpec| {
+            let server = ServerKey { address: dest.address, mode: service.mode };
+            Some(DestSpec { id: entered.face(server, face)?, home: Some(dest.id), ..dest.clone() })
+        };
+        ServiceSpec {
+            address: SocketAddr::new(face.address, 0),
+            ports: ports.to_vec(),
+            protocol: face.protocol,
+            live,
+            part: Some(Part::Face(home)),
+            dests: spec.dests.iter().filter_map(dest).collect(),
+            ..spec.clone()
+        }
+    }
 }
 
 fn describe(
@@ -102,6 +143,7 @@ fn describe(
         let record = entered.server(ServerKey::of(service, server), server.weight);
         DestSpec {
             id: record.id,
+            home: None,
             address: server.address,
             weight: duty.weight,
             last_weight: record.last_weight * duty.scale,
@@ -120,7 +162,7 @@ fn describe(
     ServiceSpec {
         address: service.address,
         ports: service.ports.clone(),
-        protocol: service.protocol,
+        protocol: key.protocol,
         mode: service.mode,
         scheduler: service.scheduler,
         flags: service.flags.clone(),
@@ -137,6 +179,7 @@ fn describe(
         live,
         tunnel: service.tunnel,
         pool,
+        part: service.mark.as_ref().map(|_| Part::Home),
         dests,
     }
 }
@@ -312,6 +355,65 @@ mod tests {
         let mut restarted = Services::new(without);
         restarted.come_back(members, &Changes::default(), now);
         assert_eq!(lives(&restarted), [true]);
+    }
+
+    #[test]
+    fn a_service_of_a_mark_is_one_in_many_places() {
+        let read = |rest: &str| {
+            let text = format!("[workers]\ncores = [1]\n[[port]]\nname = 'wan'\ndevice = '01:00.0'\n{rest}");
+            crate::config::parse(std::path::Path::new("f"), text.into_bytes()).unwrap().services
+        };
+        let marks = "[[mark]]\nmark = 10\naddress = ['192.0.2.10', '192.0.2.11']\nports = [80]\n\
+            [[mark]]\nmark = 20\nprotocol = 'tcp'\naddress = '192.0.2.10'\nports = [443]\n";
+        let of = |mark| {
+            format!(
+                "[[service]]\nmark = {mark}\nmode = 'nat'\npersistence = {{}}\n[[service.server]]\naddress = '10.0.0.11'\n"
+            )
+        };
+        let mut services = Services::new(read(&format!("{marks}{}{}", of(20), of(10))));
+        let (effects, mut ids) = (Effects::default(), Ids::new(1));
+        let mut compile = |services: &Services| {
+            let fibs = Fibs { four: fib(&mirror(), &ports()), six: fib(&mirror(), &ports()) };
+            compile(1, 1, services, &effects, &mut ids, |_| true, Vec::new(), fibs)
+        };
+        let place = |snapshot: &Snapshot, address: [u8; 4], port, protocol| {
+            let (index, _) = snapshot.service_for(u32::from(Ipv4Addr::from(address)), port, protocol)?;
+            Some((snapshot.home_of(index).0, snapshot.services[index as usize].live))
+        };
+        let (tcp, udp) = (dataplane::service::Protocol::Tcp, dataplane::service::Protocol::Udp);
+        let ends = [
+            ([192, 0, 2, 10], 443, tcp, Some(0)),
+            ([192, 0, 2, 10], 80, tcp, Some(1)),
+            ([192, 0, 2, 11], 80, udp, Some(1)),
+            ([192, 0, 2, 11], 443, tcp, None),
+            ([0, 0, 0, 10], 80, tcp, None),
+        ];
+        let snapshot = compile(&services);
+        for (address, port, protocol, home) in ends {
+            assert_eq!(
+                place(&snapshot, address, port, protocol),
+                home.map(|home| (home, true)),
+                "{address:?} {port}"
+            );
+        }
+        let who: Vec<String> = snapshot
+            .dests()
+            .map(|dest| {
+                let identity = crate::sync::identity(&snapshot, dest);
+                format!(
+                    "{} {}",
+                    identity.service,
+                    identity.face.map_or_else(String::new, |face| face.to_string())
+                )
+            })
+            .collect();
+        let (of_mark, all) = (|mark: &str| who.iter().filter(|who| who.starts_with(mark)).count(), who.len());
+        assert_eq!((of_mark("mark/10 "), of_mark("mark/20 "), all), (5, 2, 7), "{who:?}");
+        // One that is gone begins nothing, and what is there still goes on.
+        reload(&mut services, read(&format!("{marks}{}", of(20))), Instant::now());
+        let snapshot = compile(&services);
+        assert_eq!(place(&snapshot, [192, 0, 2, 11], 80, udp), Some((1, false)));
+        assert_eq!(place(&snapshot, [192, 0, 2, 10], 443, tcp), Some((0, true)));
     }
 
     #[test]

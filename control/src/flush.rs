@@ -8,6 +8,7 @@ use dataplane::snapshot::{Snapshot, Subscriber};
 use dataplane::table::{Fate, Slot, Table, Word};
 
 use crate::ids::ServiceKey;
+use crate::sync::identity;
 
 /// Buckets that are flushed at a time.
 const CHUNK: usize = 4096;
@@ -35,10 +36,7 @@ impl Filter {
     /// not known, if there is a condition on it.
     pub fn matches_word(&self, table: &Table, snapshot: &Snapshot, slot: Slot, word: Word) -> bool {
         snapshot.dest_of(word).is_some_and(|dest| {
-            let service = ServiceKey {
-                address: dest.virtual_address,
-                protocol: snapshot.services[dest.service as usize].protocol,
-            };
+            let service = identity(snapshot, dest).service;
             match snapshot.client_of(table, slot, word) {
                 Some(client) => self.matches(service, dest.address, client.ip()),
                 None => self.client.is_none() && self.matches(service, dest.address, dest.address.ip()),

@@ -7,9 +7,10 @@
 //! completes a whole sweep over its share of the table, which removes the old ones.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use dataplane::clock::Tick;
 use dataplane::counters::{Gauge, Traffic, TrafficCounters, WorkerCounters};
 use dataplane::scheduler::Kept;
 use dataplane::service::{Mode, Protocol};
+use dataplane::snapshot::Removed;
 use dataplane::table::{DestId, LocalAddress};
 use foldhash::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
@@ -27,7 +29,11 @@ use crate::config::value;
 use crate::keep::Locals;
 use crate::rates::Meter;
 
-/// What makes a service the same after a reload. Shown, and typed, as `tcp/192.0.2.10:80` or `tcp/[2001:db8::10]:80`.
+/// The largest firewall mark of a service. With these 24 bits a mark is no virtual address, all of which are behind 0.0.0.0/8 (RFC 6890).
+pub const MAX_MARK: u32 = (1 << 24) - 1;
+
+/// What makes a service the same after a reload. Shown, and typed, as `tcp/192.0.2.10:80` or `tcp/[2001:db8::10]:80`; that of a mark as
+/// `mark/10`, of IPv6 addresses as `mark6/10`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct ServiceKey {
@@ -37,9 +43,36 @@ pub struct ServiceKey {
     pub protocol: Protocol,
 }
 
+const MARK: &str = "mark";
+const MARK6: &str = "mark6";
+
+impl ServiceKey {
+    /// The service of a mark, whose addresses are of IPv6 or not. As in IPVS the mark stands in the address' place: 0.0.0.10:0 for 10.
+    pub fn of_mark(mark: u32, is_wide: bool) -> Self {
+        let address: IpAddr = match is_wide {
+            false => Ipv4Addr::from(mark).into(),
+            true => Ipv6Addr::from(u128::from(mark)).into(),
+        };
+        ServiceKey { address: SocketAddr::new(address, 0), protocol: Protocol::Tcp }
+    }
+
+    /// The mark, if it is the service of one.
+    pub fn mark(&self) -> Option<u32> {
+        let number = match self.address.ip() {
+            IpAddr::V4(four) => u128::from(u32::from(four)),
+            IpAddr::V6(six) => u128::from(six),
+        };
+        let number = u32::try_from(number).ok()?;
+        (self.address.port() == 0 && (1..=MAX_MARK).contains(&number)).then_some(number)
+    }
+}
+
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.protocol, self.address)
+        match self.mark() {
+            Some(mark) => write!(f, "{}/{mark}", if self.address.is_ipv6() { MARK6 } else { MARK }),
+            None => write!(f, "{}/{}", self.protocol, self.address),
+        }
     }
 }
 
@@ -50,6 +83,13 @@ impl FromStr for ServiceKey {
     fn from_str(typed: &str) -> Result<Self, String> {
         let expected = "expected PROTOCOL/ADDRESS:PORT, e.g. tcp/192.0.2.10:80 or tcp/[2001:db8::10]:80";
         let (protocol, address) = typed.split_once('/').unwrap_or(("tcp", typed));
+        if [MARK, MARK6].contains(&protocol) {
+            let mark = address.parse().ok().filter(|mark| (1..=MAX_MARK).contains(mark));
+            let mark = mark.ok_or_else(|| {
+                format!("{} is no mark; expected {protocol}/1 to {protocol}/{MAX_MARK}", quoted(address))
+            })?;
+            return Ok(ServiceKey::of_mark(mark, protocol == MARK6));
+        }
         let protocol = Protocol::from_name(protocol)
             .ok_or_else(|| format!("{} is no service; {expected}", quoted(typed)))?;
         let address = value::socket_of_any_port(address).map_err(|wrong| format!("{wrong}; {expected}"))?;
@@ -68,6 +108,33 @@ impl TryFrom<String> for ServiceKey {
 
     fn try_from(text: String) -> Result<Self, String> {
         text.parse()
+    }
+}
+
+/// An address and a protocol, by which packets come to the service of a mark. Shown as `tcp/192.0.2.10`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Face {
+    /// The virtual address.
+    pub address: IpAddr,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for Face {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.protocol, self.address)
+    }
+}
+
+impl FromStr for Face {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/');
+        let face = parts.and_then(|(protocol, address)| {
+            Some(Face { protocol: Protocol::from_name(protocol)?, address: address.parse().ok()? })
+        });
+        face.ok_or_else(|| format!("{} is no protocol and address", quoted(text)))
     }
 }
 
@@ -123,8 +190,10 @@ impl ServiceRecord {
 /// What lasts of a real server in a service.
 #[derive(Debug)]
 pub struct ServerRecord {
-    /// Its number in connection words.
+    /// Its number in connection words. In the service of a mark, in those of templates.
     pub id: DestId,
+    /// Its numbers in the words of connections of a mark's service.
+    pub faces: HashMap<Face, DestId>,
     /// Its traffic, a set for each worker.
     pub counters: Arc<[TrafficCounters]>,
     /// Its live connections.
@@ -138,7 +207,8 @@ pub struct ServerRecord {
 impl ServerRecord {
     fn new(id: DestId, workers: usize, gauge: Gauge, last_weight: u32) -> Self {
         let counters = (0..workers).map(|_| TrafficCounters::default()).collect();
-        ServerRecord { id, counters, gauge: Arc::new(gauge), last_weight, meter: Meter::default() }
+        let faces = HashMap::default();
+        ServerRecord { id, faces, counters, gauge: Arc::new(gauge), last_weight, meter: Meter::default() }
     }
 
     /// Its traffic over all workers.
@@ -158,6 +228,8 @@ pub struct Member {
     pub service: ServiceKey,
     /// Who it is.
     pub server: ServerKey,
+    /// In the service of a mark: by which address and protocol connections with this number came.
+    pub face: Option<Face>,
     /// Its last weight that was not 0.
     pub last_weight: u32,
 }
@@ -214,6 +286,16 @@ impl Entered<'_> {
         &self.record.kept
     }
 
+    /// The server's number for what comes by this face, made if there is none.
+    pub fn face(&mut self, server: ServerKey, face: Face) -> Option<DestId> {
+        let Entered { record, numbers, changed, .. } = self;
+        let known = record.servers.get_mut(&server)?.faces.entry(face);
+        Some(*known.or_insert_with(|| {
+            **changed = true;
+            numbers.allocate().expect("`room` has been asked before servers are entered")
+        }))
+    }
+
     /// The server's record, made if there is none.
     pub fn server(&mut self, server: ServerKey, weight: u32) -> &mut ServerRecord {
         let Entered { record, workers, numbers, changed, .. } = self;
@@ -233,12 +315,18 @@ impl Entered<'_> {
 #[derive(Debug)]
 struct Quarantined {
     id: DestId,
-    /// Its service's, in which its connections count as long as they are there.
-    limiter: Option<Limiter>,
+    /// In which its connections count as long as they are there.
+    counts: Removed,
     /// The first generation without it.
     generation: u64,
     /// Each worker's sweeps when all had reached that generation.
     sweeps: Option<Vec<u64>>,
+}
+
+impl Quarantined {
+    fn new(id: DestId, counts: Removed, generation: u64) -> Self {
+        Quarantined { id, counts, generation, sweeps: None }
+    }
 }
 
 impl Ids {
@@ -262,14 +350,37 @@ impl Ids {
     pub fn inherit(workers: usize, members: impl IntoIterator<Item = (Member, Gauge)>) -> Self {
         let mut services: HashMap<ServiceKey, ServiceRecord> = HashMap::default();
         let mut taken = HashSet::default();
-        for (Member { id, service, server, last_weight }, gauge) in members {
+        // Of a mark's server there may be nothing left but what came by some of its faces: the number of its own is given below.
+        let mut incomplete = Vec::new();
+        for (Member { id, service, server, face, last_weight }, gauge) in members {
             taken.insert(id);
-            let record = ServerRecord::new(id, workers, gauge, last_weight);
-            services.entry(service).or_default().servers.insert(server, record);
+            match services.entry(service).or_default().servers.entry(server) {
+                Entry::Vacant(free) => {
+                    let record = free.insert(ServerRecord::new(id, workers, gauge, last_weight));
+                    if let Some(face) = face {
+                        record.faces.insert(face, id);
+                        incomplete.push((service, server));
+                    }
+                }
+                Entry::Occupied(known) => {
+                    let record = known.into_mut();
+                    record.gauge.add(&gauge);
+                    match face {
+                        Some(face) => drop(record.faces.insert(face, id)),
+                        None => record.id = id,
+                    }
+                }
+            }
         }
         let next = taken.iter().map(|id| id.index() as u32 + 1).max().unwrap_or(1);
         let free = (1..next).rev().filter_map(DestId::new).filter(|id| !taken.contains(id)).collect();
-        let numbers = Numbers { next, free };
+        let mut numbers = Numbers { next, free };
+        for (service, server) in incomplete {
+            let record = services.get_mut(&service).and_then(|record| record.servers.get_mut(&server));
+            if let Some(record) = record.filter(|record| record.faces.values().any(|&id| id == record.id)) {
+                record.id = numbers.allocate().expect("there are as many numbers as it takes");
+            }
+        }
         let key = [(); 2].map(|()| RandomState::new().hash_one(workers));
         let locals = Locals::default();
         Ids { services, key, workers, numbers, quarantine: VecDeque::new(), locals, changed: true }
@@ -278,11 +389,15 @@ impl Ids {
     /// All servers with their numbers, but those that have been removed.
     pub fn members(&self) -> impl Iterator<Item = Member> + '_ {
         let of_service = |(&service, record): (&ServiceKey, &'_ ServiceRecord)| {
-            let members = record.servers.iter().map(move |(&server, record)| Member {
-                id: record.id,
-                service,
-                server,
-                last_weight: record.last_weight,
+            let members = record.servers.iter().flat_map(move |(&server, record)| {
+                let faces = record.faces.iter().map(|(&face, &id)| (id, Some(face)));
+                faces.chain([(record.id, None)]).map(move |(id, face)| Member {
+                    id,
+                    service,
+                    server,
+                    face,
+                    last_weight: record.last_weight,
+                })
             });
             members.collect::<Vec<_>>()
         };
@@ -322,8 +437,8 @@ impl Ids {
     }
 
     /// Servers that have been removed and that connections may still name, each with what counts those for its service.
-    pub fn removed(&self) -> impl Iterator<Item = (DestId, Option<Limiter>)> + '_ {
-        self.quarantine.iter().map(|held| (held.id, held.limiter.clone()))
+    pub fn removed(&self) -> impl Iterator<Item = (DestId, Removed)> + '_ {
+        self.quarantine.iter().map(|held| (held.id, held.counts.clone()))
     }
 
     /// How many more servers can be entered now.
@@ -344,12 +459,29 @@ impl Ids {
                 for (_, gone) in record.servers.extract_if(|server, _| !stays.contains(server)) {
                     record.retired += gone.traffic();
                     *changed = true;
-                    let limiter = record.limiter.last().cloned();
-                    quarantine.push_back(Quarantined { id: gone.id, limiter, generation, sweeps: None });
+                    let counts = Removed { limiter: record.limiter.last().cloned(), gauge: None };
+                    let numbers = gone.faces.into_values().chain([gone.id]);
+                    quarantine.extend(numbers.map(|id| Quarantined::new(id, counts.clone(), generation)));
                 }
             }
             named.is_some()
         });
+    }
+
+    /// Forgets the faces that the service of a mark does not have any more; see [`Self::retain`].
+    pub fn retain_faces(&mut self, generation: u64, has: impl Fn(&ServiceKey, &Face) -> bool) {
+        let Ids { services, quarantine, changed, .. } = self;
+        for (key, service) in services.iter_mut().filter(|(key, _)| key.mark().is_some()) {
+            let limiter = service.limiter.last().cloned();
+            for server in service.servers.values_mut() {
+                // Its gauge is that of the faces that stay.
+                let counts = Removed { limiter: limiter.clone(), gauge: Some(server.gauge.clone()) };
+                for (_, id) in server.faces.extract_if(|face, _| !has(key, face)) {
+                    *changed = true;
+                    quarantine.push_back(Quarantined::new(id, counts.clone(), generation));
+                }
+            }
+        }
     }
 
     /// Frees the ids that no connection can name any more. `others` is the oldest generation that somebody uses, beside
@@ -432,7 +564,7 @@ mod tests {
         let (removed, of_removed) = ids.removed().next().unwrap();
         assert_eq!(removed, id);
         assert!(limiter.enter(word(2)).is_err());
-        of_removed.unwrap().leave(counted);
+        of_removed.limiter.unwrap().leave(counted);
         assert!(limiter.enter(word(2)).is_ok());
     }
 
@@ -477,12 +609,56 @@ mod tests {
         assert_eq!(next.room(), DestId::MAX as usize - 6);
     }
 
+    fn face(n: u8) -> Face {
+        Face { address: [192, 0, 2, n].into(), protocol: Protocol::Tcp }
+    }
+
+    #[test]
+    fn the_faces_of_a_mark_have_numbers_of_their_own_and_one_gauge() {
+        let mark = ServiceKey::of_mark(10, false);
+        let mut ids = Ids::new(1);
+        let home = ids.enter(mark).server(server(1), 1).id;
+        let [first, second] = [1, 2].map(|n| ids.enter(mark).face(server(1), face(n)).unwrap());
+        assert!(home != first && first != second && second != home);
+        assert_eq!(ids.enter(mark).face(server(1), face(1)), Some(first));
+        assert_eq!(ids.enter(mark).face(server(2), face(1)), None, "nobody's");
+        ids.take_changed();
+
+        // The next process knows who they were, and all their connections are the server's.
+        let live = |member: Member| {
+            let active = u32::from(member.face.is_some());
+            (member, Gauge::of(Live { active, inactive: 0, templates: 1 - active }))
+        };
+        let mut next = Ids::inherit(1, ids.members().map(live));
+        assert_eq!(next.enter(mark).server(server(1), 1).id, home);
+        assert_eq!(next.enter(mark).face(server(1), face(2)), Some(second));
+        let gauge = next.service(&mark).unwrap().servers[&server(1)].gauge.clone();
+        assert_eq!((gauge.get(), gauge.templates()), ((2, 0), 1));
+        // Nor does it take more than connections of one face.
+        let left = ids.members().filter(|member| member.face == Some(face(2))).map(live);
+        let mut next = Ids::inherit(1, left);
+        assert_eq!(next.enter(mark).face(server(1), face(2)), Some(second));
+        assert_ne!(next.enter(mark).server(server(1), 1).id, second);
+
+        // One that has gone counts on in the server's gauge; with the server all go.
+        ids.retain_faces(2, |_, known| *known == face(1));
+        assert!(ids.take_changed());
+        let removed: Vec<(DestId, bool)> =
+            ids.removed().map(|(id, counts)| (id, counts.gauge.is_some())).collect();
+        assert_eq!(removed, [(second, true)]);
+        ids.retain(3, |_| None);
+        assert_eq!(ids.removed().count(), 3);
+        assert_eq!(ids.members().count(), 0);
+    }
+
     #[test]
     fn keys_as_they_are_typed() {
         for (typed, shown) in [
             ("tcp/192.0.2.10:80", "tcp/192.0.2.10:80"),
             ("192.0.2.10:80", "tcp/192.0.2.10:80"),
             ("udp/[2001:DB8:0::10]:53", "udp/[2001:db8::10]:53"),
+            ("mark/10", "mark/10"),
+            ("mark6/16777215", "mark6/16777215"),
         ] {
             let key: ServiceKey = typed.parse().unwrap();
             assert_eq!(key.to_string(), shown);
@@ -497,6 +673,8 @@ mod tests {
             let wrong = typed.parse::<ServiceKey>().unwrap_err();
             assert!(wrong.starts_with(why) && wrong.contains("; expected PROTOCOL/ADDRESS:PORT"), "{wrong}");
         }
+        let wrong = "mark/0".parse::<ServiceKey>().unwrap_err();
+        assert_eq!(wrong, "\"0\" is no mark; expected mark/1 to mark/16777215");
     }
 
     #[test]

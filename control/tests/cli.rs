@@ -36,6 +36,7 @@ impl Backend for Router {
         Ok(vec![api::Service {
             protocol: "tcp".to_owned(),
             address: "192.0.2.10:80".parse()?,
+            mark: None,
             ports: Vec::new(),
             scheduler: "wlc".to_owned(),
             flags: Vec::new(),

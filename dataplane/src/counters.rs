@@ -286,6 +286,12 @@ impl Gauge {
         self.connections.fetch_add(step, Ordering::Relaxed);
     }
 
+    /// Shows what another one shows, too.
+    pub fn add(&self, other: &Gauge) {
+        self.connections.fetch_add(other.connections.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.templates.fetch_add(other.templates(), Ordering::Relaxed);
+    }
+
     /// Another gauge that shows the same now.
     pub fn copy(&self) -> Gauge {
         let (active, inactive) = self.get();

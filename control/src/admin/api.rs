@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::ServiceKey;
+
 /// What has passed since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
@@ -39,13 +41,49 @@ pub struct Rates {
     pub bytes_out: u64,
 }
 
+/// A firewall mark, and what has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The mark.
+    pub number: u32,
+    /// Its virtual addresses, once for each protocol.
+    pub addresses: Vec<Face>,
+}
+
+/// What has a mark at one address by one protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Face {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The virtual address.
+    pub address: IpAddr,
+    /// Ports and ranges of them, as `80` and `8080-8090`; none if it is all of them.
+    pub ports: Vec<String>,
+    /// Why the address is withdrawn from the twin; null while it is not.
+    #[serde(default)]
+    pub withdrawn: Option<String>,
+}
+
+impl Service {
+    /// As it is shown and typed: `tcp/192.0.2.10:80`, or `mark/10`.
+    pub fn name(&self) -> String {
+        match &self.mark {
+            Some(mark) => ServiceKey::of_mark(mark.number, self.address.is_ipv6()).to_string(),
+            None => format!("{}/{}", self.protocol, self.address),
+        }
+    }
+}
+
 /// A virtual server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// Virtual address and port.
+    /// Virtual address and port. Of a mark, the mark as an address, as IPVS shows it: 0.0.0.10:0 for 10.
     pub address: SocketAddr,
+    /// Of the service of a firewall mark: the mark, and what has it.
+    #[serde(default)]
+    pub mark: Option<Mark>,
     /// Of a service of some ports (`address` has port 0): ports and ranges of them, as `21` and `10000-20000`. Else there are none.
     #[serde(default)]
     pub ports: Vec<String>,

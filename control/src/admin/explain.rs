@@ -112,8 +112,11 @@ pub struct Port {
 pub struct Service {
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// Virtual address and port.
+    /// Virtual address and port. Of a mark, the mark as an address.
     pub address: SocketAddr,
+    /// The firewall mark, if it is the service of one.
+    #[serde(default)]
+    pub mark: Option<u32>,
     /// `nat`, `dr`, `tunnel` or `fullnat`.
     pub mode: String,
     /// E.g. `wlc`.

@@ -18,6 +18,7 @@ use dataplane::vlan::Tag;
 use super::compare::{self, repeated};
 use super::error::{ConfigErrors, Report, Source, quoted};
 use super::ipvs::{self, ipvs_sync};
+use super::mark::Marks;
 use super::raw::{Document, Field, Section};
 use super::sources::sources;
 use super::sync::sync;
@@ -83,8 +84,10 @@ pub fn services(source: Source) -> Result<Vec<Service>, ConfigErrors> {
         let root = document.root(&report);
         root.known(&["service"]);
         let sections = root.sections("service");
-        let services: Vec<(Option<Service>, Vec<Section<'_>>)> = sections.iter().map(service::read).collect();
-        compare::services(&sections, &services, &[]);
+        let marks = Marks::default();
+        let services: Vec<(Option<Service>, Vec<Section<'_>>)> =
+            sections.iter().map(|section| service::read(section, &marks)).collect();
+        compare::services(&sections, &services, &[], &marks);
         services.into_iter().filter_map(|(service, _)| service).collect()
     };
     report.finish()?;
@@ -107,6 +110,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         "sources",
         "port",
         "vlan",
+        "mark",
         "service",
     ]);
     let eal = root.optional("eal", |field| eal(&field.section()?));
@@ -133,10 +137,11 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
     let snat_sections = root.sections("snat");
     let snats: Vec<Option<SnatSpec>> = snat_sections.iter().map(snat::read).collect();
 
+    let marks = Marks::read(&root.sections("mark"));
     let service_sections = root.sections("service");
     let services: Vec<(Option<Service>, Vec<Section<'_>>)> =
-        service_sections.iter().map(service::read).collect();
-    compare::services(&service_sections, &services, &ports);
+        service_sections.iter().map(|section| service::read(section, &marks)).collect();
+    compare::services(&service_sections, &services, &ports, &marks);
     compare::snats(
         &snat_sections,
         &snats,

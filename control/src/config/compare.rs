@@ -10,8 +10,10 @@ use dataplane::snat::SnatSpec;
 use foldhash::{HashMap, HashSet};
 
 use super::check::{IPV6_MTU, one_of};
+use super::mark::Marks;
 use super::raw::{Field, Section};
 use super::{Port, Server, Service, port_of, value};
+use crate::ids::{Face, ServiceKey};
 
 /// What one port must not share with another.
 pub(super) fn ports(sections: &[Section<'_>], ports: &[Option<Port>]) {
@@ -91,7 +93,7 @@ impl Own {
     ) -> Self {
         let fullnats = services.clone().flat_map(|service| &service.fullnat);
         Own {
-            virtuals: services.map(|service| service.address.ip()).collect(),
+            virtuals: services.flat_map(Service::virtual_addresses).collect(),
             ports: ports.into_iter().collect(),
             locals: fullnats.flat_map(|fullnat| &fullnat.local).copied().collect(),
         }
@@ -146,6 +148,7 @@ pub(super) fn services(
     sections: &[Section<'_>],
     services: &[(Option<Service>, Vec<Section<'_>>)],
     ports: &[Option<Port>],
+    marks: &Marks,
 ) {
     let known = || services.iter().filter_map(|(service, _)| service.as_ref());
     let readable = || ports.iter().flatten();
@@ -157,8 +160,19 @@ pub(super) fn services(
         let Some(service) = service else { continue };
         if let Some(field) = section.get("address") {
             let (protocol, address) = (service.protocol, service.address);
+            if let Some((mark, line)) = marks.at(Face { address: address.ip(), protocol }, address.port())
+                && known().any(|other| other.mark.as_ref().is_some_and(|marked| marked.number == mark))
+            {
+                field.error::<()>(format_args!(
+                    "no packet would come to it: the [[mark]] in line {line} gives those to {protocol} {address} to the service of mark {mark}; \
+                     expected another address or port, or a rule before that with a mark of no service"
+                ));
+            }
             let what = || format!("service {protocol} {address}");
-            firsts.add((protocol, address), field, what, "each address and protocol once");
+            firsts.add(ServiceKey::of(service), field, what, "each address and protocol once");
+        } else if let (Some(marked), Some(field)) = (&service.mark, section.get("mark")) {
+            let what = || format!("a service of mark {}", marked.number);
+            firsts.add(ServiceKey::of(service), field, what, "each mark once");
         }
         if let (Some(name), Some(field)) = (&service.port, section.get("port"))
             && !names.contains(name.as_str())
@@ -169,8 +183,10 @@ pub(super) fn services(
             one_of::<()>("port", &names, |_| None, &field);
         }
         if ports.iter().all(Option::is_some)
-            && let Some(port) = port_of(service, readable()).filter(|port| port.mtu < IPV6_MTU)
-            && let (true, Some(field)) = (service.address.is_ipv6(), section.get("address"))
+            && let Some(address) = service.virtual_addresses().next()
+            && let Some(port) = port_of(service, address, readable()).filter(|port| port.mtu < IPV6_MTU)
+            && let (true, Some(field)) =
+                (service.address.is_ipv6(), section.get("address").or_else(|| section.get("mark")))
         {
             field.error::<()>(format_args!(
                 "port {:?} has an mtu of {}, too small for IPv6; expected at least {IPV6_MTU} there, or no IPv6 address",

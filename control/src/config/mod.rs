@@ -23,6 +23,7 @@ mod fullnat;
 pub mod ipvs;
 mod limit;
 pub mod machine;
+mod mark;
 mod quic_lb;
 pub mod raw;
 pub mod schema;
@@ -59,6 +60,7 @@ pub use error::{ConfigError, ConfigErrors, Source};
 pub use fullnat::Fullnat;
 pub use ipvs::IpvsSync;
 pub use machine::Machine;
+pub use mark::Marked;
 pub use sync::Sync;
 pub use tcp::AdminTcp;
 pub use user::User;
@@ -162,12 +164,14 @@ pub fn parse_services(text: &str) -> Result<Vec<Service>, ConfigErrors> {
 }
 
 /// See [`Config::port_of`]. None if there is none of the name, or no port at all.
-fn port_of<'p>(service: &Service, ports: impl Iterator<Item = &'p Port> + Clone) -> Option<&'p Port> {
+fn port_of<'p>(
+    service: &Service,
+    address: IpAddr,
+    ports: impl Iterator<Item = &'p Port> + Clone,
+) -> Option<&'p Port> {
     match &service.port {
         Some(name) => ports.clone().find(|port| port.name == *name),
-        None => {
-            ports.clone().find(|port| port.is_near(service.address.ip())).or_else(|| ports.clone().next())
-        }
+        None => ports.clone().find(|port| port.is_near(address)).or_else(|| ports.clone().next()),
     }
 }
 
@@ -180,16 +184,20 @@ impl Config {
         report.finish().expect_err("an error has been reported")
     }
 
-    /// The port whose twin carries a service's virtual address: the one that is named, else the one with
+    /// The port whose twin carries a virtual address of a service: the one that is named, else the one with
     /// an address in the same network, else the first.
-    pub fn port_of(&self, service: &Service) -> &Port {
-        port_of(service, self.ports.iter()).unwrap_or(&self.ports[0])
+    pub fn port_of(&self, service: &Service, address: IpAddr) -> &Port {
+        port_of(service, address, self.ports.iter()).unwrap_or(&self.ports[0])
     }
 
     /// The port whose twin carries a local address of a service: the one with an address in the same network, else that of the virtual
     /// address.
     pub fn port_of_local(&self, service: &Service, local: IpAddr) -> &Port {
-        self.ports.iter().find(|port| port.is_near(local)).unwrap_or_else(|| self.port_of(service))
+        let virtual_address = || service.virtual_addresses().next().unwrap_or(local);
+        self.ports
+            .iter()
+            .find(|port| port.is_near(local))
+            .unwrap_or_else(|| self.port_of(service, virtual_address()))
     }
 
     /// The ports with devices, which come first.
@@ -448,9 +456,11 @@ impl fmt::Display for Prefix {
 pub struct Service {
     /// Virtual address and port; port 0 if it is of all ports that no other service has. Its servers' ports are 0 then, too.
     pub address: SocketAddr,
+    /// What it has in place of an address, if it is of a mark. The address is the mark as a number then, as IPVS shows it, and the port 0.
+    pub mark: Option<Marked>,
     /// Of a service of all ports: those that it has of them, if not all. In ascending order, without touching each other.
     pub ports: Vec<RangeInclusive<u16>>,
-    /// Transport protocol.
+    /// Transport protocol. Of a mark: TCP, if anything of it comes by TCP.
     pub protocol: Protocol,
     /// How packets reach the real servers.
     pub mode: Mode,
@@ -487,6 +497,26 @@ pub struct Service {
     pub availability: Availability,
     /// The real servers, possibly none.
     pub servers: Vec<Server>,
+}
+
+impl Service {
+    /// Its virtual addresses, each once: one, but of a mark.
+    pub fn virtual_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let own = self.mark.is_none().then(|| self.address.ip());
+        self.mark.iter().flat_map(Marked::addresses).chain(own)
+    }
+
+    /// Whether anything of it comes by this protocol.
+    pub fn has_protocol(&self, protocol: Protocol) -> bool {
+        self.mark.as_ref().map_or(self.protocol == protocol, |marked| marked.has(protocol))
+    }
+
+    /// How many real servers it takes to tell the connections of its own apart: each once, and of a mark once more for what comes to each
+    /// address by each protocol.
+    pub fn numbers(&self) -> usize {
+        let servers = self.servers.len() + usize::from(self.availability.sorry_server.is_some());
+        servers * (1 + self.mark.as_ref().map_or(0, |marked| marked.faces.len()))
+    }
 }
 
 /// A real server of a service. Small and without memory of its own, since lists of a hundred thousand are copied.

@@ -13,6 +13,7 @@ use itertools::Itertools;
 use super::check::{names, narrow, one_of};
 use super::compare::{self, repeated};
 use super::limit::limit;
+use super::mark::{Marked, Marks};
 use super::raw::{Field, Section};
 use super::sources::sources;
 use super::value::{self, PORTS, SERVER, SOCKET};
@@ -21,8 +22,9 @@ use super::{Server, ServerState, Service, availability, checks, fullnat, quic_lb
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 20] = [
+const SERVICE_KEYS: [&str; 21] = [
     "address",
+    "mark",
     "ports",
     "protocol",
     "mode",
@@ -45,13 +47,23 @@ const SERVICE_KEYS: [&str; 20] = [
 ];
 
 /// A service, and the sections of its real servers.
-pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'d>>) {
+pub(super) fn read<'d>(section: &Section<'d>, marks: &Marks) -> (Option<Service>, Vec<Section<'d>>) {
     section.known(&[&SERVICE_KEYS[..], &availability::KEYS[..]].concat());
-    let address =
-        section.require("address", SOCKET).and_then(|field| field.parse(SOCKET, value::socket_of_any_port));
-    let protocol = section.or("protocol", Protocol::Tcp, |field| {
-        one_of("protocol", &names(Protocol::ALL), Protocol::from_name, &field)
-    });
+    let mark = section.optional("mark", |field| mark(&field, section, marks));
+    let (address, protocol) = match section.get("mark") {
+        None => (
+            section
+                .require("address", SOCKET)
+                .and_then(|field| field.parse(SOCKET, value::socket_of_any_port)),
+            section.or("protocol", Protocol::Tcp, |field| {
+                one_of("protocol", &names(Protocol::ALL), Protocol::from_name, &field)
+            }),
+        ),
+        Some(_) => {
+            let marked = mark.as_ref().and_then(Option::as_ref);
+            (marked.map(|marked| marked.key().address), marked.map(Marked::protocol))
+        }
+    };
     let ports = section.or("ports", Vec::new(), |field| ports(&field, address));
     let modes = names(Mode::ALL);
     let mode = section
@@ -64,8 +76,13 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     });
     let flags = section.or("flags", Vec::new(), |field| flags(&field, scheduler));
     let port = section.optional("port", |field| field.string("the name of a port").map(str::to_owned));
-    let timeouts =
-        section.or("timeouts", Timeouts::default(), |field| timeouts(&field.section()?, protocol?));
+    let timeouts = section.or("timeouts", Timeouts::default(), |field| {
+        let all = mark
+            .as_ref()?
+            .as_ref()
+            .map_or_else(|| vec![protocol], |marked| marked.protocols().map(Some).collect());
+        timeouts(&field.section()?, &all.into_iter().collect::<Option<Vec<_>>>()?)
+    });
     // Each is for its own protocol, as with IPVS, where they are for all services.
     let sloppy_tcp = section.or("sloppy_tcp", false, |field| field.boolean());
     let sloppy_sctp = section.or("sloppy_sctp", false, |field| field.boolean());
@@ -75,6 +92,8 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
                 .error("a connection of TCP or SCTP is more than a packet; expected it with protocol = \"udp\" only"),
             true if mode == Some(Mode::Fullnat) => field
                 .error("nobody would remember whose a local port is; expected it without mode = \"fullnat\""),
+            true if mark.as_ref().is_some_and(|mark| mark.as_ref().is_some_and(|mark| mark.has(Protocol::Tcp))) => field
+                .error("a connection of TCP is more than a packet; expected it with rules of protocol = \"udp\" only"),
             // It would take all that its servers send for replies, their own questions to others, too.
             true if mode == Some(Mode::Nat) && address.is_some_and(|address| address.port() == 0) => field
                 .error("nothing would tell replies from what a server begins; expected mode = \"dr\" or \"tunnel\" with all ports, or a port"),
@@ -86,7 +105,10 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let has_gate = limit.is_some_and(|limit| limit.is_some_and(|limit| limit.half_open.is_some()));
     let is_persistent = section.get("persistence").is_some();
     let helper = section
-        .optional("helper", |field| helper(&field, (address, protocol, mode), (is_persistent, has_gate)));
+        .optional("helper", |field| match section.get("mark") {
+            Some(_) => field.error("is for one address; expected persistence without it, and a mark for the ports of data connections, too"),
+            None => helper(&field, (address, protocol, mode), (is_persistent, has_gate)),
+        });
     let checks = section.or("check", Vec::new(), |field| checks::read(&field, address, protocol));
 
     let keeps_port = |address: &SocketAddr| address.port() == 0 || mode.is_some_and(Mode::is_one_way);
@@ -110,6 +132,7 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     let read = || {
         Some(Service {
             address: address?,
+            mark: mark?,
             ports: ports?,
             protocol: protocol?,
             mode: mode?,
@@ -134,12 +157,20 @@ pub(super) fn read<'d>(section: &Section<'d>) -> (Option<Service>, Vec<Section<'
     (read(), sections)
 }
 
+/// What a service of a mark has. That it is of a mark says all that these keys would.
+fn mark(field: &Field<'_>, section: &Section<'_>, marks: &Marks) -> Option<Marked> {
+    for key in ["address", "protocol", "ports"] {
+        if let Some(other) = section.get(key) {
+            return other
+                .error("is in the rules of the service's mark; expected it in [[mark]], or no `mark` here");
+        }
+    }
+    marks.of(field)
+}
+
 /// Those of all ports that a service has.
 fn ports(field: &Field<'_>, service: Option<SocketAddr>) -> Option<Vec<RangeInclusive<u16>>> {
-    let mut ranges = field.all(|element| match element.is_integer() {
-        true => narrow(element.integer(1..=65_535)).map(|port: u16| port..=port),
-        false => element.parse(PORTS, value::ports),
-    })?;
+    let ranges = ranges(field)?;
     if let Some(service) = service.filter(|service| service.port() != 0) {
         return field.error(format_args!(
             "the service is of port {} alone; expected address = \"{}\" with several ports",
@@ -147,6 +178,15 @@ fn ports(field: &Field<'_>, service: Option<SocketAddr>) -> Option<Vec<RangeIncl
             SocketAddr::new(service.ip(), 0)
         ));
     }
+    Some(ranges)
+}
+
+/// A list of ports and ranges of them, in ascending order and without touching each other.
+pub(super) fn ranges(field: &Field<'_>) -> Option<Vec<RangeInclusive<u16>>> {
+    let mut ranges = field.all(|element| match element.is_integer() {
+        true => narrow(element.integer(1..=65_535)).map(|port: u16| port..=port),
+        false => element.parse(PORTS, value::ports),
+    })?;
     if ranges.is_empty() {
         return field.error("is empty; expected at least one port, or no such key for all of them");
     }
@@ -159,16 +199,16 @@ fn ports(field: &Field<'_>, service: Option<SocketAddr>) -> Option<Vec<RangeIncl
             value::shown_ports(other)
         ));
     }
-    // What touches is one.
-    Some(
-        ranges
-            .into_iter()
-            .coalesce(|one, other| match *one.end() + 1 == *other.start() {
-                true => Ok(*one.start()..=*other.end()),
-                false => Err((one, other)),
-            })
-            .collect(),
-    )
+    Some(touching(ranges))
+}
+
+/// Ascending ranges without overlap, of which what touches is one.
+pub(super) fn touching(ranges: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
+    let joined = ranges.into_iter().coalesce(|one, other| match *one.end() + 1 == *other.start() {
+        true => Ok(*one.start()..=*other.end()),
+        false => Err((one, other)),
+    });
+    joined.collect()
 }
 
 /// What ties a service's connections together. It finds the client's server by its template, at whatever port.
@@ -224,12 +264,13 @@ fn flags(field: &Field<'_>, scheduler: Option<Scheduler>) -> Option<Vec<Schedule
     Some(flags)
 }
 
-fn timeouts(section: &Section<'_>, protocol: Protocol) -> Option<Timeouts> {
-    let keys: Vec<String> = State::of_protocol(protocol).map(State::timeout_key).collect();
+fn timeouts(section: &Section<'_>, protocols: &[Protocol]) -> Option<Timeouts> {
+    let states = || protocols.iter().flat_map(|&protocol| State::of_protocol(protocol));
+    let keys: Vec<String> = states().map(State::timeout_key).collect();
     section.known(&keys.iter().map(String::as_str).collect::<Vec<_>>());
     let mut timeouts = Timeouts::default();
     let mut good = true;
-    for state in State::of_protocol(protocol) {
+    for state in states() {
         match section.optional(&state.timeout_key(), timeout) {
             Some(Some(seconds)) => timeouts.0[state as usize] = seconds,
             Some(None) => {}

@@ -101,7 +101,7 @@ fn keys_and_syntax() {
             r#"scheduler = "sh""#,
             r#"schedular = "sh""#,
             r#"
-rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, ports, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, sloppy_sctp, persistence, one_packet, helper, sources, limit, quic_lb, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
+rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, mark, ports, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, sloppy_sctp, persistence, one_packet, helper, sources, limit, quic_lb, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
    33 | schedular = "sh"
       | ^^^^^^^^^
 rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for maglev
@@ -115,7 +115,7 @@ rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none f
 rvs.toml:1:1: workers: missing; expected a table [workers] with cores = [...]
     1 | 
       | ^
-rvs.toml:7:2: worker: unknown key (did you mean workers?); expected one of eal, run, workers, table, routing, scheduling, snat, admin, sync, ipvs_sync, sources, port, vlan, service
+rvs.toml:7:2: worker: unknown key (did you mean workers?); expected one of eal, run, workers, table, routing, scheduling, snat, admin, sync, ipvs_sync, sources, port, vlan, mark, service
     7 | [worker]
       |  ^^^^^^"#,
         ),
@@ -198,7 +198,7 @@ rvs.toml:44:9: service[0].server[1].check: is a table; expected true or false
 rvs.toml:12:1: workers.table: unknown key; expected one of cores, idle, control_cores
    12 | table = 3
       | ^^^^^
-rvs.toml:13:2: x: unknown key; expected one of eal, run, workers, table, routing, scheduling, snat, admin, sync, ipvs_sync, sources, port, vlan, service
+rvs.toml:13:2: x: unknown key; expected one of eal, run, workers, table, routing, scheduling, snat, admin, sync, ipvs_sync, sources, port, vlan, mark, service
    13 | [x]
       |  ^"#,
         ),
@@ -206,7 +206,7 @@ rvs.toml:13:2: x: unknown key; expected one of eal, run, workers, table, routing
             "[table]",
             "[a.b]",
             r#"
-rvs.toml:12:2: a: unknown key; expected one of eal, run, workers, table, routing, scheduling, snat, admin, sync, ipvs_sync, sources, port, vlan, service
+rvs.toml:12:2: a: unknown key; expected one of eal, run, workers, table, routing, scheduling, snat, admin, sync, ipvs_sync, sources, port, vlan, mark, service
    12 | [a.b]
       |  ^"#,
         ),
@@ -266,7 +266,7 @@ fn ports_of_both_families() {
     for (port, text) in [("wan", six.clone()), ("lan", six.replace("[2001:db8::10]", "[2001:db8:1::10]"))] {
         let text = text.replace("\"10.0.0.1/24\"", "\"10.0.0.1/24\", \"2001:db8:1::1/64\"");
         let config = read(&text).unwrap();
-        assert_eq!(config.port_of(&config.services[0]).name, port);
+        assert_eq!(config.port_of(&config.services[0], config.services[0].address.ip()).name, port);
     }
     assert_messages(&[
         (
@@ -548,7 +548,7 @@ fn a_good_file_means_what_it_says() {
     assert_eq!((dns.protocol, dns.mode, dns.scheduler), (Protocol::Udp, Mode::Dr, Scheduler::Maglev));
     assert_eq!(dns.servers[0].address.to_string(), "10.0.0.11:53");
     assert!(!dns.servers[0].check);
-    assert_eq!(config.port_of(dns).name, "wan");
+    assert_eq!(config.port_of(dns, dns.address.ip()).name, "wan");
 }
 
 #[test]

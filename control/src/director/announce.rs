@@ -69,9 +69,10 @@ impl Director {
         self.put_in_force().await;
         let standing = |address: &IpAddr| self.standings.get(address).copied().flatten();
         let change = |service: &Service| {
-            let address = service.address.ip();
-            let (was, is) = (before.get(&address).copied().flatten(), standing(&address));
-            (was != is).then(|| api::Change {
+            let both = |address| (before.get(&address).copied().flatten(), standing(&address));
+            // Of a mark the first of its addresses of which there is something to say.
+            let (was, is) = service.virtual_addresses().map(both).find(|(was, is)| was != is)?;
+            Some(api::Change {
                 sign: api::Sign::Changed,
                 service: ServiceKey::of(service).to_string(),
                 server: None,

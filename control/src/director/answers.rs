@@ -1,6 +1,7 @@
 //! What the director tells the admin API: services, counters, connections.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
@@ -19,10 +20,10 @@ use super::metrics::Gathered;
 use crate::admin::{self, Flush, Order, Stop, api, capture, explain, upgrade};
 use crate::capture::Capture;
 use crate::compile::targets;
-use crate::config::{Server, Service, value};
+use crate::config::{Marked, Server, Service, value};
 use crate::events::Events;
 use crate::explain::Explainer;
-use crate::ids::{ServerKey, ServiceKey};
+use crate::ids::{Face, ServerKey, ServiceKey};
 use crate::metrics::Format;
 use crate::upgrade::Desk;
 
@@ -192,8 +193,9 @@ impl Director {
             }
         });
         api::Service {
-            protocol: service.protocol.name().to_owned(),
+            protocol: key.protocol.name().to_owned(),
             address: service.address,
+            mark: service.mark.as_ref().map(|marked| self.mark(marked)),
             ports: service.ports.iter().map(value::shown_ports).collect(),
             scheduler: service.scheduler.name().to_owned(),
             // In ipvsadm's order, whatever the file's.
@@ -209,11 +211,7 @@ impl Director {
                 .map(|how| api::Persistence { timeout: how.seconds, prefix: how.prefix }),
             helper: service.helper.map(|helper| helper.name().to_owned()),
             tunnel: (service.mode == Mode::Tunnel).then(|| service.tunnel.encapsulation.to_string()),
-            withdrawn: self
-                .standings
-                .get(&service.address.ip())
-                .and_then(Option::as_ref)
-                .map(ToString::to_string),
+            withdrawn: service.virtual_addresses().find_map(|address| self.withdrawn_reason(address)),
             syn_flood: record
                 .and_then(|record| record.flood(worker::now()))
                 .map(|flood| api::SynFlood { shut: flood.shut, syns: flood.syns }),
@@ -221,6 +219,20 @@ impl Director {
             rates: rates(record.map(|record| record.meter.rates()).unwrap_or_default()),
             servers: servers.collect(),
         }
+    }
+
+    fn mark(&self, marked: &Marked) -> api::Mark {
+        let face = |(face, ports): (&Face, &Vec<RangeInclusive<u16>>)| api::Face {
+            protocol: face.protocol.name().to_owned(),
+            address: face.address,
+            ports: ports.iter().map(value::shown_ports).collect(),
+            withdrawn: self.withdrawn_reason(face.address),
+        };
+        api::Mark { number: marked.number, addresses: marked.faces.iter().map(face).collect() }
+    }
+
+    fn withdrawn_reason(&self, address: IpAddr) -> Option<String> {
+        self.standings.get(&address)?.as_ref().map(ToString::to_string)
     }
 
     pub(super) fn counters(&self) -> api::Counters {

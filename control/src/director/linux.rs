@@ -177,7 +177,7 @@ impl Director {
     /// The virtual addresses that Linux has on a twin, whoever has put them there.
     fn addresses_here(&self) -> HashSet<IpAddr> {
         let all: HashSet<IpAddr> =
-            self.services.present().iter().map(|service| service.address.ip()).collect();
+            self.services.present().iter().flat_map(Service::virtual_addresses).collect();
         let held = self.watcher.mirror().addresses.iter();
         let held = held.filter(|(ifindex, ..)| self.is_twin(*ifindex)).map(|&(_, address, _)| address);
         held.filter(|address| all.contains(address)).collect()
@@ -205,15 +205,16 @@ impl Director {
 
     /// The virtual addresses that are not withdrawn, each with the interface that is to have it.
     fn virtual_addresses(&self) -> HashSet<(u32, IpAddr)> {
-        let place = |service: &Service| {
-            let address = service.address.ip();
-            let port = self.config.port_of(service);
+        let place = |(service, address): (&Service, IpAddr)| {
+            let port = self.config.port_of(service, address);
             let own = port.addresses.iter().any(|prefix| prefix.address == address);
             let index = self.config.ports.iter().position(|other| other.name == port.name)?;
             let withdrawn = self.standings.get(&address).is_some_and(Option::is_some);
             (!own && !withdrawn).then_some((self.ports[index].ifindex, address))
         };
-        let mut places: HashSet<(u32, IpAddr)> = self.services.present().iter().filter_map(place).collect();
+        let services = self.services.present().iter();
+        let all = services.flat_map(|one| one.virtual_addresses().map(move |address| (one, address)));
+        let mut places: HashSet<(u32, IpAddr)> = all.filter_map(place).collect();
         places.extend(self.local_addresses());
         places.extend(self.outside_addresses());
         places
@@ -235,7 +236,8 @@ impl Director {
         let mut wanted = HashMap::new();
         let (mut named, first) = (HashSet::new(), self.services.present().first());
         for service in self.services.present().iter() {
-            let withdrawn = self.standings.get(&service.address.ip()).is_some_and(Option::is_some);
+            let is_withdrawn = |address| self.standings.get(&address).is_some_and(Option::is_some);
+            let withdrawn = service.virtual_addresses().all(is_withdrawn);
             for &local in service.fullnat.iter().flat_map(|fullnat| &fullnat.local) {
                 named.insert(local);
                 if !withdrawn {

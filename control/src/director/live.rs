@@ -96,7 +96,8 @@ impl Director {
         );
         let server = Server { weight, check: !known.checks.is_empty(), ..Server::new(new.address) };
         check_new_server(running, &self.own_addresses(), service, &server)?;
-        ensure!(self.ids.room() > 0, "no more real servers can be told apart now");
+        let numbers = 1 + known.mark.as_ref().map_or(0, |marked| marked.faces.len());
+        ensure!(self.ids.room() >= numbers, "no more real servers can be told apart now");
         self.services.set_server(service, new.address, Some(server), None, now);
         Ok(())
     }
@@ -113,7 +114,7 @@ impl Director {
             let names: Vec<&str> = self.config.ports.iter().map(|port| port.name.as_str()).collect();
             ensure!(names.contains(&name.as_str()), "no port {name:?}; expected one of {}", names.join(", "));
         }
-        let servers = service.servers.len() + 1;
+        let servers = service.numbers();
         ensure!(servers <= self.ids.room(), "{servers} real servers are more than can be told apart now");
         self.services.set_service(key, Some((service, text)), now);
         Ok(())

@@ -492,7 +492,7 @@ impl Director {
     }
 
     fn check_room(&self, services: &[Service]) -> Result<()> {
-        let servers: usize = services.iter().map(|service| service.servers.len() + 1).sum();
+        let servers: usize = services.iter().map(Service::numbers).sum();
         ensure!(
             servers <= self.ids.room(),
             "{servers} real servers are more than can be told apart now; try again in ten seconds"
@@ -533,6 +533,10 @@ impl Director {
             let service = present.get(key)?;
             let own = service.servers.iter().map(|server| ServerKey::of(service, server));
             Some(own.chain(ServerKey::of_sorry(service)).collect())
+        });
+        self.ids.retain_faces(self.generation + 1, |key, face| {
+            let marked = present.get(key).and_then(|service| service.mark.as_ref());
+            marked.is_some_and(|marked| marked.faces.contains_key(face))
         });
         self.hooks.retain(|service| present.contains_key(service));
     }

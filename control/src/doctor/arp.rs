@@ -34,9 +34,9 @@ pub fn probe(config: &Config) -> Result<Vec<Finding>> {
     let mut asked: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
     let links = links()?;
     let mut findings = Vec::new();
-    for service in &config.services {
-        let address = service.address.ip();
-        let port = config.port_of(service);
+    let all = config.services.iter();
+    for (service, address) in all.flat_map(|one| one.virtual_addresses().map(move |address| (one, address))) {
+        let port = config.port_of(service, address);
         let interfaces = port.devices.iter().filter_map(|device| interface(device));
         match std::iter::once(port.name.as_str()).chain(interfaces).find(|name| links.contains_key(*name)) {
             Some(name) => drop(asked.entry(name).or_default().insert(address)),
@@ -62,10 +62,9 @@ pub fn probe(config: &Config) -> Result<Vec<Finding>> {
 fn judge(answers: &BTreeMap<IpAddr, BTreeSet<Mac>>, config: &Config) -> Vec<Finding> {
     let finding = |(address, macs): (&IpAddr, &BTreeSet<Mac>)| {
         let macs: Vec<String> = macs.iter().map(show).collect();
-        let direct = config
-            .services
-            .iter()
-            .any(|service| service.address.ip() == *address && service.mode.is_one_way());
+        let direct = config.services.iter().any(|service| {
+            service.mode.is_one_way() && service.virtual_addresses().any(|own| own == *address)
+        });
         let remedy = match (direct, address) {
             (true, IpAddr::V4(_)) => {
                 "if it is a real server: sysctl -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2 there; \

@@ -87,7 +87,7 @@ pub(super) fn judge(facts: &Facts, config: &Config) -> Vec<Finding> {
     }
     let has = |is_of: fn(&IpAddr) -> bool| {
         let own = config.ports.iter().flat_map(|port| &port.addresses).map(|prefix| prefix.address);
-        let mut all = own.chain(config.services.iter().map(|service| service.address.ip()));
+        let mut all = own.chain(config.services.iter().flat_map(Service::virtual_addresses));
         all.any(|address| is_of(&address))
     };
     for (forwards, concerns, family, setting) in [

@@ -48,7 +48,7 @@ pub fn judge(config: &Config, ports: &[api::Port]) -> Vec<Finding> {
             continue;
         };
         for (protocol, has_ports) in [(Protocol::Tcp, hashed.tcp_ports), (Protocol::Udp, hashed.udp_ports)] {
-            if has_ports || !config.services.iter().any(|service| service.protocol == protocol) {
+            if has_ports || !config.services.iter().any(|service| service.has_protocol(protocol)) {
                 continue;
             }
             let name = protocol.name().to_uppercase();

@@ -74,7 +74,7 @@ impl Explainer<'_> {
             Some(Side::Service(index)) => Some(index),
             _ => dest.map(|dest| dest.service),
         };
-        let service = service.and_then(|index| self.services.get(index as usize));
+        let service = service.and_then(|index| self.services.get(self.snapshot.home_of(index).0 as usize));
         let inward = match hit {
             Some(side) => matches!(side, Side::Service(_)),
             None => dest.is_some_and(|dest| made.destination.ip() == dest.virtual_address.ip()),
@@ -282,6 +282,7 @@ fn describe(service: &Service) -> api::Service {
     api::Service {
         protocol: service.protocol.name().to_owned(),
         address: service.address,
+        mark: service.mark.as_ref().map(|marked| marked.number),
         mode: service.mode.name().to_owned(),
         scheduler: service.scheduler.name().to_owned(),
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use dataplane::counters::{Drop, Punt};
 use dataplane::engine::Verdict;
 use dataplane::scheduler::Reason;
-use dataplane::service::{Scheduler, SchedulerFlag};
+use dataplane::service::{Protocol, Scheduler, SchedulerFlag};
 use dataplane::table::DestId;
 use dataplane::wire::made::{Made, Piece};
 use itertools::Itertools;
@@ -86,19 +86,26 @@ pub fn unmatched(services: &[Service], made: &Made) -> String {
     let Made { protocol, source, destination, .. } = *made;
     let at: Vec<String> = services
         .iter()
-        .filter(|service| service.address.ip() == destination.ip())
-        .map(|service| match service.address.port() {
-            0 if service.ports.is_empty() => format!("{} on all ports", service.protocol),
-            0 => {
-                let ports = service.ports.iter().map(value::shown_ports).join(", ");
-                format!("{} on the ports {ports}", service.protocol)
-            }
-            port => format!("{} {port}", service.protocol),
+        .flat_map(|service| {
+            let marked = service.mark.iter().flat_map(|marked| &marked.faces);
+            let marked = marked.map(|(face, ports)| (face.protocol, SocketAddr::new(face.address, 0), ports));
+            let own = service.mark.is_none().then_some((service.protocol, service.address, &service.ports));
+            marked.chain(own)
+        })
+        .filter(|(_, address, _)| address.ip() == destination.ip())
+        .map(|(protocol, address, ports)| match address.port() {
+            0 if ports.is_empty() => format!("{protocol} on all ports"),
+            0 => format!("{protocol} on the ports {}", ports.iter().map(value::shown_ports).join(", ")),
+            port => format!("{protocol} {port}"),
         })
         .collect();
     let servers = services.iter().filter(|service| !service.mode.is_one_way());
     let mut from: Vec<String> = servers
-        .flat_map(|service| service.servers.iter().map(move |server| (service.protocol, server.address)))
+        .flat_map(|service| {
+            let protocols = Protocol::ALL.iter().filter(|&&protocol| service.has_protocol(protocol));
+            protocols
+                .flat_map(|&protocol| service.servers.iter().map(move |server| (protocol, server.address)))
+        })
         .filter(|(_, server)| server.ip() == source.ip())
         .map(|(protocol, server)| match server.port() {
             0 => format!("{protocol} on all ports"),

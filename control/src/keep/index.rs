@@ -12,7 +12,8 @@
 //! checksum 9ae16a3b2f90404f                    SipHash-1-3 of all before this line
 //! ```
 //!
-//! A dest is its number in words, service, server, mode and the last weight that was not 0. The layout says how the
+//! A dest is its number in words, service, server, mode and the last weight that was not 0; of a mark's service (`mark/10`) also the protocol and address by which its
+//! connections came, if it is not that of templates (`tcp/192.0.2.10`). The layout says how the
 //! rest is to be read, so it is read first and by itself; whatever else is wrong, the checksum finds.
 
 use std::fmt::{self, Display, Write};
@@ -25,7 +26,7 @@ use dataplane::table::{DestId, HashKey, LAYOUT};
 use foldhash::HashSet;
 use siphasher::sip::SipHasher13;
 
-use crate::ids::{Member, ServerKey, ServiceKey};
+use crate::ids::{Face, Member, ServerKey, ServiceKey};
 
 /// Connections that a table can be made for: its slots are counted in 32 bits.
 const LARGEST: usize = 1 << 30;
@@ -86,9 +87,13 @@ impl Display for Index {
              key {:016x} {:016x}\ntsc-per-tick {tsc_per_tick}\n",
             key.blind, key.factor
         );
-        for Member { id, service, server, last_weight } in members {
+        for Member { id, service, server, face, last_weight } in members {
             let (id, ServerKey { address, mode }) = (id.index(), server);
-            writeln!(text, "dest {id} {service} {address} {mode} {last_weight}")?;
+            write!(text, "dest {id} {service} {address} {mode} {last_weight}")?;
+            match face {
+                Some(face) => writeln!(text, " {face}")?,
+                None => writeln!(text)?,
+            }
         }
         writeln!(f, "{text}checksum {:016x}", sum(&text))
     }
@@ -100,7 +105,9 @@ fn member(mut line: Line<'_>) -> Result<Member> {
     let address = line.next()?;
     let mode = Mode::from_name(line.word()?).context("the index has a mode that there is not")?;
     let server = ServerKey { address, mode };
-    Ok(Member { id, service, server, last_weight: line.only()? })
+    let last_weight = line.next()?;
+    let face = line.words.next().map(Face::from_str).transpose().map_err(anyhow::Error::msg)?;
+    Ok(Member { id, service, server, face, last_weight })
 }
 
 fn sum(text: &str) -> u64 {
@@ -143,6 +150,7 @@ impl<'a> Line<'a> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use dataplane::service::Protocol;
     use proptest::prelude::*;
 
     use super::*;
@@ -154,6 +162,10 @@ pub(super) mod tests {
                 1 => ("udp/192.0.2.10:53", "10.0.0.11:5353"),
                 _ => ("tcp/[2001:db8::10]:80", "[2001:db8:1::11]:8080"),
             };
+            let (service, face) = match number % 5 {
+                3 => ("mark/10", Some(Face { address: [192, 0, 2, 10].into(), protocol: Protocol::Tcp })),
+                _ => (service, None),
+            };
             Member {
                 id: DestId::new(number).unwrap(),
                 service: service.parse().unwrap(),
@@ -161,6 +173,7 @@ pub(super) mod tests {
                     address: server.parse().unwrap(),
                     mode: Mode::ALL[number as usize % Mode::ALL.len()],
                 },
+                face,
                 last_weight: number * 3,
             }
         };

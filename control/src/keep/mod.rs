@@ -200,7 +200,10 @@ fn adopt(
     ensure!(index.table.starts_with(TABLE) && !index.table.contains('/'), "the index names no table");
     let (wanted, may_leave) = (services.members(), services.may_leave());
     let is_wanted = |member: &Member| wanted.contains(&(member.service, member.server));
-    index.members.retain(|member| is_wanted(member) || may_leave(member.service, member.server));
+    let has_face = |member: &Member| member.face.is_none_or(|face| services.has_face(member.service, face));
+    index
+        .members
+        .retain(|member| has_face(member) && (is_wanted(member) || may_leave(member.service, member.server)));
     let locals = Locals::inherit(directory.clone()).unwrap_or_else(|error| {
         tracing::warn!(error = format!("{error:#}"), "connections of full NAT are forgotten");
         Locals::new(directory.clone())
@@ -208,7 +211,8 @@ fn adopt(
     // Without its port a connection is of no use.
     let has_ports = locals.iter().next().is_some();
     let members = index.members.iter().filter(|member| has_ports || member.server.mode != Mode::Fullnat);
-    let known: Known = members.map(|member| (member.id, member.service.protocol)).collect();
+    let protocol = |member: &Member| member.face.map_or(member.service.protocol, |face| face.protocol);
+    let known: Known = members.map(|member| (member.id, protocol(member))).collect();
     let file = directory.open_file(&index.table)?;
     let old = Table::in_file(&file, index.connections, index.key).context("its table cannot be used")?;
 

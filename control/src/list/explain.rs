@@ -29,8 +29,11 @@ pub fn explanation(out: &mut impl Write, explanation: &Explanation) -> io::Resul
         }
     }
     if let Some(service) = &explanation.service {
-        let (protocol, address) = (&service.protocol, service.address);
-        line("service", format!("{protocol} {address}, {}, {}", service.mode, service.scheduler))?;
+        let name = match service.mark {
+            Some(mark) => format!("mark {mark}"),
+            None => format!("{} {}", service.protocol, service.address),
+        };
+        line("service", format!("{name}, {}, {}", service.mode, service.scheduler))?;
     }
     if let Some(direction) = &explanation.direction {
         let whither = if direction == "in" { "to a real server" } else { "to a client" };

@@ -33,7 +33,7 @@ pub enum Numbers {
     Exact,
 }
 
-/// Writes the services, those of IPv4 first, sorted by protocol number, address and port, each with its real servers sorted
+/// Writes the services, those of marks and then those of IPv4 first, sorted by protocol number, address and port, each with its real servers sorted
 /// by address and port.
 pub fn services(
     out: &mut impl Write,
@@ -55,10 +55,11 @@ pub fn services(
     }
     let mut services: Vec<&Service> = services.iter().collect();
     services.sort_by_key(|service| {
-        (service.address.is_ipv6(), protocol_number(&service.protocol), service.address)
+        let is_marked = service.mark.is_none();
+        (is_marked, service.address.is_ipv6(), protocol_number(&service.protocol), service.address)
     });
     for service in services {
-        let name = format!("{:<4} {}", service.protocol.to_uppercase(), service.address);
+        let name = name(service);
         match columns {
             Columns::State => {
                 let withdrawn = service.withdrawn.as_ref();
@@ -88,6 +89,13 @@ pub fn services(
         }
     }
     Ok(())
+}
+
+fn name(service: &Service) -> String {
+    match &service.mark {
+        Some(mark) => format!("FWM  {}{}", mark.number, if service.address.is_ipv6() { " IPv6" } else { "" }),
+        None => format!("{:<4} {}", service.protocol.to_uppercase(), service.address),
+    }
 }
 
 fn server_line(out: &mut impl Write, server: &Server, columns: Columns, numbers: Numbers) -> io::Result<()> {
@@ -230,6 +238,7 @@ mod tests {
         Service {
             protocol: protocol.to_owned(),
             address: address.parse().unwrap(),
+            mark: None,
             ports: Vec::new(),
             scheduler: scheduler.to_owned(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),

@@ -65,8 +65,12 @@ impl Families<'_> {
     }
 
     fn addresses(&mut self, services: &[Service]) -> Result<(), Error> {
-        let stands = |service: &Service| (service.address.ip(), u64::from(service.withdrawn.is_none()));
-        let addresses: BTreeMap<IpAddr, u64> = services.iter().map(stands).collect();
+        let standing = |address, withdrawn: &Option<String>| (address, u64::from(withdrawn.is_none()));
+        let stands = |service: &Service| match &service.mark {
+            None => vec![standing(service.address.ip(), &service.withdrawn)],
+            Some(mark) => mark.addresses.iter().map(|face| standing(face.address, &face.withdrawn)).collect(),
+        };
+        let addresses: BTreeMap<IpAddr, u64> = services.iter().flat_map(stands).collect();
         let samples =
             addresses.iter().map(|(address, announced)| ([("address", address.to_string())], *announced));
         let help = "Whether the virtual address is announced (1) or withdrawn (0)";
@@ -315,7 +319,7 @@ pub(super) fn alone<V>(value: V) -> [([(&'static str, &'static str); 0], V); 1] 
 
 /// As the logs name it.
 fn name(service: &Service) -> String {
-    format!("{}/{}", service.protocol, service.address)
+    service.name()
 }
 
 fn since_1970(time: SystemTime) -> f64 {

@@ -37,6 +37,7 @@ fn scrape(servers: u32) -> Scrape {
     let service = |protocol: &str, address: &str, servers: Vec<api::Server>| api::Service {
         protocol: protocol.to_owned(),
         address: address.parse().unwrap(),
+        mark: None,
         ports: Vec::new(),
         scheduler: "wlc".to_owned(),
         flags: Vec::new(),

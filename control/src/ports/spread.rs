@@ -15,7 +15,7 @@ use anyhow::{Result, anyhow};
 use dpdk::{LONGEST_KEY, Side};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::config::Config;
+use crate::config::{Config, Service};
 
 /// The key of all ports of this process.
 pub(super) fn key() -> Result<&'static [u8; LONGEST_KEY]> {
@@ -37,7 +37,7 @@ pub(super) fn side(config: &Config, index: usize) -> Side {
     let replies = config.services.iter().filter(|service| !service.mode.is_one_way());
     let mut replies = replies.flat_map(|service| &service.servers);
     let replies = replies.any(|server| is_near(server.address.ip()));
-    let mut requests = config.services.iter().map(|service| service.address.ip());
+    let mut requests = config.services.iter().flat_map(Service::virtual_addresses);
     let requests = requests.any(|address| {
         // One in nobody's network comes by a route, and hardly from where the servers are.
         is_near(address) || !replies && !config.ports.iter().any(|port| port.is_near(address))

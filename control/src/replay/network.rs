@@ -22,7 +22,7 @@ use foldhash::HashSet;
 use serde::Deserialize;
 
 use super::family::Family;
-use crate::config::{Config, Prefix, value};
+use crate::config::{Config, Prefix, Service, value};
 
 /// What a user says of the surroundings.
 #[derive(Clone, Debug, Default)]
@@ -207,7 +207,7 @@ fn of_ports<A: Family>(
 /// The router's own addresses: virtual ones, and those of full NAT and source NAT, are among them, for `rvs run` has these on the twins, too. They
 /// come first: of two routes with an equal prefix the first counts.
 fn own_routes<A: Family>(config: &Config, own: &[(PortIndex, A, u8)]) -> Vec<Route<A>> {
-    let services = config.services.iter().map(|service| service.address.ip());
+    let services = config.services.iter().flat_map(Service::virtual_addresses);
     let locals =
         config.services.iter().flat_map(|service| &service.fullnat).flat_map(|fullnat| &fullnat.local);
     let pools = config

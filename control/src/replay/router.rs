@@ -168,7 +168,7 @@ impl<F: Frame> Router<F> {
 
     /// The service with this index in the snapshot.
     pub fn service(&self, index: u32) -> Option<&Service> {
-        self.services.present().get(index as usize)
+        self.services.present().get(self.snapshot.home_of(index).0 as usize)
     }
 
     /// The service and the address of a connection's real server.

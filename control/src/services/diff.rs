@@ -108,6 +108,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
     let port = |service: &Service| service.port.clone().unwrap_or_else(|| "any".to_owned());
     let (was, is) = (&old.availability, &new.availability);
     let without_values = [
+        ("mark", old.mark != new.mark),
         ("tunnel", old.tunnel != new.tunnel),
         ("fullnat", old.fullnat != new.fullnat),
         ("check", old.checks != new.checks),

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::live::{ServerChange, ServiceChange, server_of, service_of};
 use super::{Leaving, Services};
 use crate::config::{self, OnRemove, Server, ServerState, Service};
-use crate::ids::{ServerKey, ServiceKey};
+use crate::ids::{Face, ServerKey, ServiceKey};
 
 /// What is running and the file does not say, and until when.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +141,12 @@ impl Services {
             own.into_iter().chain(ServerKey::of_sorry(service)).map(move |server| (key, server))
         };
         self.present.iter().flat_map(of_service).collect()
+    }
+
+    /// Whether the service of a mark has this face now.
+    pub fn has_face(&self, service: ServiceKey, face: Face) -> bool {
+        let marked = service_of(&self.running, service).and_then(|service| service.mark.as_ref());
+        marked.is_some_and(|marked| marked.faces.contains_key(&face))
     }
 
     /// Whether a server of an earlier process that is not among [`Self::members`] may keep its connections for now.

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use anyhow::{Context, Error, Result, anyhow, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use itertools::Itertools;
 
 use super::List;
 use crate::config::{Own, Server, Service, value};
-use crate::ids::ServiceKey;
+use crate::ids::{Face, ServiceKey};
 
 /// All live changes.
 #[derive(Clone, Debug, Default)]
@@ -207,6 +207,14 @@ pub fn check_new_service(services: &[Service], ports: &[IpAddr], new: &Service) 
     locals(new).try_for_each(|address| own.check_local(address)).map_err(Error::msg)?;
     let mut sources = services.iter().chain([new]).filter_map(|service| service.tunnel.source);
     sources.try_for_each(|source| own.check_tunnel_source(source)).map_err(Error::msg)?;
+    let face = Face { address: key.address.ip(), protocol: key.protocol };
+    let mut marked = services.iter().filter_map(|service| service.mark.as_ref());
+    if let Some(marked) = marked.find(|marked| marked.has_port(face, key.address.port())) {
+        bail!(
+            "the service of mark {} has what comes to {key}; expected another address or port",
+            marked.number
+        );
+    }
     let virtual_address = key.address.ip();
     for service in services {
         let other = ServiceKey::of(service);

@@ -21,4 +21,5 @@ mod wire;
 
 pub use self::peer::Standing;
 pub use self::status::{PeerStatus, Shared, Status};
+pub use self::store::identity;
 pub use self::thread::{Synchroniser, bind};

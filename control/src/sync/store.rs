@@ -14,7 +14,7 @@ use super::walk::{Pace, Turn};
 use super::wire::{Identity, Record};
 pub use crate::admin::api::Adopted as Adoptions;
 use crate::flush::Filter;
-use crate::ids::{ServerKey, ServiceKey};
+use crate::ids::{Face, ServerKey, ServiceKey};
 
 /// Ticks that a change may take from there to here: two seconds.
 pub const ON_THE_WAY: u32 = 8;
@@ -185,7 +185,7 @@ impl View<'_> {
         let dest = self.snapshot.dest(dest);
         let is_coarse = dest.is_some_and(|dest| self.snapshot.timeout(dest, record.state).is_coarse());
         let seen = Seen { at: Tick(self.now.0.saturating_sub(record.age.into())), is_coarse };
-        let Identity { service, server } = *identity;
+        let Identity { service, server, .. } = *identity;
         self.flushes
             .covers(seen, teller, |filter| filter.matches(service, server.address, record.client.ip()))
     }
@@ -194,9 +194,20 @@ impl View<'_> {
 /// Who a dest is.
 pub fn identity(snapshot: &Snapshot, dest: &Dest) -> Identity {
     let service = &snapshot.services[dest.service as usize];
-    Identity {
-        service: ServiceKey { address: dest.virtual_address, protocol: service.protocol },
-        server: ServerKey { address: dest.address, mode: service.mode },
+    let own = ServiceKey { address: dest.virtual_address, protocol: service.protocol };
+    let server = ServerKey { address: dest.address, mode: service.mode };
+    // Of the service of a mark this is one of its addresses.
+    match snapshot.dest(dest.home).filter(|home| home.id != dest.id) {
+        None => Identity { service: own, server, face: None },
+        Some(home) => {
+            let protocol = snapshot.services[home.service as usize].protocol;
+            let face = Face { address: own.address.ip(), protocol: own.protocol };
+            Identity {
+                service: ServiceKey { address: home.virtual_address, protocol },
+                server,
+                face: Some(face),
+            }
+        }
     }
 }
 
@@ -205,8 +216,8 @@ mod tests {
     use std::net::SocketAddr;
 
     use dataplane::fib::Fibs;
-    use dataplane::service::{Mode, Protocol};
-    use dataplane::snapshot::{DestSpec, ServiceSpec};
+    use dataplane::service::{Mode, Persistence, Protocol};
+    use dataplane::snapshot::{DestSpec, Part, ServiceSpec};
     use dataplane::table::{Client, HashKey};
 
     use super::*;
@@ -246,5 +257,71 @@ mod tests {
         };
         assert_eq!(told(&states), slots[..2]);
         assert_eq!(told(&[State::Established]), slots[..1]);
+    }
+
+    /// A router with the service of mark 10, at two addresses: its dests are numbered from this one on, at home and then at each address.
+    fn of_mark(first: u32) -> Snapshot {
+        let number = |n| DestId::new(first + n).unwrap();
+        let server = "10.0.0.11:0".parse::<SocketAddr>().unwrap();
+        let home = ServiceSpec {
+            part: Some(Part::Home),
+            persistence: Some(Persistence { seconds: 300, prefix: 32, expire_quiescent: false }),
+            dests: vec![DestSpec { traffic: [].into(), ..DestSpec::new(number(0), server) }],
+            ..ServiceSpec::new(ServiceKey::of_mark(10, false).address, Protocol::Tcp, Mode::Nat)
+        };
+        let face = |(address, protocol, n): (&str, Protocol, u32)| ServiceSpec {
+            address: address.parse().unwrap(),
+            protocol,
+            part: Some(Part::Face(0)),
+            dests: vec![DestSpec { id: number(n), home: Some(number(0)), ..home.dests[0].clone() }],
+            ..home.clone()
+        };
+        let faces = [
+            ("192.0.2.10:0", Protocol::Tcp, 1),
+            ("192.0.2.11:0", Protocol::Tcp, 2),
+            ("192.0.2.11:0", Protocol::Udp, 3),
+        ];
+        let specs: Vec<_> = std::iter::once(home.clone()).chain(faces.map(face)).collect();
+        Snapshot::new(1, Vec::new(), &specs, [], Fibs::default())
+    }
+
+    #[test]
+    fn what_is_of_a_mark_is_told_by_its_face_and_templates_by_their_home() {
+        let (ours, theirs) = (of_mark(1), of_mark(40));
+        let (mut numbers, mut adoptions, mut flushes) = Default::default();
+        Numbers::follow(&mut numbers, &ours);
+        let table = Table::new(16, HashKey { blind: 1, factor: 3 });
+        let mut view = View {
+            table: &table,
+            snapshot: &ours,
+            now: Tick(100),
+            numbers: &numbers,
+            states: State::ALL,
+            peer: 0,
+            flushes: &mut flushes,
+            adoptions: &mut adoptions,
+        };
+        let states = [State::Template, State::Established, State::Established, State::Udp];
+        for (dest, state) in (40..).zip(states) {
+            let identity = identity(&theirs, theirs.dest(DestId::new(dest).unwrap()).unwrap());
+            assert_eq!(identity.service.to_string(), "mark/10");
+            let is_template = state == State::Template;
+            let record = Record {
+                dest,
+                client: ([198, 51, 100, 7], if is_template { 0 } else { dest as u16 }).into(),
+                virtual_port: if is_template { 0 } else { 80 },
+                state,
+                replied: true,
+                age: 0,
+                local: None,
+            };
+            view.adopt(&identity, &record, true, false);
+            let mut known = (0..table.buckets()).flat_map(|bucket| view.slots(bucket));
+            let told = known.find_map(|slot| view.record(slot).filter(|told| told.dest == dest - 39));
+            assert_eq!(told, Some(Record { dest: dest - 39, ..record }));
+        }
+        let [home, faces @ ..] = [1, 2, 3, 4].map(|id| ours.dest(DestId::new(id).unwrap()).unwrap());
+        assert_eq!((home.gauge.templates(), home.gauge.get()), (1, (2, 1)), "one gauge");
+        assert!(faces.iter().all(|face| std::sync::Arc::ptr_eq(&face.gauge, &home.gauge)));
     }
 }

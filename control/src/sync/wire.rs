@@ -6,6 +6,7 @@
 //! ask     3
 //! done    4
 //! name    5  number (v)  protocol (1)  mode, + 0x80 if of IPv6, + 0x40 if the server is of the other family (1)  virtual address, port (6)  server's address, port (6)
+//! face   12  a name as above, then protocol (1), address (4): of a mark's service, by what connections come
 //! record  0x40 + 0x80 if of IPv6 + 0x20 if it has just changed + 0x10 if replied + its state, or 15 and then its state (1)
 //!            number (v)  client's address, port (6)  ticks since it was seen (v)
 //! forget  8  number (v)  ticks since the order (v)  1 + 2 + 4 for what follows, + 8, 16, 32 for what of it is of IPv6 (1)
@@ -23,7 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 use dataplane::service::{Mode, Protocol, State};
 
 use crate::flush::Filter;
-use crate::ids::{ServerKey, ServiceKey};
+use crate::ids::{Face, ServerKey, ServiceKey};
 
 /// A real server in a service, whatever its number is here or there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +33,8 @@ pub struct Identity {
     pub service: ServiceKey,
     /// The real server.
     pub server: ServerKey,
+    /// In the service of a mark: by which address and protocol connections come; none for templates.
+    pub face: Option<Face>,
 }
 
 /// A connection, as its router knows it.
@@ -77,6 +80,9 @@ pub enum Frame {
     Swept(u32),
 }
 
+const NAME: u8 = 5;
+const FACE: u8 = 12;
+
 /// The longest frame that is no acknowledgement.
 pub const LONGEST: usize = 1 + 5 + 5 + 1 + 19 + 18 + 16;
 /// The longest acknowledgement.
@@ -96,8 +102,8 @@ impl Frame {
             Frame::Ping => out.push(2),
             Frame::Ask => out.push(3),
             Frame::Done => out.push(4),
-            Frame::Name { number, identity: Identity { service, server } } => {
-                out.push(5);
+            Frame::Name { number, identity: Identity { service, server, face } } => {
+                out.push(if face.is_some() { FACE } else { NAME });
                 put_number(out, number.into());
                 let wide = if service.address.is_ipv6() { WIDE } else { 0 };
                 let is_mixed = service.address.is_ipv6() != server.address.is_ipv6();
@@ -105,6 +111,10 @@ impl Frame {
                 out.extend([service.protocol.number(), server.mode as u8 | wide | mixed]);
                 put_socket(out, service.address);
                 put_socket(out, server.address);
+                if let Some(face) = face {
+                    out.push(face.protocol.number());
+                    put_address(out, face.address);
+                }
             }
             Frame::Live(record) => put_record(out, LIVE, &record),
             Frame::Told(record) => put_record(out, 0, &record),
@@ -132,7 +142,7 @@ impl Frame {
             2 => Frame::Ping,
             3 => Frame::Ask,
             4 => Frame::Done,
-            5 => {
+            NAME | FACE => {
                 let number = take_u32(bytes)?;
                 let [protocol, mode] = take_array(bytes)?;
                 let protocol = Protocol::from_number(protocol)?;
@@ -140,7 +150,15 @@ impl Frame {
                 let mode = *Mode::ALL.get(usize::from(mode & !(WIDE | MIXED)))?;
                 let service = ServiceKey { address: take_socket(bytes, is_wide)?, protocol };
                 let server = ServerKey { address: take_socket(bytes, is_wide != is_mixed)?, mode };
-                Frame::Name { number, identity: Identity { service, server } }
+                let face = match kind {
+                    FACE => {
+                        let [protocol] = take_array(bytes)?;
+                        let protocol = Protocol::from_number(protocol)?;
+                        Some(Face { address: take_address(bytes, is_wide)?, protocol })
+                    }
+                    _ => None,
+                };
+                Frame::Name { number, identity: Identity { service, server, face } }
             }
             8 => {
                 let [number, age] = [take_u32(bytes)?, take_u32(bytes)?];
@@ -363,10 +381,12 @@ mod tests {
     fn frame() -> impl Strategy<Value = Frame> {
         let protocol = prop::sample::select(Protocol::ALL);
         let mode = prop::sample::select(Mode::ALL);
-        let name = (any::<u32>(), socket(), socket(), protocol, mode).prop_map(
-            |(number, virtual_address, server, protocol, mode)| Frame::Name {
+        let of_mark = any::<bool>();
+        let name = (any::<u32>(), socket(), socket(), protocol, mode, of_mark).prop_map(
+            |(number, virtual_address, server, protocol, mode, of_mark)| Frame::Name {
                 number,
                 identity: Identity {
+                    face: of_mark.then_some(Face { address: virtual_address.ip(), protocol }),
                     service: ServiceKey { address: virtual_address, protocol },
                     server: ServerKey { address: server, mode },
                 },

@@ -34,7 +34,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
 
     frame.render_widget(status_line(model), status);
     table(frame, model, Pane::Services, "Services".to_owned(), services);
-    let of = model.service().map(|service| format!(" of {}/{}", service.protocol, service.address));
+    let of = model.service().map(|service| format!(" of {}", service.name()));
     table(frame, model, Pane::Servers, format!("Real servers{}", of.unwrap_or_default()), servers);
     table(frame, model, Pane::Workers, "Workers".to_owned(), workers);
     table(frame, model, Pane::Fates, "Not forwarded".to_owned(), fates);

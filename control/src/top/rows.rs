@@ -106,7 +106,7 @@ impl Cell {
 
 /// As the logs name it.
 pub(super) fn name(service: &Service) -> String {
-    format!("{}/{}", service.protocol, service.address)
+    service.name()
 }
 
 pub(super) fn services(services: &[Service]) -> Vec<Row> {

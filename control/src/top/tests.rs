@@ -43,6 +43,7 @@ fn service(protocol: &str, address: &str, servers: Vec<Server>) -> Service {
     Service {
         protocol: protocol.to_owned(),
         address: address.parse().unwrap(),
+        mark: None,
         ports: Vec::new(),
         scheduler: "wlc".to_owned(),
         flags: Vec::new(),

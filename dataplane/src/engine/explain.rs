@@ -155,16 +155,16 @@ impl Engine {
         Some(match server {
             // It takes its client back.
             Some(dest) if dest.returning => Reason::Template,
-            _ => snapshot.services[service as usize].picker.reason(flow, &|id| snapshot.is_free(id)),
+            _ => snapshot.home_of(service).1.picker.reason(flow, &|id| snapshot.is_free(id)),
         })
     }
 
     /// Where the template of a packet's client is, if its service has persistence.
     fn template(&self, snapshot: &Snapshot, owner: &Owner) -> Option<Place> {
         let Side::Service(index) = owner.side else { return None };
-        let service = &snapshot.services[index as usize];
+        let home = snapshot.home_of(index);
         let person = Person { client: owner.client, wide: owner.wide };
-        Some(Place::new(&self.table, index, service, service.persistent?, person))
+        Some(Place::new(&self.table, home, home.1.persistent?, person))
     }
 }
 
@@ -185,15 +185,15 @@ fn alone(
             }
             let place = engine.template(stage, owner);
             let template = place.and_then(|place| place.find(&engine.table, stage, now));
-            match template.and_then(|(_, word)| stage.dest_of(word)) {
+            let chosen = match template.and_then(|(_, word)| stage.dest_of(word)) {
                 Some(dest) => dest.id,
-                None if !service.one_packet => service.hashed(flow)?,
+                None if !service.one_packet => stage.home(service).hashed(flow)?,
                 None => {
                     let again = snapshot.rehearsal(Some(index));
-                    let picker = &again.services.get(index as usize)?.picker;
-                    picker.pick_free(flow, &|id| again.is_free(id))?
+                    again.home_of(index).1.picker.pick_free(flow, &|id| again.is_free(id))?
                 }
-            }
+            };
+            stage.dest_in(service, chosen)?.id
         }
         Side::Endpoint(endpoint) => {
             snapshot

@@ -49,7 +49,7 @@ impl<'a> Path<'a> {
         let person = Person { client: packet.client, wide: self.client_address(packet) };
         let (service, dest) = services.iter().find_map(|&index| {
             let service = &self.snapshot.services[index as usize];
-            let place = Place::new(&self.engine.table, index, service, service.persistent?, person);
+            let place = Place::new(&self.engine.table, (index, service), service.persistent?, person);
             let dest = self.control(&place).filter(|dest| dest.endpoint == Some(endpoint))?;
             Some((service, dest))
         })?;

@@ -104,10 +104,11 @@ impl<'a> Path<'a> {
     ) -> Option<&'a Dest> {
         let template = service.persistent.and_then(|prefix| {
             let client = Person { client: packet.client, wide: self.client_address(packet) };
-            let place = Place::new(&self.engine.table, index, service, prefix, client);
+            let place = Place::new(&self.engine.table, self.snapshot.home_of(index), prefix, client);
             let (_, word) = place.find(&self.engine.table, self.snapshot, self.now)?;
-            self.snapshot.dest_of(word).filter(|dest| dest.returning)
+            let dest = self.snapshot.dest_of(word).filter(|dest| dest.returning)?;
+            self.snapshot.dest_in(service, dest.id)
         });
-        template.or_else(|| self.snapshot.dest(service.hashed(flow)?))
+        template.or_else(|| self.snapshot.dest_in(service, self.snapshot.home(service).hashed(flow)?))
     }
 }

@@ -37,7 +37,7 @@ impl<'a> Path<'a> {
         packet: &Packet,
     ) -> Result<Option<&'a Dest>, Verdict> {
         let client = Person { client: packet.client, wide: self.client_address(packet) };
-        let place = Place::new(&self.engine.table, index, service, prefix, client);
+        let place = Place::new(&self.engine.table, self.snapshot.home_of(index), prefix, client);
         if !ftp::is_control(service, packet) {
             // To all others the port is one that nobody has.
             return self.controlled(&place, packet).map(Some).ok_or(Verdict::Punt(Punt::NoService));
@@ -67,7 +67,7 @@ impl<'a> Path<'a> {
                     // Let in all the same, but noted if it has come below its lower limit since it was asked: it is full no more.
                     known.is_full();
                 }
-                return Ok(Some(known));
+                return Ok(self.snapshot.dest_in(service, known.id));
             }
             let Some(dest) = self.pick(service, packet) else { return Ok(None) };
             let moved = self.template(&place, service, dest);
@@ -82,7 +82,7 @@ impl<'a> Path<'a> {
 
     fn template(&self, place: &Place, service: &Service, dest: &Dest) -> Word {
         let coarse = service.timeout(State::Template).is_coarse();
-        Word::new(place.client, dest.id).with_state(State::Template).seen(self.now, coarse)
+        Word::new(place.client, dest.home).with_state(State::Template).seen(self.now, coarse)
     }
 
     fn begin_template(&self, place: &Place, service: &Service, dest: &Dest) -> Inserted {
@@ -100,10 +100,9 @@ impl<'a> Path<'a> {
     /// A client's connection with this dest is established or answered: its template is one to keep.
     #[inline(never)]
     pub(super) fn confirm(&self, dest: &Dest, prefix: u8, client: Person) {
-        let service = &self.snapshot.services[dest.service as usize];
-        let place = Place::new(&self.engine.table, dest.service, service, prefix, client);
+        let place = Place::new(&self.engine.table, self.snapshot.home_of(dest.service), prefix, client);
         if let Some((slot, word)) = place.find(&self.engine.table, self.snapshot, self.now)
-            && word.dest_number() == dest.id.index()
+            && word.dest_number() == dest.home.index()
             && word.flags() & FLAG_REPLIED == 0
         {
             place.note_address(&self.engine.table, slot);
@@ -143,11 +142,11 @@ fn is_due(service: &Service, client: Client, now: Tick) -> bool {
 
 #[inline(never)]
 fn hold_now(table: &Table, snapshot: &Snapshot, now: Tick, dest: &Dest, prefix: u8, client: Person) {
-    let service = &snapshot.services[dest.service as usize];
-    let timeout = service.timeout(State::Template);
-    let place = Place::new(table, dest.service, service, prefix, client);
+    let home = snapshot.home_of(dest.service);
+    let timeout = home.1.timeout(State::Template);
+    let place = Place::new(table, home, prefix, client);
     if let Some((slot, word)) = place.find(table, snapshot, now)
-        && word.dest_number() == dest.id.index()
+        && word.dest_number() == dest.home.index()
         && timeout.remaining(word.age(now)) < HELD
     {
         let seen = Tick(now.0.saturating_sub(timeout.age_with(HELD).into()));
@@ -163,7 +162,7 @@ pub(super) struct Person {
     pub wide: Option<u128>,
 }
 
-/// Where a client's template of a service is.
+/// Where a client's template of a service is, which is one that is its own home ([`Snapshot::home_of`]).
 pub(super) struct Place {
     service: ServiceIndex,
     client: Client,
@@ -175,8 +174,7 @@ pub(super) struct Place {
 impl Place {
     pub fn new(
         table: &Table,
-        index: ServiceIndex,
-        service: &Service,
+        (index, service): (ServiceIndex, &Service),
         prefix: u8,
         Person { client, wide }: Person,
     ) -> Self {

@@ -578,14 +578,14 @@ impl<'a> Path<'a> {
     /// The scheduler's choice.
     #[inline]
     pub(super) fn pick(&self, service: &Service, packet: &Packet) -> Option<&'a Dest> {
-        let flow = self.flow(packet);
+        let (flow, home) = (self.flow(packet), self.snapshot.home(service));
         let picked = match service.is_limited {
             // The end of a handshake.
-            _ if service.by_hash.is_some() && packet.flags & SYN == 0 => service.hashed(&flow),
-            true => service.picker.pick_free(&flow, &|id| self.snapshot.is_free(id)),
-            false => service.picker.pick(&flow),
+            _ if service.by_hash.is_some() && packet.flags & SYN == 0 => home.hashed(&flow),
+            true => home.picker.pick_free(&flow, &|id| self.snapshot.is_free(id)),
+            false => home.picker.pick(&flow),
         };
-        self.snapshot.dest(picked?)
+        self.snapshot.dest_in(service, picked?)
     }
 }
 

@@ -9,6 +9,7 @@ mod fullnat;
 mod fullnat_proxy;
 mod gate;
 mod limits;
+mod marks;
 mod persist;
 mod quic;
 mod related;
@@ -23,10 +24,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 
 use super::*;
-use crate::admission::{Limiter, Sources};
+use crate::admission::Sources;
 use crate::fib::{Adjacency, Fib, Route, Via};
 use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State};
-use crate::snapshot::{DestSpec, PortSpec, ServiceSpec, TunnelSpec};
+use crate::snapshot::{DestSpec, PortSpec, Removed, ServiceSpec, TunnelSpec};
 use crate::table::{DestId, HashKey};
 use crate::wire::checksum;
 use crate::wire::transport::{ACK, FIN, RST, SYN};
@@ -121,7 +122,7 @@ impl Rig {
 fn compile(
     generation: u64,
     specs: &[ServiceSpec],
-    removed: impl IntoIterator<Item = (DestId, Option<Limiter>)>,
+    removed: impl IntoIterator<Item = (DestId, Removed)>,
 ) -> Snapshot {
     let ports = vec![PortSpec { mac: WAN_MAC }, PortSpec { mac: LAN_MAC }];
     let gateway = u32::from(*socket("192.0.2.254:0").ip());
@@ -308,7 +309,7 @@ fn a_removed_servers_connections_are_misses_and_are_swept() {
     rig.push(WAN, &mut from_client(SYN));
     rig.push(WAN, &mut from_client(ACK));
     let removed = rig.spec.dests.pop().unwrap();
-    rig.snapshot = compile(9, std::slice::from_ref(&rig.spec), [(removed.id, None)]);
+    rig.snapshot = compile(9, std::slice::from_ref(&rig.spec), [(removed.id, Removed::default())]);
     assert_eq!(rig.push(WAN, &mut from_client(ACK)), Verdict::Punt(Punt::NoConnection));
     rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
     assert_eq!(rig.connections().len(), 0);

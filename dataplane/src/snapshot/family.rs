@@ -161,19 +161,24 @@ const LOCAL: u32 = 4;
 const NUMBER_SHIFT: u32 = 8;
 
 impl<M: Map> Directory<M> {
-    /// Adds a service, whose address is here if it is live.
+    /// Adds a service, whose address is here if it is live. If there is one of all ports at its address already, that stays, and is returned.
     pub(super) fn add_service<A: Family<Map = M>>(
         &mut self,
         (address, port): (A, u16),
         protocol: Protocol,
         index: ServiceIndex,
         live: bool,
-    ) {
-        self.services.insert(address.whose(port, protocol), index);
+    ) -> Option<ServiceIndex> {
+        let key = address.whose(port, protocol);
+        let first = self.services.get(key).filter(|_| port == 0);
+        if first.is_none() {
+            self.services.insert(key, index);
+        }
         self.has_all_ports |= port == 0;
         if live {
             self.note(address, VIRTUAL);
         }
+        first
     }
 
     /// The endpoint with this address; a new one, with the number `next`, if there is none.
@@ -245,15 +250,16 @@ impl Snapshot {
         }
     }
 
-    /// The service of all ports at a virtual address, if it has this one.
+    /// The service of all ports at a virtual address that has this one.
     pub fn service_of_all_ports<A: Family>(
         &self,
         address: A,
         port: u16,
         protocol: Protocol,
     ) -> Option<ServiceIndex> {
-        let service = A::directory(self).has_all_ports.then(|| self.service_at(address, 0, protocol))??;
-        self.services[service as usize].has_port(port).then_some(service)
+        let first = A::directory(self).has_all_ports.then(|| self.service_at(address, 0, protocol))?;
+        let next = |&index: &ServiceIndex| self.services[index as usize].beside;
+        std::iter::successors(first, next).find(|&index| self.services[index as usize].has_port(port))
     }
 
     /// The endpoint of a service of all ports with this address.

@@ -93,8 +93,20 @@ pub struct ServiceSpec {
     pub tunnel: TunnelSpec,
     /// As whom real servers see clients, with [`Mode::Fullnat`].
     pub pool: Option<Pool>,
+    /// Which part it is of a service that spans addresses, if it is one.
+    pub part: Option<Part>,
     /// Real servers in the order of the configuration.
     pub dests: Vec<DestSpec>,
+}
+
+/// What a part of a service that spans addresses and protocols is. IPVS has these behind a firewall mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// What all of it has in common: the scheduler, and the templates of its clients. No packet is to its address.
+    Home,
+    /// What comes to one address by one protocol. Its home is the service with this index, which stands before it, and so do the
+    /// same servers there.
+    Face(ServiceIndex),
 }
 
 /// A real server in a service, as control describes it.
@@ -102,6 +114,8 @@ pub struct ServiceSpec {
 pub struct DestSpec {
     /// Its id, stable as long as service and server exist.
     pub id: DestId,
+    /// Its id at home, in a [`Part::Face`].
+    pub home: Option<DestId>,
     /// Its address and port.
     pub address: SocketAddr,
     /// Its weight.
@@ -150,6 +164,7 @@ impl ServiceSpec {
             quic: Vec::new(),
             tunnel: TunnelSpec::default(),
             pool: None,
+            part: None,
             dests: Vec::new(),
         }
     }
@@ -166,6 +181,7 @@ impl DestSpec {
     pub fn new(id: DestId, address: impl Into<SocketAddr>) -> Self {
         DestSpec {
             id,
+            home: None,
             address: address.into(),
             weight: 1,
             last_weight: 1,
@@ -219,7 +235,19 @@ pub struct Service {
     pub waits: bool,
     /// See [`ServiceSpec::pool`].
     pub pool: Option<Pool>,
+    /// Who chooses its servers, if it does not do so itself.
+    home: Option<Home>,
+    /// Another service of all ports at the same address, which is asked for the ports that this one does not have.
+    beside: Option<ServiceIndex>,
     timeouts: [Timeout; State::COUNT],
+}
+
+/// The home of a [`Part::Face`].
+#[derive(Clone, Debug)]
+struct Home {
+    service: ServiceIndex,
+    /// Who is here whom the home has chosen.
+    dests: HashMap<DestId, DestId>,
 }
 
 /// How a service's servers are chosen by nothing but the flow.
@@ -263,6 +291,8 @@ impl Service {
 pub struct Dest {
     /// Its id.
     pub id: DestId,
+    /// The id that its clients' templates name: its own, but in a [`Part::Face`].
+    pub home: DestId,
     /// Its service.
     pub service: ServiceIndex,
     /// Its endpoint; `None` if its replies do not come this way. With [`Mode::Fullnat`] one of its own: who replies is told by the
@@ -315,6 +345,15 @@ impl<A: Address> Ends<A> {
     }
 }
 
+/// What goes on counting the connections of a dest that has gone.
+#[derive(Clone, Debug, Default)]
+pub struct Removed {
+    /// What limits its service.
+    pub limiter: Option<Limiter>,
+    /// The server's gauge, if that has not gone with the dest but is that of other parts of the service, too.
+    pub gauge: Option<Arc<Gauge>>,
+}
+
 /// A port, as far as the packet path has to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortSpec {
@@ -342,8 +381,8 @@ pub struct Snapshot {
     dests: Vec<Option<Dest>>,
     /// By dest number, like `dests`; what most packets need of them. Never empty: 0 is nobody.
     transforms: Vec<Transform>,
-    /// Dests that have gone and that connections may still name, each with what limits its service.
-    removed: HashMap<DestId, Option<Limiter>>,
+    /// Dests that have gone and that connections may still name.
+    removed: HashMap<DestId, Removed>,
     four: Directory<Index>,
     six: Directory<WideIndex>,
     endpoints: EndpointIndex,
@@ -389,12 +428,12 @@ impl Dest {
 
 impl Snapshot {
     /// Compiles services, ports, routes and neighbours. `removed` are the dests that have been removed but may
-    /// still be named by connections, each with what goes on counting these for its service.
+    /// still be named by connections, each with what goes on counting these.
     pub fn new(
         generation: u64,
         ports: Vec<PortSpec>,
         specs: &[ServiceSpec],
-        removed: impl IntoIterator<Item = (DestId, Option<Limiter>)>,
+        removed: impl IntoIterator<Item = (DestId, Removed)>,
         fibs: impl Into<Fibs>,
     ) -> Self {
         let mut snapshot = Snapshot {
@@ -420,6 +459,14 @@ impl Snapshot {
         let virtuals = specs.iter().filter(|_| has_tunnels).map(|spec| spec.address.ip()).collect();
         for spec in specs {
             snapshot.add_service(spec, &virtuals);
+        }
+        // As in IPVS a mark goes before all ports of an address.
+        let (faces, others): (Vec<_>, Vec<_>) =
+            specs.iter().zip(0..).partition(|(spec, _)| matches!(spec.part, Some(Part::Face(_))));
+        for (spec, index) in faces.into_iter().chain(others) {
+            if spec.part != Some(Part::Home) {
+                snapshot.place(spec, index);
+            }
         }
         snapshot.transforms = snapshot.transforms();
         snapshot
@@ -471,6 +518,28 @@ impl Snapshot {
         self.removed(word).is_some()
     }
 
+    /// Who chooses a service's servers and has its clients' templates: the service itself, but for a [`Part::Face`].
+    #[inline]
+    pub fn home_of(&self, index: ServiceIndex) -> (ServiceIndex, &Service) {
+        let index = self.services[index as usize].home.as_ref().map_or(index, |home| home.service);
+        (index, &self.services[index as usize])
+    }
+
+    /// The same of a service whose index is not at hand.
+    #[inline]
+    pub fn home<'s>(&'s self, service: &'s Service) -> &'s Service {
+        service.home.as_ref().map_or(service, |home| &self.services[home.service as usize])
+    }
+
+    /// The dest of a service for the one that its home has chosen.
+    #[inline]
+    pub fn dest_in(&self, service: &Service, chosen: DestId) -> Option<&Dest> {
+        match &service.home {
+            None => self.dest(chosen),
+            Some(home) => self.dest(*home.dests.get(&chosen)?),
+        }
+    }
+
     /// The dest with this id.
     #[inline]
     pub fn dest(&self, id: DestId) -> Option<&Dest> {
@@ -494,20 +563,23 @@ impl Snapshot {
 
     /// A connection has left the table, or has not come into it although it was counted.
     pub fn left(&self, word: Word) {
-        let limiter = match self.dest_of(word) {
-            Some(dest) => {
-                dest.gauge.leave(word.state());
-                self.services[dest.service as usize].limiter.as_ref()
-            }
-            // Its gauge has gone with it. Its source is the service's, and has one connection less.
-            None => self.removed(word).and_then(Option::as_ref),
+        let (gauge, limiter) = match self.dest_of(word) {
+            Some(dest) => (Some(&dest.gauge), self.services[dest.service as usize].limiter.as_ref()),
+            // Its gauge has mostly gone with it. Its source is the service's, and has one connection less.
+            None => match self.removed(word) {
+                Some(Removed { limiter, gauge }) => (gauge.as_ref(), limiter.as_ref()),
+                None => (None, None),
+            },
         };
+        if let Some(gauge) = gauge {
+            gauge.leave(word.state());
+        }
         if let Some(limiter) = limiter {
             limiter.leave(word);
         }
     }
 
-    fn removed(&self, word: Word) -> Option<&Option<Limiter>> {
+    fn removed(&self, word: Word) -> Option<&Removed> {
         self.removed.get(&DestId::new(word.dest_number() as u32)?)
     }
 
@@ -542,8 +614,15 @@ impl Snapshot {
             .filter(|dest| dest.up && dest.listed)
             .partition(|dest| matches!(self.way_to(spec, dest.address, virtuals).0, NextHop::Ready(_)));
         let waits = unreachable.iter().any(|dest| dest.weight > 0);
+        let home = match spec.part {
+            Some(Part::Face(service)) => {
+                let dests = spec.dests.iter().filter_map(|dest| Some((dest.home?, dest.id)));
+                Some(Home { service, dests: dests.collect() })
+            }
+            Some(Part::Home) | None => None,
+        };
         let candidates: Vec<Candidate> = reachable.into_iter().map(candidate).collect();
-        let by_hash = spec.has_gate().then(|| match spec.scheduler.is_by_hash() {
+        let by_hash = spec.has_gate().then(|| match spec.scheduler.is_by_hash() || home.is_some() {
             true => ByHash::Scheduler,
             false => ByHash::Own(Picker::by_hash(&candidates, &spec.kept, spec.flow_key)),
         });
@@ -555,7 +634,10 @@ impl Snapshot {
             protocol: spec.protocol,
             mode: spec.mode,
             live: spec.live,
-            picker: Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.kept, spec.flow_key),
+            picker: match home {
+                Some(_) => Picker::nobody(),
+                None => Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.kept, spec.flow_key),
+            },
             by_hash,
             sloppy: spec.sloppy,
             one_packet: spec.one_packet,
@@ -568,16 +650,28 @@ impl Snapshot {
             mark: mark(spec.address),
             waits,
             pool: spec.pool.clone(),
+            home,
+            beside: None,
             timeouts: timeouts.0.map(Timeout::from_seconds),
         });
         for local in spec.pool.iter().flat_map(|pool| &pool.locals) {
             self.add_local(local.clone());
         }
+    }
+
+    /// Makes packets to its address a service's. Of several of all ports each has its own of them, and the one that was first is asked
+    /// first.
+    fn place(&mut self, spec: &ServiceSpec, index: ServiceIndex) {
         let (port, protocol) = (spec.address.port(), spec.protocol);
-        match spec.address.ip() {
+        let first = match spec.address.ip() {
             IpAddr::V4(four) => self.four.add_service((u32::from(four), port), protocol, index, spec.live),
             IpAddr::V6(six) => self.six.add_service((u128::from(six), port), protocol, index, spec.live),
+        };
+        let Some(mut last) = first else { return };
+        while let Some(next) = self.services[last as usize].beside {
+            last = next;
         }
+        self.services[last as usize].beside = Some(index);
     }
 
     fn add_dest(
@@ -599,6 +693,8 @@ impl Snapshot {
             }
         };
         let endpoint = match (spec.mode, address) {
+            // Nothing is sent there.
+            _ if spec.part == Some(Part::Home) => None,
             (Mode::Nat, SocketAddr::V4(_)) => {
                 Some(self.four.endpoint((four.address, address.port()), protocol, self.endpoints))
             }
@@ -621,6 +717,7 @@ impl Snapshot {
         let (next_hop, tunnel) = self.way_to(spec, address, virtuals);
         self.dests[dest.id.index()] = Some(Dest {
             id: dest.id,
+            home: dest.home.unwrap_or(dest.id),
             service,
             endpoint,
             tunnel,

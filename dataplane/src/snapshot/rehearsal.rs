@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ByHash, Dest, Pool, Service, ServiceIndex, Snapshot};
+use super::{ByHash, Dest, Pool, Removed, Service, ServiceIndex, Snapshot};
 use crate::admission::Limiter;
 use crate::counters::TrafficCounters;
 use crate::scheduler::Picker;
@@ -12,6 +12,7 @@ impl Snapshot {
     /// as they are now. A packet needs one scheduler at the most, so only that of one service is copied: the tables of mh of
     /// a thousand services would be 8 MB.
     pub fn rehearsal(&self, service: Option<ServiceIndex>) -> Snapshot {
+        let scheduler = service.map(|service| self.home_of(service).0);
         let traffic: Arc<[TrafficCounters]> = Arc::new([TrafficCounters::default()]);
         let dest = |dest: &Dest| Dest {
             traffic: traffic.clone(),
@@ -28,7 +29,7 @@ impl Snapshot {
             snats: self.snats.rehearsal(),
             dests: self.dests.iter().map(|known| known.as_ref().map(dest)).collect(),
             transforms: Vec::new(),
-            removed: self.removed.keys().map(|&id| (id, None)).collect(),
+            removed: self.removed.keys().map(|&id| (id, Removed::default())).collect(),
             four: self.four.clone(),
             six: self.six.clone(),
             endpoints: self.endpoints,
@@ -37,7 +38,7 @@ impl Snapshot {
             helped: self.helped.clone(),
         };
         for (original, index) in self.services.iter().zip(0..) {
-            let picker = if service == Some(index) {
+            let picker = if scheduler == Some(index) {
                 original.picker.rehearsal(|id| copy.dest(id).map(|dest| dest.gauge.clone()))
             } else {
                 Picker::nobody()
@@ -53,7 +54,9 @@ impl Snapshot {
                 persistent,
                 mark,
                 waits,
+                beside,
                 timeouts,
+                ref home,
                 ref ports,
                 ref sources,
                 ref limiter,
@@ -85,6 +88,8 @@ impl Snapshot {
                 mark,
                 waits,
                 pool,
+                home: home.clone(),
+                beside,
                 timeouts,
             });
         }

@@ -73,6 +73,12 @@ impl Table {
             document = contents;
         }
         // What a value elsewhere decides.
+        if let Some(service) = document.pointer_mut("/service/0").and_then(Value::as_object_mut)
+            && let Some(mark) = service.get("mark").cloned()
+        {
+            ["address", "protocol", "ports"].iter().for_each(|key| drop(service.remove(*key)));
+            document["mark"] = json!([{ "mark": mark, "address": "192.0.2.40" }]);
+        }
         if let (Some(name), Some(vlans)) =
             (document.pointer("/port/0/name").cloned(), document["vlan"].as_array_mut())
         {

@@ -26,6 +26,7 @@ use rustls::{CertificateError, RootCertStore, ServerConfig};
 use super::error::quoted;
 use super::raw::Section;
 use super::{Service, file};
+use crate::ids::Face;
 use dataplane::service::Protocol;
 
 pub use token::{Access, Token, Tokens, load as tokens};
@@ -83,11 +84,13 @@ pub(super) fn read(section: &Section<'_>) -> Option<AdminTcp> {
 pub(super) fn compare<'a>(
     tcp: &AdminTcp,
     section: &Section<'_>,
-    services: impl Iterator<Item = &'a Service>,
+    mut services: impl Iterator<Item = &'a Service>,
 ) {
-    let taken = services
-        .filter(|service| service.protocol == Protocol::Tcp)
-        .any(|service| service.address == tcp.listen);
+    let face = Face { address: tcp.listen.ip(), protocol: Protocol::Tcp };
+    let taken = services.any(|service| match &service.mark {
+        Some(marked) => marked.has_port(face, tcp.listen.port()),
+        None => service.protocol == Protocol::Tcp && service.address == tcp.listen,
+    });
     if taken && let Some(field) = section.get("listen") {
         field.error::<()>(format_args!(
             "{} is a service's, which takes all that is sent there; expected another port, or another address",

@@ -68,6 +68,7 @@ fn connection(client: u16, port: u16, state: State) -> Connection {
                 protocol: Protocol::Tcp,
             },
             server: ServerKey { address: socket("10.0.0.11:8080").into(), mode: Mode::Nat },
+            face: None,
         },
         client: socket(&format!("198.51.100.7:{}", client + 1)),
         state,

@@ -84,6 +84,7 @@ fn connection(entry: &Entry) -> Option<Connection> {
         identity: Identity {
             service: ServiceKey { address: service.into(), protocol },
             server: ServerKey { address: server.into(), mode },
+            face: None,
         },
         client,
         state,
@@ -93,7 +94,11 @@ fn connection(entry: &Entry) -> Option<Connection> {
 
 /// A connection of ours as IPVS has it; none for one of IPv6, of which is not told yet, or with full NAT, which it has not.
 pub fn write(connection: &Connection) -> Option<Entry> {
-    let Connection { identity: Identity { service, server }, client, state, timeout } = *connection;
+    let Connection { identity: Identity { service, server, .. }, client, state, timeout } = *connection;
+    // Linux knows what is of a mark by other addresses.
+    if service.mark().is_some() {
+        return None;
+    }
     let method = match server.mode {
         Mode::Nat => NAT,
         Mode::Dr => DIRECT_ROUTING | NO_OUTPUT,
@@ -134,6 +139,7 @@ pub fn age(ours: Timeout, seconds: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Face;
     use crate::sync::ipvs::wire::tests::connection as entry;
     use crate::sync::ipvs::wire::{decode, encode};
 
@@ -143,6 +149,7 @@ mod tests {
             identity: Identity {
                 service: ServiceKey { address: entry().service.into(), protocol },
                 server: ServerKey { address: server.parse().unwrap(), mode },
+                face: None,
             },
             client: entry().client,
             state,
@@ -190,6 +197,17 @@ mod tests {
         assert_eq!(read(&Told::V4(written)), Ok(told));
         let by_any_port = Entry { flags: written.flags | NO_CLIENT_PORT, ..written };
         assert_eq!(read(&Told::V4(by_any_port)), Ok(told));
+    }
+
+    #[test]
+    fn nothing_is_told_of_a_mark() {
+        let told = connection(Protocol::Tcp, Mode::Dr, State::Established);
+        let service = ServiceKey::of_mark(10, false);
+        let face = Some(Face { address: [192, 0, 2, 10].into(), protocol: Protocol::Tcp });
+        for face in [None, face] {
+            let identity = Identity { service, face, ..told.identity };
+            assert_eq!(write(&Connection { identity, ..told }), None);
+        }
     }
 
     #[test]

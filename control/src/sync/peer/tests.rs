@@ -24,7 +24,7 @@ const MS: Duration = Duration::from_millis(1);
 fn identity(n: u8) -> Identity {
     let service = ServiceKey { address: ([192, 0, 2, 10], 80).into(), protocol: Protocol::Tcp };
     let address = ([10, 0, 0, n], 8080).into();
-    Identity { service, server: ServerKey { address, mode: Mode::Nat } }
+    Identity { service, server: ServerKey { address, mode: Mode::Nat }, face: None }
 }
 
 fn client(n: u16) -> SocketAddr {

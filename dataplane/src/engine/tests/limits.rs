@@ -30,9 +30,9 @@ const IN: Verdict = Verdict::Forward(LAN);
 const LIMITED: Verdict = Verdict::Drop(Drop::SourceLimited);
 
 /// Puts another server in the place of the one there is, which is in `removed` then.
-fn replace_server(rig: &mut Rig, removed: &mut Vec<(DestId, Option<Limiter>)>) {
+fn replace_server(rig: &mut Rig, removed: &mut Vec<(DestId, Removed)>) {
     let old = rig.spec.dests.remove(0).id;
-    removed.push((old, rig.spec.limiter.clone()));
+    removed.push((old, Removed { limiter: rig.spec.limiter.clone(), gauge: None }));
     let id = DestId::new(old.index() as u32 + 1).unwrap();
     rig.spec.dests.push(DestSpec::new(id, socket(&format!("10.0.0.{}:8080", 1 + id.index() % 9))));
     rig.generation += 1;

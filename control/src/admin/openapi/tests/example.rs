@@ -92,6 +92,15 @@ impl Backend for Example {
         Ok(vec![api::Service {
             protocol: "tcp".to_owned(),
             address: "192.0.2.10:80".parse()?,
+            mark: self.maybe(api::Mark {
+                number: 10,
+                addresses: vec![api::Face {
+                    protocol: "tcp".to_owned(),
+                    address: "192.0.2.10".parse()?,
+                    ports: self.list("80".to_owned()),
+                    withdrawn: self.maybe("rvs stops".to_owned()),
+                }],
+            }),
             ports: self.list("8080-8090".to_owned()),
             scheduler: "sh".to_owned(),
             flags: self.list("sh-port".to_owned()),
@@ -310,6 +319,7 @@ impl Backend for Example {
             service: self.maybe(explain::Service {
                 protocol: "tcp".to_owned(),
                 address: "192.0.2.10:80".parse()?,
+                mark: self.maybe(10),
                 mode: "nat".to_owned(),
                 scheduler: "wlc".to_owned(),
             }),

@@ -92,6 +92,7 @@ fn connection(state: State, timeout: u32) -> Connection {
         identity: Identity {
             service: ServiceKey { address: socket("192.0.2.10:80").into(), protocol },
             server: ServerKey { address: socket(server).into(), mode },
+            face: None,
         },
         client: socket("198.51.100.7:40112"),
         state,
@@ -160,12 +161,15 @@ fn a_change_is_news_however_little_time_it_has_left() {
 fn what_is_not_here_is_not_taken_over() {
     let mut rig = Rig::new(true);
     let good = connection(State::Established, 900);
-    let Identity { service, server } = good.identity;
+    let Identity { service, server, .. } = good.identity;
     for identity in [
-        Identity { service: ServiceKey { address: socket("192.0.2.10:81").into(), ..service }, server },
-        Identity { service: ServiceKey { protocol: Protocol::Udp, ..service }, server },
-        Identity { service, server: ServerKey { address: socket("10.0.0.11:80").into(), ..server } },
-        Identity { service, server: ServerKey { mode: Mode::Dr, ..server } },
+        Identity {
+            service: ServiceKey { address: socket("192.0.2.10:81").into(), ..service },
+            ..good.identity
+        },
+        Identity { service: ServiceKey { protocol: Protocol::Udp, ..service }, ..good.identity },
+        Identity { server: ServerKey { address: socket("10.0.0.11:80").into(), ..server }, ..good.identity },
+        Identity { server: ServerKey { mode: Mode::Dr, ..server }, ..good.identity },
     ] {
         assert!(!rig.view().take_over(&Connection { identity, ..good }), "{identity:?}");
     }

@@ -1,0 +1,247 @@
+//! Services that span addresses, ports and protocols, as those of firewall marks do.
+
+use std::ops::RangeInclusive;
+
+use super::six::{CLIENT6, fibs, packet6, server as server6, socket6};
+use super::*;
+use crate::snapshot::Part;
+
+const FIRST: &str = "192.0.2.10";
+const SECOND: &str = "192.0.2.11";
+
+/// What the mark has of these addresses: protocol, address and ports.
+type Faces<'a> = &'a [(Protocol, &'a str, RangeInclusive<u16>)];
+
+/// A service of a mark: its home, and behind it what the mark has. The n-th server has the id n at home and 10 * f + n in the f-th face.
+fn marked(rig: &Rig, faces: Faces<'_>) -> Vec<ServiceSpec> {
+    let mut home = ServiceSpec { part: Some(Part::Home), ..rig.spec.clone() };
+    home.address = "0.0.0.10:0".parse().unwrap();
+    home.dests.iter_mut().for_each(|dest| dest.address.set_port(0));
+    let face = |((protocol, address, ports), f): (&(Protocol, &str, RangeInclusive<u16>), u32)| {
+        let dest = |dest: &DestSpec| DestSpec {
+            id: DestId::new(10 * f + dest.id.index() as u32).unwrap(),
+            home: Some(dest.id),
+            ..dest.clone()
+        };
+        ServiceSpec {
+            address: std::net::SocketAddr::new(address.parse().unwrap(), 0),
+            ports: vec![ports.clone()],
+            protocol: *protocol,
+            part: Some(Part::Face(0)),
+            dests: home.dests.iter().map(dest).collect(),
+            ..home.clone()
+        }
+    };
+    let faces: Vec<ServiceSpec> = faces.iter().zip(1..).map(face).collect();
+    [vec![home], faces].concat()
+}
+
+fn rig(mode: Mode, persistent: bool, faces: Faces<'_>) -> Rig {
+    let mut rig = Rig::new(Protocol::Tcp, mode, &[1, 1]);
+    let persistence = Persistence { seconds: 300, prefix: 32, expire_quiescent: false };
+    rig.spec.persistence = persistent.then_some(persistence);
+    rig.snapshot = compile(2, &marked(&rig, faces), []);
+    rig
+}
+
+const FACES: Faces<'static> = &[
+    (Protocol::Tcp, FIRST, 80..=80),
+    (Protocol::Tcp, SECOND, 8080..=8090),
+    (Protocol::Udp, FIRST, 5000..=5010),
+];
+
+/// A client's first packet; the server that got it at the very port, unless it went elsewhere.
+fn to(rig: &Rig, protocol: Protocol, client: &str, virtual_: &str) -> Option<u32> {
+    let mut frame = packet(protocol, WAN_MAC, client, virtual_, SYN);
+    if rig.push(WAN, &mut frame) != Verdict::Forward(LAN) {
+        return None;
+    }
+    let port = socket(virtual_).port();
+    (1..=2).find(|&n| {
+        let server = format!("10.0.0.{n}:{port}");
+        frame == expect(protocol, (server_mac(n), LAN_MAC), client, &server, SYN)
+    })
+}
+
+#[test]
+fn one_turn_goes_over_all_addresses_ports_and_protocols_and_replies_come_from_where_the_client_asked() {
+    let rig = rig(Mode::Nat, false, FACES);
+    let ends = [
+        (Protocol::Tcp, "192.0.2.10:80"),
+        (Protocol::Tcp, "192.0.2.11:8080"),
+        (Protocol::Udp, "192.0.2.10:5000"),
+        (Protocol::Tcp, "192.0.2.11:8090"),
+    ];
+    let mut servers = Vec::new();
+    for (protocol, end) in ends {
+        let server = to(&rig, protocol, CLIENT, end).unwrap();
+        let from = format!("10.0.0.{server}:{}", socket(end).port());
+        let mut reply = packet(protocol, LAN_MAC, &from, CLIENT, SYN | ACK);
+        assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN));
+        assert_eq!(reply, expect(protocol, (CLIENT_MAC, WAN_MAC), end, CLIENT, SYN | ACK));
+        servers.push(server);
+    }
+    assert_eq!(servers, [2, 1, 2, 1]);
+    let live: u32 = [1, 2].map(|n| rig.live(n)).iter().map(|(active, inactive)| active + inactive).sum();
+    assert_eq!(live, 4, "one gauge for all of it");
+    for (protocol, end) in [
+        (Protocol::Tcp, "192.0.2.10:81"),
+        (Protocol::Tcp, "192.0.2.11:80"),
+        (Protocol::Udp, "192.0.2.11:5000"),
+    ] {
+        let mut frame = packet(protocol, WAN_MAC, CLIENT, end, SYN);
+        assert_eq!(rig.push(WAN, &mut frame), Verdict::Punt(Punt::NoService), "{end}");
+    }
+}
+
+#[test]
+fn a_persistent_client_has_one_server_for_all_of_a_mark_and_its_template_is_held() {
+    for mode in [Mode::Nat, Mode::Dr] {
+        let mut rig = rig(mode, true, FACES);
+        let to = |rig: &Rig, protocol, client: &str, end: &str| {
+            let mut frame = packet(protocol, WAN_MAC, client, end, SYN);
+            assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN), "{client} {end}");
+            frame[5]
+        };
+        for n in 1..=4 {
+            let client = format!("198.51.100.{n}:40112");
+            let server = to(&rig, Protocol::Tcp, &client, "192.0.2.10:80");
+            for (protocol, end) in [
+                (Protocol::Udp, "192.0.2.10:5010"),
+                (Protocol::Tcp, "192.0.2.11:8080"),
+                (Protocol::Tcp, "192.0.2.11:8081"),
+            ] {
+                assert_eq!(to(&rig, protocol, &client, end), server, "{mode} {client} {end}");
+            }
+        }
+        let of_home = |known: &&(SocketAddrV4, usize, State)| known.2 == State::Template && known.1 < 10;
+        assert_eq!(rig.connections().iter().filter(of_home).count(), 4);
+        let templates: u32 = rig.spec.dests.iter().map(|dest| dest.gauge.templates()).sum();
+        assert_eq!(templates, 4);
+
+        // A connection by one of the faces keeps its client's template beyond the time of persistence. Those of UDP last for 300 s, and are
+        // held for a minute after that.
+        let client = "198.51.100.1:40112";
+        for _ in 0..=(300 + 60) / 4 + 1 {
+            rig.wait(4);
+            let mut ack = packet(Protocol::Tcp, WAN_MAC, client, "192.0.2.11:8080", ACK);
+            assert_eq!(rig.push(WAN, &mut ack), Verdict::Forward(LAN));
+            rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
+        }
+        let left: Vec<_> = rig.connections().into_iter().filter(|known| of_home(&known)).collect();
+        assert_eq!(left.len(), 1, "{mode} {left:?}");
+    }
+}
+
+#[test]
+fn two_marks_and_all_other_ports_share_an_address() {
+    let rig = rig(Mode::Nat, false, &[(Protocol::Tcp, FIRST, 80..=80)]);
+    let mut specs = marked(&rig, &[(Protocol::Tcp, FIRST, 80..=80)]);
+    // All ports of the address first, to be asked last.
+    let dests = |id, address: &str| vec![DestSpec::new(DestId::new(id).unwrap(), socket(address))];
+    let rest = ServiceSpec {
+        dests: dests(30, "10.0.0.3:0"),
+        ..ServiceSpec::new(socket("192.0.2.10:0"), Protocol::Tcp, Mode::Nat)
+    };
+    let other = ServiceSpec {
+        part: Some(Part::Home),
+        dests: dests(40, "10.0.0.4:0"),
+        ..ServiceSpec::new(socket("0.0.0.20:0"), Protocol::Tcp, Mode::Nat)
+    };
+    specs.insert(1, rest);
+    specs.insert(2, other.clone());
+    let mut face = dests(41, "10.0.0.4:0");
+    face[0].home = DestId::new(40);
+    let face = ServiceSpec { ports: vec![443..=443], part: Some(Part::Face(2)), dests: face, ..other };
+    specs.push(ServiceSpec { address: socket("192.0.2.10:0").into(), ..face });
+    let snapshot = compile(3, &specs, []);
+    let rig = Rig { snapshot, ..rig };
+    for (port, servers) in [(80, &[1, 2][..]), (443, &[4]), (22, &[3])] {
+        let end = format!("{FIRST}:{port}");
+        let mut frame = packet(Protocol::Tcp, WAN_MAC, CLIENT, &end, SYN);
+        assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN), "{end}");
+        assert!(servers.contains(&frame[5]), "{end} {}", frame[5]);
+        // Replies find their way by what the server is, whose port is the client's.
+        let mut reply =
+            packet(Protocol::Tcp, LAN_MAC, &format!("10.0.0.{}:{port}", frame[5]), CLIENT, SYN | ACK);
+        assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN));
+        assert_eq!(reply, expect(Protocol::Tcp, (CLIENT_MAC, WAN_MAC), &end, CLIENT, SYN | ACK));
+        let explained = explain(
+            &rig.snapshot,
+            &rig.engine.table,
+            rig.now,
+            WAN,
+            &packet(Protocol::Tcp, WAN_MAC, CLIENT, &end, ACK),
+        )
+        .unwrap();
+        assert_eq!(explained.verdict, Verdict::Forward(LAN), "{end}");
+    }
+}
+
+#[test]
+fn what_is_explained_is_what_happens_and_moves_no_turn() {
+    for persistent in [false, true] {
+        let rig = rig(Mode::Nat, persistent, FACES);
+        for (n, (protocol, end, _)) in FACES.iter().enumerate() {
+            let (client, end) =
+                (format!("198.51.100.7:{}", 40_000 + n), format!("{end}:{}", FACES[n].2.start()));
+            let frame = packet(*protocol, WAN_MAC, &client, &end, SYN);
+            let explained = explain(&rig.snapshot, &rig.engine.table, rig.now, WAN, &frame).unwrap();
+            let server = to(&rig, *protocol, &client, &end).unwrap();
+            assert_eq!(explained.frame[5], server as u8, "{persistent} {end}");
+            assert!(explained.reason.is_some());
+        }
+    }
+}
+
+#[test]
+fn the_connections_of_a_face_that_has_gone_leave_the_servers_gauge() {
+    let mut rig = rig(Mode::Nat, false, FACES);
+    for (client, end) in [(CLIENT, "192.0.2.10:80"), (CLIENT, "192.0.2.11:8080")] {
+        to(&rig, Protocol::Tcp, client, end).unwrap();
+    }
+    let live = |rig: &Rig| [1, 2].map(|n| rig.live(n).0).iter().sum::<u32>();
+    assert_eq!(live(&rig), 2);
+    let removed = (1..=2).map(|n| {
+        let gauge = Some(rig.spec.dests[n - 1].gauge.clone());
+        (DestId::new(20 + n as u32).unwrap(), Removed { limiter: None, gauge })
+    });
+    rig.snapshot = compile(3, &marked(&rig, &FACES[..1]), removed.collect::<Vec<_>>());
+    rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
+    assert_eq!(live(&rig), 1);
+}
+
+#[test]
+fn ipv6_over_two_addresses() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1, 1]);
+    let persistence = Persistence { seconds: 300, prefix: 64, expire_quiescent: false };
+    rig.spec.persistence = Some(persistence);
+    let mut specs = marked(
+        &rig,
+        &[(Protocol::Tcp, "2001:db8::10", 80..=80), (Protocol::Tcp, "2001:db8::11", 8080..=8090)],
+    );
+    specs[0].address = "[::a]:0".parse().unwrap();
+    for spec in &mut specs {
+        for (dest, n) in spec.dests.iter_mut().zip(1..) {
+            dest.address = socket6(&server6(n, 0)).into();
+        }
+    }
+    let ports = vec![PortSpec { mac: WAN_MAC }, PortSpec { mac: LAN_MAC }];
+    rig.snapshot = Snapshot::new(3, ports, &specs, [], fibs());
+    let mut servers = Vec::new();
+    for end in ["[2001:db8::10]:80", "[2001:db8::11]:8080", "[2001:db8::11]:8090"] {
+        let mut frame = packet6(Protocol::Tcp, (WAN_MAC, CLIENT_MAC), (CLIENT6, end), (SYN, 64), &[]);
+        assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN), "{end}");
+        servers.push(frame[5]);
+        let from = server6(u32::from(frame[5]), socket6(end).port());
+        let mut reply = packet6(Protocol::Tcp, (LAN_MAC, CLIENT_MAC), (&from, CLIENT6), (SYN | ACK, 64), &[]);
+        assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN));
+        assert_eq!(
+            reply,
+            packet6(Protocol::Tcp, (CLIENT_MAC, WAN_MAC), (end, CLIENT6), (SYN | ACK, 63), &[])
+        );
+    }
+    assert!(servers.iter().all(|server| *server == servers[0]), "{servers:?}");
+    let templates = rig.connections().iter().filter(|(.., state)| *state == State::Template).count();
+    assert_eq!(templates, 1);
+}
