@@ -18,6 +18,8 @@ pub struct Config {
     pub keep: Option<String>,
     /// The ports.
     pub ports: Vec<Port>,
+    /// Rules that give packets marks: the lines of a `[[mark]]` each.
+    pub marks: Vec<String>,
     /// The services, in the order of the file.
     pub services: Vec<Service>,
     /// The admin socket.
@@ -44,6 +46,8 @@ pub struct Port {
 pub struct Service {
     /// Virtual address and port.
     pub address: SocketAddr,
+    /// The mark that it has in place of an address and a protocol.
+    pub mark: Option<u32>,
     /// `tcp` or `udp`.
     pub protocol: &'static str,
     /// `nat` or `dr`.
@@ -99,6 +103,7 @@ impl Config {
             connections: 65_536,
             keep: None,
             ports,
+            marks: vec![],
             services: vec![],
             socket,
             file_prefix: None,
@@ -108,6 +113,12 @@ impl Config {
     /// With this service too.
     pub fn service(mut self, service: Service) -> Config {
         self.services.push(service);
+        self
+    }
+
+    /// With this `[[mark]]`, lines of TOML.
+    pub fn mark(mut self, rule: &str) -> Config {
+        self.marks.push(rule.to_owned());
         self
     }
 
@@ -139,6 +150,7 @@ impl Service {
     pub fn tcp(mode: &'static str, address: impl Into<SocketAddr>) -> Service {
         Service {
             address: address.into(),
+            mark: None,
             protocol: "tcp",
             mode,
             scheduler: "wlc".to_owned(),
@@ -153,6 +165,11 @@ impl Service {
     /// A UDP service on `address`, by `wlc`.
     pub fn udp(mode: &'static str, address: impl Into<SocketAddr>) -> Service {
         Service { protocol: "udp", ..Service::tcp(mode, address) }
+    }
+
+    /// The service of a mark, by `wlc`.
+    pub fn marked(mode: &'static str, mark: u32) -> Service {
+        Service { mark: Some(mark), ..Service::tcp(mode, ([0, 0, 0, 0], 0)) }
     }
 
     /// With this scheduler.
@@ -223,13 +240,19 @@ impl Display for Config {
                 writeln!(f, "mtu = {mtu}")?;
             }
         }
+        self.marks.iter().try_for_each(|rule| writeln!(f, "\n[[mark]]\n{rule}"))?;
         self.services.iter().try_for_each(|service| write!(f, "\n{service}"))
     }
 }
 
 impl Display for Service {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "[[service]]\naddress = \"{}\"\nprotocol = {:?}", self.address, self.protocol)?;
+        match self.mark {
+            None => {
+                writeln!(f, "[[service]]\naddress = \"{}\"\nprotocol = {:?}", self.address, self.protocol)?
+            }
+            Some(mark) => writeln!(f, "[[service]]\nmark = {mark}")?,
+        }
         writeln!(f, "mode = {:?}\nscheduler = {:?}", self.mode, self.scheduler)?;
         if !self.flags.is_empty() {
             writeln!(f, "flags = {:?}", self.flags)?;
