@@ -291,7 +291,7 @@ fn describe(service: &Service) -> api::Service {
 /// The outer packet of a frame, and the frame with the packet inside in its place.
 fn taken_out(tunnel: &Tunnel, frame: &[u8]) -> (Option<api::Tunnel>, Vec<u8>) {
     let (ethernet, packet) = frame.split_at(frame.len().min(ethernet::HEADER));
-    let inside = packet.get(usize::from(tunnel.overhead())..).unwrap_or_default();
+    let inside = packet.get(usize::from(tunnel.overhead)..).unwrap_or_default();
     let outer = match tunnel.outer {
         Outer::Four { .. } => around::<u32>(tunnel, packet),
         Outer::Six { .. } => around::<u128>(tunnel, packet),

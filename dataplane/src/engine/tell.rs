@@ -182,7 +182,7 @@ fn ports<A: Family>(ip: &Ip<A>, protocol: Protocol, packet: &[u8]) -> Option<Tra
 fn mtu_to<A: Version>(dest: &Dest) -> Option<u16> {
     let mtu = mtu_of(dest.next_hop)?;
     // What every link takes goes through the tunnel in fragments, if need be.
-    Some(dest.tunnel.map_or(mtu, |tunnel| mtu.saturating_sub(tunnel.overhead()).max(A::LEAST_MTU)))
+    Some(dest.tunnel.map_or(mtu, |tunnel| mtu.saturating_sub(tunnel.overhead).max(A::LEAST_MTU)))
 }
 
 fn mtu_of(next_hop: NextHop) -> Option<u16> {

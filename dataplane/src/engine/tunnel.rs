@@ -13,7 +13,7 @@ use super::resolve::Path;
 use super::rewrite::{Hop, next_hop};
 use super::{Frame, Verdict};
 use crate::counters::{Drop, Punt};
-use crate::fib::PortIndex;
+use crate::fib::{NextHop, PortIndex};
 use crate::service::Protocol;
 use crate::snapshot::{Dest, Tunnel};
 use crate::table::Client;
@@ -22,6 +22,7 @@ use crate::wire::tunnel::Inside;
 use crate::wire::{ethernet, mss};
 
 /// Puts a packet of a connection with this dest into its tunnel, counts it, and says where it goes.
+#[inline(never)]
 pub(super) fn send(
     path: &Path<'_>,
     packet: &Packet,
@@ -48,25 +49,19 @@ pub(super) fn pass(
     renew: impl FnOnce() -> Option<()>,
 ) -> Option<PortIndex> {
     let dest = path.snapshot.dest_of(packet.word)?;
-    let tunnel = dest.tunnel.as_ref()?;
-    let length = packet.length.checked_add(tunnel.overhead())?;
-    let Hop { verdict: Verdict::Forward(port), .. } =
-        next_hop(path, dest, Direction::In, length, 0u32).ok()?
-    else {
-        return None;
-    };
+    let (Some(tunnel), NextHop::Ready(adjacency)) = (&dest.tunnel, &dest.next_hop) else { return None };
+    let inside = read(frame)?;
+    let length = inside.length.checked_add(tunnel.overhead).filter(|&length| length <= adjacency.mtu)?;
     renew()?;
     // What is left to go wrong is a device's headroom; the long way says so.
-    let verdict = encapsulate(path, dest, tunnel, packet.client, None, frame);
-    if verdict != Verdict::Forward(port) {
-        return None;
-    }
+    put(tunnel, &inside, length, (&adjacency.addresses, packet.client), None, frame).ok()?;
     path.count(dest, Direction::In, packet.length);
-    Some(port)
+    Some(adjacency.port)
 }
 
 /// Puts the packet of a frame, which has been parsed, into the tunnel to its server, and says where it goes. `segment_at` is where
 /// the TCP header is in a SYN.
+#[inline(always)]
 pub(super) fn encapsulate(
     path: &Path<'_>,
     dest: &Dest,
@@ -75,34 +70,54 @@ pub(super) fn encapsulate(
     segment_at: Option<usize>,
     frame: &mut impl Frame,
 ) -> Verdict {
-    let Some(inside) = frame.bytes().get(ethernet::HEADER..).and_then(Inside::read) else {
-        return Verdict::Drop(Drop::BadIpHeader);
-    };
-    let overhead = tunnel.overhead();
-    let Some(outer_length) = inside.length.checked_add(overhead) else { return Verdict::Drop(Drop::TooBig) };
-    let Hop { verdict, addresses } = match next_hop(path, dest, Direction::In, outer_length, 0u32) {
+    let Some(inside) = read(frame) else { return Verdict::Drop(Drop::BadIpHeader) };
+    let Some(length) = inside.length.checked_add(tunnel.overhead) else { return Verdict::Drop(Drop::TooBig) };
+    let Hop { verdict, addresses } = match next_hop(path, dest, Direction::In, length, 0u32) {
         Ok(hop) => hop,
         Err(Verdict::Drop(Drop::TooBig)) if inside.may_be_split => {
             Hop { verdict: Verdict::Punt(Punt::ToFragment), addresses: None }
         }
         Err(verdict) => return verdict,
     };
-    if !frame.prepend(usize::from(overhead)) {
-        return Verdict::Drop(Drop::NoHeadroom);
+    // Of a packet that Linux sends the addresses are Linux' affair.
+    let addresses = addresses.unwrap_or_default();
+    match put(tunnel, &inside, length, (&addresses, client), segment_at, frame) {
+        Ok(()) => verdict,
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// The packet of a frame, for the headers around it.
+#[inline(always)]
+fn read(frame: &impl Frame) -> Option<Inside> {
+    frame.bytes().get(ethernet::HEADER..).and_then(Inside::read)
+}
+
+/// Writes it all: the headers around the packet of a frame, which is so long with them, and inside a hop less and no greater MSS than fits.
+#[inline(always)]
+fn put(
+    tunnel: &Tunnel,
+    inside: &Inside,
+    length: u16,
+    (addresses, client): (&[u8; 12], Client),
+    segment_at: Option<usize>,
+    frame: &mut impl Frame,
+) -> Result<(), Drop> {
+    let overhead = usize::from(tunnel.overhead);
+    if !frame.prepend(overhead) {
+        return Err(Drop::NoHeadroom);
     }
     let parts = frame.bytes_mut().split_first_chunk_mut::<{ ethernet::HEADER }>();
-    let parts =
-        parts.and_then(|(ethernet, rest)| Some((ethernet, rest.get_mut(..usize::from(outer_length))?)));
-    let Some((ethernet, outer)) = parts else { return Verdict::Drop(Drop::BadIpHeader) };
-    // Of a packet that Linux sends the addresses are Linux' affair.
-    *ethernet = ethernet::header(tunnel.outer.ethertype(), &addresses.unwrap_or_default());
-    let body = &mut outer[usize::from(overhead)..];
+    let parts = parts.and_then(|(ethernet, rest)| Some((ethernet, rest.get_mut(..usize::from(length))?)));
+    let Some((ethernet, outer)) = parts else { return Err(Drop::BadIpHeader) };
+    *ethernet = ethernet::header(tunnel.outer.ethertype(), addresses);
+    let body = &mut outer[overhead..];
     inside.decrement_ttl(body);
     if let (Some(limit), Some(segment)) = (tunnel.mss, segment_at.and_then(|at| body.get_mut(at..))) {
         mss::clamp(segment, limit);
     }
-    tunnel.encapsulation.wrap(outer, &tunnel.outer, who(client));
-    verdict
+    tunnel.encapsulation.wrap(outer, &tunnel.outer, inside, who(client));
+    Ok(())
 }
 
 /// Twenty bits by which clients differ; of IPv4 the same in all routers.

@@ -113,7 +113,7 @@ fn read<'a, A: Family>(table: &Table, snapshot: &Snapshot, now: Tick, packet: &'
     // What may stand behind the quoted packet (RFC 4884) is about the outer one.
     let length = usize::from(Inside::read(wrapped.inside)?.length);
     let inside = &wrapped.inside[..wrapped.inside.len().min(length)];
-    Some(Told { trouble, room: outer.saturating_sub(tunnel.overhead()), inside })
+    Some(Told { trouble, room: outer.saturating_sub(tunnel.overhead), inside })
 }
 
 /// The tunnel of the connection that a quoted packet is of.

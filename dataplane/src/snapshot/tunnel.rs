@@ -34,16 +34,10 @@ pub struct Tunnel {
     pub encapsulation: Encapsulation,
     /// Between whom: of the real server's family, whatever the service's is.
     pub outer: Outer,
+    /// Bytes of the headers around a packet.
+    pub overhead: u16,
     /// What the MSS that a client's SYN tells is lowered to, if it is more.
     pub mss: Option<u16>,
-}
-
-impl Tunnel {
-    /// Bytes of the headers around a packet.
-    #[inline]
-    pub const fn overhead(&self) -> u16 {
-        self.encapsulation.overhead(&self.outer)
-    }
 }
 
 impl TunnelSpec {
@@ -66,8 +60,8 @@ impl TunnelSpec {
         let Some(outer) = outer else { return (NextHop::NoRoute, None) };
         let (next_hop, encapsulation) = (fibs.look_up(server), self.encapsulation);
         let header = if virtual_address.is_ipv4() { ipv4::HEADER } else { ipv6::HEADER };
-        let headers =
-            encapsulation.overhead(&outer) + (header + transport::header_length(Protocol::Tcp)) as u16;
+        let overhead = encapsulation.overhead(&outer);
+        let headers = overhead + (header + transport::header_length(Protocol::Tcp)) as u16;
         let mss = match (self.mss_clamp, next_hop) {
             (None, _) => None,
             (Some(MssClamp::To(mss)), _) => Some(mss),
@@ -75,7 +69,7 @@ impl TunnelSpec {
             // No connection begins before the way is known.
             (Some(MssClamp::Fit), NextHop::Unresolved(_) | NextHop::NoRoute) => None,
         };
-        (next_hop, Some(Tunnel { encapsulation, outer, mss }))
+        (next_hop, Some(Tunnel { encapsulation, outer, overhead, mss }))
     }
 
     fn source_towards<A: Address>(

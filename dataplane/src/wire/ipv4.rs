@@ -146,12 +146,12 @@ pub fn carry(header: &mut [u8; HEADER], class: u8, identification: u16, may_be_s
     mend(header);
 }
 
-/// The identification of a packet around one with this header: that of the one inside, by which a client tells its packets apart, mixed
-/// with `who` the client is.
-pub(super) fn identification_around(inner: &[u8; HEADER], who: u16) -> u16 {
-    // Of a datagram's fragments inside each is a packet of its own outside, which may be fragmented again (RFC 6864).
-    let offset = (read16(inner, field::FRAGMENT) & 0x1FFF).wrapping_mul(0x9E37);
-    read16(inner, field::IDENTIFICATION) ^ who ^ offset
+/// By what a sender tells a packet with this header from its others: the datagram's identification, mixed with the place in it. Each of a
+/// datagram's fragments is a packet of its own in a tunnel, where it may be fragmented again (RFC 6864).
+#[inline]
+pub(super) fn number(header: &[u8; HEADER]) -> u16 {
+    let offset = (read16(header, field::FRAGMENT) & 0x1FFF).wrapping_mul(0x9E37);
+    read16(header, field::IDENTIFICATION) ^ offset
 }
 
 /// The header of a part of a packet: so many bytes with this header, that many behind the packet's first, and whether more follow.

@@ -139,72 +139,76 @@ pub struct Inside {
     /// Whether the outer packet may be fragmented, here and on its way: of IPv4 as the packet says itself (RFC 2003, section 3.1); of IPv6 if it
     /// is one that every link has to take whole, since its sender can make it no shorter (RFC 2473, section 7.1; RFC 4213, section 3.2).
     pub may_be_split: bool,
-    /// Whether it is of IPv6.
-    is_six: bool,
+    /// [`FOUR`] or [`SIX`].
+    protocol: u8,
     /// Differentiated services and ECN.
     class: u8,
+    /// By what its sender tells it from others, if it is of IPv4; else 0.
+    number: u16,
 }
 
 impl Inside {
     /// Of a packet of either version, of which the header is there; `None` if it is not.
-    #[inline]
+    #[inline(always)]
     pub fn read(packet: &[u8]) -> Option<Inside> {
         Some(match packet.first()? >> 4 {
             4 => {
                 let header = packet.first_chunk()?;
                 let (length, dont_fragment) = ipv4::extent(header);
-                Inside { length, may_be_split: !dont_fragment, is_six: false, class: header[1] }
+                let number = ipv4::number(header);
+                Inside { length, may_be_split: !dont_fragment, protocol: FOUR, class: header[1], number }
             }
             6 => {
                 let header = packet.first_chunk()?;
                 let length = ipv6::total_length(header)?;
-                let may_be_split = length <= ipv6::LEAST_MTU;
-                Inside { length, may_be_split, is_six: true, class: ipv6::class(header) }
+                let (may_be_split, class) = (length <= ipv6::LEAST_MTU, ipv6::class(header));
+                Inside { length, may_be_split, protocol: SIX, class, number: 0 }
             }
             _ => return None,
         })
     }
 
     /// Takes one hop of those that the packet has left (not 0).
-    #[inline]
+    #[inline(always)]
     pub fn decrement_ttl(&self, packet: &mut [u8]) {
-        match self.is_six {
-            false => u32::decrement_ttl(packet),
-            true => u128::decrement_ttl(packet),
+        match self.protocol {
+            FOUR => u32::decrement_ttl(packet),
+            _ => u128::decrement_ttl(packet),
         }
-    }
-
-    const fn protocol(&self) -> u8 {
-        if self.is_six { SIX } else { FOUR }
     }
 
     /// GRE without flags, version 0.
     const fn gre(&self) -> [u8; 4] {
-        let [high, low] = if self.is_six { ethernet::IPV6 } else { ethernet::IPV4 }.to_be_bytes();
+        let ethertype = if self.protocol == FOUR { ethernet::IPV4 } else { ethernet::IPV6 };
+        let [high, low] = ethertype.to_be_bytes();
         [0, 0, high, low]
     }
 
     /// GUE: variant 0, data, no extension; no flags.
     const fn gue(&self) -> [u8; 4] {
-        [0, self.protocol(), 0, 0]
+        [0, self.protocol, 0, 0]
     }
 
-    /// By what fragments of an outer packet of IPv4 are put together, without a counter that all workers share. In IPv4 the client's own
-    /// number, mixed with `who` the client is; IPv6 has none, so there a hash of its headers and of what a transport begins with.
+    /// By what fragments of an outer packet of IPv4 are put together, without a counter that all workers share: of IPv4 the packet's own
+    /// number, mixed with `who` the client is. One of IPv6 has none; if there may be fragments at all, a hash of its headers and of what a
+    /// transport begins with.
     fn identification(&self, packet: &[u8], who: u16) -> u16 {
-        if !self.is_six {
-            return packet.first_chunk().map_or(0, |header| ipv4::identification_around(header, who));
+        if self.protocol == SIX && self.may_be_split {
+            return hash(&packet[..packet.len().min(64)]) as u16;
         }
-        hash(&packet[..packet.len().min(64)]) as u16
+        self.number ^ who
     }
 }
 
 /// Of as much of a packet as is given.
+#[inline(never)]
 pub(crate) fn hash(bytes: &[u8]) -> u32 {
     let mut hasher = KeyHasher::default();
-    for chunk in bytes.chunks(8) {
+    let (words, rest) = bytes.as_chunks();
+    words.iter().for_each(|&word| hasher.write_u64(u64::from_be_bytes(word)));
+    if !rest.is_empty() {
         let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
+        word[..rest.len()].copy_from_slice(rest);
         hasher.write_u64(u64::from_be_bytes(word));
     }
     (hasher.finish() >> 32) as u32
@@ -213,47 +217,59 @@ pub(crate) fn hash(bytes: &[u8]) -> u32 {
 impl Encapsulation {
     /// Bytes of the headers around a packet.
     pub const fn overhead(self, outer: &Outer) -> u16 {
-        outer.header_length() as u16
-            + match self {
-                Encapsulation::Ipip => 0,
-                Encapsulation::Gre { checksum: false } => 4,
-                Encapsulation::Gre { checksum: true } => 8,
-                Encapsulation::Gue { .. } => GUE_HEADERS as u16,
-            }
+        (outer.header_length() + self.between()) as u16
+    }
+
+    /// Bytes between the outer header and the packet inside.
+    const fn between(self) -> usize {
+        match self {
+            Encapsulation::Ipip => 0,
+            Encapsulation::Gre { checksum: false } => 4,
+            Encapsulation::Gre { checksum: true } => 8,
+            Encapsulation::Gue { .. } => GUE_HEADERS,
+        }
     }
 
     const fn protocol(self, inside: &Inside) -> u8 {
         match self {
-            Encapsulation::Ipip => inside.protocol(),
+            Encapsulation::Ipip => inside.protocol,
             Encapsulation::Gre { .. } => GRE,
             Encapsulation::Gue { .. } => UDP,
         }
     }
 
-    /// Writes the headers into the first [`Self::overhead`] bytes of a packet, behind which the packet inside stands, already as it is
+    /// Writes the headers into the first [`Self::overhead`] bytes of a packet, behind which the packet `inside` stands, already as it is
     /// to arrive. `who` is a number of the client's, of 20 bits: routers on the way spread packets over paths and queues by the source port
     /// of GUE, or by IPv6's flow label (RFC 6438), that are made of it.
-    pub fn wrap(self, packet: &mut [u8], outer: &Outer, who: u32) {
-        let length = packet.len() as u16;
-        let Some((headers, body)) = packet.split_at_mut_checked(usize::from(self.overhead(outer))) else {
-            return;
-        };
-        let Some(inside) = Inside::read(body) else { return };
+    #[inline]
+    pub fn wrap(self, packet: &mut [u8], outer: &Outer, inside: &Inside, who: u32) {
+        let (length, protocol) = (packet.len() as u16, self.protocol(inside));
         let who16 = (who >> 4) as u16;
-        let (header, between) = headers.split_at_mut(outer.header_length());
-        match *outer {
+        let rest = match *outer {
             Outer::Four { source, destination } => {
-                let mut four = ipv4::header(length, self.protocol(&inside), source, destination);
-                let identification = inside.identification(body, who16);
-                ipv4::carry(&mut four, inside.class, identification, inside.may_be_split);
-                header.copy_from_slice(&four);
+                let Some((header, rest)) = packet.split_first_chunk_mut() else { return };
+                let identification = inside.identification(&rest[self.between()..], who16);
+                *header = ipv4::header(length, protocol, source, destination);
+                ipv4::carry(header, inside.class, identification, inside.may_be_split);
+                rest
             }
             Outer::Six { source, destination } => {
-                let mut six = ipv6::header(length, self.protocol(&inside), source, destination);
-                ipv6::carry(&mut six, inside.class, who);
-                header.copy_from_slice(&six);
+                let Some((header, rest)) = packet.split_first_chunk_mut() else { return };
+                *header = ipv6::header(length, protocol, source, destination);
+                ipv6::carry(header, inside.class, who);
+                rest
             }
+        };
+        if self != Encapsulation::Ipip {
+            self.fill(rest, outer, inside, who16);
         }
+    }
+
+    /// Writes what is between the outer header and the packet inside, from there on.
+    #[inline(never)]
+    fn fill(self, packet: &mut [u8], outer: &Outer, inside: &Inside, who: u16) {
+        let length = packet.len() as u16;
+        let Some((between, body)) = packet.split_at_mut_checked(self.between()) else { return };
         match self {
             Encapsulation::Ipip => {}
             Encapsulation::Gre { checksum } => {
@@ -266,15 +282,14 @@ impl Encapsulation {
                 }
             }
             Encapsulation::Gue { port, checksum } => {
-                let segment = (between.len() + body.len()) as u16;
-                between[..2].copy_from_slice(&(EPHEMERAL | who16).to_be_bytes());
+                between[..2].copy_from_slice(&(EPHEMERAL | who).to_be_bytes());
                 between[2..4].copy_from_slice(&port.to_be_bytes());
-                between[4..6].copy_from_slice(&segment.to_be_bytes());
+                between[4..6].copy_from_slice(&length.to_be_bytes());
                 between[6..8].fill(0);
                 between[8..].copy_from_slice(&inside.gue());
                 if checksum {
                     let of_parts = u32::from(sum_of(&[between, body]));
-                    let sum = fold(of_parts + u32::from(outer.pseudo_sum(UDP, segment)));
+                    let sum = fold(of_parts + u32::from(outer.pseudo_sum(UDP, length)));
                     // RFC 768: a checksum that comes out as 0 is sent as 0xFFFF.
                     let sum = if sum == 0xFFFF { sum } else { !sum };
                     between[6..8].copy_from_slice(&sum.to_be_bytes());
@@ -382,7 +397,7 @@ mod tests {
     fn wrapped_in(outer: &Outer, encapsulation: Encapsulation, inside: &[u8], who: u32) -> Vec<u8> {
         let mut packet = vec![0xEE; usize::from(encapsulation.overhead(outer))];
         packet.extend(inside);
-        encapsulation.wrap(&mut packet, outer, who);
+        encapsulation.wrap(&mut packet, outer, &Inside::read(inside).unwrap(), who);
         packet
     }
 
@@ -435,7 +450,9 @@ mod tests {
             let mut inside = INSIDE6.to_vec();
             inside.resize(length.into(), 0);
             inside[4..6].copy_from_slice(&(length - 40).to_be_bytes());
-            assert_eq!(wrapped(Encapsulation::Ipip, &inside, 0)[6], dont_fragment);
+            let packet = wrapped(Encapsulation::Ipip, &inside, 0x0102);
+            assert_eq!(packet[6], dont_fragment);
+            assert_eq!(packet[4..6] == [1, 2], dont_fragment != 0, "what stays whole needs no number");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Tunnels of IPv6 and across families: what is inside is of the service's, what is around it of the server's.
+//! Tunnels of both families and across them: what is inside is of the service's, what is around it of the server's.
 
 use std::net::IpAddr;
 
@@ -23,13 +23,18 @@ const ALL: [Encapsulation; 5] = [
 
 /// A way for packets: the version of the service's packets, and that of those around them.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Pair {
+pub(super) struct Pair {
     inside: u8,
     outside: u8,
 }
 
-const PAIRS: [Pair; 3] =
-    [Pair { inside: 6, outside: 6 }, Pair { inside: 6, outside: 4 }, Pair { inside: 4, outside: 6 }];
+pub(super) const FOUR_IN_FOUR: Pair = Pair { inside: 4, outside: 4 };
+const PAIRS: [Pair; 4] = [
+    FOUR_IN_FOUR,
+    Pair { inside: 6, outside: 6 },
+    Pair { inside: 6, outside: 4 },
+    Pair { inside: 4, outside: 6 },
+];
 
 impl Pair {
     fn rig(self, protocol: Protocol, encapsulation: Encapsulation, mss_clamp: Option<MssClamp>) -> Rig {
@@ -171,7 +176,7 @@ impl Pair {
     }
 
     /// An ICMP error from between here and the server, about this much of an outer packet.
-    fn error_about(self, kind: [u8; 2], mtu: u16, quote: &[u8]) -> Vec<u8> {
+    pub(super) fn error_about(self, kind: [u8; 2], mtu: u16, quote: &[u8]) -> Vec<u8> {
         let mut message = [&kind[..], &[0; 4], &mtu.to_be_bytes(), quote].concat();
         let length = message.len() as u16;
         let (ip, pseudo) = if self.outside == 4 {
@@ -192,7 +197,7 @@ impl Pair {
     }
 
     /// What a client is told: type and code, MTU, and its packet, as far as it is quoted.
-    fn told(self, rig: &Rig, mut frame: Vec<u8>) -> Option<([u8; 2], u16, Vec<u8>)> {
+    pub(super) fn told(self, rig: &Rig, mut frame: Vec<u8>) -> Option<([u8; 2], u16, Vec<u8>)> {
         let before = frame.clone();
         match rig.push(LAN, &mut frame) {
             Verdict::Punt(Punt::Icmp) => return None,
@@ -471,7 +476,7 @@ fn an_error_about_the_outer_packet_is_told_as_one_about_the_clients() {
                 let unreachable = [[3, 1], [3, 2], [3, 3], [3, 13], [11, 0]].map(|kind| (kind, unreachable));
                 (
                     &[&[([3, 0], no_route)][..], &unreachable].concat(),
-                    &[[3, 5], [5, 1], [11, 1], [12, 0], [8, 0]],
+                    &[[3, 5], [4, 0], [5, 1], [11, 1], [12, 0], [0, 0], [8, 0]],
                 )
             } else {
                 let unreachable =

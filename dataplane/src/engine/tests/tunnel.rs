@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
+use super::families::FOUR_IN_FOUR;
 use super::*;
 use crate::engine::tell;
 use crate::snapshot::MssClamp;
@@ -12,8 +13,6 @@ use crate::wire::tunnel::{Encapsulation, Outer};
 /// The router's own address, which outer packets are from.
 const OWN: u32 = 0x0A00_00FE;
 const SERVER: u32 = 0x0A00_0001;
-/// A router between it and the server.
-const BETWEEN: [u8; 4] = [10, 0, 0, 253];
 
 const ALL: [Encapsulation; 5] = [
     Encapsulation::Ipip,
@@ -248,78 +247,6 @@ fn what_may_be_fragmented_is_outside() {
     }
 }
 
-/// An ICMP error from between here and the server, about this much of an outer packet.
-fn error_about(kind: [u8; 2], mtu: u16, quote: &[u8]) -> Vec<u8> {
-    let mut frame =
-        [&LAN_MAC[..], &server_mac(1), &[8, 0, 0x45, 0], &(28 + quote.len() as u16).to_be_bytes()].concat();
-    frame.extend([0, 9, 0, 0, 60, 1, 0, 0]);
-    frame.extend([BETWEEN, OWN.to_be_bytes()].concat());
-    let sum = !checksum::sum(&frame[14..34]);
-    frame[24..26].copy_from_slice(&sum.to_be_bytes());
-    frame.extend([kind[0], kind[1], 0, 0, 0, 0]);
-    frame.extend(mtu.to_be_bytes());
-    frame.extend(quote);
-    let sum = !checksum::sum(&frame[34..]);
-    frame[36..38].copy_from_slice(&sum.to_be_bytes());
-    frame
-}
-
-/// What a client is told: type and code, MTU, and its packet, as far as it is quoted.
-fn told(rig: &Rig, mut frame: Vec<u8>) -> Option<([u8; 2], u16, Vec<u8>)> {
-    let before = frame.clone();
-    match rig.push(LAN, &mut frame) {
-        Verdict::Punt(Punt::Icmp) => return None,
-        verdict => assert_eq!(verdict, Verdict::Punt(Punt::TunnelError)),
-    }
-    assert_eq!(frame, before, "control has to read it");
-    let error = tunnel_errors::error(&rig.engine.table, &rig.snapshot, rig.now, &frame[14..]).unwrap();
-    assert_eq!((checksum::sum(&error[..20]), checksum::sum(&error[20..])), (0xFFFF, 0xFFFF));
-    assert_eq!(error[12..20], [&[0; 4][..], &socket(CLIENT).ip().octets()].concat());
-    let mtu = u16::from_be_bytes([error[26], error[27]]);
-    Some(([error[20], error[21]], mtu, error[28..].to_vec()))
-}
-
-#[test]
-fn an_error_about_the_outer_packet_is_told_as_one_about_the_clients() {
-    for encapsulation in ALL {
-        let rig = rig(Protocol::Tcp, encapsulation, None);
-        rig.push(WAN, &mut from_client(SYN));
-        let sent = segment(1000, true);
-        let mut outer = sent.clone();
-        rig.push(WAN, &mut outer);
-        let overhead = usize::from(overhead(encapsulation));
-        let (inside, before) = (hop(&sent), (rig.connections(), rig.live(1)));
-        for length in [overhead + 28, 548, outer.len() - 14] {
-            let quote = &outer[14..14 + length];
-            let expected = &inside[..(length - overhead).min(548)];
-            let told = |kind, mtu| told(&rig, error_about(kind, mtu, quote));
-            assert_eq!(
-                told([3, 4], 900),
-                Some(([3, 4], 900 - overhead as u16, expected.to_vec())),
-                "{encapsulation}"
-            );
-            assert_eq!(told([3, 4], 0), Some(([3, 4], 576 - overhead as u16, expected.to_vec())));
-            assert_eq!(told([3, 4], 30), Some(([3, 4], 68, expected.to_vec())));
-            for (kind, becomes) in [
-                ([3, 0], [3, 0]),
-                ([3, 1], [3, 1]),
-                ([3, 2], [3, 1]),
-                ([3, 3], [3, 1]),
-                ([3, 13], [3, 1]),
-                ([11, 0], [3, 1]),
-            ] {
-                assert_eq!(told(kind, 0), Some((becomes, 0, expected.to_vec())), "{kind:?}");
-            }
-            for kind in [[3, 5], [4, 0], [5, 1], [11, 1], [12, 0], [0, 0], [8, 0]] {
-                assert_eq!(told(kind, 0), None, "{kind:?} is nothing to the client");
-            }
-        }
-        assert_eq!((rig.connections(), rig.live(1)), before, "an error changes nothing");
-        let short = &outer[14..14 + overhead + 27];
-        assert_eq!(told(&rig, error_about([3, 4], 900, short)), None, "too little is quoted to tell");
-    }
-}
-
 #[test]
 fn a_forged_error_is_told_to_nobody() {
     let gue = Encapsulation::Gue { port: 6080, checksum: false };
@@ -328,7 +255,9 @@ fn a_forged_error_is_told_to_nobody() {
     let mut outer = segment(200, true);
     rig.push(WAN, &mut outer);
     let good = outer[14..].to_vec();
-    let about = |rig: &Rig, quote: &[u8]| told(rig, error_about([3, 4], 900, quote)).is_some();
+    let about = |rig: &Rig, quote: &[u8]| {
+        FOUR_IN_FOUR.told(rig, FOUR_IN_FOUR.error_about([3, 4], 900, quote)).is_some()
+    };
     assert!(about(&rig, &good));
     for (at, what) in [
         (9, "the protocol"),
@@ -345,9 +274,9 @@ fn a_forged_error_is_told_to_nobody() {
         quote[at] ^= 1;
         assert!(!about(&rig, &quote), "{what} is another one");
     }
-    let mut damaged = error_about([3, 4], 900, &good);
+    let mut damaged = FOUR_IN_FOUR.error_about([3, 4], 900, &good);
     damaged[60] ^= 1;
-    assert_eq!(told(&rig, damaged), None);
+    assert_eq!(FOUR_IN_FOUR.told(&rig, damaged), None);
     rig.wait(1000);
     assert!(!about(&rig, &good), "its connection is over");
 }
@@ -358,7 +287,7 @@ fn an_error_about_a_reply_goes_to_the_server_through_the_tunnel() {
         let rig = rig(Protocol::Tcp, encapsulation, None);
         rig.push(WAN, &mut from_client(SYN));
         let reply = packet(Protocol::Tcp, LAN_MAC, VIP, CLIENT, SYN | ACK);
-        let mut frame = error_about([3, 4], 1400, &reply[14..]);
+        let mut frame = FOUR_IN_FOUR.error_about([3, 4], 1400, &reply[14..]);
         frame[..6].copy_from_slice(&WAN_MAC);
         frame[30..34].copy_from_slice(&socket(VIP).ip().octets());
         frame[24..26].fill(0);
