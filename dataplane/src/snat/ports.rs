@@ -4,8 +4,9 @@
 //! changed by compare-and-swap, so there is no lock. A port is taken in three steps: a place in a block is reserved by its count, a free port
 //! of the block is found, its word is written. To give it back goes the other way round, so who has reserved a place finds a port.
 //!
-//! A host has all its blocks at one address (RFC 4787, REQ-2), which a keyed hash chooses, and so is where its blocks are looked for. Ports keep
-//! their parity (REQ-4), and their place in the block if that is free.
+//! A host has all its blocks at one address (RFC 4787, REQ-2), whatever their class: who has a session by TCP and asks by UDP is one host to others
+//! (RFC 7857, section 4). A keyed hash chooses it, and so is where its blocks are looked for. Ports keep their parity (REQ-4), and their place in the
+//! block if that is free.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -69,7 +70,7 @@ impl Ports {
     /// Takes a port for a client; none if its host has all that it may have, or there is no block for it. In a rehearsal only says which
     /// it would be.
     pub fn take(&self, class: Class, client: Client, is_rehearsal: bool) -> Option<Outside> {
-        let hash = self.key.mix(client.address().into(), class as u64);
+        let hash = self.key.mix(client.address().into(), 0);
         let address = reduce(hash, self.addresses);
         let begin = reduce(hash.rotate_left(32), self.blocks);
         let base = (class as usize * self.addresses + address) * self.blocks;
@@ -215,6 +216,16 @@ mod tests {
         // The whole pool is there for another one.
         let others = (0..1000).filter_map(|n| ports.take(Class::Udp, Client::new(n, 5), false)).count();
         assert_eq!(others, 30, "a block for each host");
+    }
+
+    #[test]
+    fn a_host_has_one_address_for_all_classes() {
+        let ports = ports(3, 10);
+        let address = |host, class| ports.take(class, Client::new(host, 40_000), false).unwrap().address;
+        let addresses: Vec<[u8; Class::COUNT]> =
+            (0..9).map(|host| Class::ALL.map(|class| address(host, class))).collect();
+        assert!(addresses.iter().all(|[first, others @ ..]| others.iter().all(|other| other == first)));
+        assert!(addresses.iter().any(|of_host| *of_host != addresses[0]), "hosts are spread");
     }
 
     proptest! {
