@@ -18,27 +18,38 @@ pub type Tally = BTreeMap<(&'static str, &'static str), u64>;
 /// Both take the sequence; the first thing that differs, in words.
 pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
     let mut services = sequence.services.clone();
-    let (mut subject, mut model) =
-        (Subject::new(&services, sequence.routing), Model::new(&services, sequence.routing));
+    let (mut subject, mut model) = (Subject::new(sequence), Model::new(sequence));
     let mut now = 1 << 20;
     for (index, step) in sequence.steps.iter().enumerate() {
         let known = |service, client| model.known(now, service, client);
         let packet = match step {
-            Step::Packet(sent) => Some((sent.service, sent.frame(&services, known))),
-            Step::Error(error) => Some((error.about.service, error.frame(&services, known))),
+            Step::Packet(sent) => Some((Some(sent.service), sent.frame(&services, known))),
+            Step::Error(error) => Some((Some(error.about.service), error.frame(&services, known))),
+            Step::Passing(passing) => {
+                Some((None, passing.frame(|class, inside| subject.mapping(now, class, inside))))
+            }
             _ => None,
         };
         if let Some((service, (port, frame))) = packet {
-            if model.has_stale_beside(now, service % services.len()) {
+            let service = service.map(|service| service % services.len());
+            // A packet of no service may be one of any.
+            if (0..services.len())
+                .any(|its| service.is_none_or(|one| one == its) && model.has_stale_beside(now, its))
+            {
                 subject.sweep(now);
                 model.sweep(now);
             }
             let templates = subject.templates(now);
+            let ends = model.inside_ends(&frame);
+            let before = subject.mappings(now, &ends);
             let (verdict, left, begun) = subject.take(now, port, &frame);
             let locals = subject.locals(now);
-            let expected = model.take(now, port, &frame, &Observed { begun, templates, locals });
+            let mapped = (before, subject.mappings(now, &ends));
+            let expected = model.take(now, port, &frame, &Observed { begun, templates, locals, mapped });
             let actual = fate(verdict, &frame, left);
-            for kind in kinds(&services[service % services.len()]) {
+            let kinds = service.map(|service| kinds(&services[service]));
+            let of_snat = (service.is_none() && sequence.snat.is_some()).then_some("snat");
+            for kind in kinds.into_iter().flatten().chain(of_snat) {
                 *tally.entry((kind, name(&expected))).or_default() += 1;
             }
             if verdict == Verdict::Hold {
@@ -54,7 +65,7 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             }
         }
         let changed = match step {
-            Step::Packet(_) | Step::Error(_) => Vec::new(),
+            Step::Packet(_) | Step::Error(_) | Step::Passing(_) => Vec::new(),
             Step::Wait(ticks) => {
                 now += ticks;
                 Vec::new()
@@ -100,8 +111,8 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             model.change(number, &services[number]);
         }
     }
-    let actual = subject.seen(now);
-    let expected = model.seen(now, &actual.templates);
+    let actual = subject.seen(now, &model.inside_ends(&[]));
+    let expected = model.seen(now, &actual.templates, &actual.mappings);
     if actual != expected {
         return Err(format!("at the end:\nthe model expects {expected:?}\nthe data path  has  {actual:?}"));
     }

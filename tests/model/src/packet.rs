@@ -16,6 +16,7 @@ const LONGEST_CHAIN: usize = 256;
 pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
+pub const PSH: u8 = 8;
 pub const ACK: u8 = 16;
 
 /// A packet's bytes from the IP header to its end, and where its parts are.
@@ -211,6 +212,14 @@ impl Packet {
             self.sum_segment(defect);
         }
         self.sum_header(header_defect);
+    }
+
+    /// An ICMP echo, or the reply to one, with another identifier.
+    pub fn identify(&mut self, id: u16) {
+        let defect = self.message_defect();
+        let at = self.at + 4;
+        self.bytes[at..at + 2].copy_from_slice(&id.to_be_bytes());
+        self.sum_message(defect);
     }
 
     /// Lowers the maximum segment size that a SYN tells to this one (RFC 9293, 3.7.1).

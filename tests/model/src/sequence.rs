@@ -5,18 +5,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use dataplane::service::{Mode, Persistence, Protocol, Scheduler, SchedulerFlag};
 use dataplane::snapshot::MssClamp;
+use dataplane::snat::SnatTimeouts;
 use dataplane::wire::tunnel::Encapsulation;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::packet::{self, ACK, FIN, RST, SYN};
-use crate::world::{self, LAN, Leaving, Limit, MACS, SERVERS, Server, Service, Sources, Tunnel, WAN};
+use crate::passing::{Passing, passing};
+use crate::world::{self, LAN, Leaving, Limit, MACS, SERVERS, Server, Service, Snat, Sources, Tunnel, WAN};
 
 /// A sequence: services, and what happens.
 #[derive(Clone, Debug)]
 pub struct Sequence {
     /// Whether what concerns no service is routed by the workers.
     pub routing: bool,
+    /// How hosts inside leave, if not by Linux.
+    pub snat: Option<Snat>,
     /// The services at its beginning.
     pub services: Vec<Service>,
     /// What happens, in order.
@@ -30,6 +34,8 @@ pub enum Step {
     Packet(Sent),
     /// An ICMP error comes.
     Error(Error),
+    /// A packet of no service's comes.
+    Passing(Passing),
     /// So many ticks of a quarter of a second pass.
     Wait(u64),
     /// Workers have looked through the whole table.
@@ -144,8 +150,32 @@ const PART: usize = 24;
 /// Any sequence.
 pub fn sequences() -> impl Strategy<Value = Sequence> {
     let services = prop::collection::vec((service(), any::<bool>()), 1..=3).prop_map(placed);
-    (prop::bool::weighted(0.3), services, prop::collection::vec(step(), 1..=24))
-        .prop_map(|(routing, services, steps)| Sequence { routing, services, steps })
+    let snat = prop::option::weighted(0.3, snat());
+    (prop::bool::weighted(0.3), snat, services, prop::collection::vec(step(), 1..=24)).prop_map(
+        |(routing, snat, services, mut steps)| {
+            if snat.is_some() {
+                steps.iter_mut().for_each(without_fragments);
+            }
+            Sequence { routing, snat, services, steps }
+        },
+    )
+}
+
+/// Fragments of what source NAT has to do with, the model does not know.
+fn without_fragments(step: &mut Step) {
+    let Step::Packet(sent) = step else { return };
+    sent.odd = match sent.odd.take() {
+        Some(Odd::Part(..)) => None,
+        // None of those that would make a fragment of it.
+        Some(Odd::Flipped(at, bits, is_summed)) => Some(Odd::Flipped(at % 20, bits, is_summed)),
+        other => other,
+    };
+}
+
+fn snat() -> impl Strategy<Value = Snat> {
+    let timeouts = SnatTimeouts { udp: 17, established: 125, transitory: 10, icmp: 4 };
+    select(vec![(2000..=2127u16, 16, 64), (2000..=2007, 4, 4), (2000..=2003, 2, 4)])
+        .prop_map(move |(ports, block, limit)| Snat { ports, block, limit, timeouts })
 }
 
 /// Each service has addresses of its own, or if it wants to and they are free, those of the one before it.
@@ -297,6 +327,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         24 => sent().prop_map(Step::Packet),
         3 => error().prop_map(Step::Error),
+        8 => passing().prop_map(Step::Passing),
         3 => ticks.prop_map(Step::Wait),
         1 => Just(Step::Sweep),
         1 => which.clone().prop_map(Step::Toggle),
@@ -431,11 +462,15 @@ impl Sent {
         if let Some(Odd::Martian(which)) = self.odd {
             source.set_ip(martian(which, service.is_six));
         }
-        let mut ip = self.packet(source, destination, service.protocol);
-        let port = if from.is_some() { LAN } else { WAN };
+        let ip = self.packet(source, destination, service.protocol);
+        self.framed(if from.is_some() { LAN } else { WAN }, service.is_six, ip)
+    }
+
+    /// A packet in a frame that comes in on a port, and what is unusual about that.
+    pub(crate) fn framed(&self, port: u16, is_six: bool, mut ip: Vec<u8>) -> (u16, Vec<u8>) {
         let port = if matches!(self.odd, Some(Odd::WrongPort)) { 1 - port } else { port };
         let mut to = MACS[usize::from(port)];
-        let mut ether_type = if service.is_six { 0x86DD } else { 0x0800u16 };
+        let mut ether_type = if is_six { 0x86DD } else { 0x0800u16 };
         match self.odd {
             Some(Odd::To(mac)) => to = mac,
             Some(Odd::EtherType(other)) => ether_type = other,
@@ -448,7 +483,7 @@ impl Sent {
             Some(Odd::Flipped(at, bits, is_summed)) => {
                 let at = at % frame.len();
                 frame[at] ^= bits;
-                if is_summed && !service.is_six {
+                if is_summed && !is_six {
                     sum_header(&mut frame[14..]);
                 }
             }
@@ -474,7 +509,7 @@ impl Sent {
         }
     }
 
-    fn segment(&self, source: SocketAddr, destination: SocketAddr, protocol: Protocol) -> Vec<u8> {
+    pub(crate) fn segment(&self, source: SocketAddr, destination: SocketAddr, protocol: Protocol) -> Vec<u8> {
         let payload = if matches!(self.odd, Some(Odd::Part(..))) { PARTED } else { self.payload };
         let mut segment = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
         match protocol {
@@ -505,7 +540,7 @@ impl Sent {
         (&segment[begin..end], Some((id, begin as u16, part < 2)))
     }
 
-    fn four(&self, source: IpAddr, destination: IpAddr, protocol: u8, segment: &[u8]) -> Vec<u8> {
+    pub(crate) fn four(&self, source: IpAddr, destination: IpAddr, protocol: u8, segment: &[u8]) -> Vec<u8> {
         let (segment, place) = self.part(segment);
         let options: &[u8] = if matches!(self.odd, Some(Odd::Options)) { &[1, 1, 1, 0] } else { &[] };
         let length = (20 + options.len() + segment.len()) as u16;

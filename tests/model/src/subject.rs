@@ -12,8 +12,11 @@ use dataplane::fib::{Address, Adjacency, Fib, Fibs, Route, Via};
 use dataplane::fragments::Waiting;
 use dataplane::service::{Limits, Mode, State, Timeouts};
 use dataplane::snapshot::{DestSpec, Pool, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
-use dataplane::table::{DestId, HashKey, LocalAddress, Table};
+use dataplane::snat::{Snat, SnatSpec, Snats};
+use dataplane::table::{Client, DestId, HashKey, LocalAddress, Table};
 
+use crate::model::{Class, Mapped};
+use crate::sequence::Sequence;
 use crate::world::{self, GATEWAYS, LAN, Leaving, MACS, ROUTER, ROUTER_SIX, SERVERS, Service, WAN, Way};
 
 /// An engine with its surroundings.
@@ -53,17 +56,21 @@ pub struct Seen {
     pub total: Traffic,
     /// Packets and bytes that were routed.
     pub routed: (u64, u64),
+    /// Of source NAT.
+    pub mappings: Vec<Mapped>,
 }
 
 impl Subject {
-    pub fn new(services: &[Service], is_routing: bool) -> Subject {
+    pub fn new(sequence: &Sequence) -> Subject {
+        let services = &sequence.services[..];
         let table = Arc::new(Table::new(256, HashKey { blind: 5, factor: 0x9E37_79B9_7F4A_7C15 }));
         let counters: Arc<WorkerCounters> = Arc::default();
         let engine = Engine::new(0, table.clone(), counters.clone());
         let specs: Vec<ServiceSpec> =
             services.iter().enumerate().map(|(number, service)| spec(number, service)).collect();
         let specs = with_pools(services, specs);
-        let snapshot = compile(1, services, &specs).with_routing(is_routing);
+        let snats = Snats::new(sequence.snat.iter().map(snat).collect());
+        let snapshot = compile(1, services, &specs).with_routing(sequence.routing).with_snats(snats);
         Subject {
             engine,
             table,
@@ -124,10 +131,12 @@ impl Subject {
         self.specs[number] = new;
         self.services[number] = service.clone();
         self.snapshot = compile(self.snapshot.generation + 1, &self.services, &self.specs)
-            .with_routing(self.snapshot.routing);
+            .with_routing(self.snapshot.routing)
+            .with_snats(self.snapshot.snats.clone());
     }
 
-    pub fn seen(&self, now: u64) -> Seen {
+    /// What an operator sees; of mappings, those of these ends.
+    pub fn seen(&self, now: u64, inside_ends: &[(Class, SocketAddr)]) -> Seen {
         let is_template = |one: &Listed| one.state == State::Template.name();
         let (templates, mut connections): (Vec<_>, Vec<_>) = self.listed(now).partition(is_template);
         connections.sort();
@@ -144,6 +153,7 @@ impl Subject {
             servers: servers.collect(),
             total: self.counters.traffic.get(),
             routed,
+            mappings: self.mappings(now, inside_ends),
         }
     }
 
@@ -164,6 +174,27 @@ impl Subject {
         self.listed(now).filter_map(|one| Some((one.service, one.client, one.port, one.local?))).collect()
     }
 
+    /// What these inside addresses and ports are outside, as far as they are anything.
+    pub fn mappings(&self, now: u64, inside_ends: &[(Class, SocketAddr)]) -> Vec<Mapped> {
+        let mapped =
+            |&(class, inside): &(Class, SocketAddr)| Some((class, inside, self.mapping(now, class, inside)?));
+        let mappings: BTreeSet<Mapped> = inside_ends.iter().filter_map(mapped).collect();
+        mappings.into_iter().collect()
+    }
+
+    /// What an inside address and port is outside.
+    pub fn mapping(&self, now: u64, class: Class, inside: SocketAddr) -> Option<SocketAddr> {
+        let SocketAddr::V4(inside) = inside else { return None };
+        let class = match class {
+            Class::Tcp => dataplane::snat::Class::Tcp,
+            Class::Udp => dataplane::snat::Class::Udp,
+            Class::Echo => dataplane::snat::Class::Icmp,
+        };
+        let inside = Client::new((*inside.ip()).into(), inside.port());
+        let mapping = self.snapshot.snats.from_inside(Tick(now), class, inside)?;
+        Some((Ipv4Addr::from(mapping.address), mapping.port).into())
+    }
+
     fn listed(&self, now: u64) -> impl Iterator<Item = Listed> + '_ {
         self.table.entries(0..self.table.buckets()).filter_map(move |(slot, word)| {
             let dest = self.snapshot.dest_of(word)?;
@@ -179,6 +210,19 @@ impl Subject {
             })
         })
     }
+}
+
+fn snat(snat: &world::Snat) -> Arc<Snat> {
+    let spec = SnatSpec {
+        inside: vec![(world::INSIDE.0.into(), world::INSIDE.1)],
+        outside: world::POOL.map(u32::from).to_vec(),
+        ports: snat.ports.clone(),
+        block: snat.block,
+        limit: snat.limit,
+        mappings: 1000,
+        timeouts: snat.timeouts,
+    };
+    Arc::new(Snat::new(spec, HashKey { blind: 3, factor: 0x9E37_79B9_7F4A_7C15 }))
 }
 
 fn limit_of(limit: world::Limit, is_six: bool) -> Limit {
@@ -261,6 +305,7 @@ fn four(services: &[Service]) -> Fib<u32> {
         route([10, 0, 0, 0], 8, Via::OnLink(LAN)),
         route(ROUTER.octets(), 32, Via::Own),
         route([10, 0, 0, 0xFC], 31, Via::Own),
+        route(world::POOL[0].octets(), 31, Via::Own),
         route([203, 0, 113, 0], 24, Via::OnLink(WAN)),
         route([203, 0, 113, 240], 28, Via::Nowhere),
     ];

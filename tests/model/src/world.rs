@@ -16,6 +16,7 @@ use std::ops::RangeInclusive;
 
 use dataplane::service::{Mode, Persistence, Protocol, Scheduler, SchedulerFlag};
 use dataplane::snapshot::MssClamp;
+use dataplane::snat::SnatTimeouts;
 use dataplane::wire::tunnel::Encapsulation;
 
 /// The MACs of the ports.
@@ -129,6 +130,19 @@ pub enum Leaving {
     Resetting,
 }
 
+/// How hosts inside leave that concern no service.
+#[derive(Clone, Debug)]
+pub struct Snat {
+    /// The ports of the pool.
+    pub ports: RangeInclusive<u16>,
+    /// Those that a host is given at a time, of each class.
+    pub block: u16,
+    /// Those that it has at the most.
+    pub limit: u16,
+    /// Seconds until a mapping is forgotten.
+    pub timeouts: SnatTimeouts,
+}
+
 /// The way to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -175,6 +189,7 @@ fn host_address(place: usize, server: usize, is_six: bool) -> IpAddr {
 pub(crate) fn is_own(address: IpAddr) -> bool {
     address == ROUTER
         || address == ROUTER_SIX
+        || is_of_pool(address)
         || [false, true].iter().any(|&is_six| local_addresses(is_six).contains(&address))
 }
 
@@ -226,6 +241,18 @@ pub(crate) const GATEWAYS: (Ipv4Addr, Ipv6Addr) =
 pub(crate) const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 pub(crate) const ROUTER_SIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xfe);
 
+/// The hosts that leave by source NAT, and the pool.
+pub(crate) const INSIDE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 0, 0, 0), 16);
+pub(crate) const POOL: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 50), Ipv4Addr::new(192, 0, 2, 51)];
+
+pub(crate) fn is_inside(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(four) if four.octets()[..2] == INSIDE.0.octets()[..2])
+}
+
+pub(crate) fn is_of_pool(address: IpAddr) -> bool {
+    POOL.iter().any(|&own| own == address)
+}
+
 const GATEWAY: Way = Way::Out { port: WAN, mac: [2, 0, 0, 0, 9, 9], mtu: 1500 };
 
 /// The way to an address, as a person would read it from the picture.
@@ -239,7 +266,7 @@ pub(crate) fn way(services: &[Service], address: IpAddr) -> Way {
         IpAddr::V4(four) => match four.octets() {
             [203, 0, 113, 240..=255] => Way::None,
             [203, 0, 113, host] => near(host.into(), 100),
-            [10, 0, 0, 0xFC..=0xFE] => Way::None,
+            [10, 0, 0, 0xFC..=0xFE] | [192, 0, 2, 50 | 51] => Way::None,
             [10, _, _, host @ 1..=4] => server(four.octets()[2].into(), host.into(), 200),
             [10, ..] => Way::Unknown,
             _ => GATEWAY,

@@ -37,7 +37,7 @@ const IN_EVERY_MODE: [&str; 23] = [
 ];
 
 /// What they meet in one, or because of something else that is special about them.
-const IN_ONE: [(&str, &str); 20] = [
+const IN_ONE: [(&str, &str); 27] = [
     ("all_ports", "forward"),
     ("all_ports", "hold"),
     ("all_ports", "icmp_error"),
@@ -51,6 +51,13 @@ const IN_ONE: [(&str, &str); 20] = [
     ("nat", "icmp_error"),
     ("nat", "server_reply"),
     ("nat", "unresolved"),
+    ("snat", "icmp"),
+    ("snat", "no_service"),
+    ("snat", "route"),
+    ("snat", "snat_none"),
+    ("snat", "too_big"),
+    ("snat", "ttl_expired"),
+    ("snat", "unresolved"),
     ("tunnel", "unresolved"),
     ("tunnel of six", "forward"),
     ("tunnel of six", "to_fragment"),

@@ -177,6 +177,7 @@ impl Model {
         let services = &self.services;
         self.connections.retain(|connection| !is_over(connection, &services[connection.service], now));
         self.sweep_locals();
+        self.sweep_mappings(now);
         self.note_limits();
     }
 }

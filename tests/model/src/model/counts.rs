@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use dataplane::counters::Traffic;
 
-use super::Model;
 use super::connections::{age, grain, is_over, timeout};
+use super::{Mapped, Model};
 use crate::subject::{Listed, Seen};
 
 /// What the model knows of a server beside its configuration.
@@ -28,8 +28,8 @@ impl Model {
         }
     }
 
-    /// What an operator sees, who sees these templates.
-    pub fn seen(&self, now: u64, seen: &BTreeSet<(usize, IpAddr, usize)>) -> Seen {
+    /// What an operator sees, who sees these templates and mappings.
+    pub fn seen(&self, now: u64, seen: &BTreeSet<(usize, IpAddr, usize)>, mapped: &[Mapped]) -> Seen {
         let alive = self.connections.iter().filter(|one| !is_over(one, &self.services[one.service], now));
         let mut connections: Vec<_> = alive
             .map(|one| Listed {
@@ -55,6 +55,13 @@ impl Model {
             .filter(|(one, what)| now <= one.sure_until || now <= one.maybe_until && seen.contains(what))
             .map(|(_, what)| what)
             .collect();
-        Seen { connections, templates, servers: servers.collect(), total: self.total, routed: self.routed }
+        Seen {
+            connections,
+            templates,
+            servers: servers.collect(),
+            total: self.total,
+            routed: self.routed,
+            mappings: self.mappings_seen(now, mapped),
+        }
     }
 }

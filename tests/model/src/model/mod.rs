@@ -17,6 +17,7 @@ mod routing;
 mod scheduling;
 mod sending;
 mod services;
+mod snat;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -31,8 +32,11 @@ use self::headers::{ends, has_sound_header};
 use self::local::Claim;
 use self::persistence::Template;
 use self::scheduling::Hashed;
+use self::snat::Mapping;
+pub use self::snat::{Class, Mapped};
 use crate::packet::{self, ICMP, ICMPV6, Malformed, Packet, SCTP, TCP, UDP};
-use crate::world::{MACS, SERVERS, Service};
+use crate::sequence::Sequence;
+use crate::world::{MACS, SERVERS, Service, Snat};
 
 const TICKS_PER_SECOND: u64 = 4;
 
@@ -63,6 +67,8 @@ pub struct Model {
     claims: Vec<Claim>,
     passed: Vec<Passed>,
     is_routing: bool,
+    snat: Option<Snat>,
+    mappings: Vec<Mapping>,
     /// Packets and bytes.
     routed: (u64, u64),
     hashed: Vec<(Hashed, Option<usize>)>,
@@ -80,6 +86,8 @@ pub struct Model {
 
 /// A frame on its way through the model.
 struct Frame<'a> {
+    /// That it came in on.
+    port: u16,
     bytes: &'a [u8],
     packet: Packet,
     observed: &'a Observed,
@@ -95,17 +103,22 @@ pub struct Observed {
     pub templates: Vec<(usize, IpAddr, usize)>,
     /// After it, of connections by full NAT: service, client, virtual port, and as whom its server knows it.
     pub locals: Vec<(usize, SocketAddr, u16, SocketAddr)>,
+    /// Before and after it, of source NAT.
+    pub mapped: (Vec<Mapped>, Vec<Mapped>),
 }
 
 impl Model {
-    pub fn new(services: &[Service], is_routing: bool) -> Model {
+    pub fn new(sequence: &Sequence) -> Model {
+        let services = &sequence.services;
         Model {
             services: services.to_vec(),
             connections: Vec::new(),
             templates: Vec::new(),
             claims: Vec::new(),
             passed: Vec::new(),
-            is_routing,
+            is_routing: sequence.routing,
+            snat: sequence.snat.clone(),
+            mappings: Vec::new(),
             routed: (0, 0),
             hashed: Vec::new(),
             loads: vec![Default::default(); services.len()],
@@ -149,7 +162,7 @@ impl Model {
         };
         match packet::parse(&frame[14..], is_six) {
             Ok(packet) => {
-                let frame = Frame { bytes: frame, packet, observed };
+                let frame = Frame { port, bytes: frame, packet, observed };
                 let fate = self.belongs(&frame);
                 self.routed_instead(&frame, fate)
             }
