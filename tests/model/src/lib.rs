@@ -14,13 +14,13 @@
 //! | source NAT: what leaves, what comes back, hairpins, pings, ICMP errors both ways; the port is one of the pool's and its host's, and of its parity; pools that are used up | a sequence has it or not; which port it is the model is told |
 //! | the TCP states, in both directions and in one; timeouts, expiry before and after the sweep; reused ports | all sequences |
 //! | schedulers but `maglev`, `lblc` and `lblcr`: those without chance and secret exactly; of the others that the server is one that may be chosen, and of those that hash that it stays | a service has one of them |
-//! | `sloppy_tcp`, `one_packet`, persistence with prefixes and quiescent servers, thresholds, lists of sources, rates of all and of each source | a service has some of them |
+//! | `sloppy_tcp`, `one_packet`, persistence with prefixes and quiescent servers, thresholds, lists of sources, rates of all and of each source, how many connections a source has | a service has some of them |
 //! | servers that go down, are drained or reset, weights, weight 0, MACs that are not known, addresses that move away | steps between packets |
 //! | routing of what concerns no service | a sequence has it or not |
 //! | fragments in any order, overlapping, without a first; options, extension headers, no checksum, MSS, class and ECN, hops that run out, MTU, damage, martians, VLAN tags | [`sequence::Odd`] |
 //! | ICMP errors about requests and replies, from hosts and routers, with 8 bytes quoted, fewer or all, damaged, to somebody else | [`sequence::Error`] |
 //!
-//! Not covered: SCTP, fragments of source NAT, how many connections a source has, the gate against floods, QUIC's connection ids, headers of the PROXY protocol, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
+//! Not covered: SCTP, fragments of source NAT, the gate against floods, QUIC's connection ids, headers of the PROXY protocol, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
 //! packet (dataplane/tests/lanes.rs has those).
 //!
 //! A million sequences take less than three minutes of a core in the release build, and none shows a difference; twenty thousand take some ten seconds in the debug build,

@@ -238,8 +238,9 @@ fn service() -> impl Strategy<Value = Service> {
         let (all_ports, tunnel, local_ports, sources, limit) = ways;
         let (sloppy_tcp, one_packet, persistence) = special;
         let (is_six, is_tcp, mode, scheduler, flags) = kind;
-        // Whom a client without a local port would have come back to, nobody can see, nor whether it would have been refused.
-        let is_tight = mode == Mode::Fullnat && local_ports.len() <= 2;
+        // Whom a client without a local port, or with enough connections, would have come back to, nobody can see, nor whether it would have been refused.
+        let is_tight =
+            mode == Mode::Fullnat && local_ports.len() <= 2 || matches!(limit, Some(Limit::Open(_)));
         let persistence = persistence.filter(|_| !is_tight);
         let scheduler =
             if is_tight && scheduler == Scheduler::Mh { Scheduler::Rendezvous } else { scheduler };
@@ -295,9 +296,11 @@ fn sources() -> impl Strategy<Value = Sources> {
 }
 
 fn limit() -> impl Strategy<Value = Limit> {
-    let of_source = any::<bool>();
-    (select(vec![1u32, 3, 8]), select(vec![1u32, 2, 5]), of_source)
-        .prop_map(|(rate, burst, of_source)| Limit { rate, burst, of_source })
+    let rate = (select(vec![1u32, 3, 8]), select(vec![1u32, 2, 5]), any::<bool>());
+    prop_oneof![
+        2 => rate.prop_map(|(rate, burst, of_source)| Limit::Rate { rate, burst, of_source }),
+        1 => (1..3u32).prop_map(Limit::Open),
+    ]
 }
 
 fn tunnel() -> impl Strategy<Value = Tunnel> {

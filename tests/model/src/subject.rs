@@ -227,9 +227,17 @@ fn snat(snat: &world::Snat) -> Arc<Snat> {
 
 fn limit_of(limit: world::Limit, is_six: bool) -> Limit {
     let source_prefix = if is_six { 128 } else { 32 };
-    let rate = Some(Rate::new(limit.rate, limit.burst));
-    let (rate, source_rate) = if limit.of_source { (None, rate) } else { (rate, None) };
-    Limit { rate, source_rate, source_connections: None, half_open: None, source_prefix }
+    let none =
+        Limit { rate: None, source_rate: None, source_connections: None, half_open: None, source_prefix };
+    match limit {
+        world::Limit::Rate { rate, burst, of_source: false } => {
+            Limit { rate: Some(Rate::new(rate, burst)), ..none }
+        }
+        world::Limit::Rate { rate, burst, of_source: true } => {
+            Limit { source_rate: Some(Rate::new(rate, burst)), ..none }
+        }
+        world::Limit::Open(most) => Limit { source_connections: Some(most), ..none },
+    }
 }
 
 fn spec(number: usize, service: &Service) -> ServiceSpec {

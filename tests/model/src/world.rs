@@ -76,15 +76,20 @@ pub struct Sources {
     pub deny: Vec<(IpAddr, u8)>,
 }
 
-/// How many connections may begin.
+/// How many connections there may be.
 #[derive(Clone, Copy, Debug)]
-pub struct Limit {
-    /// In a second.
-    pub rate: u32,
-    /// At once.
-    pub burst: u32,
-    /// Whether this is for each source, and not for all of them together.
-    pub of_source: bool,
+pub enum Limit {
+    /// That begin.
+    Rate {
+        /// In a second.
+        rate: u32,
+        /// At once.
+        burst: u32,
+        /// Whether this is for each source, and not for all of them together.
+        of_source: bool,
+    },
+    /// That a source has.
+    Open(u32),
 }
 
 impl Service {

@@ -40,6 +40,9 @@ impl Model {
         flags: u8,
     ) -> Result<usize, Fate> {
         let server = self.schedule(frame, number, client, flags)?;
+        if !self.services[number].one_packet {
+            self.may_have_another(number, client.ip())?;
+        }
         self.note_template(number, client.ip(), server);
         let port = frame.packet.destination_port();
         let local = self.take_local(frame, number, server, (client, port))?;

@@ -7,7 +7,7 @@ use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
 use super::{Fate, Frame, Model};
 use crate::packet::{RST, SYN};
 use crate::scheduler::{self, Candidate, Choice, Flow};
-use crate::world::{self, Way};
+use crate::world::{self, Limit, Way};
 
 /// What a scheduler that hashes by a secret has chosen by: as long as it is the same, so is the choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,15 +81,17 @@ impl Model {
                 let drawn = match frame.observed.begun {
                     Some(drawn) => servers.into_iter().find(|&server| server == drawn),
                     None if may_refuse => None,
-                    // One for which there was no local port.
+                    // One for which there was no local port, or no place among the client's connections.
                     None => {
                         let has_local = |server| self.has_local(number, server, (client, port));
                         let mut without = servers.iter().copied().filter(|&server| !has_local(server));
                         without.next().or(servers.first().copied())
                     }
                 };
-                // Who was drawn without a local port for it, nobody can see.
-                let is_seen = frame.observed.begun.is_some() || self.services[number].mode != Mode::Fullnat;
+                // Who was drawn in vain, nobody can see.
+                let its = &self.services[number];
+                let is_in_vain = its.mode == Mode::Fullnat || matches!(its.limit, Some(Limit::Open(_)));
+                let is_seen = frame.observed.begun.is_some() || !is_in_vain;
                 if is_seen { self.as_before(frame, number, client, &candidates, drawn) } else { drawn }
             }
             Choice::Nobody => None,
