@@ -563,7 +563,9 @@ impl<'a> Path<'a> {
                 state => state,
             },
             Protocol::Sctp => {
-                match sctp::next(tcp::Direction::In, State::None, Event::of_flags(packet.flags)) {
+                // A cookie that comes back is the end of a handshake where nothing else is seen of it.
+                let direction = tcp::Direction::of(true, service.mode);
+                match sctp::next(direction, State::None, Event::of_flags(packet.flags)) {
                     // From its middle on: the next packet, of whichever end, establishes it.
                     State::Established => State::None,
                     state => state,

@@ -249,6 +249,18 @@ fn only_an_init_begins_one_unless_the_service_is_sloppy() {
     assert_eq!(rig.connections()[0].2, State::Established);
 }
 
+/// Where a client's packets are all that is seen, its cookie is the last of a handshake that another router has seen begin.
+#[test]
+fn begun_by_its_cookie_by_direct_routing_it_is_established_by_what_follows() {
+    let mut rig = Rig::new(Protocol::Sctp, Mode::Dr, &[1]);
+    rig.spec.sloppy = true;
+    rig.publish();
+    for (chunk, expected) in [(COOKIE_ECHO, State::None), (DATA, State::Established)] {
+        assert_eq!(rig.push(WAN, &mut from_client(chunk)), Verdict::Forward(LAN));
+        assert_eq!(rig.connections()[0].2, expected);
+    }
+}
+
 #[test]
 fn a_header_that_is_cut_off_is_dropped() {
     let rig = Rig::new(Protocol::Sctp, Mode::Nat, &[1]);
