@@ -132,6 +132,7 @@ fn edit(services: &mut [Service], (service, server): Which, change: impl FnOnce(
 fn kinds(service: &Service) -> impl Iterator<Item = &'static str> {
     let is_across = service.servers.iter().any(|server| server.is_across);
     let special = [
+        (service.protocol == Protocol::Sctp, "sctp"),
         (service.all_ports.is_some(), "all_ports"),
         (service.mode == Mode::Tunnel && service.is_six, "tunnel of six"),
         (is_across, "tunnel across"),

@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::sctp;
+
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
@@ -166,6 +168,15 @@ impl Packet {
         self.segment()[13]
     }
 
+    /// What it says of its connection: the flags of TCP, the event of SCTP.
+    pub fn says(&self) -> u8 {
+        match self.protocol {
+            TCP => self.flags(),
+            SCTP => sctp::event_of(self.segment()),
+            _ => 0,
+        }
+    }
+
     pub fn hops(&self) -> u8 {
         self.bytes[if self.is_six() { 7 } else { 8 }]
     }
@@ -180,6 +191,30 @@ impl Packet {
         !self.is_six() && self.bytes[6] & 0x40 == 0
     }
 
+    /// Another port of SCTP, and a checksum that is as wrong as it was. What is quoted of a packet may be less than what is summed; the
+    /// rest is the same before and after, so it may be anything.
+    fn set_sctp_port(&mut self, at: usize, port: u16) {
+        let at_length = if self.is_six() { 4 } else { 2 };
+        let total = usize::from(word(&self.bytes, at_length)) + if self.is_six() { 40 } else { 0 };
+        let length = total.saturating_sub(self.at).max(at + 2);
+        let sum = |packet: &Packet| {
+            let mut whole = packet.segment().to_vec();
+            whole.resize(length, 0);
+            sctp::checksum(&whole)
+        };
+        let before = sum(self);
+        let at = self.at + at;
+        self.bytes[at..at + 2].copy_from_slice(&port.to_be_bytes());
+        let after = sum(self);
+        // Of a checksum that is not all there nothing is changed.
+        if self.segment().len() < 12 {
+            return;
+        }
+        for (byte, change) in self.bytes[self.at..].iter_mut().skip(8).zip(std::iter::zip(before, after)) {
+            *byte ^= change.0 ^ change.1;
+        }
+    }
+
     /// One hop further.
     pub fn spend_hop(&mut self) {
         let at = if self.is_six() { 7 } else { 8 };
@@ -191,7 +226,8 @@ impl Packet {
     pub fn readdress(&mut self, end: End, address: IpAddr, port: Option<u16>) {
         let header_defect = self.header_defect();
         let has_checksum = self.segment().len() >= checksum_at(self.protocol) + 2;
-        let defect = port.map(|_| if has_checksum { self.defect() } else { None });
+        let is_summed = port.is_some() && self.protocol != SCTP;
+        let defect = is_summed.then(|| if has_checksum { self.defect() } else { None });
         let first = match (self.is_six(), end) {
             (false, End::Source) => 12,
             (false, End::Destination) => 16,
@@ -206,7 +242,9 @@ impl Packet {
             End::Source => self.source = address,
             End::Destination => self.destination = address,
         }
-        if let (Some(port), Some(defect)) = (port, defect) {
+        if let (Some(port), SCTP) = (port, self.protocol) {
+            self.set_sctp_port(if end == End::Source { 0 } else { 2 }, port);
+        } else if let (Some(port), Some(defect)) = (port, defect) {
             let at = self.at + if end == End::Source { 0 } else { 2 };
             self.bytes[at..at + 2].copy_from_slice(&port.to_be_bytes());
             self.sum_segment(defect);
@@ -300,7 +338,7 @@ pub enum End {
     Destination,
 }
 
-/// Where the checksum stands in a segment.
+/// Where the checksum stands in a segment of TCP, UDP or ICMP.
 pub fn checksum_at(protocol: u8) -> usize {
     match protocol {
         TCP => 16,

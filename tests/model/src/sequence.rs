@@ -12,6 +12,7 @@ use proptest::sample::select;
 
 use crate::packet::{self, ACK, FIN, RST, SYN};
 use crate::passing::{Passing, passing};
+use crate::sctp;
 use crate::world::{self, LAN, Leaving, Limit, MACS, SERVERS, Server, Service, Snat, Sources, Tunnel, WAN};
 
 /// A sequence: services, and what happens.
@@ -214,7 +215,7 @@ fn service() -> impl Strategy<Value = Service> {
     ]);
     let kind = (
         prop::bool::weighted(0.3),
-        prop::bool::weighted(0.7),
+        prop_oneof![6 => Just(Protocol::Tcp), 3 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)],
         prop_oneof![6 => Just(Mode::Nat), 3 => Just(Mode::Dr), 2 => Just(Mode::Tunnel), 3 => Just(Mode::Fullnat)],
         scheduler,
         any::<(bool, bool)>(),
@@ -236,15 +237,16 @@ fn service() -> impl Strategy<Value = Service> {
     );
     (kind, timeout, special, ways, servers).prop_map(|(kind, timeout, special, ways, mut servers)| {
         let (all_ports, tunnel, local_ports, sources, limit) = ways;
-        let (sloppy_tcp, one_packet, persistence) = special;
-        let (is_six, is_tcp, mode, scheduler, flags) = kind;
+        let (sloppy, one_packet, persistence) = special;
+        let (is_six, protocol, mode, scheduler, flags) = kind;
         // Whom a client without a local port, or with enough connections, would have come back to, nobody can see, nor whether it would have been refused.
         let is_tight =
             mode == Mode::Fullnat && local_ports.len() <= 2 || matches!(limit, Some(Limit::Open(_)));
         let persistence = persistence.filter(|_| !is_tight);
         let scheduler =
             if is_tight && scheduler == Scheduler::Mh { Scheduler::Rendezvous } else { scheduler };
-        let one_packet = one_packet && !is_tcp && persistence.is_none() && mode != Mode::Fullnat;
+        let one_packet =
+            one_packet && protocol == Protocol::Udp && persistence.is_none() && mode != Mode::Fullnat;
         let one_packet = one_packet && (mode != Mode::Nat || all_ports.is_none());
         servers.iter_mut().for_each(|server| server.is_across &= mode == Mode::Tunnel);
         let all = match scheduler {
@@ -256,13 +258,13 @@ fn service() -> impl Strategy<Value = Service> {
         Service {
             is_six,
             place: 0,
-            protocol: if is_tcp { Protocol::Tcp } else { Protocol::Udp },
+            protocol,
             all_ports,
             mode,
             scheduler,
             flags: flags.map(|(flag, _)| flag).filter(|_| has_flags).collect(),
             timeout,
-            sloppy_tcp,
+            sloppy,
             one_packet,
             persistence: persistence.map(|(seconds, [four, six], expire_quiescent)| Persistence {
                 seconds,
@@ -519,10 +521,20 @@ impl Sent {
             Protocol::Tcp => {
                 segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, self.flags, 0xFF, 0xFF, 0, 0, 0, 0])
             }
-            Protocol::Sctp => unreachable!("it is left out"),
+            // The chunk's type is by the flags, its length that of all that follows.
+            Protocol::Sctp => {
+                let types = [1, 10, 11, 7, 8, 14, 0, 3, 2, 6, 9];
+                segment.extend([0, 0, 0, 1, 0, 0, 0, 0, types[usize::from(self.flags) % types.len()], 0]);
+                segment.extend((4 + payload as u16).to_be_bytes());
+            }
             Protocol::Udp => segment.extend([((8 + payload) >> 8) as u8, (8 + payload) as u8, 0, 0]),
         }
         segment.extend((0..payload).map(|byte| byte as u8));
+        if protocol == Protocol::Sctp {
+            let checksum = sctp::checksum(&segment);
+            segment[8..12].copy_from_slice(&checksum);
+            return segment;
+        }
         let number = protocol.number();
         let at = packet::checksum_at(number);
         let sum = packet::sum_with_pseudo_header(source.ip(), destination.ip(), number, &segment);

@@ -263,7 +263,7 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
         flags: service.flags.clone(),
         timeouts,
         live: service.live,
-        sloppy: service.sloppy_tcp,
+        sloppy: service.sloppy,
         one_packet: service.one_packet,
         persistence: service.persistence,
         sources: service

@@ -17,6 +17,19 @@ pub enum State {
     Listen,
     SynAck,
     Udp,
+    // Of SCTP.
+    Init1,
+    Init,
+    CookieSent,
+    CookieReplied,
+    CookieWait,
+    Cookie,
+    CookieEchoed,
+    ShutdownSent,
+    ShutdownReceived,
+    ShutdownAckSent,
+    Rejected,
+    Closed,
 }
 
 /// What is seen of a connection, and which side has spoken.
@@ -101,6 +114,18 @@ impl State {
             State::Listen => "LISTEN",
             State::SynAck => "SYNACK",
             State::Udp => "UDP",
+            State::Init1 => "INIT1",
+            State::Init => "INIT",
+            State::CookieSent => "C-SENT",
+            State::CookieReplied => "C-REPLIED",
+            State::CookieWait => "C-WAIT",
+            State::Cookie => "COOKIE",
+            State::CookieEchoed => "C-ECHOED",
+            State::ShutdownSent => "S-SENT",
+            State::ShutdownReceived => "S-RECEIVED",
+            State::ShutdownAckSent => "S-ACK-SENT",
+            State::Rejected => "REJECTED",
+            State::Closed => "CLOSED",
         }
     }
 
@@ -119,6 +144,17 @@ impl State {
             State::Close => 10,
             State::LastAck => 30,
             State::Udp => 300,
+            State::Init1 | State::Rejected => 4,
+            State::Init
+            | State::CookieSent
+            | State::CookieReplied
+            | State::CookieWait
+            | State::Cookie
+            | State::CookieEchoed
+            | State::ShutdownSent
+            | State::ShutdownReceived
+            | State::ShutdownAckSent
+            | State::Closed => 61,
         }
     }
 }

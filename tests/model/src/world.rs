@@ -35,7 +35,7 @@ pub struct Service {
     pub is_six: bool,
     /// The number of its addresses, its own or that of the service before it, with which it has them in common then.
     pub place: usize,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// If it is of all ports that no other service has: which of them, or if none stands here, any.
     pub all_ports: Option<Vec<RangeInclusive<u16>>>,
@@ -47,8 +47,8 @@ pub struct Service {
     pub flags: Vec<SchedulerFlag>,
     /// Of ESTABLISHED or UDP, in seconds; the others are those of LVS.
     pub timeout: u32,
-    /// Whether any packet but a RST begins a TCP connection.
-    pub sloppy_tcp: bool,
+    /// Whether any packet but a RST or ABORT begins a connection of TCP or SCTP.
+    pub sloppy: bool,
     /// Whether each datagram is on its own.
     pub one_packet: bool,
     /// Whether clients come back to their servers.
@@ -163,8 +163,8 @@ pub(crate) enum Way {
 pub(crate) fn virtual_address(service: &Service) -> SocketAddr {
     let port = match (&service.all_ports, service.protocol) {
         (Some(_), _) => 0,
-        (None, Protocol::Tcp) => 80,
-        (None, _) => 53,
+        (None, Protocol::Tcp | Protocol::Sctp) => 80,
+        (None, Protocol::Udp) => 53,
     };
     if service.is_six {
         (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10 + service.place as u16), port).into()

@@ -37,7 +37,7 @@ const IN_EVERY_MODE: [&str; 23] = [
 ];
 
 /// What they meet in one, or because of something else that is special about them.
-const IN_ONE: [(&str, &str); 27] = [
+const IN_ONE: [(&str, &str); 31] = [
     ("all_ports", "forward"),
     ("all_ports", "hold"),
     ("all_ports", "icmp_error"),
@@ -51,6 +51,10 @@ const IN_ONE: [(&str, &str); 27] = [
     ("nat", "icmp_error"),
     ("nat", "server_reply"),
     ("nat", "unresolved"),
+    ("sctp", "forward"),
+    ("sctp", "icmp_error"),
+    ("sctp", "no_connection"),
+    ("sctp", "sctp_fragment"),
     ("snat", "icmp"),
     ("snat", "no_service"),
     ("snat", "route"),

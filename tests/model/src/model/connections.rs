@@ -7,6 +7,7 @@ use dataplane::service::Protocol;
 use super::persistence::{Template, network};
 use super::{Fate, Frame, Model, TICKS_PER_SECOND};
 use crate::packet::{RST, SYN};
+use crate::sctp;
 use crate::sequence::Known;
 use crate::tcp::{self, State};
 use crate::world::{Leaving, Service};
@@ -55,7 +56,10 @@ impl Model {
         let seen = client_side(service);
         let state = match service.protocol {
             Protocol::Udp => State::Udp,
-            Protocol::Sctp => unreachable!("it is left out"),
+            Protocol::Sctp => match sctp::next(seen, State::None, flags) {
+                State::Established => State::None,
+                state => state,
+            },
             Protocol::Tcp => match tcp::next(seen, State::None, flags) {
                 // Begun in the middle, it is embryonic until its client goes on.
                 State::Established => State::SynRecv,
@@ -92,10 +96,13 @@ impl Model {
     pub(super) fn begins_anew(&self, index: usize, flags: u8) -> bool {
         let connection = &self.connections[index];
         let service = &self.services[connection.service];
-        let is_dead = !service.servers[connection.server].up;
+        let server = &service.servers[connection.server];
+        let (is_dead, is_leaving) = (!server.up, server.leaving == Some(Leaving::Resetting));
         match service.protocol {
             Protocol::Udp => is_dead,
-            Protocol::Sctp => unreachable!("it is left out"),
+            Protocol::Sctp => {
+                flags == sctp::INIT && (connection.state == State::Closed || is_dead || is_leaving)
+            }
             Protocol::Tcp => {
                 let is_over = matches!(connection.state, State::TimeWait | State::Close);
                 flags & (SYN | RST) == SYN && (is_over || is_dead || self.is_to_end(index))
@@ -126,7 +133,7 @@ impl Model {
         let service = &self.services[connection.service];
         let state = match service.protocol {
             Protocol::Udp => State::Udp,
-            Protocol::Sctp => unreachable!("it is left out"),
+            Protocol::Sctp => sctp::next(seen, connection.state, flags),
             Protocol::Tcp => tcp::next(seen, connection.state, flags),
         };
         let grain = grain(timeout(service, state));

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use dataplane::service::{Mode, Protocol};
 
 use super::connections::client_side;
-use super::fragments::Went;
+use super::fragments::{Went, is_unsummable};
 use super::headers::ends;
 use super::local::readdress;
 use super::sending::{has_gone_on, send, send_to};
@@ -20,8 +20,7 @@ impl Model {
         let packet = &frame.packet;
         let (client, destination) = ends(packet);
         let port = destination.port();
-        let is_tcp = self.services[service].protocol == Protocol::Tcp;
-        let flags = if is_tcp { packet.flags() } else { 0 };
+        let flags = packet.says();
         if packet.hops() <= 1 {
             return Fate::Drop("ttl_expired");
         }
@@ -50,6 +49,9 @@ impl Model {
             },
         };
         self.placed = Went::With(service, server, End::Destination);
+        if is_unsummable(packet, &self.services[service], server) {
+            return Fate::Drop("sctp_fragment");
+        }
         let address = world::server_at(&self.services[service], server, port);
         let mut packet = frame.packet.clone();
         let length = packet.bytes.len();
@@ -116,8 +118,7 @@ impl Model {
                 return self.reset(index, packet.fragment.is_some());
             }
             Some(index) => {
-                let flags = if protocol == Protocol::Tcp { packet.flags() } else { 0 };
-                self.follow(index, tcp::Seen::FromServer, flags);
+                self.follow(index, tcp::Seen::FromServer, packet.says());
                 Some((self.connections[index].service, self.connections[index].server))
             }
             // What is for the router itself is the answer to a check.
@@ -127,6 +128,9 @@ impl Model {
         let nobodys = if is_ours { "server_reply" } else { "no_service" };
         let Some((service, server)) = known else { return Fate::Punt(nobodys) };
         self.placed = Went::With(service, server, End::Source);
+        if is_unsummable(packet, &self.services[service], server) {
+            return Fate::Drop("sctp_fragment");
+        }
         let virtual_address = world::virtual_at(&self.services[service], endpoint.port());
         let mut packet = frame.packet.clone();
         let length = packet.bytes.len();

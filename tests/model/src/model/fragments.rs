@@ -8,8 +8,8 @@ use super::headers::{ends, has_sound_header, header_of};
 use super::local::readdress;
 use super::sending::{has_gone_on, send, send_to};
 use super::{Fate, Frame, Model, Observed, TICKS_PER_SECOND};
-use crate::packet::{End, Fragment, Packet, TCP};
-use crate::world;
+use crate::packet::{End, Fragment, Packet, SCTP, TCP};
+use crate::world::{self, Service};
 
 /// Which datagram a fragment is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,4 +175,11 @@ impl Model {
 /// Whether the first fragment has all of a TCP header's options.
 pub(super) fn has_whole_header(packet: &Packet) -> bool {
     packet.protocol != TCP || usize::from(packet.segment()[12] >> 4) * 4 <= packet.segment().len()
+}
+
+/// Whether no checksum of a first fragment could be right: that of SCTP is over the whole datagram, with its ports (RFC 9260, section 6.8).
+pub(super) fn is_unsummable(packet: &Packet, service: &Service, server: usize) -> bool {
+    let (outside, inside) = (world::virtual_address(service), world::server_address(service, server));
+    let changes_port = service.mode == Mode::Fullnat || outside.port() != inside.port();
+    packet.protocol == SCTP && packet.fragment.is_some() && changes_port
 }

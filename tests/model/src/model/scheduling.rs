@@ -7,6 +7,7 @@ use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
 use super::{Fate, Frame, Model};
 use crate::packet::{RST, SYN};
 use crate::scheduler::{self, Candidate, Choice, Flow};
+use crate::sctp;
 use crate::world::{self, Limit, Way};
 
 /// What a scheduler that hashes by a secret has chosen by: as long as it is the same, so is the choice.
@@ -36,8 +37,8 @@ impl Model {
         let is_syn = flags & (SYN | RST) == SYN;
         let may_begin = match service.protocol {
             Protocol::Udp => true,
-            Protocol::Sctp => unreachable!("it is left out"),
-            Protocol::Tcp => is_syn || service.sloppy_tcp && flags & RST == 0,
+            Protocol::Sctp => flags == sctp::INIT || service.sloppy && flags != sctp::ABORT,
+            Protocol::Tcp => is_syn || service.sloppy && flags & RST == 0,
         };
         if !service.live {
             return Err(Fate::Punt("no_service"));
