@@ -35,10 +35,6 @@ const CALM: u16 = 7777;
 const WILD: u16 = 7778;
 const HOWS: [&str; 3] = ["drain", "reset", "drop"];
 
-/// So many reloads, some milliseconds of them, a worker may be behind that Linux has taken off its core in the middle of a round: its next
-/// burst begins connections with servers that have been cut meanwhile. A reload does not wait for it.
-const BEHIND: u64 = 4;
-
 /// Reproducible: xorshift.
 struct Random(u64);
 
@@ -55,19 +51,23 @@ impl Random {
     }
 }
 
-/// What reloads have done to connections: how many there were, and at which of them a server's connections ended.
+/// What reloads have done to connections: how many there were, at which of them a server's connections ended, and at which it began to drain.
 #[derive(Default)]
 struct History {
     reloads: AtomicU64,
     cut: [Mutex<Vec<u64>>; 3],
+    drained: [Mutex<Vec<u64>>; 3],
 }
 
 impl History {
     /// Whether a connection with this server, begun and ended when there were so many reloads, had to break. A reload
-    /// is counted before it is asked for.
+    /// is counted before it is asked for, and the one before has been answered: all workers go by it.
     fn explains(&self, server: usize, begun: u64, ended: u64) -> bool {
         let cut = self.cut[server].lock().expect("nobody panics");
-        cut.iter().any(|reload| (begun.saturating_sub(BEHIND)..=ended).contains(reload))
+        // A server that drains and has no connection at this moment is let go at once, and the first packet of one may be with a worker:
+        // of what begins during the reload itself, that breaks, too.
+        let drained = self.drained[server].lock().expect("nobody panics");
+        cut.iter().any(|reload| (begun..=ended).contains(reload)) || drained.contains(&begun)
     }
 }
 
@@ -81,8 +81,8 @@ struct World<'c> {
 }
 
 impl World<'_> {
-    /// Another configuration; the servers whose connections that ends.
-    fn change(&mut self) -> Vec<usize> {
+    /// Another configuration; the servers that go, and whether they drain, or their connections end.
+    fn change(&mut self) -> (Vec<usize>, bool) {
         let random = &mut self.random;
         let schedulers = ["rr", "wrr", "lc", "wlc", "sed", "nq"];
         for service in &mut self.config.services[..2] {
@@ -110,7 +110,7 @@ impl World<'_> {
             self.config.services.push(self.cluster.web_on(8888, 8080));
         }
         // What was in force says what becomes of those that go.
-        if how == "drain" { Vec::new() } else { before.difference(&self.wild).copied().collect() }
+        (before.difference(&self.wild).copied().collect(), how == "drain")
     }
 }
 
@@ -126,10 +126,11 @@ fn reload(socket: &str) -> Result<()> {
 
 fn reload_all(world: &mut World<'_>, router: &Router, history: &History) -> Result<()> {
     for number in 1..=RELOADS as u64 {
-        let cut = world.change();
+        let (gone, drains) = world.change();
         router.write(&world.config)?;
-        for server in cut {
-            history.cut[server].lock().expect("nobody panics").push(number);
+        for server in gone {
+            let reloads = if drains { &history.drained } else { &history.cut };
+            reloads[server].lock().expect("nobody panics").push(number);
         }
         history.reloads.store(number, Ordering::SeqCst);
         reload(&world.config.socket).with_context(|| format!("reload {number}"))?;

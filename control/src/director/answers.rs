@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
@@ -13,10 +14,10 @@ use dataplane::worker;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::Director;
 use super::errands::Errand;
 use super::leaving::{self, Listener};
 use super::metrics::Gathered;
+use super::{Director, in_force};
 use crate::admin::{self, Flush, Order, Stop, api, capture, explain, upgrade};
 use crate::capture::Capture;
 use crate::compile::targets;
@@ -67,6 +68,7 @@ pub struct Handle {
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) events: Events,
     pub(super) desk: Desk,
+    pub(super) workers: Arc<[Arc<WorkerCounters>]>,
 }
 
 impl Director {
@@ -397,11 +399,15 @@ impl admin::Backend for Handle {
     }
 
     async fn reload(&self, dry_run: bool) -> Result<api::Reloaded> {
-        self.ask(|reply| Request::Reload { dry_run, reply }).await?
+        let reloaded = self.ask(|reply| Request::Reload { dry_run, reply }).await??;
+        in_force::wait(&self.workers, reloaded.generation).await;
+        Ok(reloaded)
     }
 
     async fn change(&self, order: Order) -> Result<api::Changed> {
-        self.ask(|reply| Request::Change { order, reply }).await?
+        let changed = self.ask(|reply| Request::Change { order, reply }).await??;
+        in_force::wait(&self.workers, changed.generation).await;
+        Ok(changed)
     }
 
     async fn diff(&self) -> Result<Vec<api::Change>> {

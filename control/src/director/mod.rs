@@ -18,6 +18,7 @@
 mod announce;
 mod answers;
 mod errands;
+mod in_force;
 mod leaving;
 mod linux;
 mod live;
@@ -260,7 +261,8 @@ impl Director {
             director.watch_health();
         }
         director.publish();
-        Ok((director, Handle { requests: requester, events, desk }))
+        let workers = director.workers.clone().into();
+        Ok((director, Handle { requests: requester, events, desk, workers }))
     }
 
     /// Puts the router's addresses on the twins, begins to check health, and lets Linux find the next hops,

@@ -1,0 +1,64 @@
+//! When a snapshot is in force.
+//!
+//! A worker looks for a new snapshot once a round, which takes it microseconds. But Linux may take it off its core in the middle of one,
+//! and what it has received by then it still does by the snapshot before: connections begin with servers that a reload has removed
+//! milliseconds ago. So whoever has changed something is answered when no worker uses an older snapshot any more, and may go by that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane::counters::WorkerCounters;
+use tokio::time::{sleep, timeout};
+
+/// How long somebody who has changed something waits. A worker that takes longer has stopped, or has no core.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long between two looks at the workers.
+const PERIOD: Duration = Duration::from_millis(1);
+
+/// Waits until every worker uses the snapshot of this generation, or a newer one; not for one that does not get there.
+pub(super) async fn wait(workers: &[Arc<WorkerCounters>], generation: u64) {
+    let behind = || workers.iter().position(|worker| worker.generation.get() < generation);
+    let all_use = async {
+        while behind().is_some() {
+            sleep(PERIOD).await;
+        }
+    };
+    if timeout(PATIENCE, all_use).await.is_err()
+        && let Some(worker) = behind()
+    {
+        tracing::warn!(worker, generation, "after {PATIENCE:?} it still goes by an older snapshot");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// How long a wait for generation 2 takes, with a second worker that gets there after so long.
+    async fn waited(behind: Duration) -> Duration {
+        let workers: [Arc<WorkerCounters>; 2] = Default::default();
+        workers[0].generation.set(3);
+        let begun = Instant::now();
+        let slow = async {
+            sleep(behind).await;
+            workers[1].generation.set(2);
+        };
+        tokio::select! {
+            () = wait(&workers, 2) => {}
+            () = async { slow.await; std::future::pending().await } => {}
+        }
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_when_the_last_worker_uses_it() {
+        let takes = |millis| waited(Duration::from_millis(millis));
+        assert!((300..=301).contains(&takes(300).await.as_millis()));
+        assert_eq!(takes(5000).await, PATIENCE, "nobody waits for a worker that has stopped");
+        let workers = [Arc::<WorkerCounters>::default()];
+        assert_eq!(timeout(Duration::ZERO, wait(&workers, 0)).await, Ok(()));
+    }
+}
