@@ -15,6 +15,7 @@ use harness::{
     router::Router,
     servers::Server,
     shm::Place,
+    tunnel::{End, Kind, through},
     wait::{self, PATIENCE},
 };
 
@@ -211,6 +212,52 @@ fn connections_and_who_comes_back_where_outlive_a_router_that_is_killed() -> Res
             all_same(&[first, ask(cluster, client, (OTHER, 7))?])?;
         }
         router.finish()
+    })
+}
+
+/// Three clients in turn have a server each, and it over both addresses.
+fn clients_have_their_servers(cluster: &Cluster, service: Service) -> Result<()> {
+    let rule = format!("mark = 10\naddress = [\"{VIP}\", \"{OTHER}\"]\nports = [\"7-9\"]");
+    let router = cluster.start_router(&cluster.config().mark(&rule).service(service))?;
+    wait_for_macs(&router, CLIENT, (VIP, 7))?;
+    let mut firsts = Vec::new();
+    for client in neighbours(cluster, 3)? {
+        let first = ask(cluster, client, (VIP, 7))?;
+        all_same(&[first.clone(), ask(cluster, client, (OTHER, 7))?, ask(cluster, client, (OTHER, 8))?])?;
+        firsts.push(first);
+    }
+    firsts.sort();
+    ensure!(firsts == NAMES, "{firsts:?}");
+    router.finish()
+}
+
+#[test]
+fn a_mark_by_full_nat() -> Result<()> {
+    harness::with_cluster(Layout::TwoArmed, |cluster| {
+        let mut servers = Vec::new();
+        for (index, (machine, name)) in cluster.real_servers.iter().zip(NAMES).enumerate() {
+            for port in [7, 8] {
+                servers.push(Server::tcp_echo(machine, cluster.endpoint(index, port), name)?);
+            }
+        }
+        let service = Service { mode: "fullnat", ..service(cluster) };
+        clients_have_their_servers(cluster, service.setting("fullnat = { local = [\"10.0.0.100\"] }"))
+    })
+}
+
+#[test]
+fn a_mark_by_tunnels() -> Result<()> {
+    harness::with_cluster(Layout::OneArmed, |cluster| {
+        let mut ends = End::of_all(cluster, Kind::Ipip)?;
+        let mut servers = Vec::new();
+        for (machine, name) in cluster.real_servers.iter().zip(NAMES) {
+            machine.ip(&format!("address add {OTHER}/32 dev lo"))?;
+            for (address, port) in [(VIP, 7), (OTHER, 7), (OTHER, 8)] {
+                servers.push(Server::tcp_echo(machine, SocketAddr::from((address, port)), name)?);
+            }
+        }
+        clients_have_their_servers(cluster, through(service(cluster), Kind::Ipip))?;
+        ends.iter_mut().try_for_each(End::check)
     })
 }
 

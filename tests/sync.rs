@@ -38,10 +38,13 @@ struct Pair {
 
 impl Pair {
     fn new(cluster: &Cluster) -> Result<Pair> {
+        Pair::of(cluster, cluster.config().service(cluster.web_on(PORT, PORT).scheduler("rr")))
+    }
+
+    fn of(cluster: &Cluster, config: Config) -> Result<Pair> {
         let beside = Namespace::create(cluster.state(), "peer")?;
         peers::wire([&cluster.router, &beside])?;
         let key = peers::key(cluster.state(), "sync.key", "0123456789abcdef")?;
-        let config = cluster.config().service(cluster.web_on(PORT, PORT).scheduler("rr"));
         let mut other = config.clone();
         other.socket += ".peer";
         for (index, port) in other.ports.iter_mut().enumerate() {
@@ -138,6 +141,46 @@ fn connections_go_on_after_their_router_was_killed_and_has_learned_them_from_its
         })?;
         streams.into_iter().try_for_each(client::close)?;
         wait_same(&router, &peer, 30)?;
+        peer.stop()?;
+        router.finish()
+    })
+}
+
+#[test]
+fn what_is_of_a_mark_goes_on_after_its_router_has_learned_it_from_its_peer() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _echo = echo(cluster)?;
+        let other = SocketAddrV4::new([192, 0, 2, 20].into(), PORT);
+        let rule = format!("mark = 10\naddress = [\"{VIP}\", \"{}\"]\nports = [{PORT}]", other.ip());
+        let servers = (0..3).map(|index| cluster.endpoint(index, 0));
+        let service = Service::marked("nat", 10).scheduler("rr").setting("persistence = {}");
+        let service = servers.fold(service, |service, server| service.server(server, 1));
+        let pair = Pair::of(cluster, cluster.config().mark(&rule).service(service))?;
+        // At both addresses, and where their client comes back to.
+        let (router, peer, mut streams) = talking(cluster, &pair, 0)?;
+        for to in [vip(PORT), other] {
+            let mut stream = client::connect(&cluster.client, to)?;
+            client::echo(&mut stream, b"before")?;
+            streams.push(stream);
+        }
+        wait_same(&router, &peer, 3)?;
+        let known = connections(&peer)?;
+        let server = |[_, _, server, _]: &[String; 4]| server.clone();
+        ensure!(known.iter().all(|connection| server(connection) == server(&known[0])), "{known:?}");
+
+        router.kill()?;
+        let router = pair.start(cluster, 0)?;
+        wait_together(&router)?;
+        wait_live(cluster)?;
+        ensure!(connections(&router)? == known, "{:?}\n{known:?}", connections(&router)?);
+        for stream in &mut streams {
+            client::echo(stream, b"after")?;
+        }
+        let mut further = client::connect(&cluster.client, other)?;
+        client::echo(&mut further, b"and one more")?;
+        wait_same(&router, &peer, 4)?;
+        let now = connections(&router)?;
+        ensure!(now.iter().all(|connection| server(connection) == server(&known[0])), "{now:?}");
         peer.stop()?;
         router.finish()
     })
