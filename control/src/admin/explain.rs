@@ -117,6 +117,9 @@ pub struct Service {
     /// The firewall mark, if it is the service of one.
     #[serde(default)]
     pub mark: Option<u32>,
+    /// The line of the `[[mark]]` in the file that gives it to the packet, or to what the packet answers.
+    #[serde(default)]
+    pub rule: Option<usize>,
     /// `nat`, `dr`, `tunnel` or `fullnat`.
     pub mode: String,
     /// E.g. `wlc`.

@@ -40,8 +40,20 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
     let report = Report::new(source.clone());
     let parts = parts(&document.root(&report));
     report.finish()?;
-    let (eal, run, workers, table, routing, scheduling, admin, sync, ipvs_sync, sources, ports, services) =
-        parts.expect("what is missing has been reported");
+    let (
+        eal,
+        run,
+        workers,
+        table,
+        routing,
+        scheduling,
+        admin,
+        sync,
+        ipvs_sync,
+        sources,
+        ports,
+        (marks, services),
+    ) = parts.expect("what is missing has been reported");
     Ok(Config {
         path,
         source: source.clone(),
@@ -56,6 +68,7 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
         ipvs_sync,
         sources,
         ports,
+        marks,
         services,
     })
 }
@@ -73,7 +86,7 @@ pub(super) type Parts = (
     Option<IpvsSync>,
     Option<Arc<Sources>>,
     Vec<Port>,
-    Vec<Service>,
+    (Marks, Vec<Service>),
 );
 
 /// The services of a text that has nothing else. What refers to other parts of a configuration is not checked.
@@ -168,7 +181,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         ipvs_sync?,
         sources?,
         ports.into_iter().collect::<Option<_>>()?,
-        services.into_iter().map(|(service, _)| service).collect::<Option<_>>()?,
+        (marks, services.into_iter().map(|(service, _)| service).collect::<Option<_>>()?),
     ))
 }
 

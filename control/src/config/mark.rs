@@ -72,14 +72,14 @@ impl Marked {
 }
 
 /// All rules, worked out.
-#[derive(Debug, Default)]
-pub(super) struct Marks {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
     marked: BTreeMap<u32, Marked>,
     rules: Vec<Rule>,
 }
 
 /// A rule as it was typed.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Rule {
     mark: u32,
     faces: BTreeSet<Face>,
@@ -89,7 +89,7 @@ struct Rule {
 
 impl Marks {
     /// Reads the rules.
-    pub fn read(sections: &[Section<'_>]) -> Marks {
+    pub(super) fn read(sections: &[Section<'_>]) -> Marks {
         let mut marks = Marks::default();
         let mut taken: BTreeMap<Face, Ports> = BTreeMap::new();
         for section in sections {
@@ -135,7 +135,7 @@ impl Marks {
     }
 
     /// What the service of a mark has.
-    pub fn of(&self, field: &Field<'_>) -> Option<Marked> {
+    pub(super) fn of(&self, field: &Field<'_>) -> Option<Marked> {
         let number: u32 = narrow(field.integer(1..=MAX_MARK.into()))?;
         match self.marked.get(&number) {
             Some(marked) if !marked.faces.is_empty() => Some(marked.clone()),

@@ -60,7 +60,7 @@ pub use error::{ConfigError, ConfigErrors, Source};
 pub use fullnat::Fullnat;
 pub use ipvs::IpvsSync;
 pub use machine::Machine;
-pub use mark::Marked;
+pub use mark::{Marked, Marks};
 pub use sync::Sync;
 pub use tcp::AdminTcp;
 pub use user::User;
@@ -97,6 +97,8 @@ pub struct Config {
     pub sources: Option<Arc<Sources>>,
     /// `[[port]]`, at least one; and behind these `[[vlan]]`.
     pub ports: Vec<Port>,
+    /// `[[mark]]`: which packets have firewall marks.
+    pub marks: Marks,
     /// `[[service]]`: possibly none.
     pub services: Vec<Service>,
 }

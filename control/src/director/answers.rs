@@ -129,9 +129,9 @@ impl Director {
             targets(service, server).find_map(|target| self.health.reason(&target))
         };
         // Of the snapshot: a reload that gives way between its steps may have changed what is present.
-        let (services, ports) = (&self.published[..], &self.config.ports[..]);
+        let (services, ports, marks) = (&self.published[..], &self.config.ports[..], &self.config.marks);
         let (snapshot, table) = (self.publisher.current(), &self.table);
-        Explainer { services, ports, snapshot: &snapshot, table, now: worker::now(), down: &down }
+        Explainer { services, ports, marks, snapshot: &snapshot, table, now: worker::now(), down: &down }
             .explain(question)
     }
 

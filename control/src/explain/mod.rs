@@ -16,7 +16,7 @@ use dataplane::counters::{Drop, Punt};
 use dataplane::engine::{self, Side, Verdict};
 use dataplane::fib::{NextHop, PortIndex};
 use dataplane::service::Protocol;
-use dataplane::snapshot::{Snapshot, Tunnel};
+use dataplane::snapshot::{Dest, Snapshot, Tunnel};
 use dataplane::table::{DestId, Table};
 use dataplane::wire::ethernet::{self, Ethernet, Mac};
 use dataplane::wire::made::{self, Made, Piece};
@@ -27,7 +27,8 @@ use dataplane::wire::version::Version;
 
 pub use self::words::why;
 use crate::admin::explain as api;
-use crate::config::{Port, Server, Service};
+use crate::config::{Marks, Port, Server, Service};
+use crate::ids::Face;
 use crate::ports::mac_text;
 
 /// The fragments that can be asked about.
@@ -43,6 +44,8 @@ pub struct Explainer<'a> {
     pub services: &'a [Service],
     /// The ports.
     pub ports: &'a [Port],
+    /// The rules by which packets have marks.
+    pub marks: &'a Marks,
     /// What the workers go by.
     pub snapshot: &'a Snapshot,
     /// The connections.
@@ -112,7 +115,10 @@ impl Explainer<'_> {
             port: api::Port { name: self.port_name(port), why },
             fragment: piece
                 .map(|piece| words::fragment(piece, verdict, follows.and_then(|id| self.server(id)))),
-            service: service.map(describe),
+            service: service.map(|service| {
+                let rule = self.rule(service, &made, dest.filter(|_| !inward));
+                api::Service { rule, ..describe(service) }
+            }),
             endpoint: matches!(hit, Some(Side::Endpoint(_))).then_some(made.source),
             unmatched: is_unmatched.then(|| words::unmatched(self.services, &made)),
             direction: hit
@@ -135,6 +141,18 @@ impl Explainer<'_> {
             reason: reason.map(str::to_owned),
             meaning: meaning.map(str::to_owned),
         })
+    }
+
+    /// The line of the rule that gives a service's mark to a packet, or to what it answers if it is from a real server.
+    fn rule(&self, service: &Service, made: &Made, from: Option<&Dest>) -> Option<usize> {
+        let marked = service.mark.as_ref()?;
+        // Its port is the virtual one: a mark's stay as they are.
+        let end = from.map_or(made.destination, |server| {
+            SocketAddr::new(server.virtual_address.ip(), made.source.port())
+        });
+        let face = Face { address: end.ip(), protocol: made.protocol };
+        let (mark, line) = self.marks.at(face, end.port())?;
+        (mark == marked.number).then_some(line)
     }
 
     /// The packet, the port that it comes in on, and why that one.
@@ -283,6 +301,7 @@ fn describe(service: &Service) -> api::Service {
         protocol: service.protocol.name().to_owned(),
         address: service.address,
         mark: service.mark.as_ref().map(|marked| marked.number),
+        rule: None,
         mode: service.mode.name().to_owned(),
         scheduler: service.scheduler.name().to_owned(),
     }

@@ -128,8 +128,8 @@ impl Rig {
             (server.address.ip() == Ipv4Addr::new(10, 0, 0, 2)).then(|| "connection refused".to_owned())
         };
         let Rig { config, snapshot, table, now } = self;
-        let (services, ports) = (&config.services[..], &config.ports[..]);
-        Explainer { services, ports, snapshot, table, now: *now, down: &down }.explain(&question)
+        let (services, ports, marks) = (&config.services[..], &config.ports[..], &config.marks);
+        Explainer { services, ports, marks, snapshot, table, now: *now, down: &down }.explain(&question)
     }
 
     fn text(&self, words: &str) -> String {

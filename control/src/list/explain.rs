@@ -30,7 +30,10 @@ pub fn explanation(out: &mut impl Write, explanation: &Explanation) -> io::Resul
     }
     if let Some(service) = &explanation.service {
         let name = match service.mark {
-            Some(mark) => format!("mark {mark}"),
+            Some(mark) => {
+                let by = service.rule.map(|line| format!(" by the [[mark]] in line {line}"));
+                format!("mark {mark}{}", by.unwrap_or_default())
+            }
             None => format!("{} {}", service.protocol, service.address),
         };
         line("service", format!("{name}, {}, {}", service.mode, service.scheduler))?;

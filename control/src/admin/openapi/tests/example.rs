@@ -320,6 +320,7 @@ impl Backend for Example {
                 protocol: "tcp".to_owned(),
                 address: "192.0.2.10:80".parse()?,
                 mark: self.maybe(10),
+                rule: self.maybe(12),
                 mode: "nat".to_owned(),
                 scheduler: "wlc".to_owned(),
             }),
