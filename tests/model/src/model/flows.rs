@@ -58,7 +58,7 @@ impl Model {
         match mode {
             Mode::Dr | Mode::Tunnel => {}
             Mode::Nat => packet.readdress(End::Destination, address.ip(), Some(address.port())),
-            Mode::Fullnat => match self.local_of(service, client, port) {
+            Mode::Fullnat => match self.local_of((service, server), client, port) {
                 Some(local) => readdress(&mut packet, local, address, true),
                 None => return Fate::Drop("no_local_port"),
             },
@@ -76,9 +76,15 @@ impl Model {
         self.find(|one| (one.service, one.client, one.port) == (service, client, port))
     }
 
-    /// As whom a client's server knows it, as long as the connection lives.
-    pub(super) fn local_of(&self, service: usize, client: SocketAddr, port: u16) -> Option<SocketAddr> {
-        self.connections[self.find_by_client(service, client, port)?].local
+    /// As whom this server of a service knows a client, as long as the connection lives.
+    pub(super) fn local_of(
+        &self,
+        (service, server): (usize, usize),
+        client: SocketAddr,
+        port: u16,
+    ) -> Option<SocketAddr> {
+        let connection = &self.connections[self.find_by_client(service, client, port)?];
+        connection.local.filter(|_| connection.server == server)
     }
 
     /// The connection by NAT of a client with a real server's address and port; one at the very port goes before one of a service of all ports.

@@ -150,7 +150,7 @@ impl Model {
             (Mode::Dr | Mode::Tunnel, _) => {}
             (Mode::Nat, End::Destination) => sent.readdress(end, address.ip(), None),
             (Mode::Nat, End::Source) => sent.readdress(end, virtual_address.ip(), None),
-            (Mode::Fullnat, End::Destination) => match self.local_of(service, source, ports.1) {
+            (Mode::Fullnat, End::Destination) => match self.local_of((service, server), source, ports.1) {
                 Some(local) => readdress(&mut sent, local, address, false),
                 None => return Fate::Drop("no_local_port"),
             },
