@@ -206,11 +206,10 @@ impl Packet {
         let at = self.at + at;
         self.bytes[at..at + 2].copy_from_slice(&port.to_be_bytes());
         let after = sum(self);
-        // Of a checksum that is not all there nothing is changed.
-        if self.segment().len() < 12 {
-            return;
-        }
-        for (byte, change) in self.bytes[self.at..].iter_mut().skip(8).zip(std::iter::zip(before, after)) {
+        // Of a checksum that is quoted in part, the words that are there.
+        let end = self.at + (self.segment().len() & !1);
+        let checksum = self.bytes[self.at..end].iter_mut().skip(8);
+        for (byte, change) in checksum.zip(std::iter::zip(before, after)) {
             *byte ^= change.0 ^ change.1;
         }
     }
