@@ -110,7 +110,7 @@ pub enum Odd {
     WrongPort,
     /// Its sender is this one.
     Martian(u8),
-    /// To another port of the virtual address.
+    /// To another port of the virtual address, or from another one of the server.
     OtherPort,
     /// From a real server to the router itself.
     ToRouter,
@@ -446,17 +446,18 @@ impl Sent {
         let number = self.service % services.len();
         let service = &services[number];
         let client = self.client(service);
-        let mut virtual_address = world::virtual_at(service, self.virtual_port);
+        let virtual_address = world::virtual_at(service, self.virtual_port);
         let known = known(number, (client, virtual_address.port()));
         let from = self.from.filter(|&from| from != ITS || !service.mode.is_one_way());
         let from = from.map(|from| its_or(from, known) % service.servers.len());
-        if matches!(self.odd, Some(Odd::OtherPort)) {
-            virtual_address.set_port(81);
-        }
         let (mut source, mut destination) = match from {
             Some(server) => (world::host_at(service, server, self.virtual_port), far(service, client, known)),
             None => (client, virtual_address),
         };
+        if matches!(self.odd, Some(Odd::OtherPort)) {
+            let end = if from.is_some() { &mut source } else { &mut destination };
+            end.set_port(81);
+        }
         if matches!(self.odd, Some(Odd::ToRouter)) && from.is_some() {
             let router = if service.is_six { world::ROUTER_SIX.into() } else { world::ROUTER.into() };
             destination.set_ip(router);
