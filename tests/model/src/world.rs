@@ -272,7 +272,7 @@ pub(crate) fn way(services: &[Service], address: IpAddr) -> Way {
             [203, 0, 113, 240..=255] => Way::None,
             [203, 0, 113, host] => near(host.into(), 100),
             [10, 0, 0, 0xFC..=0xFE] | [192, 0, 2, 50 | 51] => Way::None,
-            [10, _, _, host @ 1..=4] => server(four.octets()[2].into(), host.into(), 200),
+            [10, 0, place @ 0..8, host @ 1..=4] => server(place.into(), host.into(), 200),
             [10, ..] => Way::Unknown,
             _ => GATEWAY,
         },
@@ -280,7 +280,7 @@ pub(crate) fn way(services: &[Service], address: IpAddr) -> Way {
             [0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0xF0..=0xFF] => Way::None,
             [0x2001, 0xdb8, 0xd, 0, 0, 0, 0, host] => near(host, 1280),
             [0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xFC..=0xFE] => Way::None,
-            [0x2001, 0xdb8, 0xa, number, 0, 0, 0, host @ 1..=4] => server(number, host, 1300),
+            [0x2001, 0xdb8, 0xa, place @ 0..8, 0, 0, 0, host @ 1..=4] => server(place, host, 1300),
             [0x2001, 0xdb8, 0xa, ..] | [0x2001, 0xdb8, 0xd, 0, ..] => Way::Unknown,
             _ => GATEWAY,
         },
@@ -298,7 +298,7 @@ fn near(host: u16, short: usize) -> Way {
     }
 }
 
-fn server(number: u16, host: u16, short: usize) -> Way {
+fn server(place: u16, host: u16, short: usize) -> Way {
     let mtu = if host == 2 { short } else { 1500 };
-    Way::Out { port: LAN, mac: [2, 0, 0, 2, number as u8, host as u8], mtu }
+    Way::Out { port: LAN, mac: [2, 0, 0, 2, place as u8, host as u8], mtu }
 }
