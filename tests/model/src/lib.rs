@@ -23,8 +23,8 @@
 //! Not covered: fragments of source NAT, the gate against floods, QUIC's connection ids, headers of the PROXY protocol, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
 //! packet (dataplane/tests/lanes.rs has those).
 //!
-//! A million sequences take less than three minutes of a core in the release build, and none shows a difference; twenty thousand take some ten seconds in the debug build,
-//! which is what CI has time for.
+//! Two hundred thousand sequences take 100 seconds of a core in the release build, and none shows a difference; twenty thousand take some fifteen seconds in the debug
+//! build, which is what CI has time for.
 //!
 //! `PROPTEST_CASES=n` tries so many sequences, `RVS_SEED=n` others; a failure names its seed, and is shrunk to the least sequence that shows it.
 //!

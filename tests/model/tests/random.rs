@@ -6,7 +6,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner
 use rvs_model::sequence::sequences;
 use rvs_model::{Tally, compare};
 
-/// How many, if nobody asks for more; some ten seconds.
+/// How many, if nobody asks for more; some fifteen seconds.
 const CASES: u32 = 20_000;
 
 /// What packets of services meet in every mode, so often that no seed misses it.
