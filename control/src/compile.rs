@@ -249,7 +249,9 @@ pub fn next_hops(
     });
     let servers = services.iter().flat_map(|service| {
         let own = service.servers.iter().map(|server| server.address);
-        own.chain(service.availability.sorry_server)
+        // This router itself is no neighbour, wherever the virtual address is now.
+        let is_another = |server: &SocketAddr| server.ip() != service.address.ip();
+        own.chain(service.availability.sorry_server).filter(is_another)
     });
     gateways.chain(servers.filter_map(|server| fibs.neighbour_of(server.ip()))).collect()
 }

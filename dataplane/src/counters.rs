@@ -45,6 +45,8 @@ named! {
         ToFragment = "to_fragment",
         /// An ICMP error about a tunnel's packet: the client whose packet was in it is told.
         TunnelError = "tunnel_error",
+        /// To a real server that is this router itself, and counted as its connection's.
+        Local = "local",
     }
 }
 

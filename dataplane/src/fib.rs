@@ -168,6 +168,14 @@ impl Fibs {
         }
     }
 
+    /// Whether an address is the router's own.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.four.is_own(address.into()),
+            IpAddr::V6(address) => self.six.is_own(address.into()),
+        }
+    }
+
     /// See [`Fib::neighbour_of`].
     pub fn neighbour_of(&self, address: IpAddr) -> Option<(PortIndex, IpAddr)> {
         match address {

@@ -4,7 +4,7 @@
 //! firewall: no packet is refused because of its state. With direct routing the replies are not seen, so
 //! a table of its own infers the state from the client's packets alone.
 
-use crate::service::{Mode, State};
+use crate::service::State;
 use crate::wire::transport::{ACK, FIN, RST, SYN};
 
 /// Which way a packet goes, and what else will be seen of its connection.
@@ -14,14 +14,14 @@ pub enum Direction {
     In,
     /// From the real server (NAT).
     Out,
-    /// From the client, replies are not seen (direct routing).
+    /// From the client, replies are not seen (direct routing, tunnel, this router itself).
     InOnly,
 }
 
 impl Direction {
-    /// That of a packet of a client, or of a real server, under a mode.
-    pub const fn of(inward: bool, mode: Mode) -> Self {
-        match (inward, mode.is_one_way()) {
+    /// That of a packet of a client, or of a real server, whose replies take this way or not.
+    pub const fn of(inward: bool, is_one_way: bool) -> Self {
+        match (inward, is_one_way) {
             (false, _) => Direction::Out,
             (true, false) => Direction::In,
             (true, true) => Direction::InOnly,

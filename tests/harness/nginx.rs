@@ -35,13 +35,20 @@ impl Nginx {
     /// `/` answers with the server's name, `/big?rate=1m` with [`BIG`] bytes at a limited rate.  It listens on 80 and
     /// 8080.
     pub fn start(cluster: &Cluster, index: usize) -> Result<Nginx> {
-        let name = format!("rs{}", index + 1);
+        Nginx::start_usual(cluster, &cluster.real_servers[index], &format!("rs{}", index + 1))
+    }
+
+    /// Starts the usual one on the router itself, as `rs0`.
+    pub fn start_on_router(cluster: &Cluster) -> Result<Nginx> {
+        Nginx::start_usual(cluster, &cluster.router, "rs0")
+    }
+
+    fn start_usual(cluster: &Cluster, namespace: &Namespace, name: &str) -> Result<Nginx> {
         let big = cluster.state().file("big");
         if !big.exists() {
             fs::write(&big, big_file())?;
         }
-        let site = usual_site(&name, &big);
-        Nginx::start_with(cluster, index, &name, 8080, &site)
+        Nginx::start_in(cluster, namespace, name, 8080, &usual_site(name, &big))
     }
 
     /// Starts one with these `server` blocks, which listen on `port` among others, and a name of its own.
@@ -54,10 +61,20 @@ impl Nginx {
         port: u16,
         servers: &str,
     ) -> Result<Nginx> {
+        Nginx::start_in(cluster, &cluster.real_servers[index], name, port, servers)
+    }
+
+    fn start_in(
+        cluster: &Cluster,
+        namespace: &Namespace,
+        name: &str,
+        port: u16,
+        servers: &str,
+    ) -> Result<Nginx> {
         let directory = Nginx::directory_of(cluster, name)?;
         fs::create_dir_all(directory.join("tmp"))?;
         fs::write(directory.join("nginx.conf"), configuration(&directory, servers))?;
-        let (name, namespace) = (name.to_owned(), cluster.real_servers[index].clone());
+        let (name, namespace) = (name.to_owned(), namespace.clone());
         let mut nginx = Nginx { name, namespace, directory, port, daemon: None };
         nginx.start_again()?;
         Ok(nginx)

@@ -137,12 +137,15 @@ pub struct Persistence {
     pub prefix: u8,
 }
 
+/// The [`Server::mode`] of one that is the router itself, whatever its service's.
+pub const HERE: &str = "local";
+
 /// A real server of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
     /// Address and port.
     pub address: SocketAddr,
-    /// `nat`, `dr`, `tunnel` or `fullnat`.
+    /// `nat`, `dr`, `tunnel` or `fullnat`; `local` if it is the router itself.
     pub mode: String,
     /// As configured, also while it is down.
     pub weight: u32,

@@ -4,8 +4,9 @@
 
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use dataplane::service::Mode;
 use dataplane::snat::SnatSpec;
 use foldhash::{HashMap, HashSet};
 
@@ -99,11 +100,21 @@ impl Own {
         }
     }
 
-    /// Refuses an address of the router as a real server's.
-    pub fn check_server(&self, address: IpAddr) -> Result<(), String> {
+    /// Refuses an address of the router as a real server's, unless it stands for the router itself: the service's own, or one of a port.
+    /// Its packets stay as they are, so the port has to.
+    pub fn check_server(&self, service: &Service, server: SocketAddr) -> Result<(), String> {
+        let (address, port) = (server.ip(), service.address.port());
+        let is_here = address == service.address.ip() || self.ports.contains(&address);
         match self.whose(address).or_else(|| self.is_local(address)) {
-            Some(what) => Err(format!("{address} is {what}; expected another machine")),
-            None => Ok(()),
+            Some(_) if is_here && service.mode == Mode::Fullnat => Err(format!(
+                "{address} is this router itself; expected another machine with mode = \"fullnat\""
+            )),
+            Some(_) if is_here && server.port() != port => Err(format!(
+                "{address} is this router itself, which gets packets as they are; expected \"{}\"",
+                SocketAddr::new(address, port)
+            )),
+            Some(what) if !is_here => Err(format!("{address} is {what}; expected another machine")),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -208,12 +219,12 @@ pub(super) fn services(
         {
             field.error::<()>(wrong);
         }
-        // The router would have to balance to itself, for ever or not at all.
+        // To another service the router would have to balance for ever, or not at all.
         let sorry = service.availability.sorry_server.zip(section.get("sorry_server"));
         let servers = servers.iter().zip(&service.servers);
         let servers = servers.filter_map(|(section, server)| Some((server.address, section.get("address")?)));
         for (address, field) in servers.chain(sorry) {
-            if let Err(wrong) = own.check_server(address.ip()) {
+            if let Err(wrong) = own.check_server(service, address) {
                 field.error::<()>(wrong);
             }
         }

@@ -346,11 +346,11 @@ rvs.toml:40:11: service[0].server[0].address: port 70000 is out of range; expect
         ),
         (
             "10.0.0.12",
-            "192.0.2.10",
+            "192.0.2.10:8080",
             r#"
-rvs.toml:43:11: service[0].server[1].address: 192.0.2.10 is a virtual address; expected another machine
-   43 | address = "192.0.2.10"
-      |           ^^^^^^^^^^^^"#,
+rvs.toml:43:11: service[0].server[1].address: 192.0.2.10 is this router itself, which gets packets as they are; expected "192.0.2.10:80"
+   43 | address = "192.0.2.10:8080"
+      |           ^^^^^^^^^^^^^^^^^"#,
         ),
     ]);
 }

@@ -161,8 +161,10 @@ impl Director {
         let record = self.ids.service(&key);
         let sorry = ServerKey::of_sorry(service).map(|server| (server, None));
         let servers = service.servers.iter().map(|server| (ServerKey::of(service, server), Some(server)));
+        let snapshot = self.publisher.current();
         let servers = servers.chain(sorry).map(|(id, server)| {
             let known = record.and_then(|record| record.servers.get(&id));
+            let is_here = known.and_then(|known| snapshot.dest(known.id)).is_some_and(|dest| dest.is_here);
             let reason =
                 server.and_then(|server| targets(service, server).find_map(|t| self.health.reason(&t)));
             let (active, inactive) = known.map_or((0, 0), |known| known.gauge.get());
@@ -178,7 +180,7 @@ impl Director {
                 self.effects.held(key, id.address).map(|_| "held down: it went down too often".to_owned());
             api::Server {
                 address: id.address,
-                mode: service.mode.name().to_owned(),
+                mode: if is_here { api::HERE } else { service.mode.name() }.to_owned(),
                 weight: server.map_or(1, |server| server.weight),
                 effective_weight: duty.weight.div_ceil(duty.scale),
                 state: state.to_owned(),

@@ -240,11 +240,14 @@ impl Explainer<'_> {
 
     /// The servers of a service that no scheduler may choose.
     fn unusable(&self, service: &Service) -> Vec<api::Unusable> {
+        let here = self.snapshot.dests().filter(|dest| dest.is_here);
+        let here: Vec<SocketAddr> = here.map(|dest| dest.address).collect();
         let why = |server: &Server| {
             let address = server.address.ip();
             match ((self.down)(service, server), self.snapshot.fibs.look_up(address)) {
                 (Some(reason), _) => Some(format!("down: {reason}")),
                 _ if server.weight == 0 => Some("weight 0".to_owned()),
+                _ if here.contains(&server.address) => None,
                 (_, NextHop::Unresolved(_)) => {
                     let neighbour = self.snapshot.fibs.neighbour_of(address);
                     neighbour.map(|(_, neighbour)| format!("the MAC of {neighbour} is not known"))

@@ -7,7 +7,7 @@ use dataplane::service::{Mode, Protocol};
 use dataplane::wire::ipv4;
 
 use super::title;
-use crate::admin::api::{Persistence, Rates, Server, Service, Stats, Table};
+use crate::admin::api::{HERE, Persistence, Rates, Server, Service, Stats, Table};
 
 /// Which of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,6 +193,7 @@ fn forward(mode: &str) -> &str {
         Some(Mode::Dr) => "Route",
         Some(Mode::Tunnel) => "Tunnel",
         Some(Mode::Fullnat) => "FullNat",
+        None if mode == HERE => "Local",
         None => mode,
     }
 }
@@ -285,6 +286,7 @@ mod tests {
                     down,
                     server("10.0.0.2:80", "dr", 1, 0, 0),
                     server("10.0.0.1:80", "nat", 3, 12, 40),
+                    server("192.0.2.10:80", "local", 1, 2, 1),
                 ],
             ),
             service("tcp", "9.255.255.255:65535", "mh", &["mh-port"], vec![]),
@@ -308,6 +310,7 @@ TCP  192.0.2.10:80 wlc
   -> 10.0.0.2:80                  Route   1      0          0·········
   -> 10.0.0.9:80                  Masq    0      0          3·········
   -> 10.0.0.10:80                 Masq    65535  4294967296 1·········
+  -> 192.0.2.10:80                Local   1      2          1·········
 TCP  192.0.2.10:443 sh (sh-fallback,sh-port)
 UDP  192.0.2.10:53 rr
   -> 10.0.0.3:53                  Tunnel  1      0          0·········

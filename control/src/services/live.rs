@@ -194,7 +194,7 @@ pub fn check_new_server(
         server_of(service, address).is_none(),
         "{key} has a server {address}; expected another one, or `rvs weight` to change it"
     );
-    Own::of(services.iter(), ports.iter().copied()).check_server(address.ip()).map_err(Error::msg)
+    Own::of(services.iter(), ports.iter().copied()).check_server(service, address).map_err(Error::msg)
 }
 
 /// Refuses a service that is there already, or that shares an address with others which must be for one thing only. `ports` are the
@@ -203,7 +203,7 @@ pub fn check_new_service(services: &[Service], ports: &[IpAddr], new: &Service) 
     let key = ServiceKey::of(new);
     ensure!(service_of(services, key).is_none(), "{key} is there already; expected another service");
     let own = Own::of(services.iter().chain([new]), ports.iter().copied());
-    machines(new).try_for_each(|address| own.check_server(address)).map_err(Error::msg)?;
+    machines(new).try_for_each(|address| own.check_server(new, address)).map_err(Error::msg)?;
     locals(new).try_for_each(|address| own.check_local(address)).map_err(Error::msg)?;
     let mut sources = services.iter().chain([new]).filter_map(|service| service.tunnel.source);
     sources.try_for_each(|source| own.check_tunnel_source(source)).map_err(Error::msg)?;
@@ -220,7 +220,7 @@ pub fn check_new_service(services: &[Service], ports: &[IpAddr], new: &Service) 
         let other = ServiceKey::of(service);
         for address in locals(new).chain([virtual_address]) {
             ensure!(
-                !machines(service).contains(&address),
+                address == service.address.ip() || !machines(service).any(|server| server.ip() == address),
                 "{address} is a real server of {other}; expected another address"
             );
         }
@@ -232,10 +232,10 @@ pub fn check_new_service(services: &[Service], ports: &[IpAddr], new: &Service) 
     Ok(())
 }
 
-/// The addresses to which a service sends.
-fn machines(service: &Service) -> impl Iterator<Item = IpAddr> {
+/// To where a service sends.
+fn machines(service: &Service) -> impl Iterator<Item = SocketAddr> {
     let servers = service.servers.iter().map(|server| server.address);
-    servers.chain(service.availability.sorry_server).map(|address| address.ip())
+    servers.chain(service.availability.sorry_server)
 }
 
 /// Its local addresses for full NAT.
@@ -284,7 +284,12 @@ mod tests {
         for (vip, server, local, wrong) in [
             ("192.0.2.20", "10.0.0.11", "10.0.0.100", ""),
             ("192.0.2.10", "10.0.0.12", "10.0.0.101", "tcp/192.0.2.10:80 is there already"),
-            ("192.0.2.20", "10.0.0.1", "10.0.0.101", "10.0.0.1 is an address of this router; expected"),
+            (
+                "192.0.2.20",
+                "10.0.0.1",
+                "10.0.0.101",
+                "10.0.0.1 is this router itself; expected another machine with mode",
+            ),
             ("192.0.2.20", "192.0.2.10", "10.0.0.101", "192.0.2.10 is a virtual address; expected another"),
             (
                 "192.0.2.20",
@@ -340,10 +345,13 @@ mod tests {
         let own = ["2001:db8:1::1".parse().unwrap()];
         let judged =
             |address| check_new_server(&file, &own, key, &server(address)).map_err(|e| e.to_string());
-        assert_eq!(judged("[2001:db8:1::12]:8080"), Ok(()));
+        assert_eq!([judged("[2001:db8:1::12]:8080"), judged("[2001:db8:1::1]:80")], [Ok(()), Ok(())]);
         for (address, wrong) in [
             ("[2001:db8:1::11]:8080", "has a server [2001:db8:1::11]:8080; expected another one"),
-            ("[2001:db8:1::1]:80", "2001:db8:1::1 is an address of this router; expected another machine"),
+            (
+                "[2001:db8:1::1]:8080",
+                "2001:db8:1::1 is this router itself, which gets packets as they are; expected \"[2001:db8:1::1]:80\"",
+            ),
             ("[2001:db8::20]:80", "2001:db8::20 is a virtual address; expected another machine"),
             ("10.0.0.11:80", "10.0.0.11 is an IPv4 address; expected an IPv6 address, as the service's"),
             ("[::1]:80", "::1 is a loopback address; expected ADDRESS:PORT"),

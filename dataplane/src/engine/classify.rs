@@ -77,7 +77,7 @@ fn belongs<A: Family>(
 ) -> Result<(), Verdict> {
     // Before anything is looked up: a packet that goes no further must not move a connection's state.
     if packet.ttl <= 1 {
-        return Err(at_its_end(direction, destination, snapshot));
+        at_its_end(packet, direction, owner, destination, snapshot)?;
     }
     packet.direction = direction;
     packet.owner = owner;
@@ -86,14 +86,26 @@ fn belongs<A: Family>(
     Ok(())
 }
 
-/// A packet whose time to live is over. What a real server sends to the router itself, as the answer to a check, has arrived (RFC 1812,
-/// section 5.3.1); what it sends to a client that it knows by a local address of full NAT has not.
+/// A packet whose time to live is over has arrived (RFC 1812, section 5.3.1) if a real server sends it to the router itself, as the answer to a
+/// check, but not if to a client that it knows by a local address of full NAT; or if it is a client's, and its server the router itself: that
+/// is seen when its server is known, for which it takes the long way.
 #[cold]
-fn at_its_end<A: Family>(direction: Direction, destination: A, snapshot: &Snapshot) -> Verdict {
-    let is_ours = direction == Direction::Out
-        && A::fib(snapshot).is_own(destination)
-        && snapshot.local_at(destination).is_none();
-    if is_ours { Verdict::Punt(Punt::ServerReply) } else { Verdict::Drop(Drop::TtlExpired) }
+fn at_its_end<A: Family>(
+    packet: &mut Packet,
+    direction: Direction,
+    owner: u32,
+    destination: A,
+    snapshot: &Snapshot,
+) -> Result<(), Verdict> {
+    let is_own = || A::fib(snapshot).is_own(destination) && snapshot.local_at(destination).is_none();
+    match direction {
+        Direction::In if snapshot.services[owner as usize].ends_here => {
+            packet.plain = false;
+            Ok(())
+        }
+        Direction::Out if is_own() => Err(Verdict::Punt(Punt::ServerReply)),
+        Direction::In | Direction::Out => Err(Verdict::Drop(Drop::TtlExpired)),
+    }
 }
 
 /// The same as [`classify`] for a packet whose addresses nobody has with their very ports.

@@ -119,7 +119,10 @@ pub fn explain(
     let verdict = verdicts[0];
     let asked = engine.counters.traffic.connections.get() > 0 || verdict == Verdict::Drop(Drop::NoServer);
     let reason = reason.filter(|_| asked);
-    let goes_on = matches!(verdict, Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment));
+    let goes_on = matches!(
+        verdict,
+        Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment | Punt::Local)
+    );
     let afterwards = found.and_then(|found| {
         let connection = engine.connection(&stage, now, &found.owner);
         connection.or_else(|| alone(&engine, &stage, snapshot, now, &found).filter(|_| goes_on))

@@ -194,7 +194,7 @@ fn later(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
     // Removed; or it is of the next snapshot, which another worker has already.
     let Some(dest) = path.snapshot.dest(flow.dest) else { return Verdict::Hold };
     let Some(direction) = direction(path, &packet, dest) else { return Verdict::Drop(Drop::FragmentOrphan) };
-    if packet.ttl <= 1 {
+    if packet.ttl <= 1 && !dest.is_here {
         return Verdict::Drop(Drop::TtlExpired);
     }
     packet.direction = direction;

@@ -87,7 +87,7 @@ pub(super) fn follow<A: Family>(path: &Path<'_>, frame: &mut impl Frame) -> Verd
         (Mode::Nat | Mode::Dr | Mode::Tunnel, Direction::Out) => Some((ip.destination, quote.source_port)),
     };
     let Some(far) = far else { return nobodys };
-    if ip.ttl <= 1 {
+    if ip.ttl <= 1 && !dest.is_here {
         return Verdict::Drop(Drop::TtlExpired);
     }
     if let Some(tunnel) = &dest.tunnel {

@@ -82,7 +82,7 @@ fn resets<A: Family>(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Optio
         None => sequence,
     };
     let onward = Told { sequence: onward, acknowledged: None };
-    Some(if inward && mode.is_one_way() {
+    Some(if inward && dest.is_one_way() {
         // The server has the virtual address, and no packet of ours to it goes by a route.
         vec![segment_of(service, client, told)]
     } else if inward {

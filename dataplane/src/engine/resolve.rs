@@ -325,6 +325,7 @@ impl<'a> Path<'a> {
     #[inline]
     fn advance(&self, slot: Slot, word: Word, packet: &Packet) -> Result<Option<&'a Dest>, Verdict> {
         let Some(dest) = self.snapshot.dest_of(word) else { return Ok(None) };
+        arrives(packet, dest)?;
         let inward = packet.direction == Direction::In;
         let old = word.state();
         if packet.may_begin() && is_over(old, dest) {
@@ -344,17 +345,17 @@ impl<'a> Path<'a> {
             Protocol::Udp => {
                 // Where replies are not seen, a client that goes on says as much: a flood of single datagrams is nothing that
                 // peers should know.
-                let goes_on = service.mode.is_one_way()
-                    && word.age(self.now) >= service.timeout(State::Udp).renew_after();
+                let goes_on =
+                    dest.is_one_way() && word.age(self.now) >= service.timeout(State::Udp).renew_after();
                 if !inward || goes_on {
                     flags |= FLAG_REPLIED;
                 }
                 State::Udp
             }
-            Protocol::Tcp => tcp::next(tcp::Direction::of(inward, service.mode), old, packet.flags),
+            Protocol::Tcp => tcp::next(tcp::Direction::of(inward, dest.is_one_way()), old, packet.flags),
             Protocol::Sctp => {
                 let event = Event::of_flags(packet.flags);
-                sctp::next(tcp::Direction::of(inward, service.mode), old, event)
+                sctp::next(tcp::Direction::of(inward, dest.is_one_way()), old, event)
             }
         };
         let timeout = service.timeout(state);
@@ -438,6 +439,7 @@ impl<'a> Path<'a> {
             return Ok(Some(dest));
         }
         let (dest, word) = self.schedule(index, service, packet)?;
+        arrives(packet, dest)?;
         if service.one_packet {
             self.count_connection(dest);
             return Ok(Some(dest));
@@ -564,7 +566,7 @@ impl<'a> Path<'a> {
             },
             Protocol::Sctp => {
                 // A cookie that comes back is the end of a handshake where nothing else is seen of it.
-                let direction = tcp::Direction::of(true, service.mode);
+                let direction = tcp::Direction::of(true, dest.is_one_way());
                 match sctp::next(direction, State::None, Event::of_flags(packet.flags)) {
                     // From its middle on: the next packet, of whichever end, establishes it.
                     State::Established => State::None,
@@ -671,6 +673,15 @@ impl Judge for Judgement<'_> {
     fn removed(&self, word: Word) {
         self.snapshot.left(word);
     }
+}
+
+/// A packet whose time to live is over comes so far only where it may have arrived ([`Service::ends_here`]).
+#[inline]
+fn arrives(packet: &Packet, dest: &Dest) -> Result<(), Verdict> {
+    if packet.ttl <= 1 && !dest.is_here {
+        return Err(Verdict::Drop(Drop::TtlExpired));
+    }
+    Ok(())
 }
 
 /// Removes expired connections and those of removed dests. A live connection whose timeout has become too

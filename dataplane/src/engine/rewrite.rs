@@ -64,8 +64,11 @@ pub(super) fn next_hop<A: Family>(
         // Linux would deliver a packet to the virtual address to itself.
         NextHop::Unresolved(_) if service.mode == Mode::Dr => Err(Verdict::Drop(Drop::NoNeighbour)),
         NextHop::Unresolved(_) => Ok(Hop { verdict: Verdict::Punt(Punt::Unresolved), addresses: None }),
-        // A real server that is this machine: the router that has the address sends it packets to the virtual address.
-        NextHop::NoRoute if inward && !service.live => Err(Verdict::Punt(Punt::NoService)),
+        // It is not forwarded, but it is its server's.
+        NextHop::NoRoute if dest.is_here => {
+            path.count(dest, direction, length);
+            Err(Verdict::Punt(Punt::Local))
+        }
         NextHop::NoRoute => Err(Verdict::Drop(Drop::NoRoute)),
     }
 }

@@ -9,6 +9,7 @@ mod fullnat;
 mod fullnat_proxy;
 mod gate;
 mod limits;
+mod local;
 mod marks;
 mod persist;
 mod quic;

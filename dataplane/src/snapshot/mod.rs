@@ -226,6 +226,9 @@ pub struct Service {
     pub quic: Option<Box<quic::Ids>>,
     /// Whether there is a server with [`Limits`].
     pub is_limited: bool,
+    /// Whether a packet whose time to live is over may have arrived: one of its servers is this router itself. Not under a gate against
+    /// floods, which lets packets through without asking whereto.
+    pub ends_here: bool,
     /// If clients come back to their servers ([`ServiceSpec::persistence`]): how many bits of their addresses count.
     pub persistent: Option<u8>,
     /// What stands in the place of the client's port in its templates, so that those of one client with several services are in other
@@ -300,6 +303,9 @@ pub struct Dest {
     pub endpoint: Option<EndpointIndex>,
     /// How packets to it are put into others, with [`Mode::Tunnel`].
     pub tunnel: Option<Tunnel>,
+    /// Whether it is this router itself: packets to it are Linux', as they are, whatever the mode. Linux replies to clients, so none of
+    /// its replies is seen here (IPVS' LocalNode).
+    pub is_here: bool,
     /// The virtual address and port.
     pub virtual_address: SocketAddr,
     /// The real server's address and port.
@@ -417,6 +423,12 @@ impl Dest {
             0 => server_port,
             port => port,
         }
+    }
+
+    /// Whether its replies do not come this way.
+    #[inline]
+    pub fn is_one_way(&self) -> bool {
+        self.endpoint.is_none()
     }
 
     /// Whether it has no room for another connection.
@@ -612,7 +624,7 @@ impl Snapshot {
             .dests
             .iter()
             .filter(|dest| dest.up && dest.listed)
-            .partition(|dest| matches!(self.way_to(spec, dest.address, virtuals).0, NextHop::Ready(_)));
+            .partition(|dest| self.way_to(spec, dest.address, virtuals).is_known());
         let waits = unreachable.iter().any(|dest| dest.weight > 0);
         let home = match spec.part {
             Some(Part::Face(service)) => {
@@ -646,6 +658,8 @@ impl Snapshot {
             limiter: spec.limiter.clone(),
             quic: quic::Ids::new(&spec.quic, quic_ids),
             is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
+            ends_here: !spec.has_gate()
+                && spec.dests.iter().any(|dest| self.way_to(spec, dest.address, virtuals).is_here),
             persistent: spec.persistence.map(|how| how.prefix),
             mark: mark(spec.address),
             waits,
@@ -692,9 +706,10 @@ impl Snapshot {
                 Delta::default()
             }
         };
+        let Way { next_hop, tunnel, is_here } = self.way_to(spec, address, virtuals);
         let endpoint = match (spec.mode, address) {
-            // Nothing is sent there.
-            _ if spec.part == Some(Part::Home) => None,
+            // Nothing is sent there, or nothing comes back.
+            _ if is_here || spec.part == Some(Part::Home) => None,
             (Mode::Nat, SocketAddr::V4(_)) => {
                 Some(self.four.endpoint((four.address, address.port()), protocol, self.endpoints))
             }
@@ -714,13 +729,13 @@ impl Snapshot {
         if self.dests.len() <= dest.id.index() {
             self.dests.resize_with(dest.id.index() + 1, || None);
         }
-        let (next_hop, tunnel) = self.way_to(spec, address, virtuals);
         self.dests[dest.id.index()] = Some(Dest {
             id: dest.id,
             home: dest.home.unwrap_or(dest.id),
             service,
             endpoint,
             tunnel,
+            is_here,
             virtual_address,
             address,
             four,
@@ -741,19 +756,23 @@ impl Snapshot {
         });
     }
 
-    fn way_to(
-        &self,
-        spec: &ServiceSpec,
-        server: SocketAddr,
-        virtuals: &HashSet<IpAddr>,
-    ) -> (NextHop, Option<Tunnel>) {
-        match spec.mode {
+    fn way_to(&self, spec: &ServiceSpec, server: SocketAddr, virtuals: &HashSet<IpAddr>) -> Way {
+        let is_virtual = server.ip() == spec.address.ip();
+        let (next_hop, tunnel) = match spec.mode {
+            // Also on a router that does not have the address now: it is no way to another one.
+            _ if is_virtual => (NextHop::NoRoute, None),
             Mode::Tunnel => {
                 let ends = (spec.address.ip(), server.ip());
                 spec.tunnel.towards(ends, &self.fibs, |address| virtuals.contains(&address))
             }
             Mode::Nat | Mode::Dr | Mode::Fullnat => (self.fibs.look_up(server.ip()), None),
-        }
+        };
+        // Packets stay as they are, so Linux must listen where clients ask; and with full NAT a connection has a local port.
+        let is_here = next_hop == NextHop::NoRoute
+            && server.port() == spec.address.port()
+            && spec.mode != Mode::Fullnat
+            && (is_virtual || self.fibs.is_own(server.ip()));
+        Way { next_hop, tunnel: tunnel.filter(|_| !is_here), is_here }
     }
 
     fn transforms(&self) -> Vec<Transform> {
@@ -766,6 +785,20 @@ impl Snapshot {
             Some(_) | None => none.clone(),
         };
         [None].iter().chain(self.dests.iter().skip(1)).map(transform).collect()
+    }
+}
+
+/// The way to a real server.
+struct Way {
+    next_hop: NextHop,
+    tunnel: Option<Tunnel>,
+    is_here: bool,
+}
+
+impl Way {
+    /// Whether a connection would reach it.
+    fn is_known(&self) -> bool {
+        self.is_here || matches!(self.next_hop, NextHop::Ready(_))
     }
 }
 
