@@ -74,6 +74,8 @@ named! {
     Helper {
         /// FTP (RFC 959, RFC 2428): data connections go with their control connection.
         Ftp = "ftp",
+        /// IKE (RFC 7296): packets of ESP and AH go with the connection by which their keys were agreed on.
+        Ipsec = "ipsec",
     }
 }
 

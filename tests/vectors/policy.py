@@ -3,6 +3,7 @@
 import ipaddress
 
 from scapy.layers.inet import TCP, UDP
+from scapy.layers.ipsec import AH, ESP
 from scapy.packet import Raw
 
 from vector import FOUR, SIX, Vector, at_lan, at_wan, ip, mac, to_client, to_server
@@ -113,6 +114,44 @@ def quic(name, family):
     return vector
 
 
+def ipsec(name, family):
+    """ESP has no ports: it goes with the connection of IKE of the same two, whose keys protect it (RFC 4303; RFC 7296). NAT changes the addresses alone; AH protects
+    those, and is nobody's."""
+    vector = Vector(name)
+    service = Service(vector, family)
+    protected = lambda number: ESP(spi=0xC0FFEE00, seq=number, data=bytes(range(64)))
+
+    def request(client, server, number):
+        packet = lambda to, hops: ip(client, to, hops) / protected(number)
+        vector.forward("wan", at_wan(packet(family.vip, 64), family.gateway), "lan", to_server(packet(server, 63)))
+
+    def reply(client, server, number):
+        packet = lambda source, hops: ip(source, client, hops) / protected(number)
+        vector.forward("lan", at_lan(packet(server, 64), server), "wan", to_client(packet(family.vip, 63), family.gateway))
+
+    hosts = [str(ipaddress.ip_address(family.client) + number) for number in range(3)]
+    stranger = hosts.pop()
+    early = lambda client, what: vector.punt("wan", at_wan(ip(client, family.vip) / what, family.gateway), "other_protocol")
+    early(hosts[0], protected(1))
+    # Two clients, a server each, in turn.
+    pairs = list(zip(hosts, [family.other, family.server]))
+    for client, server in pairs:
+        service.request(UDP, (client, 500), 500, (server, 500), b"a proposal")
+        service.reply(UDP, (client, 500), 500, (server, 500), b"an answer")
+    for number in range(1, 4):
+        for client, server in pairs:
+            request(client, server, number)
+            reply(client, server, number)
+    early(stranger, protected(1))
+    early(hosts[0], AH(spi=7, seq=1, icv=b"twelve bytes", nh=59))
+    # They keep the connection, which would be forgotten after five minutes.
+    for number in range(4, 8):
+        vector.wait(200)
+        request(*pairs[0], number)
+    early(hosts[1], protected(4))
+    return vector
+
+
 def proxy(name, family):
     """In front of the stream the server hears who its client is (the PROXY protocol, version 2, section 2.2), in the acknowledgement that ends the
     handshake; behind it all numbers are moved."""
@@ -167,5 +206,6 @@ def vectors():
         yield one_packet(f"policy{suffix}-one-packet", family)
         yield limits(f"policy{suffix}-limits", family)
         yield quic(f"policy{suffix}-quic", family)
+        yield ipsec(f"policy{suffix}-ipsec", family)
     yield sources("policy-sources", FOUR, ["198.51.100.7", "198.51.100.255", "203.0.113.9"], ["198.51.100.64", "198.51.100.127"])
     yield sources("policy-ipv6-sources", SIX, ["2001:db8:c::7", "2001:db8:f::9"], ["2001:db8:c:1::1", "2001:db8:c:1:ffff::"])

@@ -104,11 +104,14 @@ pub(super) fn read<'d>(section: &Section<'d>, marks: &Marks) -> (Option<Service>
     let persistence = section.optional("persistence", |field| persistence(&field.section()?, address));
     let has_gate = limit.is_some_and(|limit| limit.is_some_and(|limit| limit.half_open.is_some()));
     let is_persistent = section.get("persistence").is_some();
-    let helper = section
-        .optional("helper", |field| match section.get("mark") {
-            Some(_) => field.error("is for one address; expected persistence without it, and a mark for the ports of data connections, too"),
-            None => helper(&field, (address, protocol, mode), (is_persistent, has_gate)),
-        });
+    let helper = section.optional("helper", |field| {
+        let kind = (address, protocol, mode);
+        match one_of("helper", &names(Helper::ALL), Helper::from_name, &field)? {
+            _ if section.get("mark").is_some() => field.error("is for one address; expected persistence without it, and a mark for all of the ports, those of data connections, too"),
+            Helper::Ftp => ftp(&field, kind, (is_persistent, has_gate)),
+            Helper::Ipsec => ipsec(&field, kind, ports.as_deref()?, one_packet?),
+        }
+    });
     let checks = section.or("check", Vec::new(), |field| checks::read(&field, address, protocol));
 
     let keeps_port = |address: &SocketAddr| address.port() == 0 || mode.is_some_and(Mode::is_one_way);
@@ -123,10 +126,17 @@ pub(super) fn read<'d>(section: &Section<'d>, marks: &Marks) -> (Option<Service>
     let quic_lb = quic_lb::read(section, protocol, &sections, &servers);
     let tunnel = tunnel.filter(|tunnel| tunnel::has_source_of_use(section, tunnel, &servers));
     let sorry = availability.as_ref().and_then(|availability| availability.sorry_server);
-    if let Some((sorry, field)) = sorry.zip(section.get("sorry_server"))
-        && servers.iter().flatten().any(|server| server.address == sorry)
+    let sorry = sorry.zip(section.get("sorry_server"));
+    if let Some((sorry, field)) = &sorry
+        && servers.iter().flatten().any(|server| server.address == *sorry)
     {
         field.error::<()>(format_args!("{sorry} is one of the service's real servers; expected another one"));
+    }
+    if helper == Some(Some(Helper::Ipsec)) {
+        let servers = sections.iter().zip(&servers);
+        let servers =
+            servers.filter_map(|(section, server)| Some(((*server)?.address, section.get("address")?)));
+        keep_port(address, servers.chain(sorry));
     }
 
     let read = || {
@@ -211,13 +221,39 @@ pub(super) fn touching(ranges: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u
     joined.collect()
 }
 
-/// What ties a service's connections together. It finds the client's server by its template, at whatever port.
-fn helper(
+/// IKE is a connection, and what follows it has no ports.
+fn ipsec(
+    field: &Field<'_>,
+    (address, protocol, mode): (Option<SocketAddr>, Option<Protocol>, Option<Mode>),
+    ports: &[RangeInclusive<u16>],
+    one_packet: bool,
+) -> Option<Helper> {
+    const IKE: u16 = 500;
+    match (address?, protocol?, mode?) {
+        (_, Protocol::Tcp | Protocol::Sctp, _) => {
+            field.error("IKE is over UDP; expected it with protocol = \"udp\" only")
+        }
+        (_, _, Mode::Fullnat) => {
+            field.error("a local address is that of many clients, whom only ports tell apart; expected mode = \"nat\", \"dr\" or \"tunnel\"")
+        }
+        _ if one_packet => field.error("ESP and AH follow a connection; expected it without one_packet"),
+        (address, ..) if address.port() == IKE => Some(Helper::Ipsec),
+        (address, ..) if address.port() == 0 && (ports.is_empty() || ports.iter().any(|range| range.contains(&IKE))) => {
+            Some(Helper::Ipsec)
+        }
+        (address, ..) => field.error(format_args!(
+            "IKE is at port {IKE}; expected address = \"{}\", or port 0 with {IKE} among its ports",
+            SocketAddr::new(address.ip(), IKE)
+        )),
+    }
+}
+
+/// It finds the client's server by its template, at whatever port.
+fn ftp(
     field: &Field<'_>,
     (address, protocol, mode): (Option<SocketAddr>, Option<Protocol>, Option<Mode>),
     (is_persistent, has_gate): (bool, bool),
 ) -> Option<Helper> {
-    let helper = one_of("helper", &names(Helper::ALL), Helper::from_name, field)?;
     match (address?, protocol?, mode?) {
         (_, Protocol::Udp | Protocol::Sctp, _) => field.error("FTP is over TCP; expected it with protocol = \"tcp\" only"),
         (_, _, Mode::Dr | Mode::Tunnel | Mode::Fullnat) => field.error(
@@ -232,7 +268,18 @@ fn helper(
         }
         // It would let clients through without a word, to all ports.
         _ if has_gate => field.error("data connections are with one server, and the gate of limit.half_open_rate passes clients on by hash; expected one of the two"),
-        _ => Some(helper),
+        _ => Some(Helper::Ftp),
+    }
+}
+
+/// Whose servers have to be at the service's port.
+fn keep_port<'d>(service: Option<SocketAddr>, servers: impl Iterator<Item = (SocketAddr, Field<'d>)>) {
+    let Some(service) = service else { return };
+    for (address, field) in servers.filter(|(address, _)| address.port() != service.port()) {
+        field.error::<()>(format_args!(
+            "what follows IKE has no port by which it would come back; expected \"{}\"",
+            SocketAddr::new(address.ip(), service.port())
+        ));
     }
 }
 

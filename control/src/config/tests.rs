@@ -669,6 +669,41 @@ fn ftp_needs_all_ports_and_persistence_by_nat() {
 }
 
 #[test]
+fn ipsec_follows_ike() {
+    let service = |address: &str, mode: &str, keys: &str| {
+        let text = format!(
+            "[[service]]\naddress = \"{address}\"\nmode = \"{mode}\"\nhelper = \"ipsec\"\nprotocol = \"udp\"\n{keys}"
+        );
+        parse_services(&text).map(|services| services[0].helper).map_err(|errors| errors.to_string())
+    };
+    let (ike, all) = ("192.0.2.10:500", "192.0.2.10:0");
+    for (address, mode, keys) in [
+        (ike, "nat", "server = [{ address = '10.0.0.11' }]"),
+        ("[2001:db8::10]:500", "dr", ""),
+        (all, "tunnel", ""),
+        (all, "nat", "ports = [500, 4500]"),
+    ] {
+        assert_eq!(service(address, mode, keys), Ok(Some(Helper::Ipsec)), "{address} {mode}");
+    }
+    for (address, mode, keys, message) in [
+        ("192.0.2.10:4500", "nat", "", "helper: IKE is at port 500; expected address = \"192.0.2.10:500\""),
+        (all, "nat", "ports = [4500]", "helper: IKE is at port 500"),
+        (ike, "fullnat", "fullnat = { local = ['10.0.0.100'] }", "helper: a local address is that of many"),
+        (ike, "dr", "one_packet = true", "helper: ESP and AH follow a connection"),
+        (
+            ike,
+            "nat",
+            "server = [{ address = '10.0.0.11:501' }]",
+            "server[0].address: what follows IKE has no port by which it would come back; expected \"10.0.0.11:500\"",
+        ),
+        (ike, "nat", "sorry_server = '10.0.0.99:501'", "sorry_server: what follows IKE has no port"),
+    ] {
+        let errors = service(address, mode, keys).unwrap_err();
+        assert!(errors.contains(message), "{errors}");
+    }
+}
+
+#[test]
 fn a_server_may_have_limits() {
     let with = |text: &str| {
         let config = read(&altered("weight = 3", &format!("weight = 3\n{text}")));

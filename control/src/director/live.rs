@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use dataplane::service::MAX_WEIGHT;
+use dataplane::service::{Helper, MAX_WEIGHT};
 use tokio::time::Instant;
 
 use super::Director;
@@ -88,10 +88,10 @@ impl Director {
         let weight = new.weight.unwrap_or(1);
         ensure!(weight <= MAX_WEIGHT, "weight {weight} is out of range; expected 0 to {MAX_WEIGHT}");
         let port = new.address.port();
+        let keeps_port = known.mode.is_one_way() || known.helper == Some(Helper::Ipsec);
         ensure!(
-            known.address.port() == 0 || !known.mode.is_one_way() || port == known.address.port(),
-            "mode {} cannot change the port; expected {}",
-            known.mode,
+            known.address.port() == 0 || !keeps_port || port == known.address.port(),
+            "{service} cannot change the port; expected {}",
             SocketAddr::new(new.address.ip(), known.address.port())
         );
         let server = Server { weight, check: !known.checks.is_empty(), ..Server::new(new.address) };

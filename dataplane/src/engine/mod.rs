@@ -13,6 +13,7 @@ mod ftp;
 mod fullnat;
 mod fullnat_proxy;
 mod gate;
+mod ipsec;
 mod look_up;
 mod packet;
 mod parse;

@@ -3,7 +3,7 @@
 use super::packet::{Packet, Piece, Work};
 use super::resolve::Path;
 use super::six::Places;
-use super::{BURST, Frame, Verdict, fragments, related, route, tunnel_errors};
+use super::{BURST, Frame, Verdict, fragments, ipsec, related, route, tunnel_errors};
 use crate::counters::{Drop, Punt};
 use crate::service::Protocol;
 use crate::snapshot::Snapshot;
@@ -81,6 +81,9 @@ fn parse_odd(path: &Path<'_>, frame: &mut impl Frame, mac: &Mac, packet: &mut Pa
             return Err(Verdict::Punt(Punt::TunnelError));
         }
         Err(Verdict::Punt(Punt::Icmp)) => return Err(related::follow::<u32>(path, frame)),
+        Err(verdict @ Verdict::Punt(Punt::OtherProtocol)) => {
+            return Err(ipsec::follow(path, frame).unwrap_or(verdict));
+        }
         Err(verdict) => return Err(verdict),
     }
     Ok(())

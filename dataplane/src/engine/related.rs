@@ -17,7 +17,7 @@
 use super::packet::{Direction, Owner, Side};
 use super::resolve::{Judgement, Path};
 use super::rewrite::{Hop, next_hop};
-use super::{Engine, Frame, Verdict, fullnat, route, tunnel};
+use super::{Engine, Frame, Verdict, fullnat, ipsec, route, tunnel};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::service::{Mode, Protocol};
@@ -31,15 +31,19 @@ use crate::wire::version::Ip;
 
 impl Engine {
     /// Whose connection an ICMP error in a frame is about: of a service, if it is about a reply; of an endpoint, if it is about a
-    /// request. None if it is none, or about something else.
+    /// request. Of a packet of ESP or AH, the connection of IKE that it follows. None if it is neither, or about something else.
     pub fn related(&self, snapshot: &Snapshot, now: Tick, frame: &[u8]) -> Option<Owner> {
         let path = Path::new(self, snapshot, now);
         match Ethernet::parse(frame)?.ethertype {
-            ethernet::IPV4 => owner::<u32>(&path, frame, |_| None),
-            ethernet::IPV6 => owner::<u128>(&path, frame, Some),
+            ethernet::IPV4 => of(&path, frame, |_: u32| None),
+            ethernet::IPV6 => of(&path, frame, |address: u128| Some(address)),
             _ => None,
         }
     }
+}
+
+fn of<A: Family>(path: &Path<'_>, frame: &[u8], wide: impl Fn(A) -> Option<u128> + Copy) -> Option<Owner> {
+    owner(path, frame, wide).or_else(|| ipsec::owner(path, frame, wide))
 }
 
 fn owner<A: Family>(path: &Path<'_>, frame: &[u8], wide: impl Fn(A) -> Option<u128>) -> Option<Owner> {

@@ -323,7 +323,12 @@ impl<'a> Path<'a> {
 
     /// A packet of a connection; `None` if the connection has changed meanwhile.
     #[inline]
-    fn advance(&self, slot: Slot, word: Word, packet: &Packet) -> Result<Option<&'a Dest>, Verdict> {
+    pub(super) fn advance(
+        &self,
+        slot: Slot,
+        word: Word,
+        packet: &Packet,
+    ) -> Result<Option<&'a Dest>, Verdict> {
         let Some(dest) = self.snapshot.dest_of(word) else { return Ok(None) };
         arrives(packet, dest)?;
         let inward = packet.direction == Direction::In;

@@ -5,7 +5,7 @@ use super::resolve::Path;
 use super::{Frame, Verdict, ftp, fullnat, tunnel};
 use crate::counters::{Drop, Punt};
 use crate::fib::NextHop;
-use crate::service::Mode;
+use crate::service::{Helper, Mode};
 use crate::snapshot::{Dest, Family};
 use crate::wire::{ethernet, ipv4, transport};
 
@@ -26,7 +26,7 @@ pub(super) fn rewrite(path: &Path<'_>, packet: &Packet, dest: &Dest, frame: &mut
             Ok(hop) => hop,
             Err(verdict) => return verdict,
         };
-    if service.helper.is_some() {
+    if service.helper == Some(Helper::Ftp) {
         ftp::announce(path, packet, dest, frame);
     }
     if !write(packet, dest, inward, mode, addresses.as_ref(), frame) {

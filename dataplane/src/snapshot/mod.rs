@@ -81,7 +81,7 @@ pub struct ServiceSpec {
     pub persistence: Option<Persistence>,
     /// Whether each datagram is one of its own, and no connection is remembered (IPVS' one-packet scheduling).
     pub one_packet: bool,
-    /// What ties its connections together: with persistence and all ports, over TCP and by NAT.
+    /// What ties its connections together. FTP: with persistence and all ports, over TCP and by NAT. IPsec: over UDP, and not by full NAT.
     pub helper: Option<Helper>,
     /// Whose connections may begin, if not everybody's.
     pub sources: Option<Arc<Sources>>,
@@ -384,6 +384,8 @@ pub struct Snapshot {
     pub routing: bool,
     /// Source NAT of what is routed.
     pub snats: Snats,
+    /// Whether there is a service whose clients' ESP and AH follow it ([`Helper::Ipsec`]).
+    pub has_ipsec: bool,
     dests: Vec<Option<Dest>>,
     /// By dest number, like `dests`; what most packets need of them. Never empty: 0 is nobody.
     transforms: Vec<Transform>,
@@ -396,7 +398,7 @@ pub struct Snapshot {
     locals: Vec<Option<Arc<LocalAddress>>>,
     /// Whom an endpoint may answer of whom nobody knows: dests of services with one-packet scheduling, or with a gate against floods of SYNs.
     answering: HashMap<EndpointIndex, Vec<DestId>>,
-    /// The services with a helper in which an endpoint is.
+    /// The services of FTP in which an endpoint is.
     helped: HashMap<EndpointIndex, Vec<ServiceIndex>>,
 }
 
@@ -456,6 +458,7 @@ impl Snapshot {
             sources: None,
             routing: false,
             snats: Snats::default(),
+            has_ipsec: specs.iter().any(|spec| spec.helper == Some(Helper::Ipsec)),
             dests: Vec::new(),
             transforms: Vec::new(),
             removed: removed.into_iter().collect(),
@@ -563,7 +566,7 @@ impl Snapshot {
         self.answering.get(&endpoint).into_iter().flatten().filter_map(|&id| self.dest(id))
     }
 
-    /// The services with a helper for which an endpoint may begin connections.
+    /// The services of FTP for which an endpoint may begin connections.
     pub fn helped(&self, endpoint: EndpointIndex) -> Option<&[ServiceIndex]> {
         self.helped.get(&endpoint).map(Vec::as_slice)
     }
@@ -723,7 +726,7 @@ impl Snapshot {
         if let Some(endpoint) = endpoint.filter(|_| spec.one_packet || spec.has_gate()) {
             self.answering.entry(endpoint).or_default().push(dest.id);
         }
-        if let Some(endpoint) = endpoint.filter(|_| spec.helper.is_some()) {
+        if let Some(endpoint) = endpoint.filter(|_| spec.helper == Some(Helper::Ftp)) {
             self.helped.entry(endpoint).or_default().push(service);
         }
         if self.dests.len() <= dest.id.index() {

@@ -27,6 +27,7 @@ impl Snapshot {
             sources: self.sources.clone(),
             routing: self.routing,
             snats: self.snats.rehearsal(),
+            has_ipsec: self.has_ipsec,
             dests: self.dests.iter().map(|known| known.as_ref().map(dest)).collect(),
             transforms: Vec::new(),
             removed: self.removed.keys().map(|&id| (id, Removed::default())).collect(),

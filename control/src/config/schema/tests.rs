@@ -109,6 +109,9 @@ impl Table {
             let service = &mut document["service"][0];
             (service["address"], service["persistence"]) = (json!("192.0.2.10:0"), json!({}));
             (service["protocol"], service["mode"]) = (json!("tcp"), json!("nat"));
+            if service["helper"] == "ipsec" {
+                service["protocol"] = json!("udp");
+            }
         }
         let is_sctps = |key: &str| {
             State::of_protocol(Protocol::Sctp).any(|state| state.timeout_key() == key)

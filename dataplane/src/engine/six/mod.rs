@@ -14,7 +14,7 @@ pub(super) use self::parse::{packet, parse};
 pub(super) use self::rewrite::{pass, send};
 use super::packet::{Packet, Piece, Work};
 use super::resolve::Path;
-use super::{BURST, Frame, Probe, Verdict, fragments, look_up, related, route, tunnel_errors};
+use super::{BURST, Frame, Probe, Verdict, fragments, ipsec, look_up, related, route, tunnel_errors};
 use crate::counters::Punt;
 use crate::wire::ethernet::{self, Mac};
 
@@ -92,6 +92,9 @@ fn begin(path: &Path<'_>, mac: &Mac, frame: &mut impl Frame) -> Result<(Packet, 
     let (mut packet, addresses) = match parse(frame, mac, path.snapshot) {
         Ok(parsed) => parsed,
         Err(verdict @ Verdict::Punt(Punt::Icmp | Punt::OtherProtocol)) => {
+            if let Some(followed) = ipsec::follow_six(path, frame) {
+                return Err(followed);
+            }
             fragments::without_ports(path, frame)?;
             return Err(match verdict {
                 Verdict::Punt(Punt::Icmp) if tunnel_errors::is_told::<u128>(path, frame.bytes()) => {

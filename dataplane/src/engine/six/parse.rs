@@ -2,6 +2,7 @@
 
 use super::Addresses;
 use crate::counters::{Drop, Punt};
+use crate::engine::ipsec::is_ipsec;
 use crate::engine::packet::{Packet, Piece};
 use crate::engine::parse::link;
 use crate::engine::{Frame, Verdict, fragments};
@@ -38,6 +39,10 @@ pub(in crate::engine) fn packet(packet: &[u8], snapshot: &Snapshot) -> Result<(P
         // The next host on its way is not the service.
         _ if ip.is_routed => return Err(Verdict::Punt(Punt::OtherProtocol)),
         Some(protocol) => protocol,
+        // Needs no first one to be followed.
+        None if snapshot.has_ipsec && is_ipsec(ip.protocol) => {
+            return Err(Verdict::Punt(Punt::OtherProtocol));
+        }
         // Of a later fragment it is what follows the first one's fragment header, be it an extension: it goes where the first has gone.
         None if is_later && ip.protocol != u128::ICMP => Protocol::Udp,
         None if ip.protocol != u128::ICMP => return Err(Verdict::Punt(Punt::OtherProtocol)),
