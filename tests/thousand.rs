@@ -51,12 +51,11 @@ impl Random {
     }
 }
 
-/// What reloads have done to connections: how many there were, at which of them a server's connections ended, and at which it began to drain.
+/// What reloads have done to connections: how many there were, and at which of them a server's connections ended.
 #[derive(Default)]
 struct History {
     reloads: AtomicU64,
     cut: [Mutex<Vec<u64>>; 3],
-    drained: [Mutex<Vec<u64>>; 3],
 }
 
 impl History {
@@ -64,10 +63,7 @@ impl History {
     /// is counted before it is asked for, and the one before has been answered: all workers go by it.
     fn explains(&self, server: usize, begun: u64, ended: u64) -> bool {
         let cut = self.cut[server].lock().expect("nobody panics");
-        // A server that drains and has no connection at this moment is let go at once, and the first packet of one may be with a worker:
-        // of what begins during the reload itself, that breaks, too.
-        let drained = self.drained[server].lock().expect("nobody panics");
-        cut.iter().any(|reload| (begun..=ended).contains(reload)) || drained.contains(&begun)
+        cut.iter().any(|reload| (begun..=ended).contains(reload))
     }
 }
 
@@ -81,8 +77,8 @@ struct World<'c> {
 }
 
 impl World<'_> {
-    /// Another configuration; the servers that go, and whether they drain, or their connections end.
-    fn change(&mut self) -> (Vec<usize>, bool) {
+    /// Another configuration; the servers whose connections that ends.
+    fn change(&mut self) -> Vec<usize> {
         let random = &mut self.random;
         let schedulers = ["rr", "wrr", "lc", "wlc", "sed", "nq"];
         for service in &mut self.config.services[..2] {
@@ -110,7 +106,7 @@ impl World<'_> {
             self.config.services.push(self.cluster.web_on(8888, 8080));
         }
         // What was in force says what becomes of those that go.
-        (before.difference(&self.wild).copied().collect(), how == "drain")
+        if how == "drain" { Vec::new() } else { before.difference(&self.wild).copied().collect() }
     }
 }
 
@@ -126,11 +122,10 @@ fn reload(socket: &str) -> Result<()> {
 
 fn reload_all(world: &mut World<'_>, router: &Router, history: &History) -> Result<()> {
     for number in 1..=RELOADS as u64 {
-        let (gone, drains) = world.change();
+        let cut = world.change();
         router.write(&world.config)?;
-        for server in gone {
-            let reloads = if drains { &history.drained } else { &history.cut };
-            reloads[server].lock().expect("nobody panics").push(number);
+        for server in cut {
+            history.cut[server].lock().expect("nobody panics").push(number);
         }
         history.reloads.store(number, Ordering::SeqCst);
         reload(&world.config.socket).with_context(|| format!("reload {number}"))?;

@@ -47,6 +47,8 @@ pub(super) enum Request {
         order: Order,
         reply: oneshot::Sender<Result<api::Changed>>,
     },
+    /// Whoever has changed something knows that it is in force.
+    LetGo(oneshot::Sender<()>),
     Diff(oneshot::Sender<Result<Vec<api::Change>>>),
     Save(oneshot::Sender<Result<api::Saved>>),
     Stop(Stop, Listener),
@@ -116,6 +118,11 @@ impl Director {
             }
             Request::Explain(question, reply) => {
                 let _ = reply.send(self.explain(&question));
+            }
+            Request::LetGo(reply) => {
+                self.let_go();
+                self.mend_addresses().await;
+                let _ = reply.send(());
             }
             Request::Device(port, mac, reply) => {
                 self.has_device(port, mac).await;
@@ -369,6 +376,12 @@ impl Handle {
         receiver.await.context("RVS is stopping")
     }
 
+    /// Waits until the workers go by what has been changed, and servers that have left with it are gone.
+    async fn settle(&self, generation: u64) -> Result<()> {
+        in_force::wait(&self.workers, generation).await;
+        self.ask(Request::LetGo).await
+    }
+
     /// A port, by its number, has another device, with this MAC: it is in force when this returns.
     pub async fn has_device(&self, port: usize, mac: [u8; 6]) -> Result<()> {
         self.ask(|reply| Request::Device(port, mac, reply)).await
@@ -402,13 +415,15 @@ impl admin::Backend for Handle {
 
     async fn reload(&self, dry_run: bool) -> Result<api::Reloaded> {
         let reloaded = self.ask(|reply| Request::Reload { dry_run, reply }).await??;
-        in_force::wait(&self.workers, reloaded.generation).await;
+        if !dry_run {
+            self.settle(reloaded.generation).await?;
+        }
         Ok(reloaded)
     }
 
     async fn change(&self, order: Order) -> Result<api::Changed> {
         let changed = self.ask(|reply| Request::Change { order, reply }).await??;
-        in_force::wait(&self.workers, changed.generation).await;
+        self.settle(changed.generation).await?;
         Ok(changed)
     }
 

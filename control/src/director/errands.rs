@@ -132,7 +132,6 @@ impl Director {
         }
         self.config = config;
         let overruled = self.services.carry_out(plan, Instant::now());
-        self.expire();
         self.prepare();
         // With a hundred thousand servers each of these steps takes long enough.
         self.give_way().await;

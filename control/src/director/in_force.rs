@@ -16,16 +16,24 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long between two looks at the workers.
 const PERIOD: Duration = Duration::from_millis(1);
 
+/// Whether every worker uses the snapshot of this generation, or a newer one.
+pub(super) fn is_used(workers: &[Arc<WorkerCounters>], generation: u64) -> bool {
+    behind(workers, generation).is_none()
+}
+
+fn behind(workers: &[Arc<WorkerCounters>], generation: u64) -> Option<usize> {
+    workers.iter().position(|worker| worker.generation.get() < generation)
+}
+
 /// Waits until every worker uses the snapshot of this generation, or a newer one; not for one that does not get there.
 pub(super) async fn wait(workers: &[Arc<WorkerCounters>], generation: u64) {
-    let behind = || workers.iter().position(|worker| worker.generation.get() < generation);
     let all_use = async {
-        while behind().is_some() {
+        while !is_used(workers, generation) {
             sleep(PERIOD).await;
         }
     };
     if timeout(PATIENCE, all_use).await.is_err()
-        && let Some(worker) = behind()
+        && let Some(worker) = behind(workers, generation)
     {
         tracing::warn!(worker, generation, "after {PATIENCE:?} it still goes by an older snapshot");
     }

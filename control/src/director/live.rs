@@ -47,7 +47,6 @@ impl Director {
             tracing::info!(%change, "changed live");
             self.events.publish(Kind::ChangedLive { change: change.to_string() });
         }
-        self.expire();
         self.put_in_force().await;
         Ok(api::Changed { generation: self.generation, changes, holds: HOLDS.to_owned() })
     }

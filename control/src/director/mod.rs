@@ -502,7 +502,8 @@ impl Director {
         Ok(())
     }
 
-    /// Lets go of servers that were leaving and have left, and of drained ones that are due.
+    /// Lets go of servers that were leaving and have left, and of drained ones that are due. Who begins to leave has left in a later
+    /// snapshot at the earliest: a worker with an older one may be about to begin a connection with a server that has none.
     fn let_go(&mut self) {
         if self.expire() {
             self.watch_health();
@@ -515,15 +516,12 @@ impl Director {
 
     /// Whether servers have left.
     fn expire(&mut self) -> bool {
-        let ids = &self.ids;
-        let connections = |service, server| {
+        let (ids, in_force) = (&self.ids, in_force::is_used(&self.workers, self.generation));
+        let may_have_connections = |service, server| {
             let known = ids.service(&service).and_then(|record| record.servers.get(&server));
-            known.map_or(0, |known| {
-                let (active, inactive) = known.gauge.get();
-                u64::from(active) + u64::from(inactive)
-            })
+            !in_force || known.is_some_and(|known| known.gauge.get() != (0, 0))
         };
-        self.services.expire(Instant::now(), connections)
+        self.services.expire(Instant::now(), may_have_connections)
     }
 
     /// From the next snapshot on, what is not present any more is gone.

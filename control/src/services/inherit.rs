@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(next.changes(now), all.changes(now), "and so has the one after it");
         // They are changes as before: a reload leaves them alone, and a deadline comes.
         assert_eq!(super::super::tests::reload(&mut next, services(&file), now), [""; 0]);
-        assert!(next.expire(now + Duration::from_secs(60), |_, _| 1));
+        assert!(next.expire(now + Duration::from_secs(60), |_, _| true));
         assert_eq!(server(next.running(), 12).unwrap().state, ServerState::Disabled);
     }
 
@@ -334,10 +334,10 @@ mod tests {
         }
         assert_eq!((server(all.present(), 13).unwrap().weight, all.running()), (0, all.file()));
         assert!(service_of(all.present(), removed).is_some());
-        all.expire(now + Duration::from_secs(5), |_, _| 1);
+        all.expire(now + Duration::from_secs(5), |_, _| true);
         assert!(service_of(all.present(), removed).is_none(), "as long as it had left");
         assert!(server(all.present(), 13).is_some());
-        all.expire(now + Duration::from_secs(300), |_, _| 1);
+        all.expire(now + Duration::from_secs(300), |_, _| true);
         assert!(server(all.present(), 13).is_none(), "as long as its service would have it");
     }
 

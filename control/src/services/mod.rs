@@ -217,10 +217,10 @@ impl Services {
     }
 
     /// Lets go of servers whose time has come, or whose connections have ended; whether there were any.
-    pub fn expire(&mut self, now: Instant, connections: impl Fn(ServiceKey, ServerKey) -> u64) -> bool {
+    pub fn expire(&mut self, now: Instant, has_connections: impl Fn(ServiceKey, ServerKey) -> bool) -> bool {
         let before = self.leaving.len();
         self.leaving.retain(|(service, _), leaving| {
-            leaving.until > now && connections(*service, ServerKey::of(&leaving.service, &leaving.server)) > 0
+            leaving.until > now && has_connections(*service, ServerKey::of(&leaving.service, &leaving.server))
         });
         let due: Vec<_> =
             self.deadlines.iter().filter(|(_, until)| **until <= now).map(|(key, _)| *key).collect();

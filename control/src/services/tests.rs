@@ -41,12 +41,12 @@ pub(crate) fn reload(all: &mut Services, file: Vec<Service>, now: Instant) -> Ve
     all.carry_out(plan, now)
 }
 
-fn busy(_: ServiceKey, _: ServerKey) -> u64 {
-    1
+fn busy(_: ServiceKey, _: ServerKey) -> bool {
+    true
 }
 
-fn idle(_: ServiceKey, _: ServerKey) -> u64 {
-    0
+fn idle(_: ServiceKey, _: ServerKey) -> bool {
+    false
 }
 
 #[test]
