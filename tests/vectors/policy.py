@@ -1,4 +1,4 @@
-"""Whom a service takes, and to which server: all ports, datagrams on their own, lists, limits, QUIC's connection ids, the PROXY protocol."""
+"""Whom a service takes, and to which server: all ports, marks, datagrams on their own, lists, limits, QUIC's connection ids, the PROXY protocol."""
 
 import ipaddress
 
@@ -12,8 +12,8 @@ from vector import FOUR, SIX, Vector, at_lan, at_wan, ip, mac, to_client, to_ser
 class Service:
     """A service by NAT of a family, and its packets one by one."""
 
-    def __init__(self, vector, family):
-        self.vector, self.family = vector, family
+    def __init__(self, vector, family, vip=None):
+        self.vector, self.family, self.vip = vector, family, vip or family.vip
 
     def _packet(self, layer, source, to, hops, payload, flags):
         more = {"flags": flags} if layer is TCP else {}
@@ -21,16 +21,16 @@ class Service:
 
     def request(self, layer, client, virtual, server, payload=b"data", flags="S"):
         packet = lambda to, hops: self._packet(layer, client, to, hops, payload, flags)
-        self.vector.forward("wan", at_wan(packet((self.family.vip, virtual), 64), self.family.gateway),
+        self.vector.forward("wan", at_wan(packet((self.vip, virtual), 64), self.family.gateway),
                             "lan", to_server(packet(server, 63)))
 
     def reply(self, layer, client, virtual, server, payload=b"data", flags="SA"):
         packet = lambda source, hops: self._packet(layer, source, client, hops, payload, flags)
         self.vector.forward("lan", at_lan(packet(server, 64), server[0]),
-                            "wan", to_client(packet((self.family.vip, virtual), 63), self.family.gateway))
+                            "wan", to_client(packet((self.vip, virtual), 63), self.family.gateway))
 
     def refuse(self, layer, client, virtual, reason, how="drop", flags="S"):
-        frame = at_wan(self._packet(layer, client, (self.family.vip, virtual), 64, b"data", flags), self.family.gateway)
+        frame = at_wan(self._packet(layer, client, (self.vip, virtual), 64, b"data", flags), self.family.gateway)
         getattr(self.vector, how)("wan", frame, reason)
 
 
@@ -47,6 +47,22 @@ def all_ports(name, family):
     service.request(TCP, client, 8443, (family.server, 443))
     # Of a connection that there is not.
     service.refuse(TCP, (family.client, 40113), 22, "no_connection", "punt", "A")
+    return vector
+
+
+def marks(name, family):
+    """What a mark has is one service: two addresses, several ports, TCP and UDP. Its servers take turns over all of it, and a client stays with its own
+    (IPVS' firewall marks). What a rule before gives to a mark of which there is no service is nobody's, as are the ports that no rule has."""
+    vector = Vector(name)
+    one, two = (Service(vector, family, str(ipaddress.ip_address(family.vip) + number)) for number in (16, 17))
+    hosts = [str(ipaddress.ip_address(family.client) + number) for number in range(2)]
+    for host, server in zip(hosts, [family.other, family.server]):
+        ends = [(one, TCP, 80), (two, TCP, 8080), (one, UDP, 8085), (two, UDP, 8090), (two, TCP, 8085)]
+        for client_port, (service, layer, port) in enumerate(ends, 40112):
+            service.request(layer, (host, client_port), port, (server, port))
+            service.reply(layer, (host, client_port), port, (server, port))
+    for service, layer, port in [(one, TCP, 8085), (one, TCP, 79), (two, TCP, 8091), (two, UDP, 443)]:
+        service.refuse(layer, (hosts[0], 40120), port, "no_service", "punt")
     return vector
 
 
@@ -203,6 +219,7 @@ def vectors():
     yield proxy("fullnat-ipv6-proxy", SIX)
     for suffix, family in [("", FOUR), ("-ipv6", SIX)]:
         yield all_ports(f"policy{suffix}-all-ports", family)
+        yield marks(f"policy{suffix}-marks", family)
         yield one_packet(f"policy{suffix}-one-packet", family)
         yield limits(f"policy{suffix}-limits", family)
         yield quic(f"policy{suffix}-quic", family)
