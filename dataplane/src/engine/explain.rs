@@ -84,7 +84,8 @@ pub fn explain(
         path.classify(&mut packet).ok()?;
         let is_known = || {
             let judge = Judgement::of_known(snapshot, now, packet.side(), packet.client);
-            table.find(packet.hash, packet.client, &judge).is_some() || path.answering(&packet).is_some()
+            table.find(packet.hash, packet.client, &judge).is_some()
+                || path.answering(&packet).is_some() && !path.is_known_further(table, &packet)
         };
         let is_anothers = packet.direction == Direction::Out && !is_known();
         Some(path.further(&packet).filter(|_| is_anothers).unwrap_or(packet))

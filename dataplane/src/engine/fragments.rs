@@ -139,8 +139,12 @@ fn changes_port(snapshot: &Snapshot, dest: &Dest) -> bool {
 
 /// By what a later fragment finds the connection of this first one, with this dest.
 fn flow_of(snapshot: &Snapshot, packet: &Packet, dest: &Dest) -> Flow {
-    let is_towards = packet.direction == Direction::In && dest.is_of_all_ports();
-    let virtual_port = if is_towards { packet.destination_port } else { 0 };
+    // A server of all ports has the virtual port itself.
+    let virtual_port = match packet.direction {
+        _ if !dest.is_of_all_ports() => 0,
+        Direction::In => packet.destination_port,
+        Direction::Out => packet.source_port,
+    };
     let client_port = fullnat::port_of_datagram(packet, snapshot, dest);
     Flow { dest: dest.id, client_port, virtual_port }
 }

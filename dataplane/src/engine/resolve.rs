@@ -419,7 +419,10 @@ impl<'a> Path<'a> {
         let index = match side {
             Side::Service(index) => index,
             Side::Endpoint(_) => {
-                return match self.answering(packet).or_else(|| self.begin_active(packet)) {
+                // A connection of all ports goes before who answers for want of one.
+                let answering =
+                    self.answering(packet).filter(|_| !self.is_known_further(&self.engine.table, packet));
+                return match answering.or_else(|| self.begin_active(packet)) {
                     Some(dest) => Ok(Some(dest)),
                     None => Err(Verdict::Punt(Punt::ServerReply)),
                 };
@@ -528,6 +531,14 @@ impl<'a> Path<'a> {
         dests
             .find(|&dest| is_one_packet(dest) || self.answers(dest, packet))
             .filter(|_| !self.is_to_router(packet))
+    }
+
+    /// Whether a packet from an endpoint is of a connection in a table that somebody else has ([`Self::further`]).
+    pub fn is_known_further(&self, table: &Table, packet: &Packet) -> bool {
+        self.further(packet).is_some_and(|further| {
+            let judge = Judgement::of_known(self.snapshot, self.now, further.side(), further.client);
+            table.find(further.hash, further.client, &judge).is_some()
+        })
     }
 
     /// Whether nobody can be a client with this address: it stands for no single host, or is a service's (RFC 1812, section 5.3.7; RFC 4291,

@@ -1,6 +1,6 @@
 //! Services of all ports.
 
-use super::fragments::{in_every_order, large};
+use super::fragments::{in_every_order, large, split};
 use super::fullnat;
 use super::six::{CLIENT6, packet6, publish as publish6, server as server6, socket6};
 use super::*;
@@ -394,4 +394,34 @@ fn a_datagram_in_fragments_goes_both_ways_beside_another_service_of_its_endpoint
     let sent = large(&packet(Protocol::Udp, LAN_MAC, "10.0.0.1:5353", CLIENT, 0), 3000);
     let got = large(&expect(Protocol::Udp, macs, &virtual_, CLIENT, 0), 3000);
     in_every_order(&rig, LAN, &sent, 1024, &got, WAN);
+}
+
+#[test]
+fn a_servers_first_fragment_from_another_port_contradicts_the_one_before() {
+    let rig = rig(Protocol::Udp, Mode::Nat, &[1]);
+    assert_eq!(to(&rig, Protocol::Udp, 443, 0), Some(1));
+    let first = |port| {
+        let reply = packet(Protocol::Udp, LAN_MAC, &at("10.0.0.1", port), CLIENT, 0);
+        split(&large(&reply, 1200), 800).remove(0)
+    };
+    assert_eq!(rig.push(LAN, &mut first(443)), Verdict::Forward(WAN));
+    assert_eq!(rig.push(LAN, &mut first(8080)), Verdict::Drop(Drop::FragmentOverlap));
+    assert_eq!(rig.push(LAN, &mut first(443)), Verdict::Forward(WAN), "a copy is none");
+}
+
+#[test]
+fn a_connection_goes_before_a_service_that_answers_for_want_of_one() {
+    let mut rig = rig(Protocol::Udp, Mode::Nat, &[1]);
+    let dest = DestSpec::new(DestId::new(9).unwrap(), socket("10.0.0.1:8053"));
+    let spec = ServiceSpec::new(socket("192.0.2.10:53"), Protocol::Udp, Mode::Nat);
+    let spec = ServiceSpec { scheduler: Scheduler::Rr, one_packet: true, dests: vec![dest], ..spec };
+    rig.generation += 1;
+    rig.snapshot = compile(rig.generation, &[spec, rig.spec.clone()], []);
+    // Nobody knows of it, so it is the other service's answer.
+    from(&rig, Protocol::Udp, 1, 8053, "192.0.2.10:53");
+    assert_eq!(to(&rig, Protocol::Udp, 8053, 0), Some(1));
+    let reply = packet(Protocol::Udp, LAN_MAC, "10.0.0.1:8053", CLIENT, 0);
+    let explained = explain(&rig.snapshot, &rig.engine.table, rig.now, LAN, &reply).unwrap();
+    from(&rig, Protocol::Udp, 1, 8053, "192.0.2.10:8053");
+    assert_eq!(explained.frame, expect(Protocol::Udp, (CLIENT_MAC, WAN_MAC), "192.0.2.10:8053", CLIENT, 0));
 }
