@@ -427,6 +427,11 @@ impl Dest {
         }
     }
 
+    /// Whether a connection would reach it.
+    fn is_reachable(&self) -> bool {
+        self.is_here || matches!(self.next_hop, NextHop::Ready(_))
+    }
+
     /// Whether its replies do not come this way.
     #[inline]
     pub fn is_one_way(&self) -> bool {
@@ -627,7 +632,7 @@ impl Snapshot {
             .dests
             .iter()
             .filter(|dest| dest.up && dest.listed)
-            .partition(|dest| self.way_to(spec, dest.address, virtuals).is_known());
+            .partition(|dest| self.dest(dest.id).is_some_and(Dest::is_reachable));
         let waits = unreachable.iter().any(|dest| dest.weight > 0);
         let home = match spec.part {
             Some(Part::Face(service)) => {
@@ -662,7 +667,7 @@ impl Snapshot {
             quic: quic::Ids::new(&spec.quic, quic_ids),
             is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
             ends_here: !spec.has_gate()
-                && spec.dests.iter().any(|dest| self.way_to(spec, dest.address, virtuals).is_here),
+                && spec.dests.iter().any(|dest| self.dest(dest.id).is_some_and(|dest| dest.is_here)),
             persistent: spec.persistence.map(|how| how.prefix),
             mark: mark(spec.address),
             waits,
@@ -796,13 +801,6 @@ struct Way {
     next_hop: NextHop,
     tunnel: Option<Tunnel>,
     is_here: bool,
-}
-
-impl Way {
-    /// Whether a connection would reach it.
-    fn is_known(&self) -> bool {
-        self.is_here || matches!(self.next_hop, NextHop::Ready(_))
-    }
 }
 
 /// See [`Service::mark`].
