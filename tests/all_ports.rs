@@ -1,19 +1,17 @@
 //! Services of all ports of their address.
 
 use std::{
-    io::Read,
-    net::{SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
+    net::{SocketAddr, SocketAddrV4, UdpSocket},
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use harness::{
     client,
-    cluster::{CLIENT, Cluster, Layout, VIP, vip},
+    cluster::{CLIENT, Layout, VIP, vip},
     config::Service,
     ipv6,
     servers::Server,
-    wait::{self, PATIENCE},
 };
 
 const NAMES: [&str; 3] = ["rs1", "rs2", "rs3"];
@@ -21,19 +19,6 @@ const NAMES: [&str; 3] = ["rs1", "rs2", "rs3"];
 /// A service of all ports, of these servers.
 fn service(service: Service, servers: impl IntoIterator<Item = SocketAddr>) -> Service {
     servers.into_iter().fold(service.scheduler("rr"), |service, server| service.server(server, 1))
-}
-
-/// A connection from this port of the client, and the name that its server says; there and back.
-fn open(cluster: &Cluster, from: SocketAddr, to: SocketAddr) -> Result<(TcpStream, String)> {
-    let mut stream = cluster.client.enter(|| {
-        let socket = client::bound(from)?;
-        socket.connect(&to.into()).with_context(|| format!("connecting to {to}"))?;
-        Ok(TcpStream::from(socket))
-    })?;
-    let mut name = [0; 3];
-    stream.read_exact(&mut name).with_context(|| format!("from {to}"))?;
-    client::echo(&mut stream, b"there and back")?;
-    Ok((stream, String::from_utf8_lossy(&name).into_owned()))
 }
 
 #[test]
@@ -56,20 +41,16 @@ fn every_port_that_no_other_service_has_leads_to_the_same_port_of_a_server_by_na
             .service(service(Service::udp("nat", vip(0)), (0..3).map(four)))
             .service(service(Service::tcp("nat", ipv6::vip(0)), (0..3).map(six)));
         let router = cluster.start_router(&config)?;
-        wait::until("the real servers' MACs are known", PATIENCE, || {
-            let told = router
-                .rvs(&format!("explain --src [{}]:9 --dst {} --json", ipv6::CLIENT, ipv6::vip(7)))
-                .run()?;
-            ensure!(!told.contains("the MAC of "), "{told}");
-            Ok(())
-        })?;
+        router.wait_for_macs(ipv6::CLIENT.into(), ipv6::vip(7), "tcp")?;
 
         // One port of the client, two virtual ones: two connections, to servers in turn, in both families.
         let (client4, client6) = ((CLIENT, 40_000).into(), (ipv6::CLIENT, 40_000).into());
         let of_four = (client4, [vip(7), vip(4443)].map(SocketAddr::from));
         for (client, ends) in [of_four, (client6, [ipv6::vip(7), ipv6::vip(4443)])] {
-            let [(_first, one), (_second, other)] =
-                [open(cluster, client, ends[0])?, open(cluster, client, ends[1])?];
+            let [(_first, one), (_second, other)] = [
+                client::named(&cluster.client, client, ends[0])?,
+                client::named(&cluster.client, client, ends[1])?,
+            ];
             ensure!(one != other, "{one} twice");
             let list = router.rvs("list -c").run()?;
             for virtual_ in ends {
@@ -119,7 +100,7 @@ fn a_client_of_a_service_of_some_ports_has_one_server_for_them_and_linux_for_the
         let router = cluster.start_router(&cluster.config().service(service))?;
         let mut names = Vec::new();
         for (port, from) in [21, 10_007, 21].into_iter().zip(40_000..) {
-            let (stream, name) = open(cluster, (CLIENT, from).into(), vip(port).into())?;
+            let (stream, name) = client::named(&cluster.client, (CLIENT, from).into(), vip(port).into())?;
             client::close(stream)?;
             names.push(name);
         }
@@ -155,14 +136,14 @@ fn a_client_of_a_persistent_service_of_all_ports_has_one_server_by_direct_routin
         let router = cluster.start_router(&config)?;
         let mut names = Vec::new();
         for (port, from) in [7, 4443, 8080, 7].into_iter().zip(40_000..) {
-            let (stream, name) = open(cluster, (CLIENT, from).into(), vip(port).into())?;
+            let (stream, name) = client::named(&cluster.client, (CLIENT, from).into(), vip(port).into())?;
             client::close(stream)?;
             names.push(name);
         }
         ensure!(names.iter().all(|name| *name == names[0]), "{names:?}");
         let other = Layout::OneArmed.real_server(9);
         cluster.client.ip(&format!("address add {other}/24 dev eth0"))?;
-        let (_stream, name) = open(cluster, (other, 40_000).into(), vip(7).into())?;
+        let (_stream, name) = client::named(&cluster.client, (other, 40_000).into(), vip(7).into())?;
         ensure!(name != names[0], "{name} for another client, too");
         router.finish()
     })

@@ -78,15 +78,8 @@ fn active_and_passive_in_both_families_there_and_back() -> Result<()> {
             .service(service(Service::tcp("nat", vip(0)), four))
             .service(service(Service::tcp("nat", ipv6::vip(0)), six));
         let router = cluster.start_router(&config)?;
-        wait::until("the real servers' MACs are known", PATIENCE, || {
-            for (from, to) in
-                [(CLIENT.to_string(), vip(21).into()), (format!("[{}]", ipv6::CLIENT), ipv6::vip(21))]
-            {
-                let told = router.rvs(&format!("explain --src {from}:9 --dst {to} --json")).run()?;
-                ensure!(!told.contains("the MAC of "), "{told}");
-            }
-            Ok(())
-        })?;
+        router.wait_for_macs(CLIENT.into(), vip(21).into(), "tcp")?;
+        router.wait_for_macs(ipv6::CLIENT.into(), ipv6::vip(21), "tcp")?;
 
         let four = VIP.to_string();
         let six = format!(

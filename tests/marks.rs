@@ -2,7 +2,7 @@
 
 use std::{
     io::Read,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -12,11 +12,9 @@ use harness::{
     cluster::{CLIENT, Cluster, Layout, VIP},
     config::Service,
     ipv6,
-    router::Router,
     servers::Server,
     shm::Place,
     tunnel::{End, Kind, through},
-    wait::{self, PATIENCE},
 };
 
 const NAMES: [&str; 3] = ["rs1", "rs2", "rs3"];
@@ -42,17 +40,9 @@ fn neighbours(cluster: &Cluster, count: u8) -> Result<Vec<Ipv4Addr>> {
 
 /// The name that the server of a connection from a client to a virtual address and port says.
 fn ask(cluster: &Cluster, client: impl Into<IpAddr>, to: impl Into<SocketAddr>) -> Result<String> {
-    let (client, to) = (client.into(), to.into());
-    let mut stream = cluster.client.enter(|| {
-        let socket = client::bound((client, 0))?;
-        socket.connect(&to.into()).with_context(|| format!("connecting to {to}"))?;
-        Ok(TcpStream::from(socket))
-    })?;
-    let mut name = [0; 3];
-    stream.read_exact(&mut name).with_context(|| format!("from {to}"))?;
-    client::echo(&mut stream, b"there and back")?;
+    let (stream, name) = client::named(&cluster.client, SocketAddr::new(client.into(), 0), to.into())?;
     client::close(stream)?;
-    Ok(String::from_utf8_lossy(&name).into_owned())
+    Ok(name)
 }
 
 fn ask_by_udp(cluster: &Cluster, client: Ipv4Addr, to: (Ipv4Addr, u16)) -> Result<String> {
@@ -70,13 +60,17 @@ fn all_same(names: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn wait_for_macs(router: &Router, client: impl Into<IpAddr>, to: impl Into<SocketAddr>) -> Result<()> {
-    let (client, to) = (SocketAddr::new(client.into(), 9), to.into());
-    wait::until("the real servers' MACs are known", PATIENCE, || {
-        let told = router.rvs(&format!("explain --src {client} --dst {to} --json")).run()?;
-        ensure!(!told.contains("the MAC of "), "{told}");
-        Ok(())
-    })
+/// Three clients, one after the other, have a server each, and it for all that each of them asks.
+fn a_server_each(cluster: &Cluster, mut ask: impl FnMut(Ipv4Addr) -> Result<Vec<String>>) -> Result<()> {
+    let mut servers = Vec::new();
+    for client in neighbours(cluster, 3)? {
+        let names = ask(client)?;
+        all_same(&names)?;
+        servers.extend(names.into_iter().next());
+    }
+    servers.sort();
+    ensure!(servers == NAMES, "{servers:?}");
+    Ok(())
 }
 
 #[test]
@@ -97,7 +91,7 @@ fn a_client_has_one_server_over_two_addresses_several_ports_and_both_protocols()
             .mark(&format!("mark = 10\nprotocol = \"udp\"\naddress = \"{OTHER}\"\nports = [5353]"))
             .service(service(cluster));
         let router = cluster.start_router(&config)?;
-        wait_for_macs(&router, CLIENT, (VIP, 8080))?;
+        router.wait_for_macs(CLIENT.into(), (VIP, 8080).into(), "tcp")?;
 
         let mut answers = Vec::new();
         for to in [(VIP, 80), (OTHER, 8080), (OTHER, 80), (VIP, 8080)] {
@@ -110,20 +104,15 @@ fn a_client_has_one_server_over_two_addresses_several_ports_and_both_protocols()
         all_same(&answers)?;
 
         // Other clients are others' by the same turn, wherever they begin.
-        let mut firsts = Vec::new();
-        for (client, to) in
-            neighbours(cluster, 3)?.into_iter().zip([(OTHER, 8090), (VIP, 8090), (OTHER, 8090)])
-        {
-            let first = ask(cluster, client, to)?;
-            all_same(&[
-                first.clone(),
+        let mut begins = [OTHER, VIP, OTHER].into_iter().cycle();
+        a_server_each(cluster, |client| {
+            let begin = begins.next().context("it goes round")?;
+            Ok(vec![
+                ask(cluster, client, (begin, 8090))?,
                 ask(cluster, client, (VIP, 8090))?,
                 ask_by_udp(cluster, client, (OTHER, 5353))?,
-            ])?;
-            firsts.push(first);
-        }
-        firsts.sort();
-        ensure!(firsts == NAMES, "{firsts:?}");
+            ])
+        })?;
 
         let refused = cluster.client.enter(|| {
             let socket = client::bound((CLIENT, 0))?;
@@ -163,7 +152,7 @@ fn a_reload_of_rules_keeps_the_connections_of_what_stays() -> Result<()> {
         };
         let config = cluster.config().service(service(cluster));
         let router = cluster.start_router(&config.clone().mark(&rule(VIP)).mark(&rule(OTHER)))?;
-        wait_for_macs(&router, CLIENT, (VIP, 7))?;
+        router.wait_for_macs(CLIENT.into(), (VIP, 7).into(), "tcp")?;
         let mut stream = client::connect(&cluster.client, (VIP, 7))?;
         let mut name = [0; 3];
         stream.read_exact(&mut name)?;
@@ -198,7 +187,7 @@ fn connections_and_who_comes_back_where_outlive_a_router_that_is_killed() -> Res
             .service(service(cluster));
         config.keep = place.keep();
         let router = cluster.start_router(&config)?;
-        wait_for_macs(&router, CLIENT, (VIP, 7))?;
+        router.wait_for_macs(CLIENT.into(), (VIP, 7).into(), "tcp")?;
         let clients = neighbours(cluster, 3)?;
         let firsts =
             clients.iter().map(|&client| ask(cluster, client, (VIP, 7))).collect::<Result<Vec<_>>>()?;
@@ -207,7 +196,7 @@ fn connections_and_who_comes_back_where_outlive_a_router_that_is_killed() -> Res
 
         router.kill()?;
         let router = cluster.start_router(&config)?;
-        wait_for_macs(&router, CLIENT, (VIP, 7))?;
+        router.wait_for_macs(CLIENT.into(), (VIP, 7).into(), "tcp")?;
         client::echo(&mut stream, b"as before")?;
         // Backwards, so that the turn alone would not do it.
         for (&client, first) in clients.iter().zip(firsts).rev() {
@@ -221,15 +210,10 @@ fn connections_and_who_comes_back_where_outlive_a_router_that_is_killed() -> Res
 fn clients_have_their_servers(cluster: &Cluster, service: Service) -> Result<()> {
     let rule = format!("mark = 10\naddress = [\"{VIP}\", \"{OTHER}\"]\nports = [\"7-9\"]");
     let router = cluster.start_router(&cluster.config().mark(&rule).service(service))?;
-    wait_for_macs(&router, CLIENT, (VIP, 7))?;
-    let mut firsts = Vec::new();
-    for client in neighbours(cluster, 3)? {
-        let first = ask(cluster, client, (VIP, 7))?;
-        all_same(&[first.clone(), ask(cluster, client, (OTHER, 7))?, ask(cluster, client, (OTHER, 8))?])?;
-        firsts.push(first);
-    }
-    firsts.sort();
-    ensure!(firsts == NAMES, "{firsts:?}");
+    router.wait_for_macs(CLIENT.into(), (VIP, 7).into(), "tcp")?;
+    a_server_each(cluster, |client| {
+        [(VIP, 7), (OTHER, 7), (OTHER, 8)].into_iter().map(|to| ask(cluster, client, to)).collect()
+    })?;
     router.finish()
 }
 
@@ -278,7 +262,7 @@ fn one_server_over_two_addresses_of_ipv6() -> Result<()> {
         let rule =
             format!("mark = 10\naddress = [\"{}\", \"{OTHER6}\"]\nports = [80, \"8080-8090\"]", ipv6::VIP);
         let router = cluster.start_router(&ipv6::config(cluster).mark(&rule).service(service))?;
-        wait_for_macs(&router, ipv6::CLIENT, (ipv6::VIP, 80))?;
+        router.wait_for_macs(ipv6::CLIENT.into(), (ipv6::VIP, 80).into(), "tcp")?;
         let mut names = Vec::new();
         for to in [(ipv6::VIP, 80), (OTHER6, 8085), (OTHER6, 80), (ipv6::VIP, 8085)] {
             names.push(ask(cluster, ipv6::CLIENT, to)?);
@@ -302,19 +286,10 @@ fn the_ports_of_ftp_by_direct_routing() -> Result<()> {
         let rule =
             format!("mark = 10\nprotocol = \"tcp\"\naddress = \"{VIP}\"\nports = [21, \"10000-20000\"]");
         let router = cluster.start_router(&cluster.config().mark(&rule).service(service(cluster)))?;
-        wait_for_macs(&router, CLIENT, (VIP, 21))?;
-        let mut firsts = Vec::new();
-        for client in neighbours(cluster, 3)? {
-            let control = ask(cluster, client, (VIP, 21))?;
-            all_same(&[
-                control.clone(),
-                ask(cluster, client, (VIP, 10_000))?,
-                ask(cluster, client, (VIP, 20_000))?,
-            ])?;
-            firsts.push(control);
-        }
-        firsts.sort();
-        ensure!(firsts == NAMES, "{firsts:?}");
+        router.wait_for_macs(CLIENT.into(), (VIP, 21).into(), "tcp")?;
+        a_server_each(cluster, |client| {
+            [21, 10_000, 20_000].into_iter().map(|port| ask(cluster, client, (VIP, port))).collect()
+        })?;
         router.finish()
     })
 }

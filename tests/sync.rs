@@ -102,6 +102,15 @@ fn wait_same(a: &Router, b: &Router, count: usize) -> Result<()> {
     })
 }
 
+/// The first of the two once more, when it has learned these connections from its peer.
+fn learned(cluster: &Cluster, pair: &Pair, known: &[[String; 4]]) -> Result<Router> {
+    let router = pair.start(cluster, 0)?;
+    wait_together(&router)?;
+    wait_live(cluster)?;
+    ensure!(connections(&router)? == known, "{:?}\n{known:?}", connections(&router)?);
+    Ok(router)
+}
+
 #[test]
 fn connections_go_on_after_their_router_was_killed_and_has_learned_them_from_its_peer() -> Result<()> {
     with_cluster(Layout::TwoArmed, |cluster| {
@@ -127,13 +136,8 @@ fn connections_go_on_after_their_router_was_killed_and_has_learned_them_from_its
         let known = connections(&peer)?;
 
         router.kill()?;
-        let router = pair.start(cluster, 0)?;
-        wait_together(&router)?;
-        wait_live(cluster)?;
-        ensure!(connections(&router)? == known, "{:?}\n{known:?}", connections(&router)?);
-        for stream in &mut streams {
-            client::echo(stream, b"after")?;
-        }
+        let router = learned(cluster, &pair, &known)?;
+        streams.iter_mut().try_for_each(|stream| client::echo(stream, b"after"))?;
         wait::until("it is said that the peer has come", PATIENCE, || {
             let heard = router.rvs("events").run()?;
             ensure!(heard.contains("peer 10.9.0.2:8848 knows our connections"), "{heard}");
@@ -169,13 +173,8 @@ fn what_is_of_a_mark_goes_on_after_its_router_has_learned_it_from_its_peer() -> 
         ensure!(known.iter().all(|connection| server(connection) == server(&known[0])), "{known:?}");
 
         router.kill()?;
-        let router = pair.start(cluster, 0)?;
-        wait_together(&router)?;
-        wait_live(cluster)?;
-        ensure!(connections(&router)? == known, "{:?}\n{known:?}", connections(&router)?);
-        for stream in &mut streams {
-            client::echo(stream, b"after")?;
-        }
+        let router = learned(cluster, &pair, &known)?;
+        streams.iter_mut().try_for_each(|stream| client::echo(stream, b"after"))?;
         let mut further = client::connect(&cluster.client, other)?;
         client::echo(&mut further, b"and one more")?;
         wait_same(&router, &peer, 4)?;

@@ -160,6 +160,20 @@ pub fn bound(address: impl Into<SocketAddr>) -> Result<Socket> {
     Ok(socket)
 }
 
+/// A connection from an address and port of the client (0 for one of its own choosing) to a server that says its name of three letters and
+/// then what it hears, and the name.
+pub fn named(client: &Namespace, from: SocketAddr, to: SocketAddr) -> Result<(TcpStream, String)> {
+    let mut stream = client.enter(|| {
+        let socket = bound(from)?;
+        socket.connect(&to.into()).with_context(|| format!("connecting to {to}"))?;
+        Ok(TcpStream::from(socket))
+    })?;
+    let mut name = [0; 3];
+    stream.read_exact(&mut name).with_context(|| format!("from {to}"))?;
+    echo(&mut stream, b"there and back")?;
+    Ok((stream, String::from_utf8_lossy(&name).into_owned()))
+}
+
 /// Sends `message` and waits until it has come back as it was.
 pub fn echo(stream: &mut TcpStream, message: &[u8]) -> Result<()> {
     stream.write_all(message)?;

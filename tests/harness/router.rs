@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -166,6 +167,18 @@ impl Router {
     pub fn counters(&self) -> Result<Counters> {
         let text = self.rvs("list --counters --json").run()?;
         serde_json::from_str(&text).with_context(|| text)
+    }
+
+    /// Waits until it knows the MAC of each real server to which this client's packets may go: on a machine that is busy with other things
+    /// they may not have answered within the second that a start waits for them, and who comes before they do is dropped.
+    pub fn wait_for_macs(&self, client: IpAddr, to: SocketAddr, protocol: &str) -> Result<()> {
+        let client = SocketAddr::new(client, 9);
+        let question = format!("explain --src {client} --dst {to} --proto {protocol} --json");
+        wait::until("the real servers' MACs are known", PATIENCE, || {
+            let told = self.rvs(&question).run()?;
+            ensure!(!told.contains("the MAC of "), "{told}");
+            Ok(())
+        })
     }
 
     /// Waits until a health check has changed its mind about the `index`th server.

@@ -16,7 +16,7 @@ use harness::{
     listing::{Counters, Stats},
     netns::Namespace,
     router::Router,
-    wait::{self, PATIENCE},
+    wait::PATIENCE,
 };
 
 /// Where a real server answers over UDP: under direct routing by the virtual address, which it has itself.
@@ -49,18 +49,11 @@ fn stats(router: &Router, protocol: &str, address: impl Into<SocketAddr>) -> Res
     Ok(found.with_context(|| format!("no {protocol} {address} in {services:?}"))?.stats)
 }
 
-/// Starts the router, and waits until it knows the MAC of each real server: on a machine that is busy with other things they may
-/// not have answered within the second that a start waits for them, and who comes before they do is dropped.
+/// Starts the router, and waits until it knows the MAC of each real server.
 fn start(cluster: &Cluster, config: &Config) -> Result<Router> {
     let router = cluster.start_router(config)?;
     for service in config.services.iter().filter(|service| service.address.is_ipv6()) {
-        let (to, protocol) = (service.address, service.protocol);
-        let question = format!("explain --src [{CLIENT}]:9 --dst {to} --proto {protocol} --json");
-        wait::until("the real servers' MACs are known", PATIENCE, || {
-            let told = router.rvs(&question).run()?;
-            ensure!(!told.contains("the MAC of "), "{told}");
-            Ok(())
-        })?;
+        router.wait_for_macs(CLIENT.into(), service.address, service.protocol)?;
     }
     Ok(router)
 }

@@ -330,8 +330,13 @@ fn the_mss_of_a_syn_is_lowered_to_what_fits() {
     each(|pair, encapsulation| {
         let header = if pair.inside == 4 { 20 } else { 40 };
         let fits = 1500 - pair.overhead(encapsulation) - header - 20;
-        for (clamp, expected) in [(MssClamp::Fit, fits), (MssClamp::To(1300), 1300)] {
-            let rig = pair.rig(Protocol::Tcp, encapsulation, Some(clamp));
+        for (clamp, expected) in [
+            (Some(MssClamp::Fit), fits),
+            (Some(MssClamp::To(1300)), 1300),
+            (Some(MssClamp::To(1461)), 1460),
+            (None, 1460),
+        ] {
+            let rig = pair.rig(Protocol::Tcp, encapsulation, clamp);
             let transport = 14 + header;
             let mut frame = pair.request(Protocol::Tcp, SYN);
             frame.truncate(transport + 20);
@@ -347,6 +352,14 @@ fn the_mss_of_a_syn_is_lowered_to_what_fits() {
             pair.mend(&mut lowered);
             assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
             assert_eq!(pair.taken_out(&frame, encapsulation), pair.hop(&lowered), "{pair:?} {encapsulation}");
+            // Of anything else it is not.
+            let mut frame = pair.segment(header + 40);
+            frame[transport + 12] = 6 << 4;
+            frame[transport + 20..transport + 24].copy_from_slice(&[2, 4, 0x05, 0xB4]);
+            pair.mend(&mut frame);
+            let expected = pair.hop(&frame);
+            assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
+            assert_eq!(pair.taken_out(&frame, encapsulation), expected, "{pair:?} {encapsulation}");
         }
     });
 }
@@ -375,6 +388,7 @@ fn what_is_too_long_with_the_headers_is_told_what_would_fit() {
             let mtu = u16::from_be_bytes([error[message + 6], error[message + 7]]);
             assert_eq!(usize::from(mtu), fits, "{pair:?} {encapsulation}");
         }
+        assert_eq!(rig.push(WAN, &mut pair.segment(65_520)), Verdict::Drop(Drop::TooBig));
     });
 }
 
@@ -444,6 +458,10 @@ fn what_may_be_split_goes_in_fragments_of_the_outer_packet() {
         let macs = [server_mac(1), LAN_MAC].concat();
         let whole = [&macs[..], &frame[12..14], &joined(&parts)].concat();
         assert_eq!(pair.taken_out(&whole, encapsulation), expected);
+        if pair.inside == 4 {
+            let whole = &pair.segment(1500)[14..];
+            assert_eq!(fragments(&rig.snapshot, whole), Vec::<Vec<u8>>::new(), "which must not be");
+        }
     });
 }
 

@@ -245,3 +245,23 @@ fn ipv6_over_two_addresses() {
     let templates = rig.connections().iter().filter(|(.., state)| *state == State::Template).count();
     assert_eq!(templates, 1);
 }
+
+#[test]
+fn a_server_at_an_address_of_the_routers_own_is_the_router_wherever_the_mark_is() {
+    for mode in [Mode::Nat, Mode::Dr] {
+        let mut rig = rig(mode, true, FACES);
+        rig.spec.dests[0].address = socket("10.0.0.254:0").into();
+        rig.spec.dests[1].up = false;
+        rig.snapshot = compile(3, &marked(&rig, FACES), []);
+        for (protocol, virtual_) in [
+            (Protocol::Tcp, "192.0.2.10:80"),
+            (Protocol::Tcp, "192.0.2.11:8085"),
+            (Protocol::Udp, "192.0.2.10:5000"),
+        ] {
+            let mut frame = packet(protocol, WAN_MAC, CLIENT, virtual_, SYN);
+            let came = frame.clone();
+            assert_eq!(rig.push(WAN, &mut frame), Verdict::Punt(Punt::Local), "{mode} {virtual_}");
+            assert_eq!(frame, came);
+        }
+    }
+}

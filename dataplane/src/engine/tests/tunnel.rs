@@ -6,9 +6,8 @@ use proptest::prelude::*;
 
 use super::families::FOUR_IN_FOUR;
 use super::*;
-use crate::engine::tell;
 use crate::snapshot::MssClamp;
-use crate::wire::tunnel::{Encapsulation, Outer};
+use crate::wire::tunnel::Encapsulation;
 
 /// The router's own address, which outer packets are from.
 const OWN: u32 = 0x0A00_00FE;
@@ -21,10 +20,6 @@ const ALL: [Encapsulation; 5] = [
     Encapsulation::Gue { port: 6080, checksum: false },
     Encapsulation::Gue { port: 5555, checksum: true },
 ];
-
-fn overhead(encapsulation: Encapsulation) -> u16 {
-    encapsulation.overhead(&Outer::Four { source: OWN, destination: SERVER })
-}
 
 fn rig(protocol: Protocol, encapsulation: Encapsulation, mss_clamp: Option<MssClamp>) -> Rig {
     let mut rig = Rig::new(protocol, Mode::Tunnel, &[1]);
@@ -79,17 +74,6 @@ fn hop(frame: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// A SYN with an MSS of 1460.
-fn syn_with_mss() -> Vec<u8> {
-    let mut frame = from_client(SYN);
-    frame.truncate(54);
-    frame.extend([2, 4, 0x05, 0xB4]);
-    frame[46] = 6 << 4;
-    frame[16..18].copy_from_slice(&44_u16.to_be_bytes());
-    mend(&mut frame);
-    frame
-}
-
 /// Makes the sums of a TCP packet without IP options right.
 fn mend(frame: &mut [u8]) {
     let length = (frame.len() - 34) as u16;
@@ -110,25 +94,6 @@ fn segment(length: usize, dont_fragment: bool) -> Vec<u8> {
     frame[20] = if dont_fragment { 0x40 } else { 0 };
     mend(&mut frame);
     frame
-}
-
-#[test]
-fn the_packet_inside_is_the_clients_with_one_hop_less() {
-    for encapsulation in ALL {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let rig = rig(protocol, encapsulation, None);
-            for flags in [SYN, ACK, ACK, FIN | ACK] {
-                let mut frame = packet(protocol, WAN_MAC, CLIENT, VIP, flags);
-                let expected = hop(&frame);
-                assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
-                assert_eq!(taken_out(&frame, encapsulation), expected, "{encapsulation}");
-            }
-            let traffic = rig.spec.dests[0].traffic[0].get();
-            let length = if protocol == Protocol::Tcp { 47 } else { 35 };
-            assert_eq!((traffic.connections, traffic.packets_in, traffic.bytes_in), (1, 4, 4 * length));
-            assert_eq!(rig.engine.counters.traffic.get(), traffic);
-        }
-    }
 }
 
 #[test]
@@ -179,75 +144,6 @@ fn a_server_whose_mac_is_lost_is_sent_to_by_linux() {
 }
 
 #[test]
-fn the_mss_of_a_syn_is_lowered_to_what_fits() {
-    for (encapsulation, clamp, expected) in [
-        (Encapsulation::Ipip, Some(MssClamp::Fit), 1440),
-        (Encapsulation::Gue { port: 6080, checksum: true }, Some(MssClamp::Fit), 1428),
-        (Encapsulation::Ipip, Some(MssClamp::To(1300)), 1300),
-        (Encapsulation::Ipip, Some(MssClamp::To(1461)), 1460),
-        (Encapsulation::Ipip, None, 1460),
-    ] {
-        let rig = rig(Protocol::Tcp, encapsulation, clamp);
-        let mut frame = syn_with_mss();
-        let mut lowered = frame.clone();
-        lowered[56..58].copy_from_slice(&u16::to_be_bytes(expected));
-        mend(&mut lowered);
-        assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
-        assert_eq!(taken_out(&frame, encapsulation), hop(&lowered), "{clamp:?}");
-        // Of anything else it is not.
-        let mut frame = segment(60, true);
-        frame[46] = 6 << 4;
-        frame[54..58].copy_from_slice(&[2, 4, 0x05, 0xB4]);
-        mend(&mut frame);
-        let expected = hop(&frame);
-        assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
-        assert_eq!(taken_out(&frame, encapsulation), expected);
-    }
-}
-
-#[test]
-fn what_is_too_long_with_the_headers_is_told_what_would_fit() {
-    for encapsulation in ALL {
-        let rig = rig(Protocol::Tcp, encapsulation, None);
-        rig.push(WAN, &mut from_client(SYN));
-        let fits = 1500 - usize::from(overhead(encapsulation));
-        for known in [SYN, ACK] {
-            // On the long way at first, then on the short one.
-            assert_eq!(rig.push(WAN, &mut from_client(known)), Verdict::Forward(LAN));
-            assert_eq!(rig.push(WAN, &mut segment(fits, true)), Verdict::Forward(LAN));
-            let long = segment(fits + 1, true);
-            let mut frame = long.clone();
-            assert_eq!(rig.push(WAN, &mut frame), Verdict::Drop(Drop::TooBig));
-            assert_eq!(frame, long, "it is told as it came");
-            let error =
-                tell::error(&rig.engine.table, &rig.snapshot, rig.now, Drop::TooBig, &frame[14..]).unwrap();
-            assert_eq!(error[20..22], [3, 4]);
-            assert_eq!(usize::from(u16::from_be_bytes([error[26], error[27]])), fits, "{encapsulation}");
-        }
-        assert_eq!(rig.push(WAN, &mut segment(65_520, true)), Verdict::Drop(Drop::TooBig));
-    }
-}
-
-#[test]
-fn what_may_be_fragmented_is_outside() {
-    for encapsulation in ALL {
-        let rig = rig(Protocol::Tcp, encapsulation, None);
-        rig.push(WAN, &mut from_client(SYN));
-        let mut frame = segment(1500, false);
-        let expected = hop(&frame);
-        assert_eq!(rig.push(WAN, &mut frame), Verdict::Punt(Punt::ToFragment));
-        let parts = fragments(&rig.snapshot, &frame[14..]);
-        assert_eq!(parts.len(), 2);
-        // Put together again it is what would have been sent where there is room.
-        let payload = [&parts[0][20..], &parts[1][20..]].concat();
-        let macs = [server_mac(1), LAN_MAC].concat();
-        let whole = [&macs[..], &[8, 0], &frame[14..34], &payload].concat();
-        assert_eq!(taken_out(&whole, encapsulation), expected);
-        assert_eq!(fragments(&rig.snapshot, &segment(1500, true)[14..]), Vec::<Vec<u8>>::new());
-    }
-}
-
-#[test]
 fn a_forged_error_is_told_to_nobody() {
     let gue = Encapsulation::Gue { port: 6080, checksum: false };
     let mut rig = rig(Protocol::Tcp, gue, None);
@@ -279,24 +175,6 @@ fn a_forged_error_is_told_to_nobody() {
     assert_eq!(FOUR_IN_FOUR.told(&rig, damaged), None);
     rig.wait(1000);
     assert!(!about(&rig, &good), "its connection is over");
-}
-
-#[test]
-fn an_error_about_a_reply_goes_to_the_server_through_the_tunnel() {
-    for encapsulation in ALL {
-        let rig = rig(Protocol::Tcp, encapsulation, None);
-        rig.push(WAN, &mut from_client(SYN));
-        let reply = packet(Protocol::Tcp, LAN_MAC, VIP, CLIENT, SYN | ACK);
-        let mut frame = FOUR_IN_FOUR.error_about([3, 4], 1400, &reply[14..]);
-        frame[..6].copy_from_slice(&WAN_MAC);
-        frame[30..34].copy_from_slice(&socket(VIP).ip().octets());
-        frame[24..26].fill(0);
-        let sum = !checksum::sum(&frame[14..34]);
-        frame[24..26].copy_from_slice(&sum.to_be_bytes());
-        let expected = hop(&frame);
-        assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
-        assert_eq!(taken_out(&frame, encapsulation), expected, "{encapsulation}");
-    }
 }
 
 proptest! {
