@@ -35,7 +35,6 @@
 mod compare;
 mod model;
 mod packet;
-pub mod passing;
 mod scheduler;
 mod sctp;
 pub mod sequence;

@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::{Odd, Sent};
 use crate::model::Class;
 use crate::packet::{self, ACK, FIN, PSH, RST, SYN};
-use crate::sequence::{Odd, Sent};
+
 use crate::world::{self, LAN, POOL, WAN};
 
 /// A packet of a host inside.
@@ -47,7 +48,7 @@ pub enum Course {
 }
 
 /// Any.
-pub fn passing() -> impl Strategy<Value = Passing> {
+pub(super) fn passing() -> impl Strategy<Value = Passing> {
     let host = (0..2u8, prop_oneof![3 => Just(1u8), 2 => 2..=4u8, 1 => select(vec![77u8, 254])]);
     let class = select(vec![Class::Tcp, Class::Tcp, Class::Udp, Class::Echo]);
     let course = prop_oneof![5 => Just(Course::Out), 3 => Just(Course::Back), 1 => Just(Course::Hairpin)];

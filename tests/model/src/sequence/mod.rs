@@ -1,0 +1,133 @@
+//! Random sequences: few clients and few services, so that packets meet, and every step small and readable, so that a sequence which shows a
+//! difference shrinks to one that a person understands.
+
+mod error;
+mod odd;
+mod passing;
+mod sent;
+mod services;
+mod wire;
+
+use std::net::SocketAddr;
+
+use dataplane::service::Mode;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+pub use self::error::Error;
+use self::error::error;
+pub use self::odd::Odd;
+use self::passing::passing;
+pub use self::passing::{Course, Passing};
+pub use self::sent::Sent;
+use self::sent::sent;
+use self::services::{services, snat};
+use crate::world::{self, Leaving, SERVERS, Service, Snat};
+
+/// A sequence: services, and what happens.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    /// Whether what concerns no service is routed by the workers.
+    pub routing: bool,
+    /// How hosts inside leave, if not by Linux.
+    pub snat: Option<Snat>,
+    /// The services at its beginning.
+    pub services: Vec<Service>,
+    /// What happens, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A packet comes.
+    Packet(Sent),
+    /// An ICMP error comes.
+    Error(Error),
+    /// A packet of no service's comes.
+    Passing(Passing),
+    /// So many ticks of a quarter of a second pass.
+    Wait(u64),
+    /// Workers have looked through the whole table.
+    Sweep,
+    /// A server's checks fail, or pass again.
+    Toggle(Which),
+    /// A server is removed from the configuration, or comes back.
+    Remove(Which, Option<Leaving>),
+    /// A server's MAC is forgotten, or found.
+    Neighbour(Which),
+    /// A server gets another weight.
+    Weight(Which, u32),
+    /// The virtual address goes to another router, or comes back.
+    Move(usize),
+}
+
+/// The numbers of a service and of one of its servers, modulo how many there are.
+pub type Which = (usize, usize);
+
+/// The number of whatever server a connection has.
+pub const ITS: usize = 99;
+
+/// Any sequence.
+pub fn sequences() -> impl Strategy<Value = Sequence> {
+    let snat = prop::option::weighted(0.3, snat());
+    (prop::bool::weighted(0.3), snat, services(), prop::collection::vec(step(), 1..=24)).prop_map(
+        |(routing, snat, services, mut steps)| {
+            if snat.is_some() {
+                steps.iter_mut().for_each(without_fragments);
+            }
+            Sequence { routing, snat, services, steps }
+        },
+    )
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let ticks = select(vec![1u64, 1, 3, 4, 5, 8, 12, 17, 41, 70, 240, 250, 500, 3605, 500_000]);
+    let which = (0..3usize, 0..SERVERS);
+    prop_oneof![
+        24 => sent().prop_map(Step::Packet),
+        3 => error().prop_map(Step::Error),
+        8 => passing().prop_map(Step::Passing),
+        3 => ticks.prop_map(Step::Wait),
+        1 => Just(Step::Sweep),
+        1 => which.clone().prop_map(Step::Toggle),
+        1 => which.clone().prop_map(Step::Neighbour),
+        1 => (which.clone(), select(vec![None, Some(Leaving::Draining), Some(Leaving::Resetting)]))
+            .prop_map(|(which, leaving)| Step::Remove(which, leaving)),
+        1 => (which, 0..5u32).prop_map(|(which, weight)| Step::Weight(which, weight)),
+        1 => (0..3usize).prop_map(Step::Move),
+    ]
+}
+
+/// Fragments of what source NAT has to do with, the model does not know.
+fn without_fragments(step: &mut Step) {
+    let Step::Packet(sent) = step else { return };
+    sent.odd = match sent.odd.take() {
+        Some(Odd::Part(..)) => None,
+        // None of those that would make a fragment of it.
+        Some(Odd::Flipped(at, bits, is_summed)) => Some(Odd::Flipped(at % 20, bits, is_summed)),
+        other => other,
+    };
+}
+
+/// What is known of a client's connection with a service, for packets that belong to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Known {
+    pub server: usize,
+    /// As whom the server knows the client, by full NAT.
+    pub local: Option<SocketAddr>,
+}
+
+/// The number of a server, for [`ITS`] that of the connection.
+fn its_or(server: usize, known: Option<Known>) -> usize {
+    if server == ITS { known.map_or(0, |known| known.server) } else { server }
+}
+
+/// Whom a server answers to. Without a connection by full NAT that is somebody else, or nobody.
+fn far(service: &Service, client: SocketAddr, known: Option<Known>) -> SocketAddr {
+    if service.mode != Mode::Fullnat {
+        return client;
+    }
+    let [local, _] = world::local_addresses(service.is_six);
+    known.and_then(|known| known.local).unwrap_or((local, *service.local_ports.start()).into())
+}

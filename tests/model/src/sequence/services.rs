@@ -1,0 +1,169 @@
+//! Services with servers, in all their kinds.
+
+use dataplane::service::{Mode, Persistence, Protocol, Scheduler, SchedulerFlag};
+use dataplane::snapshot::MssClamp;
+use dataplane::snat::SnatTimeouts;
+use dataplane::wire::tunnel::Encapsulation;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::world::{self, Limit, SERVERS, Server, Service, Snat, Sources, Tunnel};
+
+/// One to three of them.
+pub(super) fn services() -> impl Strategy<Value = Vec<Service>> {
+    prop::collection::vec((service(), any::<bool>()), 1..=3).prop_map(placed)
+}
+
+/// Each service has addresses of its own, or if it wants to and they are free, those of the one before it.
+fn placed(wishes: Vec<(Service, bool)>) -> Vec<Service> {
+    let mut services: Vec<Service> = Vec::new();
+    for (mut service, shares) in wishes {
+        let is_taken = |service: &Service| {
+            let key = |one: &Service| (world::virtual_address(one), one.protocol);
+            services.iter().any(|other| key(other) == key(service))
+        };
+        service.place = services.last().map_or(0, |last| last.place);
+        if !shares || is_taken(&service) {
+            service.place = services.len();
+        }
+        services.push(service);
+    }
+    services
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let scheduler = select(vec![
+        Scheduler::Rr,
+        Scheduler::Wrr,
+        Scheduler::Lc,
+        Scheduler::Wlc,
+        Scheduler::Sed,
+        Scheduler::Nq,
+        Scheduler::Sh,
+        Scheduler::Dh,
+        Scheduler::Fo,
+        Scheduler::Ovf,
+        Scheduler::Twos,
+        Scheduler::Mh,
+        Scheduler::Rendezvous,
+        Scheduler::P2c,
+    ]);
+    let kind = (
+        prop::bool::weighted(0.3),
+        prop_oneof![6 => Just(Protocol::Tcp), 3 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)],
+        prop_oneof![6 => Just(Mode::Nat), 3 => Just(Mode::Dr), 2 => Just(Mode::Tunnel), 3 => Just(Mode::Fullnat)],
+        scheduler,
+        any::<(bool, bool)>(),
+    );
+    let timeout = prop_oneof![4 => Just(900u32), 1 => Just(3), 1 => Just(17), 1 => Just(100_000)];
+    let servers = prop::collection::vec(server(), 1..=SERVERS);
+    let prefixes = select(vec![[32, 128], [28, 112], [16, 48]]);
+    let persistence = (select(vec![20u32, 300]), prefixes, any::<bool>());
+    let persistence = prop::option::weighted(0.25, persistence);
+    let special = (prop::bool::weighted(0.15), prop::bool::weighted(0.15), persistence);
+    let local_ports = select(vec![1024..=1024u16, 1024..=1025, 1024..=65_535]);
+    let all_ports = prop::option::weighted(0.25, select(vec![vec![], vec![80..=80, 443..=9000]]));
+    let ways = (
+        all_ports,
+        tunnel(),
+        local_ports,
+        prop::option::weighted(0.15, sources()),
+        prop::option::weighted(0.1, limit()),
+    );
+    (kind, timeout, special, ways, servers).prop_map(|(kind, timeout, special, ways, mut servers)| {
+        let (all_ports, tunnel, local_ports, sources, limit) = ways;
+        let (sloppy, one_packet, persistence) = special;
+        let (is_six, protocol, mode, scheduler, flags) = kind;
+        // Whom a client without a local port, or with enough connections, would have come back to, nobody can see, nor whether it would have been refused.
+        let is_tight =
+            mode == Mode::Fullnat && local_ports.len() <= 2 || matches!(limit, Some(Limit::Open(_)));
+        let persistence = persistence.filter(|_| !is_tight);
+        let scheduler =
+            if is_tight && scheduler == Scheduler::Mh { Scheduler::Rendezvous } else { scheduler };
+        let one_packet =
+            one_packet && protocol == Protocol::Udp && persistence.is_none() && mode != Mode::Fullnat;
+        let one_packet = one_packet && (mode != Mode::Nat || all_ports.is_none());
+        servers.iter_mut().for_each(|server| server.is_across &= mode == Mode::Tunnel);
+        let all = match scheduler {
+            Scheduler::Sh => [SchedulerFlag::ShFallback, SchedulerFlag::ShPort],
+            _ => [SchedulerFlag::MhFallback, SchedulerFlag::MhPort],
+        };
+        let flags = all.into_iter().zip([flags.0, flags.1]).filter(|&(_, is_set)| is_set);
+        let has_flags = matches!(scheduler, Scheduler::Sh | Scheduler::Mh);
+        Service {
+            is_six,
+            place: 0,
+            protocol,
+            all_ports,
+            mode,
+            scheduler,
+            flags: flags.map(|(flag, _)| flag).filter(|_| has_flags).collect(),
+            timeout,
+            sloppy,
+            one_packet,
+            persistence: persistence.map(|(seconds, [four, six], expire_quiescent)| Persistence {
+                seconds,
+                prefix: if is_six { six } else { four },
+                expire_quiescent,
+            }),
+            tunnel,
+            local_ports,
+            sources,
+            limit,
+            live: true,
+            servers,
+        }
+    })
+}
+
+/// Some of them have clients 1 and 2 of both families.
+fn sources() -> impl Strategy<Value = Sources> {
+    let prefix = select(vec![
+        ("198.51.100.0", 24),
+        ("198.51.100.1", 32),
+        ("198.51.100.2", 31),
+        ("0.0.0.0", 0),
+        ("2001:db8:c::", 64),
+        ("2001:db8:c::1", 128),
+        ("::", 0),
+    ]);
+    let prefix = prefix.prop_map(|(address, length)| (address.parse().expect("an address"), length));
+    let allow = prop::option::of(prop::collection::vec(prefix.clone(), 0..3));
+    (allow, prop::collection::vec(prefix, 0..3)).prop_map(|(allow, deny)| Sources { allow, deny })
+}
+
+fn limit() -> impl Strategy<Value = Limit> {
+    let rate = (select(vec![1u32, 3, 8]), select(vec![1u32, 2, 5]), any::<bool>());
+    prop_oneof![
+        2 => rate.prop_map(|(rate, burst, of_source)| Limit::Rate { rate, burst, of_source }),
+        1 => (1..3u32).prop_map(Limit::Open),
+    ]
+}
+
+fn tunnel() -> impl Strategy<Value = Tunnel> {
+    let checksum = any::<bool>();
+    let encapsulation = prop_oneof![
+        Just(Encapsulation::Ipip),
+        checksum.prop_map(|checksum| Encapsulation::Gre { checksum }),
+        checksum.prop_map(|checksum| Encapsulation::Gue { port: 6080, checksum }),
+    ];
+    let clamp = select(vec![None, Some(MssClamp::Fit), Some(MssClamp::To(500))]);
+    (encapsulation, clamp).prop_map(|(encapsulation, mss_clamp)| Tunnel { encapsulation, mss_clamp })
+}
+
+fn server() -> impl Strategy<Value = Server> {
+    let weight = prop_oneof![4 => 1u32..=4, 1 => Just(0)];
+    let limits = prop::option::weighted(0.15, prop_oneof![Just((2u32, 2u32)), Just((3, 2)), Just((1, 1))]);
+    let (is_up, is_known, is_across) =
+        (prop::bool::weighted(0.9), prop::bool::weighted(0.9), prop::bool::weighted(0.3));
+    (weight, is_up, is_known, is_across, limits).prop_map(|(weight, up, is_known, is_across, limits)| {
+        Server { weight, up, leaving: None, is_across, is_known, limits }
+    })
+}
+
+/// How hosts inside leave.
+pub(super) fn snat() -> impl Strategy<Value = Snat> {
+    let timeouts = SnatTimeouts { udp: 17, established: 125, transitory: 10, icmp: 4 };
+    select(vec![(2000..=2127u16, 16, 64), (2000..=2007, 4, 4), (2000..=2003, 2, 4)])
+        .prop_map(move |(ports, block, limit)| Snat { ports, block, limit, timeouts })
+}
