@@ -21,7 +21,7 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
     let (mut subject, mut model) = (Subject::new(sequence), Model::new(sequence));
     let mut now = 1 << 20;
     for (index, step) in sequence.steps.iter().enumerate() {
-        let known = |service, client| model.known(now, service, client);
+        let known = |flow| model.known(now, flow);
         let packet = match step {
             Step::Packet(sent) => Some((Some(sent.service), sent.frame(&services, known))),
             Step::Error(error) => Some((Some(error.about.service), error.frame(&services, known))),
@@ -77,9 +77,7 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             }
             &Step::Toggle(which) => edit(&mut services, which, |server| server.up = !server.up),
             // Flows of datagrams do not wait for a server that is removed.
-            &Step::Remove((service, _), _)
-                if services[service % services.len()].protocol == Protocol::Udp =>
-            {
+            &Step::Remove((service, _), _) if services[service % services.len()].has(Protocol::Udp) => {
                 Vec::new()
             }
             &Step::Remove(which, leaving) => edit(&mut services, which, |server| server.leaving = leaving),
@@ -88,11 +86,10 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             }
             &Step::Weight(which, weight) => edit(&mut services, which, |server| server.weight = weight),
             &Step::Move(service) => {
-                let place = services[service % services.len()].place;
-                let here: Vec<usize> =
-                    (0..services.len()).filter(|&number| services[number].place == place).collect();
-                here.iter().for_each(|&number| services[number].live = !services[number].live);
-                here
+                let place = services[service % services.len()].faces[0].place;
+                let faces = services.iter_mut().flat_map(|service| &mut service.faces);
+                faces.filter(|face| face.place == place).for_each(|face| face.live = !face.live);
+                (0..services.len()).collect()
             }
         };
         let mut expected: Vec<String> = model.settle(now).iter().map(shown).collect();
@@ -132,8 +129,9 @@ fn edit(services: &mut [Service], (service, server): Which, change: impl FnOnce(
 fn kinds(service: &Service) -> impl Iterator<Item = &'static str> {
     let is_across = service.servers.iter().any(|server| server.is_across);
     let special = [
-        (service.protocol == Protocol::Sctp, "sctp"),
-        (service.all_ports.is_some(), "all_ports"),
+        (service.has(Protocol::Sctp), "sctp"),
+        (service.is_of_all_ports() && !service.is_marked, "all_ports"),
+        (service.is_marked, "mark"),
         (service.mode == Mode::Tunnel && service.is_six, "tunnel of six"),
         (is_across, "tunnel across"),
     ];

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use dataplane::service::{Scheduler, SchedulerFlag};
 
+use crate::world::Flow;
+
 /// A real server that the scheduler knows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Candidate {
@@ -35,13 +37,6 @@ impl Candidate {
     fn overhead(&self) -> u64 {
         256 * u64::from(self.active) + u64::from(self.active + self.inactive)
     }
-}
-
-/// What is hashed.
-pub struct Flow {
-    pub client: IpAddr,
-    pub port: u16,
-    pub virtual_address: IpAddr,
 }
 
 /// The choice among servers, newest first; `turn` counts for round robin.
@@ -79,12 +74,12 @@ pub fn choose(
         Scheduler::Fo => heaviest(candidates, |_| true),
         Scheduler::Ovf => heaviest(candidates, |candidate| candidate.active <= candidate.weight),
         Scheduler::Sh => {
-            let port = if flags.contains(&SchedulerFlag::ShPort) { flow.port } else { 0 };
+            let port = if flags.contains(&SchedulerFlag::ShPort) { flow.client.port() } else { 0 };
             let walk = flags.contains(&SchedulerFlag::ShFallback);
-            by_source(candidates, hash(flow.client, port), walk)
+            by_source(candidates, hash(flow.client.ip(), port), walk)
         }
         Scheduler::Dh => {
-            let bucket = hash(flow.virtual_address, 0);
+            let bucket = hash(flow.destination.ip(), 0);
             if candidates.is_empty() {
                 return Choice::Nobody;
             }

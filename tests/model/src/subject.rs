@@ -11,13 +11,15 @@ use dataplane::engine::{BURST, Engine, Verdict, reset};
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, Route, Via};
 use dataplane::fragments::Waiting;
 use dataplane::service::{Limits, Mode, State, Timeouts};
-use dataplane::snapshot::{DestSpec, Pool, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
+use dataplane::snapshot::{DestSpec, Part, Pool, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
 use dataplane::snat::{Snat, SnatSpec, Snats};
 use dataplane::table::{Client, DestId, HashKey, LocalAddress, Table};
 
 use crate::model::{Class, Mapped};
 use crate::sequence::Sequence;
-use crate::world::{self, GATEWAYS, LAN, Leaving, MACS, ROUTER, ROUTER_SIX, SERVERS, Service, WAN, Way};
+use crate::world::{
+    self, Flow, GATEWAYS, LAN, Leaving, MACS, ROUTER, ROUTER_SIX, SERVERS, Service, WAN, Way,
+};
 
 /// An engine with its surroundings.
 pub struct Subject {
@@ -33,9 +35,7 @@ pub struct Subject {
 /// A connection as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed {
-    pub client: SocketAddr,
-    /// The virtual port.
-    pub port: u16,
+    pub flow: Flow,
     pub service: usize,
     pub server: usize,
     pub state: &'static str,
@@ -145,7 +145,7 @@ impl Subject {
             let (active, inactive) = dest.gauge.get();
             (dest.traffic[0].get(), [active, inactive])
         });
-        let templates = templates.iter().map(|one| (one.service, one.client.ip(), one.server)).collect();
+        let templates = templates.iter().map(|one| (one.service, one.flow.client.ip(), one.server)).collect();
         let routed = (self.counters.routed.get(), self.counters.routed_bytes.get());
         Seen {
             connections,
@@ -163,15 +163,15 @@ impl Subject {
             return Vec::new();
         }
         let templates = self.listed(now).filter(|one| one.state == State::Template.name());
-        templates.map(|one| (one.service, one.client.ip(), one.server)).collect()
+        templates.map(|one| (one.service, one.flow.client.ip(), one.server)).collect()
     }
 
-    /// The local addresses and ports of connections by full NAT: service, client, virtual port and what its server knows it as.
-    pub fn locals(&self, now: u64) -> Vec<(usize, SocketAddr, u16, SocketAddr)> {
+    /// The local addresses and ports of connections by full NAT.
+    pub fn locals(&self, now: u64) -> Vec<(Flow, SocketAddr)> {
         if self.services.iter().all(|service| service.mode != Mode::Fullnat) {
             return Vec::new();
         }
-        self.listed(now).filter_map(|one| Some((one.service, one.client, one.port, one.local?))).collect()
+        self.listed(now).filter_map(|one| Some((one.flow, one.local?))).collect()
     }
 
     /// What these inside addresses and ports are outside, as far as they are anything.
@@ -200,9 +200,15 @@ impl Subject {
             let dest = self.snapshot.dest_of(word)?;
             let age = word.age(Tick(now));
             (!self.snapshot.timeout(dest, word.state()).has_passed(age)).then(|| Listed {
-                client: self.snapshot.client_of(&self.table, slot, word).expect("the dest is known"),
-                port: self.snapshot.virtual_of(&self.table, slot, word).expect("the dest is known").port(),
-                service: dest.service as usize,
+                flow: Flow {
+                    protocol: self.snapshot.services[dest.service as usize].protocol,
+                    client: self.snapshot.client_of(&self.table, slot, word).expect("the dest is known"),
+                    destination: self
+                        .snapshot
+                        .virtual_of(&self.table, slot, word)
+                        .expect("the dest is known"),
+                },
+                service: (dest.id.index() - 1) / SERVERS % self.services.len(),
                 server: (dest.id.index() - 1) % SERVERS,
                 state: word.state().name(),
                 idle: age.into(),
@@ -257,12 +263,19 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
             world::server_address(service, index),
         )
     };
+    let face = &service.faces[0];
+    let address = match (service.is_marked, service.is_six) {
+        (false, _) => world::virtual_address(service.is_six, face),
+        // That of a mark itself is none.
+        (true, false) => (Ipv4Addr::from(10 + number as u32), 0).into(),
+        (true, true) => (Ipv6Addr::from(10 + number as u128), 0).into(),
+    };
     ServiceSpec {
-        ports: service.all_ports.clone().unwrap_or_default(),
+        ports: face.all_ports.clone().unwrap_or_default(),
         scheduler: service.scheduler,
         flags: service.flags.clone(),
         timeouts,
-        live: service.live,
+        live: face.live,
         sloppy: service.sloppy,
         one_packet: service.one_packet,
         persistence: service.persistence,
@@ -277,8 +290,34 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
             mss_clamp: service.tunnel.mss_clamp,
         },
         dests: service.servers.iter().enumerate().map(dest).collect(),
-        ..ServiceSpec::new(world::virtual_address(service), service.protocol, service.mode)
+        part: service.is_marked.then_some(Part::Home),
+        ..ServiceSpec::new(address, face.protocol, service.mode)
     }
+}
+
+/// All services, and behind them what those of marks have.
+fn with_faces(services: &[Service], specs: &[ServiceSpec]) -> Vec<ServiceSpec> {
+    let marked = services.iter().zip(specs).enumerate().filter(|(_, (service, _))| service.is_marked);
+    let faces = marked.flat_map(|(number, (service, home))| {
+        (1..).zip(&service.faces).map(move |(place, face)| {
+            let id = |id: DestId| DestId::new((place * services.len() * SERVERS + id.index()) as u32);
+            let dest = |dest: &DestSpec| DestSpec {
+                id: id(dest.id).expect("a small number"),
+                home: Some(dest.id),
+                ..dest.clone()
+            };
+            ServiceSpec {
+                address: world::virtual_address(service.is_six, face),
+                ports: face.all_ports.clone().unwrap_or_default(),
+                protocol: face.protocol,
+                live: face.live,
+                part: Some(Part::Face(number as u32)),
+                dests: home.dests.iter().map(dest).collect(),
+                ..home.clone()
+            }
+        })
+    });
+    specs.iter().cloned().chain(faces).collect()
 }
 
 /// Those by full NAT share the local addresses of their family.
@@ -303,7 +342,13 @@ fn with_pools(services: &[Service], mut specs: Vec<ServiceSpec>) -> Vec<ServiceS
 
 fn compile(generation: u64, services: &[Service], specs: &[ServiceSpec]) -> Snapshot {
     let ports = MACS.map(|mac| PortSpec { mac }).to_vec();
-    Snapshot::new(generation, ports, specs, [], Fibs { four: four(services), six: six(services) })
+    Snapshot::new(
+        generation,
+        ports,
+        &with_faces(services, specs),
+        [],
+        Fibs { four: four(services), six: six(services) },
+    )
 }
 
 fn four(services: &[Service]) -> Fib<u32> {

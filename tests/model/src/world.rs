@@ -5,7 +5,7 @@
 //!   203.0.113.0/24  ---------------+ port 0    192.0.2.10+S  port 1
 //! ```
 //!
-//! S is the place of a service, which two can have in common.
+//! S is the place of a service, which two can have in common. The service of a firewall mark may have 192.0.2.13+S as well.
 //!
 //! The same in IPv6: 2001:db8:c::/64, 2001:db8:d::/64, 2001:db8::10+S and 2001:db8:a:S::/64. Of the neighbours on 203.0.113.0/24 the MAC of .3
 //! is not known, the link to .2 takes 100 bytes (1280 of IPv6), and there is no way to .240/28. That to a server's .2 takes 200 (1300). The router
@@ -33,12 +33,12 @@ pub(crate) const SERVERS: usize = 4;
 pub struct Service {
     /// Whether it is of IPv6.
     pub is_six: bool,
-    /// The number of its addresses, its own or that of the service before it, with which it has them in common then.
+    /// The number of its servers' addresses, its own or that of the service before it, with which it has them in common then.
     pub place: usize,
-    /// TCP, UDP or SCTP.
-    pub protocol: Protocol,
-    /// If it is of all ports that no other service has: which of them, or if none stands here, any.
-    pub all_ports: Option<Vec<RangeInclusive<u16>>>,
+    /// What is to it: one address by one protocol, or if a firewall mark says so, several.
+    pub faces: Vec<Face>,
+    /// Whether it is the service of a firewall mark.
+    pub is_marked: bool,
     /// How packets reach its servers.
     pub mode: Mode,
     /// How a connection's server is chosen.
@@ -61,10 +61,32 @@ pub struct Service {
     pub sources: Option<Sources>,
     /// How many may begin.
     pub limit: Option<Limit>,
-    /// Whether the virtual address is here.
-    pub live: bool,
     /// How many servers it has, and what is said of each.
     pub servers: Vec<Server>,
+}
+
+/// A virtual address, and what of it is a service's.
+#[derive(Clone, Debug)]
+pub struct Face {
+    /// The number of the address.
+    pub place: usize,
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    /// If it is of all ports that no other service has: which of them, or if none stands here, any.
+    pub all_ports: Option<Vec<RangeInclusive<u16>>>,
+    /// Whether the virtual address is here.
+    pub live: bool,
+}
+
+/// What a connection is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flow {
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// The virtual address and port.
+    pub destination: SocketAddr,
 }
 
 /// Prefixes whose clients may begin connections, or may not. The longest decides.
@@ -93,6 +115,23 @@ pub enum Limit {
 }
 
 impl Service {
+    /// Whether it has ports that it does not change.
+    pub(crate) fn is_of_all_ports(&self) -> bool {
+        self.faces[0].all_ports.is_some()
+    }
+
+    /// Whether packets of this protocol are its own.
+    pub(crate) fn has(&self, protocol: Protocol) -> bool {
+        self.faces.iter().any(|face| face.protocol == protocol)
+    }
+
+    /// Whether this is one of its virtual addresses, and here.
+    pub(crate) fn is_at(&self, address: IpAddr) -> bool {
+        self.faces.iter().any(|face| face.live && virtual_address(self.is_six, face).ip() == address)
+    }
+}
+
+impl Face {
     /// Whether it is one of all ports and has this one.
     pub(crate) fn takes(&self, port: u16) -> bool {
         let ports = self.all_ports.as_ref();
@@ -159,23 +198,23 @@ pub(crate) enum Way {
     None,
 }
 
-/// The virtual address of a service; its port is 0 if it is of all ports.
-pub(crate) fn virtual_address(service: &Service) -> SocketAddr {
-    let port = match (&service.all_ports, service.protocol) {
+/// The virtual address of a face; its port is 0 if it is of all ports.
+pub(crate) fn virtual_address(is_six: bool, face: &Face) -> SocketAddr {
+    let port = match (&face.all_ports, face.protocol) {
         (Some(_), _) => 0,
         (None, Protocol::Tcp | Protocol::Sctp) => 80,
         (None, Protocol::Udp) => 53,
     };
-    if service.is_six {
-        (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10 + service.place as u16), port).into()
+    if is_six {
+        (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10 + face.place as u16), port).into()
     } else {
-        (Ipv4Addr::new(192, 0, 2, 10 + service.place as u8), port).into()
+        (Ipv4Addr::new(192, 0, 2, 10 + face.place as u8), port).into()
     }
 }
 
 /// The address of a service's real server.
 pub(crate) fn server_address(service: &Service, server: usize) -> SocketAddr {
-    let own = virtual_address(service).port();
+    let own = virtual_address(service.is_six, &service.faces[0]).port();
     let port = if service.mode.is_one_way() || own == 0 { own } else { 8000 + own };
     let is_six = service.is_six != service.servers[server].is_across;
     (host_address(service.place, server, is_six), port).into()
@@ -199,8 +238,8 @@ pub(crate) fn is_own(address: IpAddr) -> bool {
 }
 
 /// The virtual address as which a packet to this port has it.
-pub(crate) fn virtual_at(service: &Service, port: u16) -> SocketAddr {
-    with_port(virtual_address(service), port)
+pub(crate) fn virtual_at(service: &Service, face: &Face, port: u16) -> SocketAddr {
+    with_port(virtual_address(service.is_six, face), port)
 }
 
 /// A real server's address, as a connection with this virtual port has it.

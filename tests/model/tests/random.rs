@@ -37,7 +37,7 @@ const IN_EVERY_MODE: [&str; 23] = [
 ];
 
 /// What they meet in one, or because of something else that is special about them.
-const IN_ONE: [(&str, &str); 31] = [
+const IN_ONE: [(&str, &str); 36] = [
     ("all_ports", "forward"),
     ("all_ports", "hold"),
     ("all_ports", "icmp_error"),
@@ -48,6 +48,11 @@ const IN_ONE: [(&str, &str); 31] = [
     ("fullnat", "no_local_port"),
     ("fullnat", "server_reply"),
     ("fullnat", "unresolved"),
+    ("mark", "forward"),
+    ("mark", "hold"),
+    ("mark", "icmp_error"),
+    ("mark", "no_service"),
+    ("mark", "server_reply"),
     ("nat", "icmp_error"),
     ("nat", "server_reply"),
     ("nat", "unresolved"),

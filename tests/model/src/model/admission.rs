@@ -39,7 +39,7 @@ impl Model {
     /// Whether a client may have another connection with a service, once there is a server for it.
     pub(super) fn may_have_another(&self, number: usize, client: IpAddr) -> Result<(), Fate> {
         let Some(Limit::Open(most)) = self.services[number].limit else { return Ok(()) };
-        let is_its = |one: &&Connection| one.service == number && one.client.ip() == client;
+        let is_its = |one: &&Connection| one.service == number && one.flow.client.ip() == client;
         let open = self.connections.iter().filter(is_its).count();
         if open < most as usize { Ok(()) } else { Err(Fate::Drop("source_limited")) }
     }

@@ -10,14 +10,12 @@ use crate::packet::{RST, SYN};
 use crate::sctp;
 use crate::sequence::Known;
 use crate::tcp::{self, State};
-use crate::world::{Leaving, Service};
+use crate::world::{Flow, Leaving, Service};
 
 /// A connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    pub client: SocketAddr,
-    /// The virtual port.
-    pub port: u16,
+    pub flow: Flow,
     pub service: usize,
     pub server: usize,
     pub state: State,
@@ -37,16 +35,16 @@ impl Model {
         &mut self,
         frame: &Frame<'_>,
         number: usize,
-        client: SocketAddr,
+        flow: Flow,
         flags: u8,
     ) -> Result<usize, Fate> {
-        let server = self.schedule(frame, number, client, flags)?;
+        let client = flow.client;
+        let server = self.schedule(frame, number, flow, flags)?;
         if !self.services[number].one_packet {
             self.may_have_another(number, client.ip())?;
         }
         self.note_template(number, client.ip(), server);
-        let port = frame.packet.destination_port();
-        let local = self.take_local(frame, number, server, (client, port))?;
+        let local = self.take_local(frame, number, server, flow)?;
         self.loads[number][server].traffic.connections += 1;
         self.total.connections += 1;
         let service = &self.services[number];
@@ -54,7 +52,7 @@ impl Model {
             return Ok(server);
         }
         let seen = client_side(service);
-        let state = match service.protocol {
+        let state = match flow.protocol {
             Protocol::Udp => State::Udp,
             Protocol::Sctp => match sctp::next(seen, State::None, flags) {
                 State::Established => State::None,
@@ -66,20 +64,17 @@ impl Model {
                 state => state,
             },
         };
-        let protocol = service.protocol;
         // What is over of this client's port makes room.
         let (services, now) = (&self.services, self.now);
         self.connections.retain(|old| {
-            let is_this = (old.service, old.client, old.port) == (number, client, port);
-            let is_stale = old.client == client
-                && services[old.service].protocol == protocol
+            let is_this = old.flow == flow;
+            let is_stale = (old.flow.client, old.flow.protocol) == (client, flow.protocol)
                 && is_over(old, &services[old.service], now);
             !is_this && !is_stale
         });
         self.begun += 1;
         self.connections.push(Connection {
-            client,
-            port,
+            flow,
             service: number,
             server,
             state,
@@ -98,7 +93,7 @@ impl Model {
         let service = &self.services[connection.service];
         let server = &service.servers[connection.server];
         let (is_dead, is_leaving) = (!server.up, server.leaving == Some(Leaving::Resetting));
-        match service.protocol {
+        match connection.flow.protocol {
             Protocol::Udp => is_dead,
             Protocol::Sctp => {
                 flags == sctp::INIT && (connection.state == State::Closed || is_dead || is_leaving)
@@ -114,7 +109,8 @@ impl Model {
     pub(super) fn is_to_end(&self, index: usize) -> bool {
         let Connection { service, server, .. } = self.connections[index];
         let its = &self.services[service];
-        its.protocol == Protocol::Tcp && its.servers[server].leaving == Some(Leaving::Resetting)
+        self.connections[index].flow.protocol == Protocol::Tcp
+            && its.servers[server].leaving == Some(Leaving::Resetting)
     }
 
     /// Linux' side tells both ends, and forgets the connection; a fragment does not say how long its segment is, and so not what the ends expect next.
@@ -131,13 +127,14 @@ impl Model {
         let now = self.now;
         let connection = &mut self.connections[index];
         let service = &self.services[connection.service];
-        let state = match service.protocol {
+        let protocol = connection.flow.protocol;
+        let state = match protocol {
             Protocol::Udp => State::Udp,
             Protocol::Sctp => sctp::next(seen, connection.state, flags),
             Protocol::Tcp => tcp::next(seen, connection.state, flags),
         };
         let grain = grain(timeout(service, state));
-        let is_answer = service.protocol == Protocol::Udp && seen == tcp::Seen::FromServer;
+        let is_answer = protocol == Protocol::Udp && seen == tcp::Seen::FromServer;
         let is_first = is_answer && !connection.is_answered;
         connection.is_answered |= is_answer;
         if state != connection.state || is_first || age(connection.seen, now, grain) >= grain {
@@ -153,9 +150,9 @@ impl Model {
         alive.max_by_key(|(_, connection)| connection.number).map(|(index, _)| index)
     }
 
-    /// A client's connection with a service, if it has one.
-    pub fn known(&self, now: u64, service: usize, (client, port): (SocketAddr, u16)) -> Option<Known> {
-        let its = |one: &&Connection| (one.service, one.client, one.port) == (service, client, port);
+    /// A client's connection, if there is one.
+    pub fn known(&self, now: u64, flow: Flow) -> Option<Known> {
+        let its = |one: &&Connection| one.flow == flow;
         let alive = |one: &&Connection| !is_over(one, &self.services[one.service], now);
         let one = self.connections.iter().filter(its).find(alive)?;
         Some(Known { server: one.server, local: one.local })
@@ -167,8 +164,9 @@ impl Model {
         let this = &self.services[service];
         self.connections.iter().any(|one| {
             let other = &self.services[one.service];
-            let is_apart =
-                other.protocol != this.protocol || other.all_ports.is_some() || this.all_ports.is_some();
+            let is_apart = one.flow.protocol != this.faces[0].protocol
+                || other.is_of_all_ports()
+                || this.is_of_all_ports();
             is_apart && is_over(one, other, now)
         })
     }
@@ -178,7 +176,7 @@ impl Model {
         for connection in &self.connections {
             let service = &self.services[connection.service];
             let Some(persistence) = service.persistence else { continue };
-            let network = network(connection.client.ip(), persistence.prefix);
+            let network = network(connection.flow.client.ip(), persistence.prefix);
             let its = |one: &&mut Template| one.service == connection.service && one.network == network;
             if let Some(template) = self.templates.iter_mut().find(its) {
                 template.maybe_until = template.maybe_until.max(now + 80 * TICKS_PER_SECOND);

@@ -33,8 +33,7 @@ impl Model {
         let alive = self.connections.iter().filter(|one| !is_over(one, &self.services[one.service], now));
         let mut connections: Vec<_> = alive
             .map(|one| Listed {
-                client: one.client,
-                port: one.port,
+                flow: one.flow,
                 service: one.service,
                 server: one.server,
                 state: one.state.name(),

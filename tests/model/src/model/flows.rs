@@ -4,27 +4,26 @@ use std::net::SocketAddr;
 
 use dataplane::service::{Mode, Protocol};
 
-use super::connections::client_side;
+use super::connections::{Connection, client_side};
 use super::fragments::{Went, is_unsummable};
-use super::headers::ends;
+use super::headers::{ends, flow_of};
 use super::local::readdress;
 use super::sending::{has_gone_on, send, send_to};
 use super::{Fate, Frame, Model};
 use crate::packet::{End, RST};
 use crate::tcp;
-use crate::world;
+use crate::world::{self, Flow};
 
 impl Model {
     /// A packet to a virtual address.
-    pub(super) fn client_sends(&mut self, frame: &Frame<'_>, service: usize) -> Fate {
+    pub(super) fn client_sends(&mut self, frame: &Frame<'_>, service: usize, protocol: Protocol) -> Fate {
         let packet = &frame.packet;
-        let (client, destination) = ends(packet);
-        let port = destination.port();
+        let flow = flow_of(packet, protocol);
         let flags = packet.says();
         if packet.hops() <= 1 {
             return Fate::Drop("ttl_expired");
         }
-        let known = self.find_by_client(service, client, port);
+        let known = self.find_by_client(flow);
         let known = match known {
             // What is over, or its server dead, is forgotten, be there another server or not.
             Some(index) if self.begins_anew(index, flags) => {
@@ -43,22 +42,22 @@ impl Model {
                 self.follow(index, client_side(&self.services[service]), flags);
                 self.connections[index].server
             }
-            None => match self.begin(frame, service, client, flags) {
+            None => match self.begin(frame, service, flow, flags) {
                 Ok(server) => server,
                 Err(fate) => return fate,
             },
         };
-        self.placed = Went::With(service, server, End::Destination);
+        self.placed = Went::With(service, server, End::Destination, flow);
         if is_unsummable(packet, &self.services[service], server) {
             return Fate::Drop("sctp_fragment");
         }
-        let address = world::server_at(&self.services[service], server, port);
+        let address = world::server_at(&self.services[service], server, flow.destination.port());
         let mut packet = frame.packet.clone();
         let length = packet.bytes.len();
         match mode {
             Mode::Dr | Mode::Tunnel => {}
             Mode::Nat => packet.readdress(End::Destination, address.ip(), Some(address.port())),
-            Mode::Fullnat => match self.local_of((service, server), client, port) {
+            Mode::Fullnat => match self.local_of(server, flow) {
                 Some(local) => readdress(&mut packet, local, address, true),
                 None => return Fate::Drop("no_local_port"),
             },
@@ -71,19 +70,14 @@ impl Model {
         fate
     }
 
-    /// A client's connection with a service, at this virtual port.
-    pub(super) fn find_by_client(&self, service: usize, client: SocketAddr, port: u16) -> Option<usize> {
-        self.find(|one| (one.service, one.client, one.port) == (service, client, port))
+    /// A client's connection.
+    pub(super) fn find_by_client(&self, flow: Flow) -> Option<usize> {
+        self.find(|one| one.flow == flow)
     }
 
-    /// As whom this server of a service knows a client, as long as the connection lives.
-    pub(super) fn local_of(
-        &self,
-        (service, server): (usize, usize),
-        client: SocketAddr,
-        port: u16,
-    ) -> Option<SocketAddr> {
-        let connection = &self.connections[self.find_by_client(service, client, port)?];
+    /// As whom this server knows a client, as long as the connection lives.
+    pub(super) fn local_of(&self, server: usize, flow: Flow) -> Option<SocketAddr> {
+        let connection = &self.connections[self.find_by_client(flow)?];
         connection.local.filter(|_| connection.server == server)
     }
 
@@ -98,10 +92,9 @@ impl Model {
             self.find(|one| {
                 let service = &self.services[one.service];
                 service.mode == Mode::Nat
-                    && service.protocol == protocol
-                    && service.all_ports.is_some() == is_of_all_ports
-                    && one.client == client
-                    && world::server_at(service, one.server, one.port) == server
+                    && service.is_of_all_ports() == is_of_all_ports
+                    && (one.flow.protocol, one.flow.client) == (protocol, client)
+                    && world::server_at(service, one.server, one.flow.destination.port()) == server
             })
         };
         find(false).or_else(|| find(true))
@@ -125,25 +118,24 @@ impl Model {
             }
             Some(index) => {
                 self.follow(index, tcp::Seen::FromServer, packet.says());
-                Some((self.connections[index].service, self.connections[index].server))
+                let Connection { service, server, flow, .. } = self.connections[index];
+                Some((service, server, flow))
             }
             // What is for the router itself is the answer to a check.
             None if is_ours => None,
-            None => self.one_packet_service_of(endpoint, protocol),
+            None => self.one_packet_service_of(endpoint, client, protocol),
         };
         let nobodys = if is_ours { "server_reply" } else { "no_service" };
-        let Some((service, server)) = known else { return Fate::Punt(nobodys) };
-        self.placed = Went::With(service, server, End::Source);
+        let Some((service, server, flow)) = known else { return Fate::Punt(nobodys) };
+        self.placed = Went::With(service, server, End::Source, flow);
         if is_unsummable(packet, &self.services[service], server) {
             return Fate::Drop("sctp_fragment");
         }
-        let virtual_address = world::virtual_at(&self.services[service], endpoint.port());
         let mut packet = frame.packet.clone();
         let length = packet.bytes.len();
-        let client = by_local.map_or(client, |index| self.connections[index].client);
-        readdress(&mut packet, virtual_address, client, true);
+        readdress(&mut packet, flow.destination, flow.client, true);
         packet.spend_hop();
-        let fate = send(&self.services, frame, &packet, client.ip());
+        let fate = send(&self.services, frame, &packet, flow.client.ip());
         if has_gone_on(&fate) {
             self.count(service, server, 1, length);
         }

@@ -9,7 +9,7 @@ use super::local::readdress;
 use super::sending::{has_gone_on, send, send_to};
 use super::{Fate, Frame, Model, Observed, TICKS_PER_SECOND};
 use crate::packet::{End, Fragment, Packet, SCTP, TCP};
-use crate::world::{self, Service};
+use crate::world::{self, Flow, Service};
 
 /// Which datagram a fragment is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub(super) struct Note {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Went {
     /// With a connection of this service and server, in this direction.
-    With(usize, usize, End),
+    With(usize, usize, End, Flow),
     ToLinux,
     Nowhere,
 }
@@ -132,17 +132,17 @@ impl Model {
         }
         let (_, note) = self.note_of(packet, fragment);
         let Some(Note { ports, went, .. }) = note else { return Fate::Hold };
-        let (service, server, end) = match went {
+        let (service, server, end, flow) = match went {
             Went::ToLinux => return Fate::Punt("fragment"),
             Went::Nowhere => return Fate::Drop("fragment_orphan"),
-            Went::With(service, server, end) => (service, server, end),
+            Went::With(service, server, end, flow) => (service, server, end, flow),
         };
         if packet.hops() <= 1 {
             return Fate::Drop("ttl_expired");
         }
         let its = &self.services[service];
         let address = world::server_address(its, server);
-        let virtual_address = world::virtual_address(its);
+        let virtual_address = flow.destination;
         let (source, destination) =
             (SocketAddr::new(packet.source, ports.0), SocketAddr::new(packet.destination, ports.1));
         let mut sent = packet.clone();
@@ -150,12 +150,14 @@ impl Model {
             (Mode::Dr | Mode::Tunnel, _) => {}
             (Mode::Nat, End::Destination) => sent.readdress(end, address.ip(), None),
             (Mode::Nat, End::Source) => sent.readdress(end, virtual_address.ip(), None),
-            (Mode::Fullnat, End::Destination) => match self.local_of((service, server), source, ports.1) {
+            (Mode::Fullnat, End::Destination) => match self.local_of(server, flow) {
                 Some(local) => readdress(&mut sent, local, address, false),
                 None => return Fate::Drop("no_local_port"),
             },
-            (Mode::Fullnat, End::Source) => match self.find_by_local(source, destination, its.protocol) {
-                Some(index) => readdress(&mut sent, virtual_address, self.connections[index].client, false),
+            (Mode::Fullnat, End::Source) => match self.find_by_local(source, destination, flow.protocol) {
+                Some(index) => {
+                    readdress(&mut sent, virtual_address, self.connections[index].flow.client, false)
+                }
                 None => return Fate::Drop("no_local_port"),
             },
         }
@@ -179,7 +181,8 @@ pub(super) fn has_whole_header(packet: &Packet) -> bool {
 
 /// Whether no checksum of a first fragment could be right: that of SCTP is over the whole datagram, with its ports (RFC 9260, section 6.8).
 pub(super) fn is_unsummable(packet: &Packet, service: &Service, server: usize) -> bool {
-    let (outside, inside) = (world::virtual_address(service), world::server_address(service, server));
+    let (outside, inside) =
+        (world::virtual_address(service.is_six, &service.faces[0]), world::server_address(service, server));
     let changes_port = service.mode == Mode::Fullnat || outside.port() != inside.port();
     packet.protocol == SCTP && packet.fragment.is_some() && changes_port
 }

@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
+use dataplane::service::Protocol;
+
 use crate::packet::{self, Packet, SCTP, TCP, UDP};
+use crate::world::Flow;
 
 /// Source and destination with their ports.
 pub(super) fn ends(packet: &Packet) -> (SocketAddr, SocketAddr) {
@@ -10,6 +13,12 @@ pub(super) fn ends(packet: &Packet) -> (SocketAddr, SocketAddr) {
         SocketAddr::new(packet.source, packet.source_port()),
         SocketAddr::new(packet.destination, packet.destination_port()),
     )
+}
+
+/// The flow that a client's packet is of.
+pub(super) fn flow_of(packet: &Packet, protocol: Protocol) -> Flow {
+    let (client, destination) = ends(packet);
+    Flow { protocol, client, destination }
 }
 
 /// The least length of a header.

@@ -8,7 +8,7 @@ use super::local::readdress;
 use super::sending::{has_gone_on, send, send_to};
 use super::{Fate, Frame, Model};
 use crate::packet::{self, End};
-use crate::world;
+use crate::world::{self, Flow};
 
 impl Model {
     /// An ICMP error goes where the connection goes whose packet it quotes, translated inside and out; whatever else is Linux'.
@@ -48,7 +48,7 @@ impl Model {
             return nobodys;
         }
         let known = match about_reply {
-            Some(number) => self.find_by_client(number, destination, source.port()),
+            Some(_) => self.find_by_client(Flow { protocol, client: destination, destination: source }),
             None if is_claimed => self.find_by_local(destination, source, protocol),
             None => self.find_by_server(destination, source, protocol),
         };
@@ -62,9 +62,10 @@ impl Model {
         if packet.hops() <= 1 {
             return Fate::Drop("ttl_expired");
         }
-        let Connection { service, server, client, port, local, .. } = self.connections[index];
+        let Connection { service, server, flow, local, .. } = self.connections[index];
         let its = &self.services[service];
-        let (virtual_address, real) = (world::virtual_at(its, port), world::server_at(its, server, port));
+        let (client, virtual_address) = (flow.client, flow.destination);
+        let real = world::server_at(its, server, virtual_address.port());
         let (mut sent, mut quote) = (packet.clone(), quote);
         match (its.mode, about_reply) {
             (Mode::Dr | Mode::Tunnel, _) => {}

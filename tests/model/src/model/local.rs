@@ -11,30 +11,27 @@ use dataplane::service::{Mode, Protocol};
 use super::connections::Connection;
 use super::{Fate, Frame, Model};
 use crate::packet::{End, Packet};
-use crate::world;
+use crate::world::{self, Flow};
 
 /// A local port that is taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim {
     local: SocketAddr,
-    protocol: Protocol,
     /// Whose it is.
     service: usize,
     server: usize,
-    client: SocketAddr,
-    /// The virtual port.
-    port: u16,
+    flow: Flow,
     /// Taken since the last sweep.
     is_young: bool,
 }
 
 impl Claim {
     fn is_of(&self, one: &Connection) -> bool {
-        self.is_for(one.service, one.server, (one.client, one.port))
+        self.is_for(one.service, one.server, one.flow)
     }
 
-    fn is_for(&self, service: usize, server: usize, (client, port): (SocketAddr, u16)) -> bool {
-        (self.service, self.server, self.client, self.port) == (service, server, client, port)
+    fn is_for(&self, service: usize, server: usize, flow: Flow) -> bool {
+        (self.service, self.server, self.flow) == (service, server, flow)
     }
 }
 
@@ -45,19 +42,16 @@ impl Model {
         frame: &Frame<'_>,
         number: usize,
         server: usize,
-        (client, port): (SocketAddr, u16),
+        flow: Flow,
     ) -> Result<Option<SocketAddr>, Fate> {
         let service = &self.services[number];
         if service.mode != Mode::Fullnat {
             return Ok(None);
         }
-        let protocol = service.protocol;
         let (addresses, ports) = (world::local_addresses(service.is_six), &service.local_ports);
-        let is_its = |one: &Claim| one.is_for(number, server, (client, port));
-        let others = || self.claims.iter().filter(|one| one.protocol == protocol && !is_its(one));
-        let observed =
-            frame.observed.locals.iter().find(|one| (one.0, one.1, one.2) == (number, client, port));
-        let Some(&(.., local)) = observed else {
+        let is_its = |one: &Claim| one.is_for(number, server, flow);
+        let others = || self.claims.iter().filter(|one| one.flow.protocol == flow.protocol && !is_its(one));
+        let Some(&(_, local)) = frame.observed.locals.iter().find(|one| one.0 == flow) else {
             let of_pool = others()
                 .filter(|one| addresses.contains(&one.local.ip()) && ports.contains(&one.local.port()));
             let is_full = of_pool.count() == addresses.len() * ports.len();
@@ -69,14 +63,14 @@ impl Model {
         if others().any(|one| one.local == local) {
             return Err(Fate::Drop("nothing: the local port is another connection's"));
         }
-        self.claims.retain(|one| (one.local, one.protocol) != (local, protocol));
-        self.claims.push(Claim { local, protocol, service: number, server, client, port, is_young: true });
+        self.claims.retain(|one| (one.local, one.flow.protocol) != (local, flow.protocol));
+        self.claims.push(Claim { local, service: number, server, flow, is_young: true });
         Ok(Some(local))
     }
 
     /// Whether a client still has a local port for a connection with this server.
-    pub(super) fn has_local(&self, number: usize, server: usize, ends: (SocketAddr, u16)) -> bool {
-        self.claims.iter().any(|one| one.is_for(number, server, ends))
+    pub(super) fn has_local(&self, number: usize, server: usize, flow: Flow) -> bool {
+        self.claims.iter().any(|one| one.is_for(number, server, flow))
     }
 
     /// After connections have been swept.
@@ -96,8 +90,9 @@ impl Model {
     ) -> Option<&Claim> {
         let mut claims = self.claims.iter();
         claims.find(|one| {
-            let address = || world::server_at(&self.services[one.service], one.server, one.port);
-            (one.local, one.protocol) == (local, protocol) && address() == server
+            let address =
+                || world::server_at(&self.services[one.service], one.server, one.flow.destination.port());
+            (one.local, one.flow.protocol) == (local, protocol) && address() == server
         })
     }
 

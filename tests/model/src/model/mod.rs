@@ -36,7 +36,7 @@ use self::snat::Mapping;
 pub use self::snat::{Class, Mapped};
 use crate::packet::{self, ICMP, ICMPV6, Malformed, Packet, SCTP, TCP, UDP};
 use crate::sequence::Sequence;
-use crate::world::{MACS, SERVERS, Service, Snat};
+use crate::world::{Flow, MACS, SERVERS, Service, Snat};
 
 const TICKS_PER_SECOND: u64 = 4;
 
@@ -101,8 +101,8 @@ pub struct Observed {
     pub begun: Option<usize>,
     /// Before it: service, client and server.
     pub templates: Vec<(usize, IpAddr, usize)>,
-    /// After it, of connections by full NAT: service, client, virtual port, and as whom its server knows it.
-    pub locals: Vec<(usize, SocketAddr, u16, SocketAddr)>,
+    /// After it, of connections by full NAT: as whom its server knows a client.
+    pub locals: Vec<(Flow, SocketAddr)>,
     /// Before and after it, of source NAT.
     pub mapped: (Vec<Mapped>, Vec<Mapped>),
 }
@@ -201,7 +201,7 @@ impl Model {
         let packet = &frame.packet;
         let (source, destination) = ends(packet);
         if let Some(service) = self.service_at(destination, protocol) {
-            self.client_sends(frame, service)
+            self.client_sends(frame, service, protocol)
         } else if self.is_endpoint(source, protocol) || self.claim_at(source, destination, protocol).is_some()
         {
             self.server_sends(frame, protocol)

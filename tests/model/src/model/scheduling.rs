@@ -6,9 +6,9 @@ use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
 
 use super::{Fate, Frame, Model};
 use crate::packet::{RST, SYN};
-use crate::scheduler::{self, Candidate, Choice, Flow};
+use crate::scheduler::{self, Candidate, Choice};
 use crate::sctp;
-use crate::world::{self, Limit, Way};
+use crate::world::{self, Flow, Limit, Way};
 
 /// What a scheduler that hashes by a secret has chosen by: as long as it is the same, so is the choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,8 +17,8 @@ pub(super) struct Hashed {
     pub(super) client: IpAddr,
     /// The client's port, if that counts.
     pub(super) port: Option<u16>,
-    /// The virtual port, if that does.
-    pub(super) virtual_port: Option<u16>,
+    /// The virtual address and port and the protocol, if these do.
+    pub(super) by: Option<(SocketAddr, Protocol)>,
     /// The servers, newest first: number, weight, and whether it is full.
     pub(super) servers: Vec<(usize, u32, bool)>,
 }
@@ -29,22 +29,22 @@ impl Model {
         &mut self,
         frame: &Frame<'_>,
         number: usize,
-        client: SocketAddr,
+        flow: Flow,
         flags: u8,
     ) -> Result<usize, Fate> {
         let service = &self.services[number].clone();
-        let port = frame.packet.destination_port();
+        let Flow { protocol, client, destination } = flow;
         let is_syn = flags & (SYN | RST) == SYN;
-        let may_begin = match service.protocol {
+        let may_begin = match protocol {
             Protocol::Udp => true,
             Protocol::Sctp => flags == sctp::INIT || service.sloppy && flags != sctp::ABORT,
             Protocol::Tcp => is_syn || service.sloppy && flags & RST == 0,
         };
-        if !service.live {
+        if !service.is_at(destination.ip()) {
             return Err(Fate::Punt("no_service"));
         }
         // Data connections of active FTP come from port 20, and are not for a server to take.
-        let is_ftp_data = service.protocol == Protocol::Tcp && client.port() == 20;
+        let is_ftp_data = protocol == Protocol::Tcp && client.port() == 20;
         if !may_begin || is_ftp_data {
             return Err(Fate::Punt("no_connection"));
         }
@@ -72,8 +72,6 @@ impl Model {
                 Candidate { server, weight: service.servers[server].weight, active, inactive, is_full }
             })
             .collect();
-        let virtual_address = world::virtual_address(service).ip();
-        let flow = Flow { client: client.ip(), port: client.port(), virtual_address };
         let turn = &mut self.turns[number];
         let choice = scheduler::choose(service.scheduler, &service.flags, &candidates, turn, &flow);
         let server = match choice {
@@ -84,7 +82,7 @@ impl Model {
                     None if may_refuse => None,
                     // One for which there was no local port, or no place among the client's connections.
                     None => {
-                        let has_local = |server| self.has_local(number, server, (client, port));
+                        let has_local = |server| self.has_local(number, server, flow);
                         let mut without = servers.iter().copied().filter(|&server| !has_local(server));
                         without.next().or(servers.first().copied())
                     }
@@ -93,7 +91,7 @@ impl Model {
                 let its = &self.services[number];
                 let is_in_vain = its.mode == Mode::Fullnat || matches!(its.limit, Some(Limit::Open(_)));
                 let is_seen = frame.observed.begun.is_some() || !is_in_vain;
-                if is_seen { self.as_before(frame, number, client, &candidates, drawn) } else { drawn }
+                if is_seen { self.as_before(number, flow, &candidates, drawn) } else { drawn }
             }
             Choice::Nobody => None,
         };
@@ -103,9 +101,8 @@ impl Model {
     /// What a hash has chosen once it chooses again; so does it, if it is asked for the first time.
     pub(super) fn as_before(
         &mut self,
-        frame: &Frame<'_>,
         number: usize,
-        client: SocketAddr,
+        Flow { protocol, client, destination }: Flow,
         candidates: &[Candidate],
         drawn: Option<usize>,
     ) -> Option<usize> {
@@ -116,8 +113,8 @@ impl Model {
             _ => return drawn,
         };
         let servers = candidates.iter().map(|one| (one.server, one.weight, one.is_full)).collect();
-        let virtual_port = (service.scheduler != Scheduler::Mh).then(|| frame.packet.destination_port());
-        let by = Hashed { service: number, client: client.ip(), port, virtual_port, servers };
+        let by = (service.scheduler != Scheduler::Mh).then_some((destination, protocol));
+        let by = Hashed { service: number, client: client.ip(), port, by, servers };
         match self.hashed.iter().find(|(other, _)| *other == by) {
             Some(&(_, before)) => before,
             None => {

@@ -6,51 +6,58 @@ use dataplane::service::{Mode, Protocol};
 
 use super::Model;
 use crate::packet::Packet;
-use crate::world::{self, Service};
+use crate::world::{self, Face, Flow, Service};
 
 impl Model {
-    /// The service at a virtual address: that of the very port goes before one of all ports.
+    /// The service at a virtual address: that of a mark or of the very port, which are never both, goes before one of all ports.
     pub(super) fn service_at(&self, address: SocketAddr, protocol: Protocol) -> Option<usize> {
-        let find = |is_it: &dyn Fn(&Service) -> bool| {
-            self.services.iter().position(|service| service.protocol == protocol && is_it(service))
+        let find = |is_it: &dyn Fn(&Service, &Face) -> bool| {
+            self.services.iter().position(|service| {
+                service.faces.iter().any(|face| face.protocol == protocol && is_it(service, face))
+            })
         };
-        find(&|service| service.all_ports.is_none() && world::virtual_address(service) == address).or_else(
-            || {
-                find(&|service| {
-                    world::virtual_address(service).ip() == address.ip() && service.takes(address.port())
-                })
-            },
-        )
+        let has_port = |service: &Service, face: &Face| {
+            let its = world::virtual_address(service.is_six, face);
+            its == address || its.ip() == address.ip() && face.takes(address.port())
+        };
+        let is_first = |service: &Service| service.is_marked || !service.is_of_all_ports();
+        find(&|service, face| is_first(service) && has_port(service, face)).or_else(|| find(&has_port))
     }
 
     pub(super) fn is_endpoint(&self, address: SocketAddr, protocol: Protocol) -> bool {
         self.services.iter().any(|service| {
-            service.protocol == protocol
+            service.has(protocol)
                 && service.mode == Mode::Nat
                 && (0..service.servers.len())
                     .any(|server| world::server_at(service, server, address.port()) == address)
         })
     }
 
-    /// Of datagrams that nobody remembers, the service whose server has this address, and which one that is.
+    /// Of datagrams that nobody remembers, the service whose server has this address, which one that is, and what was to the client.
     pub(super) fn one_packet_service_of(
         &self,
         address: SocketAddr,
+        client: SocketAddr,
         protocol: Protocol,
-    ) -> Option<(usize, usize)> {
-        let nat = self.services.iter().enumerate().filter(|(_, service)| {
-            service.one_packet && service.mode == Mode::Nat && service.protocol == protocol
-        });
+    ) -> Option<(usize, usize, Flow)> {
+        let nat =
+            self.services.iter().enumerate().filter(|(_, service)| {
+                service.one_packet && service.mode == Mode::Nat && service.has(protocol)
+            });
         let mut servers =
             nat.flat_map(|(number, service)| (0..service.servers.len()).map(move |server| (number, server)));
-        servers.find(|&(number, server)| world::server_address(&self.services[number], server) == address)
+        let (number, server) = servers
+            .find(|&(number, server)| world::server_address(&self.services[number], server) == address)?;
+        let service = &self.services[number];
+        let destination = world::virtual_address(service.is_six, &service.faces[0]);
+        Some((number, server, Flow { protocol, client, destination }))
     }
 
     /// Whether it goes to a virtual address or comes from a real server's.
     pub(super) fn concerns(&self, packet: &Packet) -> bool {
         self.is_local(packet.destination)
             || self.services.iter().any(|service| {
-                service.live && world::virtual_address(service).ip() == packet.destination
+                service.is_at(packet.destination)
                     || service.mode == Mode::Nat
                         && (0..service.servers.len())
                             .any(|server| world::server_address(service, server).ip() == packet.source)
@@ -69,8 +76,7 @@ impl Model {
     }
 
     pub(super) fn is_virtual(&self, address: IpAddr) -> bool {
-        let mut live = self.services.iter().filter(|service| service.live);
-        live.any(|service| world::virtual_address(service).ip() == address)
+        self.services.iter().any(|service| service.is_at(address))
     }
 }
 

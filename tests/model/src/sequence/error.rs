@@ -1,6 +1,6 @@
 //! ICMP errors about packets between clients and services.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -8,7 +8,7 @@ use proptest::sample::select;
 use super::sent::{Sent, sent};
 use super::{ITS, Known, far, its_or};
 use crate::packet;
-use crate::world::{self, LAN, MACS, SERVERS, Service, WAN};
+use crate::world::{self, Flow, LAN, MACS, SERVERS, Service, WAN};
 
 /// An ICMP error about a packet between a client and a service.
 #[derive(Clone, Debug)]
@@ -68,20 +68,18 @@ impl Error {
     pub(crate) fn frame(
         &self,
         services: &[Service],
-        known: impl Fn(usize, (SocketAddr, u16)) -> Option<Known>,
+        known: impl Fn(Flow) -> Option<Known>,
     ) -> (u16, Vec<u8>) {
-        let number = self.about.service % services.len();
-        let service = &services[number];
-        let (client, port) = (self.about.client(service), self.about.virtual_port);
-        let virtual_address = world::virtual_at(service, port);
-        let known = known(number, (client, virtual_address.port()));
+        let service = &services[self.about.service % services.len()];
+        let flow @ Flow { protocol, client, destination: virtual_address } = self.about.flow(service);
+        let known = known(flow);
         let server = its_or(self.server, known) % service.servers.len();
         let is_reply = self.about.from.is_some_and(|from| from != ITS || !service.mode.is_one_way());
         let (source, destination) = match is_reply {
             true => (virtual_address, client),
-            false => (far(service, client, known), world::host_at(service, server, port)),
+            false => (far(service, client, known), world::host_at(service, server, self.about.virtual_port)),
         };
-        let quote = self.about.packet(source, destination, service.protocol);
+        let quote = self.about.packet(source, destination, protocol);
         let quoted =
             packet::parse_start(&quote, service.is_six).map_or(quote.len(), |packet| packet.at) + self.quoted;
         let quote = &quote[..quoted.min(quote.len())];

@@ -141,7 +141,18 @@ impl Passing {
     fn sent(&self) -> Sent {
         let &Passing { peer: client, port: client_port, flags, payload, hops, ref odd, .. } = self;
         let odd = odd.clone();
-        Sent { service: 0, client, client_port, virtual_port: 0, from: None, flags, payload, hops, odd }
+        Sent {
+            service: 0,
+            face: 0,
+            client,
+            client_port,
+            virtual_port: 0,
+            from: None,
+            flags,
+            payload,
+            hops,
+            odd,
+        }
     }
 
     fn number(&self) -> u8 {

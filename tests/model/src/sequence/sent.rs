@@ -9,7 +9,7 @@ use super::odd::{Odd, martian, odd};
 use super::wire::sum_header;
 use super::{ITS, Known, far, its_or};
 use crate::packet::{ACK, FIN, RST, SYN};
-use crate::world::{self, LAN, MACS, SERVERS, Service, WAN};
+use crate::world::{self, Flow, LAN, MACS, SERVERS, Service, WAN};
 
 /// A packet between a client and a service.
 #[derive(Clone, Debug)]
@@ -20,7 +20,9 @@ pub struct Sent {
     pub client: u8,
     /// Its port.
     pub client_port: u16,
-    /// That of the service, if it is of all ports.
+    /// Which of the service's virtual addresses it is to, modulo how many there are.
+    pub face: usize,
+    /// The port of the service, if it is of all ports.
     pub virtual_port: u16,
     /// From the real server with this number, and not to the virtual address; with [`ITS`] from that which the client's connection has, if there is one and
     /// its answers come by here.
@@ -52,7 +54,7 @@ pub(super) fn sent() -> impl Strategy<Value = Sent> {
     let hops = prop_oneof![8 => Just(64u8), 1 => Just(255), 1 => 0..3u8];
     let odd = prop::option::weighted(0.2, odd());
     (
-        0..3usize,
+        (0..3usize, prop_oneof![2 => Just(0), 1 => 1..3usize]),
         client,
         prop_oneof![8 => Just(40_000u16), 2 => Just(40_001), 1 => Just(20)],
         prop_oneof![6 => Just(443u16), 3 => Just(8080), 1 => select(vec![20u16, 53, 80, 81, 8053])],
@@ -62,17 +64,20 @@ pub(super) fn sent() -> impl Strategy<Value = Sent> {
         hops,
         odd,
     )
-        .prop_map(|(service, client, client_port, virtual_port, from, flags, payload, hops, odd)| Sent {
-            service,
-            client,
-            client_port,
-            virtual_port,
-            from,
-            flags,
-            payload,
-            hops,
-            odd,
-        })
+        .prop_map(
+            |((service, face), client, client_port, virtual_port, from, flags, payload, hops, odd)| Sent {
+                service,
+                face,
+                client,
+                client_port,
+                virtual_port,
+                from,
+                flags,
+                payload,
+                hops,
+                odd,
+            },
+        )
 }
 
 impl Sent {
@@ -80,13 +85,11 @@ impl Sent {
     pub(crate) fn frame(
         &self,
         services: &[Service],
-        known: impl Fn(usize, (SocketAddr, u16)) -> Option<Known>,
+        known: impl Fn(Flow) -> Option<Known>,
     ) -> (u16, Vec<u8>) {
-        let number = self.service % services.len();
-        let service = &services[number];
-        let client = self.client(service);
-        let virtual_address = world::virtual_at(service, self.virtual_port);
-        let known = known(number, (client, virtual_address.port()));
+        let service = &services[self.service % services.len()];
+        let flow @ Flow { protocol, client, destination: virtual_address } = self.flow(service);
+        let known = known(flow);
         let from = self.from.filter(|&from| from != ITS || !service.mode.is_one_way());
         let from = from.map(|from| its_or(from, known) % service.servers.len());
         let (mut source, mut destination) = match from {
@@ -107,7 +110,7 @@ impl Sent {
         if let Some(Odd::Martian(which)) = self.odd {
             source.set_ip(martian(which, service.is_six));
         }
-        let ip = self.packet(source, destination, service.protocol);
+        let ip = self.packet(source, destination, protocol);
         self.framed(if from.is_some() { LAN } else { WAN }, service.is_six, ip)
     }
 
@@ -137,7 +140,13 @@ impl Sent {
         (port, frame)
     }
 
-    pub(super) fn client(&self, service: &Service) -> SocketAddr {
-        SocketAddr::new(world::client_address(service.is_six, self.client), self.client_port)
+    /// Of the service's packets and of those of its client.
+    pub(super) fn flow(&self, service: &Service) -> Flow {
+        let face = &service.faces[self.face % service.faces.len()];
+        Flow {
+            protocol: face.protocol,
+            client: SocketAddr::new(world::client_address(service.is_six, self.client), self.client_port),
+            destination: world::virtual_at(service, face, self.virtual_port),
+        }
     }
 }

@@ -7,28 +7,83 @@ use dataplane::wire::tunnel::Encapsulation;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::world::{self, Limit, SERVERS, Server, Service, Snat, Sources, Tunnel};
+use crate::world::{self, Face, Limit, SERVERS, Server, Service, Snat, Sources, Tunnel};
 
 /// One to three of them.
 pub(super) fn services() -> impl Strategy<Value = Vec<Service>> {
     prop::collection::vec((service(), any::<bool>()), 1..=3).prop_map(placed)
 }
 
-/// Each service has addresses of its own, or if it wants to and they are free, those of the one before it.
+/// Each service has addresses of its own, or if it wants to and they are free, those of the one before it, and of its servers.
 fn placed(wishes: Vec<(Service, bool)>) -> Vec<Service> {
     let mut services: Vec<Service> = Vec::new();
     for (mut service, shares) in wishes {
-        let is_taken = |service: &Service| {
-            let key = |one: &Service| (world::virtual_address(one), one.protocol);
-            services.iter().any(|other| key(other) == key(service))
-        };
-        service.place = services.last().map_or(0, |last| last.place);
-        if !shares || is_taken(&service) {
-            service.place = services.len();
+        let wished = std::mem::take(&mut service.faces);
+        (service.place, service.faces) = (services.len(), free(&service, &services, &wished, services.len()));
+        if let Some(last) = services.last().filter(|_| shares) {
+            let shared = free(&service, &services, &wished, last.faces[0].place);
+            if !shared.is_empty() {
+                service.faces = shared;
+                // Whose a server's packet is, nobody could tell, if both keep their ports and one of them has several addresses.
+                let is_blurred =
+                    [last, &service].iter().all(|one| one.mode == Mode::Nat && one.is_of_all_ports());
+                service.place = if is_blurred { services.len() } else { last.place };
+            }
         }
         services.push(service);
     }
     services
+}
+
+/// The faces that a service can have beside others, from this place on. By NAT no two of them have a port in common: its servers could not tell them apart.
+fn free(service: &Service, others: &[Service], wished: &[Face], place: usize) -> Vec<Face> {
+    // Of an address, what is left over by those that have ports of it may have another service.
+    let is_rest = |marked: bool, face: &Face| !marked && face.all_ports.is_some();
+    let mut free: Vec<Face> = Vec::new();
+    for face in wished {
+        let face = Face { place: face.place + place, ..face.clone() };
+        let is_twice = |one: &Face| {
+            (service.mode == Mode::Nat || one.place == face.place)
+                && one.protocol == face.protocol
+                && meet(one, &face)
+        };
+        let is_taken = |other: &Service| {
+            let mut same =
+                other.faces.iter().filter(|one| (one.place, one.protocol) == (face.place, face.protocol));
+            same.any(|one| {
+                is_rest(other.is_marked, one) == is_rest(service.is_marked, &face) && meet(one, &face)
+            })
+        };
+        let mut others = others.iter().filter(|other| other.is_six == service.is_six);
+        if !free.iter().any(is_twice) && !others.any(is_taken) {
+            free.push(face);
+        }
+    }
+    free
+}
+
+/// Whether two faces have a port in common.
+fn meet(one: &Face, other: &Face) -> bool {
+    let first = |face: &Face| match &face.all_ports {
+        None => vec![world::virtual_address(false, face).port()],
+        Some(ports) if ports.is_empty() => vec![0],
+        Some(ports) => ports.iter().map(|range| *range.start()).collect(),
+    };
+    let has = |face: &Face, port: u16| face.takes(port) || world::virtual_address(false, face).port() == port;
+    first(one).into_iter().any(|port| has(other, port)) || first(other).into_iter().any(|port| has(one, port))
+}
+
+/// What a mark has: at one address or two, over TCP and UDP.
+fn faces() -> impl Strategy<Value = Vec<Face>> {
+    let protocol = select(vec![Protocol::Tcp, Protocol::Tcp, Protocol::Udp]);
+    let ports = select(vec![vec![], vec![443..=443u16], vec![80..=80, 443..=8079], vec![8080..=9000]]);
+    let face = (select(vec![0, 3usize]), protocol, ports).prop_map(|(place, protocol, ports)| Face {
+        place,
+        protocol,
+        all_ports: Some(ports),
+        live: true,
+    });
+    prop::collection::vec(face, 1..=3)
 }
 
 fn service() -> impl Strategy<Value = Service> {
@@ -64,25 +119,30 @@ fn service() -> impl Strategy<Value = Service> {
     let local_ports = select(vec![1024..=1024u16, 1024..=1025, 1024..=65_535]);
     let all_ports = prop::option::weighted(0.25, select(vec![vec![], vec![80..=80, 443..=9000]]));
     let ways = (
-        all_ports,
+        (all_ports, prop::option::weighted(0.2, faces())),
         tunnel(),
         local_ports,
         prop::option::weighted(0.15, sources()),
         prop::option::weighted(0.1, limit()),
     );
     (kind, timeout, special, ways, servers).prop_map(|(kind, timeout, special, ways, mut servers)| {
-        let (all_ports, tunnel, local_ports, sources, limit) = ways;
+        let ((all_ports, marked), tunnel, local_ports, sources, limit) = ways;
         let (sloppy, one_packet, persistence) = special;
         let (is_six, protocol, mode, scheduler, flags) = kind;
+        let marked = marked.filter(|_| protocol != Protocol::Sctp);
+        let is_marked = marked.is_some();
+        let faces = marked.unwrap_or(vec![Face { place: 0, protocol, all_ports, live: true }]);
         // Whom a client without a local port, or with enough connections, would have come back to, nobody can see, nor whether it would have been refused.
         let is_tight =
             mode == Mode::Fullnat && local_ports.len() <= 2 || matches!(limit, Some(Limit::Open(_)));
         let persistence = persistence.filter(|_| !is_tight);
         let scheduler =
             if is_tight && scheduler == Scheduler::Mh { Scheduler::Rendezvous } else { scheduler };
-        let one_packet =
-            one_packet && protocol == Protocol::Udp && persistence.is_none() && mode != Mode::Fullnat;
-        let one_packet = one_packet && (mode != Mode::Nat || all_ports.is_none());
+        let one_packet = one_packet
+            && faces.iter().all(|face| face.protocol == Protocol::Udp)
+            && persistence.is_none()
+            && mode != Mode::Fullnat;
+        let one_packet = one_packet && (mode != Mode::Nat || faces[0].all_ports.is_none());
         servers.iter_mut().for_each(|server| server.is_across &= mode == Mode::Tunnel);
         let all = match scheduler {
             Scheduler::Sh => [SchedulerFlag::ShFallback, SchedulerFlag::ShPort],
@@ -93,8 +153,8 @@ fn service() -> impl Strategy<Value = Service> {
         Service {
             is_six,
             place: 0,
-            protocol,
-            all_ports,
+            faces,
+            is_marked,
             mode,
             scheduler,
             flags: flags.map(|(flag, _)| flag).filter(|_| has_flags).collect(),
@@ -110,7 +170,6 @@ fn service() -> impl Strategy<Value = Service> {
             local_ports,
             sources,
             limit,
-            live: true,
             servers,
         }
     })
