@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::{SocketAddrV4, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddrV4, TcpStream, UdpSocket},
     os::unix::net::UnixDatagram,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use harness::{
     config::{Config, Service},
     crowd,
     netns::Namespace,
-    peers::{self, ADDRESSES, WIRE, sync, wait_together},
+    peers::{self, ADDRESSES, ADDRESSES_OF_IPV6, WIRE, sync, wait_together},
     process::Command,
     router::{self, Router},
     servers::Server,
@@ -33,6 +33,8 @@ const CUT: Duration = Duration::from_secs(15);
 struct Pair {
     beside: Namespace,
     configs: [Config; 2],
+    /// Where they reach each other.
+    ends: [IpAddr; 2],
     key: String,
 }
 
@@ -50,13 +52,16 @@ impl Pair {
         for (index, port) in other.ports.iter_mut().enumerate() {
             port.device = format!("net_null{index}");
         }
-        Ok(Pair { beside, configs: [config, other], key })
+        Ok(Pair { beside, configs: [config, other], ends: ADDRESSES.map(IpAddr::from), key })
     }
 
     /// The configuration file of one of the two.
     fn text(&self, index: usize) -> String {
-        let (own, peer) = (ADDRESSES[index], ADDRESSES[1 - index]);
-        format!("{}{}", self.configs[index], peers::section(own, peer, &self.key))
+        format!(
+            "{}{}",
+            self.configs[index],
+            peers::section(self.ends[index], self.ends[1 - index], &self.key)
+        )
     }
 
     /// Starts the first of the two under a service manager.
@@ -145,6 +150,23 @@ fn connections_go_on_after_their_router_was_killed_and_has_learned_them_from_its
         })?;
         streams.into_iter().try_for_each(client::close)?;
         wait_same(&router, &peer, 30)?;
+        peer.stop()?;
+        router.finish()
+    })
+}
+
+#[test]
+fn peers_reach_each_other_over_ipv6() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let _echo = echo(cluster)?;
+        let pair = Pair { ends: ADDRESSES_OF_IPV6.map(IpAddr::from), ..Pair::new(cluster)? };
+        peers::add_ipv6([&cluster.router, &pair.beside])?;
+        let (router, peer, mut streams) = talking(cluster, &pair, 10)?;
+        let known = connections(&peer)?;
+        ensure!(peer.rvs("sync").run()?.contains("[fd09::1]:8848"), "{}", peer.rvs("sync").run()?);
+        router.kill()?;
+        let router = learned(cluster, &pair, &known)?;
+        streams.iter_mut().try_for_each(|stream| client::echo(stream, b"after"))?;
         peer.stop()?;
         router.finish()
     })

@@ -1,11 +1,16 @@
 //! Routers that tell each other of connections.
 
-use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
+    ipv6,
     netns::Namespace,
     router::Router,
     state::State,
@@ -14,6 +19,9 @@ use crate::{
 
 /// The addresses of two routers on the wire between them.
 pub const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2)];
+/// Those of IPv6.
+pub const ADDRESSES_OF_IPV6: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 2)];
 /// The interface of either router on it.
 pub const WIRE: &str = "sync0";
 
@@ -27,6 +35,15 @@ pub fn wire(routers: [&Namespace; 2]) -> Result<()> {
     Ok(())
 }
 
+/// Gives the wire between two routers IPv6, too.
+pub fn add_ipv6(routers: [&Namespace; 2]) -> Result<()> {
+    for (router, address) in routers.into_iter().zip(ADDRESSES_OF_IPV6) {
+        ipv6::switch_on(router, WIRE)?;
+        router.ip(&format!("address add {address}/64 dev {WIRE} nodad"))?;
+    }
+    Ok(())
+}
+
 /// Writes a key of these hexadecimal digits, over and over; where it is.
 pub fn key(state: &State, name: &str, digits: &str) -> Result<String> {
     let path = state.file(name);
@@ -36,8 +53,9 @@ pub fn key(state: &State, name: &str, digits: &str) -> Result<String> {
 }
 
 /// The `[sync]` of a router with one peer.
-pub fn section(own: Ipv4Addr, peer: Ipv4Addr, key: &str) -> String {
-    format!("\n[sync]\nlisten = \"{own}:8848\"\npeers = [\"{peer}:8848\"]\nkey_file = {key:?}\n")
+pub fn section(own: impl Into<IpAddr>, peer: impl Into<IpAddr>, key: &str) -> String {
+    let [own, peer] = [own.into(), peer.into()].map(|address| SocketAddr::new(address, 8848));
+    format!("\n[sync]\nlisten = \"{own}\"\npeers = [\"{peer}\"]\nkey_file = {key:?}\n")
 }
 
 /// `rvs sync`, for programs.

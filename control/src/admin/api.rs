@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -278,7 +278,7 @@ pub struct IpvsCounts {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
     /// Where it is reached.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// `away`, `joining` (it is telling of its connections) or `together`.
     pub standing: String,
     /// The version of the protocol that it speaks, as far as it is known; if it is not this router's, they do not understand each

@@ -64,7 +64,7 @@ fn pool(section: &Section<'_>, service: IpAddr, protocol: Option<Protocol>) -> O
 fn local(field: &Field<'_>, service: IpAddr) -> Option<Vec<IpAddr>> {
     let ranges = field.all(|element| {
         let range = element.parse(ADDRESS_RANGE, |typed| value::addresses(typed, MOST + 1))?;
-        match value::same_family(range[0], service) {
+        match value::same_family(range[0], service, "the service") {
             Ok(()) => Some(range),
             Err(wrong) => element.error(wrong),
         }

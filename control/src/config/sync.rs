@@ -1,6 +1,6 @@
 //! `[sync]`: peer routers, which are told of connections.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use dataplane::changes::is_told;
@@ -9,16 +9,16 @@ use dataplane::service::State;
 use super::error::quoted;
 use super::file;
 use super::raw::{Field, Section};
-use super::value::{self, ENDPOINT_V4};
+use super::value::{self, ENDPOINT};
 use crate::sync::session::Key;
 
 /// Peer routers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sync {
     /// Where peers reach this router.
-    pub listen: SocketAddrV4,
-    /// Where the peers are reached.
-    pub peers: Vec<SocketAddrV4>,
+    pub listen: SocketAddr,
+    /// Where the peers are reached, by the same family.
+    pub peers: Vec<SocketAddr>,
     /// What all of them know and nobody else.
     pub key: Key,
     /// The states of the connections that peers are told of.
@@ -30,10 +30,18 @@ const KEY: &str = "the absolute path of a file with 64 hexadecimal digits, e.g. 
 
 pub(super) fn sync(section: &Section<'_>) -> Option<Sync> {
     section.known(&["listen", "peers", "key_file", "states"]);
-    let address = |field: Field<'_>| field.parse(ENDPOINT_V4, value::socket_v4);
-    let listen = section.require("listen", "an address of this machine, ADDRESS:PORT").and_then(address);
+    let listen = section.require("listen", "an address of this machine, ADDRESS:PORT");
+    let listen = listen.and_then(|field| field.parse(ENDPOINT, value::socket));
     let list = section.require("peers", "the other routers' sync.listen, e.g. [\"10.9.0.2:8848\"]");
-    let peers = list.clone().and_then(|field| field.all(address));
+    let peer = |field: Field<'_>| {
+        let peer = field.parse(ENDPOINT, value::socket)?;
+        // One socket reaches them all.
+        match listen.map_or(Ok(()), |listen| value::same_family(peer.ip(), listen.ip(), "sync.listen")) {
+            Ok(()) => Some(peer),
+            Err(wrong) => field.error(wrong),
+        }
+    };
+    let peers = list.clone().and_then(|field| field.all(peer));
     let key = section
         .require("key_file", KEY)
         .and_then(|field| field.parse(KEY, |typed| read_key(Path::new(typed))));

@@ -444,8 +444,8 @@ fn what_is_wrong_with_a_service_of_ipv6() {
         ),
         (
             "[workers]",
-            "[sync]\nlisten = \"[2001:db8:9::1]:8848\"\npeers = []\nkey_file = \"/k\"\n[workers]",
-            "sync.listen: \"[2001:db8:9::1]:8848\" is an IPv6 address; expected ADDRESS:PORT, IPv4 and 1 to 65535",
+            "[sync]\nlisten = \"[2001:db8:9::1]:8848\"\npeers = [\"10.9.0.2:8848\"]\nkey_file = \"/k\"\n[workers]",
+            "sync.peers[0]: 10.9.0.2 is an IPv4 address; expected an IPv6 address, as sync.listen's",
         ),
     ] {
         assert!(SIX.contains(from), "{from}");

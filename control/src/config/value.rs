@@ -3,7 +3,7 @@
 //! Each reader gets what was typed and returns its meaning, or what is wrong with it; what would have been
 //! expected stands in the constant beside it, and the caller joins the two.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use dataplane::service::Mode;
@@ -22,8 +22,6 @@ pub const SOCKET: &str =
     "ADDRESS:PORT, e.g. \"192.0.2.10:80\" or \"[2001:db8::10]:80\", with port 0 if it is of all ports";
 /// What [`address`] reads.
 pub const ADDRESS: &str = "an address, e.g. \"10.0.0.11\" or \"2001:db8::11\"";
-/// What [`socket_v4`] reads.
-pub const ENDPOINT_V4: &str = "ADDRESS:PORT, IPv4 and 1 to 65535, e.g. \"192.0.2.10:80\"";
 /// What [`prefix`] reads.
 pub const PREFIX: &str = "ADDRESS/LENGTH, e.g. \"192.0.2.1/24\" or \"2001:db8::1/64\"";
 /// What [`network`] reads.
@@ -95,30 +93,20 @@ pub fn address(typed: &str) -> Result<IpAddr, String> {
     }
 }
 
-/// `ADDRESS:PORT` of IPv4, where there is nothing for IPv6 yet.
-pub fn socket_v4(typed: &str) -> Result<SocketAddrV4, String> {
-    match socket(typed)? {
-        SocketAddr::V4(address) => Ok(address),
-        SocketAddr::V6(_) => Err(format!("{} is an IPv6 address", quoted(typed))),
-    }
-}
-
 /// What is wrong with a server's address for a service at this one with this mode, and what is expected: tunnels alone mix families.
 pub fn server_family(server: IpAddr, service: IpAddr, mode: Option<Mode>) -> Result<(), String> {
     match mode {
         Some(Mode::Tunnel) => Ok(()),
-        Some(Mode::Nat | Mode::Dr | Mode::Fullnat) | None => same_family(server, service),
+        Some(Mode::Nat | Mode::Dr | Mode::Fullnat) | None => same_family(server, service, "the service"),
     }
 }
 
-/// What is wrong with an address for a service at this one, and what is expected, if they are not of one family.
-pub fn same_family(server: IpAddr, service: IpAddr) -> Result<(), String> {
-    let [is, expected] = [server, service].map(|address| if address.is_ipv4() { "IPv4" } else { "IPv6" });
+/// What is wrong with an address that has to be of the family of another, which is whose, and what is expected.
+pub fn same_family(address: IpAddr, other: IpAddr, whose: &str) -> Result<(), String> {
+    let [is, expected] = [address, other].map(|address| if address.is_ipv4() { "IPv4" } else { "IPv6" });
     match is == expected {
         true => Ok(()),
-        false => {
-            Err(format!("{server} is an {is} address; expected an {expected} address, as the service's"))
-        }
+        false => Err(format!("{address} is an {is} address; expected an {expected} address, as {whose}'s")),
     }
 }
 
@@ -368,13 +356,12 @@ mod tests {
             text(socket_of_any_port("2001:db8::1:0")),
             Err("\"2001:db8::1:0\" has no port".to_owned())
         );
-        assert!(socket_v4("10.0.0.1:80").is_ok());
-        assert_eq!(socket_v4("[2001:db8::1]:80"), Err("\"[2001:db8::1]:80\" is an IPv6 address".to_owned()));
     }
 
     #[test]
     fn families() {
         let [four, six] = ["10.0.0.1", "2001:db8::1"].map(|typed| address(typed).unwrap());
+        let same_family = |address, other| same_family(address, other, "the service");
         assert_eq!((same_family(four, four), same_family(six, six)), (Ok(()), Ok(())));
         let wrong = "10.0.0.1 is an IPv4 address; expected an IPv6 address, as the service's";
         assert_eq!(same_family(four, six), Err(wrong.to_owned()));

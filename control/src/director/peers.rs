@@ -1,7 +1,7 @@
 //! What is said of peer routers, and when the ids that they may still name can be given away.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,9 +15,9 @@ use crate::sync::{PeerStatus, Shared, Standing, Status, ipvs};
 pub(super) struct Peers {
     shared: Option<Arc<Shared>>,
     /// Who was together with us when it was last said.
-    together: HashMap<SocketAddrV4, bool>,
+    together: HashMap<SocketAddr, bool>,
     /// Whose version has been said not to be ours, since they were together with us.
-    strange: HashSet<SocketAddrV4>,
+    strange: HashSet<SocketAddr>,
     /// Which directors of Linux have been heard by then.
     heard: ipvs::Heard,
 }

@@ -1,7 +1,7 @@
 //! What can happen, as JSON and for a person.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::Serialize;
 
@@ -225,17 +225,17 @@ pub enum Kind {
     /// A peer router and this one know the same connections.
     PeerJoined {
         /// Where it is reached.
-        peer: SocketAddrV4,
+        peer: SocketAddr,
     },
     /// A peer router is not heard any more.
     PeerAway {
         /// Where it was reached.
-        peer: SocketAddrV4,
+        peer: SocketAddr,
     },
     /// A peer router speaks another version of the protocol, so that the two do not understand each other.
     PeerVersion {
         /// Where it is reached.
-        peer: SocketAddrV4,
+        peer: SocketAddr,
         /// What it speaks.
         theirs: u8,
         /// What this router speaks.

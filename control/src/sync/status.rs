@@ -1,6 +1,6 @@
 //! How things stand with the peers, for everybody but the thread that speaks to them.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::time::Duration;
@@ -113,7 +113,7 @@ pub struct Status {
 #[derive(Clone, Copy, Debug)]
 pub struct PeerStatus {
     /// Its address.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// How things stand.
     pub standing: Standing,
     /// The version that it speaks, if we do not understand it.

@@ -6,7 +6,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -129,16 +129,19 @@ pub fn bind(config: &Config) -> Result<Option<UdpSocket>, ConfigErrors> {
     })
 }
 
-fn open(listen: SocketAddrV4) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+fn open(listen: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, None)?;
     // Who may administer the network gets more than net.core.rmem_max; with less a bulk is slower.
     if setsockopt(&socket, RcvBufForce, &SOCKET_BYTES).is_err() {
         socket.set_recv_buffer_size(SOCKET_BYTES)?;
     }
     socket.set_nonblocking(true)?;
     // The address of a twin is not there yet.
-    socket.set_freebind_v4(true)?;
-    socket.bind(&SocketAddr::V4(listen).into())?;
+    match listen {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+    }
+    socket.bind(&listen.into())?;
     Ok(socket.into())
 }
 
@@ -149,7 +152,7 @@ fn random() -> u16 {
 
 /// A peer, and where it is.
 struct Link {
-    address: SocketAddrV4,
+    address: SocketAddr,
     peer: Peer,
     rates: Rates,
 }
@@ -233,8 +236,7 @@ impl Thread {
         for _ in 0..READ_AT_ONCE {
             let Some(socket) = &self.socket else { break };
             let (length, from) = match socket.recv_from(&mut datagram) {
-                Ok((length, SocketAddr::V4(from))) => (length, from),
-                Ok(_) => continue,
+                Ok(heard) => heard,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // A peer that is not there lets Linux say so with the next call.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,

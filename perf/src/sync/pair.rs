@@ -164,7 +164,7 @@ fn config(own: SocketAddrV4, peer: SocketAddrV4) -> Result<Config> {
     let mut config = config::parse(Path::new("rvs.toml"), text.into_bytes())?;
     // Which a file may not say.
     let sync = config.sync.as_mut().context("there is a [sync]")?;
-    (sync.listen, sync.peers) = (own, vec![peer]);
+    (sync.listen, sync.peers) = (own.into(), vec![peer.into()]);
     Ok(config)
 }
 

@@ -31,7 +31,7 @@ pub(super) fn patterns() -> [(&'static str, String); 6] {
     [
         ("address", format!("^(?:{host}|{ipv6}|\\[{ipv6}\\])$")),
         ("socket", format!("^(?:{host}|\\[{ipv6}\\]):(?:0+|{PORT})$")),
-        ("endpoint_v4", format!("^{host}:{PORT}$")),
+        ("endpoint", format!("^(?:{host}|\\[{ipv6}\\]):{PORT}$")),
         ("server_address", format!("^(?:(?:{host}|\\[{ipv6}\\])(?::{PORT})?|{ipv6})$")),
         ("prefix", format!("^(?:{host}/{LENGTH}|{ipv6}/{LENGTH_IPV6})$")),
         ("time", format!("^(?:0|\\s*(?:[0-9][0-9\\s]*(?:\\.\\s*[0-9][0-9\\s]*)?{UNIT}\\s*)+)$")),
