@@ -141,6 +141,43 @@ fn a_client_has_one_server_over_two_addresses_several_ports_and_both_protocols()
 }
 
 #[test]
+fn clients_of_two_ports_of_the_router_have_two_services_of_one_address() -> Result<()> {
+    harness::with_cluster(Layout::TwoArmed, |cluster| {
+        let mut servers = Vec::new();
+        for (index, (machine, name)) in cluster.real_servers.iter().zip(NAMES).enumerate() {
+            servers.push(Server::tcp_echo(machine, cluster.endpoint(index, 7), name)?);
+        }
+        let service = |mode, mark, index| {
+            Service::marked(mode, mark).server(SocketAddr::from(cluster.endpoint(index, 0)), 1)
+        };
+        // Who asks from inside is the servers' neighbour, to whom they would reply past a NAT.
+        let inside = service("fullnat", 20, 2).setting("fullnat = { local = [\"10.0.0.100\"] }");
+        let rule = |mark, port| {
+            format!("mark = {mark}\nprotocol = \"tcp\"\naddress = \"{VIP}\"\nports = [7]\nin = \"{port}\"")
+        };
+        let config = cluster.config().mark(&rule(10, "wan")).mark(&rule(20, "lan"));
+        let router = cluster.start_router(&config.service(service("nat", 10, 1)).service(inside))?;
+        router.wait_for_macs(CLIENT.into(), (VIP, 7).into(), "tcp")?;
+
+        ensure!(ask(cluster, CLIENT, (VIP, 7))? == NAMES[1]);
+        let asker = &cluster.real_servers[0];
+        let from = SocketAddr::from(cluster.endpoint(0, 0));
+        let (stream, name) = client::named(asker, from, (VIP, 7).into())?;
+        ensure!(name == NAMES[2], "{name}");
+        client::close(stream)?;
+
+        let list = router.rvs("list --json").run()?;
+        ensure!(list.split_whitespace().collect::<String>().contains("\"in\":[\"lan\"]"), "{list}");
+        for (port, mark) in [("wan", 10), ("lan", 20)] {
+            let question = format!("explain --src {CLIENT}:50000 --dst {VIP}:7 --port {port}");
+            let explained = router.rvs(&question).run()?;
+            ensure!(explained.contains(&format!("mark {mark} by the [[mark]] in line ")), "{explained}");
+        }
+        router.finish()
+    })
+}
+
+#[test]
 fn a_reload_of_rules_keeps_the_connections_of_what_stays() -> Result<()> {
     harness::with_cluster(Layout::TwoArmed, |cluster| {
         let mut servers = Vec::new();

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, PortIndex, Route, Via};
@@ -10,7 +9,7 @@ use dataplane::snapshot::{DestSpec, Part, Pool, PortSpec, ServiceIndex, ServiceS
 use dataplane::snat::{Snat, SnatSpec};
 use dataplane::table::HashKey;
 
-use crate::config::{Fullnat, Server, Service};
+use crate::config::{Fullnat, Server, Service, Share};
 use crate::effects::Effects;
 use crate::health::Target;
 use crate::ids::{Face, Ids, ServerKey, ServiceKey};
@@ -84,8 +83,8 @@ pub fn compile(
     // Behind all services, each of which has the place that it has among those that are present.
     for (service, home) in services.present().iter().zip(0..) {
         let live = |address| is_live(address) && !services.is_gone(service);
-        for (&face, ports) in service.mark.iter().flat_map(|marked| &marked.faces) {
-            let seen = Seen { face, ports, live: live(face.address) };
+        for (&face, own) in service.mark.iter().flat_map(|marked| &marked.faces) {
+            let seen = Seen { face, own, live: live(face.address) };
             let spec = seen.of(service, &specs[home as usize], home, ids);
             specs.push(spec);
         }
@@ -97,14 +96,14 @@ pub fn compile(
 /// What comes to the service of a mark at one address by one protocol.
 struct Seen<'a> {
     face: Face,
-    ports: &'a [RangeInclusive<u16>],
+    own: &'a Share,
     live: bool,
 }
 
 impl Seen<'_> {
     /// Everything but what has a place of its own is as it is at home.
     fn of(&self, service: &Service, spec: &ServiceSpec, home: ServiceIndex, ids: &mut Ids) -> ServiceSpec {
-        let Seen { face, ports, live } = *self;
+        let Seen { face, own, live } = *self;
         let mut entered = ids.enter(ServiceKey::of(service));
         let dest = |dest: &DestSpec| {
             let server = ServerKey { address: dest.address, mode: service.mode };
@@ -112,7 +111,8 @@ impl Seen<'_> {
         };
         ServiceSpec {
             address: SocketAddr::new(face.address, 0),
-            ports: ports.to_vec(),
+            ports: own.ports.clone(),
+            incoming: own.incoming.clone(),
             protocol: face.protocol,
             live,
             part: Some(Part::Face(home)),
@@ -162,6 +162,7 @@ fn describe(
     ServiceSpec {
         address: service.address,
         ports: service.ports.clone(),
+        incoming: None,
         protocol: key.protocol,
         mode: service.mode,
         scheduler: service.scheduler,
@@ -416,6 +417,27 @@ mod tests {
         let snapshot = compile(&services);
         assert_eq!(place(&snapshot, [192, 0, 2, 11], 80, udp), Some((1, false)));
         assert_eq!(place(&snapshot, [192, 0, 2, 10], 443, tcp), Some((0, true)));
+    }
+
+    #[test]
+    fn what_comes_in_by_another_port_is_another_marks() {
+        let text = "[workers]\ncores = [1]\n[[port]]\nname = 'wan'\ndevice = '01:00.0'\n[[port]]\nname = 'lan'\ndevice = '02:00.0'\n\
+            [[mark]]\nmark = 10\naddress = '192.0.2.10'\nports = [80]\nin = 'lan'\n\
+            [[mark]]\nmark = 20\nprotocol = 'tcp'\naddress = '192.0.2.10'\nports = ['80-81']\n\
+            [[service]]\nmark = 10\nmode = 'nat'\n[[service]]\nmark = 20\nmode = 'nat'\n";
+        let config = crate::config::parse(std::path::Path::new("f"), text.as_bytes().to_vec()).unwrap();
+        let (effects, mut ids, services) = (Effects::default(), Ids::new(1), Services::new(config.services));
+        let fibs = Fibs { four: fib(&mirror(), &ports()), six: fib(&mirror(), &ports()) };
+        let snapshot = compile(1, 1, &services, &effects, &mut ids, |_| true, Vec::new(), fibs);
+        let home = |port, protocol, incoming| {
+            let address = u32::from(Ipv4Addr::new(192, 0, 2, 10));
+            let index = snapshot.service_of_all_ports(address, port, protocol, Some(incoming))?;
+            Some(snapshot.home_of(index).0)
+        };
+        let (tcp, udp) = (dataplane::service::Protocol::Tcp, dataplane::service::Protocol::Udp);
+        assert_eq!([0, 1].map(|incoming| home(80, tcp, incoming)), [Some(1), Some(0)]);
+        assert_eq!([0, 1].map(|incoming| home(81, tcp, incoming)), [Some(1), Some(1)]);
+        assert_eq!([0, 1].map(|incoming| home(80, udp, incoming)), [None, Some(0)]);
     }
 
     #[test]

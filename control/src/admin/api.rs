@@ -46,7 +46,7 @@ pub struct Rates {
 pub struct Mark {
     /// The mark.
     pub number: u32,
-    /// Its virtual addresses, once for each protocol.
+    /// Its virtual addresses, once for each protocol; several times if it makes a difference where packets come in.
     pub addresses: Vec<Face>,
 }
 
@@ -59,6 +59,9 @@ pub struct Face {
     pub address: IpAddr,
     /// Ports and ranges of them, as `80` and `8080-8090`; none if it is all of them.
     pub ports: Vec<String>,
+    /// The ports of the router by which that comes in; none if it is all of them.
+    #[serde(default, rename = "in")]
+    pub incoming: Vec<String>,
     /// Why the address is withdrawn from the twin; null while it is not.
     #[serde(default)]
     pub withdrawn: Option<String>,

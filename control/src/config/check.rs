@@ -150,7 +150,7 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
     let snat_sections = root.sections("snat");
     let snats: Vec<Option<SnatSpec>> = snat_sections.iter().map(snat::read).collect();
 
-    let marks = Marks::read(&root.sections("mark"));
+    let marks = Marks::read(&root.sections("mark"), &ports);
     let service_sections = root.sections("service");
     let services: Vec<(Option<Service>, Vec<Section<'_>>)> =
         service_sections.iter().map(|section| service::read(section, &marks)).collect();

@@ -171,12 +171,15 @@ pub(super) fn services(
         let Some(service) = service else { continue };
         if let Some(field) = section.get("address") {
             let (protocol, address) = (service.protocol, service.address);
-            if let Some((mark, line)) = marks.at(Face { address: address.ip(), protocol }, address.port())
-                && known().any(|other| other.mark.as_ref().is_some_and(|marked| marked.number == mark))
+            let face = Face { address: address.ip(), protocol };
+            let has_service =
+                |mark| known().any(|other| other.mark.as_ref().is_some_and(|marked| marked.number == mark));
+            if let Some((mark, line)) =
+                marks.anywhere(face, address.port()).find(|&(mark, _)| has_service(mark))
             {
                 field.error::<()>(format_args!(
-                    "no packet would come to it: the [[mark]] in line {line} gives those to {protocol} {address} to the service of mark {mark}; \
-                     expected another address or port, or a rule before that with a mark of no service"
+                    "marks go first: the [[mark]] in line {line} gives those to {protocol} {address} to the service of mark {mark}; \
+                     expected another address or port, a mark here, too, or a rule before that with a mark of no service"
                 ));
             }
             let what = || format!("service {protocol} {address}");

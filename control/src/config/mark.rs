@@ -1,8 +1,9 @@
 //! `[[mark]]`: which packets have a firewall mark, and so belong to the service of that mark.
 //!
 //! The rules are asked in order, and the first that fits a packet gives it its mark, as those of `iptables -t mangle` would with `-j MARK` and
-//! `-j ACCEPT`. All that they look at (protocol, virtual address, port) is known before there is a packet. So they are worked out here: a
-//! service has of each address, by each protocol, a set of ports ([`Marked`]), and no two services have one port of it.
+//! `-j ACCEPT`. All that they look at (protocol, virtual address, port, and the port of the router, as `-i`) is known before there is a packet.
+//! So they are worked out here: a service has of each address, by each protocol, a set of ports ([`Marked`]), if need be one for each port of the
+//! router, and no two services have one port of it.
 //!
 //! As in IPVS the mark goes before the service of an address and a port, and a mark of which there is no service is none: its rules take ports out of those
 //! behind them.
@@ -11,13 +12,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use dataplane::fib::PortIndex;
 use dataplane::service::Protocol;
+use dataplane::snapshot::Incoming;
+use itertools::Itertools;
 
-use super::Prefix;
 use super::check::{narrow, one_of};
 use super::raw::{Field, Section};
 use super::service;
 use super::value::{self, NETWORK};
+use super::{Port, Prefix};
 use crate::ids::{Face, MAX_MARK, ServiceKey};
 
 /// Ports in ascending order, without touching each other. All of them are one range from 0 on.
@@ -33,9 +37,21 @@ const MOST: usize = 1024;
 pub struct Marked {
     /// The mark.
     pub number: u32,
-    /// The ports that it has of each address, by each protocol; none are all of them, as in a service of all ports.
-    pub faces: BTreeMap<Face, Ports>,
+    /// What it has of each address, by each protocol.
+    pub faces: BTreeMap<Face, Share>,
 }
+
+/// The ports of an address that a service has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Those that it has of what comes in anywhere; none are all of them, as in a service of all ports.
+    pub ports: Ports,
+    /// Which of them it has of what comes in where, if that makes a difference.
+    pub incoming: Option<Incoming>,
+}
+
+/// Where packets come in: a port of the router that a rule names, or any other one.
+type Place = Option<PortIndex>;
 
 impl Marked {
     /// Its virtual addresses, each once.
@@ -65,9 +81,9 @@ impl Marked {
         ServiceKey::of_mark(self.number, is_wide)
     }
 
-    /// Whether it has a port.
+    /// Whether it has a port, of what comes in wherever.
     pub fn has_port(&self, face: Face, port: u16) -> bool {
-        self.faces.get(&face).is_some_and(|ports| ports.is_empty() || covers(ports, port))
+        self.faces.get(&face).is_some_and(|Share { ports, .. }| ports.is_empty() || covers(ports, port))
     }
 }
 
@@ -76,6 +92,8 @@ impl Marked {
 pub struct Marks {
     marked: BTreeMap<u32, Marked>,
     rules: Vec<Rule>,
+    /// All there are.
+    places: Vec<Place>,
 }
 
 /// A rule as it was typed.
@@ -84,39 +102,48 @@ struct Rule {
     mark: u32,
     faces: BTreeSet<Face>,
     ports: Ports,
+    /// The ports of the router that packets come in on; none are all.
+    incoming: BTreeSet<PortIndex>,
     line: usize,
 }
 
+impl Rule {
+    fn fits(&self, face: Face, port: u16, place: Place) -> bool {
+        self.faces.contains(&face) && covers(&self.ports, port) && self.is_at(place)
+    }
+
+    fn is_at(&self, place: Place) -> bool {
+        self.incoming.is_empty() || place.is_some_and(|port| self.incoming.contains(&port))
+    }
+}
+
 impl Marks {
-    /// Reads the rules.
-    pub(super) fn read(sections: &[Section<'_>]) -> Marks {
-        let mut marks = Marks::default();
-        let mut taken: BTreeMap<Face, Ports> = BTreeMap::new();
-        for section in sections {
-            let (Some(rule), Some(field)) = (rule(section), section.get("mark")) else { continue };
-            let marked = marks
-                .marked
-                .entry(rule.mark)
-                .or_insert_with(|| Marked { number: rule.mark, faces: BTreeMap::new() });
-            let is_wide = |face: &Face| face.address.is_ipv6();
-            if marked
-                .faces
-                .keys()
-                .next()
-                .is_some_and(|one| rule.faces.iter().any(|other| is_wide(one) != is_wide(other)))
-            {
+    /// Reads the rules of a router with these ports.
+    pub(super) fn read(sections: &[Section<'_>], ports: &[Option<Port>]) -> Marks {
+        let rules = sections.iter().filter_map(|section| Some((rule(section, ports)?, section.get("mark")?)));
+        let rules: Vec<(Rule, Field<'_>)> = rules.collect();
+        let named: BTreeSet<PortIndex> = rules.iter().flat_map(|(rule, _)| &rule.incoming).copied().collect();
+        let others = (named.len() < ports.len()).then_some(None);
+        let places: Vec<Place> = named.into_iter().map(Some).chain(others).collect();
+
+        let mut families: BTreeMap<u32, bool> = BTreeMap::new();
+        let mut taken: BTreeMap<(Face, Place), Ports> = BTreeMap::new();
+        let mut own: BTreeMap<(u32, Face), BTreeMap<Place, Ports>> = BTreeMap::new();
+        for (rule, field) in &rules {
+            let is_wide = rule.faces.first().is_some_and(|face| face.address.is_ipv6());
+            if *families.entry(rule.mark).or_insert(is_wide) != is_wide {
                 field.error::<()>(format_args!("mark {} has addresses of the other family, and a service's are all of one; expected another mark", rule.mark));
                 continue;
             }
             let mut gets_any = false;
-            for &face in &rule.faces {
-                let taken = taken.entry(face).or_default();
-                let own = without(&rule.ports, taken);
-                if !own.is_empty() {
+            for (&face, &place) in rule.faces.iter().cartesian_product(&places) {
+                let taken = taken.entry((face, place)).or_default();
+                let gets = if rule.is_at(place) { without(&rule.ports, taken) } else { Ports::new() };
+                if !gets.is_empty() {
                     gets_any = true;
-                    *taken = union(taken, &own);
-                    let known = marked.faces.entry(face).or_default();
-                    *known = union(known, &own);
+                    *taken = union(taken, &gets);
+                    let known = own.entry((rule.mark, face)).or_default().entry(place).or_default();
+                    *known = union(known, &gets);
                 }
             }
             if !gets_any {
@@ -124,14 +151,13 @@ impl Marks {
                     "no packet comes as far as this rule, those before it have all of its ports; expected it before them",
                 );
             }
-            marks.rules.push(rule);
         }
-        for ports in marks.marked.values_mut().flat_map(|marked| marked.faces.values_mut()) {
-            if *ports == [ALL] {
-                ports.clear();
-            }
+        let mut marked: BTreeMap<u32, Marked> = BTreeMap::new();
+        for ((number, face), by) in own {
+            let marked = marked.entry(number).or_insert_with(|| Marked { number, faces: BTreeMap::new() });
+            marked.faces.insert(face, Share::of(by, &places));
         }
-        marks
+        Marks { marked, rules: rules.into_iter().map(|(rule, _)| rule).collect(), places }
     }
 
     /// What the service of a mark has.
@@ -145,29 +171,74 @@ impl Marks {
         }
     }
 
-    /// The mark of packets to a port, and the line of the rule that gives it.
-    pub fn at(&self, face: Face, port: u16) -> Option<(u32, usize)> {
-        let fits = |rule: &&Rule| rule.faces.contains(&face) && covers(&rule.ports, port);
-        self.rules.iter().find(fits).map(|rule| (rule.mark, rule.line))
+    /// The mark of packets to a port that come in here, and the line of the rule that gives it.
+    pub fn at(&self, face: Face, port: u16, place: Place) -> Option<(u32, usize)> {
+        let rule = self.rules.iter().find(|rule| rule.fits(face, port, place))?;
+        Some((rule.mark, rule.line))
+    }
+
+    /// The same wherever they come in.
+    pub fn anywhere(&self, face: Face, port: u16) -> impl Iterator<Item = (u32, usize)> {
+        self.places.iter().filter_map(move |&place| self.at(face, port, place))
     }
 }
 
-fn rule(section: &Section<'_>) -> Option<Rule> {
+impl Share {
+    fn of(by: BTreeMap<Place, Ports>, places: &[Place]) -> Share {
+        let all = by.values().fold(Ports::new(), |all, one| union(&all, &without(one, &all)));
+        let is_alike = by.len() == places.len() && by.values().all_equal();
+        let incoming = (!is_alike).then(|| {
+            let at = |place: Place| by.get(&place).cloned().unwrap_or_default();
+            let named = places.iter().copied().flatten();
+            Incoming { by: named.map(|port| (port, at(Some(port)))).collect(), others: at(None) }
+        });
+        Share { ports: if all == [ALL] { Ports::new() } else { all }, incoming }
+    }
+
+    /// By where it comes in what it has: ports of the router, of which there are so many, and ports of the address; none are all, of either.
+    pub fn parts(&self, count: usize) -> Vec<(Vec<PortIndex>, Ports)> {
+        let Some(incoming) = &self.incoming else { return vec![(Vec::new(), self.ports.clone())] };
+        let has = |port: &PortIndex| incoming.by.get(port).unwrap_or(&incoming.others);
+        let by = (0..count as PortIndex).into_group_map_by(has).into_iter();
+        let some = by.filter(|(ports, _)| !ports.is_empty());
+        let parts = some.map(|(ports, by)| (by, if *ports == [ALL] { Ports::new() } else { ports.clone() }));
+        parts.sorted_by_key(|(by, _)| by[0]).collect()
+    }
+}
+
+fn rule(section: &Section<'_>, ports: &[Option<Port>]) -> Option<Rule> {
     const MARK: &str = "the mark that packets get, 1 to 16777215";
     const ADDRESS: &str = "a virtual address, a list of them, or a prefix whose addresses are all virtual";
-    section.known(&["mark", "protocol", "address", "ports"]);
+    section.known(&["mark", "protocol", "address", "ports", "in"]);
     let mark = section.require("mark", MARK).and_then(|field| narrow(field.integer(1..=MAX_MARK.into())));
     let protocols = section.or("protocol", vec![Protocol::Tcp, Protocol::Udp], |field| {
         let named = |name: &str| Protocol::from_name(name).filter(|&protocol| protocol != Protocol::Sctp);
         one_of("protocol of a mark", &["tcp", "udp"], named, &field).map(|protocol| vec![protocol])
     });
     let addresses = section.require("address", ADDRESS).and_then(|field| addresses(&field));
-    let ports = section.or("ports", vec![ALL], |field| service::ranges(&field));
+    let all = section.or("ports", vec![ALL], |field| service::ranges(&field));
+    let incoming = section.or("in", BTreeSet::new(), |field| incoming(&field, ports));
     let (protocols, addresses) = (protocols?, addresses?);
     let faces = addresses
         .iter()
         .flat_map(|&address| protocols.iter().map(move |&protocol| Face { address, protocol }));
-    Some(Rule { mark: mark?, faces: faces.collect(), ports: ports?, line: section.get("mark")?.line() })
+    let (mark, line) = (mark?, section.get("mark")?.line());
+    Some(Rule { mark, faces: faces.collect(), ports: all?, incoming: incoming?, line })
+}
+
+/// One port of the router, or several.
+fn incoming(field: &Field<'_>, ports: &[Option<Port>]) -> Option<BTreeSet<PortIndex>> {
+    let names: Vec<&str> = ports.iter().flatten().map(|port| port.name.as_str()).collect();
+    let index = |name: &str| {
+        let named = |port: &Option<Port>| port.as_ref().is_some_and(|port| port.name == name);
+        ports.iter().position(named).map(|index| index as PortIndex)
+    };
+    let one = |field: Field<'_>| one_of("port", &names, index, &field);
+    let all = if field.is_array() { field.all(one)? } else { vec![one(field.clone())?] };
+    if all.is_empty() {
+        return field.error("is empty; expected at least one port, or no such key for all of them");
+    }
+    Some(all.into_iter().collect())
 }
 
 /// One, or several, one by one.
@@ -267,12 +338,15 @@ mod tests {
     /// What each service has: `tcp/192.0.2.10 80,8080-8090`.
     fn shown(text: &str) -> Vec<Vec<String>> {
         let config = read(text).unwrap_or_else(|errors| panic!("{errors}"));
-        let face = |(face, ports): (&Face, &Ports)| {
-            let ports: Vec<String> = ports.iter().map(value::shown_ports).collect();
-            format!("{face} {}", ports.join(","))
+        let face = |(face, share): (&Face, &Share)| {
+            let shown = |(by, ports): (Vec<PortIndex>, Ports)| {
+                let by = by.iter().map(|&port| format!(" {}", config.ports[usize::from(port)].name));
+                format!("{face} {}{}", ports.iter().map(value::shown_ports).join(","), by.format(""))
+            };
+            share.parts(config.ports.len()).into_iter().map(shown).collect::<Vec<_>>()
         };
         let of = |service: &crate::config::Service| {
-            service.mark.iter().flat_map(|marked| &marked.faces).map(face).collect()
+            service.mark.iter().flat_map(|marked| &marked.faces).flat_map(face).collect()
         };
         config.services.iter().map(of).collect()
     }
@@ -302,6 +376,35 @@ mod tests {
                 vec!["tcp/192.0.2.10 0-79,81-8079,8091-8094,8096-65535", "udp/192.0.2.10 "],
             ]
         );
+    }
+
+    #[test]
+    fn the_port_that_packets_come_in_on_decides_where_rules_name_it() {
+        const LAN: &str =
+            "[[port]]\nname = 'lan'\ndevice = '02:00.0'\n[[vlan]]\nname = 'dmz'\nport = 'lan'\nid = 7\n";
+        let text = LAN.to_owned()
+            + &rules(&[
+                "mark = 10\nprotocol = 'tcp'\naddress = '192.0.2.10'\nports = [80]\nin = 'wan'",
+                "mark = 20\nprotocol = 'tcp'\naddress = '192.0.2.10'\nports = [80, 443]",
+                "mark = 10\nprotocol = 'tcp'\naddress = '192.0.2.10'\nin = ['dmz', 'wan']",
+                "mark = 30\nprotocol = 'udp'\naddress = '192.0.2.10'\nports = [53]\nin = ['wan', 'lan', 'dmz']",
+            ])
+            + &service(10)
+            + &service(20)
+            + &service(30);
+        assert_eq!(
+            shown(&text),
+            [
+                vec!["tcp/192.0.2.10 0-442,444-65535 wan", "tcp/192.0.2.10 0-79,81-442,444-65535 dmz"],
+                vec!["tcp/192.0.2.10 443 wan", "tcp/192.0.2.10 80,443 lan dmz"],
+                vec!["udp/192.0.2.10 53"],
+            ]
+        );
+        let config = read(&text).unwrap();
+        let face = Face { address: "192.0.2.10".parse().unwrap(), protocol: Protocol::Tcp };
+        let mark = |port, place| config.marks.at(face, port, Some(place)).map(|(mark, _)| mark);
+        assert_eq!([0, 1, 2].map(|place| mark(80, place)), [Some(10), Some(20), Some(20)]);
+        assert_eq!([0, 1, 2].map(|place| mark(22, place)), [Some(10), None, Some(10)]);
     }
 
     #[test]
@@ -349,6 +452,22 @@ mod tests {
             (rules(&["mark = 10\naddress = '192.0.2.10'\nprotocol = 'sctp'"]), "unknown protocol of a mark"),
             (rules(&["mark = 10\naddress = '127.0.0.1'"]), "127.0.0.1"),
             (rules(&["address = '192.0.2.10'"]), "mark[0].mark: missing"),
+            (
+                rules(&["mark = 10\naddress = '192.0.2.10'\nin = 'lan'"]),
+                "unknown port \"lan\"; expected \"wan\"",
+            ),
+            (rules(&["mark = 10\naddress = '192.0.2.10'\nin = []"]), "mark[0].in: is empty"),
+            (
+                rules(&[&format!("{one}\nin = 'wan'"), "mark = 11\naddress = '192.0.2.10'\nports = [80]"]),
+                "those before it have all of its ports",
+            ),
+            (
+                "[[port]]\nname = 'lan'\ndevice = '02:00.0'\n".to_owned()
+                    + &rules(&["mark = 9\naddress = '192.0.2.10'\nin = 'lan'", one])
+                    + &service(10)
+                    + "[[service]]\naddress = '192.0.2.10:80'\nmode = 'nat'\n",
+                "the [[mark]] in line 15 gives those to tcp 192.0.2.10:80 to the service of mark 10",
+            ),
             (
                 rules(&[one]) + &service(10).replace("10.0.0.11", "10.0.0.11:80"),
                 "a service of all ports leaves a packet's as it is",

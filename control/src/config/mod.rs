@@ -60,7 +60,7 @@ pub use error::{ConfigError, ConfigErrors, Source};
 pub use fullnat::Fullnat;
 pub use ipvs::IpvsSync;
 pub use machine::Machine;
-pub use mark::{Marked, Marks};
+pub use mark::{Marked, Marks, Share};
 pub use sync::Sync;
 pub use tcp::AdminTcp;
 pub use user::User;

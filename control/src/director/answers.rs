@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
+use dataplane::fib::PortIndex;
 use dataplane::service::{Mode, SchedulerFlag, State};
 use dataplane::snapshot::Snapshot;
 use dataplane::snat::{Host, Snat};
@@ -21,7 +22,7 @@ use super::{Director, in_force};
 use crate::admin::{self, Flush, Order, Stop, api, capture, explain, upgrade};
 use crate::capture::Capture;
 use crate::compile::targets;
-use crate::config::{Marked, Server, Service, value};
+use crate::config::{Marked, Server, Service, Share, value};
 use crate::events::Events;
 use crate::explain::Explainer;
 use crate::ids::{Face, ServerKey, ServiceKey};
@@ -233,13 +234,19 @@ impl Director {
     }
 
     fn mark(&self, marked: &Marked) -> api::Mark {
-        let face = |(face, ports): (&Face, &Vec<RangeInclusive<u16>>)| api::Face {
-            protocol: face.protocol.name().to_owned(),
-            address: face.address,
-            ports: ports.iter().map(value::shown_ports).collect(),
-            withdrawn: self.withdrawn_reason(face.address),
+        let routers = &self.config.ports;
+        let faces = |(face, own): (&Face, &Share)| {
+            let parts = own.parts(routers.len()).into_iter();
+            let part = |(incoming, ports): (Vec<PortIndex>, Vec<RangeInclusive<u16>>)| api::Face {
+                protocol: face.protocol.name().to_owned(),
+                address: face.address,
+                ports: ports.iter().map(value::shown_ports).collect(),
+                incoming: incoming.iter().map(|&port| routers[usize::from(port)].name.clone()).collect(),
+                withdrawn: self.withdrawn_reason(face.address),
+            };
+            parts.map(part).collect::<Vec<_>>()
         };
-        api::Mark { number: marked.number, addresses: marked.faces.iter().map(face).collect() }
+        api::Mark { number: marked.number, addresses: marked.faces.iter().flat_map(faces).collect() }
     }
 
     fn withdrawn_reason(&self, address: IpAddr) -> Option<String> {

@@ -73,10 +73,11 @@ impl Explainer<'_> {
 
         let id = afterwards.or(connection).map(|connection| connection.dest).or(follows);
         let dest = id.and_then(|id| self.snapshot.dest(id));
-        let service = match hit {
+        // A connection goes on with the service that it began with, whichever port it comes by.
+        let service = dest.map(|dest| dest.service).or(match hit {
             Some(Side::Service(index)) => Some(index),
-            _ => dest.map(|dest| dest.service),
-        };
+            Some(Side::Endpoint(_)) | None => None,
+        });
         let service = service.and_then(|index| self.services.get(self.snapshot.home_of(index).0 as usize));
         let inward = match hit {
             Some(side) => matches!(side, Side::Service(_)),
@@ -116,11 +117,11 @@ impl Explainer<'_> {
             fragment: piece
                 .map(|piece| words::fragment(piece, verdict, follows.and_then(|id| self.server(id)))),
             service: service.map(|service| {
-                let rule = self.rule(service, &made, dest.filter(|_| !inward));
+                let rule = self.rule(service, &made, port, dest.filter(|_| !inward));
                 api::Service { rule, ..describe(service) }
             }),
             endpoint: matches!(hit, Some(Side::Endpoint(_))).then_some(made.source),
-            unmatched: is_unmatched.then(|| words::unmatched(self.services, &made)),
+            unmatched: is_unmatched.then(|| words::unmatched(self.services, self.ports, &made)),
             direction: hit
                 .filter(|_| !matches!(verdict, Verdict::Route(_)))
                 .map(|_| if inward { "in" } else { "out" }.to_owned()),
@@ -144,15 +145,24 @@ impl Explainer<'_> {
     }
 
     /// The line of the rule that gives a service's mark to a packet, or to what it answers if it is from a real server.
-    fn rule(&self, service: &Service, made: &Made, from: Option<&Dest>) -> Option<usize> {
+    fn rule(
+        &self,
+        service: &Service,
+        made: &Made,
+        incoming: PortIndex,
+        from: Option<&Dest>,
+    ) -> Option<usize> {
         let marked = service.mark.as_ref()?;
         // Its port is the virtual one: a mark's stay as they are.
         let end = from.map_or(made.destination, |server| {
             SocketAddr::new(server.virtual_address.ip(), made.source.port())
         });
         let face = Face { address: end.ip(), protocol: made.protocol };
-        let (mark, line) = self.marks.at(face, end.port())?;
-        (mark == marked.number).then_some(line)
+        // Where a connection began that has come here by another port, nobody remembers.
+        let here = self.marks.at(face, end.port(), Some(incoming)).filter(|_| from.is_none());
+        let anywhere = self.marks.anywhere(face, end.port());
+        let (_, line) = here.into_iter().chain(anywhere).find(|(mark, _)| *mark == marked.number)?;
+        Some(line)
     }
 
     /// The packet, the port that it comes in on, and why that one.

@@ -10,7 +10,7 @@ use dataplane::table::DestId;
 use dataplane::wire::made::{Made, Piece};
 use itertools::Itertools;
 
-use crate::config::{Service, value};
+use crate::config::{Port, Service, value};
 use crate::ids::ServiceKey;
 
 /// Names that a sentence lists at the most.
@@ -82,21 +82,36 @@ pub fn why(
 }
 
 /// Why a packet is nobody's: what there is at its addresses instead.
-pub fn unmatched(services: &[Service], made: &Made) -> String {
+pub fn unmatched(services: &[Service], ports: &[Port], made: &Made) -> String {
     let Made { protocol, source, destination, .. } = *made;
     let at: Vec<String> = services
         .iter()
         .flat_map(|service| {
             let marked = service.mark.iter().flat_map(|marked| &marked.faces);
-            let marked = marked.map(|(face, ports)| (face.protocol, SocketAddr::new(face.address, 0), ports));
-            let own = service.mark.is_none().then_some((service.protocol, service.address, &service.ports));
+            let marked = marked.flat_map(|(face, own)| {
+                let parts = own.parts(ports.len()).into_iter();
+                parts.map(|part| (face.protocol, SocketAddr::new(face.address, 0), part))
+            });
+            let own = service
+                .mark
+                .is_none()
+                .then(|| (service.protocol, service.address, (Vec::new(), service.ports.clone())));
             marked.chain(own)
         })
         .filter(|(_, address, _)| address.ip() == destination.ip())
-        .map(|(protocol, address, ports)| match address.port() {
-            0 if ports.is_empty() => format!("{protocol} on all ports"),
-            0 => format!("{protocol} on the ports {}", ports.iter().map(value::shown_ports).join(", ")),
-            port => format!("{protocol} {port}"),
+        .map(|(protocol, address, (incoming, own))| {
+            let has = match address.port() {
+                0 if own.is_empty() => format!("{protocol} on all ports"),
+                0 => format!("{protocol} on the ports {}", own.iter().map(value::shown_ports).join(", ")),
+                port => format!("{protocol} {port}"),
+            };
+            match incoming.as_slice() {
+                [] => has,
+                by => format!(
+                    "{has} by {}",
+                    by.iter().map(|&port| &ports[usize::from(port)].name).join(" and ")
+                ),
+            }
         })
         .collect();
     let servers = services.iter().filter(|service| !service.mode.is_one_way());

@@ -4,6 +4,7 @@ use super::packet::{Direction, Packet, Work};
 use super::resolve::Path;
 use super::{BURST, Frame, Verdict, fullnat, route};
 use crate::counters::{Drop, Punt};
+use crate::fib::PortIndex;
 use crate::snapshot::{Family, Snapshot};
 use crate::table::{Client, Table};
 
@@ -27,7 +28,7 @@ pub(super) fn classify_all<F: Frame>(
     let mut count = 0;
     for index in 0..work.count.min(BURST) {
         let packet = &mut work.packets[index];
-        match classify(packet, (packet.source, packet.destination), snapshot, table) {
+        match classify(packet, (packet.source, packet.destination), path.port, snapshot, table) {
             Ok(()) => {
                 table.prefetch(packet.hash);
                 if count < index {
@@ -44,11 +45,12 @@ pub(super) fn classify_all<F: Frame>(
     work.count = count;
 }
 
-/// To a service, else from an endpoint: a packet with these addresses.
+/// To a service, else from an endpoint: a packet with these addresses that has come in here.
 #[inline(always)]
 pub(super) fn classify<A: Family>(
     packet: &mut Packet,
     (source, destination): (A, A),
+    incoming: Option<PortIndex>,
     snapshot: &Snapshot,
     table: &Table,
 ) -> Result<(), Verdict> {
@@ -58,7 +60,7 @@ pub(super) fn classify<A: Family>(
     } else if let Some(endpoint) = snapshot.endpoint_at(source, source_port, protocol) {
         (Direction::Out, endpoint, destination.client(destination_port, table))
     } else {
-        return classify_further(packet, (source, destination), snapshot, table);
+        return classify_further(packet, (source, destination), incoming, snapshot, table);
     };
     belongs(packet, hit, destination, snapshot, table)
 }
@@ -113,10 +115,11 @@ fn at_its_end<A: Family>(
 fn classify_further<A: Family>(
     packet: &mut Packet,
     addresses: (A, A),
+    incoming: Option<PortIndex>,
     snapshot: &Snapshot,
     table: &Table,
 ) -> Result<(), Verdict> {
-    let hit = further(packet, addresses, snapshot, table).ok_or(Verdict::Punt(Punt::NoService))?;
+    let hit = further(packet, addresses, incoming, snapshot, table).ok_or(Verdict::Punt(Punt::NoService))?;
     belongs(packet, hit, addresses.1, snapshot, table)
 }
 
@@ -126,11 +129,12 @@ fn classify_further<A: Family>(
 pub(super) fn further<A: Family>(
     packet: &Packet,
     (source, destination): (A, A),
+    incoming: Option<PortIndex>,
     snapshot: &Snapshot,
     table: &Table,
 ) -> Option<Hit> {
     let Packet { source_port, destination_port, protocol, .. } = *packet;
-    if let Some(service) = snapshot.service_of_all_ports(destination, destination_port, protocol) {
+    if let Some(service) = snapshot.service_of_all_ports(destination, destination_port, protocol, incoming) {
         let client = source.client(source_port, table);
         return Some((Direction::In, service, client.towards(destination_port)));
     }

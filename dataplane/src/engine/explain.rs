@@ -78,8 +78,8 @@ pub fn explain(
     };
     let is_later = parsed.is_some_and(|(packet, _)| packet.piece == Piece::Later);
     let addresses = parsed.and_then(|(_, addresses)| addresses);
-    let path =
-        Path { addresses: addresses.as_ref().map(std::slice::from_ref), ..Path::new(&engine, snapshot, now) };
+    let addresses = addresses.as_ref().map(std::slice::from_ref);
+    let path = Path { port: Some(port), addresses, ..Path::new(&engine, snapshot, now) };
     let packet = parsed.filter(|_| !is_later).and_then(|(mut packet, _)| {
         path.classify(&mut packet).ok()?;
         let is_known = || {

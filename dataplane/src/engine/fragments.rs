@@ -181,7 +181,7 @@ fn is_of(snapshot: &Snapshot, packet: &Packet, flow: Flow) -> bool {
     let Some(dest) = snapshot.dest(flow.dest) else { return false };
     flow_of(snapshot, packet, dest) == flow
         && match packet.direction {
-            Direction::In => dest.service == packet.owner,
+            Direction::In => snapshot.may_meet(packet.owner, dest),
             Direction::Out => dest.endpoint == Some(packet.owner),
         }
 }

@@ -63,12 +63,10 @@ impl<'a> Path<'a> {
 
     /// Stage 2 for one packet: whose it is.
     pub fn classify(&self, packet: &mut Packet) -> Result<(), Verdict> {
+        let &Path { engine, snapshot, port, .. } = self;
         match self.addresses_of(packet) {
-            None => {
-                let addresses = (packet.source, packet.destination);
-                classify(packet, addresses, self.snapshot, &self.engine.table)
-            }
-            Some(six) => classify(packet, (six.source, six.destination), self.snapshot, &self.engine.table),
+            None => classify(packet, (packet.source, packet.destination), port, snapshot, &engine.table),
+            Some(six) => classify(packet, (six.source, six.destination), port, snapshot, &engine.table),
         }
     }
 
@@ -76,10 +74,11 @@ impl<'a> Path<'a> {
     /// a service of all ports, may have the very address and port of the endpoint of another service.
     #[inline(never)]
     pub fn further(&self, packet: &Packet) -> Option<Packet> {
+        let &Path { snapshot, port, .. } = self;
         let table = &self.engine.table;
         let hit = match self.addresses_of(packet) {
-            None => further(packet, (packet.source, packet.destination), self.snapshot, table),
-            Some(six) => further(packet, (six.source, six.destination), self.snapshot, table),
+            None => further(packet, (packet.source, packet.destination), port, snapshot, table),
+            Some(six) => further(packet, (six.source, six.destination), port, snapshot, table),
         };
         let (direction, owner, client) =
             hit.filter(|&hit| hit.0 != packet.direction || hit.1 != packet.owner)?;
@@ -653,7 +652,7 @@ impl Judge for Judgement<'_> {
     fn is_mine(&self, word: Word) -> bool {
         self.snapshot.dest_of(word).is_some_and(|dest| {
             let on_this_side = match self.side {
-                Side::Service(service) => dest.service == service,
+                Side::Service(service) => self.snapshot.may_meet(service, dest),
                 Side::Endpoint(endpoint) => dest.endpoint == Some(endpoint),
             };
             let is_of_kind = (word.state() == State::Template) == (self.wanted == Wanted::Template);

@@ -152,9 +152,10 @@ impl Way<'_> {
                 let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
                 let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
                 // There has to be room for the header in front of the stream.
-                let has_header = snapshot.services[service as usize].has_header();
+                let dest = snapshot.dest_of(word)?;
+                let has_header = snapshot.services[dest.service as usize].has_header();
                 let header = if has_header { proxy::length::<A>() as u16 } else { 0 };
-                return Some(mtu_to::<A>(snapshot.dest_of(word)?)?.saturating_sub(header));
+                return Some(mtu_to::<A>(dest)?.saturating_sub(header));
             }
         };
         mtu_of(next_hop)

@@ -8,6 +8,7 @@ mod ftp;
 mod fullnat;
 mod fullnat_proxy;
 mod gate;
+mod incoming;
 mod ipsec;
 mod limits;
 mod local;

@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::index::{Index, Key};
 use super::{Dest, EndpointIndex, Ends, ServiceIndex, Snapshot};
 use crate::admission::{Edges, Sources};
-use crate::fib::Fib;
+use crate::fib::{Fib, PortIndex};
 use crate::key::{KeyHasher, WideKey};
 use crate::service::{Protocol, State};
 use crate::table::{Client, Slot, Table, Word};
@@ -237,7 +237,8 @@ impl Snapshot {
     }
 
     /// The service that a packet to this address is for, and towards which port its client is known to it ([`Client::towards`]): as in IPVS
-    /// that of the very port goes before one of all ports.
+    /// that of the very port goes before one of all ports. Where it makes a difference by which port of the router it comes in, one of those it
+    /// may be for, by any of which a connection is found ([`Self::may_meet`]).
     pub fn service_for<A: Family>(
         &self,
         address: A,
@@ -246,20 +247,22 @@ impl Snapshot {
     ) -> Option<(ServiceIndex, u16)> {
         match self.service_at(address, port, protocol) {
             Some(service) => Some((service, 0)),
-            None => Some((self.service_of_all_ports(address, port, protocol)?, port)),
+            None => Some((self.service_of_all_ports(address, port, protocol, None)?, port)),
         }
     }
 
-    /// The service of all ports at a virtual address that has this one.
+    /// The service of all ports at a virtual address that has this one, of what comes in here.
     pub fn service_of_all_ports<A: Family>(
         &self,
         address: A,
         port: u16,
         protocol: Protocol,
+        incoming: Option<PortIndex>,
     ) -> Option<ServiceIndex> {
         let first = A::directory(self).has_all_ports.then(|| self.service_at(address, 0, protocol))?;
         let next = |&index: &ServiceIndex| self.services[index as usize].beside;
-        std::iter::successors(first, next).find(|&index| self.services[index as usize].has_port(port))
+        std::iter::successors(first, next)
+            .find(|&index| self.services[index as usize].has_port(port, incoming))
     }
 
     /// The endpoint of a service of all ports with this address.

@@ -9,6 +9,7 @@
 //! to the next, found again by the identity of the service and the server.
 
 mod family;
+mod incoming;
 mod index;
 mod pool;
 mod publish;
@@ -24,6 +25,8 @@ use std::sync::Arc;
 
 use self::family::{Directory, WideIndex};
 pub use self::family::{Family, fold, folded};
+pub use self::incoming::Incoming;
+use self::incoming::covers;
 use self::index::Index;
 pub use self::pool::Pool;
 pub use self::publish::{Publisher, Subscriber};
@@ -32,7 +35,7 @@ pub use self::tunnel::{MssClamp, Tunnel, TunnelSpec};
 use crate::admission::{Limiter, Sources};
 use crate::clock::Timeout;
 use crate::counters::{Gauge, TrafficCounters};
-use crate::fib::{Address, Fibs, NextHop};
+use crate::fib::{Address, Fibs, NextHop, PortIndex};
 use crate::key::{KeyHasher, WideKey};
 use crate::quic;
 use crate::scheduler::{Candidate, FLOW_KEY, Flow, Kept, Picker};
@@ -57,6 +60,8 @@ pub struct ServiceSpec {
     pub address: SocketAddr,
     /// Of a service of all ports: those that it has of them, if not all. In ascending order, without touching each other.
     pub ports: Vec<RangeInclusive<u16>>,
+    /// Of a service of all ports: which of them it has of what comes in where, if that makes a difference.
+    pub incoming: Option<Incoming>,
     /// Protocol.
     pub protocol: Protocol,
     /// Forwarding mode.
@@ -147,6 +152,7 @@ impl ServiceSpec {
         ServiceSpec {
             address: address.into(),
             ports: Vec::new(),
+            incoming: None,
             protocol,
             mode,
             scheduler: Scheduler::Wlc,
@@ -202,6 +208,8 @@ impl DestSpec {
 pub struct Service {
     /// See [`ServiceSpec::ports`].
     pub ports: Vec<RangeInclusive<u16>>,
+    /// See [`ServiceSpec::incoming`].
+    incoming: Option<Incoming>,
     /// Protocol.
     pub protocol: Protocol,
     /// Forwarding mode.
@@ -242,6 +250,8 @@ pub struct Service {
     home: Option<Home>,
     /// Another service of all ports at the same address, which is asked for the ports that this one does not have.
     beside: Option<ServiceIndex>,
+    /// The first of those at this address, if for one of them it makes a difference where packets come in.
+    crossing: Option<ServiceIndex>,
     timeouts: [Timeout; State::COUNT],
 }
 
@@ -271,10 +281,13 @@ impl Service {
         }
     }
 
-    /// Whether it has this port, if it is of all ports.
-    pub fn has_port(&self, port: u16) -> bool {
-        let before = self.ports.partition_point(|range| *range.end() < port);
-        self.ports.get(before).map_or(self.ports.is_empty(), |range| range.contains(&port))
+    /// Whether it has this port, if it is of all ports, of what comes in here. Without a place: of anything.
+    fn has_port(&self, port: u16, incoming: Option<PortIndex>) -> bool {
+        let comes_here = match (&self.incoming, incoming) {
+            (Some(by), Some(incoming)) => by.has(port, incoming),
+            _ => true,
+        };
+        comes_here && (self.ports.is_empty() || covers(&self.ports, port))
     }
 
     /// How long a connection in this state may be silent.
@@ -488,6 +501,7 @@ impl Snapshot {
                 snapshot.place(spec, index);
             }
         }
+        snapshot.cross();
         snapshot.transforms = snapshot.transforms();
         snapshot
     }
@@ -558,6 +572,14 @@ impl Snapshot {
             None => self.dest(chosen),
             Some(home) => self.dest(*home.dests.get(&chosen)?),
         }
+    }
+
+    /// Whether what hits a service may be of a connection with this dest: one of its own. Where it makes a difference by which port packets
+    /// come in, one of any service there: that decides who gets a connection, as a mark does in IPVS, and not how it goes on.
+    #[inline]
+    pub fn may_meet(&self, hit: ServiceIndex, dest: &Dest) -> bool {
+        let crossing = |index: ServiceIndex| self.services[index as usize].crossing;
+        dest.service == hit || crossing(hit).is_some_and(|first| crossing(dest.service) == Some(first))
     }
 
     /// The dest with this id.
@@ -651,6 +673,7 @@ impl Snapshot {
         timeouts.0[State::Template as usize] = spec.persistence.map_or(0, |persistence| persistence.seconds);
         self.services.push(Service {
             ports: spec.ports.clone(),
+            incoming: spec.incoming.clone(),
             protocol: spec.protocol,
             mode: spec.mode,
             live: spec.live,
@@ -674,6 +697,7 @@ impl Snapshot {
             pool: spec.pool.clone(),
             home,
             beside: None,
+            crossing: None,
             timeouts: timeouts.0.map(Timeout::from_seconds),
         });
         for local in spec.pool.iter().flat_map(|pool| &pool.locals) {
@@ -694,6 +718,22 @@ impl Snapshot {
             last = next;
         }
         self.services[last as usize].beside = Some(index);
+    }
+
+    /// Finds [`Service::crossing`], once all services have their places.
+    fn cross(&mut self) {
+        if self.services.iter().all(|service| service.incoming.is_none()) {
+            return;
+        }
+        let is_beside: HashSet<ServiceIndex> =
+            self.services.iter().filter_map(|service| service.beside).collect();
+        for first in (0..self.services.len() as ServiceIndex).filter(|index| !is_beside.contains(index)) {
+            let next = |&index: &ServiceIndex| self.services[index as usize].beside;
+            let chain: Vec<ServiceIndex> = std::iter::successors(Some(first), next).collect();
+            if chain.iter().any(|&index| self.services[index as usize].incoming.is_some()) {
+                chain.iter().for_each(|&index| self.services[index as usize].crossing = Some(first));
+            }
+        }
     }
 
     fn add_dest(

@@ -57,9 +57,11 @@ impl Snapshot {
                 mark,
                 waits,
                 beside,
+                crossing,
                 timeouts,
                 ref home,
                 ref ports,
+                ref incoming,
                 ref sources,
                 ref limiter,
                 ref quic,
@@ -74,6 +76,7 @@ impl Snapshot {
             });
             copy.services.push(Service {
                 ports: ports.clone(),
+                incoming: incoming.clone(),
                 protocol,
                 mode,
                 live,
@@ -93,6 +96,7 @@ impl Snapshot {
                 pool,
                 home: home.clone(),
                 beside,
+                crossing,
                 timeouts,
             });
         }

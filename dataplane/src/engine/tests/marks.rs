@@ -10,10 +10,10 @@ const FIRST: &str = "192.0.2.10";
 const SECOND: &str = "192.0.2.11";
 
 /// What the mark has of these addresses: protocol, address and ports.
-type Faces<'a> = &'a [(Protocol, &'a str, RangeInclusive<u16>)];
+pub(super) type Faces<'a> = &'a [(Protocol, &'a str, RangeInclusive<u16>)];
 
 /// A service of a mark: its home, and behind it what the mark has. The n-th server has the id n at home and 10 * f + n in the f-th face.
-fn marked(rig: &Rig, faces: Faces<'_>) -> Vec<ServiceSpec> {
+pub(super) fn marked(rig: &Rig, faces: Faces<'_>) -> Vec<ServiceSpec> {
     let mut home = ServiceSpec { part: Some(Part::Home), ..rig.spec.clone() };
     home.address = "0.0.0.10:0".parse().unwrap();
     home.dests.iter_mut().for_each(|dest| dest.address.set_port(0));

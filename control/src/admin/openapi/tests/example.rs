@@ -98,6 +98,7 @@ impl Backend for Example {
                     protocol: "tcp".to_owned(),
                     address: "192.0.2.10".parse()?,
                     ports: self.list("80".to_owned()),
+                    incoming: self.list("wan".to_owned()),
                     withdrawn: self.maybe("rvs stops".to_owned()),
                 }],
             }),
