@@ -1,9 +1,9 @@
 //! What concerns no service, where the data path routes it: Linux, which is told to forward nothing, sees none of it.
 
-use std::net::{SocketAddrV4, UdpSocket};
+use std::net::{SocketAddrV4, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::{
     client,
     cluster::{CLIENT, Cluster, Layout, vip},
@@ -11,6 +11,7 @@ use harness::{
     netns::Namespace,
     router::Router,
     servers::Server,
+    shm::Place,
     wait::{self, PATIENCE},
     with_cluster,
 };
@@ -133,6 +134,56 @@ fn real_servers_reach_the_outside_from_a_pool_of_addresses() -> Result<()> {
         router.apply(&config)?;
         ensure!(say(from, "ping", &format!("-n -c 1 -W 1 {CLIENT}")).is_err());
         ensure!(!machine.addresses("wan")?.contains(&"192.0.2.50/32".to_owned()));
+        router.finish()
+    })
+}
+
+/// Each says something of its own and hears it.
+fn all_go_on(streams: &mut [TcpStream], word: &str) -> Result<()> {
+    let mut streams = streams.iter_mut().enumerate();
+    streams.try_for_each(|(number, stream)| {
+        client::echo(stream, format!("{word} {number}").as_bytes())
+            .with_context(|| format!("connection {number}, {word}"))
+    })
+}
+
+#[test]
+fn what_real_servers_have_begun_goes_on_after_their_router_was_killed_and_after_an_upgrade() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let Cluster { client, real_servers, router: machine, .. } = cluster;
+        let (place, outside) = (Place::new(cluster)?, SocketAddrV4::new(CLIENT, 7000));
+        let _tcp = Server::tcp_echo(client, outside, "")?;
+        let mut config = cluster.config().service(cluster.web());
+        config.keep = place.keep();
+        let text = format!("{SNAT}{config}");
+        let router = Router::start_text(cluster, &text, &config)?;
+        machine.sysctl("net/ipv4/ip_forward", 0)?;
+        // From ports whose place in a block is the same, so that what begins later would have that of the pool if it was free.
+        let connect = |port: u16| -> Result<Vec<TcpStream>> {
+            let connect = |(index, server): (usize, &Namespace)| {
+                server.enter(|| {
+                    let socket = client::bound(cluster.endpoint(index, port))?;
+                    socket.connect(&outside.into())?;
+                    Ok(socket.into())
+                })
+            };
+            real_servers.iter().enumerate().map(connect).collect()
+        };
+        let mut streams = connect(40_000)?;
+        all_go_on(&mut streams, "before")?;
+
+        router.kill()?;
+        let router = Router::start_text(cluster, &text, &config)?;
+        all_go_on(&mut streams, "by the second")?;
+        streams.extend(connect(40_000 + 512)?);
+        all_go_on(&mut streams, "with others")?;
+        router.rvs("upgrade").run()?;
+        all_go_on(&mut streams, "by the third")?;
+        streams.extend(connect(40_000 + 1024)?);
+        all_go_on(&mut streams, "all")?;
+        let (list, log) = (router.rvs("list --snat").run()?, router.log());
+        ensure!(list.contains(": 9 of 65536 mappings"), "{list}");
+        ensure!(log.contains("mappings of source NAT that were there before go on"), "{log}");
         router.finish()
     })
 }

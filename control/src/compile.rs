@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, PortIndex, Route, Via};
 use dataplane::snapshot::{DestSpec, Part, Pool, PortSpec, ServiceIndex, ServiceSpec, Snapshot};
-use dataplane::snat::{Snat, SnatSpec};
-use dataplane::table::HashKey;
 
 use crate::config::{Fullnat, Server, Service, Share};
 use crate::effects::Effects;
@@ -185,14 +183,6 @@ fn describe(
     }
 }
 
-/// Source NAT as it is configured: whose pool has not changed keeps its mappings, all else begins without.
-pub fn snats(old: &[Arc<Snat>], specs: &[SnatSpec], key: impl Fn() -> HashKey) -> Vec<Arc<Snat>> {
-    let same = |spec: &SnatSpec| old.iter().find(|snat| snat.spec() == spec).cloned();
-    let similar = |spec: &SnatSpec| old.iter().find_map(|snat| snat.described(spec)).map(Arc::new);
-    let kept = |spec: &SnatSpec| same(spec).or_else(|| similar(spec));
-    specs.iter().map(|spec| kept(spec).unwrap_or_else(|| Arc::new(Snat::new(spec.clone(), key())))).collect()
-}
-
 /// Linux' routes and neighbours, as far as they lead over ports.
 pub fn fibs(mirror: &Mirror, ports: &[PortLink]) -> Fibs {
     Fibs { four: fib(mirror, ports), six: fib(mirror, ports) }
@@ -276,10 +266,7 @@ impl PortLink {
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
-    use dataplane::clock::Tick;
     use dataplane::fib::NextHop;
-    use dataplane::snat::{Class, SnatTimeouts, Snats};
-    use dataplane::table::Client;
 
     use super::*;
     use tokio::time::Instant;
@@ -463,38 +450,6 @@ mod tests {
         let anycast = six.look_up(u128::from("2001:db8::".parse::<Ipv6Addr>().unwrap()));
         assert_eq!((broadcast, anycast), (NextHop::NoRoute, NextHop::NoRoute));
         assert_eq!(neighbours(&mirror(), &ports()).count(), 2);
-    }
-
-    #[test]
-    fn source_nat_whose_pool_has_not_changed_keeps_its_mappings() {
-        let spec = |outside| SnatSpec {
-            inside: vec![(0x0A00_0000, 24)],
-            outside: vec![outside],
-            ports: 2000..=2099,
-            block: 10,
-            limit: 20,
-            mappings: 100,
-            timeouts: SnatTimeouts::default(),
-        };
-        let key = || HashKey { blind: 1, factor: 3 };
-        let old = snats(&[], &[spec(1), spec(2)], key);
-        let new = snats(&old, &[spec(3), spec(2)], key);
-        assert!(Arc::ptr_eq(&new[1], &old[1]) && !old.iter().any(|old| Arc::ptr_eq(old, &new[0])));
-
-        let pool = Snats::new(vec![old[0].clone()]);
-        let of = |snats: &[Arc<Snat>]| snats.iter().map(|snat| snat.mappings()).collect::<Vec<_>>();
-        let leaves = |snats: &Snats| {
-            snats.leaves(Tick(1), Class::Udp, Client::new(0x0A00_0005, 4000), 0, 0).unwrap().port
-        };
-        let port = leaves(&pool);
-        let patient = SnatSpec { limit: 30, inside: vec![(0x0A00_0000, 8)], ..spec(1) };
-        let patient = SnatSpec { timeouts: SnatTimeouts { udp: 600, ..patient.timeouts }, ..patient };
-        let new = snats(&old, std::slice::from_ref(&patient), key);
-        assert_eq!((of(&new), leaves(&Snats::new(new.clone()))), (vec![1], port), "the pool is the same");
-        let elsewhere = SnatSpec { inside: vec![(0x0A01_0000, 16)], ..patient.clone() };
-        let elsewhere = Snats::new(snats(&new, &[elsewhere], key));
-        assert_eq!(elsewhere.from_outside(Tick(1), Class::Udp, 1, port), None, "it is not inside any more");
-        assert_eq!(of(&snats(&new, &[SnatSpec { block: 20, ..patient }], key)), [0]);
     }
 
     #[test]

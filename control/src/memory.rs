@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use dataplane::snat::Snat;
 use dataplane::table::LocalAddress;
 
 use crate::config::Config;
@@ -46,14 +47,15 @@ pub(crate) fn wanted(config: &Config, nodes: usize) -> u64 {
     config.eal.memory_mb.map_or_else(|| LEAST.max((packets >> 20) + BESIDE), share)
 }
 
-/// How many MB of hugepages a table takes that is kept there: with its index, and the next one while that is written, and with the ports
-/// of each local address of full NAT.
+/// How many MB of hugepages a table takes that is kept there: with its index, and the next one while that is written, with the ports
+/// of each local address of full NAT, and with the mappings of each pool of source NAT.
 pub(crate) fn of_kept_table(config: &Config) -> u64 {
     let pools = config.services.iter().filter_map(|service| service.fullnat.as_ref());
     let locals: BTreeSet<IpAddr> = pools.flat_map(|fullnat| fullnat.local.iter().copied()).collect();
-    let of_locals =
-        locals.into_iter().map(|local| LocalAddress::bytes(local).next_multiple_of(2 << 20) >> 20);
-    config.table.bytes().div_ceil(1 << 20) + 4 + of_locals.sum::<u64>()
+    let of_locals = locals.into_iter().map(LocalAddress::bytes);
+    let of_pools = config.routing.snats.iter().map(Snat::bytes);
+    let beside = of_locals.chain(of_pools).map(|bytes| bytes.next_multiple_of(2 << 20) >> 20);
+    config.table.bytes().div_ceil(1 << 20) + 4 + beside.sum::<u64>()
 }
 
 /// The NUMA nodes with memory that the NICs of a configuration are on; none on a machine that does not say.

@@ -304,7 +304,7 @@ async fn with_eal(
     pin(&config.workers.cores)?;
     let started = keep::start(&config, &services, kept, control_cores);
     pin(control_cores)?;
-    let keep::Start { table, ids, keep, origin } = started?;
+    let keep::Start { table, ids, pools, keep, origin } = started?;
     let members = ids.members().map(|member| (member.service, member.server));
     services.come_back(members, &knowledge.changes, Instant::now());
     stopwatch.lap(|stages| &mut stages.table);
@@ -350,6 +350,7 @@ async fn with_eal(
         ports: links,
         table: table.clone(),
         ids,
+        pools,
         keep,
         workers: counters.clone(),
         checks_at_once: checks_at_once(raise_open_files()),

@@ -19,6 +19,7 @@
 //! | [`counters`] | what is counted, and by whom |
 //! | [`engine`] | a burst's way through parse, classify, resolve, rewrite |
 //! | [`changes`] | connections that peer routers should hear of |
+//! | [`told`] | what peer routers tell: whose word counts |
 //! | [`capture`] | samples of packets for operators |
 //! | [`exchange`] | another device for a port, while the workers run |
 //! | [`vlan`] | tagged networks: ports of their own on one wire |
@@ -44,6 +45,7 @@ pub mod snat;
 mod sync;
 pub mod table;
 pub mod tcp;
+pub mod told;
 pub mod vlan;
 pub mod wire;
 pub mod worker;

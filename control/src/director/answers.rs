@@ -86,7 +86,7 @@ impl Director {
                 let _ = reply.send(self.counters());
             }
             Request::Snat(reply) => {
-                let snats = self.snats.clone();
+                let snats = self.pools.snats();
                 let read = move || snats.iter().map(|snat| pool(snat)).collect();
                 let _ = reply.send(Box::new(read));
             }
@@ -279,7 +279,7 @@ impl Director {
         api::Counters {
             generation: self.generation,
             table: api::Table { slots: self.table.slots() as u64, connections: connections.sum() },
-            mappings: self.snats.iter().map(|snat| snat.mappings()).sum(),
+            mappings: self.pools.snats().iter().map(|snat| snat.mappings()).sum(),
             workers: workers.collect(),
             ports: ports.collect(),
         }

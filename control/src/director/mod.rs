@@ -37,7 +37,7 @@ use dataplane::capture;
 use dataplane::counters::WorkerCounters;
 use dataplane::fib::{Fibs, PortIndex};
 use dataplane::snapshot::{Publisher, Snapshot};
-use dataplane::snat::{Snat, Snats};
+use dataplane::snat::Snats;
 use dataplane::table::Table;
 use tokio::signal::unix::Signal;
 use tokio::sync::{Notify, mpsc};
@@ -61,7 +61,7 @@ use crate::events::{Events, Kind};
 use crate::health::{Health, News, Verdict};
 use crate::hooks::Hooks;
 use crate::ids::{Ids, ServerKey, ServiceKey};
-use crate::keep::{self, Keep};
+use crate::keep::{Keep, Pools};
 use crate::net::{Change, Watcher};
 use crate::rates;
 use crate::rivals::Rivals;
@@ -96,7 +96,9 @@ pub struct Parts {
     pub table: Arc<Table>,
     /// Who they are about.
     pub ids: Ids,
-    /// Where both are kept for the next process, if they are.
+    /// Source NAT, with its mappings.
+    pub pools: Pools,
+    /// Where all are kept for the next process, if they are.
     pub keep: Option<Keep>,
     /// The workers' counters.
     pub workers: Vec<Arc<WorkerCounters>>,
@@ -143,6 +145,8 @@ pub struct Director {
     is_settled: bool,
     desk: Desk,
     ids: Ids,
+    /// Source NAT, with its mappings.
+    pools: Pools,
     keep: Option<Keep>,
     health: Health,
     news: mpsc::UnboundedReceiver<News>,
@@ -154,8 +158,6 @@ pub struct Director {
     published: List,
     /// Linux' routes and neighbours, compiled, unless they have changed since.
     fibs: Option<Fibs>,
-    /// Source NAT, with its mappings.
-    snats: Vec<Arc<Snat>>,
     hooks: Hooks,
     /// A round of asking Linux for neighbours, if one is under way.
     asking: JoinSet<()>,
@@ -193,6 +195,7 @@ impl Director {
             ports,
             table,
             ids,
+            pools,
             keep,
             workers,
             checks_at_once,
@@ -212,6 +215,7 @@ impl Director {
         let mut director = Director {
             rivals: Arc::new(Rivals::new(ports.iter().map(|link| link.mac).collect())),
             ids,
+            pools,
             keep,
             services,
             effects: Effects::default(),
@@ -236,7 +240,6 @@ impl Director {
             generation: 0,
             published: List::default(),
             fibs: None,
-            snats: Vec::new(),
             hooks: Hooks::new(events.clone()),
             asking: JoinSet::new(),
             live: HashSet::new(),
@@ -600,7 +603,7 @@ impl Director {
         self.judge_addresses();
         let follows = self.follows();
         let generation = self.generation + 1;
-        self.snats = compile::snats(&self.snats, &self.config.routing.snats, keep::random_key);
+        self.pools.follow(&self.config.routing.snats);
         let (mirror, ports) = (self.watcher.mirror(), &self.ports);
         let fibs = self.fibs.get_or_insert_with(|| compile::fibs(mirror, ports)).clone();
         let (services, effects, ids) = (&self.services, &self.effects, &mut self.ids);
@@ -610,7 +613,7 @@ impl Director {
         let snapshot = compile::compile(generation, key, services, effects, ids, is_live, ports, fibs);
         let snapshot =
             snapshot.with_sources(self.config.sources.clone()).with_routing(self.config.routing.forward);
-        let snapshot = snapshot.with_snats(Snats::new(self.snats.clone()));
+        let snapshot = snapshot.with_snats(Snats::new(self.pools.snats()));
         self.record_ids();
         self.publisher.publish(snapshot);
         self.generation = generation;
@@ -619,10 +622,10 @@ impl Director {
         tracing::debug!(generation, took = ?began.elapsed(), "published");
     }
 
-    /// Remembers who the ids are for the next process, before workers use new ones.
+    /// Remembers for the next process who the ids are and where mappings are, before workers use new ones.
     fn record_ids(&mut self) {
         if let Some(keep) = &mut self.keep {
-            keep.record(&mut self.ids);
+            keep.record(&mut self.ids, &mut self.pools);
         }
     }
 

@@ -8,16 +8,18 @@
 //! connections 1048576
 //! key 6c62272e07bb0142 62b821756295c58d        of the hash
 //! tsc-per-tick 650000000                       of the stamps
+//! snat snat-5feceb66ffc86f38 65536 6c62272e07bb0142 62b821756295c58d 192.0.2.50 192.0.2.51
 //! dest 7 tcp/192.0.2.10:80 10.0.0.11:8080 nat 1
 //! checksum 9ae16a3b2f90404f                    SipHash-1-3 of all before this line
 //! ```
 //!
-//! A dest is its number in words, service, server, mode and the last weight that was not 0; of a mark's service (`mark/10`) also the protocol and address by which its
+//! A pool of source NAT is its file, for how many mappings that is, the key of its hash, and its addresses. A dest is its number in words, service, server, mode and the last weight that was not 0; of a mark's service (`mark/10`) also the protocol and address by which its
 //! connections came, if it is not that of templates (`tcp/192.0.2.10`). The layout says how the
 //! rest is to be read, so it is read first and by itself; whatever else is wrong, the checksum finds.
 
 use std::fmt::{self, Display, Write};
 use std::hash::Hasher;
+use std::net::Ipv4Addr;
 use std::str::{FromStr, SplitAsciiWhitespace};
 
 use anyhow::{Context, Result, ensure};
@@ -26,6 +28,7 @@ use dataplane::table::{DestId, HashKey, LAYOUT};
 use foldhash::HashSet;
 use siphasher::sip::SipHasher13;
 
+use super::pools::KeptPool;
 use crate::ids::{Face, Member, ServerKey, ServiceKey};
 
 /// Connections that a table can be made for: its slots are counted in 32 bits.
@@ -46,6 +49,8 @@ pub struct Index {
     pub key: HashKey,
     /// How much the time stamp counter goes on in a tick of its stamps.
     pub tsc_per_tick: u64,
+    /// Whose mappings of source NAT lie beside it.
+    pub pools: Vec<KeptPool>,
     /// Who its words' dests are.
     pub members: Vec<Member>,
 }
@@ -70,23 +75,31 @@ impl Index {
         let mut key = Line::of(lines.next(), "key")?;
         let key = HashKey { blind: key.hex()?, factor: key.hex()? };
         let tsc_per_tick = Line::of(lines.next(), "tsc-per-tick")?.only()?;
-        let dests = lines.take_while(|line| !line.starts_with("checksum"));
-        let members: Vec<Member> =
-            dests.map(|line| member(Line::of(Some(line), "dest")?)).collect::<Result<_>>()?;
+        let rest = lines.take_while(|line| !line.starts_with("checksum"));
+        let (pools, dests): (Vec<&str>, Vec<&str>) = rest.partition(|line| line.starts_with("snat "));
+        let pools =
+            pools.into_iter().map(|line| pool(Line::of(Some(line), "snat")?)).collect::<Result<_>>()?;
+        let dests = dests.into_iter().map(|line| member(Line::of(Some(line), "dest")?));
+        let members: Vec<Member> = dests.collect::<Result<_>>()?;
         let numbers: HashSet<DestId> = members.iter().map(|member| member.id).collect();
         ensure!(numbers.len() == members.len(), "the index has a number twice");
-        Ok(Index { boot, table, connections, key, tsc_per_tick, members })
+        Ok(Index { boot, table, connections, key, tsc_per_tick, pools, members })
     }
 }
 
 impl Display for Index {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Index { boot, table, connections, key, tsc_per_tick, members } = self;
+        let Index { boot, table, connections, key, tsc_per_tick, pools, members } = self;
         let mut text = format!(
             "{TITLE}\nlayout {LAYOUT}\nboot {boot}\ntable {table}\nconnections {connections}\n\
              key {:016x} {:016x}\ntsc-per-tick {tsc_per_tick}\n",
             key.blind, key.factor
         );
+        for KeptPool { file, mappings, key, addresses } in pools {
+            write!(text, "snat {file} {mappings} {:016x} {:016x}", key.blind, key.factor)?;
+            addresses.iter().try_for_each(|&address| write!(text, " {}", Ipv4Addr::from(address)))?;
+            writeln!(text)?;
+        }
         for Member { id, service, server, face, last_weight } in members {
             let (id, ServerKey { address, mode }) = (id.index(), server);
             write!(text, "dest {id} {service} {address} {mode} {last_weight}")?;
@@ -97,6 +110,16 @@ impl Display for Index {
         }
         writeln!(f, "{text}checksum {:016x}", sum(&text))
     }
+}
+
+fn pool(mut line: Line<'_>) -> Result<KeptPool> {
+    let (file, mappings) = (line.word()?.to_owned(), line.next()?);
+    ensure!(mappings <= LARGEST, "the index has {mappings} mappings; expected {LARGEST} at most");
+    let key = HashKey { blind: line.hex()?, factor: line.hex()? };
+    let address = |word: &str| word.parse().map(|address: Ipv4Addr| address.into());
+    let addresses =
+        line.words.map(address).collect::<Result<_, _>>().context("the index has no address here")?;
+    Ok(KeptPool { file, mappings, key, addresses })
 }
 
 fn member(mut line: Line<'_>) -> Result<Member> {
@@ -183,6 +206,12 @@ pub(super) mod tests {
             connections: 1 << 20,
             key: HashKey { blind: 0, factor: u64::MAX },
             tsc_per_tick: 650_000_000,
+            pools: vec![KeptPool {
+                file: "snat-00000000deadbeef".to_owned(),
+                mappings: 1024,
+                key: HashKey { blind: 7, factor: 9 },
+                addresses: vec![0xC000_0232, 0xC000_0233],
+            }],
             members: (1..=dests).map(member).collect(),
         }
     }

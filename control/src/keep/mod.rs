@@ -11,6 +11,7 @@
 //! * the index is written *before* workers get a snapshot with new members ([`Keep::record`]), so that no word can have a
 //!   number that it does not know, or knows as somebody else;
 //! * the ports of local addresses (full NAT) are in files of their own (`locals`), made before a connection can have one of them;
+//! * the mappings of source NAT are as well (`pools`), one a pool, which the index names;
 //! * the number of a member that has gone is not given away before no word has it ([`crate::ids`]), so it is the next
 //!   process that finds out whose words are left.
 //!
@@ -20,6 +21,7 @@
 mod directory;
 mod index;
 mod locals;
+mod pools;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,12 +33,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use dataplane::counters::{Gauge, Live};
 use dataplane::service::Mode;
+use dataplane::snat::Told;
 use dataplane::table::{Census, HashKey, Known, Table, Threads};
 use dataplane::worker::Ticks;
 
 pub use self::directory::Directory;
 use self::index::Index;
 pub use self::locals::Locals;
+use self::pools::KeptPool;
+pub use self::pools::Pools;
 use crate::config::{Config, ConfigErrors};
 use crate::crew::pin;
 use crate::events::{Events, Kind};
@@ -58,7 +63,9 @@ pub struct Start {
     pub table: Arc<Table>,
     /// Who its words are about.
     pub ids: Ids,
-    /// Where both are kept for the next process, if they are.
+    /// Source NAT, with its mappings.
+    pub pools: Pools,
+    /// Where all are kept for the next process, if they are.
     pub keep: Option<Keep>,
     /// Where they are from.
     pub origin: Origin,
@@ -133,7 +140,14 @@ pub fn start(
     let connections = config.table.connections as usize;
     let Some(directory) = directory.map(Arc::new) else {
         let table = Arc::new(Table::new(connections, random_key()));
-        return Ok(Start { table, ids: Ids::new(workers), keep: None, origin: Origin::New });
+        let mut pools = Pools::after(&[], config.sync.as_ref(), None);
+        pools.follow(&config.routing.snats);
+        return Ok(Start { table, ids: Ids::new(workers), pools, keep: None, origin: Origin::New });
+    };
+    let pools = |before: &[KeptPool]| {
+        let mut pools = Pools::after(before, config.sync.as_ref(), Some(directory.clone()));
+        pools.follow(&config.routing.snats);
+        pools
     };
     let of_key = |error: anyhow::Error| of_key(config, &error);
     let cores: BTreeSet<usize> = config.workers.cores.iter().chain(control_cores).copied().collect();
@@ -148,13 +162,15 @@ pub fn start(
     };
     let threads = Threads { count: cores.len(), begin: &go };
     let origin = match adopt(&directory, connections, services, threads) {
-        Ok(Some(Adopted { table, index, locals, census, took })) => {
+        Ok(Some(Adopted { table, index, locals, mappings, census, took })) => {
             let origin =
                 Origin::Adopted { kept: census.kept, removed: census.removed, no_room: census.no_room, took };
             let gauge = |member: &Member| (*member, Gauge::of(census.of(member.id)));
             let ids = Ids::inherit(workers, index.members.iter().map(gauge)).with_locals(locals);
+            let pools = pools(&index.pools);
+            pools.adopt(&mappings, Ticks::ours().at(dpdk::clock::tsc()));
             let keep = Some(Keep { directory, index, is_written: false, is_said: false });
-            return Ok(Start { table: Arc::new(table), ids, keep, origin });
+            return Ok(Start { table: Arc::new(table), ids, pools, keep, origin });
         }
         Ok(None) => Origin::New,
         Err(error) => Origin::Refused(format!("{error:#}")),
@@ -162,10 +178,12 @@ pub fn start(
     // Nobody needs it any more, and there may be no room for two.
     directory.remove(INDEX).map_err(of_key)?;
     remove_tables(&directory, None);
+    pools::remove_others(&directory, |_| false);
     let (table, index) = make(&directory, connections, random_key()).map_err(of_key)?;
     let ids = Ids::new(workers).with_locals(Locals::new(directory.clone()));
+    let pools = pools(&[]);
     let keep = Some(Keep { directory, index, is_written: false, is_said: false });
-    Ok(Start { table: Arc::new(table), ids, keep, origin })
+    Ok(Start { table: Arc::new(table), ids, pools, keep, origin })
 }
 
 /// A table of the process before.
@@ -175,6 +193,8 @@ struct Adopted {
     index: Index,
     /// Whose ports its connections of full NAT have.
     locals: Locals,
+    /// Of source NAT; their ages are the same by any clock.
+    mappings: Vec<Told>,
     census: Census,
     took: Duration,
 }
@@ -218,17 +238,24 @@ fn adopt(
 
     let (theirs, ours) = (Ticks::with(index.tsc_per_tick), Ticks::ours());
     let same_clock = theirs.per_tick() == ours.per_tick();
+    let mappings = index.pools.iter().flat_map(|pool| {
+        pool.read(directory, theirs.at(dpdk::clock::tsc())).unwrap_or_else(|error| {
+            tracing::warn!(error = format!("{error:#}"), "mappings of source NAT are forgotten");
+            Vec::new()
+        })
+    });
+    let mappings = mappings.collect();
     let adopted = |table, mut index: Index, census: Census| {
         index.members.retain(|member| is_wanted(member) || census.of(member.id) != Live::default());
         locals.note_in(&table);
-        Ok(Some(Adopted { table, index, locals, census, took: began.elapsed() }))
+        Ok(Some(Adopted { table, index, locals, mappings, census, took: began.elapsed() }))
     };
     if !same_clock || !Table::are_alike(connections, index.connections) {
         match make(directory, connections, index.key) {
             Ok((table, made)) => {
                 let tsc = dpdk::clock::tsc();
                 let census = table.fill_from(&old, theirs.at(tsc), ours.at(tsc), &known, threads);
-                return adopted(table, Index { members: index.members, ..made }, census);
+                return adopted(table, Index { members: index.members, pools: index.pools, ..made }, census);
             }
             // Better of the size that it was than empty.
             Err(error) if same_clock => tracing::warn!(
@@ -249,7 +276,8 @@ fn make(directory: &Directory, connections: usize, key: HashKey) -> Result<(Tabl
     let file = directory.create(&name, Table::bytes(connections))?;
     let table = Table::in_file(&file, connections, key).context("cannot map the table")?;
     let tsc_per_tick = Ticks::ours().per_tick();
-    Ok((table, Index { boot: boot()?, table: name, connections, key, tsc_per_tick, members: Vec::new() }))
+    let (pools, members) = (Vec::new(), Vec::new());
+    Ok((table, Index { boot: boot()?, table: name, connections, key, tsc_per_tick, pools, members }))
 }
 
 /// Takes away the tables that are not this one.
@@ -273,19 +301,21 @@ pub struct Keep {
 }
 
 impl Keep {
-    /// Remembers who the ids are, if that has changed. To be called before workers get a snapshot with them, and every few
+    /// Remembers who the ids are and where the pools' mappings are, if that has changed. To be called before workers get a snapshot with them, and every few
     /// seconds, so that the next process knows how long the table has lain.
     ///
     /// If that fails, there is no index at all: better none than one by which connections go to the wrong servers. To be
     /// called again then.
-    pub fn record(&mut self, ids: &mut Ids) {
-        if !ids.take_changed() && self.is_written {
+    pub fn record(&mut self, ids: &mut Ids, pools: &mut Pools) {
+        let has_changed = ids.take_changed() | pools.take_changed();
+        if !has_changed && self.is_written {
             if let Err(error) = self.directory.touch(INDEX) {
                 tracing::warn!(error = format!("{error:#}"), "the next process may find its table too old");
             }
             return;
         }
         self.index.members = ids.members().collect();
+        self.index.pools = pools.kept();
         let text = self.index.to_string();
         let write = || self.directory.replace(INDEX, text.as_bytes());
         // On hugetlbfs there may be no page for two.
@@ -297,6 +327,8 @@ impl Keep {
                 if !self.is_written {
                     remove_tables(&self.directory, Some(&self.index.table));
                 }
+                let is_used = |name: &str| self.index.pools.iter().any(|pool| pool.file == name);
+                pools::remove_others(&self.directory, is_used);
                 (self.is_written, self.is_said) = (true, false);
             }
             Err(error) => {

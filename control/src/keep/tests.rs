@@ -50,7 +50,7 @@ fn begin(config: &Config) -> Start {
     for (service, server) in servers {
         start.ids.enter(service).server(server, 1);
     }
-    start.keep.as_mut().unwrap().record(&mut start.ids);
+    start.keep.as_mut().unwrap().record(&mut start.ids, &mut start.pools);
     start
 }
 
@@ -178,7 +178,7 @@ fn servers_that_have_gone_leave_with_the_connections_that_they_have() {
     assert_eq!((next.gauge(2), next.id(2).index()), ((10, 0), 2));
     // One that nobody has written into the file.
     let id = next.id(4);
-    next.keep.as_mut().unwrap().record(&mut next.ids);
+    next.keep.as_mut().unwrap().record(&mut next.ids, &mut next.pools);
     next.insert(word(100, id));
     drop(next);
     // Still on its way out in the next process but one, of another size.
@@ -271,7 +271,7 @@ fn stamps_of_a_clock_that_was_measured_otherwise_are_translated() {
     let mut keep = first.keep.take().unwrap();
     let table = keep.index.table.clone();
     (keep.index.tsc_per_tick, keep.is_written) = (keep.index.tsc_per_tick + 1, false);
-    keep.record(&mut first.ids);
+    keep.record(&mut first.ids, &mut first.pools);
     drop((keep, first));
     let next = begin(&config(parent.path(), 2048, &[1, 2, 3]));
     assert_eq!((counts(&next.origin), next.connections()), ((30, 0), before));
@@ -292,10 +292,10 @@ fn an_index_that_cannot_be_written_is_none() {
     fs::create_dir(&obstacle).unwrap();
     next.id(4);
     let mut keep = next.keep.take().unwrap();
-    keep.record(&mut next.ids);
+    keep.record(&mut next.ids, &mut next.pools);
     assert_eq!(keep.directory.read(INDEX).unwrap(), None);
     fs::remove_dir(&obstacle).unwrap();
-    keep.record(&mut next.ids);
+    keep.record(&mut next.ids, &mut next.pools);
     let index = Index::parse(&keep.directory.read(INDEX).unwrap().unwrap()).unwrap();
     assert_eq!(index.members.len(), 4);
 }
@@ -311,7 +311,7 @@ fn an_index_that_has_no_room_beside_the_old_one_takes_its_place() {
         assert_eq!((counts(&next.origin), next.connections()), ((30, 0), before.clone()));
         next.id(4);
         let mut keep = next.keep.take().unwrap();
-        keep.record(&mut next.ids);
+        keep.record(&mut next.ids, &mut next.pools);
         assert!(keep.is_written && !keep.is_said);
         let index = Index::parse(&keep.directory.read(INDEX).unwrap().unwrap()).unwrap();
         assert_eq!((index.members.len(), keep.directory.names(INDEX)), (4, vec![INDEX.to_owned()]));
@@ -461,7 +461,7 @@ proptest! {
                 Operation::RemoveServer(n) => drop(servers.remove(&n)),
                 Operation::AddLive(n) => {
                     running.id(n);
-                    running.keep.as_mut().unwrap().record(&mut running.ids);
+                    running.keep.as_mut().unwrap().record(&mut running.ids, &mut running.pools);
                     serving.insert(n);
                 }
                 Operation::Die(connections) => {

@@ -28,6 +28,7 @@ use crate::compile;
 use crate::config::{Config, Server, Service};
 use crate::effects::{Effects, Health};
 use crate::ids::{Ids, ServerKey, ServiceKey};
+use crate::keep::Pools;
 use crate::services::Services;
 
 /// The counter that time is given by: nanoseconds.
@@ -104,7 +105,9 @@ impl<F: Frame> Router<F> {
             .with_routing(config.routing.forward);
 
         let key = HashKey { blind: random(0), factor: random(1) };
-        let snapshot = snapshot.with_snats(Snats::new(compile::snats(&[], &config.routing.snats, || key)));
+        let mut pools = Pools::new(key);
+        pools.follow(&config.routing.snats);
+        let snapshot = snapshot.with_snats(Snats::new(pools.snats()));
         let table = Arc::new(Table::new(config.table.connections as usize, key));
         let sweeper = Sweeper::new(0..table.buckets(), 0, HZ);
         let counters: Arc<WorkerCounters> = Arc::default();

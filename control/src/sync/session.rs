@@ -22,6 +22,7 @@
 use std::fmt;
 
 use anyhow::{Context, Result};
+use dataplane::table::HashKey;
 use ring::hmac;
 use snow::{Builder, HandshakeState, StatelessTransportState};
 
@@ -50,6 +51,20 @@ impl fmt::Debug for Key {
     }
 }
 
+impl Key {
+    /// The key by which all peers give hosts their ports of source NAT.
+    pub fn for_pools(&self) -> HashKey {
+        let derived = self.derived(b"rvs snat pools");
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| derived.as_ref()[at + byte]));
+        HashKey { blind: word(0), factor: word(8) }
+    }
+
+    /// Another one for this purpose, from which this one cannot be found.
+    fn derived(&self, purpose: &[u8]) -> hmac::Tag {
+        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0), purpose)
+    }
+}
+
 /// Proves cheaply that who begins a conversation knows the key.
 pub struct Proof(hmac::Key);
 
@@ -60,8 +75,7 @@ impl Proof {
     /// By this key.
     pub fn new(key: &Key) -> Proof {
         // A key of its own, since Noise has the other one.
-        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key.0), b"rvs sync proof");
-        Proof(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
+        Proof(hmac::Key::new(hmac::HMAC_SHA256, key.derived(b"rvs sync proof").as_ref()))
     }
 
     /// Adds it to a datagram.

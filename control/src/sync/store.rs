@@ -2,10 +2,11 @@
 
 use dataplane::changes::{is_shared, is_told};
 use dataplane::clock::{Tick, Timeout};
-use dataplane::engine::{Adopted, News, adopt};
+use dataplane::engine::{News, adopt};
 use dataplane::service::State;
 use dataplane::snapshot::{Dest, Snapshot};
 use dataplane::table::{DestId, FLAG_REPLIED, Slot, Table, Word};
+use dataplane::told::Adopted;
 use foldhash::HashMap;
 
 use super::flushes::{Flushes, Seen, Teller};

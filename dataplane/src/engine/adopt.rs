@@ -4,32 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::packet::Side;
 use super::resolve::{Judgement, Wanted};
-use crate::clock::{COARSE_SHIFT, Tick};
+use crate::clock::Tick;
 use crate::service::{Mode, State};
 use crate::snapshot::{Service, Snapshot};
 use crate::table::{Client, DestId, Identity, Inserted, Local, Stream, Table, Word};
-
-/// Tells the tentative words of whoever adopts from those of workers.
-const ADOPTER: u8 = u8::MAX;
-/// Ages are told in whole units of the stamp, whose ends are not the same moment in two routers.
-const fn same_moment(is_coarse: bool) -> u32 {
-    if is_coarse { 1 << COARSE_SHIFT } else { 1 }
-}
-
-/// What has become of a connection that was told of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Adopted {
-    /// It was not known.
-    New,
-    /// It was known otherwise.
-    Changed,
-    /// What is known is as new, or newer.
-    Known,
-    /// It has expired, or its dest is not in the snapshot.
-    Stale,
-    /// The table has no room, or its local port is another's here.
-    NoRoom,
-}
+use crate::told::{ADOPTER, Adopted, is_news, progress, seen_ago};
 
 /// A connection, as somebody else knows it.
 #[derive(Clone, Copy, Debug)]
@@ -70,10 +49,7 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
     if timeout.has_passed(age) {
         return Adopted::Stale;
     }
-    // A coarse age is one that has certainly passed, up to a unit too little; the stamp has to be the one that it came from.
-    // Else a connection would be younger with each telling, and two routers would keep it for ever.
-    let rounded_off = if timeout.is_coarse() && age > 0 { same_moment(true) - 1 } else { 0 };
-    let word = word.seen(Tick(now.0.saturating_sub(u64::from(age + rounded_off))), timeout.is_coarse());
+    let word = seen_ago(word, now, age, timeout);
     let hash = table.hash(client, service.protocol);
     // Taken when it is needed, and not for what is known: its port and stream are as they are here.
     let take_local = || match (service.mode, state) {
@@ -98,7 +74,7 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
     let adopted = loop {
         let found = table.find(hash, client, &judge);
         if let Some((slot, ours)) = found
-            && !is_news(snapshot, ours, word, now, slack)
+            && !is_news(ours, word, now, slack, |word| precedence(snapshot, word))
         {
             note_address(slot, None);
             break Adopted::Known;
@@ -154,38 +130,7 @@ fn local(
     is_taken.then_some(Local { number: address.number, port: told.port() }).ok_or(Adopted::NoRoom)
 }
 
-/// Whether their word says more than ours. Of two routers that both carry a connection, the one that has seen it last
-/// knows best.
-fn is_news(snapshot: &Snapshot, ours: Word, theirs: Word, now: Tick, slack: u32) -> bool {
-    let (ours_age, theirs_age) = (ours.age(now), theirs.age(now));
-    let is_other = ours.dest_number() != theirs.dest_number() || ours.state() != theirs.state();
-    let moment = same_moment(ours.is_coarse() || theirs.is_coarse());
-    if is_other && slack == 0 && ours_age.abs_diff(theirs_age) <= moment {
-        // A coarse moment is a minute, in which a client may have begun anew what had ended here. To end that would cost it
-        // its connection; to keep what is over costs a slot.
-        let (ours_is_over, theirs_is_over) = (ours.state().is_over(), theirs.state().is_over());
-        if moment > 1 && ours_is_over != theirs_is_over {
-            return ours_is_over;
-        }
-        // Both may hear the other's word at this moment, and would change places for ever.
-        return precedence(snapshot, theirs) > precedence(snapshot, ours);
-    }
-    // In fine units a tick too much in a minute of healing does no harm; a coarse unit is longer than that minute.
-    let margin = if moment > 1 { moment } else { 0 };
-    theirs_age + margin < ours_age || is_other && theirs_age <= ours_age + slack
-}
-
 /// Of two words of one moment, which counts in every router: what is nearer to its end, then any order of the servers.
 fn precedence(snapshot: &Snapshot, word: Word) -> (u8, Option<SocketAddr>) {
-    let progress = match word.state() {
-        State::Established | State::Udp | State::Template => 1,
-        State::FinWait | State::ShutdownSent => 2,
-        State::CloseWait | State::ShutdownReceived => 3,
-        State::LastAck | State::ShutdownAckSent => 4,
-        State::TimeWait => 5,
-        State::Close | State::Closed => 6,
-        // Its handshake is not done.
-        _ => 0,
-    };
-    (progress, snapshot.dest_of(word).map(|dest| dest.address))
+    (progress(word.state()), snapshot.dest_of(word).map(|dest| dest.address))
 }

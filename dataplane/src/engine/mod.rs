@@ -36,7 +36,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use self::adopt::{Adopted, News, adopt};
+pub use self::adopt::{News, adopt};
 pub use self::explain::{Connection, Explanation, explain};
 use self::fragments::Begun;
 use self::packet::Work;

@@ -32,6 +32,7 @@ use crate::fib::{Adjacency, Fib, Route, Via};
 use crate::service::{Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State};
 use crate::snapshot::{DestSpec, PortSpec, Removed, ServiceSpec, TunnelSpec};
 use crate::table::{DestId, HashKey};
+use crate::told::Adopted;
 use crate::wire::checksum;
 use crate::wire::transport::{ACK, FIN, RST, SYN};
 use crate::wire::version::Version;

@@ -13,13 +13,17 @@
 //! The first decides: a port whose word is not there, or is another one's, leads to nobody. Who removes the word gives the port back, once.
 
 mod ports;
+mod told;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-pub use self::ports::Outside;
 use self::ports::Ports;
+pub use self::ports::{Outside, Share};
+pub use self::told::{Told, left};
 use crate::clock::{Tick, Timeout};
 use crate::service::{Protocol, State};
 use crate::table::{Client, DestId, Fate, Hash, HashKey, Inserted, Judge, Slot, Table, Word, Worth};
@@ -148,9 +152,26 @@ impl std::fmt::Debug for Snat {
 
 impl Snat {
     /// Without mappings. Takes 1.5 MB for each address of the pool, and 32 bytes for each mapping.
-    pub fn new(spec: SnatSpec, key: HashKey) -> Snat {
-        let ports = Ports::new(key, spec.outside.len(), &spec.ports, spec.block, spec.limit);
-        Snat { table: Arc::new(Table::new(spec.mappings, key)), ports, spec }
+    pub fn new(spec: SnatSpec, key: HashKey, share: Share) -> Snat {
+        let table = Table::new(spec.mappings, key);
+        Snat::with(spec, table, key, share)
+    }
+
+    /// The same, whose mappings are in a file of zeros of [`Self::bytes`] or more, so that the next process finds them ([`left`]). An error if it
+    /// cannot be mapped.
+    pub fn in_file(spec: SnatSpec, key: HashKey, share: Share, file: &File) -> io::Result<Snat> {
+        let table = Table::in_file(file, spec.mappings, key)?;
+        Ok(Snat::with(spec, table, key, share))
+    }
+
+    fn with(spec: SnatSpec, table: Table, key: HashKey, share: Share) -> Snat {
+        let ports = Ports::new(key, spec.outside.len(), &spec.ports, spec.block, spec.limit, share);
+        Snat { table: Arc::new(table), ports, spec }
+    }
+
+    /// How long the file is in which the mappings of this one are.
+    pub fn bytes(spec: &SnatSpec) -> u64 {
+        Table::bytes(spec.mappings)
     }
 
     /// With the same mappings, described in another way; none if those would not fit. Whoever is not inside any more is not reached by
@@ -384,8 +405,7 @@ impl Snats {
             Class::Icmp => State::None,
         };
         let taken = snat.ports.take(class, inside, self.is_rehearsal).ok_or(Refused::Full)?;
-        let number = u32::from(taken.address) << 16 | u32::from(taken.port);
-        let id = DestId::new(number).ok_or(Refused::Full)?;
+        let id = DestId::new(taken.number()).ok_or(Refused::Full)?;
         let timeout = snat.timeout(state);
         let word = Word::new(inside, id).with_state(state).seen(now, timeout.is_coarse());
         if self.is_rehearsal {

@@ -27,6 +27,32 @@ pub struct Outside {
     pub port: u16,
 }
 
+impl Outside {
+    /// Both in one number, as a mapping's word has it in the place of a dest.
+    pub(super) fn number(self) -> u32 {
+        u32::from(self.address) << 16 | u32::from(self.port)
+    }
+}
+
+/// Which of a pool's blocks a router gives before all others: one in so many, so that routers with the same pool do not give one port to two hosts before
+/// they have heard of each other's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Which router this is, from 0 on.
+    pub number: usize,
+    /// How many there are; not 0.
+    pub of: usize,
+}
+
+impl Share {
+    /// That of a router that has its pools to itself.
+    pub const WHOLE: Share = Share { number: 0, of: 1 };
+
+    fn has(self, block: usize) -> bool {
+        block % self.of == self.number
+    }
+}
+
 /// The ports of all addresses of a pool, for each class of packets.
 pub(super) struct Ports {
     key: HashKey,
@@ -39,6 +65,7 @@ pub(super) struct Ports {
     addresses: usize,
     /// Blocks of a host, at the most.
     most: usize,
+    share: Share,
     /// By class, address and port: 0, or who is behind it.
     taken: Arc<[AtomicU64]>,
     /// By class, address and block: 0, or whose it is and how many of its ports are in use.
@@ -48,9 +75,19 @@ pub(super) struct Ports {
 /// Beside the client in the word of a port that is taken: none is 0.
 const TAKEN: u64 = 1 << 48;
 
+/// In the word of a block: how many of its ports are in use.
+const IN_USE: u64 = 0xFFFF_FFFF;
+
 impl Ports {
     /// All of them free. What does not make a whole block is left out.
-    pub fn new(key: HashKey, addresses: usize, ports: &RangeInclusive<u16>, block: u16, limit: u16) -> Ports {
+    pub fn new(
+        key: HashKey,
+        addresses: usize,
+        ports: &RangeInclusive<u16>,
+        block: u16,
+        limit: u16,
+        share: Share,
+    ) -> Ports {
         let block = usize::from(block.max(2) & !1);
         let first = ports.start().saturating_add(ports.start() & 1).max(2);
         let count = (usize::from(*ports.end()) + 1).saturating_sub(first.into());
@@ -58,7 +95,7 @@ impl Ports {
         let free = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
         let of_all = Class::COUNT * addresses * blocks;
         let (taken, owners) = (free(of_all * block), free(of_all));
-        Ports { key, first, block, blocks, addresses, most: 0, taken, owners }.limited(limit)
+        Ports { key, first, block, blocks, addresses, most: 0, share, taken, owners }.limited(limit)
     }
 
     /// The same ports, with another limit for what hosts take from now on.
@@ -80,28 +117,42 @@ impl Ports {
             let port = usize::from(self.first) + found - base * self.block;
             Some(Outside { address: address as u8, port: port as u16 })
         };
-        // What it has goes before what it may get.
-        let mut own = 0;
-        for block in probes() {
-            if owner(self.owners[block].load(Ordering::Relaxed)) == Some(client.address()) {
-                own += 1;
-                if let Some(outside) = port(block) {
-                    return Some(outside);
-                }
-            }
-        }
+        let word = |block: usize| self.owners[block].load(Ordering::Relaxed);
+        let is_own = |&block: &usize| owner(word(block)) == Some(client.address());
         // Workers that give a host its next block at the same moment may each give it one.
-        if own >= self.most {
-            return None;
+        let may_grow = probes().filter(is_own).count() < self.most;
+        // What it has goes before what it may get, but not if another router may be giving it ports of that, too.
+        [true, false].into_iter().find_map(|is_ours| {
+            let blocks = || probes().filter(|&block| self.share.has(block) == is_ours);
+            let grow = || blocks().filter(|&block| may_grow && word(block) == 0).find_map(port);
+            blocks().filter(is_own).find_map(port).or_else(grow)
+        })
+    }
+
+    /// Takes this port for a client, if nobody has it, whoever's block it is in.
+    pub fn take_this(&self, class: Class, client: Client, outside: Outside) -> bool {
+        let Some(at) = self.place(class, outside) else { return false };
+        let block = at / self.block;
+        let reserve = |old| {
+            let (owner, in_use) = (owner(old).unwrap_or(client.address()), old & IN_USE);
+            ((in_use as usize) < self.block).then_some(u64::from(owner) << 32 | (in_use + 1))
+        };
+        if self.owners[block].fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve).is_err() {
+            return false;
         }
-        probes().filter(|&block| self.owners[block].load(Ordering::Relaxed) == 0).find_map(port)
+        let is_taken =
+            self.taken[at].compare_exchange(0, taken_by(client), Ordering::AcqRel, Ordering::Relaxed);
+        if is_taken.is_err() {
+            self.leave(block);
+        }
+        is_taken.is_ok()
     }
 
     /// Takes a port in a block that is the client's, or nobody's; its place among all ports.
     fn take_in(&self, block: usize, client: Client, is_rehearsal: bool) -> Option<usize> {
         let word = &self.owners[block];
         let reserve = |old| {
-            let in_use = (old & 0xFFFF_FFFF) as usize;
+            let in_use = (old & IN_USE) as usize;
             let is_open = owner(old).is_none_or(|owner| owner == client.address()) && in_use < self.block;
             is_open.then(|| u64::from(client.address()) << 32 | (in_use as u64 + 1))
         };
@@ -110,7 +161,7 @@ impl Ports {
         } else {
             word.fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve).ok()?;
         }
-        let new = client.bits() & (TAKEN - 1) | TAKEN;
+        let new = taken_by(client);
         // Those of its parity first, from its own place on.
         let own = usize::from(client.port()) % self.block;
         let places = (0..self.block).map(|step| match 2 * step {
@@ -140,7 +191,7 @@ impl Ports {
 
     /// One port less of a block is in use; with the last one it is nobody's.
     fn leave(&self, block: usize) {
-        let less = |old: u64| Some(if old & 0xFFFF_FFFF <= 1 { 0 } else { old - 1 });
+        let less = |old: u64| Some(if old & IN_USE <= 1 { 0 } else { old - 1 });
         let _ = self.owners[block].fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
     }
 
@@ -162,7 +213,12 @@ impl Ports {
 
     /// How many ports are in use.
     pub fn in_use(&self) -> u64 {
-        self.owners.iter().map(|word| word.load(Ordering::Relaxed) & 0xFFFF_FFFF).sum()
+        self.owners.iter().map(|word| word.load(Ordering::Relaxed) & IN_USE).sum()
+    }
+
+    /// Whether this is a port of the pool.
+    pub fn has(&self, outside: Outside) -> bool {
+        self.place(Class::Tcp, outside).is_some()
     }
 
     fn place(&self, class: Class, Outside { address, port }: Outside) -> Option<usize> {
@@ -171,6 +227,11 @@ impl Ports {
         let base = (class as usize * self.addresses + usize::from(address)) * self.blocks * self.block;
         is_there.then_some(base + at)
     }
+}
+
+/// The word of a port with this client behind it.
+fn taken_by(client: Client) -> u64 {
+    client.bits() & (TAKEN - 1) | TAKEN
 }
 
 /// Whose a block is, by its word.
@@ -194,7 +255,7 @@ mod tests {
     const KEY: HashKey = HashKey { blind: 7, factor: 0x9E37_79B9_7F4A_7C15 };
 
     fn ports(addresses: usize, limit: u16) -> Ports {
-        Ports::new(KEY, addresses, &(1000..=1099), 10, limit)
+        Ports::new(KEY, addresses, &(1000..=1099), 10, limit, Share::WHOLE)
     }
 
     #[test]

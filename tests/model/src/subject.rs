@@ -12,7 +12,7 @@ use dataplane::fib::{Address, Adjacency, Fib, Fibs, Route, Via};
 use dataplane::fragments::Waiting;
 use dataplane::service::{Limits, Mode, State, Timeouts};
 use dataplane::snapshot::{DestSpec, Part, Pool, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
-use dataplane::snat::{Snat, SnatSpec, Snats};
+use dataplane::snat::{Share, Snat, SnatSpec, Snats};
 use dataplane::table::{Client, DestId, HashKey, LocalAddress, Table};
 
 use crate::model::{Class, Mapped};
@@ -228,7 +228,7 @@ fn snat(snat: &world::Snat) -> Arc<Snat> {
         mappings: 1000,
         timeouts: snat.timeouts,
     };
-    Arc::new(Snat::new(spec, HashKey { blind: 3, factor: 0x9E37_79B9_7F4A_7C15 }))
+    Arc::new(Snat::new(spec, HashKey { blind: 3, factor: 0x9E37_79B9_7F4A_7C15 }, Share::WHOLE))
 }
 
 fn limit_of(limit: world::Limit, is_six: bool) -> Limit {

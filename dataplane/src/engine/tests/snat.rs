@@ -2,7 +2,7 @@
 
 use super::fragments::{Poller, join, large, mend, numbered, orders, split};
 use super::*;
-use crate::snat::{Snat, SnatSpec, SnatTimeouts, Snats};
+use crate::snat::{Share, Snat, SnatSpec, SnatTimeouts, Snats};
 use crate::wire::icmp;
 use crate::wire::transport::PSH;
 
@@ -25,7 +25,8 @@ fn rig() -> Rig {
         mappings: 1000,
         timeouts: SnatTimeouts::default(),
     };
-    rig.snapshot.snats = Snats::new(vec![Arc::new(Snat::new(spec, HashKey { blind: 9, factor: 5 }))]);
+    rig.snapshot.snats =
+        Snats::new(vec![Arc::new(Snat::new(spec, HashKey { blind: 9, factor: 5 }, Share::WHOLE))]);
     rig.snapshot.routing = true;
     rig
 }
