@@ -296,9 +296,9 @@ impl Service {
         self.timeouts[state as usize]
     }
 
-    /// Whether the streams that begin now begin with a header for the server ([`crate::wire::proxy`]).
+    /// Whether the streams that begin now begin with a header for the server ([`crate::wire::proxy`]). A mark's UDP has no streams, though its pool is TCP's.
     pub fn has_header(&self) -> bool {
-        self.pool.as_ref().is_some_and(|pool| pool.proxy)
+        self.protocol == Protocol::Tcp && self.pool.as_ref().is_some_and(|pool| pool.proxy)
     }
 }
 

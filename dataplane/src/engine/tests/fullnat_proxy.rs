@@ -175,3 +175,14 @@ fn clients_hear_of_an_mtu_that_leaves_room_for_the_header() {
     assert_eq!(told_mtu(false), [1500, 1400]);
     assert_eq!(told_mtu(true), [1472, 1372]);
 }
+
+#[test]
+fn datagrams_of_the_same_mark_are_as_long_as_they_were() {
+    let mut rig = fullnat(Protocol::Udp, 1);
+    rig.reload(true);
+    let mut got = packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0);
+    assert_eq!(rig.push(WAN, &mut got), Verdict::Forward(LAN));
+    let mut frame = error(LAN_MAC, "10.0.0.253:0", LOCAL, 3, &got[14..]);
+    assert_eq!(rig.push(LAN, &mut frame), Verdict::Forward(WAN));
+    assert_eq!(message(&frame, VIP, CLIENT)[6..8], 1400u16.to_be_bytes());
+}
