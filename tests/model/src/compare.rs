@@ -132,6 +132,7 @@ fn kinds(service: &Service) -> impl Iterator<Item = &'static str> {
         (service.has(Protocol::Sctp), "sctp"),
         (service.is_of_all_ports() && !service.is_marked, "all_ports"),
         (service.is_marked, "mark"),
+        (service.proxy, "proxy"),
         (service.mode == Mode::Tunnel && service.is_six, "tunnel of six"),
         (is_across, "tunnel across"),
     ];

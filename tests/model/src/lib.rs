@@ -12,16 +12,17 @@
 //! | services of all ports and of some, with and without another at the very port of the same address and the same servers | a service is one of them |
 //! | firewall marks: services over two addresses, several ports, TCP and UDP, beside others at the same addresses | a service is one of them |
 //! | local ports of full NAT: one of the pool, nobody else's, taken for as long as the connection and a sweep or two; pools that are used up | which one it is the model is told |
+//! | headers of the PROXY protocol: where they stand, numbers and selective acknowledgements, segment sizes, MTUs of ICMP errors | a service by full NAT has them or not |
 //! | source NAT: what leaves, what comes back, hairpins, pings, ICMP errors both ways; the port is one of the pool's and its host's, and of its parity; pools that are used up | a sequence has it or not; which port it is the model is told |
 //! | the states of TCP and SCTP, in both directions and in one; timeouts, expiry before and after the sweep; reused ports | all sequences |
 //! | schedulers but `maglev`, `lblc` and `lblcr`: those without chance and secret exactly; of the others that the server is one that may be chosen, and of those that hash that it stays | a service has one of them |
 //! | `sloppy_tcp`, `one_packet`, persistence with prefixes and quiescent servers, thresholds, lists of sources, rates of all and of each source, how many connections a source has | a service has some of them |
 //! | servers that go down, are drained or reset, weights, weight 0, MACs that are not known, addresses that move away | steps between packets |
 //! | routing of what concerns no service | a sequence has it or not |
-//! | fragments in any order, overlapping, without a first; options, extension headers, no checksum, MSS, class and ECN, hops that run out, MTU, damage, martians, VLAN tags | [`sequence::Odd`] |
+//! | fragments in any order, overlapping, without a first; options, extension headers, no checksum, MSS, selective acknowledgements, class and ECN, hops that run out, MTU, damage, martians, VLAN tags | [`sequence::Odd`] |
 //! | ICMP errors about requests and replies, from hosts and routers, with 8 bytes quoted, fewer or all, damaged, to somebody else | [`sequence::Error`] |
 //!
-//! Not covered: fragments of source NAT, the gate against floods, QUIC's connection ids, headers of the PROXY protocol, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
+//! Not covered: fragments of source NAT, the gate against floods, QUIC's connection ids, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
 //! packet (dataplane/tests/lanes.rs has those).
 //!
 //! Two hundred thousand sequences take 100 seconds of a core in the release build, and none shows a difference; twenty thousand take some fifteen seconds in the debug

@@ -259,23 +259,86 @@ impl Packet {
         self.sum_message(defect);
     }
 
-    /// Lowers the maximum segment size that a SYN tells to this one (RFC 9293, 3.7.1).
-    pub fn clamp(&mut self, most: u16) {
-        let defect = self.defect();
-        let mut at = self.at + 20;
-        let end = self.at + usize::from(self.segment()[12] >> 4) * 4;
-        while at + 1 < end && self.bytes[at] != 0 {
-            match (self.bytes[at], self.bytes[at + 1]) {
-                (1, _) => at += 1,
-                (2, 4) if at + 4 <= end => {
-                    let size = word(&self.bytes, at + 2).min(most);
-                    self.bytes[at + 2..at + 4].copy_from_slice(&size.to_be_bytes());
-                    break;
-                }
-                (_, length @ 2..) => at += usize::from(length),
-                _ => break,
+    /// Of TCP.
+    pub fn sequence(&self) -> u32 {
+        long(self.segment(), 4)
+    }
+
+    /// Of TCP.
+    pub fn acknowledged(&self) -> u32 {
+        long(self.segment(), 8)
+    }
+
+    /// Whether a segment of TCP has more than a header.
+    pub fn has_data(&self) -> bool {
+        self.segment().len() > self.header()
+    }
+
+    /// Of TCP.
+    pub fn set_sequence(&mut self, sequence: u32) {
+        self.edit(|segment| segment[4..8].copy_from_slice(&sequence.to_be_bytes()));
+    }
+
+    /// Changes all that a segment of TCP acknowledges, also what it does selectively (RFC 2018).
+    pub fn acknowledge(&mut self, change: impl Fn(u32) -> u32) {
+        let blocks = self.options().into_iter().filter(|option| option.0 == 5);
+        let edges =
+            blocks.flat_map(|(_, begin, end)| (begin..).step_by(4).take_while(move |at| at + 4 <= end));
+        let edges: Vec<usize> = edges.collect();
+        self.edit(|segment| {
+            for at in edges.into_iter().chain([8]) {
+                let number = change(long(segment, at));
+                segment[at..at + 4].copy_from_slice(&number.to_be_bytes());
             }
+        });
+    }
+
+    /// Changes the maximum segment size that a SYN tells (RFC 9293, 3.7.1).
+    pub fn change_size(&mut self, change: impl Fn(u16) -> u16) {
+        let size = self.options().into_iter().find(|&(kind, begin, end)| kind == 2 && end - begin == 2);
+        let Some((_, at, _)) = size else { return };
+        self.edit(|segment| {
+            let size = change(word(segment, at));
+            segment[at..at + 2].copy_from_slice(&size.to_be_bytes());
+        });
+    }
+
+    /// Puts data in front of that of a segment of TCP.
+    pub fn insert(&mut self, data: &[u8]) {
+        let defect = self.defect();
+        let at = self.at + self.header();
+        self.bytes.splice(at..at, data.iter().copied());
+        let at_length = if self.is_six() { 4 } else { 2 };
+        let length = word(&self.bytes, at_length) + data.len() as u16;
+        self.bytes[at_length..at_length + 2].copy_from_slice(&length.to_be_bytes());
+        self.sum_header(0);
+        self.sum_segment(defect);
+    }
+
+    /// Length of a TCP header.
+    fn header(&self) -> usize {
+        usize::from(self.segment()[12] >> 4) * 4
+    }
+
+    /// Of TCP, as far as they make sense: kind, and where what follows begins and ends in the segment.
+    fn options(&self) -> Vec<(u8, usize, usize)> {
+        let (segment, end) = (self.segment(), self.header());
+        let (mut options, mut at) = (Vec::new(), 20);
+        while at + 1 < end && segment[at] != 0 {
+            let length = if segment[at] == 1 { 1 } else { usize::from(segment[at + 1]) };
+            if length == 0 || at + length > end || length == 1 && segment[at] != 1 {
+                break;
+            }
+            options.push((segment[at], at + length.min(2), at + length));
+            at += length;
         }
+        options
+    }
+
+    /// Changes the segment, and leaves its checksum as wrong as it was.
+    fn edit(&mut self, edit: impl FnOnce(&mut [u8])) {
+        let defect = self.defect();
+        edit(&mut self.bytes[self.at..]);
         self.sum_segment(defect);
     }
 
@@ -348,6 +411,10 @@ pub fn checksum_at(protocol: u8) -> usize {
 
 pub fn word(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+pub fn long(bytes: &[u8], at: usize) -> u32 {
+    u32::from(word(bytes, at)) << 16 | u32::from(word(bytes, at + 2))
 }
 
 /// The sum that a checksum is the complement of, RFC 1071.

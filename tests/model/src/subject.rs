@@ -334,7 +334,7 @@ fn with_pools(services: &[Service], mut specs: Vec<ServiceSpec>) -> Vec<ServiceS
             .collect();
         for (service, spec) in services.iter().zip(&mut specs).filter(|(service, _)| of_pool(service)) {
             let (locals, ports) = (locals.clone(), service.local_ports.clone());
-            spec.pool = Some(Pool { locals, ports, proxy: false, is_rehearsal: false });
+            spec.pool = Some(Pool { locals, ports, proxy: service.proxy, is_rehearsal: false });
         }
     }
     specs

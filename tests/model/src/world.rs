@@ -57,6 +57,8 @@ pub struct Service {
     pub tunnel: Tunnel,
     /// The ports of the local addresses as which its servers know clients, by [`Mode::Fullnat`].
     pub local_ports: RangeInclusive<u16>,
+    /// Whether they are told who the clients are, by [`Mode::Fullnat`].
+    pub proxy: bool,
     /// Who may begin connections, if not everybody.
     pub sources: Option<Sources>,
     /// How many may begin.

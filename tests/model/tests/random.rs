@@ -37,7 +37,7 @@ const IN_EVERY_MODE: [&str; 23] = [
 ];
 
 /// What they meet in one, or because of something else that is special about them.
-const IN_ONE: [(&str, &str); 36] = [
+const IN_ONE: [(&str, &str); 39] = [
     ("all_ports", "forward"),
     ("all_ports", "hold"),
     ("all_ports", "icmp_error"),
@@ -56,6 +56,9 @@ const IN_ONE: [(&str, &str); 36] = [
     ("nat", "icmp_error"),
     ("nat", "server_reply"),
     ("nat", "unresolved"),
+    ("proxy", "bad_transport_header"),
+    ("proxy", "forward"),
+    ("proxy", "no_local_port"),
     ("sctp", "forward"),
     ("sctp", "icmp_error"),
     ("sctp", "no_connection"),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use dataplane::service::Protocol;
 
 use super::persistence::{Template, network};
+use super::proxy::{self, Stream};
 use super::{Fate, Frame, Model, TICKS_PER_SECOND};
 use crate::packet::{RST, SYN};
 use crate::sctp;
@@ -27,6 +28,8 @@ pub struct Connection {
     pub(super) number: u64,
     /// As whom its server knows the client, by full NAT.
     pub(super) local: Option<SocketAddr>,
+    /// Its stream, if that begins with a header for the server.
+    pub(super) stream: Option<Stream>,
 }
 
 impl Model {
@@ -64,6 +67,8 @@ impl Model {
                 state => state,
             },
         };
+        // A stream that is met in its middle has had its beginning.
+        let has_header = proxy::has_header(service, flow.protocol) && flags & SYN != 0;
         // What is over of this client's port makes room.
         let (services, now) = (&self.services, self.now);
         self.connections.retain(|old| {
@@ -82,6 +87,7 @@ impl Model {
             is_answered: false,
             number: self.begun,
             local,
+            stream: has_header.then(Stream::default),
         });
         self.note_limits();
         Ok(server)

@@ -57,10 +57,16 @@ impl Model {
         match mode {
             Mode::Dr | Mode::Tunnel => {}
             Mode::Nat => packet.readdress(End::Destination, address.ip(), Some(address.port())),
-            Mode::Fullnat => match self.local_of(server, flow) {
-                Some(local) => readdress(&mut packet, local, address, true),
-                None => return Fate::Drop("no_local_port"),
-            },
+            Mode::Fullnat => {
+                let index =
+                    self.find_by_client(flow).filter(|&index| self.connections[index].server == server);
+                let local = index.and_then(|index| Some((index, self.connections[index].local?)));
+                let Some((index, local)) = local else { return Fate::Drop("no_local_port") };
+                if let Err(why) = self.introduce(&mut packet, index) {
+                    return Fate::Drop(why);
+                }
+                readdress(&mut packet, local, address, true);
+            }
         }
         packet.spend_hop();
         let fate = send_to(&self.services, frame, packet, service, server);
@@ -133,6 +139,9 @@ impl Model {
         }
         let mut packet = frame.packet.clone();
         let length = packet.bytes.len();
+        if let Some(index) = by_local {
+            self.conceal(&mut packet, index);
+        }
         readdress(&mut packet, flow.destination, flow.client, true);
         packet.spend_hop();
         let fate = send(&self.services, frame, &packet, flow.client.ip());

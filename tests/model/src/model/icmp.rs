@@ -6,7 +6,7 @@ use super::connections::Connection;
 use super::headers::ends;
 use super::local::readdress;
 use super::sending::{has_gone_on, send, send_to};
-use super::{Fate, Frame, Model};
+use super::{Fate, Frame, Model, proxy};
 use crate::packet::{self, End};
 use crate::world::{self, Flow};
 
@@ -90,6 +90,9 @@ impl Model {
         }
         let at = sent.at + 8;
         sent.bytes[at..].copy_from_slice(&quote.bytes);
+        if about_reply.is_none() && proxy::has_header(its, protocol) {
+            proxy::lower_mtu(&mut sent.bytes[at - 8..], is_six);
+        }
         sent.sum_message(packet.message_defect());
         sent.spend_hop();
         let length = sent.bytes.len();

@@ -13,6 +13,7 @@ mod headers;
 mod icmp;
 mod local;
 mod persistence;
+mod proxy;
 mod routing;
 mod scheduling;
 mod sending;

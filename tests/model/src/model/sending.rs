@@ -53,7 +53,7 @@ pub(super) fn send_through(
     if let (Some(most), TCP, true) = (most, packet.protocol, has_header)
         && packet.flags() & SYN != 0
     {
-        packet.clamp(most);
+        packet.change_size(|size| size.min(most));
     }
     let whole = tunnel::around(encapsulation, &packet.bytes, address);
     let may_fragment = tunnel::may_be_split(&packet.bytes);

@@ -6,6 +6,7 @@ mod odd;
 mod passing;
 mod sent;
 mod services;
+mod talk;
 mod wire;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ pub use self::passing::{Course, Passing};
 pub use self::sent::Sent;
 use self::sent::sent;
 use self::services::{services, snat};
+use self::talk::talk;
 use crate::world::{self, Leaving, SERVERS, Service, Snat};
 
 /// A sequence: services, and what happens.
@@ -71,8 +73,10 @@ pub const ITS: usize = 99;
 /// Any sequence.
 pub fn sequences() -> impl Strategy<Value = Sequence> {
     let snat = prop::option::weighted(0.3, snat());
-    (prop::bool::weighted(0.3), snat, services(), prop::collection::vec(step(), 1..=24)).prop_map(
-        |(routing, snat, services, mut steps)| {
+    let steps = prop_oneof![12 => step().prop_map(|step| vec![step]), 1 => talk()];
+    (prop::bool::weighted(0.3), snat, services(), prop::collection::vec(steps, 1..=24)).prop_map(
+        |(routing, snat, services, steps)| {
+            let mut steps = steps.concat();
             if snat.is_some() {
                 steps.iter_mut().for_each(without_fragments);
             }

@@ -16,6 +16,8 @@ pub enum Odd {
     Class(u8),
     /// TCP with this maximum segment size.
     Mss(u16),
+    /// TCP that acknowledges what is between these numbers.
+    Sack(u32, u32),
     /// UDP without checksum.
     NoChecksum,
     /// Only so many bytes of the frame come.
@@ -52,7 +54,8 @@ pub(super) fn odd() -> impl Strategy<Value = Odd> {
         2 => Just(Odd::MayFragment),
         3 => Just(Odd::NoChecksum),
         1 => any::<u8>().prop_map(Odd::Class),
-        2 => select(vec![400, 500, 536, 1300, 1460]).prop_map(Odd::Mss),
+        5 => select(vec![20, 400, 500, 536, 1300, 1460]).prop_map(Odd::Mss),
+        4 => (select(vec![1u32, 20, 29, 300]), select(vec![2u32, 53, 54, u32::MAX])).prop_map(|(from, to)| Odd::Sack(from, to)),
         3 => (0..80usize).prop_map(Odd::Truncated),
         6 => (0..90usize, 1..=255u8, any::<bool>()).prop_map(|(at, bits, is_summed)| Odd::Flipped(at, bits, is_summed)),
         1 => (0..20usize).prop_map(Odd::Longer),

@@ -149,6 +149,7 @@ impl Passing {
             virtual_port: 0,
             from: None,
             flags,
+            numbers: (1, 1),
             payload,
             hops,
             odd,

@@ -29,6 +29,8 @@ pub struct Sent {
     pub from: Option<usize>,
     /// Of TCP.
     pub flags: u8,
+    /// What it says of TCP's numbers: its own, and what it acknowledges.
+    pub numbers: (u32, u32),
     /// Bytes behind the header of TCP or UDP.
     pub payload: usize,
     /// Time to live, or hop limit.
@@ -50,6 +52,11 @@ pub(super) fn sent() -> impl Strategy<Value = Sent> {
         1 => Just(RST | ACK),
         1 => any::<u8>(),
     ];
+    // Mostly those of a handshake; else what is near it, and near the end of a header that stands before the stream.
+    let numbers = (
+        prop_oneof![6 => Just(1u32), 2 => select(vec![0, 2, 20, u32::MAX])],
+        prop_oneof![6 => Just(1u32), 5 => select(vec![0, 2, 28, 29, 52, 53, 300, u32::MAX])],
+    );
     let payload = prop_oneof![6 => 0..20usize, 1 => 0..300usize, 1 => 1200..1480usize];
     let hops = prop_oneof![8 => Just(64u8), 1 => Just(255), 1 => 0..3u8];
     let odd = prop::option::weighted(0.2, odd());
@@ -59,13 +66,23 @@ pub(super) fn sent() -> impl Strategy<Value = Sent> {
         prop_oneof![8 => Just(40_000u16), 2 => Just(40_001), 1 => Just(20)],
         prop_oneof![6 => Just(443u16), 3 => Just(8080), 1 => select(vec![20u16, 53, 80, 81, 8053])],
         from,
-        flags,
+        (flags, numbers),
         payload,
         hops,
         odd,
     )
         .prop_map(
-            |((service, face), client, client_port, virtual_port, from, flags, payload, hops, odd)| Sent {
+            |(
+                (service, face),
+                client,
+                client_port,
+                virtual_port,
+                from,
+                (flags, numbers),
+                payload,
+                hops,
+                odd,
+            )| Sent {
                 service,
                 face,
                 client,
@@ -73,6 +90,7 @@ pub(super) fn sent() -> impl Strategy<Value = Sent> {
                 virtual_port,
                 from,
                 flags,
+                numbers,
                 payload,
                 hops,
                 odd,

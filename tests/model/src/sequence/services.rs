@@ -121,12 +121,12 @@ fn service() -> impl Strategy<Value = Service> {
     let ways = (
         (all_ports, prop::option::weighted(0.2, faces())),
         tunnel(),
-        local_ports,
+        (local_ports, prop::bool::weighted(0.4)),
         prop::option::weighted(0.15, sources()),
         prop::option::weighted(0.1, limit()),
     );
     (kind, timeout, special, ways, servers).prop_map(|(kind, timeout, special, ways, mut servers)| {
-        let ((all_ports, marked), tunnel, local_ports, sources, limit) = ways;
+        let ((all_ports, marked), tunnel, (local_ports, proxy), sources, limit) = ways;
         let (sloppy, one_packet, persistence) = special;
         let (is_six, protocol, mode, scheduler, flags) = kind;
         let marked = marked.filter(|_| protocol != Protocol::Sctp);
@@ -150,6 +150,7 @@ fn service() -> impl Strategy<Value = Service> {
         };
         let flags = all.into_iter().zip([flags.0, flags.1]).filter(|&(_, is_set)| is_set);
         let has_flags = matches!(scheduler, Scheduler::Sh | Scheduler::Mh);
+        let has_tcp = faces.iter().any(|face| face.protocol == Protocol::Tcp);
         Service {
             is_six,
             place: 0,
@@ -168,6 +169,7 @@ fn service() -> impl Strategy<Value = Service> {
             }),
             tunnel,
             local_ports,
+            proxy: proxy && mode == Mode::Fullnat && has_tcp,
             sources,
             limit,
             servers,

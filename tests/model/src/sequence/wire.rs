@@ -31,7 +31,11 @@ impl Sent {
         let mut segment = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
         match protocol {
             Protocol::Tcp => {
-                segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, self.flags, 0xFF, 0xFF, 0, 0, 0, 0])
+                let options = self.options();
+                segment.extend(self.numbers.0.to_be_bytes());
+                segment.extend(self.numbers.1.to_be_bytes());
+                segment.extend([0x50 + options.len() as u8 * 4, self.flags, 0xFF, 0xFF, 0, 0, 0, 0]);
+                segment.extend(options);
             }
             // The chunk's type is by the flags, its length that of all that follows.
             Protocol::Sctp => {
@@ -57,6 +61,17 @@ impl Sent {
         };
         segment[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
         segment
+    }
+
+    /// Of TCP.
+    fn options(&self) -> Vec<u8> {
+        match self.odd {
+            Some(Odd::Mss(size)) => [&[2, 4], &size.to_be_bytes()[..]].concat(),
+            Some(Odd::Sack(from, to)) => {
+                [&[1, 5, 10], &from.to_be_bytes()[..], &to.to_be_bytes(), &[1]].concat()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// What a packet carries of a segment, and identification, offset in bytes and "more" if that is not all.
