@@ -40,54 +40,52 @@ pub fn check(path: PathBuf, source: Source) -> Result<Config, ConfigErrors> {
     let report = Report::new(source.clone());
     let parts = parts(&document.root(&report));
     report.finish()?;
-    let (
-        eal,
-        run,
-        workers,
-        table,
-        routing,
-        scheduling,
-        admin,
-        sync,
-        ipvs_sync,
-        sources,
-        ports,
-        (marks, services),
-    ) = parts.expect("what is missing has been reported");
-    Ok(Config {
-        path,
-        source: source.clone(),
-        eal,
-        run,
-        workers,
-        table,
-        routing,
-        scheduling,
-        admin,
-        sync,
-        ipvs_sync,
-        sources,
-        ports,
-        marks,
-        services,
-    })
+    let parts = parts.expect("what is missing has been reported");
+    Ok(parts.of(path, source))
 }
 
 /// What a file is made of.
-pub(super) type Parts = (
-    Eal,
-    Run,
-    Workers,
-    Table,
-    Routing,
-    Scheduling,
-    Admin,
-    Option<Sync>,
-    Option<IpvsSync>,
-    Option<Arc<Sources>>,
-    Vec<Port>,
-    (Marks, Vec<Service>),
-);
+#[derive(Debug, PartialEq)]
+pub(super) struct Parts {
+    eal: Eal,
+    run: Run,
+    workers: Workers,
+    table: Table,
+    routing: Routing,
+    scheduling: Scheduling,
+    admin: Admin,
+    sync: Option<Sync>,
+    ipvs_sync: Option<IpvsSync>,
+    sources: Option<Arc<Sources>>,
+    ports: Vec<Port>,
+    marks: Marks,
+    services: Vec<Service>,
+}
+
+impl Parts {
+    /// The configuration in this file, whose text is this.
+    fn of(self, path: PathBuf, source: Source) -> Config {
+        let Parts { eal, run, workers, table, routing, scheduling, admin, .. } = self;
+        let Parts { sync, ipvs_sync, sources, ports, marks, services, .. } = self;
+        Config {
+            path,
+            source,
+            eal,
+            run,
+            workers,
+            table,
+            routing,
+            scheduling,
+            admin,
+            sync,
+            ipvs_sync,
+            sources,
+            ports,
+            marks,
+            services,
+        }
+    }
+}
 
 /// The services of a text that has nothing else. What refers to other parts of a configuration is not checked.
 pub fn services(source: Source) -> Result<Vec<Service>, ConfigErrors> {
@@ -169,20 +167,25 @@ pub(super) fn parts(root: &Section<'_>) -> Option<Parts> {
         tcp::compare(tcp, &section, services.iter().filter_map(|(service, _)| service.as_ref()));
     }
 
-    Some((
-        eal?.unwrap_or(Eal { hugepages: true, memory_mb: None, file_prefix: None, args: Vec::new() }),
-        run?.unwrap_or(Run { drop_capabilities: true, virtual_addresses: VirtualAddresses::default() }),
-        workers?,
-        table?.unwrap_or(Table::of(1_000_000)),
-        Routing { forward: forward?, snats: snats.into_iter().collect::<Option<_>>()? },
-        scheduling?.unwrap_or(Scheduling { flow_key: FLOW_KEY }),
-        admin?.unwrap_or_else(|| Admin { socket: PathBuf::from(DEFAULT_SOCKET), group: None, tcp: None }),
-        sync?,
-        ipvs_sync?,
-        sources?,
-        ports.into_iter().collect::<Option<_>>()?,
-        (marks, services.into_iter().map(|(service, _)| service).collect::<Option<_>>()?),
-    ))
+    Some(Parts {
+        eal: eal?.unwrap_or(Eal { hugepages: true, memory_mb: None, file_prefix: None, args: Vec::new() }),
+        run: run?.unwrap_or(Run { drop_capabilities: true, virtual_addresses: VirtualAddresses::default() }),
+        workers: workers?,
+        table: table?.unwrap_or(Table::of(1_000_000)),
+        routing: Routing { forward: forward?, snats: snats.into_iter().collect::<Option<_>>()? },
+        scheduling: scheduling?.unwrap_or(Scheduling { flow_key: FLOW_KEY }),
+        admin: admin?.unwrap_or_else(|| Admin {
+            socket: PathBuf::from(DEFAULT_SOCKET),
+            group: None,
+            tcp: None,
+        }),
+        sync: sync?,
+        ipvs_sync: ipvs_sync?,
+        sources: sources?,
+        ports: ports.into_iter().collect::<Option<_>>()?,
+        marks,
+        services: services.into_iter().map(|(service, _)| service).collect::<Option<_>>()?,
+    })
 }
 
 fn scheduling(section: &Section<'_>) -> Option<Scheduling> {
