@@ -282,7 +282,7 @@ impl Service {
     }
 
     /// Whether it has this port, if it is of all ports, of what comes in here. Without a place: of anything.
-    fn has_port(&self, port: u16, incoming: Option<PortIndex>) -> bool {
+    pub fn has_port(&self, port: u16, incoming: Option<PortIndex>) -> bool {
         let comes_here = match (&self.incoming, incoming) {
             (Some(by), Some(incoming)) => by.has(port, incoming),
             _ => true,

@@ -2,8 +2,11 @@
 
 use std::ops::RangeInclusive;
 
+use super::fragments::{in_every_order, large};
+use super::related::{error, hop, message};
 use super::six::{CLIENT6, fibs, packet6, server as server6, socket6};
 use super::*;
+use crate::admission::{Kept, Limit, Rate};
 use crate::snapshot::Part;
 
 const FIRST: &str = "192.0.2.10";
@@ -264,4 +267,147 @@ fn a_server_at_an_address_of_the_routers_own_is_the_router_wherever_the_mark_is(
             assert_eq!(frame, came);
         }
     }
+}
+
+/// The same with limits for all of it.
+fn limited(mode: Mode, persistent: bool, limit: Limit) -> (Rig, Kept) {
+    let (mut rig, mut kept) = (rig(mode, persistent, FACES), Kept::default());
+    rig.engine = Engine::new(0, Arc::new(Table::new(4096, HashKey { blind: 1, factor: 3 })), Arc::default());
+    rig.spec.limiter = kept.limiter(Some(limit), [1, 2]);
+    rig.snapshot = compile(3, &marked(&rig, FACES), []);
+    (rig, kept)
+}
+
+const LIMIT: Limit =
+    Limit { rate: None, source_rate: None, source_connections: None, half_open: None, source_prefix: 32 };
+
+#[test]
+fn a_source_has_so_many_connections_over_all_of_a_mark() {
+    let (rig, _kept) = limited(Mode::Nat, false, Limit { source_connections: Some(2), ..LIMIT });
+    let syn =
+        |protocol, client: &str, end: &str| rig.push(WAN, &mut packet(protocol, WAN_MAC, client, end, SYN));
+    assert_eq!(syn(Protocol::Tcp, CLIENT, "192.0.2.10:80"), Verdict::Forward(LAN));
+    assert_eq!(syn(Protocol::Udp, CLIENT, "192.0.2.10:5000"), Verdict::Forward(LAN));
+    for (protocol, end) in [(Protocol::Tcp, "192.0.2.11:8080"), (Protocol::Udp, "192.0.2.10:5001")] {
+        assert_eq!(syn(protocol, CLIENT, end), Verdict::Drop(Drop::SourceLimited), "{end}");
+        assert_eq!(syn(protocol, "198.51.100.8:1", end), Verdict::Forward(LAN), "another source");
+    }
+}
+
+#[test]
+fn a_source_begins_so_many_a_second_over_all_of_a_mark() {
+    let (mut rig, _kept) = limited(Mode::Dr, false, Limit { source_rate: Some(Rate::new(4, 2)), ..LIMIT });
+    let syn = |rig: &Rig, port: u16, end: &str| {
+        let client = format!("198.51.100.7:{port}");
+        rig.push(WAN, &mut packet(Protocol::Tcp, WAN_MAC, &client, end, SYN))
+    };
+    let ends = ["192.0.2.10:80", "192.0.2.11:8080", "192.0.2.11:8081"];
+    let begun = ends.iter().zip(1..).map(|(end, port)| syn(&rig, port, end)).collect::<Vec<_>>();
+    assert_eq!(begun[..2], [Verdict::Forward(LAN); 2]);
+    assert_eq!(begun[2], Verdict::Drop(Drop::SourceLimited));
+    rig.now.0 += 1;
+    assert_eq!(syn(&rig, 3, ends[2]), Verdict::Forward(LAN));
+}
+
+#[test]
+fn a_flood_at_one_address_shuts_the_gate_of_all_and_who_answers_gets_through() {
+    const RATE: u32 = 40;
+    for (mode, persistent) in [(Mode::Nat, false), (Mode::Nat, true), (Mode::Dr, false), (Mode::Dr, true)] {
+        let half_open = Some(Rate::new(RATE, RATE));
+        let (rig, _kept) = limited(mode, persistent, Limit { half_open, ..LIMIT });
+        let push = |port, client: &str, end: &str, flags| {
+            let mut frame = packet(Protocol::Tcp, WAN_MAC, client, end, flags);
+            assert_eq!(rig.push(port, &mut frame), Verdict::Forward(LAN), "{mode} {client} {end}");
+            frame[5]
+        };
+        for n in 0..400 {
+            push(WAN, &format!("203.0.113.{}:{}", n % 250, 1024 + n), "192.0.2.10:80", SYN);
+        }
+        let live = |rig: &Rig| {
+            rig.connections().iter().filter(|(.., state)| *state != State::Template).count() as u32
+        };
+        assert_eq!(live(&rig), RATE, "{mode}");
+        for n in 0..20 {
+            let client = format!("198.51.100.{n}:40112");
+            let end = if n % 2 == 0 { "192.0.2.11:8080" } else { "192.0.2.10:80" };
+            let server = push(WAN, &client, end, SYN);
+            assert_eq!(live(&rig), RATE + n, "no word yet");
+            if mode == Mode::Nat {
+                let from = format!("10.0.0.{server}:{}", socket(end).port());
+                let mut answer = packet(Protocol::Tcp, LAN_MAC, &from, &client, SYN | ACK);
+                assert_eq!(rig.push(LAN, &mut answer), Verdict::Forward(WAN));
+                assert_eq!(answer, expect(Protocol::Tcp, (CLIENT_MAC, WAN_MAC), end, &client, SYN | ACK));
+            }
+            assert_eq!(push(WAN, &client, end, ACK), server, "{mode} {persistent}");
+            assert_eq!(live(&rig), RATE + n + 1);
+        }
+        let mut datagram = packet(Protocol::Udp, WAN_MAC, CLIENT, "192.0.2.10:5000", 0);
+        assert_eq!(rig.push(WAN, &mut datagram), Verdict::Forward(LAN), "has no handshake");
+        assert_eq!(live(&rig), RATE + 21);
+    }
+}
+
+#[test]
+fn a_datagram_in_fragments_arrives_whole_in_every_order_at_each_address() {
+    for mode in [Mode::Nat, Mode::Dr] {
+        let rig = rig(mode, false, FACES);
+        for (protocol, end) in [
+            (Protocol::Udp, "192.0.2.10:5005"),
+            (Protocol::Tcp, "192.0.2.11:8080"),
+            (Protocol::Tcp, "192.0.2.10:80"),
+        ] {
+            let mut first = packet(protocol, WAN_MAC, CLIENT, end, SYN);
+            assert_eq!(rig.push(WAN, &mut first), Verdict::Forward(LAN));
+            let server = u32::from(first[5]);
+            let near = match mode {
+                Mode::Nat => format!("10.0.0.{server}:{}", socket(end).port()),
+                _ => end.to_owned(),
+            };
+            let request = large(&packet(protocol, WAN_MAC, CLIENT, end, SYN), 61);
+            let arrives = expect(protocol, (server_mac(server), LAN_MAC), CLIENT, &near, SYN);
+            in_every_order(&rig, WAN, &request, 24, &large(&arrives, 61), LAN);
+            if mode == Mode::Nat {
+                let reply = large(&packet(protocol, LAN_MAC, &near, CLIENT, SYN | ACK), 61);
+                let arrives = expect(protocol, (CLIENT_MAC, WAN_MAC), end, CLIENT, SYN | ACK);
+                in_every_order(&rig, LAN, &reply, 24, &large(&arrives, 61), WAN);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_error_is_translated_for_the_address_that_its_connection_came_to() {
+    let rig = rig(Mode::Nat, false, FACES);
+    let begin = |protocol, end: &str| {
+        let request = packet(protocol, WAN_MAC, CLIENT, end, SYN);
+        let mut got = request.clone();
+        assert_eq!(rig.push(WAN, &mut got), Verdict::Forward(LAN));
+        let server = format!("10.0.0.{}:{}", got[5], socket(end).port());
+        (request, got, server)
+    };
+    for (protocol, end) in [
+        (Protocol::Tcp, "192.0.2.10:80"),
+        (Protocol::Tcp, "192.0.2.11:8080"),
+        (Protocol::Udp, "192.0.2.10:5000"),
+        (Protocol::Tcp, "192.0.2.11:8081"),
+    ] {
+        let (request, got, server) = begin(protocol, end);
+        let mut inside = error(LAN_MAC, "10.0.0.253:0", CLIENT, 3, &got[14..]);
+        assert_eq!(rig.push(LAN, &mut inside), Verdict::Forward(WAN), "{end}");
+        assert_eq!(message(&inside, end, CLIENT)[8..], hop(&request), "{end}");
+
+        let sent = packet(protocol, LAN_MAC, &server, CLIENT, SYN | ACK);
+        let mut reply = sent.clone();
+        assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN));
+        let mut outside = error(WAN_MAC, "203.0.113.1:0", end, 3, &reply[14..]);
+        assert_eq!(rig.push(WAN, &mut outside), Verdict::Forward(LAN), "{end}");
+        assert_eq!(message(&outside, "203.0.113.1:0", &server)[8..], hop(&sent), "{end}");
+        assert_eq!(outside[40..42], [0x05, 0x78], "the MTU");
+    }
+    // What is quoted has to be of the mark's very port.
+    let (_, got, _) = begin(Protocol::Tcp, "192.0.2.10:80");
+    let mut quote = got[14..].to_vec();
+    quote[22..24].copy_from_slice(&81_u16.to_be_bytes());
+    let mut stray = error(LAN_MAC, "10.0.0.253:0", CLIENT, 3, &quote);
+    assert_eq!(rig.push(LAN, &mut stray), Verdict::Drop(Drop::IcmpError));
 }
