@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, PortIndex, Route, Via};
+use dataplane::service::Protocol;
 use dataplane::snapshot::{DestSpec, Part, Pool, PortSpec, ServiceIndex, ServiceSpec, Snapshot};
 
 use crate::config::{Fullnat, Server, Service, Share};
@@ -113,6 +114,12 @@ impl Seen<'_> {
             incoming: own.incoming.clone(),
             protocol: face.protocol,
             live,
+            sloppy: service.sloppy.of(face.protocol),
+            // No other protocol has a stream in front of which a header could stand.
+            pool: spec
+                .pool
+                .clone()
+                .map(|pool| Pool { proxy: pool.proxy && face.protocol == Protocol::Tcp, ..pool }),
             part: Some(Part::Face(home)),
             dests: spec.dests.iter().filter_map(dest).collect(),
             ..spec.clone()
@@ -168,7 +175,7 @@ fn describe(
         kept: entered.kept().clone(),
         flow_key,
         timeouts: service.timeouts,
-        sloppy: service.sloppy,
+        sloppy: service.sloppy.of(key.protocol),
         one_packet: service.one_packet,
         helper: service.helper,
         sources: service.sources.clone(),
@@ -310,6 +317,11 @@ mod tests {
         [PortLink { ifindex: TWIN, mac: MAC, mtu: 1500, device: Arc::new(Known::made_up()) }]
     }
 
+    /// The services of a whole file.
+    fn services_of(text: &str) -> Vec<Service> {
+        crate::config::parse(std::path::Path::new("f"), text.as_bytes().to_vec()).unwrap().services
+    }
+
     #[test]
     fn a_service_of_all_ports_that_is_gone_begins_no_connections() {
         let file = |ports| {
@@ -350,8 +362,9 @@ mod tests {
     #[test]
     fn a_service_of_a_mark_is_one_in_many_places() {
         let read = |rest: &str| {
-            let text = format!("[workers]\ncores = [1]\n[[port]]\nname = 'wan'\ndevice = '01:00.0'\n{rest}");
-            crate::config::parse(std::path::Path::new("f"), text.into_bytes()).unwrap().services
+            services_of(&format!(
+                "[workers]\ncores = [1]\n[[port]]\nname = 'wan'\ndevice = '01:00.0'\n{rest}"
+            ))
         };
         let marks = "[[mark]]\nmark = 10\naddress = ['192.0.2.10', '192.0.2.11']\nports = [80]\n\
             [[mark]]\nmark = 20\nprotocol = 'tcp'\naddress = '192.0.2.10'\nports = [443]\n";
@@ -370,7 +383,7 @@ mod tests {
             let (index, _) = snapshot.service_for(u32::from(Ipv4Addr::from(address)), port, protocol)?;
             Some((snapshot.home_of(index).0, snapshot.services[index as usize].live))
         };
-        let (tcp, udp) = (dataplane::service::Protocol::Tcp, dataplane::service::Protocol::Udp);
+        let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
         let ends = [
             ([192, 0, 2, 10], 443, tcp, Some(0)),
             ([192, 0, 2, 10], 80, tcp, Some(1)),
@@ -412,8 +425,8 @@ mod tests {
             [[mark]]\nmark = 10\naddress = '192.0.2.10'\nports = [80]\nin = 'lan'\n\
             [[mark]]\nmark = 20\nprotocol = 'tcp'\naddress = '192.0.2.10'\nports = ['80-81']\n\
             [[service]]\nmark = 10\nmode = 'nat'\n[[service]]\nmark = 20\nmode = 'nat'\n";
-        let config = crate::config::parse(std::path::Path::new("f"), text.as_bytes().to_vec()).unwrap();
-        let (effects, mut ids, services) = (Effects::default(), Ids::new(1), Services::new(config.services));
+        let (effects, mut ids, services) =
+            (Effects::default(), Ids::new(1), Services::new(services_of(text)));
         let fibs = Fibs { four: fib(&mirror(), &ports()), six: fib(&mirror(), &ports()) };
         let snapshot = compile(1, 1, &services, &effects, &mut ids, |_| true, Vec::new(), fibs);
         let home = |port, protocol, incoming| {
@@ -421,10 +434,31 @@ mod tests {
             let index = snapshot.service_of_all_ports(address, port, protocol, Some(incoming))?;
             Some(snapshot.home_of(index).0)
         };
-        let (tcp, udp) = (dataplane::service::Protocol::Tcp, dataplane::service::Protocol::Udp);
+        let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
         assert_eq!([0, 1].map(|incoming| home(80, tcp, incoming)), [Some(1), Some(0)]);
         assert_eq!([0, 1].map(|incoming| home(81, tcp, incoming)), [Some(1), Some(1)]);
         assert_eq!([0, 1].map(|incoming| home(80, udp, incoming)), [None, Some(0)]);
+    }
+
+    #[test]
+    fn what_is_of_one_protocol_is_not_of_a_marks_others() {
+        let text = "[workers]\ncores = [1]\n[[port]]\nname = 'wan'\ndevice = '01:00.0'\n\
+            [[mark]]\nmark = 10\naddress = '192.0.2.10'\n[[mark]]\nmark = 10\nprotocol = 'sctp'\naddress = '192.0.2.10'\n\
+            [[service]]\nmark = 10\nmode = 'fullnat'\nsloppy_sctp = true\n\
+            fullnat = { local = ['10.0.0.100'], proxy_protocol = true }\n";
+        let services = Services::new(services_of(text));
+        let fibs = Fibs { four: fib(&mirror(), &ports()), six: fib(&mirror(), &ports()) };
+        let (effects, mut ids) = (Effects::default(), Ids::new(1));
+        let snapshot = compile(1, 1, &services, &effects, &mut ids, |_| true, Vec::new(), fibs);
+        let of = |protocol| {
+            let index = snapshot.service_at(0xC000_020A_u32, 0, protocol).unwrap();
+            let service = &snapshot.services[index as usize];
+            (service.protocol, service.sloppy, service.has_header())
+        };
+        assert_eq!(
+            Protocol::ALL.iter().map(|&protocol| of(protocol)).collect::<Vec<_>>(),
+            [(Protocol::Tcp, false, true), (Protocol::Udp, false, false), (Protocol::Sctp, true, false)]
+        );
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub struct Mark {
 /// What has a mark at one address by one protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Face {
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp` or `sctp`.
     pub protocol: String,
     /// The virtual address.
     pub address: IpAddr,

@@ -20,7 +20,7 @@ pub(super) struct Explain {
     #[arg(long, value_name = "ADDRESS:PORT")]
     dst: SocketAddr,
     /// The transport protocol
-    #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = ["tcp", "udp"])]
+    #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = ["tcp", "udp", "sctp"])]
     proto: String,
     /// TCP flags by their letters, FSRPAUEC, e.g. S, SA, A, FA; S if nothing is said
     #[arg(long, value_name = "FLAGS")]

@@ -17,7 +17,7 @@ use dataplane::service::Protocol;
 use dataplane::snapshot::Incoming;
 use itertools::Itertools;
 
-use super::check::{narrow, one_of};
+use super::check::{names, narrow, one_of};
 use super::raw::{Field, Section};
 use super::service;
 use super::value::{self, NETWORK};
@@ -68,6 +68,18 @@ impl Marked {
     /// The protocols by which something of it comes.
     pub fn protocols(&self) -> impl Iterator<Item = Protocol> {
         Protocol::ALL.iter().copied().filter(|&protocol| self.has(protocol))
+    }
+
+    /// Whether some port is that of two of its addresses, by this protocol.
+    pub fn has_twice(&self, protocol: Protocol) -> bool {
+        let all: Ports = vec![ALL];
+        let faces = self.faces.iter().filter(|(face, _)| face.protocol == protocol);
+        let mut before = Ports::new();
+        faces.map(|(_, share)| if share.ports.is_empty() { &all } else { &share.ports }).any(|ports| {
+            let new = without(ports, &before);
+            before = union(&before, &new);
+            new != *ports
+        })
     }
 
     /// The first of them.
@@ -212,8 +224,7 @@ fn rule(section: &Section<'_>, ports: &[Option<Port>]) -> Option<Rule> {
     section.known(&["mark", "protocol", "address", "ports", "in"]);
     let mark = section.require("mark", MARK).and_then(|field| narrow(field.integer(1..=MAX_MARK.into())));
     let protocols = section.or("protocol", vec![Protocol::Tcp, Protocol::Udp], |field| {
-        let named = |name: &str| Protocol::from_name(name).filter(|&protocol| protocol != Protocol::Sctp);
-        one_of("protocol of a mark", &["tcp", "udp"], named, &field).map(|protocol| vec![protocol])
+        one_of("protocol", &names(Protocol::ALL), Protocol::from_name, &field).map(|protocol| vec![protocol])
     });
     let addresses = section.require("address", ADDRESS).and_then(|field| addresses(&field));
     let all = section.or("ports", vec![ALL], |field| service::ranges(&field));
@@ -449,9 +460,24 @@ mod tests {
                 rules(&["mark = 0\naddress = '192.0.2.10'"]),
                 "0 is out of range; expected an integer from 1 to 16777215",
             ),
-            (rules(&["mark = 10\naddress = '192.0.2.10'\nprotocol = 'sctp'"]), "unknown protocol of a mark"),
+            (
+                rules(&["mark = 10\naddress = '192.0.2.10'\nprotocol = 'icmp'"]),
+                "unknown protocol \"icmp\"; expected one of tcp, udp, sctp",
+            ),
+            (
+                rules(&[
+                    "mark = 10\naddress = '192.0.2.10'\nprotocol = 'udp'",
+                    "mark = 10\naddress = '192.0.2.10'\nprotocol = 'sctp'",
+                ]) + &service(10).replace("mode", "one_packet = true\nmode"),
+                "a connection of TCP or SCTP",
+            ),
             (rules(&["mark = 10\naddress = '127.0.0.1'"]), "127.0.0.1"),
             (rules(&["address = '192.0.2.10'"]), "mark[0].mark: missing"),
+            (
+                rules(&["mark = 10\naddress = ['192.0.2.10', '192.0.2.11']\nports = ['80-90']"])
+                    + &service(10).replace("mode = ", "limit = { half_open_rate = 10 }\nmode = "),
+                "service[0].limit.half_open_rate: some port of the mark is that of two addresses",
+            ),
             (
                 rules(&["mark = 10\naddress = '192.0.2.10'\nin = 'lan'"]),
                 "unknown port \"lan\"; expected \"wan\"",
@@ -480,11 +506,17 @@ mod tests {
                 rules(&[one]) + &service(10).replace("mode", "helper = 'ftp'\npersistence = {}\nmode"),
                 "is for one address",
             ),
-            (rules(&[one]) + &service(10).replace("mode", "one_packet = true\nmode"), "a connection of TCP"),
+            (
+                rules(&[one]) + &service(10).replace("mode", "one_packet = true\nmode"),
+                "a connection of TCP or SCTP",
+            ),
         ] {
             let error = wrong(&text);
             assert!(error.contains(says), "{error}\nexpected {says}");
         }
+        let apart = rules(&[one, "mark = 10\naddress = '192.0.2.11'\nports = [81]"]) + &service(10);
+        let text = apart.replace("mode = ", "limit = { half_open_rate = 10 }\nmode = ");
+        assert!(read(&text).is_ok(), "answers tell by their ports");
         let carved =
             rules(&["mark = 9\naddress = '192.0.2.10'\nports = [80]", "mark = 10\naddress = '192.0.2.10'"]);
         let text = carved + &service(10) + "[[service]]\naddress = '192.0.2.10:80'\nmode = 'nat'\n";

@@ -478,9 +478,8 @@ pub struct Service {
     pub port: Option<String>,
     /// Seconds of silence after which a connection is forgotten.
     pub timeouts: Timeouts,
-    /// Whether a TCP connection may begin with any packet but a RST, or an SCTP association with any but an ABORT, as with IPVS' sysctls
-    /// `sloppy_tcp` and `sloppy_sctp`.
-    pub sloppy: bool,
+    /// Which connections may begin in their middle.
+    pub sloppy: Sloppy,
     /// Whether each datagram is scheduled on its own, and no connection remembered.
     pub one_packet: bool,
     /// What ties its connections together, if something does.
@@ -499,6 +498,27 @@ pub struct Service {
     pub availability: Availability,
     /// The real servers, possibly none.
     pub servers: Vec<Server>,
+}
+
+/// Whether a TCP connection may begin with any packet but a RST, and an SCTP association with any but an ABORT, as with IPVS' sysctls
+/// `sloppy_tcp` and `sloppy_sctp`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sloppy {
+    /// `sloppy_tcp`.
+    pub tcp: bool,
+    /// `sloppy_sctp`.
+    pub sctp: bool,
+}
+
+impl Sloppy {
+    /// What is said of this protocol.
+    pub fn of(self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Tcp => self.tcp,
+            Protocol::Sctp => self.sctp,
+            Protocol::Udp => false,
+        }
+    }
 }
 
 impl Service {

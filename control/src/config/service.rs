@@ -17,7 +17,7 @@ use super::mark::{Marked, Marks};
 use super::raw::{Field, Section};
 use super::sources::sources;
 use super::value::{self, PORTS, SERVER, SOCKET};
-use super::{Server, ServerState, Service, availability, checks, fullnat, quic_lb, tunnel};
+use super::{Server, ServerState, Service, Sloppy, availability, checks, fullnat, quic_lb, tunnel};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -50,6 +50,7 @@ const SERVICE_KEYS: [&str; 21] = [
 pub(super) fn read<'d>(section: &Section<'d>, marks: &Marks) -> (Option<Service>, Vec<Section<'d>>) {
     section.known(&[&SERVICE_KEYS[..], &availability::KEYS[..]].concat());
     let mark = section.optional("mark", |field| mark(&field, section, marks));
+    let marked = mark.as_ref().and_then(Option::as_ref);
     let (address, protocol) = match section.get("mark") {
         None => (
             section
@@ -59,10 +60,7 @@ pub(super) fn read<'d>(section: &Section<'d>, marks: &Marks) -> (Option<Service>
                 one_of("protocol", &names(Protocol::ALL), Protocol::from_name, &field)
             }),
         ),
-        Some(_) => {
-            let marked = mark.as_ref().and_then(Option::as_ref);
-            (marked.map(|marked| marked.key().address), marked.map(Marked::protocol))
-        }
+        Some(_) => (marked.map(|marked| marked.key().address), marked.map(Marked::protocol)),
     };
     let ports = section.or("ports", Vec::new(), |field| ports(&field, address));
     let modes = names(Mode::ALL);
@@ -92,8 +90,8 @@ pub(super) fn read<'d>(section: &Section<'d>, marks: &Marks) -> (Option<Service>
                 .error("a connection of TCP or SCTP is more than a packet; expected it with protocol = \"udp\" only"),
             true if mode == Some(Mode::Fullnat) => field
                 .error("nobody would remember whose a local port is; expected it without mode = \"fullnat\""),
-            true if mark.as_ref().is_some_and(|mark| mark.as_ref().is_some_and(|mark| mark.has(Protocol::Tcp))) => field
-                .error("a connection of TCP is more than a packet; expected it with rules of protocol = \"udp\" only"),
+            true if marked.is_some_and(|marked| marked.protocols().any(|protocol| protocol != Protocol::Udp)) => field
+                .error("a connection of TCP or SCTP is more than a packet; expected it with rules of protocol = \"udp\" only"),
             // It would take all that its servers send for replies, their own questions to others, too.
             true if mode == Some(Mode::Nat) && address.is_some_and(|address| address.port() == 0) => field
                 .error("nothing would tell replies from what a server begins; expected mode = \"dr\" or \"tunnel\" with all ports, or a port"),
@@ -102,6 +100,15 @@ pub(super) fn read<'d>(section: &Section<'d>, marks: &Marks) -> (Option<Service>
     let sources = sources(section);
     let limit = limit(section, address, protocol, one_packet);
     let persistence = section.optional("persistence", |field| persistence(&field.section()?, address));
+    if mode == Some(Mode::Nat)
+        && marked.is_some_and(|marked| marked.has_twice(Protocol::Tcp))
+        && let Some(field) = section.section("limit").and_then(|limit| limit.get("half_open_rate"))
+    {
+        field.error::<()>(
+            "some port of the mark is that of two addresses, and an answer that nobody remembers would not tell from which it comes; \
+             expected mode = \"dr\" or \"tunnel\", or a mark for each address",
+        );
+    }
     let has_gate = limit.is_some_and(|limit| limit.is_some_and(|limit| limit.half_open.is_some()));
     let is_persistent = section.get("persistence").is_some();
     let helper = section.optional("helper", |field| {
@@ -152,7 +159,7 @@ pub(super) fn read<'d>(section: &Section<'d>, marks: &Marks) -> (Option<Service>
             flags: flags?,
             port: port?,
             timeouts: timeouts?,
-            sloppy: if protocol? == Protocol::Sctp { sloppy_sctp? } else { sloppy_tcp? },
+            sloppy: Sloppy { tcp: sloppy_tcp?, sctp: sloppy_sctp? },
             persistence: persistence?,
             one_packet: one_packet?,
             helper: helper?,

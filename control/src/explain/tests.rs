@@ -179,7 +179,7 @@ fn spec(service: &Service, ids: &mut std::ops::RangeFrom<u32>) -> ServiceSpec {
         scheduler: service.scheduler,
         flags: service.flags.clone(),
         timeouts: service.timeouts,
-        sloppy: service.sloppy,
+        sloppy: service.sloppy.of(service.protocol),
         one_packet: service.one_packet,
         helper: service.helper,
         persistence: service.persistence,

@@ -13,8 +13,6 @@ use std::net::SocketAddr;
 use foldhash::HashMap;
 use itertools::Itertools;
 
-use dataplane::service::Protocol;
-
 use crate::admin::api::{Change, Sign};
 use crate::config::{Server, Service, value};
 use crate::ids::ServiceKey;
@@ -132,11 +130,8 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
         differs("scheduler", old.scheduler, new.scheduler),
         differs("flags", names(old), names(new)),
         differs("port", port(old), port(new)),
-        differs(
-            if new.protocol == Protocol::Sctp { "sloppy_sctp" } else { "sloppy_tcp" },
-            old.sloppy,
-            new.sloppy,
-        ),
+        differs("sloppy_tcp", old.sloppy.tcp, new.sloppy.tcp),
+        differs("sloppy_sctp", old.sloppy.sctp, new.sloppy.sctp),
         differs("one_packet", old.one_packet, new.one_packet),
         differs("quorum", was.quorum, is.quorum),
         differs("hysteresis", was.hysteresis, is.hysteresis),

@@ -160,6 +160,35 @@ fn a_service_of_all_ports_has_an_association_for_each() {
     assert_eq!(rig.push(WAN, &mut data), Verdict::Punt(Punt::NoConnection));
 }
 
+#[test]
+fn the_associations_of_a_mark_have_one_turn_with_its_connections() {
+    let mut rig = Rig::new(Protocol::Sctp, Mode::Nat, &[1, 1]);
+    let faces = [
+        (Protocol::Sctp, "192.0.2.10", 3868..=3868),
+        (Protocol::Sctp, "192.0.2.11", 5060..=5061),
+        (Protocol::Tcp, "192.0.2.11", 5060..=5060),
+    ];
+    rig.snapshot = compile(3, &marks::marked(&rig, &faces), []);
+    let mut servers = Vec::new();
+    for virtual_ in ["192.0.2.10:3868", "192.0.2.11:5061"] {
+        let mut frame = sctp((WAN_MAC, CLIENT_MAC), CLIENT, virtual_, 64, INIT);
+        assert_eq!(rig.push(WAN, &mut frame), Verdict::Forward(LAN));
+        let n = frame[5];
+        let server = format!("10.0.0.{n}:{}", socket(virtual_).port());
+        assert_eq!(frame, sctp((server_mac(n.into()), LAN_MAC), CLIENT, &server, 63, INIT));
+        let mut reply = sctp((LAN_MAC, CLIENT_MAC), &server, CLIENT, 64, INIT_ACK);
+        assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN));
+        assert_eq!(reply, sctp((CLIENT_MAC, WAN_MAC), virtual_, CLIENT, 63, INIT_ACK));
+        servers.push(n);
+    }
+    let mut syn = packet(Protocol::Tcp, WAN_MAC, CLIENT, "192.0.2.11:5060", SYN);
+    assert_eq!(rig.push(WAN, &mut syn), Verdict::Forward(LAN));
+    servers.push(syn[5]);
+    assert_eq!(servers, [2, 1, 2]);
+    let mut other = sctp((WAN_MAC, CLIENT_MAC), CLIENT, "192.0.2.10:5060", 64, INIT);
+    assert_eq!(rig.push(WAN, &mut other), Verdict::Punt(Punt::NoService));
+}
+
 /// Has a client begin an association; its server, if there is one.
 fn begin(rig: &Rig, client: &str) -> Option<usize> {
     match rig.push(WAN, &mut sctp((WAN_MAC, CLIENT_MAC), client, VIP, 64, INIT)) {
