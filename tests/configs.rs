@@ -3,13 +3,15 @@
 use std::{
     collections::BTreeSet,
     fs,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
 use harness::{
     client,
-    cluster::{Cluster, Layout, vip},
+    cluster::{CLIENT, Cluster, Layout, vip},
+    netns::Namespace,
     process::Command,
     router::{self, Router},
     servers::Server,
@@ -54,6 +56,7 @@ fn every_file_is_checked() -> Result<()> {
         "af_packet.toml",
         "af_xdp.toml",
         "dns.toml",
+        "marks.toml",
         "from-lvs.toml",
         "rvs.toml",
         "rvs-dr.toml",
@@ -133,6 +136,36 @@ fn dns_runs() -> Result<()> {
         let mut stream = client::connect(&cluster.client, vip(53))?;
         client::echo(&mut stream, b"over tcp")?;
         client::close(stream)?;
+        router.finish()
+    })
+}
+
+#[test]
+fn marks_runs() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let mut servers = Vec::new();
+        for (index, (namespace, name)) in cluster.real_servers.iter().zip(["rs1", "rs2", "rs3"]).enumerate() {
+            for port in [80, 443] {
+                servers.push(Server::tcp_echo(namespace, cluster.endpoint(index, port), name)?);
+            }
+            servers.push(Server::udp_name(namespace, cluster.endpoint(index, 443), name)?);
+        }
+        let router = start(cluster, "marks.toml")?;
+        router.wait_for_macs(CLIENT.into(), vip(443).into(), "tcp")?;
+        let ask = |client: &Namespace, address: IpAddr, to: SocketAddr| -> Result<String> {
+            let (stream, name) = client::named(client, SocketAddr::new(address, 0), to)?;
+            client::close(stream)?;
+            Ok(name)
+        };
+        let names = [("192.0.2.10", 80), ("192.0.2.11", 443), ("192.0.2.10", 443)].map(|(address, port)| {
+            ask(&cluster.client, CLIENT.into(), SocketAddr::new(address.parse()?, port))
+        });
+        let names = names.into_iter().collect::<Result<BTreeSet<String>>>()?;
+        ensure!(names.len() == 1, "one server for all of it: {names:?}");
+        let inside = &cluster.real_servers[0];
+        ask(inside, (*cluster.endpoint(0, 0).ip()).into(), vip(443).into())?;
+        let list = router.list()?;
+        ensure!(list.contains("FWM  10 wlc persistent 300") && list.contains("FWM  20 maglev"), "{list}");
         router.finish()
     })
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::Read,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -211,7 +211,7 @@ fn a_reload_of_rules_keeps_the_connections_of_what_stays() -> Result<()> {
 }
 
 #[test]
-fn connections_and_who_comes_back_where_outlive_a_router_that_is_killed() -> Result<()> {
+fn connections_and_who_comes_back_where_outlive_a_router_that_is_killed_and_its_upgrade() -> Result<()> {
     harness::with_cluster(Layout::TwoArmed, |cluster| {
         let place = Place::new(cluster)?;
         let mut servers = Vec::new();
@@ -220,7 +220,7 @@ fn connections_and_who_comes_back_where_outlive_a_router_that_is_killed() -> Res
         }
         let mut config = cluster
             .config()
-            .mark(&format!("mark = 10\naddress = [\"{VIP}\", \"{OTHER}\"]\nports = [7]"))
+            .mark(&format!("mark = 10\naddress = [\"{VIP}\", \"{OTHER}\"]\nports = [7]\nin = \"wan\""))
             .service(service(cluster));
         config.keep = place.keep();
         let router = cluster.start_router(&config)?;
@@ -234,11 +234,17 @@ fn connections_and_who_comes_back_where_outlive_a_router_that_is_killed() -> Res
         router.kill()?;
         let router = cluster.start_router(&config)?;
         router.wait_for_macs(CLIENT.into(), (VIP, 7).into(), "tcp")?;
-        client::echo(&mut stream, b"as before")?;
-        // Backwards, so that the turn alone would not do it.
-        for (&client, first) in clients.iter().zip(firsts).rev() {
-            all_same(&[first, ask(cluster, client, (OTHER, 7))?])?;
-        }
+        let all_is_as_before = |stream: &mut TcpStream| {
+            client::echo(stream, b"as before")?;
+            // Backwards, so that the turn alone would not do it.
+            let mut known = clients.iter().zip(&firsts).rev();
+            known.try_for_each(|(&client, first)| {
+                all_same(&[first.clone(), ask(cluster, client, (OTHER, 7))?])
+            })
+        };
+        all_is_as_before(&mut stream)?;
+        router.rvs("upgrade").run()?;
+        all_is_as_before(&mut stream)?;
         router.finish()
     })
 }
