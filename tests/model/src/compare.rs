@@ -10,7 +10,7 @@ use crate::model::{Fate, Model, Observed};
 use crate::sequence::{Sequence, Step, Which};
 use crate::subject::Subject;
 use crate::tunnel;
-use crate::world::{Server, Service};
+use crate::world::{Limit, Server, Service};
 
 /// How often packets of services of a kind have had a fate, by their names: to see that sequences meet what they should.
 pub type Tally = BTreeMap<(&'static str, &'static str), u64>;
@@ -133,6 +133,7 @@ fn kinds(service: &Service) -> impl Iterator<Item = &'static str> {
         (service.is_of_all_ports() && !service.is_marked, "all_ports"),
         (service.is_marked, "mark"),
         (service.proxy, "proxy"),
+        (matches!(service.limit, Some(Limit::HalfOpen { .. })), "gate"),
         (service.mode == Mode::Tunnel && service.is_six, "tunnel of six"),
         (is_across, "tunnel across"),
     ];

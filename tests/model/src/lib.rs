@@ -1,8 +1,8 @@
 //! A reference model of the data path, and random packet sequences through both.
 //!
 //! The model (`model/`) says what a router does with a packet as plainly as it can be said: connections are a list, checksums are summed anew over the whole packet, a TCP
-//! state is looked up in a table as it is printed in books. It was written from the RFCs, the semantics of LVS and docs/, without looking at the
-//! data path, with which it shares nothing but the names that services are configured by. [`sequence`] makes random sequences of packets, time and changes, in which
+//! state is looked up in a table as it is printed in books. It was written from the RFCs, the semantics of LVS and docs/, and
+//! shares nothing with the data path but the names that services are configured by. [`sequence`] makes random sequences of packets, time and changes, in which
 //! few clients meet few services; [`compare()`] has the model and the data path take one, and compares each verdict, each byte that leaves, and at the end what has been counted and which
 //! connections are listed.
 //!
@@ -16,17 +16,16 @@
 //! | source NAT: what leaves, what comes back, hairpins, pings, ICMP errors both ways; the port is one of the pool's and its host's, and of its parity; pools that are used up | a sequence has it or not; which port it is the model is told |
 //! | the states of TCP and SCTP, in both directions and in one; timeouts, expiry before and after the sweep; reused ports | all sequences |
 //! | schedulers but `maglev`, `lblc` and `lblcr`: those without chance and secret exactly; of the others that the server is one that may be chosen, and of those that hash that it stays | a service has one of them |
-//! | `sloppy_tcp`, `one_packet`, persistence with prefixes and quiescent servers, thresholds, lists of sources, rates of all and of each source, how many connections a source has | a service has some of them |
+//! | `sloppy_tcp`, `one_packet`, persistence with prefixes and quiescent servers, thresholds, lists of sources, rates of all and of each source, how many connections a source has, the gate against floods of SYNs (by `sh` and `dh`) | a service has some of them |
 //! | servers that go down, are drained or reset, weights, weight 0, MACs that are not known, addresses that move away | steps between packets |
 //! | routing of what concerns no service | a sequence has it or not |
 //! | fragments in any order, overlapping, without a first; options, extension headers, no checksum, MSS, selective acknowledgements, class and ECN, hops that run out, MTU, damage, martians, VLAN tags | [`sequence::Odd`] |
 //! | ICMP errors about requests and replies, from hosts and routers, with 8 bytes quoted, fewer or all, damaged, to somebody else | [`sequence::Error`] |
 //!
-//! Not covered: fragments of source NAT, the gate against floods, QUIC's connection ids, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
+//! Not covered: fragments of source NAT, marks by the port that packets come in on, QUIC's connection ids, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
 //! packet (dataplane/tests/lanes.rs has those).
 //!
-//! Two hundred thousand sequences take 100 seconds of a core in the release build, and none shows a difference; twenty thousand take some fifteen seconds in the debug
-//! build, which is what CI has time for.
+//! Twenty thousand sequences, which is what CI has time for, take some twenty seconds of a core in the debug build.
 //!
 //! `PROPTEST_CASES=n` tries so many sequences, `RVS_SEED=n` others; a failure names its seed, and is shrunk to the least sequence that shows it.
 //!

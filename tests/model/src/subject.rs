@@ -10,7 +10,7 @@ use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::engine::{BURST, Engine, Verdict, reset};
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, Route, Via};
 use dataplane::fragments::Waiting;
-use dataplane::service::{Limits, Mode, State, Timeouts};
+use dataplane::service::{Limits, Mode, Protocol, State, Timeouts};
 use dataplane::snapshot::{DestSpec, Part, Pool, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
 use dataplane::snat::{Share, Snat, SnatSpec, Snats};
 use dataplane::table::{Client, DestId, HashKey, LocalAddress, Table};
@@ -242,6 +242,7 @@ fn limit_of(limit: world::Limit, is_six: bool) -> Limit {
         world::Limit::Rate { rate, burst, of_source: true } => {
             Limit { source_rate: Some(Rate::new(rate, burst)), ..none }
         }
+        world::Limit::HalfOpen { rate, burst } => Limit { half_open: Some(Rate::new(rate, burst)), ..none },
         world::Limit::Open(most) => Limit { source_connections: Some(most), ..none },
     }
 }
@@ -264,6 +265,7 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
         )
     };
     let face = &service.faces[0];
+    let protocol = if service.has(Protocol::Tcp) { Protocol::Tcp } else { face.protocol };
     let address = match (service.is_marked, service.is_six) {
         (false, _) => world::virtual_address(service.is_six, face),
         // That of a mark itself is none.
@@ -291,7 +293,7 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
         },
         dests: service.servers.iter().enumerate().map(dest).collect(),
         part: service.is_marked.then_some(Part::Home),
-        ..ServiceSpec::new(address, face.protocol, service.mode)
+        ..ServiceSpec::new(address, protocol, service.mode)
     }
 }
 

@@ -114,6 +114,13 @@ pub enum Limit {
     },
     /// That a source has.
     Open(u32),
+    /// Handshakes that are left half done, before SYNs leave nothing behind.
+    HalfOpen {
+        /// In a second.
+        rate: u32,
+        /// At once.
+        burst: u32,
+    },
 }
 
 impl Service {

@@ -2,10 +2,14 @@
 
 use std::net::IpAddr;
 
+use dataplane::service::{Mode, Protocol};
+
 use super::connections::Connection;
 use super::persistence::network;
-use super::{Fate, Model, TICKS_PER_SECOND};
-use crate::world::{Limit, Sources};
+use super::{Fate, Frame, Model, TICKS_PER_SECOND};
+use crate::packet::{RST, SYN};
+use crate::sctp;
+use crate::world::{Flow, Limit, Sources};
 
 /// A connection that has begun and counts, by a service or by one of its sources.
 #[derive(Clone, Copy, Debug)]
@@ -16,15 +20,65 @@ pub(super) struct Passed {
 }
 
 impl Model {
-    /// Whether a client may begin a connection with a service, or why not. Once it may, that counts.
-    pub(super) fn admit(&mut self, number: usize, client: IpAddr) -> Result<(), &'static str> {
+    /// What becomes of a packet of no connection: why it begins none, or the server that it goes on to without one.
+    pub(super) fn let_in(
+        &mut self,
+        frame: &Frame<'_>,
+        number: usize,
+        flow: Flow,
+        flags: u8,
+    ) -> Result<Option<usize>, Fate> {
         let service = &self.services[number];
+        let Flow { protocol, client, destination } = flow;
+        if !service.is_at(destination.ip()) {
+            return Err(Fate::Punt("no_service"));
+        }
+        let is_syn = flags & (SYN | RST) == SYN;
+        let may_begin = match protocol {
+            Protocol::Udp => true,
+            Protocol::Sctp => flags == sctp::INIT || service.sloppy && flags != sctp::ABORT,
+            Protocol::Tcp => is_syn || service.sloppy && flags & RST == 0,
+        };
+        // Data connections of active FTP come from port 20, and are not for a server to take.
+        let is_ftp_data = protocol == Protocol::Tcp && client.port() == 20;
+        let is_late = !may_begin || is_ftp_data;
+        if is_late && !self.has_been_shut(number, protocol) {
+            return Err(Fate::Punt("no_connection"));
+        }
+        if is_late && flags & RST != 0 {
+            let server = self.without_connection(frame, number, flow);
+            return server.map(Some).ok_or(Fate::Punt("no_connection"));
+        }
+        if self.is_martian(client.ip()) {
+            return Err(Fate::Drop("martian"));
+        }
+        self.admit(number, flow, is_late).map_err(Fate::Drop)?;
+        let is_shut = flags & SYN != 0 && self.meets_shut_gate(number, flow);
+        if !is_shut {
+            return Ok(None);
+        }
+        if self.services[number].mode == Mode::Fullnat {
+            return Err(Fate::Drop("syn_flood"));
+        }
+        let server = self.without_connection(frame, number, flow);
+        let is_full = |&server: &usize| {
+            self.loads[number][server].is_full && self.services[number].servers[server].limits.is_some()
+        };
+        server.filter(|server| !is_full(server)).map(Some).ok_or(Fate::Drop("no_server"))
+    }
+
+    /// Whether a client may begin a connection with a service, or why not. Once it may, that counts.
+    fn admit(&mut self, number: usize, flow: Flow, is_late: bool) -> Result<(), &'static str> {
+        let (service, client) = (&self.services[number], flow.client.ip());
         if service.sources.as_ref().is_some_and(|sources| !allows(sources, client)) {
             return Err("source_denied");
         }
+        if is_late {
+            return if self.may_be_late(number, flow) { Ok(()) } else { Err("syn_flood") };
+        }
         let (rate, burst, of_source) = match service.limit {
             Some(Limit::Rate { rate, burst, of_source }) => (rate, burst, of_source),
-            Some(Limit::Open(_)) | None => return Ok(()),
+            Some(Limit::Open(_) | Limit::HalfOpen { .. }) | None => return Ok(()),
         };
         let source = of_source.then_some(client);
         let is_its = |one: &&Passed| (one.service, one.source) == (number, source);

@@ -143,8 +143,14 @@ impl Model {
         let is_answer = protocol == Protocol::Udp && seen == tcp::Seen::FromServer;
         let is_first = is_answer && !connection.is_answered;
         connection.is_answered |= is_answer;
+        let is_complete = state == State::Established && is_half_done(connection.state);
+        let number = connection.service;
+        let flow = connection.flow;
         if state != connection.state || is_first || age(connection.seen, now, grain) >= grain {
             (connection.state, connection.seen) = (state, now);
+        }
+        if is_complete {
+            self.complete(number, flow);
         }
     }
 
@@ -194,6 +200,11 @@ impl Model {
         self.sweep_mappings(now);
         self.note_limits();
     }
+}
+
+/// Whether a handshake of TCP has begun, and not come to its end.
+fn is_half_done(state: State) -> bool {
+    matches!(state, State::None | State::SynSent | State::SynRecv | State::SynAck)
 }
 
 /// What is seen when a client speaks: answers come by here, or not.

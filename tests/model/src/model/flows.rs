@@ -42,8 +42,12 @@ impl Model {
                 self.follow(index, client_side(&self.services[service]), flags);
                 self.connections[index].server
             }
-            None => match self.begin(frame, service, flow, flags) {
-                Ok(server) => server,
+            None => match self.let_in(frame, service, flow, flags) {
+                Ok(Some(server)) => server,
+                Ok(None) => match self.begin(frame, service, flow, flags) {
+                    Ok(server) => server,
+                    Err(fate) => return fate,
+                },
                 Err(fate) => return fate,
             },
         };
@@ -129,7 +133,7 @@ impl Model {
             }
             // What is for the router itself is the answer to a check.
             None if is_ours => None,
-            None => self.one_packet_service_of(endpoint, client, protocol),
+            None => self.unremembered_service_of(frame, endpoint, client, protocol),
         };
         let nobodys = if is_ours { "server_reply" } else { "no_service" };
         let Some((service, server, flow)) = known else { return Fate::Punt(nobodys) };

@@ -9,6 +9,7 @@ mod connections;
 mod counts;
 mod flows;
 mod fragments;
+mod gate;
 mod headers;
 mod icmp;
 mod local;
@@ -29,6 +30,7 @@ use self::admission::Passed;
 use self::connections::Connection;
 use self::counts::Load;
 use self::fragments::{Held, Note, Went};
+use self::gate::Gate;
 use self::headers::{ends, has_sound_header};
 use self::local::Claim;
 use self::persistence::Template;
@@ -67,6 +69,7 @@ pub struct Model {
     templates: Vec<Template>,
     claims: Vec<Claim>,
     passed: Vec<Passed>,
+    gates: Vec<Gate>,
     is_routing: bool,
     snat: Option<Snat>,
     mappings: Vec<Mapping>,
@@ -117,6 +120,7 @@ impl Model {
             templates: Vec::new(),
             claims: Vec::new(),
             passed: Vec::new(),
+            gates: vec![Gate::default(); services.len()],
             is_routing: sequence.routing,
             snat: sequence.snat.clone(),
             mappings: Vec::new(),

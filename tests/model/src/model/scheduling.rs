@@ -4,11 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
 
-use super::{Fate, Frame, Model};
-use crate::packet::{RST, SYN};
+use super::{Fate, Frame, Model, gate};
+use crate::packet::SYN;
 use crate::scheduler::{self, Candidate, Choice};
-use crate::sctp;
-use crate::world::{self, Flow, Limit, Way};
+use crate::world::{self, Flow, Limit, Server, Way};
 
 /// What a scheduler that hashes by a secret has chosen by: as long as it is the same, so is the choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,45 +32,15 @@ impl Model {
         flags: u8,
     ) -> Result<usize, Fate> {
         let service = &self.services[number].clone();
-        let Flow { protocol, client, destination } = flow;
-        let is_syn = flags & (SYN | RST) == SYN;
-        let may_begin = match protocol {
-            Protocol::Udp => true,
-            Protocol::Sctp => flags == sctp::INIT || service.sloppy && flags != sctp::ABORT,
-            Protocol::Tcp => is_syn || service.sloppy && flags & RST == 0,
-        };
-        if !service.is_at(destination.ip()) {
-            return Err(Fate::Punt("no_service"));
-        }
-        // Data connections of active FTP come from port 20, and are not for a server to take.
-        let is_ftp_data = protocol == Protocol::Tcp && client.port() == 20;
-        if !may_begin || is_ftp_data {
-            return Err(Fate::Punt("no_connection"));
-        }
-        if self.is_martian(client.ip()) {
-            return Err(Fate::Drop("martian"));
-        }
-        self.admit(number, client.ip()).map_err(Fate::Drop)?;
-        let is_known = |server: usize| {
-            let address = world::server_address(service, server);
-            matches!(world::way(&self.services, address.ip()), Way::Out { .. })
-        };
-        let healthy = || {
-            (0..service.servers.len())
-                .rev()
-                .filter(|&server| service.servers[server].up && service.servers[server].leaving.is_none())
-        };
+        let Flow { client, .. } = flow;
         if let Some(server) = self.comes_back(frame, number, client.ip()) {
             return Ok(server);
         }
-        let candidates: Vec<Candidate> = healthy()
-            .filter(|&server| is_known(server))
-            .map(|server| {
-                let (active, inactive) = self.load_of(number, server);
-                let is_full = self.loads[number][server].is_full && service.servers[server].limits.is_some();
-                Candidate { server, weight: service.servers[server].weight, active, inactive, is_full }
-            })
-            .collect();
+        // The end of a handshake goes where its beginning went, be it full or not.
+        if gate::is_gated(service, flow.protocol) && flags & SYN == 0 {
+            return self.hashed_to(number, flow).ok_or(Fate::Drop("no_server"));
+        }
+        let candidates = self.candidates(number);
         let turn = &mut self.turns[number];
         let choice = scheduler::choose(service.scheduler, &service.flags, &candidates, turn, &flow);
         let server = match choice {
@@ -96,6 +65,35 @@ impl Model {
             Choice::Nobody => None,
         };
         server.ok_or(Fate::Drop("no_server"))
+    }
+
+    /// The servers that connections may begin with, newest first.
+    fn candidates(&self, number: usize) -> Vec<Candidate> {
+        let service = &self.services[number];
+        let is_known = |server: usize| {
+            let address = world::server_address(service, server);
+            matches!(world::way(&self.services, address.ip()), Way::Out { .. })
+        };
+        let servers = service.servers.iter().enumerate().rev();
+        let healthy = servers.filter(|(_, its)| its.up && its.leaving.is_none());
+        let known = healthy.filter(|&(server, _)| is_known(server));
+        let candidate = |(server, its): (usize, &Server)| {
+            let (active, inactive) = self.load_of(number, server);
+            let is_full = self.loads[number][server].is_full && its.limits.is_some();
+            Candidate { server, weight: its.weight, active, inactive, is_full }
+        };
+        known.map(candidate).collect()
+    }
+
+    /// The server of a flow by its hash alone, full or not.
+    pub(super) fn hashed_to(&self, number: usize, flow: Flow) -> Option<usize> {
+        let service = &self.services[number];
+        let mut candidates = self.candidates(number);
+        candidates.iter_mut().for_each(|one| one.is_full = false);
+        match scheduler::choose(service.scheduler, &service.flags, &candidates, &mut None, &flow) {
+            Choice::Server(server) => Some(server),
+            Choice::AnyOf(..) | Choice::Nobody => None,
+        }
     }
 
     /// What a hash has chosen once it chooses again; so does it, if it is asked for the first time.

@@ -6,7 +6,7 @@ use dataplane::service::{Mode, Protocol};
 
 use super::Model;
 use crate::packet::Packet;
-use crate::world::{self, Face, Flow, Service};
+use crate::world::{self, Face, Service};
 
 impl Model {
     /// The service at a virtual address: that of a mark or of the very port, which are never both, goes before one of all ports.
@@ -31,26 +31,6 @@ impl Model {
                 && (0..service.servers.len())
                     .any(|server| world::server_at(service, server, address.port()) == address)
         })
-    }
-
-    /// Of datagrams that nobody remembers, the service whose server has this address, which one that is, and what was to the client.
-    pub(super) fn one_packet_service_of(
-        &self,
-        address: SocketAddr,
-        client: SocketAddr,
-        protocol: Protocol,
-    ) -> Option<(usize, usize, Flow)> {
-        let nat =
-            self.services.iter().enumerate().filter(|(_, service)| {
-                service.one_packet && service.mode == Mode::Nat && service.has(protocol)
-            });
-        let mut servers =
-            nat.flat_map(|(number, service)| (0..service.servers.len()).map(move |server| (number, server)));
-        let (number, server) = servers
-            .find(|&(number, server)| world::server_address(&self.services[number], server) == address)?;
-        let service = &self.services[number];
-        let destination = world::virtual_address(service.is_six, &service.faces[0]);
-        Some((number, server, Flow { protocol, client, destination }))
     }
 
     /// Whether it goes to a virtual address or comes from a real server's.

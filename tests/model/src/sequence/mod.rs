@@ -86,7 +86,7 @@ pub fn sequences() -> impl Strategy<Value = Sequence> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let ticks = select(vec![1u64, 1, 3, 4, 5, 8, 12, 17, 41, 70, 240, 250, 500, 3605, 500_000]);
+    let ticks = select(vec![1u64, 1, 3, 4, 5, 8, 12, 17, 41, 64, 70, 240, 250, 500, 3605, 500_000]);
     let which = (0..3usize, 0..SERVERS);
     prop_oneof![
         24 => sent().prop_map(Step::Packet),

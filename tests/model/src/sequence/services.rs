@@ -123,7 +123,7 @@ fn service() -> impl Strategy<Value = Service> {
         tunnel(),
         (local_ports, prop::bool::weighted(0.4)),
         prop::option::weighted(0.15, sources()),
-        prop::option::weighted(0.1, limit()),
+        prop::option::weighted(0.15, limit()),
     );
     (kind, timeout, special, ways, servers).prop_map(|(kind, timeout, special, ways, mut servers)| {
         let ((all_ports, marked), tunnel, (local_ports, proxy), sources, limit) = ways;
@@ -138,6 +138,12 @@ fn service() -> impl Strategy<Value = Service> {
         let persistence = persistence.filter(|_| !is_tight);
         let scheduler =
             if is_tight && scheduler == Scheduler::Mh { Scheduler::Rendezvous } else { scheduler };
+        // Whom a gate passes on to, only these hashes tell.
+        let scheduler = match (limit, scheduler) {
+            (Some(Limit::HalfOpen { .. }), Scheduler::Sh | Scheduler::Dh) => scheduler,
+            (Some(Limit::HalfOpen { .. }), _) => Scheduler::Sh,
+            _ => scheduler,
+        };
         let one_packet = one_packet
             && faces.iter().all(|face| face.protocol == Protocol::Udp)
             && persistence.is_none()
@@ -198,6 +204,7 @@ fn limit() -> impl Strategy<Value = Limit> {
     prop_oneof![
         2 => rate.prop_map(|(rate, burst, of_source)| Limit::Rate { rate, burst, of_source }),
         1 => (1..3u32).prop_map(Limit::Open),
+        2 => (1..4u32, 1..4u32).prop_map(|(rate, burst)| Limit::HalfOpen { rate, burst }),
     ]
 }
 
