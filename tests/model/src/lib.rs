@@ -10,7 +10,7 @@
 //! |---|---|
 //! | NAT, full NAT, direct routing, tunnels (IP in IP, GRE, GUE; within and across families), of IPv4 and IPv6, TCP, UDP and SCTP | all sequences |
 //! | services of all ports and of some, with and without another at the very port of the same address and the same servers | a service is one of them |
-//! | firewall marks: services over two addresses, several ports, TCP and UDP, beside others at the same addresses | a service is one of them |
+//! | firewall marks: services over two addresses, several ports, TCP, UDP and SCTP, beside others at the same addresses | a service is one of them |
 //! | local ports of full NAT: one of the pool, nobody else's, taken for as long as the connection and a sweep or two; pools that are used up | which one it is the model is told |
 //! | headers of the PROXY protocol: where they stand, numbers and selective acknowledgements, segment sizes, MTUs of ICMP errors | a service by full NAT has them or not |
 //! | source NAT: what leaves, what comes back, hairpins, pings, ICMP errors both ways; the port is one of the pool's and its host's, and of its parity; pools that are used up | a sequence has it or not; which port it is the model is told |

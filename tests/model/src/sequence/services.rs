@@ -73,9 +73,9 @@ fn meet(one: &Face, other: &Face) -> bool {
     first(one).into_iter().any(|port| has(other, port)) || first(other).into_iter().any(|port| has(one, port))
 }
 
-/// What a mark has: at one address or two, over TCP and UDP.
+/// What a mark has: at one address or two, over TCP, UDP and SCTP.
 fn faces() -> impl Strategy<Value = Vec<Face>> {
-    let protocol = select(vec![Protocol::Tcp, Protocol::Tcp, Protocol::Udp]);
+    let protocol = prop_oneof![4 => Just(Protocol::Tcp), 2 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)];
     let ports = select(vec![vec![], vec![443..=443u16], vec![80..=80, 443..=8079], vec![8080..=9000]]);
     let face = (select(vec![0, 3usize]), protocol, ports).prop_map(|(place, protocol, ports)| Face {
         place,
@@ -129,7 +129,6 @@ fn service() -> impl Strategy<Value = Service> {
         let ((all_ports, marked), tunnel, (local_ports, proxy), sources, limit) = ways;
         let (sloppy, one_packet, persistence) = special;
         let (is_six, protocol, mode, scheduler, flags) = kind;
-        let marked = marked.filter(|_| protocol != Protocol::Sctp);
         let is_marked = marked.is_some();
         let faces = marked.unwrap_or(vec![Face { place: 0, protocol, all_ports, live: true }]);
         // Whom a client without a local port, or with enough connections, would have come back to, nobody can see, nor whether it would have been refused.
