@@ -1,15 +1,23 @@
 //! Two NAT routers and keepalived, by `configs/pair`: when one is killed the other goes on, with all connections.
 
-use std::{net::Ipv4Addr, thread, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4, TcpStream},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use harness::{
     capture::Capture,
+    client,
     cluster::{CLIENT, Layout, VIP, vip},
     crowd::{self, Crowd, Toll},
     packet::{Frame, Mac},
     pair::{GATEWAY, Pair, end, macs, wait_live},
     peers::{wait_established, wait_together},
+    router::Router,
+    servers::Server,
+    wait::{self, PATIENCE},
     with_cluster,
 };
 
@@ -82,6 +90,65 @@ fn ten_thousand_nat_connections_outlive_their_router() -> Result<()> {
         wait_live(&first, 1)?;
         check("the second gave the addresses away", &crowd.go_on()?)?;
         drop(crowd);
+        end(of_first)?;
+        second.stop()?;
+        first.stop()
+    })
+}
+
+/// From where real servers' own connections leave.
+const POOL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 50);
+
+/// Waits until a router knows of so many mappings of source NAT.
+fn wait_mappings(router: &Router, count: usize) -> Result<()> {
+    wait::until("all mappings are known", PATIENCE, || {
+        let list = router.rvs("list --snat").run()?;
+        ensure!(list.contains(&format!(": {count} of 65536 mappings")), "{list}");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_real_servers_have_begun_outlives_its_router() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let pair = Pair::new(cluster)?.with_pool(POOL);
+        let ([first, second], [of_first, of_second]) = pair.start_both()?;
+        let outside = SocketAddrV4::new(CLIENT, 7000);
+        let _tcp = Server::tcp_echo(&cluster.client, outside, "")?;
+        let connect = |count: usize| -> Result<Vec<TcpStream>> {
+            let servers = cluster.real_servers.iter().cycle().take(count);
+            let connect = |server| {
+                let stream = client::connect(server, outside)?;
+                // A backup takes over after some seconds, and TCP asks ever more seldom.
+                stream.set_read_timeout(Some(PATIENCE))?;
+                Ok(stream)
+            };
+            servers.map(connect).collect()
+        };
+        let all_go_on = |streams: &mut [TcpStream], word: &str| {
+            let mut streams = streams.iter_mut().enumerate();
+            streams.try_for_each(|(number, stream)| {
+                client::echo(stream, format!("{word} {number}").as_bytes())
+                    .with_context(|| format!("connection {number}, {word}"))
+            })
+        };
+        let mut streams = connect(12)?;
+        all_go_on(&mut streams, "by the first")?;
+        wait_mappings(&second, 12)?;
+
+        first.kill()?;
+        all_go_on(&mut streams, "by the second")?;
+        pair.wait_active(1)?;
+        streams.extend(connect(12)?);
+        all_go_on(&mut streams, "with others")?;
+        end(of_first)?;
+        let first = pair.start(0)?;
+        wait_together(&first)?;
+        wait_mappings(&first, 24)?;
+        let of_first = pair.start_keepalived(0)?;
+        end(of_second)?;
+        all_go_on(&mut streams, "by the first again")?;
+        pair.wait_active(0)?;
         end(of_first)?;
         second.stop()?;
         first.stop()

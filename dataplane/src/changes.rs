@@ -42,7 +42,19 @@ impl Changes {
         }
     }
 
-    /// The next connection that has changed.
+    /// Notes that a mapping of source NAT has changed of which peers should know: by the number of its place
+    /// ([`crate::snat::Snats::at`]), which is behind all slots of connections.
+    #[inline]
+    pub fn note_mapping(&self, number: usize) {
+        // A place that has no number is told of when it is its turn.
+        if let Ok(number) = number.try_into()
+            && self.slots.push(Slot::from_number(number)).is_err()
+        {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The next connection, or mapping, that has changed.
     pub fn take(&self) -> Option<Slot> {
         self.slots.pop()
     }

@@ -28,6 +28,8 @@ pub struct Pair {
     pub namespaces: [Namespace; 2],
     configs: [Config; 2],
     key: String,
+    /// The address from which both routers have what real servers begin leave, if they do.
+    pool: Option<Ipv4Addr>,
 }
 
 impl Pair {
@@ -45,7 +47,12 @@ impl Pair {
         let config = cluster.config();
         let mut other = config.clone();
         other.socket += ".second";
-        Ok(Pair { namespaces, configs: [config, other], key })
+        Ok(Pair { namespaces, configs: [config, other], key, pool: None })
+    }
+
+    /// The same with source NAT, from this address.
+    pub fn with_pool(self, pool: Ipv4Addr) -> Pair {
+        Pair { pool: Some(pool), ..self }
     }
 
     /// Starts one of the two routers.
@@ -63,6 +70,8 @@ impl Pair {
                 ("0000:01:00.1", "net_af_packet,iface=lan0"),
             ],
         )?;
+        let pool = |pool| format!("\n[[snat]]\ninside = [\"10.0.0.0/24\"]\noutside = [\"{pool}\"]\n");
+        let text = text + &self.pool.map(pool).unwrap_or_default();
         Router::start_in(&self.namespaces[index], NAMES[index], &text, config)
     }
 
@@ -76,6 +85,9 @@ impl Pair {
         let interval = env::var("RVS_ADVERT_INT").unwrap_or_else(|_| "1".to_owned());
         ensure!(text.matches("advert_int 0.2").count() == 2, "an interval for each instance");
         let text = text.replace("advert_int 0.2", &format!("advert_int {interval}"));
+        let address = |address: Ipv4Addr| format!("{address}/32 dev wan");
+        let both = self.pool.map(|pool| format!("{}\n{}", address(VIP), address(pool)));
+        let text = text.replace(&address(VIP), &both.unwrap_or(address(VIP)));
         let state = namespace.state();
         let file = state.file(&format!("{name}.conf"));
         fs::write(&file, text)?;

@@ -1,4 +1,4 @@
-//! Connections that outlive their router: peers tell each other of what is established.
+//! Connections, and mappings of source NAT, that outlive their router: peers tell each other of what is established.
 //!
 //! ```text
 //!   workers -- slots that have changed (dataplane::changes) --> thread --+--> peer --> session --> UDP

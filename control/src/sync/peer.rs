@@ -24,7 +24,7 @@ use self::talk::Talk;
 use super::flushes::{HOURS, REMEMBERED};
 use super::session::{self, Call, Key, Letter, Opened, Proof, Session};
 use super::walk::{Pace, Turn};
-use super::wire::{Identity, Record};
+use super::wire::{Identity, Mapping, Record};
 pub use crate::admin::api::PeerCounts as Counts;
 use crate::flush::Filter;
 
@@ -46,9 +46,11 @@ pub trait Store {
     fn record(&self, slot: Slot) -> Option<Record>;
     /// What a dest's number stands for.
     fn identity(&self, dest: u32) -> Option<Identity>;
+    /// The mapping of source NAT in a slot, if peers should know of it.
+    fn mapping(&self, slot: Slot) -> Option<Mapping>;
     /// How many buckets there are.
     fn buckets(&self) -> usize;
-    /// The slots of a bucket with connections that peers should know of.
+    /// The slots of a bucket with connections or mappings that peers should know of.
     fn slots(&self, bucket: usize) -> Vec<Slot>;
     /// How fast the walk has to be that tells of them again.
     fn pace(&self) -> Pace;
@@ -57,6 +59,8 @@ pub trait Store {
     /// A peer's connection. `live`: it has just changed there. `has_swept`: the peer has carried out all orders between us before it
     /// told of it.
     fn adopt(&mut self, identity: &Identity, record: &Record, live: bool, has_swept: bool);
+    /// A peer's mapping of source NAT. `live`: it has just changed there.
+    fn adopt_mapping(&mut self, mapping: &Mapping, live: bool);
     /// The peer's operator has had connections forgotten, so many ticks ago.
     fn forget(&mut self, number: u32, filter: &Filter, age: u32);
     /// Whether that is done, or nothing is known of an order with this number.

@@ -1,10 +1,11 @@
-//! The connection table, as peers see it: by who the dests are, not by their numbers.
+//! The connection table, as peers see it: by who the dests are, not by their numbers; and behind it mappings of source NAT, by their addresses.
 
 use dataplane::changes::{is_shared, is_told};
 use dataplane::clock::{Tick, Timeout};
 use dataplane::engine::{News, adopt};
 use dataplane::service::State;
 use dataplane::snapshot::{Dest, Snapshot};
+use dataplane::snat::Placed;
 use dataplane::table::{DestId, FLAG_REPLIED, Slot, Table, Word};
 use dataplane::told::Adopted;
 use foldhash::HashMap;
@@ -12,7 +13,7 @@ use foldhash::HashMap;
 use super::flushes::{Flushes, Seen, Teller};
 use super::peer::Store;
 use super::walk::{Pace, Turn};
-use super::wire::{Identity, Record};
+use super::wire::{Identity, Mapping, Record};
 pub use crate::admin::api::Adopted as Adoptions;
 use crate::flush::Filter;
 use crate::ids::{Face, ServerKey, ServiceKey};
@@ -44,7 +45,7 @@ impl Numbers {
             self.generation = Some(snapshot.generation);
             self.by_identity.clear();
             self.by_identity.extend(snapshot.dests().map(|dest| (identity(snapshot, dest), dest.id)));
-            self.pace = Pace::for_all(timeouts(snapshot));
+            self.pace = Pace::for_all(timeouts(snapshot).chain(snapshot.snats.timeouts()));
         }
     }
 
@@ -90,6 +91,9 @@ pub struct View<'a> {
 
 impl Store for View<'_> {
     fn record(&self, slot: Slot) -> Option<Record> {
+        if self.place(slot).is_some() {
+            return None;
+        }
         let word = self.table.connection(slot).filter(|&word| self.is_told(word))?;
         let client = self.snapshot.client_of(self.table, slot, word)?;
         let (state, age) = (word.state(), word.age(self.now));
@@ -108,11 +112,19 @@ impl Store for View<'_> {
         Some(identity(self.snapshot, dest))
     }
 
+    fn mapping(&self, slot: Slot) -> Option<Mapping> {
+        let told = self.snapshot.snats.at(self.place(slot)?, self.now)?;
+        self.states.contains(&told.state).then_some(told)
+    }
+
     fn buckets(&self) -> usize {
-        self.table.buckets()
+        self.table.buckets() + self.snapshot.snats.buckets()
     }
 
     fn slots(&self, bucket: usize) -> Vec<Slot> {
+        if let Some(bucket) = bucket.checked_sub(self.table.buckets()) {
+            return self.mappings(bucket, |_| true);
+        }
         let entries = self.table.entries(bucket..bucket + 1);
         entries.filter(|&(_, word)| self.is_told(word)).map(|(slot, _)| slot).collect()
     }
@@ -127,11 +139,22 @@ impl Store for View<'_> {
         }
     }
 
+    fn adopt_mapping(&mut self, mapping: &Mapping, live: bool) {
+        let slack = if live { ON_THE_WAY } else { 0 };
+        self.count(self.snapshot.snats.adopt(self.now, mapping, slack));
+    }
+
     fn pace(&self) -> Pace {
         self.numbers.pace
     }
 
     fn due(&self, turn: Turn) -> Vec<Slot> {
+        if let Some(bucket) = turn.bucket.checked_sub(self.table.buckets()) {
+            return self.mappings(bucket, |Placed { told, timeout, .. }| {
+                let timeout = is_kept(told.state).then_some(*timeout);
+                self.numbers.pace.has_come(turn, timeout, told.age)
+            });
+        }
         let entries = self.table.entries(turn.bucket..turn.bucket + 1);
         let is_due = |word: Word| {
             self.snapshot.dest_of(word).is_some_and(|dest| {
@@ -165,7 +188,11 @@ impl View<'_> {
         let &Record { client, virtual_port, state, age, local, .. } = record;
         let flags = if record.replied { FLAG_REPLIED } else { 0 };
         let news = News { client, dest, virtual_port, state, flags, age, local, slack };
-        let count = match adopt(self.table, self.snapshot, self.now, &news) {
+        self.count(adopt(self.table, self.snapshot, self.now, &news));
+    }
+
+    fn count(&mut self, adopted: Adopted) {
+        let count = match adopted {
             Adopted::New => &mut self.adoptions.new,
             Adopted::Changed => &mut self.adoptions.changed,
             Adopted::Known => &mut self.adoptions.known,
@@ -177,6 +204,19 @@ impl View<'_> {
 }
 
 impl View<'_> {
+    /// Which place of a mapping a slot is, if it is one behind those of connections.
+    fn place(&self, slot: Slot) -> Option<usize> {
+        (slot.number() as usize).checked_sub(self.table.slots())
+    }
+
+    /// Those of the mappings in a bucket of which peers should know.
+    fn mappings(&self, bucket: usize, is_due: impl Fn(&Placed) -> bool) -> Vec<Slot> {
+        let placed = self.snapshot.snats.in_bucket(bucket, self.now).into_iter();
+        let due = placed.filter(|placed| self.states.contains(&placed.told.state) && is_due(placed));
+        let slot = |placed: Placed| u32::try_from(self.table.slots() + placed.place).ok();
+        due.filter_map(slot).map(Slot::from_number).collect()
+    }
+
     fn is_told(&self, word: Word) -> bool {
         is_shared(word) && self.states.contains(&word.state())
     }
@@ -219,7 +259,9 @@ mod tests {
     use dataplane::fib::Fibs;
     use dataplane::service::{Mode, Persistence, Protocol};
     use dataplane::snapshot::{DestSpec, Part, ServiceSpec};
+    use dataplane::snat::{Class, Share, Snat, SnatSpec, SnatTimeouts, Snats};
     use dataplane::table::{Client, HashKey};
+    use dataplane::wire::transport::{ACK, SYN};
 
     use super::*;
 
@@ -258,6 +300,61 @@ mod tests {
         };
         assert_eq!(told(&states), slots[..2]);
         assert_eq!(told(&[State::Established]), slots[..1]);
+    }
+
+    /// A router with a pool of source NAT, as one of two.
+    fn of_pool(number: usize) -> Snapshot {
+        let spec = SnatSpec {
+            inside: vec![(0x0A00_0000, 24)],
+            outside: vec![0xC000_0232],
+            ports: 2000..=2099,
+            block: 10,
+            limit: 20,
+            mappings: 100,
+            timeouts: SnatTimeouts::default(),
+        };
+        let idle = SnatSpec { inside: vec![(0x0A01_0000, 16)], outside: vec![0xC000_0233], ..spec.clone() };
+        let key = HashKey { blind: 1, factor: 3 };
+        let snat = |spec| std::sync::Arc::new(Snat::new(spec, key, Share { number, of: 2 }));
+        Snapshot::new(1, Vec::new(), &[], [], Fibs::default())
+            .with_snats(Snats::new(vec![snat(idle), snat(spec)]))
+    }
+
+    #[test]
+    fn mappings_are_told_behind_connections_and_taken_over() {
+        let table = Table::new(16, HashKey { blind: 1, factor: 3 });
+        let (routers, numbers) = ([of_pool(0), of_pool(1)], Numbers::default());
+        let (mut flushes, mut adoptions) = (Flushes::default(), Adoptions::default());
+        let inside = Client::new(0x0A00_0005, 4000);
+        let leaves = |now, flags| routers[0].snats.leaves(now, Class::Tcp, inside, flags, 0).unwrap();
+        leaves(Tick(100), SYN);
+        let (mapping, place) = leaves(Tick(100), ACK);
+        let mut known = |router: usize, told: Option<&Mapping>, states: &[State]| {
+            let mut view = View {
+                table: &table,
+                snapshot: &routers[router],
+                now: Tick(104),
+                numbers: &numbers,
+                states,
+                peer: 0,
+                flushes: &mut flushes,
+                adoptions: &mut adoptions,
+            };
+            if let Some(told) = told {
+                view.adopt_mapping(told, false);
+            }
+            let slots: Vec<Slot> = (0..view.buckets()).flat_map(|bucket| view.slots(bucket)).collect();
+            assert!(slots.iter().all(|&slot| view.record(slot).is_none()));
+            slots.into_iter().map(|slot| (slot, view.mapping(slot).unwrap())).collect::<Vec<_>>()
+        };
+        let told = known(0, None, State::ALL);
+        let [(slot, ours)] = told[..] else { panic!("{told:?}") };
+        assert_eq!(Some(slot.number() as usize - table.slots()), place);
+        assert_eq!((ours.inside, ours.outside.port(), ours.age), (inside.socket(), mapping.port, 4));
+        assert_eq!(known(0, None, &[State::Udp]), [], "states leave it out");
+        assert_eq!(known(1, None, State::ALL), []);
+        assert_eq!(known(1, Some(&ours), State::ALL), [(slot, ours)]);
+        assert_eq!((adoptions.new, routers[1].snats.mappings()), (1, vec![0, 1]));
     }
 
     /// A router with the service of mark 10, at two addresses: its dests are numbered from this one on, at home and then at each address.

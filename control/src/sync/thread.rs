@@ -297,7 +297,8 @@ impl Thread {
         }
         self.standings = standings.collect();
         self.shown = Some(Instant::now());
-        let (now, buckets) = (self.began.elapsed(), self.table.buckets());
+        let buckets = self.table.buckets() + self.snapshots.latest().snats.buckets();
+        let now = self.began.elapsed();
         let peer = |Link { address, peer, rates }: &mut Link| {
             let counts = peer.counts();
             rates.follow(now, &counts);

@@ -13,15 +13,18 @@
 //!            a service: protocol (1), address, port (6); a server's address, port (6); a client's address (4)
 //! swept   9  the order's number (v)
 //! local  10  a record as above, then the local address, port (6) that its connection has with full NAT
+//! mapping 13 its state, + 0x80 if it has just changed, + 0x40 if it goes on (1)  inside address, port (6)  outside address, port (6)
+//!            ticks since it was seen (v): of source NAT
 //! at     11  virtual port (2), then a record as above, or with a local address: of a service of all ports
 //! ```
 //!
 //! (v) is seven bits a byte, the lowest first, the eighth says that more follow. An address of IPv6 has sixteen bytes, not four. A
 //! connection takes 9 to 13 bytes, one of IPv6 12 more, an acknowledgement four or five if nothing was lost. A datagram without frames says that its sender is there.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use dataplane::service::{Mode, Protocol, State};
+pub use dataplane::snat::Told as Mapping;
 
 use crate::flush::Filter;
 use crate::ids::{Face, ServerKey, ServiceKey};
@@ -74,6 +77,8 @@ pub enum Frame {
     Live(Record),
     /// A connection as it is.
     Told(Record),
+    /// A mapping of source NAT, and whether it has just changed.
+    Mapping { mapping: Mapping, is_live: bool },
     /// An operator has had connections forgotten, so many ticks ago. Those that were seen since are others.
     Forget { number: u32, age: u32, filter: Filter },
     /// The order with this number is carried out.
@@ -82,6 +87,7 @@ pub enum Frame {
 
 const NAME: u8 = 5;
 const FACE: u8 = 12;
+const MAPPING: u8 = 13;
 
 /// The longest frame that is no acknowledgement.
 pub const LONGEST: usize = 1 + 5 + 5 + 1 + 19 + 18 + 16;
@@ -118,6 +124,13 @@ impl Frame {
             }
             Frame::Live(record) => put_record(out, LIVE, &record),
             Frame::Told(record) => put_record(out, 0, &record),
+            Frame::Mapping { mapping: Mapping { inside, outside, state, goes_on, age }, is_live } => {
+                let live = if is_live { MAPPING_LIVE } else { 0 };
+                out.extend([MAPPING, state as u8 | live | if goes_on { MAPPING_GOES_ON } else { 0 }]);
+                put_socket(out, inside.into());
+                put_socket(out, outside.into());
+                put_number(out, age.into());
+            }
             Frame::Forget { number, age, filter } => {
                 out.push(8);
                 put_number(out, number.into());
@@ -165,6 +178,14 @@ impl Frame {
                 Frame::Forget { number, age, filter: take_filter(bytes)? }
             }
             9 => Frame::Swept(take_u32(bytes)?),
+            MAPPING => {
+                let [state] = take_array(bytes)?;
+                let (is_live, goes_on) = (state & MAPPING_LIVE != 0, state & MAPPING_GOES_ON != 0);
+                let state = State::from_number(state & !(MAPPING_LIVE | MAPPING_GOES_ON))?;
+                let (inside, outside) = (take_socket_v4(bytes)?, take_socket_v4(bytes)?);
+                let mapping = Mapping { inside, outside, state, goes_on, age: take_u32(bytes)? };
+                Frame::Mapping { mapping, is_live }
+            }
             kind => {
                 let (record, is_live) = take_record(bytes, kind)?;
                 if is_live { Frame::Live(record) } else { Frame::Told(record) }
@@ -187,6 +208,9 @@ pub fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Option<Frame>> {
     })
 }
 
+/// Bits beside a mapping's state.
+const MAPPING_LIVE: u8 = 0x80;
+const MAPPING_GOES_ON: u8 = 0x40;
 /// What is in front of a record that has a virtual port of its own.
 const AT: u8 = 11;
 /// What is in front of one that has a local address.
@@ -316,6 +340,11 @@ fn take_socket(bytes: &mut &[u8], is_wide: bool) -> Option<SocketAddr> {
     Some(SocketAddr::new(take_address(bytes, is_wide)?, u16::from_be_bytes(take_array(bytes)?)))
 }
 
+fn take_socket_v4(bytes: &mut &[u8]) -> Option<SocketAddrV4> {
+    let address = take_array::<4>(bytes)?.into();
+    Some(SocketAddrV4::new(address, u16::from_be_bytes(take_array(bytes)?)))
+}
+
 fn take_address(bytes: &mut &[u8], is_wide: bool) -> Option<IpAddr> {
     Some(if is_wide { take_array::<16>(bytes)?.into() } else { take_array::<4>(bytes)?.into() })
 }
@@ -354,6 +383,8 @@ fn take_array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -406,7 +437,16 @@ mod tests {
             age,
             filter,
         });
+        let four = || any::<(Ipv4Addr, u16)>().prop_map(|(address, port)| SocketAddrV4::new(address, port));
+        let state = prop::sample::select(State::ALL);
+        let mapping = (four(), four(), state, any::<bool>(), any::<u32>(), any::<bool>()).prop_map(
+            |(inside, outside, state, goes_on, age, is_live)| {
+                let mapping = Mapping { inside, outside, state, goes_on, age };
+                Frame::Mapping { mapping, is_live }
+            },
+        );
         prop_oneof![
+            mapping,
             forget,
             any::<u32>().prop_map(Frame::Swept),
             any::<(u64, u128)>().prop_map(|(largest, before)| Frame::Ack { largest, before }),

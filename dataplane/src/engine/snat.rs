@@ -173,7 +173,13 @@ fn carry(path: &Path<'_>, frame: &mut impl Frame, ip: &Ip<u32>, kind: &Kind) -> 
         _ if !is_on_its_way(path, ip.source) => Err(Refused::None),
         (&Kind::Packet { class, source, flags, .. }, true) => {
             let inside = Client::new(ip.source, source);
-            snats.leaves(now, class, inside, flags, path.engine.worker as u8).map(Some)
+            let leaves = snats.leaves(now, class, inside, flags, path.engine.worker as u8);
+            leaves.map(|(mapping, changed)| {
+                if let (Some(place), Some(changes)) = (changed, &path.engine.changes) {
+                    changes.note_mapping(path.engine.table.slots() + place);
+                }
+                Some(mapping)
+            })
         }
         (&Kind::Later(class, ports), true) => {
             let inside = Client::new(ip.source, ports.source);

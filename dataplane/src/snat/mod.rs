@@ -23,10 +23,13 @@ use std::sync::Arc;
 
 use self::ports::Ports;
 pub use self::ports::{Outside, Share};
-pub use self::told::{Told, left};
+pub use self::told::{Placed, Told, left};
+use crate::changes::is_shared;
 use crate::clock::{Tick, Timeout};
 use crate::service::{Protocol, State};
-use crate::table::{Client, DestId, Fate, Hash, HashKey, Inserted, Judge, Slot, Table, Word, Worth};
+use crate::table::{
+    Client, DestId, FLAG_REPLIED, Fate, Hash, HashKey, Inserted, Judge, Slot, Table, Word, Worth,
+};
 use crate::wire::ipv4;
 use crate::wire::transport::{ACK, FIN, PSH, RST, SYN};
 use crate::wire::version::Version;
@@ -242,16 +245,21 @@ impl Snat {
         self.table.find(self.hash(class, inside), inside, &judge)
     }
 
-    /// A packet of a mapping goes out, which moves its state and its time.
-    fn advance(&self, now: Tick, (slot, word): (Slot, Word), flags: u8) {
+    /// A packet of a mapping goes out, which moves its state and its time. True if peers should hear of that.
+    fn advance(&self, now: Tick, (slot, word): (Slot, Word), flags: u8) -> bool {
         let old = word.state();
         let state = if Class::of(old) == Class::Tcp { after(old, flags) } else { old };
-        let timeout = self.timeout(state);
-        if state != old || word.age(now) >= timeout.renew_after() {
-            let new = word.with_state(state).seen(now, timeout.is_coarse());
-            // Who was faster has noted the same, or the next packet does.
-            let _ = self.table.replace(slot, word, new);
+        let (timeout, age) = (self.timeout(state), word.age(now));
+        if state == old && age < timeout.renew_after() {
+            return false;
         }
+        // Of UDP most is one question and its answer; who goes on after a second is worth to be told of.
+        let goes_on = if state == State::Udp { FLAG_REPLIED } else { 0 };
+        let flags = word.flags() | goes_on;
+        let new = word.with_state(state).with_flags(flags).seen(now, timeout.is_coarse());
+        // Who was faster has noted the same, or the next packet does.
+        let is_moved = self.table.replace(slot, word, new).is_ok();
+        is_moved && is_shared(new) && new.state_and_flags() != word.state_and_flags()
     }
 
     fn give_back(&self, word: Word) {
@@ -381,7 +389,8 @@ impl Snats {
         Some(snat.mapping(word))
     }
 
-    /// The mapping of a packet that goes out from an inside address and port, with these TCP flags; begun, if there is none.
+    /// The mapping of a packet that goes out from an inside address and port, with these TCP flags; begun, if there is none. And its place
+    /// ([`Self::at`]), if peers should hear of what has changed by that.
     pub fn leaves(
         &self,
         now: Tick,
@@ -389,14 +398,28 @@ impl Snats {
         inside: Client,
         flags: u8,
         worker: u8,
-    ) -> Result<Mapping, Refused> {
-        let snat = self.all.iter().find(|snat| snat.has_inside(inside.address())).ok_or(Refused::None)?;
+    ) -> Result<(Mapping, Option<usize>), Refused> {
+        let index =
+            self.all.iter().position(|snat| snat.has_inside(inside.address())).ok_or(Refused::None)?;
+        let snat = &self.all[index];
         if let Some(found) = snat.find(now, class, inside, None) {
-            if !self.is_rehearsal {
-                snat.advance(now, found, flags);
-            }
-            return Ok(snat.mapping(found.1));
+            let is_news = !self.is_rehearsal && snat.advance(now, found, flags);
+            return Ok((snat.mapping(found.1), is_news.then(|| self.place(index, found.0))));
         }
+        let begun = self.begin(snat, now, class, inside, flags, worker)?;
+        // Nothing is lost with what is not established.
+        Ok((begun, None))
+    }
+
+    fn begin(
+        &self,
+        snat: &Snat,
+        now: Tick,
+        class: Class,
+        inside: Client,
+        flags: u8,
+        worker: u8,
+    ) -> Result<Mapping, Refused> {
         let state = match class {
             // A SYN with an ACK answers somebody who was never let in.
             Class::Tcp if flags & (SYN | ACK | RST) != SYN => return Err(Refused::None),

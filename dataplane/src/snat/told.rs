@@ -8,9 +8,10 @@
 use std::net::SocketAddrV4;
 
 use super::{Class, Judgement, Outside, Snat, Snats, outside};
-use crate::clock::{TICKS_PER_SECOND, Tick};
+use crate::changes::is_shared;
+use crate::clock::{TICKS_PER_SECOND, Tick, Timeout};
 use crate::service::State;
-use crate::table::{Client, DestId, FLAG_REPLIED, Inserted, Table, Word};
+use crate::table::{Client, DestId, FLAG_REPLIED, Inserted, Slot, Table, Word};
 use crate::told::{ADOPTER, Adopted, is_news, progress, same_moment, seen_ago};
 
 /// Who has been silent for no longer than that is busy: packets are noted once a second, and news takes a moment.
@@ -52,7 +53,65 @@ pub fn left(table: &Table, pool: &[u32], now: Tick) -> Vec<Told> {
     table.words(0..table.buckets()).filter_map(|word| Told::of(word, pool, now)).collect()
 }
 
+/// A mapping of which peers should know, and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its place ([`Snats::at`]).
+    pub place: usize,
+    /// What is to be told.
+    pub told: Told,
+    /// How long it may be silent.
+    pub timeout: Timeout,
+}
+
 impl Snats {
+    /// The mapping at a place, if peers should know of it. The places of all pools are numbered one after the other, so a reload may give one
+    /// another number.
+    pub fn at(&self, mut place: usize, now: Tick) -> Option<Told> {
+        for Snat { table, spec, .. } in self.all.iter().map(|snat| &**snat) {
+            if place < table.slots() {
+                let word =
+                    table.connection(Slot::from_number(place as u32)).filter(|&word| is_shared(word))?;
+                return Told::of(word, &spec.outside, now);
+            }
+            place -= table.slots();
+        }
+        None
+    }
+
+    /// The place of a slot of a pool.
+    pub(super) fn place(&self, index: usize, slot: Slot) -> usize {
+        let before: usize = self.all[..index].iter().map(|snat| snat.table.slots()).sum();
+        before + slot.number() as usize
+    }
+
+    /// Buckets of all pools.
+    pub fn buckets(&self) -> usize {
+        self.all.iter().map(|snat| snat.table.buckets()).sum()
+    }
+
+    /// The mappings in a bucket of which peers should know.
+    pub fn in_bucket(&self, mut bucket: usize, now: Tick) -> Vec<Placed> {
+        for (index, snat) in self.all.iter().enumerate() {
+            if bucket < snat.table.buckets() {
+                let entries = snat.table.entries(bucket..bucket + 1).filter(|&(_, word)| is_shared(word));
+                let placed = |(slot, word)| {
+                    let told = Told::of(word, &snat.spec.outside, now)?;
+                    Some(Placed { place: self.place(index, slot), told, timeout: snat.timeout(told.state) })
+                };
+                return entries.filter_map(placed).collect();
+            }
+            bucket -= snat.table.buckets();
+        }
+        Vec::new()
+    }
+
+    /// How long mappings may be silent of which peers know.
+    pub fn timeouts(&self) -> impl Iterator<Item = Timeout> {
+        let told = [State::Established, State::Udp];
+        self.all.iter().flat_map(move |snat| told.map(|state| snat.timeout(state)))
+    }
+
     /// Takes over a mapping, unless what is known of it is fresher. `slack` is how many ticks older the news of its state may be.
     pub fn adopt(&self, now: Tick, told: &Told, slack: u32) -> Adopted {
         let snat = self.all.iter().find(|snat| snat.has_inside((*told.inside.ip()).into()));
@@ -171,7 +230,7 @@ mod tests {
     fn connect(snats: &Snats, now: Tick, host: u32, port: u16) -> u16 {
         let leaves = |flags| snats.leaves(now, Class::Tcp, Client::new(host, port), flags, 0);
         leaves(SYN).unwrap();
-        leaves(ACK).unwrap().port
+        leaves(ACK).unwrap().0.port
     }
 
     /// All mappings, as this router tells them.
@@ -204,7 +263,7 @@ mod tests {
         assert_eq!((behind(&other, port), told(&other, NOW)), (Some((HOST, 4000)), vec![news]));
         // Its host's packets go out by it, and nobody else has its port.
         let inside = Client::new(HOST, 4000);
-        assert_eq!(other.leaves(NOW, Class::Tcp, inside, ACK, 0).unwrap().port, port);
+        assert_eq!(other.leaves(NOW, Class::Tcp, inside, ACK, 0).unwrap().0.port, port);
         let others: Vec<u16> = (0..20).map(|n| connect(&other, NOW, HOST + 1, 4000 + n)).collect();
         assert!(!others.contains(&port));
         // Its end is heard of, however soon after.

@@ -190,6 +190,10 @@ impl Talk {
                 }
                 Frame::Live(record) => self.adopt(number, &record, true, store, counts),
                 Frame::Told(record) => self.adopt(number, &record, false, store, counts),
+                Frame::Mapping { mapping, is_live } => {
+                    counts.connections_received += 1;
+                    store.adopt_mapping(&mapping, is_live);
+                }
                 Frame::Forget { number: order, age, filter } => {
                     store.forget(order, &filter, age);
                     self.taken.push(order);
@@ -323,6 +327,12 @@ impl Talk {
             && frames.len() + 2 * LONGEST <= room
             && let Some(note) = self.notes.take()
         {
+            if let Some(mapping) = store.mapping(note.slot) {
+                Frame::Mapping { mapping, is_live: note.is_change() }.put(frames);
+                counts.connections_sent += 1;
+                cargo.notes.push(note);
+                continue;
+            }
             let record = store.record(note.slot);
             let identity = record.and_then(|record| store.identity(record.dest));
             let (Some(record), Some(identity)) = (record, identity) else {

@@ -3,12 +3,13 @@
 mod flushed;
 mod hostile;
 mod kept;
+mod mappings;
 mod partition;
 mod rates;
 mod three;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 
 use dataplane::clock::Timeout;
 use dataplane::service::{Mode, Protocol, State};
@@ -17,9 +18,13 @@ use proptest::prelude::*;
 use super::talk::DATAGRAM;
 use super::*;
 use crate::ids::{ServerKey, ServiceKey};
+use crate::sync::session::VERSION;
 use crate::sync::walk::HEAL;
 
 const MS: Duration = Duration::from_millis(1);
+
+/// Mappings of source NAT that a router has room for.
+const MAPPINGS: usize = 16;
 
 fn identity(n: u8) -> Identity {
     let service = ServiceKey { address: ([192, 0, 2, 10], 80).into(), protocol: Protocol::Tcp };
@@ -40,6 +45,8 @@ type Moment = (SocketAddr, u32, u8);
 struct Router {
     offset: u32,
     slots: Vec<Option<Record>>,
+    /// Behind these, one a port inside.
+    mappings: BTreeMap<u32, Mapping>,
     /// All that it was ever told, and how many times.
     told: BTreeSet<Moment>,
     tellings: usize,
@@ -60,6 +67,7 @@ impl Router {
         Router {
             offset,
             slots: vec![None; 64],
+            mappings: BTreeMap::new(),
             told: BTreeSet::new(),
             tellings: 0,
             is_deaf: false,
@@ -91,7 +99,11 @@ impl Router {
 
 impl Store for Router {
     fn record(&self, slot: Slot) -> Option<Record> {
-        self.slots[slot.number() as usize]
+        self.slots.get(slot.number() as usize).copied().flatten()
+    }
+
+    fn mapping(&self, slot: Slot) -> Option<Mapping> {
+        self.mappings.get(&slot.number().checked_sub(self.slots.len() as u32)?).copied()
     }
 
     fn identity(&self, dest: u32) -> Option<Identity> {
@@ -99,12 +111,12 @@ impl Store for Router {
     }
 
     fn buckets(&self) -> usize {
-        self.slots.len() / 4
+        (self.slots.len() + MAPPINGS) / 4
     }
 
     fn slots(&self, bucket: usize) -> Vec<Slot> {
-        let slots = (4 * bucket..4 * bucket + 4).filter(|&slot| self.slots[slot].is_some());
-        slots.map(|slot| Slot::from_number(slot as u32)).collect()
+        let slots = (4 * bucket as u32..).take(4).map(Slot::from_number);
+        slots.filter(|&slot| self.record(slot).is_some() || self.mapping(slot).is_some()).collect()
     }
 
     fn pace(&self) -> Pace {
@@ -127,6 +139,13 @@ impl Store for Router {
         self.is_flushing
     }
 
+    fn adopt_mapping(&mut self, mapping: &Mapping, _: bool) {
+        let known = self.mappings.entry(mapping.inside.port().into()).or_insert(*mapping);
+        if (known.state as u8) < mapping.state as u8 {
+            *known = *mapping;
+        }
+    }
+
     fn adopt(&mut self, of: &Identity, record: &Record, _: bool, has_swept: bool) {
         let std::net::IpAddr::V4(server) = of.server.address.ip() else { unreachable!() };
         let n = u32::from(server.octets()[3]);
@@ -142,6 +161,16 @@ impl Store for Router {
         if slot.is_none_or(|ours| (ours.state as u8) < record.state as u8) {
             *slot = Some(Record { dest: n + self.offset, ..*record });
         }
+    }
+}
+
+impl Router {
+    fn map(&mut self, port: u16, state: State) -> Slot {
+        let inside = SocketAddrV4::new([10, 0, 0, 5].into(), port);
+        let outside = SocketAddrV4::new([192, 0, 2, 50].into(), 2000 + port);
+        let mapping = Mapping { inside, outside, state, goes_on: false, age: 3 };
+        self.mappings.insert(port.into(), mapping);
+        Slot::from_number(self.slots.len() as u32 + u32::from(port))
     }
 }
 
@@ -352,13 +381,13 @@ fn peers_of_different_versions_know_which_and_understand_each_other_once_one_is_
     for _ in 0..500 {
         wire.speak();
         for datagram in wire.under_way.iter_mut().flatten() {
-            datagram[1] = 9;
+            datagram[1] = VERSION + 1;
         }
         wire.deliver_all();
     }
     assert_eq!(wire.standings(), [Standing::Away; 2]);
     // The callee says nothing to a call that it does not understand.
-    assert_eq!([0, 1].map(|peer| wire.peers[peer].other_version()), [None, Some(9)]);
+    assert_eq!([0, 1].map(|peer| wire.peers[peer].other_version()), [None, Some(VERSION + 1)]);
     let counts = wire.peers[1].counts();
     assert_eq!((counts.other_version, counts.forged, counts.sent), (counts.received, 0, 0));
     wire.run(Duration::from_secs(3));

@@ -397,6 +397,33 @@ fn fragments_that_have_no_mapping_go_where_a_packet_would() {
 }
 
 #[test]
+fn what_peers_should_know_of_a_mapping_is_noted() {
+    let (rig, changes) = (rig(), Arc::new(Changes::default()));
+    let mut rig = Rig { engine: rig.engine.noting(Some(changes.clone())), ..rig };
+    let noted = |rig: &Rig| -> Vec<(String, State, bool)> {
+        let places = std::iter::from_fn(|| changes.take());
+        let places = places.map(|slot| slot.number() as usize - rig.engine.table.slots());
+        let told = places.filter_map(|place| rig.snapshot.snats.at(place, rig.now));
+        told.map(|told| (told.inside.to_string(), told.state, told.goes_on)).collect()
+    };
+    let of_host = |state, goes_on| vec![(INSIDE.to_owned(), state, goes_on)];
+    let leaves = |rig: &Rig, protocol, flags| {
+        pass(rig, LAN, out(protocol, INSIDE, PEER, flags), WAN);
+        noted(rig)
+    };
+    assert_eq!(leaves(&rig, Protocol::Tcp, SYN), [], "it may never be established");
+    assert_eq!(leaves(&rig, Protocol::Tcp, ACK), of_host(State::Established, false));
+    rig.now.0 += 40;
+    assert_eq!(leaves(&rig, Protocol::Tcp, ACK), [], "that is told when it is its turn");
+    assert_eq!(leaves(&rig, Protocol::Tcp, FIN | ACK), of_host(State::Close, false));
+    assert_eq!([(); 2].map(|()| leaves(&rig, Protocol::Udp, 0)), [[], []], "a question, and again");
+    rig.now.0 += 8;
+    assert_eq!(leaves(&rig, Protocol::Udp, 0), of_host(State::Udp, true));
+    rig.now.0 += 8;
+    assert_eq!(leaves(&rig, Protocol::Udp, 0), []);
+}
+
+#[test]
 fn a_packet_that_is_tried_out_changes_nothing() {
     let rig = rig();
     let frame = out(Protocol::Udp, INSIDE, PEER, 0);
