@@ -21,7 +21,7 @@ pub struct Question {
     pub source: SocketAddr,
     /// To whom.
     pub destination: SocketAddr,
-    /// `tcp` (the default) or `udp`.
+    /// `tcp` (the default), `udp` or `sctp`; or `esp` or `ah`, to which the ports are nothing.
     pub protocol: Option<String>,
     /// TCP flags by their letters, FSRPAUEC; `S` is the default.
     pub flags: Option<String>,
@@ -80,7 +80,7 @@ pub struct Explanation {
 /// A packet's headers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packet {
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp`, `sctp`, `esp` or `ah`.
     pub protocol: String,
     /// From whom.
     pub source: SocketAddr,

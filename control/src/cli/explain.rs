@@ -19,8 +19,8 @@ pub(super) struct Explain {
     /// To whom: a service, or for a reply the client
     #[arg(long, value_name = "ADDRESS:PORT")]
     dst: SocketAddr,
-    /// The transport protocol
-    #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = ["tcp", "udp", "sctp"])]
+    /// The protocol; to esp and ah, which go with the connection of IKE, the ports of --src and --dst are nothing
+    #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = ["tcp", "udp", "sctp", "esp", "ah"])]
     proto: String,
     /// TCP flags by their letters, FSRPAUEC, e.g. S, SA, A, FA; S if nothing is said
     #[arg(long, value_name = "FLAGS")]

@@ -35,6 +35,9 @@ use crate::ports::mac_text;
 const FIRST: &str = "first";
 const LATER: &str = "later";
 
+/// The port of IKE, at both ends.
+const IKE: u16 = 500;
+
 /// Hops of the packet that is asked about, which are those that most hosts give theirs.
 const TTL: u8 = 64;
 
@@ -60,9 +63,12 @@ impl Explainer<'_> {
     /// Explains; an error says what is wrong with the question.
     pub fn explain(&self, question: &api::Question) -> Result<api::Explanation> {
         let (made, port, why) = self.understand(question)?;
-        let piece = piece(question)?;
+        let (piece, sealed) = (piece(question)?, sealed(question));
         let mut frame =
             made.frame(&self.mac_towards(made.source.ip()), &self.snapshot.ports[usize::from(port)].mac);
+        if let Some(protocol) = sealed {
+            made::seal(&mut frame, protocol);
+        }
         if let Some(piece) = piece {
             piece.apply(&mut frame);
         }
@@ -167,10 +173,19 @@ impl Explainer<'_> {
 
     /// The packet, the port that it comes in on, and why that one.
     fn understand(&self, question: &api::Question) -> Result<(Made, PortIndex, String)> {
-        let &api::Question { source, destination, length, .. } = question;
+        let &api::Question { mut source, mut destination, length, .. } = question;
         let name = question.protocol.as_deref().unwrap_or(Protocol::Tcp.name());
-        let protocol = Protocol::from_name(name)
-            .with_context(|| format!("protocol: there is no {name:?} here; expected tcp, udp or sctp"))?;
+        let protocol = match sealed(question) {
+            None => Protocol::from_name(name).with_context(|| {
+                format!("protocol: there is no {name:?} here; expected tcp, udp, sctp, esp or ah")
+            })?,
+            // It goes with the connection of IKE.
+            Some(_) => {
+                source.set_port(IKE);
+                destination.set_port(IKE);
+                Protocol::Udp
+            }
+        };
         let flags = match (protocol, question.flags.as_deref()) {
             (Protocol::Tcp, None) => SYN,
             (Protocol::Tcp, Some(letters)) => made::flags(letters).with_context(|| {
@@ -181,7 +196,9 @@ impl Explainer<'_> {
             (Protocol::Sctp, Some(_)) => {
                 bail!("flags: a packet of SCTP has none, and is an INIT here; expected them with tcp only")
             }
-            (Protocol::Udp, Some(_)) => bail!("flags: a UDP packet has none; expected them with tcp only"),
+            (Protocol::Udp, Some(_)) => {
+                bail!("flags: a packet of {} has none; expected them with tcp only", name.to_uppercase())
+            }
         };
         ensure!(
             source.is_ipv4() == destination.is_ipv4(),
@@ -281,6 +298,12 @@ impl Explainer<'_> {
     }
 }
 
+/// The number of a protocol without ports, if one is asked about.
+fn sealed(question: &api::Question) -> Option<u8> {
+    let name = question.protocol.as_deref()?;
+    made::SEALED.iter().find(|(known, _)| *known == name).map(|&(_, number)| number)
+}
+
 /// Which fragment is asked about, if one is.
 fn piece(question: &api::Question) -> Result<Option<Piece>> {
     let is_first = match question.fragment.as_deref() {
@@ -357,15 +380,16 @@ fn headers_of<A: Version>(frame: &[u8]) -> Option<api::Packet> {
     let ethernet = Ethernet::parse(frame)?;
     let packet = &frame[ethernet::HEADER..];
     let ip = A::parse(packet)?;
-    let protocol = Protocol::from_number(ip.protocol)?;
+    let protocol = Protocol::from_number(ip.protocol);
     let rest = usize::from(ip.total_length) - ip.header_length;
     let is_later = ip.fragment.is_some_and(|fragment| fragment.offset > 0);
-    let transport = match is_later {
-        false => Transport::parse(protocol, &packet[ip.header_length..], rest)?,
-        true => Transport { source: 0, destination: 0, flags: 0 },
+    let transport = match protocol {
+        Some(protocol) if !is_later => Transport::parse(protocol, &packet[ip.header_length..], rest)?,
+        _ => Transport { source: 0, destination: 0, flags: 0 },
     };
+    let sealed = || made::SEALED.iter().find(|(_, number)| *number == ip.protocol).map(|(name, _)| *name);
     Some(api::Packet {
-        protocol: protocol.name().to_owned(),
+        protocol: protocol.map(Protocol::name).or_else(sealed)?.to_owned(),
         source: SocketAddr::new(ip.source.ip(), transport.source),
         destination: SocketAddr::new(ip.destination.ip(), transport.destination),
         flags: made::letters(transport.flags),

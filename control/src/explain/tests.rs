@@ -84,7 +84,11 @@ struct Rig {
 
 impl Rig {
     fn new() -> Rig {
-        let config = config::parse(Path::new("x.toml"), CONFIG.as_bytes().to_vec()).unwrap();
+        Rig::of(CONFIG)
+    }
+
+    fn of(config: &str) -> Rig {
+        let config = config::parse(Path::new("x.toml"), config.as_bytes().to_vec()).unwrap();
         let mut ids = 1..;
         let specs: Vec<ServiceSpec> = config.services.iter().map(|service| spec(service, &mut ids)).collect();
         let ports = vec![PortSpec { mac: [2, 0, 0, 0, 0, 1] }, PortSpec { mac: [2, 0, 0, 0, 0, 2] }];
@@ -151,8 +155,20 @@ impl Rig {
         flags: u8,
         change: impl Fn(&mut Vec<u8>),
     ) {
+        self.push_made(Protocol::Tcp, source, destination, port, flags, change);
+    }
+
+    fn push_made(
+        &self,
+        protocol: Protocol,
+        source: &str,
+        destination: &str,
+        port: PortIndex,
+        flags: u8,
+        change: impl Fn(&mut Vec<u8>),
+    ) {
         let made = Made {
-            protocol: Protocol::Tcp,
+            protocol,
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
             flags,
@@ -366,16 +382,50 @@ verdict      forward, out of lan
 }
 
 #[test]
+fn what_has_no_ports_goes_with_ike() {
+    const IKE: &str = "[[service]]\naddress = '192.0.2.40:500'\nprotocol = 'udp'\nmode = 'nat'\nhelper = 'ipsec'\n\
+        [[service.server]]\naddress = '10.0.0.1:500'\n";
+    let rig = Rig::of(&format!("{CONFIG}{IKE}"));
+    let question = "198.51.100.7:9 192.0.2.40:9 proto=esp";
+    let early = rig.ask(question).unwrap();
+    assert_eq!((early.verdict.as_str(), early.reason.as_deref()), ("punt", Some("other_protocol")));
+    assert_eq!((early.packet.protocol.as_str(), early.service), ("esp", None));
+
+    rig.push_made(Protocol::Udp, "198.51.100.7:500", "192.0.2.40:500", 0, 0, |_| ());
+    let follows = "
+packet       esp 198.51.100.7:0 -> 192.0.2.40:0, 28 bytes
+comes in on  wan (198.51.100.7 is reached through it)
+service      udp 192.0.2.40:500, nat, maglev
+direction    in, to a real server
+connection   UDP with 10.0.0.1:500, forgotten in 300 s, silent for 0 s
+afterwards   UDP with 10.0.0.1:500, forgotten in 300 s
+source       198.51.100.7:0
+destination  192.0.2.40:0 -> 10.0.0.1:0
+ttl          64 -> 63
+source mac   02:00:00:00:09:09 -> 02:00:00:00:00:02
+dest. mac    02:00:00:00:00:01 -> 02:00:00:00:02:01
+next hop     10.0.0.1 on lan, 02:00:00:00:02:01
+verdict      forward, out of lan
+";
+    assert_eq!(rig.text(question), follows[1..]);
+    let reply = rig.ask("10.0.0.1:1 198.51.100.7:1 proto=esp").unwrap();
+    assert_eq!((reply.verdict.as_str(), reply.direction.as_deref()), ("forward", Some("out")));
+    let ah = rig.ask("198.51.100.7:9 192.0.2.40:9 proto=ah").unwrap();
+    assert_eq!((ah.packet.protocol.as_str(), ah.reason.as_deref()), ("ah", Some("other_protocol")));
+}
+
+#[test]
 fn wrong_questions() {
     let rig = Rig::new();
     for (words, expected) in [
-        ("proto=dccp", "protocol: there is no \"dccp\" here; expected tcp, udp or sctp"),
+        ("proto=dccp", "protocol: there is no \"dccp\" here; expected tcp, udp, sctp, esp or ah"),
         (
             "flags=S proto=sctp",
             "flags: a packet of SCTP has none, and is an INIT here; expected them with tcp only",
         ),
         ("flags=SX", "flags: \"SX\" are none; expected some of FSRPAUEC, e.g. SA"),
-        ("flags=S proto=udp", "flags: a UDP packet has none; expected them with tcp only"),
+        ("flags=S proto=udp", "flags: a packet of UDP has none; expected them with tcp only"),
+        ("flags=S proto=esp", "flags: a packet of ESP has none; expected them with tcp only"),
         ("port=eth7", "port: there is no \"eth7\"; expected wan or lan"),
         ("fragment=middle", "fragment: there is no \"middle\"; expected first or later"),
         (

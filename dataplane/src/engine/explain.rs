@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::packet::{Direction, Found, Owner, Packet, Piece, Side};
 use super::persist::{Person, Place};
 use super::resolve::{Judgement, Path};
-use super::{BURST, Engine, Verdict, fragments, parse, six};
+use super::{BURST, Engine, Verdict, fragments, ipsec, parse, six};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
 use crate::fib::PortIndex;
@@ -91,8 +91,14 @@ pub fn explain(
         Some(path.further(&packet).filter(|_| is_anothers).unwrap_or(packet))
     });
 
+    // ESP and AH go with a connection, and have none of their own.
+    let followed = ipsec::place(&path, &burst[0]).filter(|_| packet.is_none()).and_then(|place| {
+        table.copy_flow(place, &engine.table);
+        engine.related(snapshot, now, &burst[0])
+    });
+
     // The stage.
-    let hit = packet.as_ref().map(Packet::side);
+    let hit = packet.as_ref().map(Packet::side).or(followed.map(|owner| owner.side));
     let service = match hit {
         Some(Side::Service(service)) => Some(service),
         Some(Side::Endpoint(_)) => {
@@ -112,7 +118,8 @@ pub fn explain(
     if let Some(place) = found.and_then(|found| engine.template(&stage, &found.owner)) {
         table.copy_flow(place.hash, &engine.table);
     }
-    let connection = found.and_then(|found| engine.connection(&stage, now, &found.owner));
+    let owner = found.map(|found| found.owner).or(followed);
+    let connection = owner.and_then(|owner| engine.connection(&stage, now, &owner));
     let reason = found.and_then(|found| engine.reason(&stage, now, &found));
 
     // The engine.
@@ -124,10 +131,8 @@ pub fn explain(
         verdict,
         Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment | Punt::Local)
     );
-    let afterwards = found.and_then(|found| {
-        let connection = engine.connection(&stage, now, &found.owner);
-        connection.or_else(|| alone(&engine, &stage, snapshot, now, &found).filter(|_| goes_on))
-    });
+    let alone = || alone(&engine, &stage, snapshot, now, &found?).filter(|_| goes_on);
+    let afterwards = owner.and_then(|owner| engine.connection(&stage, now, &owner)).or_else(alone);
     let note = tag.filter(|_| is_later).and_then(|tag| table.fragments().find(tag, now));
     let follows = match note.map(|note| note.fate) {
         Some(Fate::With(flow)) => Some(flow.dest),

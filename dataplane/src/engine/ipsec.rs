@@ -15,7 +15,7 @@ use super::six::Addresses;
 use super::{Frame, Verdict};
 use crate::service::{Helper, Mode, Protocol};
 use crate::snapshot::{Dest, Family};
-use crate::table::{Client, Slot, Word};
+use crate::table::{Client, Hash, Slot, Word};
 use crate::wire::ethernet;
 use crate::wire::ipv6::Ipv6;
 use crate::wire::version::{Ip, Version};
@@ -66,6 +66,16 @@ pub(super) fn owner<A: Family>(
     known(path, &packet, ip.protocol)?;
     let address = if packet.direction == Direction::In { ip.source } else { ip.destination };
     Some(Owner { side: packet.side(), protocol: Protocol::Udp, client: packet.client, wide: wide(address) })
+}
+
+/// Where the connection of IKE is, if there is one, that the packet of ESP or AH in a frame follows.
+pub(super) fn place(path: &Path<'_>, frame: &[u8]) -> Option<Hash> {
+    let packet = packet_of(path, frame)?;
+    let as_ike = match packet.first()? >> 4 {
+        6 => as_ike(path, Packet::default(), &u128::parse(packet)?),
+        _ => as_ike(path, Packet::default(), &u32::parse(packet)?),
+    };
+    Some(as_ike?.hash)
 }
 
 fn go<A: Family>(path: &Path<'_>, packet: Packet, ip: &Ip<A>, frame: &mut impl Frame) -> Option<Verdict> {

@@ -96,6 +96,21 @@ impl Made {
     }
 }
 
+/// What has no ports that a packet may carry in the place of UDP, by the name and number that IANA has for it.
+pub const SEALED: [(&str, u8); 2] = [("esp", 50), ("ah", 51)];
+
+/// Has a frame that was made of UDP be one of another protocol, to which the two ports are the number of its keys.
+pub fn seal(frame: &mut [u8], protocol: u8) {
+    if frame.get(12..14).is_some_and(|kind| kind == ethernet::IPV6.to_be_bytes()) {
+        frame[ethernet::HEADER + 6] = protocol;
+    } else if let Some(ip) = frame.get_mut(ethernet::HEADER..ethernet::HEADER + ipv4::HEADER) {
+        ip[9] = protocol;
+        ip[10..12].fill(0);
+        let sum = !checksum::sum(ip);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
 /// A fragment that is made of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {

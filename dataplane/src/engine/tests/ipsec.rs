@@ -72,6 +72,29 @@ fn esp_follows_in_both_directions_by_nat_and_ah_does_not() {
 }
 
 #[test]
+fn what_is_explained_is_what_happens() {
+    let rig = rig(Mode::Nat);
+    let explained =
+        |port, frame: &[u8]| explain(&rig.snapshot, &rig.engine.table, rig.now, port, frame).unwrap();
+    let request = made(ESP, WAN_MAC, CLIENT, VIP);
+    let early = explained(WAN, &request);
+    assert_eq!((early.hit, early.connection, early.verdict), (None, None, LINUX));
+    assert_eq!(ike(&rig, CLIENT), Verdict::Forward(LAN));
+    let words = rig.connections();
+    let reply = made(ESP, LAN_MAC, SERVER, CLIENT);
+    for (port, frame, side) in [(WAN, request, Side::Service(0)), (LAN, reply, Side::Endpoint(0))] {
+        let told = explained(port, &frame);
+        assert_eq!((told.hit, told.reason), (Some(side), None));
+        assert_eq!(told.connection.map(|known| (known.dest.index(), known.state)), Some((1, State::Udp)));
+        assert_eq!(rig.connections(), words);
+        let mut pushed = frame;
+        assert_eq!((rig.push(port, &mut pushed), pushed), (told.verdict, told.frame));
+    }
+    let ah = explained(WAN, &made(AH, WAN_MAC, CLIENT, VIP));
+    assert_eq!((ah.hit, ah.verdict), (None, LINUX), "addresses would change");
+}
+
+#[test]
 fn where_packets_stay_as_they_are_both_follow() {
     for protocol in [ESP, AH] {
         let direct = rig(Mode::Dr);
