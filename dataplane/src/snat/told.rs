@@ -3,7 +3,7 @@
 //! Their ports are chosen already, so each is taken as it is, if it is still one of the pool's, whoever's block it is in. Where a peer has
 //! begun something else with the same port, or for the same host's port, one of the two has to go. Both routers judge by the same: what
 //! is over goes first, then what has been silent for longer, and of what is busy in both the one with the higher address. A
-//! connection is lost by that. So it must be rare, and is: routers with the same pool give ports of different blocks ([`Share`]).
+//! connection is lost by that. So it must be rare, and is: routers with the same pool give ports of different blocks ([`super::Share`]).
 
 use std::net::SocketAddrV4;
 
