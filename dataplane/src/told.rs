@@ -1,6 +1,6 @@
 //! What a peer router tells, or a process before has left: whose word counts.
 //!
-//! Connections ([`crate::engine::adopt`]) and mappings of source NAT ([`crate::snat`]) are words with a state and a stamp, and are judged alike. Of two
+//! Connections ([`crate::engine::adopt()`]) and mappings of source NAT ([`crate::snat`]) are words with a state and a stamp, and are judged alike. Of two
 //! routers that both carry one, the one that has seen it last knows best; what both have seen at one moment is decided by an order
 //! that is the same in both.
 
