@@ -7,6 +7,7 @@ use std::sync::Arc;
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, PortIndex, Route, Via};
 use dataplane::service::Protocol;
 use dataplane::snapshot::{DestSpec, Part, Pool, PortSpec, ServiceIndex, ServiceSpec, Snapshot};
+use foldhash::HashMap;
 
 use crate::config::{Fullnat, Server, Service, Share};
 use crate::effects::Effects;
@@ -59,11 +60,9 @@ pub fn targets(service: &Service, server: &Server) -> impl Iterator<Item = Targe
     checks.iter().map(move |check| Target { address: check.target(address), check: check.clone() })
 }
 
-/// Compiles a snapshot, in which a service is live if its virtual address is and it is wanted, and flows are hashed by a key.
-#[expect(clippy::too_many_arguments, reason = "all that a snapshot is made of")]
+/// Compiles a snapshot, in which a service is live if its virtual address is and it is wanted.
 pub fn compile(
     generation: u64,
-    flow_key: u64,
     services: &Services,
     effects: &Effects,
     ids: &mut Ids,
@@ -76,7 +75,7 @@ pub fn compile(
         // nobody may know any more.
         let is_gone = service.address.port() == 0 && services.is_gone(service);
         let live = is_live(service.address.ip()) && !is_gone;
-        describe(service, flow_key, services, effects, ids, live)
+        describe(service, services, effects, ids, live)
     };
     let mut specs: Vec<ServiceSpec> = services.present().iter().map(describe).collect();
     // Behind all services, each of which has the place that it has among those that are present.
@@ -129,7 +128,6 @@ impl Seen<'_> {
 
 fn describe(
     service: &Service,
-    flow_key: u64,
     services: &Services,
     effects: &Effects,
     ids: &mut Ids,
@@ -163,7 +161,11 @@ fn describe(
         }
     };
     let sorry = service.availability.sorry_server.map(Server::new);
-    let dests = service.servers.iter().chain(&sorry).map(dest).collect();
+    let dests: Vec<DestSpec> = service.servers.iter().chain(&sorry).map(dest).collect();
+    let rosters = services.rosters(key).map(|rosters| {
+        let numbers: HashMap<_, _> = dests.iter().map(|dest| (dest.address, dest.id)).collect();
+        rosters.specs(|server| numbers.get(&server).copied())
+    });
     ServiceSpec {
         address: service.address,
         ports: service.ports.clone(),
@@ -173,10 +175,11 @@ fn describe(
         scheduler: service.scheduler,
         flags: service.flags.clone(),
         kept: entered.kept().clone(),
-        flow_key,
+        flow_key: services.flow_key(),
         timeouts: service.timeouts,
         sloppy: service.sloppy.of(key.protocol),
         one_packet: service.one_packet,
+        rosters,
         helper: service.helper,
         sources: service.sources.clone(),
         limiter: entered.limiter(service.limit),
@@ -333,7 +336,7 @@ mod tests {
         let lives = |services: &Services| {
             let (effects, mut ids) = (Effects::default(), Ids::new(1));
             let fibs = Fibs { four: fib(&mirror(), &ports()), six: fib(&mirror(), &ports()) };
-            let snapshot = compile(1, 1, services, &effects, &mut ids, |_| true, Vec::new(), fibs);
+            let snapshot = compile(1, services, &effects, &mut ids, |_| true, Vec::new(), fibs);
             snapshot.services.iter().map(|service| service.live).collect::<Vec<_>>()
         };
         let now = Instant::now();
@@ -377,7 +380,7 @@ mod tests {
         let (effects, mut ids) = (Effects::default(), Ids::new(1));
         let mut compile = |services: &Services| {
             let fibs = Fibs { four: fib(&mirror(), &ports()), six: fib(&mirror(), &ports()) };
-            compile(1, 1, services, &effects, &mut ids, |_| true, Vec::new(), fibs)
+            compile(1, services, &effects, &mut ids, |_| true, Vec::new(), fibs)
         };
         let place = |snapshot: &Snapshot, address: [u8; 4], port, protocol| {
             let (index, _) = snapshot.service_for(u32::from(Ipv4Addr::from(address)), port, protocol)?;
@@ -428,7 +431,7 @@ mod tests {
         let (effects, mut ids, services) =
             (Effects::default(), Ids::new(1), Services::new(services_of(text)));
         let fibs = Fibs { four: fib(&mirror(), &ports()), six: fib(&mirror(), &ports()) };
-        let snapshot = compile(1, 1, &services, &effects, &mut ids, |_| true, Vec::new(), fibs);
+        let snapshot = compile(1, &services, &effects, &mut ids, |_| true, Vec::new(), fibs);
         let home = |port, protocol, incoming| {
             let address = u32::from(Ipv4Addr::new(192, 0, 2, 10));
             let index = snapshot.service_of_all_ports(address, port, protocol, Some(incoming))?;
@@ -449,7 +452,7 @@ mod tests {
         let services = Services::new(services_of(text));
         let fibs = Fibs { four: fib(&mirror(), &ports()), six: fib(&mirror(), &ports()) };
         let (effects, mut ids) = (Effects::default(), Ids::new(1));
-        let snapshot = compile(1, 1, &services, &effects, &mut ids, |_| true, Vec::new(), fibs);
+        let snapshot = compile(1, &services, &effects, &mut ids, |_| true, Vec::new(), fibs);
         let of = |protocol| {
             let index = snapshot.service_at(0xC000_020A_u32, 0, protocol).unwrap();
             let service = &snapshot.services[index as usize];

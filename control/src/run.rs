@@ -294,7 +294,8 @@ async fn with_eal(
         None => Default::default(),
     };
     stopwatch.lap(|stages| &mut stages.ports);
-    let mut services = Services::new(config.services.clone());
+    let flow_key = config.scheduling.flow_key;
+    let mut services = Services::new(config.services.clone()).with_flow_key(flow_key, Instant::now());
     let knowledge = inheritance.as_ref().map(|inheritance| inheritance.estate.knowledge.clone());
     let knowledge = knowledge.unwrap_or_default();
     for change in services.inherit(&knowledge.changes, Instant::now()) {

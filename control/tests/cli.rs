@@ -43,6 +43,7 @@ impl Backend for Router {
             mode: "nat".to_owned(),
             one_packet: false,
             helper: None,
+            at_risk: false,
             persistence: None,
             tunnel: None,
             withdrawn: None,

@@ -80,6 +80,16 @@ named! {
 }
 
 named! {
+    /// Which connections have a word in the table.
+    Track {
+        /// Each.
+        All = "all",
+        /// Those that would be with another server without it, or soon may be ([`crate::scheduler::AtRisk`]).
+        AtRisk = "at-risk",
+    }
+}
+
+named! {
     /// How packets reach a real server.
     Mode {
         /// Destination NAT ("masquerading"): the destination becomes the real server, replies come
@@ -166,6 +176,11 @@ impl Scheduler {
     pub const fn is_by_hash(self) -> bool {
         use Scheduler::{Dh, Maglev, Mh, Rendezvous, Sh};
         matches!(self, Sh | Dh | Mh | Maglev | Rendezvous)
+    }
+
+    /// Whether a flow mostly stays with its server when another one comes or goes, or gets another weight.
+    pub const fn is_consistent(self) -> bool {
+        matches!(self, Scheduler::Maglev | Scheduler::Rendezvous)
     }
 }
 

@@ -2,11 +2,13 @@
 
 import ipaddress
 
-from scapy.layers.inet import TCP, UDP
+from scapy.layers.inet import ICMP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6PacketTooBig
 from scapy.layers.ipsec import AH, ESP
+from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from vector import FOUR, SIX, Vector, at_lan, at_wan, ip, mac, to_client, to_server
+from vector import FOUR, LAN, SIX, Vector, at_lan, at_wan, ip, mac, to_client, to_server
 
 
 class Service:
@@ -168,6 +170,29 @@ def ipsec(name, family):
     return vector
 
 
+def at_risk(name, family):
+    """By direct routing, with track = "at-risk": whatever a packet is of goes where its hash says, also one whose connection's beginning went by another
+    router, and an error about a reply with it. A source that stands for nobody is nobody's."""
+    vector = Vector(name)
+    client, virtual = (family.client, 40112), (family.vip, 94)
+
+    def passes(packet):
+        come, leave = packet(64), packet(63)
+        vector.forward("wan", at_wan(come, family.gateway), "lan", Ether(dst=mac(family.server), src=LAN) / leave)
+
+    segment = lambda source, to, hops, flags: ip(source[0], to[0], hops) / TCP(sport=source[1], dport=to[1], flags=flags) / Raw(b"data")
+    for port in [40112, 40113]:
+        for flags in ["A", "S", "A", "PA", "FA", "A", "R"]:
+            passes(lambda hops: segment((family.client, port), virtual, hops, flags))
+    vector.wait(2000)
+    passes(lambda hops: segment(client, virtual, hops, "A"))
+    told = ICMP(type=3, code=4, nexthopmtu=1400) if family is FOUR else ICMPv6PacketTooBig(mtu=1400)
+    passes(lambda hops: ip(family.router, family.vip, hops) / told / segment(virtual, client, 60, "A"))
+    nobody = "127.0.0.1" if family is FOUR else "::1"
+    vector.drop("wan", at_wan(segment((nobody, 40112), virtual, 64, "A"), family.gateway), "martian")
+    return vector
+
+
 def proxy(name, family):
     """In front of the stream the server hears who its client is (the PROXY protocol, version 2, section 2.2), in the acknowledgement that ends the
     handshake; behind it all numbers are moved."""
@@ -224,5 +249,6 @@ def vectors():
         yield limits(f"policy{suffix}-limits", family)
         yield quic(f"policy{suffix}-quic", family)
         yield ipsec(f"policy{suffix}-ipsec", family)
+        yield at_risk(f"policy{suffix}-at-risk", family)
     yield sources("policy-sources", FOUR, ["198.51.100.7", "198.51.100.255", "203.0.113.9"], ["198.51.100.64", "198.51.100.127"])
     yield sources("policy-ipv6-sources", SIX, ["2001:db8:c::7", "2001:db8:f::9"], ["2001:db8:c:1::1", "2001:db8:c:1:ffff::"])

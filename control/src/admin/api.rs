@@ -105,6 +105,9 @@ pub struct Service {
     /// The protocol whose further connections are let through, if there is one: `ftp`.
     #[serde(default)]
     pub helper: Option<String>,
+    /// Whether only connections at risk have an entry, so that active and inactive ones are these.
+    #[serde(default)]
+    pub at_risk: bool,
     /// How packets are put into others with mode `tunnel`, as `ipvsadm --tun-info` shows it: `ipip`, `gre:-c`, `gue:6080:+c`.
     #[serde(default)]
     pub tunnel: Option<String>,

@@ -58,6 +58,9 @@ pub struct Explanation {
     pub connection: Option<Connection>,
     /// What the scheduler decides, if it is asked.
     pub decision: Option<Decision>,
+    /// Whether it has an entry then, and why, if its service has `track = "at-risk"`.
+    #[serde(default)]
+    pub tracking: Option<String>,
     /// Its entry of the connection table, as it would be afterwards.
     pub afterwards: Option<Connection>,
     /// What it goes out as, if it does; the packet inside, if it goes through a tunnel.

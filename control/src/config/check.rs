@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use dataplane::admission::Sources;
 use dataplane::scheduler::FLOW_KEY;
-use dataplane::service::{Helper, Mode, Protocol, Scheduler, SchedulerFlag};
+use dataplane::service::{Helper, Mode, Protocol, Scheduler, SchedulerFlag, Track};
 use dataplane::snat::SnatSpec;
 use dataplane::vlan::Tag;
 
@@ -453,7 +453,7 @@ pub(super) trait Named: Copy {
 macro_rules! named {
     ($($name:ident),*) => { $(impl Named for $name { fn name(self) -> &'static str { $name::name(self) } })* };
 }
-named!(Helper, Mode, Protocol, Scheduler, SchedulerFlag);
+named!(Helper, Mode, Protocol, Scheduler, SchedulerFlag, Track);
 
 /// A number that its range keeps within the narrower type.
 pub(super) fn narrow<T: TryFrom<u64>>(value: Option<u64>) -> Option<T> {

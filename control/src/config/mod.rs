@@ -45,7 +45,9 @@ use std::sync::Arc;
 
 use dataplane::admission::{Limit, Sources};
 use dataplane::quic;
-use dataplane::service::{Helper, Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts};
+use dataplane::service::{
+    Helper, Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, Timeouts, Track,
+};
 use dataplane::snapshot::TunnelSpec;
 use dataplane::snat::SnatSpec;
 use dataplane::vlan::{Tag, Vlans};
@@ -484,6 +486,8 @@ pub struct Service {
     pub one_packet: bool,
     /// What ties its connections together, if something does.
     pub helper: Option<Helper>,
+    /// Which of its connections have a word in the table.
+    pub track: Track,
     /// Whose connections may begin, if not everybody's.
     pub sources: Option<Arc<Sources>>,
     /// How many connections may begin, if there is a limit.

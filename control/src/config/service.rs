@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dataplane::service::{
     Helper, Limits, MAX_TIMEOUT_SECONDS, MAX_WEIGHT, Mode, Persistence, Protocol, Scheduler, SchedulerFlag,
-    State, Timeouts,
+    State, Timeouts, Track,
 };
 use itertools::Itertools;
 
@@ -22,7 +22,7 @@ use super::{Server, ServerState, Service, Sloppy, availability, checks, fullnat,
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The keys of `[[service]]` that are read here.
-const SERVICE_KEYS: [&str; 21] = [
+const SERVICE_KEYS: [&str; 22] = [
     "address",
     "mark",
     "ports",
@@ -39,6 +39,7 @@ const SERVICE_KEYS: [&str; 21] = [
     "persistence",
     "one_packet",
     "helper",
+    "track",
     "sources",
     "limit",
     "quic_lb",
@@ -126,6 +127,8 @@ pub(super) fn read<'d>(section: &Section<'d>, marks: &Marks) -> (Option<Service>
     let availability = availability::read(section, address.zip(mode), kept_port);
 
     let sections = section.sections("server");
+    let track = section
+        .or("track", Track::All, |field| track(&field, (section, &sections), (protocol, mode, scheduler)));
     let checked = section.get("check").is_some();
     let context = ServerContext { address, mode, checked };
     let servers: Vec<Option<Server>> = sections.iter().map(|server| context.server(server)).collect();
@@ -163,6 +166,7 @@ pub(super) fn read<'d>(section: &Section<'d>, marks: &Marks) -> (Option<Service>
             persistence: persistence?,
             one_packet: one_packet?,
             helper: helper?,
+            track: track?,
             sources: sources?,
             limit: limit?,
             quic_lb: quic_lb?,
@@ -276,6 +280,47 @@ fn ftp(
         // It would let clients through without a word, to all ports.
         _ if has_gate => field.error("data connections are with one server, and the gate of limit.half_open_rate passes clients on by hash; expected one of the two"),
         _ => Some(Helper::Ftp),
+    }
+}
+
+/// What needs each connection's word cannot be had without.
+fn track(
+    field: &Field<'_>,
+    (section, servers): (&Section<'_>, &[Section<'_>]),
+    (protocol, mode, scheduler): (Option<Protocol>, Option<Mode>, Option<Scheduler>),
+) -> Option<Track> {
+    if one_of("track", &names(Track::ALL), Track::from_name, field)? == Track::All {
+        return Some(Track::All);
+    }
+    if section.get("mark").is_some() {
+        return field.error("a mark's connections are of several services; expected an address in its place");
+    }
+    match (protocol?, mode?, scheduler?) {
+        (Protocol::Udp | Protocol::Sctp, ..) => {
+            return field.error("only packets of TCP say whether they begin a connection; expected it with protocol = \"tcp\" only");
+        }
+        (_, Mode::Nat | Mode::Fullnat, _) => {
+            return field.error("what a server replies is changed by its connection's entry; expected mode = \"dr\" or \"tunnel\"");
+        }
+        (.., scheduler) if !scheduler.is_consistent() => {
+            return field.error(format_args!(
+                "{scheduler} does not find a connection's server again when servers come and go; expected scheduler = \"maglev\" or \"rendezvous\""
+            ));
+        }
+        _ => {}
+    }
+    for (key, why) in [
+        ("persistence", "a client comes back by what is remembered of it"),
+        ("limit", "what has no entry cannot be counted"),
+    ] {
+        if let Some(other) = section.get(key) {
+            return other.error(format_args!("{why}; expected no `{key}` with track = \"at-risk\""));
+        }
+    }
+    match servers.iter().find_map(|server| server.get("upper_threshold")) {
+        Some(limited) => limited
+            .error("what has no entry cannot be counted; expected no threshold with track = \"at-risk\""),
+        None => Some(Track::AtRisk),
     }
 }
 

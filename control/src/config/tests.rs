@@ -101,7 +101,7 @@ fn keys_and_syntax() {
             r#"scheduler = "sh""#,
             r#"schedular = "sh""#,
             r#"
-rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, mark, ports, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, sloppy_sctp, persistence, one_packet, helper, sources, limit, quic_lb, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
+rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, mark, ports, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, sloppy_sctp, persistence, one_packet, helper, track, sources, limit, quic_lb, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
    33 | schedular = "sh"
       | ^^^^^^^^^
 rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for maglev
@@ -699,6 +699,58 @@ fn ipsec_follows_ike() {
         (ike, "nat", "sorry_server = '10.0.0.99:501'", "sorry_server: what follows IKE has no port"),
     ] {
         let errors = service(address, mode, keys).unwrap_err();
+        assert!(errors.contains(message), "{errors}");
+    }
+}
+
+#[test]
+fn connections_at_risk_alone_may_have_entries() {
+    let service = |mode: &str, keys: &str| {
+        let text = format!(
+            "[[service]]\naddress = \"192.0.2.10:80\"\nmode = \"{mode}\"\ntrack = \"at-risk\"\n{keys}"
+        );
+        parse_services(&text).map(|services| services[0].track).map_err(|errors| errors.to_string())
+    };
+    for (mode, keys) in [
+        ("dr", ""),
+        ("tunnel", "scheduler = 'rendezvous'\nslow_start = '1m'"),
+        ("dr", "server = [{ address = '10.0.0.11' }]\nsorry_server = '10.0.0.99:80'"),
+    ] {
+        assert_eq!(service(mode, keys), Ok(Track::AtRisk), "{mode} {keys}");
+    }
+    assert_eq!(
+        parse_services("[[service]]\naddress = '192.0.2.10:80'\nmode = 'nat'").unwrap()[0].track,
+        Track::All
+    );
+    for (mode, keys, message) in [
+        (
+            "nat",
+            "",
+            "4:9: service[0].track: what a server replies is changed by its connection's entry; expected mode = \"dr\" or \"tunnel\"",
+        ),
+        (
+            "dr",
+            "scheduler = 'wlc'",
+            "service[0].track: wlc does not find a connection's server again when servers come and go",
+        ),
+        (
+            "dr",
+            "protocol = 'udp'",
+            "service[0].track: only packets of TCP say whether they begin a connection",
+        ),
+        (
+            "dr",
+            "persistence = {}",
+            "service[0].persistence: a client comes back by what is remembered of it; expected no `persistence` with track = \"at-risk\"",
+        ),
+        ("dr", "limit = { rate = 9 }", "service[0].limit: what has no entry cannot be counted"),
+        (
+            "dr",
+            "server = [{ address = '10.0.0.11' }, { address = '10.0.0.12', upper_threshold = 9 }]",
+            "service[0].server[1].upper_threshold: what has no entry cannot be counted; expected no threshold",
+        ),
+    ] {
+        let errors = service(mode, keys).unwrap_err();
         assert!(errors.contains(message), "{errors}");
     }
 }

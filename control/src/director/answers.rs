@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::fib::PortIndex;
-use dataplane::service::{Mode, SchedulerFlag, State};
+use dataplane::service::{Mode, SchedulerFlag, State, Track};
 use dataplane::snapshot::Snapshot;
 use dataplane::snat::{Host, Snat};
 use dataplane::table::{Slot, Table, Word};
@@ -222,6 +222,7 @@ impl Director {
                 .persistence
                 .map(|how| api::Persistence { timeout: how.seconds, prefix: how.prefix }),
             helper: service.helper.map(|helper| helper.name().to_owned()),
+            at_risk: service.track == Track::AtRisk,
             tunnel: (service.mode == Mode::Tunnel).then(|| service.tunnel.encapsulation.to_string()),
             withdrawn: service.virtual_addresses().find_map(|address| self.withdrawn_reason(address)),
             syn_flood: record

@@ -131,6 +131,7 @@ impl Director {
             remote.renew(tcp);
         }
         self.config = config;
+        self.services.hash_flows_by(self.config.scheduling.flow_key);
         let overruled = self.services.carry_out(plan, Instant::now());
         self.prepare();
         // With a hundred thousand servers each of these steps takes long enough.

@@ -609,8 +609,7 @@ impl Director {
         let (services, effects, ids) = (&self.services, &self.effects, &mut self.ids);
         let is_live = |address| !follows || self.live.contains(&address);
         let ports = ports.iter().map(PortLink::spec).collect();
-        let key = self.config.scheduling.flow_key;
-        let snapshot = compile::compile(generation, key, services, effects, ids, is_live, ports, fibs);
+        let snapshot = compile::compile(generation, services, effects, ids, is_live, ports, fibs);
         let snapshot =
             snapshot.with_sources(self.config.sources.clone()).with_routing(self.config.routing.forward);
         let snapshot = snapshot.with_snats(Snats::new(self.pools.snats()));

@@ -74,8 +74,16 @@ impl Explainer<'_> {
         }
         let explained = engine::explain(self.snapshot, self.table, self.now, port, &frame)
             .context("no room for a stage to try the packet on")?;
-        let engine::Explanation { hit, connection, afterwards, reason, follows, verdict, frame: after } =
-            explained;
+        let engine::Explanation {
+            hit,
+            connection,
+            afterwards,
+            is_kept,
+            reason,
+            follows,
+            verdict,
+            frame: after,
+        } = explained;
 
         let id = afterwards.or(connection).map(|connection| connection.dest).or(follows);
         let dest = id.and_then(|id| self.snapshot.dest(id));
@@ -104,6 +112,14 @@ impl Explainer<'_> {
             why: words::why(service, &reason, chosen, |id| self.server(id)),
             unusable: self.unusable(service),
         });
+        let at_risk = match hit {
+            Some(Side::Service(index)) => self.snapshot.services[index as usize].at_risk.as_ref(),
+            _ => None,
+        };
+        let with =
+            afterwards.filter(|_| at_risk.is_some()).and_then(|connection| self.server(connection.dest));
+        // Where a connection goes that needs no entry is none.
+        let afterwards = afterwards.filter(|_| is_kept || at_risk.is_none());
         // A later fragment has no ports to be asked for.
         let is_asked_for = piece.is_none_or(|piece| piece.is_first);
         let is_unmatched = hit.is_none()
@@ -133,6 +149,7 @@ impl Explainer<'_> {
                 .map(|_| if inward { "in" } else { "out" }.to_owned()),
             connection: connection.and_then(|connection| self.connection(&connection)),
             decision,
+            tracking: with.map(|server| words::tracking(is_kept, server)),
             afterwards: afterwards.and_then(|connection| self.connection(&connection)),
             rewritten: if is_rewritten { headers(&after) } else { None },
             tunnel: outer,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use dataplane::counters::{Drop, Punt};
 use dataplane::engine::Verdict;
 use dataplane::scheduler::Reason;
-use dataplane::service::{Protocol, Scheduler, SchedulerFlag};
+use dataplane::service::{Protocol, Scheduler, SchedulerFlag, Track};
 use dataplane::table::DestId;
 use dataplane::wire::made::{Made, Piece};
 use itertools::Itertools;
@@ -57,8 +57,10 @@ pub fn why(
                 _ => "client address",
             };
             let row = format!("{scheduler}: the {hashed} hashes to row {row} of {rows}");
+            // Whom a packet has gone to is not known where nothing is remembered.
+            let is_forgotten = service.one_packet || service.track == Track::AtRisk;
             match server(owner) {
-                owner if owner == chosen => row,
+                owner if owner == chosen || chosen.is_none() && is_forgotten => row,
                 Some(owner) if scheduler == Scheduler::Maglev => {
                     let others = match chosen {
                         Some(_) => "; of the others the best score decides",
@@ -78,6 +80,14 @@ pub fn why(
         Reason::Score { weight, of } => {
             format!("{scheduler}: the best score of {of} for this 5-tuple (weight {weight})")
         }
+    }
+}
+
+/// Whether a connection has an entry of whose kind only those at risk have one.
+pub fn tracking(is_kept: bool, server: SocketAddr) -> String {
+    match is_kept {
+        true => "at risk of another server, so it has an entry".to_owned(),
+        false => format!("with {server} by hash, not at risk: it has no entry and needs none"),
     }
 }
 

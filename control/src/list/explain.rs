@@ -51,6 +51,9 @@ pub fn explanation(out: &mut impl Write, explanation: &Explanation) -> io::Resul
             line("", format!("not {}: {}", unusable.server, unusable.why))?;
         }
     }
+    if let Some(tracking) = &explanation.tracking {
+        line("tracking", tracking.clone())?;
+    }
     if let Some(connection) = afterwards {
         line("afterwards", entry(connection))?;
     }

@@ -70,13 +70,17 @@ pub fn services(
                 let ops = if service.one_packet { " ops" } else { "" };
                 let helper =
                     service.helper.as_ref().map(|helper| format!(" helper {helper}")).unwrap_or_default();
+                let at_risk = if service.at_risk { " at-risk" } else { "" };
                 let shut = service.syn_flood.is_some_and(|flood| flood.shut);
                 let flood = if shut { "  SYN flood" } else { "" };
                 let ports = match service.ports.as_slice() {
                     [] => String::new(),
                     ports => format!(" ports {}", ports.join(",")),
                 };
-                writeln!(out, "{name} {scheduler}{flags}{persistent}{ops}{helper}{ports}{withdrawn}{flood}")?;
+                writeln!(
+                    out,
+                    "{name} {scheduler}{flags}{persistent}{ops}{helper}{at_risk}{ports}{withdrawn}{flood}"
+                )?;
             }
             Columns::Persistent | Columns::Thresholds => writeln!(out, "{name} {}", service.scheduler)?,
             Columns::Stats => numbered(out, &name, &stats(&service.stats, numbers))?,
@@ -246,6 +250,7 @@ mod tests {
             mode: "nat".to_owned(),
             one_packet: false,
             helper: None,
+            at_risk: false,
             persistence: None,
             tunnel: None,
             withdrawn: None,
@@ -353,6 +358,9 @@ TCP  [2001:db8::80]:80 mh (mh-port)
         web.helper = Some("ftp".to_owned());
         assert!(shown(&web).contains(" mask 255.255.255.0 ops helper ftp\n"), "{}", shown(&web));
         web.helper = None;
+        web.at_risk = true;
+        assert!(shown(&web).contains(" ops at-risk\n"), "{}", shown(&web));
+        web.at_risk = false;
         let address = std::mem::replace(&mut web.address, "[2001:db8::10]:80".parse().unwrap());
         for (prefix, mask) in [(128, ""), (64, " mask 64"), (32, " mask 32")] {
             web.persistence = Some(Persistence { timeout: 60, prefix });

@@ -44,6 +44,7 @@ fn scrape(servers: u32) -> Scrape {
         mode: "nat".to_owned(),
         one_packet: false,
         helper: None,
+        at_risk: false,
         persistence: None,
         tunnel: None,
         withdrawn: (protocol == "udp").then(|| "rvs stops".to_owned()),

@@ -89,7 +89,8 @@ impl<F: Frame> Router<F> {
             });
             ensure!(is_known, "--down: {down} is no real server; expected one of the configuration's");
         }
-        let services = Services::new(config.services.clone());
+        let services =
+            Services::new(config.services.clone()).with_flow_key(config.scheduling.flow_key, Instant::now());
         let health = |_: &Service, server: &Server| {
             let up = !down.iter().any(|down| down.is(server.address));
             Health { up, weight: None }
@@ -99,8 +100,8 @@ impl<F: Frame> Router<F> {
         effects.judge(services.present(), health, Instant::now());
         let random = |which| SipHasher13::new_with_keys(seed, which).finish();
         let mut ids = Ids::new(1).with_key([random(2), random(3)]);
-        let (flow_key, ports, fibs) = (config.scheduling.flow_key, network.ports(), network.fibs());
-        let snapshot = compile::compile(1, flow_key, &services, &effects, &mut ids, |_| true, ports, fibs)
+        let (ports, fibs) = (network.ports(), network.fibs());
+        let snapshot = compile::compile(1, &services, &effects, &mut ids, |_| true, ports, fibs)
             .with_sources(config.sources.clone())
             .with_routing(config.routing.forward);
 

@@ -133,6 +133,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
         differs("sloppy_tcp", old.sloppy.tcp, new.sloppy.tcp),
         differs("sloppy_sctp", old.sloppy.sctp, new.sloppy.sctp),
         differs("one_packet", old.one_packet, new.one_packet),
+        differs("track", old.track, new.track),
         differs("quorum", was.quorum, is.quorum),
         differs("hysteresis", was.hysteresis, is.hysteresis),
     ];
@@ -230,5 +231,8 @@ mod tests {
             shown(WEB, &new),
             ["~ service tcp/192.0.2.10:80 scheduler maglev -> rr, quorum 1 -> 2, timeouts"]
         );
+        let old = WEB.replace("'nat'", "'dr'").replace(":8080", "");
+        let new = old.replace("mode", "track = 'at-risk'\nmode");
+        assert_eq!(shown(&old, &new), ["~ service tcp/192.0.2.10:80 track all -> at-risk"]);
     }
 }

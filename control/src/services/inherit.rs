@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::live::{ServerChange, ServiceChange, server_of, service_of};
+use super::roster::Told;
 use super::{Leaving, Services};
 use crate::config::{self, OnRemove, Server, ServerState, Service};
 use crate::ids::{Face, ServerKey, ServiceKey};
@@ -28,6 +29,9 @@ pub struct Changes {
     deadlines: Vec<(ServiceKey, SocketAddr, Duration)>,
     /// How long until those that are on their way out have to be gone.
     leaving: Vec<(ServiceKey, SocketAddr, Duration)>,
+    /// By which connections go that have no word.
+    #[serde(default)]
+    rosters: Vec<Told>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +101,7 @@ impl Services {
             servers: self.live.servers.iter().map(server).collect(),
             deadlines: self.deadlines.iter().map(|(key, &until)| left((key, until))).collect(),
             leaving: self.leaving.iter().map(|(key, leaving)| left((key, leaving.until))).collect(),
+            rosters: self.rosters.told(),
         }
     }
 
@@ -129,7 +134,8 @@ impl Services {
             self.deadlines.insert((service, address), now + left);
         }
         // What they have taken away has left already, or comes back with its connections.
-        self.settle(self.live.apply(&self.file));
+        self.rosters.inherit(&changes.rosters);
+        self.settle(self.live.apply(&self.file), now);
         lost
     }
 
@@ -180,7 +186,7 @@ impl Services {
             let server = Server { weight: 0, check: false, ..Server::new(address) };
             self.leaving.insert((key, address), Leaving { service, server, until: now + time, how });
         }
-        self.settle(self.running.clone());
+        self.settle(self.running.clone(), now);
     }
 }
 

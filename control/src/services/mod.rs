@@ -11,6 +11,7 @@
 pub mod diff;
 mod inherit;
 pub mod live;
+mod roster;
 pub mod save;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -24,6 +25,7 @@ use foldhash::HashMap;
 use tokio::time::Instant;
 
 pub use self::inherit::Changes;
+use self::roster::{Rosters, Standing};
 use crate::config::{OnRemove, Server, ServerState, Service};
 use crate::ids::{ServerKey, ServiceKey};
 use live::{Live, server_of, service_of};
@@ -42,6 +44,7 @@ pub struct Services {
     /// When drained servers are to be disabled.
     deadlines: BTreeMap<(ServiceKey, SocketAddr), Instant>,
     present: List,
+    rosters: Rosters,
     /// What live services were added with.
     texts: BTreeMap<ServiceKey, String>,
 }
@@ -108,6 +111,28 @@ impl Services {
         services.running = services.file.clone();
         services.present = without_disabled(&services.running);
         services
+    }
+
+    /// The same with another key by which schedulers hash flows.
+    pub fn with_flow_key(self, key: u64, now: Instant) -> Services {
+        let mut services = Services { rosters: Rosters::new(key), ..self };
+        services.rosters.settle(&services.running, now);
+        services
+    }
+
+    /// Schedulers are to hash flows by this key from now on.
+    pub fn hash_flows_by(&mut self, key: u64) {
+        self.rosters.key = key;
+    }
+
+    /// The key by which schedulers hash flows.
+    pub fn flow_key(&self) -> u64 {
+        self.rosters.key
+    }
+
+    /// The rosters by which those connections of a service go that have no word, if there may be such.
+    pub fn rosters(&self, service: ServiceKey) -> Option<&Standing> {
+        self.rosters.of(service)
     }
 
     /// As the file had them when it was read.
@@ -219,8 +244,14 @@ impl Services {
     /// Lets go of servers whose time has come, or whose connections have ended; whether there were any.
     pub fn expire(&mut self, now: Instant, has_connections: impl Fn(ServiceKey, ServerKey) -> bool) -> bool {
         let before = self.leaving.len();
-        self.leaving.retain(|(service, _), leaving| {
-            leaving.until > now && has_connections(*service, ServerKey::of(&leaving.service, &leaving.server))
+        let turns = self.rosters.is_due(now);
+        if turns {
+            self.rosters.settle(&self.running, now);
+        }
+        let rosters = &self.rosters;
+        self.leaving.retain(|(service, address), leaving| {
+            let server = ServerKey::of(&leaving.service, &leaving.server);
+            leaving.until > now && (has_connections(*service, server) || rosters.has(*service, *address))
         });
         let due: Vec<_> =
             self.deadlines.iter().filter(|(_, until)| **until <= now).map(|(key, _)| *key).collect();
@@ -232,7 +263,7 @@ impl Services {
                 self.live.set_server(&self.file, service, address, Some(server));
             }
         }
-        let changed = before != self.leaving.len() || !due.is_empty();
+        let changed = turns || before != self.leaving.len() || !due.is_empty();
         if changed {
             self.rebuild(now);
         }
@@ -245,12 +276,13 @@ impl Services {
 
     fn adopt(&mut self, running: List, now: Instant) {
         self.let_go(&running, now);
-        self.settle(running);
+        self.settle(running, now);
     }
 
     /// What follows from what is wanted, and from who is leaving.
-    fn settle(&mut self, running: List) {
+    fn settle(&mut self, running: List, now: Instant) {
         self.running = running;
+        self.rosters.settle(&self.running, now);
         let running = &self.running;
         self.deadlines.retain(|(service, address), _| {
             let known = service_of(running, *service).and_then(|known| server_of(known, *address));

@@ -50,6 +50,7 @@ fn service(protocol: &str, address: &str, servers: Vec<Server>) -> Service {
         mode: "nat".to_owned(),
         one_packet: false,
         helper: None,
+        at_risk: false,
         persistence: None,
         tunnel: None,
         withdrawn: None,

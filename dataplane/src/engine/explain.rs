@@ -32,6 +32,8 @@ pub struct Explanation {
     /// Its connection, as it would be afterwards. Of another real server, if the packet begins a new one in the place of one that is
     /// over.
     pub afterwards: Option<Connection>,
+    /// Whether that is in the table then, or no more than where the packet goes, of which nothing is remembered.
+    pub is_kept: bool,
     /// If a scheduler would be asked: what decides. What it decides is in `afterwards`.
     pub reason: Option<Reason>,
     /// If it is a fragment without ports, which goes where the first of its datagram has gone: that one's real server.
@@ -132,14 +134,15 @@ pub fn explain(
         Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment | Punt::Local)
     );
     let alone = || alone(&engine, &stage, snapshot, now, &found?).filter(|_| goes_on);
-    let afterwards = owner.and_then(|owner| engine.connection(&stage, now, &owner)).or_else(alone);
+    let kept = owner.and_then(|owner| engine.connection(&stage, now, &owner));
+    let afterwards = kept.or_else(alone);
     let note = tag.filter(|_| is_later).and_then(|tag| table.fragments().find(tag, now));
     let follows = match note.map(|note| note.fate) {
         Some(Fate::With(flow)) => Some(flow.dest),
         _ => None,
     };
     let [frame] = burst;
-    Ok(Explanation { hit, connection, afterwards, reason, follows, verdict, frame })
+    Ok(Explanation { hit, connection, afterwards, is_kept: kept.is_some(), reason, follows, verdict, frame })
 }
 
 impl Engine {
@@ -177,7 +180,7 @@ impl Engine {
     }
 }
 
-/// What a datagram is a part of that nobody remembers ([`crate::snapshot::Service::one_packet`]): by the template that the engine
+/// What a packet is a part of that nobody remembers ([`crate::snapshot::Service::keeps_all`]): by the template that the engine
 /// has gone by on the stage, or the same turn, taken once more.
 fn alone(
     engine: &Engine,
@@ -189,13 +192,14 @@ fn alone(
     let dest = match owner.side {
         Side::Service(index) => {
             let service = stage.services.get(index as usize)?;
-            if !service.one_packet && service.by_hash.is_none() {
+            if service.keeps_all && service.by_hash.is_none() {
                 return None;
             }
             let place = engine.template(stage, owner);
             let template = place.and_then(|place| place.find(&engine.table, stage, now));
             let chosen = match template.and_then(|(_, word)| stage.dest_of(word)) {
                 Some(dest) => dest.id,
+                None if let Some(at_risk) = &service.at_risk => at_risk.server(flow)?,
                 None if !service.one_packet => stage.home(service).hashed(flow)?,
                 None => {
                     let again = snapshot.rehearsal(Some(index));

@@ -24,6 +24,8 @@ pub(super) enum Gated<'a> {
     Begins,
     /// Go on to a server and leave no word.
     Passes(&'a Dest),
+    /// Go on to a server, with which it has been before, and from now on have a word.
+    GoesOn(&'a Dest),
 }
 
 impl<'a> Path<'a> {
@@ -60,6 +62,9 @@ impl<'a> Path<'a> {
         service: &Service,
         packet: &Packet,
     ) -> Result<Gated<'a>, Verdict> {
+        if let Some(at_risk) = &service.at_risk {
+            return self.go_on(at_risk, service, packet);
+        }
         let is_late = service.by_hash.is_some() && self.was_shut(service);
         if !is_late {
             return Err(Verdict::Punt(Punt::NoConnection));

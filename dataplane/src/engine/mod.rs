@@ -5,6 +5,7 @@
 //! exactly one.
 
 mod adopt;
+mod at_risk;
 mod classify;
 mod explain;
 mod express;

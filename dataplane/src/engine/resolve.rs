@@ -413,9 +413,7 @@ impl<'a> Path<'a> {
 
     /// A packet of no connection, for which there may be a vacancy; `None` if another worker has just begun one.
     fn begin(&self, packet: &Packet, vacancy: Option<Slot>) -> Result<Option<&'a Dest>, Verdict> {
-        let Packet { client, hash, .. } = *packet;
-        let side = packet.side();
-        let index = match side {
+        let index = match packet.side() {
             Side::Service(index) => index,
             Side::Endpoint(_) => {
                 // A connection of all ports goes before who answers for want of one.
@@ -428,18 +426,19 @@ impl<'a> Path<'a> {
             }
         };
         let service = &self.snapshot.services[index as usize];
-        if !service.live {
+        let is_late = !(packet.may_begin() || service.sloppy && packet.may_begin_late());
+        // Of a connection that needs no word nobody knows that it is not known.
+        if !service.live && !(is_late && service.at_risk.is_some()) {
             return Err(Verdict::Punt(Punt::NoService));
         }
-        let is_late = !(packet.may_begin() || service.sloppy && packet.may_begin_late());
-        if is_late && let Gated::Passes(dest) = self.after_handshake(index, service, packet)? {
-            return Ok(Some(dest));
+        if is_late {
+            match self.after_handshake(index, service, packet)? {
+                Gated::Begins => {}
+                Gated::Passes(dest) => return Ok(Some(dest)),
+                Gated::GoesOn(dest) => return self.catch_up(service, dest, packet, vacancy),
+            }
         }
-        let admitted = match self.addresses_of(packet) {
-            None => self.admit(service, packet.source, is_late),
-            Some(six) => self.admit(service, six.source, is_late),
-        };
-        admitted.map_err(Verdict::Drop)?;
+        self.admit(service, packet, is_late)?;
         if service.limiter.is_some()
             && let Gated::Passes(dest) = self.knock(index, service, packet)?
         {
@@ -447,11 +446,34 @@ impl<'a> Path<'a> {
         }
         let (dest, word) = self.schedule(index, service, packet)?;
         arrives(packet, dest)?;
-        if service.one_packet {
+        if !service.keeps_all && !self.is_kept(service, dest, packet) {
             self.count_connection(dest);
             return Ok(Some(dest));
         }
+        if !self.enter(service, dest, packet, word, vacancy)? {
+            return Ok(None);
+        }
+        self.count_connection(dest);
+        if service.is_limited {
+            // Whether it is full now has to be noticed now.
+            dest.is_full();
+        }
+        Ok(Some(dest))
+    }
+
+    /// Inserts a connection's word; `false` if another worker has just done so.
+    #[inline(always)]
+    pub(super) fn enter(
+        &self,
+        service: &Service,
+        dest: &Dest,
+        packet: &Packet,
+        word: Word,
+        vacancy: Option<Slot>,
+    ) -> Result<bool, Verdict> {
+        let Packet { client, hash, .. } = *packet;
         let wanted = Wanted::Connection(dest.endpoint);
+        let side = packet.side();
         let judge =
             Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted, named: self.named };
         // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
@@ -466,15 +488,10 @@ impl<'a> Path<'a> {
             if let Some(local) = local {
                 self.engine.table.note_local(slot, word.identity(), local);
             }
-            self.count_connection(dest);
-            if service.is_limited {
-                // Whether it is full now has to be noticed now.
-                dest.is_full();
-            }
-            return Ok(Some(dest));
+            return Ok(true);
         }
         self.snapshot.left(word);
-        if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(None) }
+        if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(false) }
     }
 
     /// What a connection needs before it is inserted besides a slot: a place among its source's, a local port. It has been counted, and is not any
@@ -505,8 +522,17 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// Whether a client with this address may begin a connection, or why not; `is_late` if its SYN was let in and has left no word.
-    fn admit<A: Family>(&self, service: &Service, source: A, is_late: bool) -> Result<(), Drop> {
+    /// Whether a packet's client may begin a connection, or why not; `is_late` if its SYN was let in and has left no word.
+    #[inline(always)]
+    pub(super) fn admit(&self, service: &Service, packet: &Packet, is_late: bool) -> Result<(), Verdict> {
+        let admitted = match self.addresses_of(packet) {
+            None => self.admit_from(service, packet.source, is_late),
+            Some(six) => self.admit_from(service, six.source, is_late),
+        };
+        admitted.map_err(Verdict::Drop)
+    }
+
+    fn admit_from<A: Family>(&self, service: &Service, source: A, is_late: bool) -> Result<(), Drop> {
         if self.is_martian(source) {
             return Err(Drop::Martian);
         }
@@ -692,7 +718,7 @@ impl Judge for Judgement<'_> {
 
 /// A packet whose time to live is over comes so far only where it may have arrived ([`Service::ends_here`]).
 #[inline]
-fn arrives(packet: &Packet, dest: &Dest) -> Result<(), Verdict> {
+pub(super) fn arrives(packet: &Packet, dest: &Dest) -> Result<(), Verdict> {
     if packet.ttl <= 1 && !dest.is_here {
         return Err(Verdict::Drop(Drop::TtlExpired));
     }

@@ -142,8 +142,8 @@ impl Way<'_> {
         let Way { table, snapshot, now } = *self;
         let next_hop = match asked {
             None => A::fib(snapshot).look_up(self.beyond(ip, packet).unwrap_or(ip.destination)),
-            // Nobody remembers where it would have gone: what fits on the narrowest way.
-            Some(Asked { service, .. }) if snapshot.services[service as usize].one_packet => {
+            // Nobody may remember where it would have gone: what fits on the narrowest way.
+            Some(Asked { service, .. }) if !snapshot.services[service as usize].keeps_all => {
                 let of_service = snapshot.dests().filter(|dest| dest.service == service);
                 return of_service.filter_map(mtu_to::<A>).min();
             }

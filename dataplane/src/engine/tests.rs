@@ -2,6 +2,7 @@
 
 mod adopt;
 mod all_ports;
+mod at_risk;
 mod families;
 mod fragments;
 mod ftp;

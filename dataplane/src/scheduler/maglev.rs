@@ -36,12 +36,12 @@ pub(super) struct Table {
     rows: Box<[u16]>,
 }
 
-/// The table of a service's last snapshot, as long as that exists.
+/// The tables of a service's last snapshot, as long as that exists: one, or one for each roster as well.
 #[derive(Clone, Debug, Default)]
-pub(super) struct LastTable(Arc<Mutex<Weak<Table>>>);
+pub(super) struct LastTables(Arc<Mutex<Vec<Weak<Table>>>>);
 
 impl Maglev {
-    pub(super) fn new(servers: &[Candidate], last: &LastTable, key: u64) -> Self {
+    pub(super) fn new(servers: &[Candidate], last: &LastTables, key: u64) -> Self {
         let servers = eligible(servers);
         let member = |server: &&Candidate| {
             let hash = of_server(server.address);
@@ -74,16 +74,17 @@ impl Maglev {
     }
 }
 
-impl LastTable {
-    /// The last one if that is of these members, else a new one.
+impl LastTables {
+    /// The one that is of these members, else a new one.
     fn table(&self, members: Vec<Member>) -> Arc<Table> {
         // Whoever panicked has left the one or the other table there.
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(table) = last.upgrade().filter(|table| table.members == members) {
+        last.retain(|table| table.strong_count() > 0);
+        if let Some(table) = last.iter().filter_map(Weak::upgrade).find(|table| table.members == members) {
             return table;
         }
         let table = Arc::new(Table { rows: rows::<ROWS>(&members, Turns::Spread), members });
-        *last = Arc::downgrade(&table);
+        last.push(Arc::downgrade(&table));
         table
     }
 }

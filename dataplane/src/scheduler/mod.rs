@@ -19,6 +19,7 @@ mod mh;
 mod preferred;
 mod reason;
 mod rendezvous;
+mod roster;
 mod round_robin;
 mod rows;
 mod two;
@@ -31,11 +32,12 @@ pub use self::flow::{FLOW_KEY, Flow};
 use self::hashed::Hashed;
 use self::least::Least;
 use self::local::{Addresses, Kind, Local};
-use self::maglev::{LastTable, Maglev};
+use self::maglev::{LastTables, Maglev};
 use self::mh::Mh;
 use self::preferred::Preferred;
 pub use self::reason::Reason;
 use self::rendezvous::Rendezvous;
+pub use self::roster::{AtRisk, NextRoster, RosterMember, RosterSpec, Rosters};
 use self::round_robin::RoundRobin;
 use self::two::Two;
 use crate::counters::Gauge;
@@ -73,7 +75,7 @@ pub type Cursor = Arc<AtomicU64>;
 pub struct Kept {
     /// Its round-robin position.
     pub cursor: Cursor,
-    last_table: LastTable,
+    last_tables: LastTables,
     addresses: Addresses,
 }
 
@@ -134,7 +136,7 @@ impl Picker {
             Scheduler::Lblc => Picker::Local(Local::new(Kind::One, newest_first, &kept.addresses)),
             Scheduler::Lblcr => Picker::Local(Local::new(Kind::Set, newest_first, &kept.addresses)),
             Scheduler::P2c => Picker::Two(Two::p2c(newest_first, key)),
-            Scheduler::Maglev => Picker::Maglev(Maglev::new(servers, &kept.last_table, key)),
+            Scheduler::Maglev => Picker::Maglev(Maglev::new(servers, &kept.last_tables, key)),
             Scheduler::Rendezvous => Picker::Rendezvous(Rendezvous::new(servers, key)),
         }
     }
@@ -143,7 +145,7 @@ impl Picker {
     pub fn by_hash(servers: &[Candidate], kept: &Kept, key: u64) -> Self {
         match servers.len() {
             0..=32 => Picker::Rendezvous(Rendezvous::new(servers, key)),
-            _ => Picker::Maglev(Maglev::new(servers, &kept.last_table, key)),
+            _ => Picker::Maglev(Maglev::new(servers, &kept.last_tables, key)),
         }
     }
 

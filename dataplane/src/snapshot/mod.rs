@@ -38,7 +38,7 @@ use crate::counters::{Gauge, TrafficCounters};
 use crate::fib::{Address, Fibs, NextHop, PortIndex};
 use crate::key::{KeyHasher, WideKey};
 use crate::quic;
-use crate::scheduler::{Candidate, FLOW_KEY, Flow, Kept, Picker};
+use crate::scheduler::{AtRisk, Candidate, FLOW_KEY, Flow, Kept, Picker, Rosters};
 use crate::service::{
     Helper, Limits, Mode, Persistence, Protocol, Scheduler, SchedulerFlag, State, Timeouts,
 };
@@ -86,6 +86,8 @@ pub struct ServiceSpec {
     pub persistence: Option<Persistence>,
     /// Whether each datagram is one of its own, and no connection is remembered (IPVS' one-packet scheduling).
     pub one_packet: bool,
+    /// If not each of its connections has a word: by whom the others go. For TCP that is one way, without persistence and helper.
+    pub rosters: Option<Rosters>,
     /// What ties its connections together. FTP: with persistence and all ports, over TCP and by NAT. IPsec: over UDP, and not by full NAT.
     pub helper: Option<Helper>,
     /// Whose connections may begin, if not everybody's.
@@ -164,6 +166,7 @@ impl ServiceSpec {
             sloppy: false,
             persistence: None,
             one_packet: false,
+            rosters: None,
             helper: None,
             sources: None,
             limiter: None,
@@ -224,6 +227,10 @@ pub struct Service {
     pub sloppy: bool,
     /// See [`ServiceSpec::one_packet`].
     pub one_packet: bool,
+    /// Which of its connections have a word, if it is neither none nor all of them.
+    pub at_risk: Option<Arc<AtRisk>>,
+    /// Whether each of its connections has a word.
+    pub keeps_all: bool,
     /// See [`ServiceSpec::helper`].
     pub helper: Option<Helper>,
     /// See [`ServiceSpec::sources`].
@@ -671,6 +678,10 @@ impl Snapshot {
         let quic_ids = spec.dests.iter().filter_map(|dest| Some((dest.quic_id?, dest.id)));
         let mut timeouts = spec.timeouts;
         timeouts.0[State::Template as usize] = spec.persistence.map_or(0, |persistence| persistence.seconds);
+        if spec.rosters.is_some() {
+            // Met in its middle, a connection is in no state yet, and may be one that says little.
+            timeouts.0[State::None as usize] = timeouts.0[State::Established as usize];
+        }
         self.services.push(Service {
             ports: spec.ports.clone(),
             incoming: spec.incoming.clone(),
@@ -682,8 +693,11 @@ impl Snapshot {
                 None => Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.kept, spec.flow_key),
             },
             by_hash,
-            sloppy: spec.sloppy,
+            // With rosters each packet that begins nothing has a server already.
+            sloppy: spec.sloppy && spec.rosters.is_none(),
             one_packet: spec.one_packet,
+            at_risk: spec.rosters.as_ref().map(|rosters| Arc::new(AtRisk::new(rosters, &spec.kept))),
+            keeps_all: !spec.one_packet && spec.rosters.is_none(),
             helper: spec.helper,
             sources: spec.sources.clone(),
             limiter: spec.limiter.clone(),

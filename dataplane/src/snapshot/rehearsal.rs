@@ -50,6 +50,7 @@ impl Snapshot {
                 live,
                 sloppy,
                 one_packet,
+                keeps_all,
                 helper,
                 is_limited,
                 ends_here,
@@ -67,6 +68,7 @@ impl Snapshot {
                 ref quic,
                 ref pool,
                 ref by_hash,
+                ref at_risk,
                 picker: _,
             } = *original;
             let pool = pool.clone().map(|pool| Pool { is_rehearsal: true, ..pool });
@@ -84,6 +86,8 @@ impl Snapshot {
                 by_hash,
                 sloppy,
                 one_packet,
+                at_risk: at_risk.clone(),
+                keeps_all,
                 helper,
                 sources: sources.clone(),
                 limiter: limiter.as_ref().filter(|_| service == Some(index)).map(Limiter::rehearsal),

@@ -11,7 +11,9 @@
 
 mod patterns;
 
-use dataplane::service::{Helper, MAX_TIMEOUT_SECONDS, Mode, Protocol, Scheduler, SchedulerFlag, State};
+use dataplane::service::{
+    Helper, MAX_TIMEOUT_SECONDS, Mode, Protocol, Scheduler, SchedulerFlag, State, Track,
+};
 use serde_json::{Map, Value, json};
 
 use self::patterns::patterns;
@@ -25,6 +27,7 @@ pub fn schema() -> Value {
     let service = &mut definitions["service"]["properties"];
     service["protocol"]["enum"] = json!(names(Protocol::ALL));
     service["helper"]["enum"] = json!(names(Helper::ALL));
+    service["track"]["enum"] = json!(names(Track::ALL));
     service["mode"]["enum"] = json!(names(Mode::ALL));
     service["scheduler"]["enum"] = json!(names(Scheduler::ALL));
     service["flags"]["items"]["enum"] = json!(names(SchedulerFlag::ALL));

@@ -113,6 +113,9 @@ impl Table {
                 service["protocol"] = json!("udp");
             }
         }
+        if document.pointer("/service/0/track") == Some(&json!("at-risk")) {
+            document["service"][0]["mode"] = json!("dr");
+        }
         let is_sctps = |key: &str| {
             State::of_protocol(Protocol::Sctp).any(|state| state.timeout_key() == key)
                 && State::of_protocol(Protocol::Tcp).all(|state| state.timeout_key() != key)

@@ -108,6 +108,7 @@ impl Backend for Example {
             mode: "nat".to_owned(),
             one_packet: true,
             helper: self.maybe("ftp".to_owned()),
+            at_risk: true,
             persistence: self.maybe(api::Persistence { timeout: 300, prefix: 32 }),
             tunnel: self.maybe("ipip".to_owned()),
             withdrawn: self.maybe("rvs stops".to_owned()),
@@ -335,6 +336,7 @@ impl Backend for Example {
                 why: "least connections".to_owned(),
                 unusable: self.list(explain::Unusable { server, why: "down".to_owned() }),
             }),
+            tracking: self.maybe("by hash, not at risk".to_owned()),
             afterwards: self.maybe(connection),
             rewritten: self.maybe(packet),
             tunnel: self.maybe(explain::Tunnel {
