@@ -428,7 +428,8 @@ impl<'a> Path<'a> {
         let service = &self.snapshot.services[index as usize];
         let is_late = !(packet.may_begin() || service.sloppy && packet.may_begin_late());
         // Of a connection that needs no word nobody knows that it is not known.
-        if !service.live && !(is_late && service.at_risk.is_some()) {
+        let may_go_on = is_late && service.at_risk.is_some();
+        if !service.live && !may_go_on {
             return Err(Verdict::Punt(Punt::NoService));
         }
         if is_late {
