@@ -25,8 +25,9 @@ fn placed(wishes: Vec<(Service, bool)>) -> Vec<Service> {
             if !shared.is_empty() {
                 service.faces = shared;
                 // Whose a server's packet is, nobody could tell, if both keep their ports and one of them has several addresses.
-                let is_blurred =
-                    [last, &service].iter().all(|one| one.mode == Mode::Nat && one.is_of_all_ports());
+                let may_blur = |one: &Service| one.mode == Mode::Nat && one.is_of_all_ports();
+                let is_blurred = may_blur(&service)
+                    && services.iter().any(|other| other.place == last.place && may_blur(other));
                 service.place = if is_blurred { services.len() } else { last.place };
             }
         }
