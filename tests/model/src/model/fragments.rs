@@ -97,7 +97,9 @@ impl Model {
                 || self.is_endpoint(source, protocol)
                 || self.claim_at(source, destination, protocol).is_some();
             let runs_out = is_ours && packet.hops() <= 1;
-            if note.ports != ports && !runs_out {
+            // The same number, and other ports; or of IPv6, whose numbers are those of all protocols, another one.
+            let is_another = matches!(note.went, Went::With(.., flow) if flow.protocol != protocol);
+            if (note.ports != ports || is_another) && !runs_out {
                 return Fate::Drop("fragment_overlap");
             }
         }
