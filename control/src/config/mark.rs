@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 
 use dataplane::fib::PortIndex;
 use dataplane::service::Protocol;
-use dataplane::snapshot::Incoming;
+use dataplane::snapshot::{Incoming, covers};
 use itertools::Itertools;
 
 use super::check::{names, narrow, one_of};
@@ -291,10 +291,6 @@ fn within(prefix: &Prefix) -> Vec<IpAddr> {
             IpAddr::V6(first) => Ipv6Addr::from(u128::from(first) + offset).into(),
         })
         .collect()
-}
-
-fn covers(ports: &[RangeInclusive<u16>], port: u16) -> bool {
-    ports.iter().any(|range| range.contains(&port))
 }
 
 /// Those that are not among the others.

@@ -27,14 +27,16 @@ impl<'a> Path<'a> {
         self.admit(service, packet, true)?;
         arrives(packet, dest)?;
         let ends = packet.flags & (FIN | RST) != 0;
-        let is_at_risk = !ends && at_risk.concerns(&flow, service.picker.pick(&flow));
+        let is_at_risk = !ends && at_risk.concerns(&flow, Some(dest.id), service.picker.pick(&flow));
         Ok(if is_at_risk { Gated::GoesOn(dest) } else { Gated::Passes(dest) })
     }
 
     /// Whether a connection that begins with this server has a word.
     #[inline(never)]
     pub(super) fn is_kept(&self, service: &Service, dest: &Dest, packet: &Packet) -> bool {
-        service.at_risk.as_ref().is_some_and(|at_risk| at_risk.concerns(&self.flow(packet), Some(dest.id)))
+        let Some(at_risk) = &service.at_risk else { return false };
+        let flow = self.flow(packet);
+        at_risk.concerns(&flow, at_risk.server(&flow), Some(dest.id))
     }
 
     /// Gives a connection a word that has begun without; `None` if another worker has just done so. In no state until it goes on, it makes

@@ -95,9 +95,8 @@ impl AtRisk {
         self.current.pick(flow)
     }
 
-    /// Whether a flow needs a word, if it would go to this server now, were it to begin.
-    pub fn concerns(&self, flow: &Flow, now: Option<DestId>) -> bool {
-        let known = self.server(flow);
+    /// Whether a flow needs a word that without one is with `known` ([`Self::server`]), and would go to `now`, were it to begin.
+    pub fn concerns(&self, flow: &Flow, known: Option<DestId>, now: Option<DestId>) -> bool {
         let stays = match &self.next {
             NextRoster::Same => true,
             NextRoster::Other(next) => next.pick(flow) == known,

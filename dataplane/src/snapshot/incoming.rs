@@ -24,8 +24,8 @@ impl Incoming {
     }
 }
 
-/// Whether a port is in one of these ranges, which ascend.
-pub(super) fn covers(ranges: &[RangeInclusive<u16>], port: u16) -> bool {
+/// Whether a port is in one of these ranges, which ascend and do not overlap.
+pub fn covers(ranges: &[RangeInclusive<u16>], port: u16) -> bool {
     let before = ranges.partition_point(|range| *range.end() < port);
     ranges.get(before).is_some_and(|range| range.contains(&port))
 }

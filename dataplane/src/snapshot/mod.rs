@@ -25,8 +25,7 @@ use std::sync::Arc;
 
 use self::family::{Directory, WideIndex};
 pub use self::family::{Family, fold, folded};
-pub use self::incoming::Incoming;
-use self::incoming::covers;
+pub use self::incoming::{Incoming, covers};
 use self::index::Index;
 pub use self::pool::Pool;
 pub use self::publish::{Publisher, Subscriber};
