@@ -2,7 +2,7 @@
 //!
 //! The model (`model/`) says what a router does with a packet as plainly as it can be said: connections are a list, checksums are summed anew over the whole packet, a TCP
 //! state is looked up in a table as it is printed in books. It was written from the RFCs, the semantics of LVS and docs/, and
-//! shares nothing with the data path but the names that services are configured by. [`sequence`] makes random sequences of packets, time and changes, in which
+//! shares nothing with the data path but the names that services are configured by; what no document has, the numbers of its hashes, it asks for (`hashes.rs`). [`sequence`] makes random sequences of packets, time and changes, in which
 //! few clients meet few services; [`compare()`] has the model and the data path take one, and compares each verdict, each byte that leaves, and at the end what has been counted and which
 //! connections are listed.
 //!
@@ -15,8 +15,8 @@
 //! | headers of the PROXY protocol: where they stand, numbers and selective acknowledgements, segment sizes, MTUs of ICMP errors | a service by full NAT has them or not |
 //! | source NAT: what leaves, what comes back, hairpins, pings, ICMP errors both ways; the port is one of the pool's and its host's, and of its parity; pools that are used up | a sequence has it or not; which port it is the model is told |
 //! | the states of TCP and SCTP, in both directions and in one; timeouts, expiry before and after the sweep; reused ports | all sequences |
-//! | schedulers but `maglev`, `lblc` and `lblcr`: those without chance and secret exactly; of the others that the server is one that may be chosen, and of those that hash that it stays | a service has one of them |
-//! | `sloppy_tcp`, `one_packet`, persistence with prefixes and quiescent servers, thresholds, lists of sources, rates of all and of each source, how many connections a source has, the gate against floods of SYNs (by `sh` and `dh`) | a service has some of them |
+//! | schedulers but `lblc` and `lblcr`: those without chance exactly; of the others that the server is one that may be chosen, and of those that hash that it stays | a service has one of them |
+//! | `sloppy_tcp`, `one_packet`, persistence with prefixes and quiescent servers, thresholds, lists of sources, rates of all and of each source, how many connections a source has, the gate against floods of SYNs | a service has some of them |
 //! | servers that go down, are drained or reset, weights, weight 0, MACs that are not known, addresses that move away | steps between packets |
 //! | routing of what concerns no service | a sequence has it or not |
 //! | fragments in any order, overlapping, without a first; options, extension headers, no checksum, MSS, selective acknowledgements, class and ECN, hops that run out, MTU, damage, martians, VLAN tags | [`sequence::Odd`] |
@@ -34,6 +34,7 @@
 //! ```
 
 mod compare;
+mod hashes;
 mod model;
 mod packet;
 mod scheduler;

@@ -22,14 +22,17 @@ pub struct Candidate {
 pub enum Choice {
     /// This one and no other.
     Server(usize),
-    /// By lot or by a secret: one of these, or nobody if that is so.
-    AnyOf(Vec<usize>, bool),
+    /// By lot: one of these.
+    AnyOf(Vec<usize>),
+    /// By a hash: whom that comes to ([`crate::hashes`]).
+    ByHash,
     /// There is none.
     Nobody,
 }
 
 impl Candidate {
-    fn is_usable(&self) -> bool {
+    /// Whether it may have a new connection.
+    pub fn is_usable(&self) -> bool {
         self.weight > 0 && !self.is_full
     }
 
@@ -86,30 +89,21 @@ pub fn choose(
             let owner = &candidates[usize::from(bucket) % candidates.len()];
             if owner.is_usable() { Choice::Server(owner.server) } else { Choice::Nobody }
         }
-        Scheduler::Mh
-        | Scheduler::Twos
-        | Scheduler::Lblc
-        | Scheduler::Lblcr
-        | Scheduler::Maglev
-        | Scheduler::Rendezvous
-        | Scheduler::P2c => {
-            let usable: Vec<usize> = candidates
-                .iter()
-                .filter(|candidate| candidate.is_usable())
-                .map(|usable| usable.server)
-                .collect();
-            let refuses = kind == Scheduler::Mh && !flags.contains(&SchedulerFlag::MhFallback);
-            let refuses = refuses && usable.len() < candidates.len();
-            if usable.is_empty() { Choice::Nobody } else { Choice::AnyOf(usable, refuses) }
-        }
+        Scheduler::Mh | Scheduler::Maglev | Scheduler::Rendezvous => Choice::ByHash,
+        Scheduler::Twos | Scheduler::Lblc | Scheduler::Lblcr | Scheduler::P2c => any_of(candidates.iter()),
     }
+}
+
+/// By lot.
+fn any_of<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Choice {
+    let usable: Vec<usize> = candidates.filter(|one| one.is_usable()).map(|one| one.server).collect();
+    if usable.is_empty() { Choice::Nobody } else { Choice::AnyOf(usable) }
 }
 
 /// The next of a ring that may take a connection. Where it goes on after nobody could, nobody says.
 fn in_turn(ring: Vec<&Candidate>, turn: &mut Option<u64>) -> Choice {
     let Some(mut position) = *turn else {
-        let usable: Vec<usize> = ring.iter().filter(|one| one.is_usable()).map(|one| one.server).collect();
-        return if usable.is_empty() { Choice::Nobody } else { Choice::AnyOf(usable, false) };
+        return any_of(ring.into_iter());
     };
     for _ in 0..ring.len() {
         let candidate = ring[(position % ring.len() as u64) as usize];

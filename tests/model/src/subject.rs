@@ -10,11 +10,12 @@ use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::engine::{BURST, Engine, Verdict, reset};
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, Route, Via};
 use dataplane::fragments::Waiting;
-use dataplane::service::{Limits, Mode, Protocol, State, Timeouts};
+use dataplane::service::{Limits, Mode, Protocol, Scheduler, State, Timeouts};
 use dataplane::snapshot::{DestSpec, Part, Pool, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
 use dataplane::snat::{Share, Snat, SnatSpec, Snats};
 use dataplane::table::{Client, DestId, HashKey, LocalAddress, Table};
 
+use crate::hashes;
 use crate::model::{Class, Mapped};
 use crate::sequence::Sequence;
 use crate::world::{
@@ -275,6 +276,7 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
     ServiceSpec {
         ports: face.all_ports.clone().unwrap_or_default(),
         scheduler: service.scheduler,
+        kept: if service.scheduler == Scheduler::Maglev { hashes::kept() } else { Default::default() },
         flags: service.flags.clone(),
         timeouts,
         live: face.live,

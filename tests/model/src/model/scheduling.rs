@@ -2,14 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane::service::{Mode, Protocol, Scheduler, SchedulerFlag};
+use dataplane::service::{Protocol, Scheduler, SchedulerFlag};
 
 use super::{Fate, Frame, Model, gate};
+use crate::hashes::{self, Member};
 use crate::packet::SYN;
 use crate::scheduler::{self, Candidate, Choice};
-use crate::world::{self, Flow, Limit, Server, Way};
+use crate::world::{self, Flow, Server, Way};
 
-/// What a scheduler that hashes by a secret has chosen by: as long as it is the same, so is the choice.
+/// What a scheduler that hashes has chosen by: as long as it is the same, so is the choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hashed {
     pub(super) service: usize,
@@ -45,23 +46,16 @@ impl Model {
         let choice = scheduler::choose(service.scheduler, &service.flags, &candidates, turn, &flow);
         let server = match choice {
             Choice::Server(server) => Some(server),
-            Choice::AnyOf(servers, may_refuse) => {
-                let drawn = match frame.observed.begun {
-                    Some(drawn) => servers.into_iter().find(|&server| server == drawn),
-                    None if may_refuse => None,
-                    // One for which there was no local port, or no place among the client's connections.
-                    None => {
-                        let has_local = |server| self.has_local(number, server, flow);
-                        let mut without = servers.iter().copied().filter(|&server| !has_local(server));
-                        without.next().or(servers.first().copied())
-                    }
-                };
-                // Who was drawn in vain, nobody can see.
-                let its = &self.services[number];
-                let is_in_vain = its.mode == Mode::Fullnat || matches!(its.limit, Some(Limit::Open(_)));
-                let is_seen = frame.observed.begun.is_some() || !is_in_vain;
-                if is_seen { self.as_before(number, flow, &candidates, drawn) } else { drawn }
-            }
+            Choice::ByHash => self.by_hash(number, service.scheduler, &candidates, flow),
+            Choice::AnyOf(servers) => match frame.observed.begun {
+                Some(drawn) => servers.into_iter().find(|&server| server == drawn),
+                // One for which there was no local port, or no place among the client's connections.
+                None => {
+                    let has_local = |server| self.has_local(number, server, flow);
+                    let mut without = servers.iter().copied().filter(|&server| !has_local(server));
+                    without.next().or(servers.first().copied())
+                }
+            },
             Choice::Nobody => None,
         };
         server.ok_or(Fate::Drop("no_server"))
@@ -85,39 +79,62 @@ impl Model {
         known.map(candidate).collect()
     }
 
-    /// The server of a flow by its hash alone, full or not.
-    pub(super) fn hashed_to(&self, number: usize, flow: Flow) -> Option<usize> {
+    /// The server of a flow by its hash alone, full or not. A scheduler that looks at something else has rendezvous hashing beside it.
+    pub(super) fn hashed_to(&mut self, number: usize, flow: Flow) -> Option<usize> {
+        use Scheduler::{Dh, Maglev, Mh, Rendezvous, Sh};
         let service = &self.services[number];
+        let kind = match service.scheduler {
+            kind @ (Sh | Dh | Mh | Maglev | Rendezvous) => kind,
+            _ => Rendezvous,
+        };
         let mut candidates = self.candidates(number);
         candidates.iter_mut().for_each(|one| one.is_full = false);
-        match scheduler::choose(service.scheduler, &service.flags, &candidates, &mut None, &flow) {
+        match scheduler::choose(kind, &service.flags, &candidates, &mut None, &flow) {
             Choice::Server(server) => Some(server),
-            Choice::AnyOf(..) | Choice::Nobody => None,
+            Choice::ByHash => self.by_hash(number, kind, &candidates, flow),
+            Choice::AnyOf(_) | Choice::Nobody => None,
         }
     }
 
-    /// What a hash has chosen once it chooses again; so does it, if it is asked for the first time.
-    pub(super) fn as_before(
+    /// Whom a hash comes to: what it has chosen once it chooses again, and nobody who may not be chosen.
+    pub(super) fn by_hash(
         &mut self,
         number: usize,
-        Flow { protocol, client, destination }: Flow,
+        kind: Scheduler,
         candidates: &[Candidate],
-        drawn: Option<usize>,
+        flow: Flow,
     ) -> Option<usize> {
+        let Flow { protocol, client, destination } = flow;
         let service = &self.services[number];
-        let port = match service.scheduler {
-            Scheduler::Mh => service.flags.contains(&SchedulerFlag::MhPort).then(|| client.port()),
-            Scheduler::Rendezvous | Scheduler::Maglev => Some(client.port()),
-            _ => return drawn,
+        let is_mh = kind == Scheduler::Mh;
+        let (counts, walks) = [SchedulerFlag::MhPort, SchedulerFlag::MhFallback]
+            .map(|flag| !is_mh || service.flags.contains(&flag))
+            .into();
+        let member = |one: &Candidate| Member {
+            address: world::server_address(service, one.server),
+            weight: one.weight,
+            is_full: one.is_full,
         };
+        let members: Vec<Member> = candidates.iter().rev().map(member).collect();
+        let flags = if is_mh { &service.flags[..] } else { &[] };
+        let place = hashes::choose(kind, flags, &members, &flow);
+        let chosen = place.map(|place| &candidates[candidates.len() - 1 - place]);
+        let may_be = match chosen {
+            Some(chosen) => chosen.is_usable(),
+            None if walks => !candidates.iter().any(Candidate::is_usable),
+            None => candidates.is_empty() || !candidates.iter().all(Candidate::is_usable),
+        };
+        assert!(may_be, "{kind} has chosen {chosen:?} of {candidates:?}");
+        let chosen = chosen.map(|chosen| chosen.server);
         let servers = candidates.iter().map(|one| (one.server, one.weight, one.is_full)).collect();
-        let by = (service.scheduler != Scheduler::Mh).then_some((destination, protocol));
+        let by = (!is_mh).then_some((destination, protocol));
+        let port = counts.then(|| client.port());
         let by = Hashed { service: number, client: client.ip(), port, by, servers };
         match self.hashed.iter().find(|(other, _)| *other == by) {
             Some(&(_, before)) => before,
             None => {
-                self.hashed.push((by, drawn));
-                drawn
+                self.hashed.push((by, chosen));
+                chosen
             }
         }
     }

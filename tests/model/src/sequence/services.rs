@@ -88,7 +88,7 @@ fn faces() -> impl Strategy<Value = Vec<Face>> {
 }
 
 fn service() -> impl Strategy<Value = Service> {
-    let scheduler = select(vec![
+    let others = select(vec![
         Scheduler::Rr,
         Scheduler::Wrr,
         Scheduler::Lc,
@@ -104,6 +104,8 @@ fn service() -> impl Strategy<Value = Service> {
         Scheduler::Rendezvous,
         Scheduler::P2c,
     ]);
+    // To fill its table takes longer than a sequence.
+    let scheduler = prop_oneof![24 => others, 1 => Just(Scheduler::Maglev)];
     let kind = (
         prop::bool::weighted(0.3),
         prop_oneof![6 => Just(Protocol::Tcp), 3 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)],
@@ -132,18 +134,10 @@ fn service() -> impl Strategy<Value = Service> {
         let (is_six, protocol, mode, scheduler, flags) = kind;
         let is_marked = marked.is_some();
         let faces = marked.unwrap_or(vec![Face { place: 0, protocol, all_ports, live: true }]);
-        // Whom a client without a local port, or with enough connections, would have come back to, nobody can see, nor whether it would have been refused.
+        // Whom a client without a local port, or with enough connections, would have come back to, nobody can see.
         let is_tight =
             mode == Mode::Fullnat && local_ports.len() <= 2 || matches!(limit, Some(Limit::Open(_)));
         let persistence = persistence.filter(|_| !is_tight);
-        let scheduler =
-            if is_tight && scheduler == Scheduler::Mh { Scheduler::Rendezvous } else { scheduler };
-        // Whom a gate passes on to, only these hashes tell.
-        let scheduler = match (limit, scheduler) {
-            (Some(Limit::HalfOpen { .. }), Scheduler::Sh | Scheduler::Dh) => scheduler,
-            (Some(Limit::HalfOpen { .. }), _) => Scheduler::Sh,
-            _ => scheduler,
-        };
         let one_packet = one_packet
             && faces.iter().all(|face| face.protocol == Protocol::Udp)
             && persistence.is_none()
