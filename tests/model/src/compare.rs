@@ -1,12 +1,13 @@
 //! A sequence through the data path and through the model, and where they differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane::counters::Punt;
 use dataplane::engine::Verdict;
 use dataplane::service::{Mode, Protocol};
 
 use crate::model::{Fate, Model, Observed};
+use crate::roster;
 use crate::sequence::{Sequence, Step, Which};
 use crate::subject::Subject;
 use crate::tunnel;
@@ -91,7 +92,19 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
                 faces.filter(|face| face.place == place).for_each(|face| face.live = !face.live);
                 (0..services.len()).collect()
             }
+            &Step::Track(service) => {
+                let number = service % services.len();
+                let service = &mut services[number];
+                service.is_at_risk = !service.is_at_risk && service.may_be_at_risk();
+                vec![number]
+            }
         };
+        let moved = services.iter_mut().enumerate().filter_map(|(number, service)| {
+            let before = service.rosters.clone();
+            roster::settle(service, now);
+            (service.rosters != before).then_some(number)
+        });
+        let changed: BTreeSet<usize> = changed.into_iter().chain(moved).collect();
         let mut expected: Vec<String> = model.settle(now).iter().map(shown).collect();
         let mut actual: Vec<String> =
             subject.settle(now).into_iter().map(|(verdict, left)| shown(&settled(verdict, left))).collect();
@@ -134,6 +147,7 @@ fn kinds(service: &Service) -> impl Iterator<Item = &'static str> {
         (service.is_marked, "mark"),
         (service.proxy, "proxy"),
         (matches!(service.limit, Some(Limit::HalfOpen { .. })), "gate"),
+        (service.rosters.is_some(), "at_risk"),
         (service.mode == Mode::Tunnel && service.is_six, "tunnel of six"),
         (is_across, "tunnel across"),
     ];

@@ -17,6 +17,7 @@
 //! | the states of TCP and SCTP, in both directions and in one; timeouts, expiry before and after the sweep; reused ports | all sequences |
 //! | schedulers but `lblc` and `lblcr`: those without chance exactly; of the others that the server is one that may be chosen, and of those that hash that it stays | a service has one of them |
 //! | `sloppy_tcp`, `one_packet`, persistence with prefixes and quiescent servers, thresholds, lists of sources, rates of all and of each source, how many connections a source has, the gate against floods of SYNs | a service has some of them |
+//! | connections without an entry (`track = "at-risk"`): with whom they are, who has an entry all the same, rosters that change and how long that takes, `all` and back again; errors about them | a service is one of them |
 //! | servers that go down, are drained or reset, weights, weight 0, MACs that are not known, addresses that move away | steps between packets |
 //! | routing of what concerns no service | a sequence has it or not |
 //! | fragments in any order, overlapping, without a first; options, extension headers, no checksum, MSS, selective acknowledgements, class and ECN, hops that run out, MTU, damage, martians, VLAN tags | [`sequence::Odd`] |
@@ -37,6 +38,7 @@ mod compare;
 mod hashes;
 mod model;
 mod packet;
+pub mod roster;
 mod scheduler;
 mod sctp;
 pub mod sequence;

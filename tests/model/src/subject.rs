@@ -10,6 +10,7 @@ use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::engine::{BURST, Engine, Verdict, reset};
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, Route, Via};
 use dataplane::fragments::Waiting;
+use dataplane::scheduler::{FLOW_KEY, NextRoster, RosterMember, RosterSpec, Rosters};
 use dataplane::service::{Limits, Mode, Protocol, Scheduler, State, Timeouts};
 use dataplane::snapshot::{DestSpec, Part, Pool, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
 use dataplane::snat::{Share, Snat, SnatSpec, Snats};
@@ -17,6 +18,7 @@ use dataplane::table::{Client, DestId, HashKey, LocalAddress, Table};
 
 use crate::hashes;
 use crate::model::{Class, Mapped};
+use crate::roster::{self, Roster};
 use crate::sequence::Sequence;
 use crate::world::{
     self, Flow, GATEWAYS, LAN, Leaving, MACS, ROUTER, ROUTER_SIX, SERVERS, Service, WAN, Way,
@@ -260,10 +262,7 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
         listed: server.leaving.is_none(),
         returning: server.leaving.is_none(),
         reset: server.leaving == Some(Leaving::Resetting),
-        ..DestSpec::new(
-            DestId::new((1 + number * SERVERS + index) as u32).expect("a small number"),
-            world::server_address(service, index),
-        )
+        ..DestSpec::new(dest_id(number, index), world::server_address(service, index))
     };
     let face = &service.faces[0];
     let protocol = if service.has(Protocol::Tcp) { Protocol::Tcp } else { face.protocol };
@@ -287,6 +286,7 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
             .sources
             .as_ref()
             .map(|sources| Arc::new(Sources::new(sources.allow.as_deref(), &sources.deny))),
+        rosters: service.rosters.as_ref().map(|rosters| rosters_of(number, service, rosters)),
         limiter: Kept::default().limiter(service.limit.map(|limit| limit_of(limit, service.is_six)), [5, 7]),
         tunnel: TunnelSpec {
             encapsulation: service.tunnel.encapsulation,
@@ -297,6 +297,33 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
         part: service.is_marked.then_some(Part::Home),
         ..ServiceSpec::new(address, protocol, service.mode)
     }
+}
+
+fn dest_id(number: usize, server: usize) -> DestId {
+    DestId::new((1 + number * SERVERS + server) as u32).expect("a small number")
+}
+
+fn rosters_of(
+    number: usize,
+    service: &Service,
+    roster::Rosters { current, next }: &roster::Rosters,
+) -> Rosters {
+    let member = |&(server, weight): &(usize, u32)| RosterMember {
+        address: world::server_address(service, server),
+        weight,
+        dest: Some(dest_id(number, server)),
+    };
+    let spec = |roster: &Roster| RosterSpec {
+        scheduler: service.scheduler,
+        key: FLOW_KEY,
+        members: roster.iter().map(member).collect(),
+    };
+    let next = match next {
+        None => NextRoster::Same,
+        Some((Some(next), _)) => NextRoster::Other(spec(next)),
+        Some((None, _)) => NextRoster::Nothing,
+    };
+    Rosters { current: spec(current), next }
 }
 
 /// All services, and behind them what those of marks have.

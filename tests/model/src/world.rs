@@ -19,6 +19,8 @@ use dataplane::snapshot::MssClamp;
 use dataplane::snat::SnatTimeouts;
 use dataplane::wire::tunnel::Encapsulation;
 
+use crate::roster::Rosters;
+
 /// The MACs of the ports.
 pub(crate) const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 /// The port where clients are.
@@ -63,6 +65,10 @@ pub struct Service {
     pub sources: Option<Sources>,
     /// How many may begin.
     pub limit: Option<Limit>,
+    /// Whether only those of its connections are to have an entry that are at risk.
+    pub is_at_risk: bool,
+    /// If that is so, or has been so a while ago: by which servers the others go.
+    pub rosters: Option<Rosters>,
     /// How many servers it has, and what is said of each.
     pub servers: Vec<Server>,
 }
@@ -124,6 +130,17 @@ pub enum Limit {
 }
 
 impl Service {
+    /// Whether its connections can do without an entry: they are of TCP and one way, with one of two schedulers, and nothing has to be remembered.
+    pub(crate) fn may_be_at_risk(&self) -> bool {
+        self.faces[0].protocol == Protocol::Tcp
+            && !self.is_marked
+            && self.mode.is_one_way()
+            && matches!(self.scheduler, Scheduler::Maglev | Scheduler::Rendezvous)
+            && self.persistence.is_none()
+            && self.limit.is_none()
+            && self.servers.iter().all(|server| server.limits.is_none())
+    }
+
     /// Whether it has ports that it does not change.
     pub(crate) fn is_of_all_ports(&self) -> bool {
         self.faces[0].all_ports.is_some()

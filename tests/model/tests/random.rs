@@ -37,12 +37,20 @@ const IN_EVERY_MODE: [&str; 23] = [
 ];
 
 /// What they meet in one, or because of something else that is special about them.
-const IN_ONE: [(&str, &str); 44] = [
+const IN_ONE: [(&str, &str); 52] = [
     ("all_ports", "forward"),
     ("all_ports", "hold"),
     ("all_ports", "icmp_error"),
     ("all_ports", "no_local_port"),
     ("all_ports", "no_service"),
+    ("at_risk", "forward"),
+    ("at_risk", "hold"),
+    ("at_risk", "no_connection"),
+    ("at_risk", "no_neighbour"),
+    ("at_risk", "no_server"),
+    ("at_risk", "source_denied"),
+    ("at_risk", "too_big"),
+    ("at_risk", "unresolved"),
     ("dr", "no_neighbour"),
     ("fullnat", "icmp_error"),
     ("fullnat", "no_local_port"),

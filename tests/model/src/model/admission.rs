@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use dataplane::service::{Mode, Protocol};
 
-use super::connections::Connection;
+use super::at_risk::is_without;
+use super::connections::{Connection, is_ftp_data, may_begin};
 use super::persistence::network;
 use super::{Fate, Frame, Model, TICKS_PER_SECOND};
 use crate::packet::{RST, SYN};
@@ -30,18 +31,23 @@ impl Model {
     ) -> Result<Option<usize>, Fate> {
         let service = &self.services[number];
         let Flow { protocol, client, destination } = flow;
-        if !service.is_at(destination.ip()) {
-            return Err(Fate::Punt("no_service"));
-        }
-        let is_syn = flags & (SYN | RST) == SYN;
+        let is_without = is_without(service, protocol);
         let may_begin = match protocol {
             Protocol::Udp => true,
             Protocol::Sctp => flags == sctp::INIT || service.sloppy && flags != sctp::ABORT,
-            Protocol::Tcp => is_syn || service.sloppy && flags & RST == 0,
+            Protocol::Tcp => {
+                let may_be_late = service.sloppy && !is_without && flags & RST == 0;
+                may_begin(flow, flags) || may_be_late && !is_ftp_data(flow)
+            }
         };
-        // Data connections of active FTP come from port 20, and are not for a server to take.
-        let is_ftp_data = protocol == Protocol::Tcp && client.port() == 20;
-        let is_late = !may_begin || is_ftp_data;
+        let is_late = !may_begin;
+        // What is known goes on wherever the address is, and of such a connection nobody knows that it is not known.
+        if is_late && is_without {
+            return self.go_on(number, flow, flags).map(Some);
+        }
+        if !service.is_at(destination.ip()) {
+            return Err(Fate::Punt("no_service"));
+        }
         if is_late && !self.has_been_shut(number, protocol) {
             return Err(Fate::Punt("no_connection"));
         }
@@ -68,7 +74,7 @@ impl Model {
     }
 
     /// Whether a client may begin a connection with a service, or why not. Once it may, that counts.
-    fn admit(&mut self, number: usize, flow: Flow, is_late: bool) -> Result<(), &'static str> {
+    pub(super) fn admit(&mut self, number: usize, flow: Flow, is_late: bool) -> Result<(), &'static str> {
         let (service, client) = (&self.services[number], flow.client.ip());
         if service.sources.as_ref().is_some_and(|sources| !allows(sources, client)) {
             return Err("source_denied");

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use dataplane::service::Protocol;
 
+use super::at_risk::is_without;
 use super::persistence::{Template, network};
 use super::proxy::{self, Stream};
 use super::{Fate, Frame, Model, TICKS_PER_SECOND};
@@ -32,6 +33,23 @@ pub struct Connection {
     pub(super) stream: Option<Stream>,
 }
 
+impl Connection {
+    /// One that is there from now on.
+    pub(super) fn new(flow: Flow, service: usize, server: usize, state: State, now: u64) -> Connection {
+        Connection {
+            flow,
+            service,
+            server,
+            state,
+            seen: now,
+            is_answered: false,
+            number: 0,
+            local: None,
+            stream: None,
+        }
+    }
+}
+
 impl Model {
     /// A connection with a server, or why there is none.
     pub(super) fn begin(
@@ -50,10 +68,13 @@ impl Model {
         let local = self.take_local(frame, number, server, flow)?;
         self.loads[number][server].traffic.connections += 1;
         self.total.connections += 1;
-        let service = &self.services[number];
-        if service.one_packet {
+        if self.services[number].one_packet
+            || is_without(&self.services[number], flow.protocol)
+                && !self.is_at_risk(number, flow, Some(server))
+        {
             return Ok(server);
         }
+        let service = &self.services[number];
         let seen = client_side(service);
         let state = match flow.protocol {
             Protocol::Udp => State::Udp,
@@ -69,28 +90,23 @@ impl Model {
         };
         // A stream that is met in its middle has had its beginning.
         let has_header = proxy::has_header(service, flow.protocol) && flags & SYN != 0;
-        // What is over of this client's port makes room.
-        let (services, now) = (&self.services, self.now);
+        let stream = has_header.then(Stream::default);
+        self.enter(Connection { local, stream, ..Connection::new(flow, number, server, state, self.now) });
+        Ok(server)
+    }
+
+    /// A connection is there from now on. What is over of its client's port makes room.
+    pub(super) fn enter(&mut self, connection: Connection) {
+        let (services, now, flow) = (&self.services, self.now, connection.flow);
         self.connections.retain(|old| {
             let is_this = old.flow == flow;
-            let is_stale = (old.flow.client, old.flow.protocol) == (client, flow.protocol)
+            let is_stale = (old.flow.client, old.flow.protocol) == (flow.client, flow.protocol)
                 && is_over(old, &services[old.service], now);
             !is_this && !is_stale
         });
         self.begun += 1;
-        self.connections.push(Connection {
-            flow,
-            service: number,
-            server,
-            state,
-            seen: self.now,
-            is_answered: false,
-            number: self.begun,
-            local,
-            stream: has_header.then(Stream::default),
-        });
+        self.connections.push(Connection { number: self.begun, ..connection });
         self.note_limits();
-        Ok(server)
     }
 
     /// Whether a packet of a known connection is the first one of another.
@@ -106,7 +122,7 @@ impl Model {
             }
             Protocol::Tcp => {
                 let is_over = matches!(connection.state, State::TimeWait | State::Close);
-                flags & (SYN | RST) == SYN && (is_over || is_dead || self.is_to_end(index))
+                may_begin(connection.flow, flags) && (is_over || is_dead || self.is_to_end(index))
             }
         }
     }
@@ -202,6 +218,16 @@ impl Model {
     }
 }
 
+/// Whether a packet of TCP begins a connection.
+pub(super) fn may_begin(flow: Flow, flags: u8) -> bool {
+    flags & (SYN | RST) == SYN && !is_ftp_data(flow)
+}
+
+/// Data connections of active FTP come from port 20, and are not for a server to take.
+pub(super) fn is_ftp_data(flow: Flow) -> bool {
+    flow.client.port() == 20
+}
+
 /// Whether a handshake of TCP has begun, and not come to its end.
 fn is_half_done(state: State) -> bool {
     matches!(state, State::None | State::SynSent | State::SynRecv | State::SynAck)
@@ -215,6 +241,8 @@ pub(super) fn client_side(service: &Service) -> tcp::Seen {
 pub(super) fn timeout(service: &Service, state: State) -> u32 {
     match state {
         State::Established | State::Udp => service.timeout,
+        // Met in its middle, it may be established for long.
+        State::None if service.rosters.is_some() => service.timeout,
         state => state.timeout(),
     }
 }

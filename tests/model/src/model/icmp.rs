@@ -8,6 +8,7 @@ use super::local::readdress;
 use super::sending::{has_gone_on, send, send_to};
 use super::{Fate, Frame, Model, proxy};
 use crate::packet::{self, End};
+use crate::tcp::State;
 use crate::world::{self, Flow};
 
 impl Model {
@@ -47,12 +48,22 @@ impl Model {
         if is_redirect || is_astray || packet.fragment.is_some() {
             return nobodys;
         }
+        let of_client = Flow { protocol, client: destination, destination: source };
         let known = match about_reply {
-            Some(_) => self.find_by_client(Flow { protocol, client: destination, destination: source }),
+            Some(_) => self.find_by_client(of_client),
             None if is_claimed => self.find_by_local(destination, source, protocol),
             None => self.find_by_server(destination, source, protocol),
         };
-        let Some(index) = known else {
+        let known = match (known, about_reply) {
+            (Some(index), _) => Some(self.connections[index].clone()),
+            // One that has no entry.
+            (None, Some(service)) => {
+                let server = self.by_roster(service, of_client);
+                server.map(|server| Connection::new(of_client, service, server, State::None, self.now))
+            }
+            (None, None) => None,
+        };
+        let Some(Connection { service, server, flow, local, .. }) = known else {
             // A client may know the server by its own address, if there is a way to it.
             return match self.routed_instead(frame, Fate::Punt("icmp")) {
                 Fate::Punt(_) => nobodys,
@@ -62,7 +73,6 @@ impl Model {
         if packet.hops() <= 1 {
             return Fate::Drop("ttl_expired");
         }
-        let Connection { service, server, flow, local, .. } = self.connections[index];
         let its = &self.services[service];
         let (client, virtual_address) = (flow.client, flow.destination);
         let real = world::server_at(its, server, virtual_address.port());

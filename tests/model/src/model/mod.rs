@@ -5,6 +5,7 @@
 //! which services are configured.
 
 mod admission;
+mod at_risk;
 mod connections;
 mod counts;
 mod flows;

@@ -1,6 +1,7 @@
 //! Random sequences: few clients and few services, so that packets meet, and every step small and readable, so that a sequence which shows a
 //! difference shrinks to one that a person understands.
 
+mod at_risk;
 mod error;
 mod odd;
 mod passing;
@@ -62,6 +63,8 @@ pub enum Step {
     Weight(Which, u32),
     /// The virtual address goes to another router, or comes back.
     Move(usize),
+    /// Connections of a service come to need an entry only at risk, if they can do so, or all of them.
+    Track(usize),
 }
 
 /// The numbers of a service and of one of its servers, modulo how many there are.
@@ -100,6 +103,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(which, leaving)| Step::Remove(which, leaving)),
         1 => (which, 0..5u32).prop_map(|(which, weight)| Step::Weight(which, weight)),
         1 => (0..3usize).prop_map(Step::Move),
+        1 => (0..3usize).prop_map(Step::Track),
     ]
 }
 

@@ -7,11 +7,13 @@ use dataplane::wire::tunnel::Encapsulation;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::at_risk::{at_risk, with_tracking};
 use crate::world::{self, Face, Limit, SERVERS, Server, Service, Snat, Sources, Tunnel};
 
 /// One to three of them.
 pub(super) fn services() -> impl Strategy<Value = Vec<Service>> {
-    prop::collection::vec((service(), any::<bool>()), 1..=3).prop_map(placed)
+    let service = (service(), at_risk()).prop_map(|(service, wish)| with_tracking(service, wish));
+    prop::collection::vec((service, any::<bool>()), 1..=3).prop_map(placed)
 }
 
 /// Each service has addresses of its own, or if it wants to and they are free, those of the one before it, and of its servers.
@@ -172,6 +174,8 @@ fn service() -> impl Strategy<Value = Service> {
             proxy: proxy && mode == Mode::Fullnat && has_tcp,
             sources,
             limit,
+            is_at_risk: false,
+            rosters: None,
             servers,
         }
     })
