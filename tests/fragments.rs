@@ -11,6 +11,7 @@ use harness::{
     listing::Counters,
     netns::Namespace,
     packet::{Craft, fragments, mac_of},
+    pieces::{LARGE, data, shuffled},
     raw::RawSender,
     router::Router,
     servers::Server,
@@ -19,28 +20,11 @@ use harness::{
 };
 
 const ECHO: u16 = 7;
-/// Data of a datagram that fills six packets of 1500 bytes.
-const LARGE: usize = 8192;
 /// What a packet of 1500 bytes holds.
 const IN_A_PACKET: usize = 1480;
 
 fn me() -> SocketAddrV4 {
     SocketAddrV4::new(CLIENT, 5000)
-}
-
-/// So much data, of which every part is something else.
-fn data(length: usize, seed: usize) -> Vec<u8> {
-    (0..length).map(|n| (n * 31 + n / 256 + seed * 17) as u8).collect()
-}
-
-/// As Fisher and Yates do it; the same for the same seed.
-fn shuffled<T>(mut all: Vec<T>, seed: usize) -> Vec<T> {
-    let mut state = seed as u64 * 2 + 1;
-    for last in (1..all.len()).rev() {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        all.swap(last, (state >> 33) as usize % (last + 1));
-    }
-    all
 }
 
 /// Where a real server's echo answers: under direct routing it has the virtual address itself.

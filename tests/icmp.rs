@@ -7,10 +7,8 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use harness::{
     client,
-    cluster::{CLIENT, Cluster, Layout, vip},
+    cluster::{CLIENT, Layout, vip},
     config::Service,
-    netns::Namespace,
-    tunnel::{End, Kind, through},
     wait::{self, PATIENCE},
     with_cluster,
 };
@@ -52,63 +50,6 @@ fn a_service_without_a_server_says_so() -> Result<()> {
         );
         router.finish()
     })
-}
-
-/// A machine behind the client, and the address that it has there. The way to it is narrower than all before.
-fn behind_the_client(cluster: &Cluster) -> Result<Namespace> {
-    let Cluster { client, router, real_servers, .. } = cluster;
-    let far = Namespace::create(cluster.state(), "far")?;
-    client.ip(&format!("link add far0 mtu 1300 type veth peer name eth0 netns {}", far.name()))?;
-    client.ip("link set far0 up\naddress add 198.51.100.1/24 dev far0")?;
-    far.ip("link set eth0 up\naddress add 198.51.100.2/24 dev eth0\nroute add default via 198.51.100.1")?;
-    client.plain_wire("far0")?;
-    far.plain_wire("eth0")?;
-    client.sysctl("net/ipv4/ip_forward", 1)?;
-    let route = format!("route add 198.51.100.0/24 via {CLIENT}");
-    match cluster.layout() {
-        Layout::TwoArmed => router.ip(&route)?,
-        Layout::OneArmed => real_servers.iter().try_for_each(|server| server.ip(&route))?,
-    }
-    Ok(far)
-}
-
-/// The far machine says that it takes 1460 bytes a segment; 1260 get through, which the server has to be told.
-fn path_mtu_is_found(layout: Layout, tunnel: Option<Kind>) -> Result<()> {
-    with_cluster(layout, |cluster| {
-        let _nginx = cluster.start_web()?;
-        let _ends = tunnel.map(|kind| End::of_all(cluster, kind)).transpose()?;
-        let web = cluster.web();
-        let web = if let Some(kind) = tunnel { through(web, kind) } else { web };
-        let router = cluster.start_router(&cluster.config().service(web))?;
-        let far = behind_the_client(cluster)?;
-        let mut download = client::start_download(&far, vip(80), "100m", "download")?;
-        ensure!(download.wait(PATIENCE)?.success(), "{}", download.log());
-        let bytes = std::fs::read(far.state().file("download"))?;
-        ensure!(bytes == harness::nginx::big_file(), "{} bytes came", bytes.len());
-        let known = |server: &Namespace| -> Result<bool> {
-            Ok(server.ip_json("route get 198.51.100.2")?.to_string().contains("\"mtu\":1300"))
-        };
-        let servers = &cluster.real_servers;
-        let told = servers.iter().map(known).collect::<Result<Vec<_>>>()?;
-        ensure!(told.iter().filter(|known| **known).count() == 1, "who knows of the path's MTU: {told:?}");
-        router.finish()
-    })
-}
-
-#[test]
-fn path_mtu_is_found_nat() -> Result<()> {
-    path_mtu_is_found(Layout::TwoArmed, None)
-}
-
-#[test]
-fn path_mtu_is_found_dr() -> Result<()> {
-    path_mtu_is_found(Layout::OneArmed, None)
-}
-
-/// The error goes to the server through the tunnel, as the packets of its connection do.
-#[test]
-fn path_mtu_is_found_tunnel() -> Result<()> {
-    path_mtu_is_found(Layout::OneArmed, Some(Kind::Ipip))
 }
 
 /// Here it is the router itself who cannot send what servers send.

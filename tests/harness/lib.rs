@@ -20,7 +20,7 @@
 //! | [`ipvs`] | directors of Linux |
 //! | [`client`] | users |
 //! | [`fleet`], [`peers`] | several routers that know of each other |
-//! | [`capture`], [`packet`], [`raw`] | the wire: what passed, what it means, and sending what nobody should |
+//! | [`capture`], [`packet`], [`pieces`], [`raw`] | the wire: what passed, what it means, and sending what nobody should |
 //! | [`tally`] | an independent count at both ends |
 //! | [`wait`] | waiting for a condition, with a deadline |
 
@@ -52,6 +52,7 @@ pub mod nginx;
 pub mod packet;
 pub mod pair;
 pub mod peers;
+pub mod pieces;
 pub mod process;
 pub mod python;
 pub mod raw;

@@ -80,12 +80,13 @@ pub struct End(Daemon);
 impl End {
     /// Makes a machine the end of a tunnel, through a device `untun0`.
     pub fn start(machine: &Namespace, kind: Kind) -> Result<End> {
-        // A kernel that has these protocols, but no device up for them, would say so beside the program.
+        // A kernel that has these protocols, but no device up for them, would say so beside the program: by errors that
+        // quote a header (8 bytes behind their own) with the number of IP in IP or of GRE.
         machine.nft(
             "table ip untunnel {\nchain out {\ntype filter hook output priority 0;\n\
-             icmp type destination-unreachable icmp code { 2, 3 } drop\n}\n}\n\
+             icmp type destination-unreachable icmp code { 2, 3 } @th,136,8 { 4, 41, 47 } drop\n}\n}\n\
              table ip6 untunnel {\nchain out {\ntype filter hook output priority 0;\n\
-             icmpv6 type { destination-unreachable, parameter-problem } drop\n}\n}\n",
+             icmpv6 type { destination-unreachable, parameter-problem } @th,112,8 { 4, 41, 47 } drop\n}\n}\n",
         )?;
         let program = with_devices(machine.state(), "untunnel.py", include_str!("python/untunnel.py"))?;
         let port = if let Kind::Gue(port) = kind { port } else { 0 };
@@ -133,4 +134,11 @@ pub fn path_mtu(machine: &Namespace, address: impl Display) -> Result<Option<u64
     let route = machine.ip_json(&format!("route get {address}"))?;
     let metrics = &route.get(0).context("no route")?["metrics"];
     Ok(metrics.get(0).and_then(|metrics| metrics["mtu"].as_u64()))
+}
+
+/// A machine forgets what it has learnt of paths.
+pub fn forget_paths(machine: &Namespace) -> Result<()> {
+    ["-4", "-6"]
+        .into_iter()
+        .try_for_each(|family| machine.command("ip").arg(family).words("route flush cache").run().map(drop))
 }

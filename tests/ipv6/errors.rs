@@ -7,7 +7,7 @@ use harness::{
     capture::Capture,
     client,
     cluster::{Cluster, Layout},
-    ipv6::{self, CLIENT, ROUTER, VIP, endpoint, switch_on, vip, with_cluster},
+    ipv6::{self, ROUTER, VIP, endpoint, vip, with_cluster},
     netns::Namespace,
     nginx::big_file,
     packet::{ETHERNET, Frame},
@@ -130,69 +130,12 @@ fn wait_down(router: &harness::router::Router, index: usize) -> Result<()> {
     })
 }
 
-const FAR: &str = "2001:db8:f::2";
-
-/// A machine behind the client, the way to which is narrower than all before.
-pub(crate) fn behind_the_client(cluster: &Cluster, mtu: u16) -> Result<Namespace> {
-    let Cluster { client, router, real_servers, .. } = cluster;
-    let far = Namespace::create(cluster.state(), "far")?;
-    client.ip(&format!("link add far0 mtu {mtu} type veth peer name eth0 netns {}", far.name()))?;
-    switch_on(client, "far0")?;
-    switch_on(&far, "eth0")?;
-    client.ip("link set far0 up\naddress add 2001:db8:f::1/64 dev far0 nodad")?;
-    far.ip(&format!(
-        "link set eth0 up\naddress add {FAR}/64 dev eth0 nodad\nroute add default via 2001:db8:f::1"
-    ))?;
-    client.plain_wire("far0")?;
-    far.plain_wire("eth0")?;
-    client.sysctl("net/ipv6/conf/all/forwarding", 1)?;
-    let route = format!("route add 2001:db8:f::/64 via {CLIENT}");
-    match cluster.layout() {
-        Layout::TwoArmed => router.ip(&route)?,
-        Layout::OneArmed => real_servers.iter().try_for_each(|server| server.ip(&route))?,
-    }
-    Ok(far)
-}
-
-pub(crate) fn assert_downloaded(from: &Namespace) -> Result<()> {
+fn assert_downloaded(from: &Namespace) -> Result<()> {
     let mut download = client::start_download(from, vip(80), "100m", "download")?;
     ensure!(download.wait(PATIENCE)?.success(), "{}", download.log());
     let bytes = std::fs::read(from.state().file("download"))?;
     ensure!(bytes == big_file(), "{} bytes came", bytes.len());
     Ok(())
-}
-
-/// The far machine says that it takes 1440 bytes a segment; fewer get through, which the server has to be told by the
-/// machine in between, whose "packet too big" is about a packet of the virtual address.
-fn path_mtu_is_found(layout: Layout, mtu: u16) -> Result<()> {
-    with_cluster(layout, |cluster| {
-        let _nginx = cluster.start_web()?;
-        let router = cluster.start_router(&ipv6::config(cluster).service(ipv6::web(cluster)))?;
-        let far = behind_the_client(cluster, mtu)?;
-        assert_downloaded(&far)?;
-        let known = |server: &Namespace| -> Result<bool> {
-            let route = server.ip_json(&format!("-6 route get {FAR}"))?;
-            Ok(route.to_string().contains(&format!("\"mtu\":{mtu}")))
-        };
-        let told = cluster.real_servers.iter().map(known).collect::<Result<Vec<_>>>()?;
-        ensure!(told.iter().filter(|known| **known).count() == 1, "who knows of the path's MTU: {told:?}");
-        router.finish()
-    })
-}
-
-#[test]
-fn path_mtu_1400_is_found_nat() -> Result<()> {
-    path_mtu_is_found(Layout::TwoArmed, 1400)
-}
-
-#[test]
-fn path_mtu_1280_is_found_nat() -> Result<()> {
-    path_mtu_is_found(Layout::TwoArmed, 1280)
-}
-
-#[test]
-fn path_mtu_1400_is_found_dr() -> Result<()> {
-    path_mtu_is_found(Layout::OneArmed, 1400)
 }
 
 /// Here it is the router itself who cannot send what clients and servers send.

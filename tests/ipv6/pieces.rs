@@ -9,6 +9,7 @@ use harness::{
     ipv6::{self, CLIENT, endpoint, vip, with_cluster},
     listing::Counters,
     packet::{Craft, ETHERNET, ipv6_fragments, mac_of},
+    pieces::{LARGE, data, shuffled},
     raw::RawSender,
     servers::Server,
     wait::{self, PATIENCE},
@@ -17,28 +18,14 @@ use harness::{
 use crate::{answering, nothing_dropped, start, udp};
 
 const ECHO: u16 = 7;
-/// Data of a datagram that fills six packets of 1500 bytes.
-const LARGE: usize = 8192;
 /// What a packet of 1500 bytes holds behind its header.
 const IN_A_PACKET: usize = 1460;
 
-/// So much data, of which every part is something else.
-fn data(seed: usize) -> Vec<u8> {
-    (0..LARGE).map(|n| (n * 31 + n / 256 + seed * 17) as u8).collect()
-}
-
-/// The fragments of a large datagram to the echo service; the seed decides which comes first, and whether the others
-/// come in order or against it.
+/// The fragments of a large datagram to the echo service, in an order that the seed decides.
 fn request(cluster: &Cluster, seed: usize) -> Vec<Vec<u8>> {
-    let craft = Craft::udp((CLIENT, 5000), vip(ECHO), &data(seed));
+    let craft = Craft::udp((CLIENT, 5000), vip(ECHO), &data(LARGE, seed));
     let craft = craft.between(mac_of(cluster::CLIENT), cluster.router_mac());
-    let mut all = ipv6_fragments(&craft.build(), IN_A_PACKET, 1000 + seed as u32);
-    let count = all.len();
-    all.rotate_left(seed % count);
-    if seed % 2 == 1 {
-        all.reverse();
-    }
-    all
+    shuffled(ipv6_fragments(&craft.build(), IN_A_PACKET, 1000 + seed as u32), seed)
 }
 
 fn receive(socket: &UdpSocket, expected: &[u8], what: &str) -> Result<()> {
@@ -79,12 +66,12 @@ fn shuffled_datagrams(layout: Layout) -> Result<()> {
             let request = request(cluster, seed);
             ensure!(request.len() == 6);
             request.iter().try_for_each(|fragment| sender.send(fragment))?;
-            receive(&socket, &data(seed), &format!("the echo of datagram {seed}"))?;
+            receive(&socket, &data(LARGE, seed), &format!("the echo of datagram {seed}"))?;
         }
         // And as Linux makes fragments of what a program sends.
         for seed in 0..DATAGRAMS {
-            socket.send(&data(seed))?;
-            receive(&socket, &data(seed), &format!("the echo of Linux' datagram {seed}"))?;
+            socket.send(&data(LARGE, seed))?;
+            receive(&socket, &data(LARGE, seed), &format!("the echo of Linux' datagram {seed}"))?;
         }
         let met: Vec<u64> =
             servers.iter().zip(served).map(|(server, before)| server.served() - before).collect();

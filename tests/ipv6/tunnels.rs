@@ -13,8 +13,7 @@ use harness::{
     config::{Config, Service},
     ipv6::{self, CLIENT, VIP, switch_on, vip, with_cluster},
     netns::Namespace,
-    packet::{Craft, Frame, fragments, ipv6_fragments, mac_of},
-    raw::RawSender,
+    packet::Frame,
     servers::Server,
     shm::Place,
     tunnel::{End, Kind, path_mtu, through},
@@ -275,55 +274,6 @@ fn data(length: usize, seed: usize) -> Vec<u8> {
     (0..length).map(|n| (n * 31 + n / 256 + seed * 17) as u8).collect()
 }
 
-/// Each fragment is a packet of its own in the tunnel, and in whichever order they come they follow the first.
-#[test]
-fn eight_kilobytes_in_six_fragments_shuffled() -> Result<()> {
-    const DATAGRAMS: usize = 40;
-    /// Six fragments, each with room for the outer headers.
-    const IN_A_PACKET: usize = 1384;
-    for pair in Pair::ALL {
-        with_cluster(Layout::OneArmed, |cluster| {
-            let kind = Kind::Gue(6080);
-            let mut ends = End::of_all_for_both(cluster, kind)?;
-            let _echo = Server::udp_echo(&cluster.real_servers[0], pair.vip(ECHO))?;
-            let config = ipv6::config(cluster).with_fragments();
-            let router = start(cluster, &config.service(pair.service(cluster, "udp", ECHO, kind)))?;
-            let socket = user(cluster, pair)?;
-            let sender = RawSender::open(&cluster.client, "eth0")?;
-            let before = router.quiet()?.fates()["forwarded"];
-            for seed in 0..DATAGRAMS {
-                let macs = (mac_of(cluster::CLIENT), cluster.router_mac());
-                let (bytes, number) = (data(8192, seed), 1000 + seed as u16);
-                let mut request = match pair {
-                    Pair::FourInSix => {
-                        let craft = Craft::udp((cluster::CLIENT, 5000), pair.vip(ECHO), &bytes);
-                        fragments(&craft.between(macs.0, macs.1).build(), IN_A_PACKET, number)
-                    }
-                    Pair::SixInSix | Pair::SixInFour => {
-                        let craft = Craft::udp((CLIENT, 5000), pair.vip(ECHO), &bytes);
-                        ipv6_fragments(&craft.between(macs.0, macs.1).build(), IN_A_PACKET, number.into())
-                    }
-                };
-                ensure!(request.len() == 6, "{} fragments", request.len());
-                request.rotate_left(seed % 6);
-                if seed % 2 == 1 {
-                    request.reverse();
-                }
-                request.iter().try_for_each(|fragment| sender.send(fragment))?;
-                let mut buffer = vec![0; 65_536];
-                let length =
-                    socket.recv(&mut buffer).with_context(|| format!("{pair:?}: no echo of {seed}"))?;
-                ensure!(buffer[..length] == bytes, "{pair:?}: the echo of {seed} is another one");
-            }
-            let forwarded = router.quiet()?.fates()["forwarded"] - before;
-            ensure!(forwarded == 6 * DATAGRAMS as u64, "{forwarded} forwarded");
-            ends.iter_mut().try_for_each(End::check)?;
-            router.finish()
-        })?;
-    }
-    Ok(())
-}
-
 /// Of IPv4 what may be fragmented goes over IPv6, where no router does that: this one is who sends the outer packet, and it does.
 #[test]
 fn datagrams_that_may_be_fragmented_are() -> Result<()> {
@@ -381,24 +331,4 @@ fn a_connection_outlives_its_router() -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-/// A server on a narrow path to its client is told by an error that goes to it through the tunnel.
-#[test]
-fn a_client_behind_1400_bytes_has_what_it_asks_for() -> Result<()> {
-    const BEHIND: &str = "2001:db8:f::2";
-    with_cluster(Layout::OneArmed, |cluster| {
-        let _nginx = cluster.start_web()?;
-        let mut ends = End::of_all_for_both(cluster, Kind::Gre)?;
-        let router = start(cluster, &with(ipv6::config(cluster), mixed_web(cluster, Kind::Gre)))?;
-        let behind = crate::errors::behind_the_client(cluster, 1400)?;
-        for _ in 0..3 {
-            crate::errors::assert_downloaded(&behind)?;
-        }
-        let known = |server: &Namespace| path_mtu(server, BEHIND);
-        let told = cluster.real_servers.iter().map(known).collect::<Result<Vec<_>>>()?;
-        ensure!(told == [Some(1400); 3], "who knows of the path's MTU: {told:?}");
-        ends.iter_mut().try_for_each(End::check)?;
-        router.finish()
-    })
 }
