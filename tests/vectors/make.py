@@ -8,6 +8,7 @@ checksum over everything. tests/replay.rs has RVS take the vectors, and sees tha
 
 A vector is a directory CONFIG-NAME with PORT.in.pcap and PORT.out.pcap for each port of CONFIG.toml that has packets, and
 `verdicts` with a line a packet: forward PORT, route PORT, punt REASON or drop REASON, in the order of time; for a fragment that waits, hold first.
+In vlan-CONFIG-NAME these ports are tagged networks of one, "trunk".
 """
 
 import sys
@@ -23,6 +24,7 @@ sys.dont_write_bytecode = True
 import ipv6
 import matrix
 import policy
+import vlan
 from vector import (CLIENT, FOUR, GATEWAY, NEIGHBOUR, OTHER, ROUTER, SERVER, SIX, VIP, WAN, Nat, Vector, at_lan, at_wan, ip, mac,
                     to_client, to_server)
 
@@ -263,5 +265,5 @@ if __name__ == "__main__":
         *matrix.vectors(),
         *policy.vectors(),
     ]
-    for vector in vectors:
+    for vector in [*vectors, *vlan.vectors(vectors)]:
         vector.write(sys.argv[1])

@@ -4,6 +4,8 @@ A mode is two pairs of ends, one on each side of the router; all that is sent is
 changes nothing else is so checked of all modes by the same packets.
 """
 
+import ipaddress
+
 from scapy.layers.inet import GRE, ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR
 from scapy.layers.inet6 import (ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem, ICMPv6TimeExceeded, IPv6, IPv6ExtHdrDestOpt,
                                 IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, PadN)
@@ -30,6 +32,8 @@ class Mode:
     near_port, far_port = ("wan", WAN), ("lan", LAN)
     # What is only routed is Linux' with options for routers.
     takes_options = True
+    # It goes on from here, and needs a hop for that.
+    routes = True
 
     def __init__(self, name, family):
         self.name, self.family = name + ("" if family is FOUR else "-ipv6"), family
@@ -80,8 +84,7 @@ class Dr(Mode):
 
 
 class Tunnel(Mode):
-    """As direct routing, but in another packet: RFC 2003, RFC 2473, RFC 4213, RFC 2784, draft-ietf-intarea-gue. Of IPv6 in IPv6, and of clients of
-    IPv6 by GUE, there is none here: what spreads them, flow label and source port, is of a keyed hash."""
+    """As direct routing, but in another packet: RFC 2003, RFC 2473, RFC 4213, RFC 2784, draft-ietf-intarea-gue."""
 
     has_replies = False
 
@@ -98,11 +101,7 @@ class Tunnel(Mode):
         return self.near(layer)
 
     def outside(self, packet, layer):
-        # Source ports and flow labels are of who sends: a multiplicative hash of the client, so that all routers choose alike.
-        who = 0
-        if self.family is FOUR:
-            client = int.from_bytes(bytes(map(int, self.family.client.split(".")))) | CLIENT_PORT << 32
-            who = (client * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 44
+        who = spread_by(ipaddress.ip_address(self.family.client), CLIENT_PORT)
         # RFC 6040, section 4.1, normal mode.
         traffic_class = packet.tos if self.family is FOUR else packet.tc
         if self.over is SIX:
@@ -119,9 +118,30 @@ class Tunnel(Mode):
             return packet.id ^ who ^ (packet.frag * 0x9E37 & 0xFFFF)
         hashed, begins = 0, bytes(packet)[:64]
         for at in range(0, len(begins), 8):
-            product = (hashed ^ int.from_bytes(begins[at:at + 8].ljust(8, b"\0"))) * 0x9E3779B97F4A7C15
-            hashed = (product ^ product >> 64) & (1 << 64) - 1
+            hashed = folded(hashed ^ int.from_bytes(begins[at:at + 8].ljust(8, b"\0")), FACTOR)
         return hashed >> 32 & 0xFFFF
+
+
+FACTOR, WORD = 0x9E3779B97F4A7C15, (1 << 64) - 1
+# Of the table's hash in `rvs replay`: SipHash-1-3 of nothing, with the keys (0, 0) and (0, 1).
+BLIND, KEYED_FACTOR = 0xD1FBA762150C532C, 0x72214E94C57FB49A | 1
+
+
+def folded(one, other):
+    product = one * other
+    return (product ^ product >> 64) & WORD
+
+
+def spread_by(client, port):
+    """Twenty bits for source ports and flow labels, by which routers on the way spread what goes through a tunnel (RFC 6438). They are ours to choose,
+    if those of a client stay the same: a multiplicative hash of its address and port, so that all routers choose alike; an address of IPv6 is hashed
+    under the table's key before."""
+    address, more = int(client), 0
+    if client.version == 6:
+        lower, upper = address & WORD, address >> 64
+        hashed = folded(folded(lower ^ BLIND, KEYED_FACTOR) ^ upper, FACTOR)
+        address, more = hashed & 0xFFFFFFFF, hashed >> 32 & 0xFFFF
+    return ((address | port << 32 | more << 48) * FACTOR & WORD) >> 44
 
 
 def gue(checksum):
@@ -132,6 +152,20 @@ def gue(checksum):
 
 def gre(checksum):
     return lambda family, _: GRE(proto={FOUR: 0x0800, SIX: 0x86DD}[family], chksum_present=int(checksum))
+
+
+class Local(Mode):
+    """The server is the router itself: all of it is Linux' as it came, and Linux answers on its own."""
+
+    has_replies, routes = False, False
+
+    def far(self, layer):
+        return self.near(layer)
+
+    def request(self, vector, layer, build, send=None):
+        name, router = self.near_port
+        came = Ether(dst=router, src=self.near_hop) / build(*self.near(layer), 64)
+        return (send or vector.forward)(name, came, "local", None, "punt")
 
 
 class Fullnat(Mode):
@@ -192,7 +226,15 @@ MODES = [
     Tunnel("tunnel-6in4-ipip", "2001:db8::15", inside=SIX),
     Tunnel("tunnel-6in4-gre", "2001:db8::16", 47, gre(False), inside=SIX),
     Tunnel("tunnel-6in4-gre-checksum", "2001:db8::17", 47, gre(True), inside=SIX),
+    Tunnel("tunnel-6in4-gue", "2001:db8::18", 17, gue(False), inside=SIX),
+    Tunnel("tunnel-6in4-gue-checksum", "2001:db8::19", 17, gue(True), inside=SIX),
+    Tunnel("tunnel-6in6-ipip", "2001:db8::20", inside=SIX, outside=SIX),
+    Tunnel("tunnel-6in6-gre", "2001:db8::21", 47, gre(False), inside=SIX, outside=SIX),
+    Tunnel("tunnel-6in6-gre-checksum", "2001:db8::22", 47, gre(True), inside=SIX, outside=SIX),
+    Tunnel("tunnel-6in6-gue", "2001:db8::23", 17, gue(False), inside=SIX, outside=SIX),
+    Tunnel("tunnel-6in6-gue-checksum", "2001:db8::24", 17, gue(True), inside=SIX, outside=SIX),
     Fullnat("fullnat", FOUR), Fullnat("fullnat", SIX),
+    Local("local", FOUR), Local("local", SIX),
     Routed("routed", FOUR), Routed("routed", SIX),
     Snat("snat", FOUR),
 ]
@@ -234,7 +276,11 @@ def flows(mode, vector):
             mode.request(vector, UDP, lambda *ends: packet(UDP, *ends, b"class", header={"tos": tos, "flags": "DF"}))
     for last in [0, 1]:
         (name, router), (source, to) = mode.near_port, mode.near(UDP)
-        vector.drop(name, Ether(dst=router, src=mode.near_hop) / packet(UDP, source, to, last, b"x"), "ttl_expired")
+        frame = Ether(dst=router, src=mode.near_hop) / packet(UDP, source, to, last, b"x")
+        if mode.routes:
+            vector.drop(name, frame, "ttl_expired")
+        else:
+            vector.punt(name, frame, "local")
     for layer in [TCP, UDP]:
         mode.request(vector, layer, lambda *ends: packet(layer, *ends, b"", **flags(layer, "FA")))
 

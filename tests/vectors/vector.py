@@ -49,16 +49,15 @@ class Vector:
 
     def __init__(self, name):
         self.name, self.now = name, 1_000_000_000_000_000  # microseconds
-        self.came, self.left, self.verdicts = {}, {}, []
+        # Frames, each with its port, in the order in which they come and leave.
+        self.came, self.left, self.verdicts = [], [], []
 
     def wait(self, seconds):
         self.now += seconds * 1_000_000
 
     def forward(self, port, frame, to, rewritten, verdict="forward"):
         self.come(port, frame)
-        rewritten.time = frame.time
-        self.left.setdefault(to, []).append(rewritten)
-        self.verdicts.append(f"{verdict} {to}")
+        self.release(frame, to, rewritten, verdict)
 
     def punt(self, port, frame, reason):
         self.come(port, frame)
@@ -73,20 +72,23 @@ class Vector:
         self.verdicts.append("hold")
 
     def release(self, came, to, rewritten, verdict="forward"):
-        rewritten.time = came.time
-        self.left.setdefault(to, []).append(rewritten)
+        """To a port; of what is Linux', which nothing leaves for, under a name."""
+        if rewritten:
+            rewritten.time = came.time
+            self.left.append((to, rewritten))
         self.verdicts.append(f"{verdict} {to}")
 
     def come(self, port, frame):
         self.now += 1_000
         frame.time = self.now / 1e6
-        self.came.setdefault(port, []).append(frame)
+        self.came.append((port, frame))
 
     def write(self, directory):
         directory = os.path.join(directory, self.name)
         os.makedirs(directory, exist_ok=True)
-        for way, ports in [("in", self.came), ("out", self.left)]:
-            for port, frames in ports.items():
+        for way, passed in [("in", self.came), ("out", self.left)]:
+            for port in {port for port, _ in passed}:
+                frames = [frame for at, frame in passed if at == port]
                 wrpcap(os.path.join(directory, f"{port}.{way}.pcap"), frames, linktype=1)
         with open(os.path.join(directory, "verdicts"), "w") as file:
             file.writelines(line + "\n" for line in self.verdicts)
