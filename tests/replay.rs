@@ -118,7 +118,7 @@ fn every_vector_leaves_as_it_should() -> Result<()> {
             anyhow::bail!("{shown}: packet {}: expected {should:?}, got {:#}", index + 1, lines[index]);
         }
         // What is a fragment's, the line does not say.
-        let has_ports = |line: &Value| line["protocol"] == "udp" || line["protocol"] == "sctp";
+        let has_ports = |line: &Value| ["tcp", "udp", "sctp"].iter().any(|one| line["protocol"] == *one);
         let is_fragment =
             |line: &Value| has_ports(line) && word(&line["source"]).parse::<SocketAddr>().is_err();
         // Nor of what leaves no entry, nor of an answer from where servers of two services are.

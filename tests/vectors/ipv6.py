@@ -111,25 +111,25 @@ def extensions(vector, way):
     vector.drop("wan", at_wan(ip(CLIENT, VIP, nh=60) / Raw(b"\x06\x07" + b"\0" * 30), GATEWAY), "bad_ip_header")
 
 
-def pieces(header, data, number, size=1024):
-    """The fragments of a packet with this header and this data of UDP (RFC 8200, section 4.5)."""
+def pieces(header, protocol, data, number, size=1024):
+    """The fragments of a packet with this header and this data of a protocol (RFC 8200, section 4.5)."""
     for begin in range(0, len(data), size):
         more = begin + size < len(data)
-        yield header / IPv6ExtHdrFragment(nh=17, offset=begin // 8, m=int(more), id=number) / Raw(data[begin:begin + size])
+        yield header / IPv6ExtHdrFragment(nh=protocol, offset=begin // 8, m=int(more), id=number) / Raw(data[begin:begin + size])
 
 
 class Datagram:
-    """A datagram in four fragments, as they come and as they leave."""
+    """A datagram, or a segment, in four fragments, as they come and as they leave."""
 
-    def __init__(self, vector, way, is_request, number):
+    def __init__(self, vector, way, is_request, number, layer=UDP):
         def build(index):
             def of(other, port, hops):
                 ends, ports = ((CLIENT, other), (40112, port)) if is_request else ((other, CLIENT), (port, 40112))
-                whole = ip(*ends, hops) / UDP(sport=ports[0], dport=ports[1]) / Raw(bytes(range(250)) * 13)
-                return list(pieces(ip(*ends, hops), bytes(whole)[40:], number))[index]
+                whole = ip(*ends, hops) / segment(layer, *ports, bytes(range(250)) * 13, "PA")
+                return list(pieces(ip(*ends, hops), {TCP: 6, UDP: 17}[layer], bytes(whole)[40:], number))[index]
             return of
         send = way.request if is_request else way.reply
-        self.vector, self.sent = vector, [send(UDP, build(index)) for index in range(4)]
+        self.vector, self.sent = vector, [send(layer, build(index)) for index in range(4)]
 
     def forward(self, index):
         self.vector.forward(*self.sent[index])
@@ -143,32 +143,38 @@ class Datagram:
         self.vector.release(came, port, left)
 
 
+def shuffled(datagram):
+    """In order, backwards, and two datagrams at once."""
+    in_order = datagram()
+    for index in range(4):
+        in_order.forward(index)
+    backwards = datagram()
+    for index in [3, 2, 1]:
+        backwards.hold(index)
+    backwards.forward(0)
+    for index in [3, 2, 1]:
+        backwards.release(index)
+    # Of two at once each has its own way.
+    one, other = datagram(), datagram()
+    other.hold(1)
+    one.forward(0)
+    one.forward(2)
+    other.hold(3)
+    other.forward(0)
+    other.release(1)
+    other.release(3)
+    one.forward(1)
+    other.forward(2)
+    one.forward(3)
+
+
 def fragments(vector, way):
     """Fragments go where the first one goes, each on its own, and those that come before it wait for it."""
     number = iter(range(0x10001, 0x10100))
-    for is_request in [True, False] if way.name == "nat" else [True]:
-        datagram = lambda: Datagram(vector, way, is_request, next(number))
-        in_order = datagram()
-        for index in range(4):
-            in_order.forward(index)
-        backwards = datagram()
-        for index in [3, 2, 1]:
-            backwards.hold(index)
-        backwards.forward(0)
-        for index in [3, 2, 1]:
-            backwards.release(index)
-        # Of two at once each has its own way.
-        one, other = datagram(), datagram()
-        other.hold(1)
-        one.forward(0)
-        one.forward(2)
-        other.hold(3)
-        other.forward(0)
-        other.release(1)
-        other.release(3)
-        one.forward(1)
-        other.forward(2)
-        one.forward(3)
+    vector.forward(*way.request(TCP, lambda to, port, hops: ip(CLIENT, to, hops) / segment(TCP, 40112, port, b"")))
+    for layer in [UDP, TCP]:
+        for is_request in [True, False] if way.name == "nat" else [True]:
+            shuffled(lambda: Datagram(vector, way, is_request, next(number), layer))
     # One whose first never comes is nobody's, a second later.
     lost = Datagram(vector, way, True, next(number))
     lost.hold(1)

@@ -17,8 +17,8 @@ from scapy.packet import Raw
 
 from vector import FOUR, LAN, SIX, WAN, Vector, ip, mac
 
-# Ports of the service and, where they may be others, of its servers.
-PORTS = {TCP: (80, 8080), UDP: (53, 5353), SCTP: (3868, 13868)}
+# Ports of the service and, where they may be others, of its servers; pings are asked of nobody's.
+PORTS = {TCP: (80, 8080), UDP: (53, 5353), SCTP: (3868, 13868), ICMP: (None, None)}
 CLIENT_PORT = 40112
 
 
@@ -313,16 +313,18 @@ def options(mode, vector):
 
 # Of four fragments.
 LARGE = bytes(range(250)) * 13
+NUMBERS = {TCP: 6, UDP: 17, SCTP: 132, ICMP: 1}
 
 
-def large(*ends):
-    return packet(UDP, *ends, LARGE)
+def large(layer):
+    return lambda *ends: packet(layer, *ends, LARGE, **flags(layer, "PA"))
 
 
 class Datagram:
     """Four fragments, as they come and as they leave (RFC 791, section 3.2; RFC 8200, section 4.5)."""
 
-    def __init__(self, mode, vector, send, number, whole=large, protocol=17, layer=UDP):
+    def __init__(self, mode, vector, send, number, layer, whole=None):
+        protocol, whole = NUMBERS[layer], whole or large(layer)
         def build(index):
             def of(source, to, hops):
                 data = bytes(whole(source, to, hops))[20 if mode.family is FOUR else 40:]
@@ -358,35 +360,41 @@ def large_pong(source, to, hops):
 
 def fragments(mode, vector):
     """In order, backwards, and two datagrams at once: each goes where its first goes, and what comes before that waits."""
-    begin(mode, vector, UDP)
     number = iter(range(0x101, 0x200))
-    sent = [(mode.request,), (mode.reply,)] if mode.has_replies else [(mode.request,)]
-    if isinstance(mode, Snat):
-        # Who asks by ping is known by the identifier, in the first fragment.
-        sent += [(mode.request, large_ping, 1), (mode.reply, large_pong, 1)]
-    for send, *kind in sent:
-        datagram = lambda: Datagram(mode, vector, send, next(number), *kind)
-        datagram().forward(0, 1, 2, 3)
-        backwards = datagram()
-        backwards.hold(3, 2, 1)
-        backwards.forward(0)
-        backwards.release(3, 2, 1)
-        one, other = datagram(), datagram()
-        other.hold(1)
-        one.forward(0, 2)
-        other.hold(3)
-        other.forward(0)
-        other.release(1, 3)
-        one.forward(1)
-        other.forward(2)
-        one.forward(3)
+    for layer in [UDP, TCP]:
+        begin(mode, vector, layer)
+        for send in [mode.request, mode.reply] if mode.has_replies else [mode.request]:
+            shuffled(mode, vector, send, number, layer)
+        if isinstance(mode, Snat) and layer is UDP:
+            # Who asks by ping is known by the identifier, in the first fragment.
+            shuffled(mode, vector, mode.request, number, ICMP, large_ping)
+            shuffled(mode, vector, mode.reply, number, ICMP, large_pong)
+
+
+def shuffled(mode, vector, send, number, *kind):
+    datagram = lambda: Datagram(mode, vector, send, next(number), *kind)
+    datagram().forward(0, 1, 2, 3)
+    backwards = datagram()
+    backwards.hold(3, 2, 1)
+    backwards.forward(0)
+    backwards.release(3, 2, 1)
+    one, other = datagram(), datagram()
+    other.hold(1)
+    one.forward(0, 2)
+    other.hold(3)
+    other.forward(0)
+    other.release(1, 3)
+    one.forward(1)
+    other.forward(2)
+    one.forward(3)
 
 
 def routed_fragments(mode, vector):
     """Of what is only routed no fragment waits for another."""
-    for indices in [(0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2)]:
-        for send in [mode.request, mode.reply]:
-            Datagram(mode, vector, send, 0x101).forward(*indices)
+    for layer in [UDP, TCP]:
+        for indices in [(0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2)]:
+            for send in [mode.request, mode.reply]:
+                Datagram(mode, vector, send, 0x101, layer).forward(*indices)
 
 
 def errors(family):
@@ -482,7 +490,7 @@ def sctp_fragments(mode, vector):
     whole = of_sctp(SCTPChunkData(tsn=300, data=LARGE))
     number = iter(range(0x301, 0x400))
     for send in [mode.request, mode.reply] if mode.has_replies else [mode.request]:
-        datagram = lambda: Datagram(mode, vector, send, next(number), whole, 132, SCTP)
+        datagram = lambda: Datagram(mode, vector, send, next(number), SCTP, whole)
         if mode.near(SCTP)[1][1] == mode.far(SCTP)[1][1]:
             datagram().forward(0, 1, 2, 3)
             backwards = datagram()
