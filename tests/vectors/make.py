@@ -24,6 +24,7 @@ sys.dont_write_bytecode = True
 import ipv6
 import matrix
 import policy
+import tunnels
 import vlan
 from vector import (CLIENT, FOUR, GATEWAY, NEIGHBOUR, OTHER, ROUTER, SERVER, SIX, VIP, WAN, Nat, Vector, at_lan, at_wan, ip, mac,
                     to_client, to_server)
@@ -263,6 +264,7 @@ if __name__ == "__main__":
         nat_persistent("nat-ipv6-persistent", SIX, "2001:db8:c::{}".format, "2001:db8:c:1::{}".format),
         *ipv6.vectors(),
         *matrix.vectors(),
+        *tunnels.vectors(),
         *policy.vectors(),
     ]
     for vector in [*vectors, *vlan.vectors(vectors)]:

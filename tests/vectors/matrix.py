@@ -88,11 +88,12 @@ class Tunnel(Mode):
 
     has_replies = False
 
-    def __init__(self, name, vip, protocol=None, headers=None, inside=FOUR, outside=FOUR):
+    def __init__(self, name, vip, protocol=None, headers=None, inside=FOUR, outside=FOUR, server=None):
         super().__init__(name, inside)
         self.name, self.vip, self.headers, self.over = name, vip, headers, outside
         self.protocol = protocol or {IP: 4, IPv6: 41}[inside.packet]
-        self.far_hop = mac(outside.server)
+        self.server = server or outside.server
+        self.far_hop = mac(self.server)
 
     def near(self, layer):
         return (self.family.client, CLIENT_PORT), (self.vip, PORTS[layer][0])
@@ -101,14 +102,17 @@ class Tunnel(Mode):
         return self.near(layer)
 
     def outside(self, packet, layer):
-        who = spread_by(ipaddress.ip_address(self.family.client), CLIENT_PORT)
+        return self.around(packet, spread_by(self.family.client, CLIENT_PORT))
+
+    def around(self, packet, who):
+        """A packet to the server, of a client of these twenty bits (spread_by)."""
         # RFC 6040, section 4.1, normal mode.
         traffic_class = packet.tos if self.family is FOUR else packet.tc
         if self.over is SIX:
-            outer = IPv6(src="2001:db8:a::1", dst=SIX.server, hlim=64, nh=self.protocol, tc=traffic_class, fl=who)
+            outer = IPv6(src="2001:db8:a::1", dst=self.server, hlim=64, nh=self.protocol, tc=traffic_class, fl=who)
         else:
             # RFC 2003, section 3.1; RFC 4213, section 3.2.1: all that is sent here is short enough.
-            outer = IP(src="10.0.0.1", dst=FOUR.server, ttl=64, id=max(self.number(packet, who >> 4), 1), proto=self.protocol,
+            outer = IP(src="10.0.0.1", dst=self.server, ttl=64, id=max(self.number(packet, who >> 4), 1), proto=self.protocol,
                        tos=traffic_class, flags="DF" if self.family is FOUR and packet.flags.DF else 0)
         return outer / self.headers(self.family, 0xC000 | who >> 4) / packet if self.headers else outer / packet
 
@@ -132,15 +136,16 @@ def folded(one, other):
     return (product ^ product >> 64) & WORD
 
 
-def spread_by(client, port):
+def spread_by(client, port, virtual_port=0):
     """Twenty bits for source ports and flow labels, by which routers on the way spread what goes through a tunnel (RFC 6438). They are ours to choose,
-    if those of a client stay the same: a multiplicative hash of its address and port, so that all routers choose alike; an address of IPv6 is hashed
-    under the table's key before."""
-    address, more = int(client), 0
-    if client.version == 6:
+    if those of a connection stay the same: a multiplicative hash of the client's address and port, and of the virtual port in a service of all ports, so
+    that all routers choose alike; an address of IPv6 is hashed under the table's key before."""
+    parsed = ipaddress.ip_address(client)
+    address, more = int(parsed), virtual_port
+    if parsed.version == 6:
         lower, upper = address & WORD, address >> 64
         hashed = folded(folded(lower ^ BLIND, KEYED_FACTOR) ^ upper, FACTOR)
-        address, more = hashed & 0xFFFFFFFF, hashed >> 32 & 0xFFFF
+        address, more = hashed & 0xFFFFFFFF, more ^ hashed >> 32 & 0xFFFF
     return ((address | port << 32 | more << 48) * FACTOR & WORD) >> 44
 
 
