@@ -11,6 +11,7 @@ use harness::{
     nginx::Nginx,
     router::Router,
     servers::Server,
+    shm::Place,
     wait::{self, PATIENCE},
     with_cluster,
 };
@@ -75,6 +76,54 @@ fn what_has_no_hop_left_has_arrived() -> Result<()> {
         router.quiet()?;
         let connections: u64 = router.services()?.iter().map(|service| service.stats.connections).sum();
         ensure!(connections == 11, "{connections}");
+        router.finish()
+    })
+}
+
+/// Linux has the connection. A router must not be in the way, and must know it as one that it balances.
+#[test]
+fn connections_to_the_router_go_on_after_a_reload_a_kill_and_an_upgrade() -> Result<()> {
+    ipv6::with_cluster(Layout::OneArmed, |cluster| {
+        let place = Place::new(cluster)?;
+        let addresses = [SocketAddr::from(vip(7)), ipv6::vip(7)];
+        let of_router = |address| Service::tcp("dr", address).server(address, 1);
+        let [four, six] = addresses.map(of_router);
+        let mut config = ipv6::config(cluster).service(four).service(six);
+        config.keep = place.keep();
+        let mut router = cluster.start_router(&config)?;
+        let _echoes = addresses
+            .map(|address| Server::tcp_echo(&cluster.router, address, ""))
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?;
+        let connect = |address| client::connect(&cluster.client, address);
+        let mut streams = addresses.into_iter().map(connect).collect::<Result<Vec<_>>>()?;
+        let mut all_go_on = |router: &Router, word: &str| -> Result<()> {
+            streams
+                .iter_mut()
+                .try_for_each(|stream| client::echo(stream, word.as_bytes()))
+                .with_context(|| word.to_owned())?;
+            for service in router.services()? {
+                let local = service.servers.iter().find(|server| server.address == service.address);
+                ensure!(local.is_some_and(|local| local.active == 1), "{word}: {service:?}");
+            }
+            Ok(())
+        };
+        all_go_on(&router, "at first")?;
+
+        // Others get what is new, and then the router itself is to have no more.
+        config.services[0] = config.services[0].clone().server(cluster.endpoint(0, 7), 1);
+        config.services[1] = config.services[1].clone().server(ipv6::endpoint(cluster, 0, 7), 1);
+        for service in &mut config.services {
+            service.servers[0].weight = 0;
+        }
+        router.apply(&config)?;
+        all_go_on(&router, "after a reload")?;
+
+        router.kill()?;
+        router = cluster.start_router(&config)?;
+        all_go_on(&router, "by the next router")?;
+        router.rvs("upgrade").run()?;
+        all_go_on(&router, "after an upgrade")?;
         router.finish()
     })
 }

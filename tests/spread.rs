@@ -83,7 +83,10 @@ fn every_scheduler_keeps_its_promise() -> Result<()> {
             .service(web(89, "mh").flag("mh-port"))
             .service(web(90, "maglev"))
             .service(web(91, "rendezvous"))
-            .service(web(92, "p2c"));
+            .service(web(92, "p2c"))
+            .service(web(93, "twos"))
+            .service(web(94, "lblc"))
+            .service(web(95, "lblcr"));
         let router = cluster.start_router(&config)?;
 
         // By load: as long as connections stay, every new one goes where the formula says.
@@ -96,15 +99,44 @@ fn every_scheduler_keeps_its_promise() -> Result<()> {
         ensure!(listed(&router, 83)? == [4, 3, 2], "sed: {:?}", listed(&router, 83)?);
         ensure!(listed(&router, 84)? == [1, 1, 1], "nq: {:?}", listed(&router, 84)?);
 
-        // By hash: one client sticks to one server, unless its port counts too.
-        for port in [85, 87, 88] {
+        // By hash: one client sticks to one server, unless its port counts too. So does a destination of lblc and lblcr, of which
+        // each service has one, until too much is there.
+        for port in [85, 87, 88, 94, 95] {
             let answers = client::get(&cluster.client, vip(port), 30)?;
             ensure!(answers.counts()?.contains(&30), "service {port}: {answers:?}");
         }
-        for port in [86, 89, 90, 91, 92] {
+        for port in [86, 89, 90, 91, 92, 93] {
             let counts = client::get(&cluster.client, vip(port), 150)?.counts()?;
             ensure!(counts.iter().all(|count| *count > 0), "service {port}: {counts:?}");
         }
+        router.finish()
+    })
+}
+
+/// With ovf until it has more than its weight, and then the next one. Each service has its own port on the servers, to which
+/// connections of the other from the same port of the client would be the same.
+#[test]
+fn the_heaviest_server_takes_all() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let mut servers = Vec::new();
+        for (index, machine) in cluster.real_servers.iter().enumerate() {
+            for port in [7, 8] {
+                servers.push(Server::tcp_echo(machine, cluster.endpoint(index, port), "")?);
+            }
+        }
+        let config = cluster
+            .config()
+            .service(weighted(cluster.web_on(7, 7).scheduler("fo"), [1, 3, 2]))
+            .service(weighted(cluster.web_on(8, 8).scheduler("ovf"), [4, 3, 2]));
+        let router = cluster.start_router(&config)?;
+        let _by_fo = hold(cluster, 7, 9)?;
+        ensure!(listed(&router, 7)? == [0, 9, 0], "fo: {:?}", listed(&router, 7)?);
+        let _by_ovf = hold(cluster, 8, 5)?;
+        ensure!(listed(&router, 8)? == [5, 0, 0], "ovf: {:?}", listed(&router, 8)?);
+        let _more = hold(cluster, 8, 7)?;
+        ensure!(listed(&router, 8)? == [5, 4, 3], "ovf: {:?}", listed(&router, 8)?);
+        let error = client::connect(&cluster.client, vip(8)).expect_err("all are full");
+        ensure!(format!("{error:#}").contains("refused"), "{error:#}");
         router.finish()
     })
 }

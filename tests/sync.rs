@@ -20,6 +20,7 @@ use harness::{
     router::{self, Router},
     servers::Server,
     shm::Place,
+    tunnel::{End, Kind, through},
     wait::{self, PATIENCE},
     with_cluster,
 };
@@ -205,6 +206,53 @@ fn what_is_of_a_mark_goes_on_after_its_router_has_learned_it_from_its_peer() -> 
         peer.stop()?;
         router.finish()
     })
+}
+
+/// Connections of a service by another mode, with servers that listen there.
+fn learned_by(
+    layout: Layout,
+    ends: impl FnOnce(&Cluster) -> Result<Vec<End>>,
+    service: impl FnOnce(Service) -> Service,
+) -> Result<()> {
+    with_cluster(layout, |cluster| {
+        let _ends = ends(cluster)?;
+        let _echo = match layout {
+            Layout::TwoArmed => echo(cluster)?,
+            Layout::OneArmed => {
+                let servers = cluster.real_servers.iter();
+                servers.map(|server| Server::tcp_echo(server, vip(PORT), "")).collect::<Result<_>>()?
+            }
+        };
+        let service = service(cluster.web_on(PORT, PORT).scheduler("rr"));
+        let pair = Pair::of(cluster, cluster.config().service(service))?;
+        let (router, peer, mut streams) = talking(cluster, &pair, 12)?;
+        let known = connections(&peer)?;
+        router.kill()?;
+        let router = learned(cluster, &pair, &known)?;
+        streams.iter_mut().try_for_each(|stream| client::echo(stream, b"after"))?;
+        // What is new is nobody's who is there already.
+        let mut further = client::connect(&cluster.client, vip(PORT))?;
+        client::echo(&mut further, b"and one more")?;
+        streams.iter_mut().try_for_each(|stream| client::echo(stream, b"still there"))?;
+        wait_same(&router, &peer, 13)?;
+        peer.stop()?;
+        router.finish()
+    })
+}
+
+#[test]
+fn connections_by_full_nat_are_learned_from_the_peer_with_their_local_ports() -> Result<()> {
+    let by_full_nat = |service: Service| {
+        let pool = "fullnat = { local = [\"10.0.0.100-10.0.0.101\"] }";
+        Service { mode: "fullnat", ..service }.setting(pool)
+    };
+    learned_by(Layout::TwoArmed, |_| Ok(Vec::new()), by_full_nat)
+}
+
+#[test]
+fn connections_by_tunnels_are_learned_from_the_peer() -> Result<()> {
+    let kind = Kind::Gue(6080);
+    learned_by(Layout::OneArmed, |cluster| End::of_all(cluster, kind), |service| through(service, kind))
 }
 
 fn wait_standing(router: &Router, standing: &str) -> Result<()> {

@@ -9,6 +9,8 @@ use harness::{
     config::{Config, Service},
     ipv6,
     router::Router,
+    servers::Server,
+    shm::Place,
     trunk::Trunk,
     with_cluster,
 };
@@ -80,6 +82,32 @@ fn a_router_on_a_stick() -> Result<()> {
         let left = cluster.router.interfaces()?;
         ensure!(!left.iter().any(|name| ["wan", "lan"].contains(&name.as_str())), "{left:?}");
         Ok(())
+    })
+}
+
+/// What has come in with a tag is known by the port of that tag, also to the next process.
+#[test]
+fn connections_of_tagged_networks_go_on_after_a_kill_and_an_upgrade() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let place = Place::new(cluster)?;
+        let _echo = Server::tcp_echo(&cluster.real_servers[0], cluster.endpoint(0, 7), "")?;
+        let _trunk = Trunk::start(cluster, "trunk0", &[100, 4094])?;
+        let service = Service::tcp("nat", vip(7)).server(cluster.endpoint(0, 7), 1);
+        let mut config = on_a_stick(cluster.config().service(service));
+        config.keep = place.keep();
+        let text = format!("{config}{NETWORKS}");
+        let router = Router::start_text(cluster, &text, &config)?;
+        let mut stream = client::connect(&cluster.client, vip(7))?;
+        client::echo(&mut stream, b"at first")?;
+        router.kill()?;
+        let router = Router::start_text(cluster, &text, &config)?;
+        client::echo(&mut stream, b"by the next router")?;
+        router.rvs("upgrade").run()?;
+        client::echo(&mut stream, b"after an upgrade")?;
+        ensure!(router.service()?.stats.connections == 0, "it is the same connection");
+        let ports = router.rvs("ports").run()?;
+        ensure!(ports.contains("port lan runs: VLAN 4094 of trunk"), "{ports}");
+        router.finish()
     })
 }
 

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Debian's, which has Debian's libraries; another one may come first in the path.
-pub(crate) const PYTHON: &str = "/usr/bin/python3";
+pub const PYTHON: &str = "/usr/bin/python3";
 
 /// Writes a program to where a cluster's files are, beside what gives it devices of its own; gives its path.
 pub(crate) fn with_devices(state: &State, name: &str, program: &str) -> Result<PathBuf> {

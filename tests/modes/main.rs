@@ -4,4 +4,5 @@
 mod narrow;
 mod pieces;
 mod programs;
+mod sctp;
 mod way;
