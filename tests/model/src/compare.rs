@@ -26,6 +26,9 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
         let packet = match step {
             Step::Packet(sent) => Some((Some(sent.service), sent.frame(&services, known))),
             Step::Error(error) => Some((Some(error.about.service), error.frame(&services, known))),
+            Step::Secured(secured) => {
+                Some((Some(secured.service(&services)), secured.frame(&services, known)))
+            }
             Step::Passing(passing) => {
                 Some((None, passing.frame(|class, inside| subject.mapping(now, class, inside))))
             }
@@ -66,7 +69,7 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             }
         }
         let changed = match step {
-            Step::Packet(_) | Step::Error(_) | Step::Passing(_) => Vec::new(),
+            Step::Packet(_) | Step::Error(_) | Step::Passing(_) | Step::Secured(_) => Vec::new(),
             Step::Wait(ticks) => {
                 now += ticks;
                 Vec::new()

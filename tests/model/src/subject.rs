@@ -282,6 +282,7 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
         sloppy: service.sloppy,
         one_packet: service.one_packet,
         persistence: service.persistence,
+        helper: service.helper,
         sources: service
             .sources
             .as_ref()

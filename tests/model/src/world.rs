@@ -14,7 +14,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use dataplane::service::{Mode, Persistence, Protocol, Scheduler, SchedulerFlag};
+use dataplane::service::{Helper, Mode, Persistence, Protocol, Scheduler, SchedulerFlag};
 use dataplane::snapshot::MssClamp;
 use dataplane::snat::SnatTimeouts;
 use dataplane::wire::tunnel::Encapsulation;
@@ -55,6 +55,8 @@ pub struct Service {
     pub one_packet: bool,
     /// Whether clients come back to their servers.
     pub persistence: Option<Persistence>,
+    /// What ties its connections together.
+    pub helper: Option<Helper>,
     /// How packets are put into others.
     pub tunnel: Tunnel,
     /// The ports of the local addresses as which its servers know clients, by [`Mode::Fullnat`].
@@ -80,6 +82,8 @@ pub struct Face {
     pub place: usize,
     /// TCP, UDP or SCTP.
     pub protocol: Protocol,
+    /// Its port, if it is of one.
+    pub port: u16,
     /// If it is of all ports that no other service has: which of them, or if none stands here, any.
     pub all_ports: Option<Vec<RangeInclusive<u16>>>,
     /// Whether the virtual address is here.
@@ -226,11 +230,7 @@ pub(crate) enum Way {
 
 /// The virtual address of a face; its port is 0 if it is of all ports.
 pub(crate) fn virtual_address(is_six: bool, face: &Face) -> SocketAddr {
-    let port = match (&face.all_ports, face.protocol) {
-        (Some(_), _) => 0,
-        (None, Protocol::Tcp | Protocol::Sctp) => 80,
-        (None, Protocol::Udp) => 53,
-    };
+    let port = if face.all_ports.is_some() { 0 } else { face.port };
     if is_six {
         (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10 + face.place as u16), port).into()
     } else {
@@ -241,7 +241,8 @@ pub(crate) fn virtual_address(is_six: bool, face: &Face) -> SocketAddr {
 /// The address of a service's real server.
 pub(crate) fn server_address(service: &Service, server: usize) -> SocketAddr {
     let own = virtual_address(service.is_six, &service.faces[0]).port();
-    let port = if service.mode.is_one_way() || own == 0 { own } else { 8000 + own };
+    let keeps_port = service.mode.is_one_way() || service.helper == Some(Helper::Ipsec);
+    let port = if keeps_port || own == 0 { own } else { 8000 + own };
     let is_six = service.is_six != service.servers[server].is_across;
     (host_address(service.place, server, is_six), port).into()
 }

@@ -91,7 +91,7 @@ impl Model {
         let (source, destination) = ends(packet);
         let ports = (source.port(), destination.port());
         let (datagram, note) = self.note_of(packet, fragment);
-        let young = note.filter(|note| self.now - note.seen <= 1 && matches!(note.went, Went::With(..)));
+        let young = note.filter(|note| self.is_young(note));
         if let Some(note) = young {
             let is_ours = self.service_at(destination, protocol).is_some()
                 || self.is_endpoint(source, protocol)
@@ -115,6 +115,28 @@ impl Model {
         self.notes.retain(|note| note.datagram != datagram);
         self.notes.push(Note { datagram, seen: self.now, ports, went });
         fate
+    }
+
+    /// The first fragment of a protocol without ports is Linux', and so are the others: of IPv6 these need not say what they are of. Why it is none, if it
+    /// contradicts one that has come just now.
+    pub(super) fn first_without_ports(&mut self, frame: &Frame<'_>) -> Option<Fate> {
+        let packet = &frame.packet;
+        let fragment = packet.fragment.filter(|fragment| packet.is_six() && fragment.offset == 0)?;
+        if !self.concerns(packet) {
+            return None;
+        }
+        let (datagram, note) = self.note_of(packet, fragment);
+        if note.is_some_and(|note| self.is_young(&note)) {
+            return Some(Fate::Drop("fragment_overlap"));
+        }
+        self.notes.retain(|note| note.datagram != datagram);
+        self.notes.push(Note { datagram, seen: self.now, ports: (0, 0), went: Went::ToLinux });
+        None
+    }
+
+    /// Whether the first fragment has come just now, and gone with a connection.
+    fn is_young(&self, note: &Note) -> bool {
+        self.now - note.seen <= 1 && matches!(note.went, Went::With(..))
     }
 
     /// The datagram of a fragment, and what is known of its first.

@@ -13,6 +13,7 @@ mod fragments;
 mod gate;
 mod headers;
 mod icmp;
+mod ipsec;
 mod local;
 mod persistence;
 mod proxy;
@@ -180,6 +181,10 @@ impl Model {
     /// What becomes of a packet by its service, if it has one.
     fn belongs(&mut self, frame: &Frame<'_>) -> Fate {
         let packet = &frame.packet;
+        if self.is_secured(packet) {
+            let fate = self.goes_with_ike(frame).or_else(|| self.first_without_ports(frame));
+            return fate.unwrap_or(Fate::Punt("other_protocol"));
+        }
         // Of an IPv6 fragment only the first says the protocol (RFC 8200, section 4.5).
         if packet.is_six() && packet.fragment.is_some_and(|fragment| fragment.offset > 0) {
             return self.fragment(frame);
@@ -189,8 +194,10 @@ impl Model {
             UDP => Protocol::Udp,
             SCTP => Protocol::Sctp,
             ICMP if !packet.is_six() => return self.message(frame),
-            ICMPV6 if packet.is_six() => return self.message(frame),
-            _ => return Fate::Punt("other_protocol"),
+            ICMPV6 if packet.is_six() => {
+                return self.first_without_ports(frame).unwrap_or_else(|| self.message(frame));
+            }
+            _ => return self.first_without_ports(frame).unwrap_or(Fate::Punt("other_protocol")),
         };
         if packet.is_source_routed {
             return Fate::Punt("other_protocol");

@@ -3,6 +3,7 @@
 
 mod at_risk;
 mod error;
+mod ipsec;
 mod odd;
 mod passing;
 mod sent;
@@ -12,12 +13,14 @@ mod wire;
 
 use std::net::SocketAddr;
 
-use dataplane::service::Mode;
+use dataplane::service::{Helper, Mode};
 use proptest::prelude::*;
 use proptest::sample::select;
 
 pub use self::error::Error;
 use self::error::error;
+use self::ipsec::ike;
+pub use self::ipsec::{Secured, Security};
 pub use self::odd::Odd;
 use self::passing::passing;
 pub use self::passing::{Course, Passing};
@@ -49,6 +52,8 @@ pub enum Step {
     Error(Error),
     /// A packet of no service's comes.
     Passing(Passing),
+    /// A packet of IPsec comes.
+    Secured(Secured),
     /// So many ticks of a quarter of a second pass.
     Wait(u64),
     /// Workers have looked through the whole table.
@@ -76,16 +81,25 @@ pub const ITS: usize = 99;
 /// Any sequence.
 pub fn sequences() -> impl Strategy<Value = Sequence> {
     let snat = prop::option::weighted(0.3, snat());
-    let steps = prop_oneof![12 => step().prop_map(|step| vec![step]), 1 => talk()];
+    let steps = prop_oneof![12 => step().prop_map(|step| vec![step]), 1 => talk(), 2 => ike()];
     (prop::bool::weighted(0.3), snat, services(), prop::collection::vec(steps, 1..=24)).prop_map(
         |(routing, snat, services, steps)| {
-            let mut steps = steps.concat();
+            let is_helped = |step: &Step| match step {
+                Step::Secured(_) => has_helper(&services, Helper::Ipsec),
+                _ => true,
+            };
+            let mut steps: Vec<Step> = steps.concat().into_iter().filter(is_helped).collect();
             if snat.is_some() {
                 steps.iter_mut().for_each(without_fragments);
             }
             Sequence { routing, snat, services, steps }
         },
     )
+}
+
+/// Whether one of these services has this helper.
+fn has_helper(services: &[Service], helper: Helper) -> bool {
+    services.iter().any(|service| service.helper == Some(helper))
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -109,7 +123,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Fragments of what source NAT has to do with, the model does not know.
 fn without_fragments(step: &mut Step) {
-    let Step::Packet(sent) = step else { return };
+    let (Step::Packet(sent) | Step::Secured(Secured { sent, .. })) = step else { return };
     sent.odd = match sent.odd.take() {
         Some(Odd::Part(..)) => None,
         // None of those that would make a fragment of it.

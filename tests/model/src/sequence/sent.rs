@@ -106,7 +106,18 @@ impl Sent {
         known: impl Fn(Flow) -> Option<Known>,
     ) -> (u16, Vec<u8>) {
         let service = &services[self.service % services.len()];
-        let flow @ Flow { protocol, client, destination: virtual_address } = self.flow(service);
+        let (port, source, destination) = self.ends(service, known);
+        let ip = self.packet(source, destination, self.flow(service).protocol);
+        self.framed(port, service.is_six, ip)
+    }
+
+    /// The port that it comes in on, its source and its destination.
+    pub(super) fn ends(
+        &self,
+        service: &Service,
+        known: impl Fn(Flow) -> Option<Known>,
+    ) -> (u16, SocketAddr, SocketAddr) {
+        let flow @ Flow { client, destination: virtual_address, .. } = self.flow(service);
         let known = known(flow);
         let from = self.from.filter(|&from| from != ITS || !service.mode.is_one_way());
         let from = from.map(|from| its_or(from, known) % service.servers.len());
@@ -128,8 +139,7 @@ impl Sent {
         if let Some(Odd::Martian(which)) = self.odd {
             source.set_ip(martian(which, service.is_six));
         }
-        let ip = self.packet(source, destination, protocol);
-        self.framed(if from.is_some() { LAN } else { WAN }, service.is_six, ip)
+        (if from.is_some() { LAN } else { WAN }, source, destination)
     }
 
     /// A packet in a frame that comes in on a port, and what is unusual about that.

@@ -1,6 +1,8 @@
 //! Services with servers, in all their kinds.
 
-use dataplane::service::{Mode, Persistence, Protocol, Scheduler, SchedulerFlag};
+use std::ops::RangeInclusive;
+
+use dataplane::service::{Helper, Mode, Persistence, Protocol, Scheduler, SchedulerFlag};
 use dataplane::snapshot::MssClamp;
 use dataplane::snat::SnatTimeouts;
 use dataplane::wire::tunnel::Encapsulation;
@@ -83,6 +85,7 @@ fn faces() -> impl Strategy<Value = Vec<Face>> {
     let face = (select(vec![0, 3usize]), protocol, ports).prop_map(|(place, protocol, ports)| Face {
         place,
         protocol,
+        port: 0,
         all_ports: Some(ports),
         live: true,
     });
@@ -128,14 +131,24 @@ fn service() -> impl Strategy<Value = Service> {
         tunnel(),
         (local_ports, prop::bool::weighted(0.4)),
         prop::option::weighted(0.15, sources()),
-        prop::option::weighted(0.15, limit()),
+        (prop::option::weighted(0.15, limit()), prop::option::weighted(0.25, ike_ports())),
     );
     (kind, timeout, special, ways, servers).prop_map(|(kind, timeout, special, ways, mut servers)| {
-        let ((all_ports, marked), tunnel, (local_ports, proxy), sources, limit) = ways;
+        let ((all_ports, marked), tunnel, (local_ports, proxy), sources, (limit, ike_ports)) = ways;
         let (sloppy, one_packet, persistence) = special;
         let (is_six, protocol, mode, scheduler, flags) = kind;
         let is_marked = marked.is_some();
-        let faces = marked.unwrap_or(vec![Face { place: 0, protocol, all_ports, live: true }]);
+        // A local address is that of many clients.
+        let ike_ports =
+            ike_ports.filter(|_| protocol == Protocol::Udp && mode != Mode::Fullnat && !is_marked);
+        let helper = ike_ports.is_some().then_some(Helper::Ipsec);
+        let port = match (helper, protocol) {
+            (Some(_), _) => 500,
+            (None, Protocol::Tcp | Protocol::Sctp) => 80,
+            (None, Protocol::Udp) => 53,
+        };
+        let all_ports = ike_ports.unwrap_or(all_ports);
+        let faces = marked.unwrap_or(vec![Face { place: 0, protocol, port, all_ports, live: true }]);
         // Whom a client without a local port, or with enough connections, would have come back to, nobody can see.
         let is_tight =
             mode == Mode::Fullnat && local_ports.len() <= 2 || matches!(limit, Some(Limit::Open(_)));
@@ -143,6 +156,7 @@ fn service() -> impl Strategy<Value = Service> {
         let one_packet = one_packet
             && faces.iter().all(|face| face.protocol == Protocol::Udp)
             && persistence.is_none()
+            && helper.is_none()
             && mode != Mode::Fullnat;
         let one_packet = one_packet && (mode != Mode::Nat || faces[0].all_ports.is_none());
         servers.iter_mut().for_each(|server| server.is_across &= mode == Mode::Tunnel);
@@ -169,6 +183,7 @@ fn service() -> impl Strategy<Value = Service> {
                 prefix: if is_six { six } else { four },
                 expire_quiescent,
             }),
+            helper,
             tunnel,
             local_ports,
             proxy: proxy && mode == Mode::Fullnat && has_tcp,
@@ -179,6 +194,11 @@ fn service() -> impl Strategy<Value = Service> {
             servers,
         }
     })
+}
+
+/// The ports of a service that has the helper for IPsec: those of IKE with others, all of its address, or that of IKE alone.
+fn ike_ports() -> impl Strategy<Value = Option<Vec<RangeInclusive<u16>>>> {
+    select(vec![Some(vec![500..=500, 4500..=4500]), Some(vec![]), None])
 }
 
 /// Some of them have clients 1 and 2 of both families.

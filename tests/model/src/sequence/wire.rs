@@ -19,6 +19,17 @@ impl Sent {
             Some(Odd::OtherProtocol(number)) => number,
             _ => protocol.number(),
         };
+        self.packet_of(number, source, destination, protocol)
+    }
+
+    /// The same as a packet of the protocol with this number.
+    pub(super) fn packet_of(
+        &self,
+        number: u8,
+        source: SocketAddr,
+        destination: SocketAddr,
+        protocol: Protocol,
+    ) -> Vec<u8> {
         let segment = self.segment(source, destination, protocol);
         match source.ip() {
             IpAddr::V4(_) => self.four(source.ip(), destination.ip(), number, &segment),
