@@ -62,7 +62,7 @@ pub(super) fn classify<A: Family>(
     } else {
         return classify_further(packet, (source, destination), incoming, snapshot, table);
     };
-    belongs(packet, hit, destination, snapshot, table)
+    belongs(packet, hit, destination, incoming, snapshot, table)
 }
 
 /// What a packet hit: which way it goes, the service or endpoint, and the client.
@@ -74,12 +74,13 @@ fn belongs<A: Family>(
     packet: &mut Packet,
     (direction, owner, client): Hit,
     destination: A,
+    incoming: Option<PortIndex>,
     snapshot: &Snapshot,
     table: &Table,
 ) -> Result<(), Verdict> {
     // Before anything is looked up: a packet that goes no further must not move a connection's state.
     if packet.ttl <= 1 {
-        at_its_end(packet, direction, owner, destination, snapshot)?;
+        at_its_end(packet, (direction, owner), destination, incoming, snapshot)?;
     }
     packet.direction = direction;
     packet.owner = owner;
@@ -90,18 +91,20 @@ fn belongs<A: Family>(
 
 /// A packet whose time to live is over has arrived (RFC 1812, section 5.3.1) if a real server sends it to the router itself, as the answer to a
 /// check, but not if to a client that it knows by a local address of full NAT; or if it is a client's, and its server the router itself: that
-/// is seen when its server is known, for which it takes the long way.
+/// is seen when its server is known, for which it takes the long way, as does one that is no service's here unless it has a connection.
 #[cold]
 fn at_its_end<A: Family>(
     packet: &mut Packet,
-    direction: Direction,
-    owner: u32,
+    (direction, owner): (Direction, u32),
     destination: A,
+    incoming: Option<PortIndex>,
     snapshot: &Snapshot,
 ) -> Result<(), Verdict> {
+    let has_it_here =
+        |service: u32| snapshot.services[service as usize].has_port(packet.destination_port, incoming);
     let is_own = || A::fib(snapshot).is_own(destination) && snapshot.local_at(destination).is_none();
     match direction {
-        Direction::In if snapshot.services[owner as usize].ends_here => {
+        Direction::In if snapshot.services[owner as usize].ends_here || !has_it_here(owner) => {
             packet.plain = false;
             Ok(())
         }
@@ -120,7 +123,7 @@ fn classify_further<A: Family>(
     table: &Table,
 ) -> Result<(), Verdict> {
     let hit = further(packet, addresses, incoming, snapshot, table).ok_or(Verdict::Punt(Punt::NoService))?;
-    belongs(packet, hit, addresses.1, snapshot, table)
+    belongs(packet, hit, addresses.1, incoming, snapshot, table)
 }
 
 /// What a packet hit whose addresses nobody has with their very ports: to a service of all ports, a reply to a local address of
@@ -134,7 +137,7 @@ pub(super) fn further<A: Family>(
     table: &Table,
 ) -> Option<Hit> {
     let Packet { source_port, destination_port, protocol, .. } = *packet;
-    if let Some(service) = snapshot.service_of_all_ports(destination, destination_port, protocol, incoming) {
+    if let Some(service) = snapshot.service_of_any_place(destination, destination_port, protocol, incoming) {
         let client = source.client(source_port, table);
         return Some((Direction::In, service, client.towards(destination_port)));
     }

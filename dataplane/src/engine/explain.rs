@@ -19,7 +19,7 @@ use crate::fib::PortIndex;
 use crate::fragments::Fate;
 use crate::scheduler::Reason;
 use crate::service::{Protocol, State};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ServiceIndex, Snapshot};
 use crate::table::{DestId, Table};
 
 /// What the data path would do with a packet, and why.
@@ -129,6 +129,17 @@ pub fn explain(
     let verdict = verdicts[0];
     let asked = engine.counters.traffic.connections.get() > 0 || verdict == Verdict::Drop(Drop::NoServer);
     let reason = reason.filter(|_| asked);
+    // Of what comes in here the service has only what belongs to its connections.
+    let has_it_here = |service: ServiceIndex| {
+        let has_it = |packet: Packet| {
+            snapshot.services[service as usize].has_port(packet.destination_port, Some(port))
+        };
+        packet.is_none_or(has_it)
+    };
+    let hit = hit.filter(|hit| match *hit {
+        Side::Service(service) => connection.is_some() || has_it_here(service),
+        Side::Endpoint(_) => true,
+    });
     let goes_on = matches!(
         verdict,
         Verdict::Forward(_) | Verdict::Punt(Punt::Unresolved | Punt::ToFragment | Punt::Local)

@@ -429,7 +429,8 @@ impl<'a> Path<'a> {
         let is_late = !(packet.may_begin() || service.sloppy && packet.may_begin_late());
         // Of a connection that needs no word nobody knows that it is not known.
         let may_go_on = is_late && service.at_risk.is_some();
-        if !service.live && !may_go_on {
+        let may_begin = service.live && service.has_port(packet.destination_port, self.port);
+        if !may_begin && !may_go_on {
             return Err(Verdict::Punt(Punt::NoService));
         }
         if is_late {

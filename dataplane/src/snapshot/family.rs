@@ -259,10 +259,39 @@ impl Snapshot {
         protocol: Protocol,
         incoming: Option<PortIndex>,
     ) -> Option<ServiceIndex> {
-        let first = A::directory(self).has_all_ports.then(|| self.service_at(address, 0, protocol))?;
-        let next = |&index: &ServiceIndex| self.services[index as usize].beside;
-        std::iter::successors(first, next)
-            .find(|&index| self.services[index as usize].has_port(port, incoming))
+        let mut services = self.services_of_all_ports(address, protocol);
+        services.find(|&index| self.services[index as usize].has_port(port, incoming))
+    }
+
+    /// The same, or if no service has what comes in here, one that has what comes in elsewhere: it begins nothing here, but what has begun
+    /// there goes on by any port of the router ([`Self::may_meet`]).
+    pub fn service_of_any_place<A: Family>(
+        &self,
+        address: A,
+        port: u16,
+        protocol: Protocol,
+        incoming: Option<PortIndex>,
+    ) -> Option<ServiceIndex> {
+        let mut elsewhere = None;
+        for index in self.services_of_all_ports(address, protocol) {
+            let service = &self.services[index as usize];
+            if service.has_port(port, incoming) {
+                return Some(index);
+            }
+            elsewhere = elsewhere.or_else(|| service.has_port(port, None).then_some(index));
+        }
+        elsewhere
+    }
+
+    /// All services of all ports at a virtual address.
+    fn services_of_all_ports<A: Family>(
+        &self,
+        address: A,
+        protocol: Protocol,
+    ) -> impl Iterator<Item = ServiceIndex> {
+        let is_any = A::directory(self).has_all_ports;
+        let first = if is_any { self.service_at(address, 0, protocol) } else { None };
+        std::iter::successors(first, |&index| self.services[index as usize].beside)
     }
 
     /// The endpoint of a service of all ports with this address.

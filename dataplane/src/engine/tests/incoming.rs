@@ -1,6 +1,6 @@
 //! Services of one address and port that only the port of the router tells apart, by which packets come in.
 
-use super::fragments::{Poller, large, split};
+use super::fragments::{Poller, large, mend, split};
 use super::marks::marked;
 use super::related::{error, hop, message};
 use super::*;
@@ -87,6 +87,34 @@ fn a_connection_goes_on_with_whom_it_has_begun_whichever_port_it_comes_by() {
     }
     let mut stray = packet(Protocol::Tcp, LAN_MAC, "198.51.100.9:1", END, ACK);
     assert_eq!(rig.push(LAN, &mut stray), Verdict::Punt(Punt::NoConnection));
+}
+
+#[test]
+fn it_does_so_where_nothing_can_begin_as_well() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    let mut specs = marked(&rig, &[(Protocol::Tcp, "192.0.2.10", 80..=80)]);
+    specs[1].incoming = Some(Incoming { by: [(WAN, vec![80..=80])].into(), others: Vec::new() });
+    rig.snapshot = compile(3, &specs, []);
+    let sent = |incoming, flags| packet(Protocol::Tcp, mac(incoming), CLIENT, END, flags);
+    let ended = |incoming| {
+        let mut frame = sent(incoming, ACK);
+        frame[22] = 1;
+        rig.push(incoming, &mut mend(frame))
+    };
+    let nobodys = Verdict::Punt(Punt::NoService);
+    assert_eq!((rig.push(LAN, &mut sent(LAN, SYN)), ended(LAN)), (nobodys, nobodys));
+    let early = explain(&rig.snapshot, &rig.engine.table, rig.now, LAN, &sent(LAN, SYN)).unwrap();
+    assert_eq!((early.hit, early.verdict), (None, nobodys));
+    to(&rig, WAN, (CLIENT, 80), SYN);
+    to(&rig, LAN, (CLIENT, 80), ACK);
+    assert_eq!(ended(LAN), Verdict::Drop(Drop::TtlExpired));
+    let known = explain(&rig.snapshot, &rig.engine.table, rig.now, LAN, &sent(LAN, ACK)).unwrap();
+    assert!(known.hit.is_some() && known.connection.is_some());
+    // Once it is over another one begins where it may, and not here.
+    to(&rig, LAN, (CLIENT, 80), RST);
+    assert_eq!(rig.push(LAN, &mut sent(LAN, SYN)), nobodys);
+    assert_eq!(rig.connections(), []);
+    to(&rig, WAN, (CLIENT, 80), SYN);
 }
 
 #[test]
