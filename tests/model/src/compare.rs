@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane::counters::Punt;
 use dataplane::engine::Verdict;
-use dataplane::service::{Mode, Protocol};
+use dataplane::service::{Helper, Mode, Protocol};
 
 use crate::model::{Fate, Model, Observed};
 use crate::roster;
@@ -148,6 +148,8 @@ fn kinds(service: &Service) -> impl Iterator<Item = &'static str> {
         (service.has(Protocol::Sctp), "sctp"),
         (service.is_of_all_ports() && !service.is_marked, "all_ports"),
         (service.is_marked, "mark"),
+        (service.faces.iter().any(|face| face.incoming.is_some()), "in"),
+        (service.helper == Some(Helper::Ipsec), "ipsec"),
         (service.proxy, "proxy"),
         (matches!(service.limit, Some(Limit::HalfOpen { .. })), "gate"),
         (service.rosters.is_some(), "at_risk"),

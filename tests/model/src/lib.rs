@@ -10,7 +10,8 @@
 //! |---|---|
 //! | NAT, full NAT, direct routing, tunnels (IP in IP, GRE, GUE; within and across families), of IPv4 and IPv6, TCP, UDP and SCTP | all sequences |
 //! | services of all ports and of some, with and without another at the very port of the same address and the same servers | a service is one of them |
-//! | firewall marks: services over two addresses, several ports, TCP, UDP and SCTP, beside others at the same addresses | a service is one of them |
+//! | firewall marks: services over two addresses, several ports, TCP, UDP and SCTP, beside others at the same addresses; rules for what comes in by one port of the router, and connections that go on by the other | a service is one of them |
+//! | IPsec: ESP and AH, whole and in fragments, with the connection of IKE | a service has the helper or not |
 //! | local ports of full NAT: one of the pool, nobody else's, taken for as long as the connection and a sweep or two; pools that are used up | which one it is the model is told |
 //! | headers of the PROXY protocol: where they stand, numbers and selective acknowledgements, segment sizes, MTUs of ICMP errors | a service by full NAT has them or not |
 //! | source NAT: what leaves, what comes back, hairpins, pings, ICMP errors both ways; the port is one of the pool's and its host's, and of its parity; pools that are used up | a sequence has it or not; which port it is the model is told |
@@ -23,7 +24,7 @@
 //! | fragments in any order, overlapping, without a first; options, extension headers, no checksum, MSS, selective acknowledgements, class and ECN, hops that run out, MTU, damage, martians, VLAN tags | [`sequence::Odd`] |
 //! | ICMP errors about requests and replies, from hosts and routers, with 8 bytes quoted, fewer or all, damaged, to somebody else | [`sequence::Error`] |
 //!
-//! Not covered: fragments of source NAT, marks by the port that packets come in on, QUIC's connection ids, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
+//! Not covered: fragments of source NAT, QUIC's connection ids, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
 //! packet (dataplane/tests/lanes.rs has those).
 //!
 //! Twenty thousand sequences, which is what CI has time for, take some twenty seconds of a core in the debug build.

@@ -12,7 +12,7 @@ use dataplane::fib::{Address, Adjacency, Fib, Fibs, Route, Via};
 use dataplane::fragments::Waiting;
 use dataplane::scheduler::{FLOW_KEY, NextRoster, RosterMember, RosterSpec, Rosters};
 use dataplane::service::{Limits, Mode, Protocol, Scheduler, State, Timeouts};
-use dataplane::snapshot::{DestSpec, Part, Pool, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
+use dataplane::snapshot::{DestSpec, Incoming, Part, Pool, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
 use dataplane::snat::{Share, Snat, SnatSpec, Snats};
 use dataplane::table::{Client, DestId, HashKey, LocalAddress, Table};
 
@@ -338,9 +338,15 @@ fn with_faces(services: &[Service], specs: &[ServiceSpec]) -> Vec<ServiceSpec> {
                 home: Some(dest.id),
                 ..dest.clone()
             };
+            let ports = face.all_ports.clone().unwrap_or_default();
+            let incoming = |port| {
+                let ports = if ports.is_empty() { vec![0..=u16::MAX] } else { ports.clone() };
+                Incoming { by: [(port, ports)].into(), others: Vec::new() }
+            };
             ServiceSpec {
                 address: world::virtual_address(service.is_six, face),
-                ports: face.all_ports.clone().unwrap_or_default(),
+                incoming: face.incoming.map(incoming),
+                ports,
                 protocol: face.protocol,
                 live: face.live,
                 part: Some(Part::Face(number as u32)),

@@ -86,6 +86,8 @@ pub struct Face {
     pub port: u16,
     /// If it is of all ports that no other service has: which of them, or if none stands here, any.
     pub all_ports: Option<Vec<RangeInclusive<u16>>>,
+    /// The port of the router that packets come in on which are its own, if not all are.
+    pub incoming: Option<u16>,
     /// Whether the virtual address is here.
     pub live: bool,
 }

@@ -37,7 +37,7 @@ const IN_EVERY_MODE: [&str; 23] = [
 ];
 
 /// What they meet in one, or because of something else that is special about them.
-const IN_ONE: [(&str, &str); 52] = [
+const IN_ONE: [(&str, &str); 59] = [
     ("all_ports", "forward"),
     ("all_ports", "hold"),
     ("all_ports", "icmp_error"),
@@ -61,6 +61,13 @@ const IN_ONE: [(&str, &str); 52] = [
     ("gate", "no_server"),
     ("gate", "server_reply"),
     ("gate", "syn_flood"),
+    ("in", "forward"),
+    ("in", "hold"),
+    ("in", "icmp_error"),
+    ("in", "no_service"),
+    ("ipsec", "forward"),
+    ("ipsec", "other_protocol"),
+    ("ipsec", "ttl_expired"),
     ("mark", "forward"),
     ("mark", "hold"),
     ("mark", "icmp_error"),

@@ -16,7 +16,7 @@ use crate::world::{self, Flow};
 
 impl Model {
     /// A packet to a virtual address.
-    pub(super) fn client_sends(&mut self, frame: &Frame<'_>, service: usize, protocol: Protocol) -> Fate {
+    pub(super) fn client_sends(&mut self, frame: &Frame<'_>, protocol: Protocol) -> Fate {
         let packet = &frame.packet;
         let flow = flow_of(packet, protocol);
         let flags = packet.says();
@@ -33,23 +33,30 @@ impl Model {
             }
             known => known,
         };
-        let mode = self.services[service].mode;
-        let server = match known {
+        let (service, server) = match known {
             Some(index) if self.is_to_end(index) && flags & RST == 0 => {
                 return self.reset(index, packet.fragment.is_some());
             }
             Some(index) => {
+                // That with which it has begun, wherever it comes in by now.
+                let Connection { service, server, .. } = self.connections[index];
                 self.follow(index, client_side(&self.services[service]), flags);
-                self.connections[index].server
+                (service, server)
             }
-            None => match self.let_in(frame, service, flow, flags) {
-                Ok(Some(server)) => server,
-                Ok(None) => match self.begin(frame, service, flow, flags) {
-                    Ok(server) => server,
+            None => {
+                let Some(service) = self.service_at(flow.destination, protocol, frame.port) else {
+                    return Fate::Punt("no_service");
+                };
+                let begun = match self.let_in(frame, service, flow, flags) {
+                    Ok(None) => self.begin(frame, service, flow, flags),
+                    Ok(Some(server)) => Ok(server),
+                    Err(fate) => Err(fate),
+                };
+                match begun {
+                    Ok(server) => (service, server),
                     Err(fate) => return fate,
-                },
-                Err(fate) => return fate,
-            },
+                }
+            }
         };
         self.placed = Went::With(service, server, End::Destination, flow);
         if is_unsummable(packet, &self.services[service], server) {
@@ -58,7 +65,7 @@ impl Model {
         let address = world::server_at(&self.services[service], server, flow.destination.port());
         let mut packet = frame.packet.clone();
         let length = packet.bytes.len();
-        match mode {
+        match self.services[service].mode {
             Mode::Dr | Mode::Tunnel => {}
             Mode::Nat => packet.readdress(End::Destination, address.ip(), Some(address.port())),
             Mode::Fullnat => {

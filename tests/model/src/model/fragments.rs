@@ -93,7 +93,7 @@ impl Model {
         let (datagram, note) = self.note_of(packet, fragment);
         let young = note.filter(|note| self.is_young(note));
         if let Some(note) = young {
-            let is_ours = self.service_at(destination, protocol).is_some()
+            let is_ours = self.is_clients(frame, protocol)
                 || self.is_endpoint(source, protocol)
                 || self.claim_at(source, destination, protocol).is_some();
             let runs_out = is_ours && packet.hops() <= 1;

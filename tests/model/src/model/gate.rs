@@ -145,7 +145,7 @@ impl Model {
         // Of the very port before those of all ports.
         places.sort_by_key(|&(number, ..)| self.services[number].is_of_all_ports());
         places.into_iter().find(|&(number, server, flow)| {
-            let is_its = self.service_at(flow.destination, protocol) == Some(number);
+            let is_its = self.services_at(flow.destination, protocol).any(|one| one == number);
             self.services[number].one_packet
                 || is_its
                     && self.has_been_shut(number, protocol)

@@ -31,7 +31,7 @@ impl Model {
         }
         let is_redirect = !is_six && kind == 5;
         let (source, destination) = ends(&quote);
-        let about_reply = self.service_at(source, protocol);
+        let about_reply = self.services_at(source, protocol).next();
         let is_astray = packet.destination != quote.source;
         // As whom a server knows a client nobody else is: what is to another address is about something else.
         let is_claimed = !is_astray && self.claim_at(destination, source, protocol).is_some();

@@ -26,7 +26,7 @@ impl Model {
         let packet = &frame.packet;
         let at_ike = |address: IpAddr| SocketAddr::new(address, IKE);
         let (source, destination) = (at_ike(packet.source), at_ike(packet.destination));
-        let is_to_service = self.service_at(destination, Protocol::Udp).is_some();
+        let is_to_service = self.services_at(destination, Protocol::Udp).next().is_some();
         let index = match is_to_service {
             true => self.find_by_client(Flow { protocol: Protocol::Udp, client: source, destination }),
             false => self.find_by_server(source, destination, Protocol::Udp),

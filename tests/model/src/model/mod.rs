@@ -213,8 +213,8 @@ impl Model {
     fn classify(&mut self, frame: &Frame<'_>, protocol: Protocol) -> Fate {
         let packet = &frame.packet;
         let (source, destination) = ends(packet);
-        if let Some(service) = self.service_at(destination, protocol) {
-            self.client_sends(frame, service, protocol)
+        if self.is_clients(frame, protocol) {
+            self.client_sends(frame, protocol)
         } else if self.is_endpoint(source, protocol) || self.claim_at(source, destination, protocol).is_some()
         {
             self.server_sends(frame, protocol)

@@ -4,13 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::service::{Mode, Protocol};
 
-use super::Model;
+use super::headers::flow_of;
+use super::{Frame, Model};
 use crate::packet::Packet;
-use crate::world::{self, Face, Service};
+use crate::world::{self, Face, LAN, Service, WAN};
 
 impl Model {
-    /// The service at a virtual address: that of a mark or of the very port, which are never both, goes before one of all ports.
-    pub(super) fn service_at(&self, address: SocketAddr, protocol: Protocol) -> Option<usize> {
+    /// The service at a virtual address of what comes in on a port of the router: that of a mark or of the very port, which are never both, goes before one of
+    /// all ports.
+    pub(super) fn service_at(&self, address: SocketAddr, protocol: Protocol, incoming: u16) -> Option<usize> {
         let find = |is_it: &dyn Fn(&Service, &Face) -> bool| {
             self.services.iter().position(|service| {
                 service.faces.iter().any(|face| face.protocol == protocol && is_it(service, face))
@@ -18,10 +20,23 @@ impl Model {
         };
         let has_port = |service: &Service, face: &Face| {
             let its = world::virtual_address(service.is_six, face);
-            its == address || its.ip() == address.ip() && face.takes(address.port())
+            let comes_here = face.incoming.is_none_or(|its| its == incoming);
+            comes_here && (its == address || its.ip() == address.ip() && face.takes(address.port()))
         };
         let is_first = |service: &Service| service.is_marked || !service.is_of_all_ports();
         find(&|service, face| is_first(service) && has_port(service, face)).or_else(|| find(&has_port))
+    }
+
+    /// The services there, wherever packets come in.
+    pub(super) fn services_at(&self, address: SocketAddr, protocol: Protocol) -> impl Iterator<Item = usize> {
+        [WAN, LAN].into_iter().filter_map(move |port| self.service_at(address, protocol, port))
+    }
+
+    /// Whether a packet is a client's: there is a service for what comes in where it does, or it has a connection, which goes on wherever it comes in.
+    pub(super) fn is_clients(&self, frame: &Frame<'_>, protocol: Protocol) -> bool {
+        let flow = flow_of(&frame.packet, protocol);
+        let service = self.service_at(flow.destination, protocol, frame.port);
+        service.is_some() || self.find_by_client(flow).is_some()
     }
 
     pub(super) fn is_endpoint(&self, address: SocketAddr, protocol: Protocol) -> bool {

@@ -2,6 +2,7 @@
 //! difference shrinks to one that a person understands.
 
 mod at_risk;
+mod crossing;
 mod error;
 mod ipsec;
 mod odd;
@@ -17,6 +18,7 @@ use dataplane::service::{Helper, Mode};
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use self::crossing::crossing;
 pub use self::error::Error;
 use self::error::error;
 use self::ipsec::ike;
@@ -81,14 +83,17 @@ pub const ITS: usize = 99;
 /// Any sequence.
 pub fn sequences() -> impl Strategy<Value = Sequence> {
     let snat = prop::option::weighted(0.3, snat());
-    let steps = prop_oneof![12 => step().prop_map(|step| vec![step]), 1 => talk(), 2 => ike()];
+    // What happens by itself, and what only some services make something of.
+    let steps = prop_oneof![
+        12 => step().prop_map(|step| (Of::Any, vec![step])),
+        1 => talk().prop_map(|steps| (Of::Any, steps)),
+        2 => ike().prop_map(|steps| (Of::Ipsec, steps)),
+        1 => crossing().prop_map(|steps| (Of::Incoming, steps)),
+    ];
     (prop::bool::weighted(0.3), snat, services(), prop::collection::vec(steps, 1..=24)).prop_map(
         |(routing, snat, services, steps)| {
-            let is_helped = |step: &Step| match step {
-                Step::Secured(_) => has_helper(&services, Helper::Ipsec),
-                _ => true,
-            };
-            let mut steps: Vec<Step> = steps.concat().into_iter().filter(is_helped).collect();
+            let matter = steps.into_iter().filter(|(of, _)| services.iter().any(|service| of.is_of(service)));
+            let mut steps: Vec<Step> = matter.flat_map(|(_, steps)| steps).collect();
             if snat.is_some() {
                 steps.iter_mut().for_each(without_fragments);
             }
@@ -97,9 +102,24 @@ pub fn sequences() -> impl Strategy<Value = Sequence> {
     )
 }
 
-/// Whether one of these services has this helper.
-fn has_helper(services: &[Service], helper: Helper) -> bool {
-    services.iter().any(|service| service.helper == Some(helper))
+/// For which services steps are made.
+#[derive(Clone, Copy, Debug)]
+enum Of {
+    Any,
+    /// Those with the helper for IPsec.
+    Ipsec,
+    /// Those that ask on which port packets come in.
+    Incoming,
+}
+
+impl Of {
+    fn is_of(self, service: &Service) -> bool {
+        match self {
+            Of::Any => true,
+            Of::Ipsec => service.helper == Some(Helper::Ipsec),
+            Of::Incoming => service.faces.iter().any(|face| face.incoming.is_some()),
+        }
+    }
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::at_risk::{at_risk, with_tracking};
-use crate::world::{self, Face, Limit, SERVERS, Server, Service, Snat, Sources, Tunnel};
+use crate::world::{self, Face, LAN, Limit, SERVERS, Server, Service, Snat, Sources, Tunnel, WAN};
 
 /// One to three of them.
 pub(super) fn services() -> impl Strategy<Value = Vec<Service>> {
@@ -56,7 +56,10 @@ fn free(service: &Service, others: &[Service], wished: &[Face], place: usize) ->
             let mut same =
                 other.faces.iter().filter(|one| (one.place, one.protocol) == (face.place, face.protocol));
             same.any(|one| {
-                is_rest(other.is_marked, one) == is_rest(service.is_marked, &face) && meet(one, &face)
+                let is_apart = one.incoming.zip(face.incoming).is_some_and(|(one, face)| one != face);
+                !is_apart
+                    && is_rest(other.is_marked, one) == is_rest(service.is_marked, &face)
+                    && meet(one, &face)
             })
         };
         let mut others = others.iter().filter(|other| other.is_six == service.is_six);
@@ -82,11 +85,14 @@ fn meet(one: &Face, other: &Face) -> bool {
 fn faces() -> impl Strategy<Value = Vec<Face>> {
     let protocol = prop_oneof![4 => Just(Protocol::Tcp), 2 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)];
     let ports = select(vec![vec![], vec![443..=443u16], vec![80..=80, 443..=8079], vec![8080..=9000]]);
-    let face = (select(vec![0, 3usize]), protocol, ports).prop_map(|(place, protocol, ports)| Face {
+    let incoming = select(vec![None, None, Some(WAN), Some(LAN)]);
+    let face = (select(vec![0, 3usize]), protocol, ports, incoming);
+    let face = face.prop_map(|(place, protocol, ports, incoming)| Face {
         place,
         protocol,
         port: 0,
         all_ports: Some(ports),
+        incoming,
         live: true,
     });
     prop::collection::vec(face, 1..=3)
@@ -148,7 +154,8 @@ fn service() -> impl Strategy<Value = Service> {
             (None, Protocol::Udp) => 53,
         };
         let all_ports = ike_ports.unwrap_or(all_ports);
-        let faces = marked.unwrap_or(vec![Face { place: 0, protocol, port, all_ports, live: true }]);
+        let faces =
+            marked.unwrap_or(vec![Face { place: 0, protocol, port, all_ports, incoming: None, live: true }]);
         // Whom a client without a local port, or with enough connections, would have come back to, nobody can see.
         let is_tight =
             mode == Mode::Fullnat && local_ports.len() <= 2 || matches!(limit, Some(Limit::Open(_)));
