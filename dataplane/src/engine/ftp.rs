@@ -27,15 +27,20 @@ pub(super) fn is_control(service: &Service, packet: &Packet) -> bool {
 
 impl<'a> Path<'a> {
     /// The server that a client's data connection is with; `None` if it has no established control connection.
-    pub(super) fn controlled(&self, place: &Place, packet: &Packet) -> Option<&'a Dest> {
-        let dest = self.control(place).filter(|_| packet.destination_port >= FIRST)?;
-        (dest.up && !dest.reset).then_some(dest)
+    pub(super) fn controlled(&self, place: &Place, service: &Service, packet: &Packet) -> Option<&'a Dest> {
+        let serves = |dest: &Dest| packet.destination_port >= FIRST && dest.up && !dest.reset;
+        self.control(place, service, serves)
     }
 
-    /// The server that a client has a control connection with, or has had within the time of persistence.
-    fn control(&self, place: &Place) -> Option<&'a Dest> {
-        let (_, word) = place.find(&self.engine.table, self.snapshot, self.now)?;
-        (word.flags() & FLAG_REPLIED != 0).then(|| self.snapshot.dest_of(word))?
+    /// The server that a client has a control connection with, or has had within the time of persistence, if it is one for this data connection:
+    /// from which that time counts anew.
+    fn control(&self, place: &Place, service: &Service, is_it: impl Fn(&Dest) -> bool) -> Option<&'a Dest> {
+        let (slot, word) = place.find(&self.engine.table, self.snapshot, self.now)?;
+        let dest = (word.flags() & FLAG_REPLIED != 0).then(|| self.snapshot.dest_of(word))?;
+        let dest = dest.filter(|dest| is_it(dest))?;
+        // Who has changed it meanwhile has had it renewed.
+        self.renew(service, slot, word);
+        Some(dest)
     }
 
     /// The dest of a data connection that a server opens with this packet, which is in the table then.
@@ -50,7 +55,7 @@ impl<'a> Path<'a> {
         let (service, dest) = services.iter().find_map(|&index| {
             let service = &self.snapshot.services[index as usize];
             let place = Place::new(&self.engine.table, (index, service), service.persistent?, person);
-            let dest = self.control(&place).filter(|dest| dest.endpoint == Some(endpoint))?;
+            let dest = self.control(&place, service, |dest| dest.endpoint == Some(endpoint))?;
             Some((service, dest))
         })?;
         let state = tcp::next(tcp::Direction::Out, State::None, packet.flags);

@@ -40,7 +40,7 @@ impl<'a> Path<'a> {
         let place = Place::new(&self.engine.table, self.snapshot.home_of(index), prefix, client);
         if !ftp::is_control(service, packet) {
             // To all others the port is one that nobody has.
-            return self.controlled(&place, packet).map(Some).ok_or(Verdict::Punt(Punt::NoService));
+            return self.controlled(&place, service, packet).map(Some).ok_or(Verdict::Punt(Punt::NoService));
         }
         loop {
             let Some((slot, word)) = place.find(&self.engine.table, self.snapshot, self.now) else {
@@ -51,17 +51,12 @@ impl<'a> Path<'a> {
                     Inserted::Existing(..) => continue,
                 }
             };
-            let timeout = service.timeout(State::Template);
             let Some(known) = self.snapshot.dest_of(word) else { continue };
             // A table that was taken over knows no addresses.
             place.note_address(&self.engine.table, slot);
             if known.returning {
-                if word.age(self.now) >= timeout.renew_after() {
-                    let renewed = word.seen(self.now, timeout.is_coarse());
-                    if self.engine.table.replace(slot, word, renewed).is_err() {
-                        continue;
-                    }
-                    self.note(slot, renewed);
+                if !self.renew(service, slot, word) {
+                    continue;
                 }
                 if service.is_limited {
                     // Let in all the same, but noted if it has come below its lower limit since it was asked: it is full no more.
@@ -78,6 +73,20 @@ impl<'a> Path<'a> {
             }
             dest.gauge.leave(State::Template);
         }
+    }
+
+    /// A template's client has another connection by it; false if somebody else has changed it meanwhile.
+    pub(super) fn renew(&self, service: &Service, slot: Slot, word: Word) -> bool {
+        let timeout = service.timeout(State::Template);
+        if word.age(self.now) < timeout.renew_after() {
+            return true;
+        }
+        let renewed = word.seen(self.now, timeout.is_coarse());
+        let is_renewed = self.engine.table.replace(slot, word, renewed).is_ok();
+        if is_renewed {
+            self.note(slot, renewed);
+        }
+        is_renewed
     }
 
     fn template(&self, place: &Place, service: &Service, dest: &Dest) -> Word {

@@ -124,6 +124,22 @@ fn a_server_opens_data_connections_to_its_own_clients_alone_and_from_one_port() 
 }
 
 #[test]
+fn a_data_connection_from_either_side_is_one_after_which_a_client_may_come_back() {
+    for opens in
+        [|rig: &Rig, _| to(rig, 30_000, SYN).0, |rig: &Rig, server| from(rig, server, 20, CLIENT, SYN).0]
+    {
+        let mut rig = rig();
+        let server = control(&rig);
+        rig.wait(200);
+        assert!(matches!(opens(&rig, server), Verdict::Forward(_)));
+        rig.wait(200);
+        assert_eq!(to(&rig, 30_001, SYN).0, Verdict::Forward(LAN));
+        rig.wait(400);
+        assert_eq!(to(&rig, 30_002, SYN).0, Verdict::Punt(Punt::NoService));
+    }
+}
+
+#[test]
 fn a_server_announces_the_virtual_address_on_its_control_connection() {
     let rig = rig();
     let server = control(&rig);
