@@ -9,8 +9,9 @@ use dataplane::service::{Helper, Mode, Protocol};
 use crate::model::{Fate, Model, Observed};
 use crate::roster;
 use crate::sequence::{Sequence, Step, Which};
-use crate::subject::Subject;
+use crate::subject::{Subject, Taken};
 use crate::tunnel;
+use crate::wires::Wires;
 use crate::world::{Limit, Server, Service};
 
 /// How often packets of services of a kind have had a fate, by their names: to see that sequences meet what they should.
@@ -29,12 +30,17 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             Step::Secured(secured) => {
                 Some((Some(secured.service(&services)), secured.frame(&services, known)))
             }
+            Step::Transfer(transfer) => {
+                Some((Some(transfer.service(&services)), transfer.frame(&services, known)))
+            }
             Step::Passing(passing) => {
                 Some((None, passing.frame(|class, inside| subject.mapping(now, class, inside))))
             }
             _ => None,
         };
         if let Some((service, (port, frame))) = packet {
+            let (wire, on_wire) = sequence.wires.sent(port, &frame, step.tagged());
+            let (port, frame) = sequence.wires.arrives(wire, &on_wire);
             let service = service.map(|service| service % services.len());
             // A packet of no service may be one of any.
             if (0..services.len())
@@ -46,18 +52,27 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             let templates = subject.templates(now);
             let ends = model.inside_ends(&frame);
             let before = subject.mappings(now, &ends);
-            let (verdict, left, begun) = subject.take(now, port, &frame);
+            let Taken { port: came_in, verdict, left, begun } = subject.take(now, wire, &on_wire);
             let locals = subject.locals(now);
             let mapped = (before, subject.mappings(now, &ends));
             let expected = model.take(now, port, &frame, &Observed { begun, templates, locals, mapped });
             let actual = fate(verdict, &frame, left);
             let kinds = service.map(|service| kinds(&services[service]));
             let of_snat = (service.is_none() && sequence.snat.is_some()).then_some("snat");
-            for kind in kinds.into_iter().flatten().chain(of_snat) {
+            let of_vlan = (sequence.wires != Wires::PLAIN).then_some("tagged network");
+            for kind in kinds.into_iter().flatten().chain(of_snat).chain(of_vlan) {
                 *tally.entry((kind, name(&expected))).or_default() += 1;
             }
             if verdict == Verdict::Hold {
                 subject.hold(now, port, &frame);
+            }
+            if came_in != port {
+                return Err(format!("step {index}, {step:?}: it comes in on port {port}, not {came_in}"));
+            }
+            if let Fate::Forward(port, bytes) | Fate::Route(port, bytes) = &actual
+                && subject.leaves(*port, bytes) != sequence.wires.leaves(*port, bytes)
+            {
+                return Err(format!("step {index}, {step:?}: its tag is another on leaving by port {port}"));
             }
             if actual != expected {
                 return Err(format!(
@@ -69,7 +84,9 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             }
         }
         let changed = match step {
-            Step::Packet(_) | Step::Error(_) | Step::Passing(_) | Step::Secured(_) => Vec::new(),
+            Step::Packet(_) | Step::Error(_) | Step::Passing(_) | Step::Secured(_) | Step::Transfer(_) => {
+                Vec::new()
+            }
             Step::Wait(ticks) => {
                 now += ticks;
                 Vec::new()
@@ -150,6 +167,7 @@ fn kinds(service: &Service) -> impl Iterator<Item = &'static str> {
         (service.is_marked, "mark"),
         (service.faces.iter().any(|face| face.incoming.is_some()), "in"),
         (service.helper == Some(Helper::Ipsec), "ipsec"),
+        (service.helper == Some(Helper::Ftp), "ftp"),
         (service.proxy, "proxy"),
         (matches!(service.limit, Some(Limit::HalfOpen { .. })), "gate"),
         (service.rosters.is_some(), "at_risk"),

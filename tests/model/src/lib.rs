@@ -11,6 +11,7 @@
 //! | NAT, full NAT, direct routing, tunnels (IP in IP, GRE, GUE; within and across families), of IPv4 and IPv6, TCP, UDP and SCTP | all sequences |
 //! | services of all ports and of some, with and without another at the very port of the same address and the same servers | a service is one of them |
 //! | firewall marks: services over two addresses, several ports, TCP, UDP and SCTP, beside others at the same addresses; rules for what comes in by one port of the router, and connections that go on by the other | a service is one of them |
+//! | FTP: control connections, what servers say about where they listen, and data connections from either side | a service has the helper or not |
 //! | IPsec: ESP and AH, whole and in fragments, with the connection of IKE | a service has the helper or not |
 //! | local ports of full NAT: one of the pool, nobody else's, taken for as long as the connection and a sweep or two; pools that are used up | which one it is the model is told |
 //! | headers of the PROXY protocol: where they stand, numbers and selective acknowledgements, segment sizes, MTUs of ICMP errors | a service by full NAT has them or not |
@@ -20,6 +21,7 @@
 //! | `sloppy_tcp`, `one_packet`, persistence with prefixes and quiescent servers, thresholds, lists of sources, rates of all and of each source, how many connections a source has, the gate against floods of SYNs | a service has some of them |
 //! | connections without an entry (`track = "at-risk"`): with whom they are, who has an entry all the same, rosters that change and how long that takes, `all` and back again; errors about them | a service is one of them |
 //! | servers that go down, are drained or reset, weights, weight 0, MACs that are not known, addresses that move away | steps between packets |
+//! | tagged networks: clients and servers on one wire or two, with a tag or without; tags of other networks, of a priority only, two of them, providers' | a sequence has them or not |
 //! | routing of what concerns no service | a sequence has it or not |
 //! | fragments in any order, overlapping, without a first; options, extension headers, no checksum, MSS, selective acknowledgements, class and ECN, hops that run out, MTU, damage, martians, VLAN tags | [`sequence::Odd`] |
 //! | ICMP errors about requests and replies, from hosts and routers, with 8 bytes quoted, fewer or all, damaged, to somebody else | [`sequence::Error`] |
@@ -46,6 +48,7 @@ pub mod sequence;
 mod subject;
 mod tcp;
 mod tunnel;
+pub mod wires;
 pub mod world;
 
 pub use self::compare::{Tally, compare};

@@ -276,6 +276,17 @@ impl Packet {
         self.segment().len() > self.header()
     }
 
+    /// What a segment of TCP has behind its header.
+    pub fn data(&self) -> &[u8] {
+        &self.segment()[self.header()..]
+    }
+
+    /// Other data of the same length.
+    pub fn set_data(&mut self, data: &[u8]) {
+        let header = self.header();
+        self.edit(|segment| segment[header..].copy_from_slice(data));
+    }
+
     /// Of TCP.
     pub fn set_sequence(&mut self, sequence: u32) {
         self.edit(|segment| segment[4..8].copy_from_slice(&sequence.to_be_bytes()));

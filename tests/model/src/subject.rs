@@ -15,11 +15,13 @@ use dataplane::service::{Limits, Mode, Protocol, Scheduler, State, Timeouts};
 use dataplane::snapshot::{DestSpec, Incoming, Part, Pool, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
 use dataplane::snat::{Share, Snat, SnatSpec, Snats};
 use dataplane::table::{Client, DestId, HashKey, LocalAddress, Table};
+use dataplane::vlan::{self, Tag, Vlans};
 
 use crate::hashes;
 use crate::model::{Class, Mapped};
 use crate::roster::{self, Roster};
 use crate::sequence::Sequence;
+use crate::wires::Wires;
 use crate::world::{
     self, Flow, GATEWAYS, LAN, Leaving, MACS, ROUTER, ROUTER_SIX, SERVERS, Service, WAN, Way,
 };
@@ -32,7 +34,19 @@ pub struct Subject {
     services: Vec<Service>,
     waiting: Waiting<Vec<u8>>,
     specs: Vec<ServiceSpec>,
+    ports: Ports,
     snapshot: Snapshot,
+}
+
+/// What has become of a frame.
+pub struct Taken {
+    /// The port that it has come in on.
+    pub port: u16,
+    pub verdict: Verdict,
+    /// As it is left.
+    pub left: Vec<u8>,
+    /// The real server of the connection that has begun with it.
+    pub begun: Option<usize>,
 }
 
 /// A connection as it is listed.
@@ -59,6 +73,8 @@ pub struct Seen {
     pub total: Traffic,
     /// Packets and bytes that were routed.
     pub routed: (u64, u64),
+    /// Replies of FTP that name an address, and went as they came.
+    pub unchanged_replies: u64,
     /// Of source NAT.
     pub mappings: Vec<Mapped>,
 }
@@ -73,7 +89,8 @@ impl Subject {
             services.iter().enumerate().map(|(number, service)| spec(number, service)).collect();
         let specs = with_pools(services, specs);
         let snats = Snats::new(sequence.snat.iter().map(snat).collect());
-        let snapshot = compile(1, services, &specs).with_routing(sequence.routing).with_snats(snats);
+        let ports = Ports::new(sequence.wires);
+        let snapshot = compile(1, &ports, services, &specs).with_routing(sequence.routing).with_snats(snats);
         Subject {
             engine,
             table,
@@ -81,12 +98,13 @@ impl Subject {
             services: services.to_vec(),
             waiting: Waiting::default(),
             specs,
+            ports,
             snapshot,
         }
     }
 
-    /// What becomes of a frame, the frame as it is left, and the real server of the connection that began with it.
-    pub fn take(&self, now: u64, port: u16, frame: &[u8]) -> (Verdict, Vec<u8>, Option<usize>) {
+    /// What becomes of a frame that comes in by a wire.
+    pub fn take(&self, now: u64, wire: u16, frame: &[u8]) -> Taken {
         let begun = || -> Vec<u64> {
             let dests = self.specs.iter().flat_map(|spec| &spec.dests);
             dests.map(|dest| dest.traffic[0].connections.get()).collect()
@@ -94,6 +112,9 @@ impl Subject {
         let before = begun();
         let mut verdicts = [Verdict::Drop(Drop::Runt); BURST];
         let mut burst = [frame.to_vec()];
+        let vlans = &self.ports.vlans;
+        // As a worker does: a wire without networks is asked nothing.
+        let port = if vlans.are_on(wire) { vlans.receive(wire, &mut burst[0]) } else { wire };
         self.engine.process(&self.snapshot, Tick(now), port, &mut burst, &mut verdicts, &mut ());
         let [frame] = burst;
         if verdicts[0] == Verdict::Punt(Punt::Reset) {
@@ -102,11 +123,22 @@ impl Subject {
         }
         let index = before.iter().zip(begun()).position(|(before, after)| *before != after);
         let mut servers = self.specs.iter().flat_map(|spec| 0..spec.dests.len());
-        (verdicts[0], frame, index.and_then(|index| servers.nth(index)))
+        let begun = index.and_then(|index| servers.nth(index));
+        Taken { port: self.ports.named(port), verdict: self.ports.named_in(verdicts[0]), left: frame, begun }
+    }
+
+    /// A frame as it leaves by a port, and the wire.
+    pub fn leaves(&self, port: u16, frame: &[u8]) -> (u16, Vec<u8>) {
+        let (port, mut frame) = (self.ports.of(port), frame.to_vec());
+        match self.ports.vlans.tag(port) {
+            Some(tag) if vlan::put(&mut frame, tag.id) => (tag.port, frame),
+            _ => (port, frame),
+        }
     }
 
     /// A fragment waits.
     pub fn hold(&mut self, now: u64, port: u16, frame: &[u8]) {
+        let port = self.ports.of(port);
         let room = self.engine.hold(&mut self.waiting, Tick(now), port, frame.to_vec());
         assert!(room.is_none(), "there is room for more than a sequence has");
     }
@@ -114,7 +146,7 @@ impl Subject {
     /// What becomes of fragments that wait no more.
     pub fn settle(&mut self, now: u64) -> Vec<(Verdict, Vec<u8>)> {
         let mut settled = Vec::new();
-        let done = |_, frame, verdict| settled.push((verdict, frame));
+        let done = |_, frame, verdict| settled.push((self.ports.named_in(verdict), frame));
         self.engine.settle(&self.snapshot, Tick(now), &mut self.waiting, false, done);
         settled
     }
@@ -133,7 +165,7 @@ impl Subject {
         }
         self.specs[number] = new;
         self.services[number] = service.clone();
-        self.snapshot = compile(self.snapshot.generation + 1, &self.services, &self.specs)
+        self.snapshot = compile(self.snapshot.generation + 1, &self.ports, &self.services, &self.specs)
             .with_routing(self.snapshot.routing)
             .with_snats(self.snapshot.snats.clone());
     }
@@ -156,6 +188,7 @@ impl Subject {
             servers: servers.collect(),
             total: self.counters.traffic.get(),
             routed,
+            unchanged_replies: self.counters.ftp_unchanged.get(),
             mappings: self.mappings(now, inside_ends),
         }
     }
@@ -218,6 +251,53 @@ impl Subject {
                 local: self.snapshot.local_port_of(&self.table, slot, word),
             })
         })
+    }
+}
+
+/// The numbers that ports have: two of wires, and behind them those of tagged networks.
+struct Ports {
+    vlans: Vlans,
+    /// Of [`WAN`] and [`LAN`].
+    numbers: [u16; 2],
+}
+
+impl Ports {
+    fn new(wires: Wires) -> Self {
+        let mut tags = Vec::new();
+        let numbers = [WAN, LAN].map(|port| {
+            let network = wires.network(port);
+            match network.tag {
+                None => network.wire,
+                Some(id) => {
+                    tags.push(Tag { port: network.wire, id });
+                    1 + tags.len() as u16
+                }
+            }
+        });
+        Ports { vlans: Vlans::new(2, tags), numbers }
+    }
+
+    fn specs(&self) -> Vec<PortSpec> {
+        let mac = |number| MACS[usize::from(self.named(number)) % 2];
+        (0..2 + self.vlans.len() as u16).map(|number| PortSpec { mac: mac(number) }).collect()
+    }
+
+    /// That of one of the model's.
+    fn of(&self, port: u16) -> u16 {
+        self.numbers.get(usize::from(port)).copied().unwrap_or_else(|| port - 2)
+    }
+
+    /// The model's of one of these.
+    fn named(&self, number: u16) -> u16 {
+        self.numbers.iter().position(|&one| one == number).map_or(2 + number, |port| port as u16)
+    }
+
+    fn named_in(&self, verdict: Verdict) -> Verdict {
+        match verdict {
+            Verdict::Forward(number) => Verdict::Forward(self.named(number)),
+            Verdict::Route(number) => Verdict::Route(self.named(number)),
+            other => other,
+        }
     }
 }
 
@@ -328,7 +408,7 @@ fn rosters_of(
 }
 
 /// All services, and behind them what those of marks have.
-fn with_faces(services: &[Service], specs: &[ServiceSpec]) -> Vec<ServiceSpec> {
+fn with_faces(ports: &Ports, services: &[Service], specs: &[ServiceSpec]) -> Vec<ServiceSpec> {
     let marked = services.iter().zip(specs).enumerate().filter(|(_, (service, _))| service.is_marked);
     let faces = marked.flat_map(|(number, (service, home))| {
         (1..).zip(&service.faces).map(move |(place, face)| {
@@ -338,15 +418,15 @@ fn with_faces(services: &[Service], specs: &[ServiceSpec]) -> Vec<ServiceSpec> {
                 home: Some(dest.id),
                 ..dest.clone()
             };
-            let ports = face.all_ports.clone().unwrap_or_default();
+            let all_ports = face.all_ports.clone().unwrap_or_default();
             let incoming = |port| {
-                let ports = if ports.is_empty() { vec![0..=u16::MAX] } else { ports.clone() };
+                let ports = if all_ports.is_empty() { vec![0..=u16::MAX] } else { all_ports.clone() };
                 Incoming { by: [(port, ports)].into(), others: Vec::new() }
             };
             ServiceSpec {
                 address: world::virtual_address(service.is_six, face),
-                incoming: face.incoming.map(incoming),
-                ports,
+                incoming: face.incoming.map(|port| incoming(ports.of(port))),
+                ports: all_ports,
                 protocol: face.protocol,
                 live: face.live,
                 part: Some(Part::Face(number as u32)),
@@ -378,50 +458,51 @@ fn with_pools(services: &[Service], mut specs: Vec<ServiceSpec>) -> Vec<ServiceS
     specs
 }
 
-fn compile(generation: u64, services: &[Service], specs: &[ServiceSpec]) -> Snapshot {
-    let ports = MACS.map(|mac| PortSpec { mac }).to_vec();
+fn compile(generation: u64, ports: &Ports, services: &[Service], specs: &[ServiceSpec]) -> Snapshot {
     Snapshot::new(
         generation,
-        ports,
-        &with_faces(services, specs),
+        ports.specs(),
+        &with_faces(ports, services, specs),
         [],
-        Fibs { four: four(services), six: six(services) },
+        Fibs { four: four(ports, services), six: six(ports, services) },
     )
 }
 
-fn four(services: &[Service]) -> Fib<u32> {
+fn four(ports: &Ports, services: &[Service]) -> Fib<u32> {
+    let (wan, lan) = (ports.of(WAN), ports.of(LAN));
     let route = |prefix: [u8; 4], length, via| Route { prefix: u32::from_be_bytes(prefix), length, via };
     let routes = [
-        route([0, 0, 0, 0], 0, Via::Gateway(WAN, GATEWAYS.0.into())),
-        route([10, 0, 0, 0], 8, Via::OnLink(LAN)),
+        route([0, 0, 0, 0], 0, Via::Gateway(wan, GATEWAYS.0.into())),
+        route([10, 0, 0, 0], 8, Via::OnLink(lan)),
         route(ROUTER.octets(), 32, Via::Own),
         route([10, 0, 0, 0xFC], 31, Via::Own),
         route(world::POOL[0].octets(), 31, Via::Own),
-        route([203, 0, 113, 0], 24, Via::OnLink(WAN)),
+        route([203, 0, 113, 0], 24, Via::OnLink(wan)),
         route([203, 0, 113, 240], 28, Via::Nowhere),
     ];
     let near = (0..=255).map(|host| Ipv4Addr::new(203, 0, 113, host));
     let servers = (0..8).flat_map(|number| (0..=8).map(move |host| Ipv4Addr::new(10, 0, number, host)));
-    Fib::new(routes, neighbours(services, near, servers, GATEWAYS.0))
+    Fib::new(routes, neighbours(ports, services, near, servers, GATEWAYS.0))
 }
 
-fn six(services: &[Service]) -> Fib<u128> {
+fn six(ports: &Ports, services: &[Service]) -> Fib<u128> {
+    let (wan, lan) = (ports.of(WAN), ports.of(LAN));
     let route =
         |prefix: [u16; 8], length, via| Route { prefix: Ipv6Addr::from(prefix).to_bits(), length, via };
     let routes = [
-        route([0; 8], 0, Via::Gateway(WAN, GATEWAYS.1.into())),
-        route([0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0], 48, Via::OnLink(LAN)),
+        route([0; 8], 0, Via::Gateway(wan, GATEWAYS.1.into())),
+        route([0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0], 48, Via::OnLink(lan)),
         route(ROUTER_SIX.segments(), 128, Via::Own),
         route([0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xFC], 127, Via::Own),
-        route([0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0], 64, Via::OnLink(WAN)),
+        route([0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0], 64, Via::OnLink(wan)),
         route([0x2001, 0xdb8, 0xd, 0, 0, 0, 0, 0xF0], 124, Via::Nowhere),
     ];
     let near = (0..=255).map(|host| Ipv6Addr::new(0x2001, 0xdb8, 0xd, 0, 0, 0, 0, host));
     let servers = (0..8)
         .flat_map(|number| (0..=8).map(move |host| Ipv6Addr::new(0x2001, 0xdb8, 0xa, number, 0, 0, 0, host)));
     // Of tunnels over IPv6 no source is configured: it is this one.
-    Fib::new(routes, neighbours(services, near, servers, GATEWAYS.1)).with_own([(
-        LAN,
+    Fib::new(routes, neighbours(ports, services, near, servers, GATEWAYS.1)).with_own([(
+        lan,
         ROUTER_SIX.to_bits(),
         48,
     )])
@@ -429,6 +510,7 @@ fn six(services: &[Service]) -> Fib<u128> {
 
 /// Those of [`world::way`] that are known, and the gateway.
 fn neighbours<S: Into<IpAddr> + Copy, A: Address>(
+    ports: &Ports,
     services: &[Service],
     near: impl Iterator<Item = S>,
     servers: impl Iterator<Item = S>,
@@ -438,7 +520,8 @@ fn neighbours<S: Into<IpAddr> + Copy, A: Address>(
     all.filter_map(|(on, host)| {
         let Way::Out { port, mac, mtu } = world::way(services, host.into()) else { return None };
         assert_eq!(on, port);
-        Some(((port, A::of(host.into())?), Adjacency::new(port, mtu as u16, mac, MACS[usize::from(port)])))
+        let adjacency = Adjacency::new(ports.of(port), mtu as u16, mac, MACS[usize::from(port)]);
+        Some(((ports.of(port), A::of(host.into())?), adjacency))
     })
     .collect()
 }

@@ -21,7 +21,7 @@ use dataplane::wire::tunnel::Encapsulation;
 
 use crate::roster::Rosters;
 
-/// The MACs of the ports.
+/// The MACs of the ports. Of networks on one wire they would be the same; here a network keeps its own, so that one taken for the other is seen.
 pub(crate) const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 /// The port where clients are.
 pub(crate) const WAN: u16 = 0;

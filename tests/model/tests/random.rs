@@ -37,7 +37,7 @@ const IN_EVERY_MODE: [&str; 23] = [
 ];
 
 /// What they meet in one, or because of something else that is special about them.
-const IN_ONE: [(&str, &str); 59] = [
+const IN_ONE: [(&str, &str); 65] = [
     ("all_ports", "forward"),
     ("all_ports", "hold"),
     ("all_ports", "icmp_error"),
@@ -52,6 +52,9 @@ const IN_ONE: [(&str, &str); 59] = [
     ("at_risk", "too_big"),
     ("at_risk", "unresolved"),
     ("dr", "no_neighbour"),
+    ("ftp", "forward"),
+    ("ftp", "no_connection"),
+    ("ftp", "no_service"),
     ("fullnat", "icmp_error"),
     ("fullnat", "no_local_port"),
     ("fullnat", "server_reply"),
@@ -90,6 +93,9 @@ const IN_ONE: [(&str, &str); 59] = [
     ("snat", "too_big"),
     ("snat", "ttl_expired"),
     ("snat", "unresolved"),
+    ("tagged network", "forward"),
+    ("tagged network", "hold"),
+    ("tagged network", "vlan"),
     ("tunnel", "unresolved"),
     ("tunnel of six", "forward"),
     ("tunnel of six", "to_fragment"),

@@ -64,10 +64,9 @@ impl Model {
         if !self.services[number].one_packet {
             self.may_have_another(number, client.ip())?;
         }
-        self.note_template(number, client.ip(), server);
+        self.note_template(frame, number, client.ip(), server);
         let local = self.take_local(frame, number, server, flow)?;
-        self.loads[number][server].traffic.connections += 1;
-        self.total.connections += 1;
+        self.count_connection(number, server);
         if self.services[number].one_packet
             || is_without(&self.services[number], flow.protocol)
                 && !self.is_at_risk(number, flow, Some(server))
@@ -162,8 +161,12 @@ impl Model {
         let is_complete = state == State::Established && is_half_done(connection.state);
         let number = connection.service;
         let flow = connection.flow;
-        if state != connection.state || is_first || age(connection.seen, now, grain) >= grain {
+        let is_changed = state != connection.state || is_first;
+        if is_changed || age(connection.seen, now, grain) >= grain {
             (connection.state, connection.seen) = (state, now);
+        }
+        if is_changed && state == State::Established {
+            self.confirm(index);
         }
         if is_complete {
             self.complete(number, flow);

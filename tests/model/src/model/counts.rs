@@ -28,6 +28,12 @@ impl Model {
         }
     }
 
+    /// A connection has begun.
+    pub(super) fn count_connection(&mut self, service: usize, server: usize) {
+        self.total.connections += 1;
+        self.loads[service][server].traffic.connections += 1;
+    }
+
     /// What an operator sees, who sees these templates and mappings.
     pub fn seen(&self, now: u64, seen: &BTreeSet<(usize, IpAddr, usize)>, mapped: &[Mapped]) -> Seen {
         let alive = self.connections.iter().filter(|one| !is_over(one, &self.services[one.service], now));
@@ -60,6 +66,7 @@ impl Model {
             servers: servers.collect(),
             total: self.total,
             routed: self.routed,
+            unchanged_replies: self.unchanged_replies,
             mappings: self.mappings_seen(now, mapped),
         }
     }

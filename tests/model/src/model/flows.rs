@@ -140,7 +140,10 @@ impl Model {
             }
             // What is for the router itself is the answer to a check.
             None if is_ours => None,
-            None => self.unremembered_service_of(frame, endpoint, client, protocol),
+            None => {
+                let unremembered = self.unremembered_service_of(frame, endpoint, client, protocol);
+                unremembered.or_else(|| self.begin_active(frame, endpoint, client))
+            }
         };
         let nobodys = if is_ours { "server_reply" } else { "no_service" };
         let Some((service, server, flow)) = known else { return Fate::Punt(nobodys) };
@@ -153,11 +156,15 @@ impl Model {
         if let Some(index) = by_local {
             self.conceal(&mut packet, index);
         }
+        let unchanged_replies = self.unchanged_replies;
+        self.announce(&mut packet, service, flow.destination.ip());
         readdress(&mut packet, flow.destination, flow.client, true);
         packet.spend_hop();
         let fate = send(&self.services, frame, &packet, flow.client.ip());
         if has_gone_on(&fate) {
             self.count(service, server, 1, length);
+        } else {
+            self.unchanged_replies = unchanged_replies;
         }
         fate
     }

@@ -10,6 +10,7 @@ mod connections;
 mod counts;
 mod flows;
 mod fragments;
+mod ftp;
 mod gate;
 mod headers;
 mod icmp;
@@ -77,6 +78,8 @@ pub struct Model {
     mappings: Vec<Mapping>,
     /// Packets and bytes.
     routed: (u64, u64),
+    /// Replies of FTP that name an address, and went as they came.
+    unchanged_replies: u64,
     hashed: Vec<(Hashed, Option<usize>)>,
     loads: Vec<[Load; SERVERS]>,
     /// Where round robin is, if that is known.
@@ -127,6 +130,7 @@ impl Model {
             snat: sequence.snat.clone(),
             mappings: Vec::new(),
             routed: (0, 0),
+            unchanged_replies: 0,
             hashed: Vec::new(),
             loads: vec![Default::default(); services.len()],
             turns: vec![Some(0); services.len()],
@@ -158,7 +162,8 @@ impl Model {
         if frame.len() < 14 {
             return Fate::Drop("runt");
         }
-        if frame[..6] != MACS[usize::from(port)] {
+        // A wire has that of its number.
+        if frame[..6] != MACS[usize::from(port) % 2] {
             return if frame[0] & 1 == 1 { Fate::Punt("multicast") } else { Fate::Drop("other_host") };
         }
         let is_six = match packet::word(frame, 12) {

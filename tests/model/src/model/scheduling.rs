@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::service::{Protocol, Scheduler, SchedulerFlag};
 
-use super::{Fate, Frame, Model, gate};
+use super::{Fate, Frame, Model, ftp, gate};
 use crate::hashes::{self, Member};
 use crate::packet::SYN;
 use crate::scheduler::{self, Candidate, Choice};
@@ -33,7 +33,11 @@ impl Model {
         flags: u8,
     ) -> Result<usize, Fate> {
         let service = &self.services[number].clone();
-        let Flow { client, .. } = flow;
+        let Flow { client, destination, .. } = flow;
+        if ftp::is_of_data(service, destination.port()) {
+            // To all others the port is nobody's.
+            return self.controlled(frame, number, flow).ok_or(Fate::Punt("no_service"));
+        }
         if let Some(server) = self.comes_back(frame, number, client.ip()) {
             return Ok(server);
         }

@@ -4,6 +4,7 @@
 mod at_risk;
 mod crossing;
 mod error;
+mod ftp;
 mod ipsec;
 mod odd;
 mod passing;
@@ -21,6 +22,8 @@ use proptest::sample::select;
 use self::crossing::crossing;
 pub use self::error::Error;
 use self::error::error;
+use self::ftp::transfer;
+pub use self::ftp::{Said, Transfer};
 use self::ipsec::ike;
 pub use self::ipsec::{Secured, Security};
 pub use self::odd::Odd;
@@ -30,6 +33,7 @@ pub use self::sent::Sent;
 use self::sent::sent;
 use self::services::{services, snat};
 use self::talk::talk;
+use crate::wires::{Tagged, Wires};
 use crate::world::{self, Leaving, SERVERS, Service, Snat};
 
 /// A sequence: services, and what happens.
@@ -37,6 +41,8 @@ use crate::world::{self, Leaving, SERVERS, Service, Snat};
 pub struct Sequence {
     /// Whether what concerns no service is routed by the workers.
     pub routing: bool,
+    /// Where its ports are.
+    pub wires: Wires,
     /// How hosts inside leave, if not by Linux.
     pub snat: Option<Snat>,
     /// The services at its beginning.
@@ -56,6 +62,8 @@ pub enum Step {
     Passing(Passing),
     /// A packet of IPsec comes.
     Secured(Secured),
+    /// A packet of FTP comes.
+    Transfer(Transfer),
     /// So many ticks of a quarter of a second pass.
     Wait(u64),
     /// Workers have looked through the whole table.
@@ -74,6 +82,20 @@ pub enum Step {
     Track(usize),
 }
 
+impl Step {
+    /// What is unusual about the tag of a packet that comes.
+    pub(crate) fn tagged(&self) -> Option<Tagged> {
+        let odd = match self {
+            Step::Packet(sent)
+            | Step::Secured(Secured { sent, .. })
+            | Step::Transfer(Transfer { sent, .. }) => &sent.odd,
+            Step::Passing(passing) => &passing.odd,
+            _ => return None,
+        };
+        if let Some(Odd::Tagged(tagged)) = odd { Some(*tagged) } else { None }
+    }
+}
+
 /// The numbers of a service and of one of its servers, modulo how many there are.
 pub type Which = (usize, usize);
 
@@ -87,17 +109,20 @@ pub fn sequences() -> impl Strategy<Value = Sequence> {
     let steps = prop_oneof![
         12 => step().prop_map(|step| (Of::Any, vec![step])),
         1 => talk().prop_map(|steps| (Of::Any, steps)),
-        2 => ike().prop_map(|steps| (Of::Ipsec, steps)),
+        1 => ike().prop_map(|steps| (Of::Ipsec, steps)),
+        1 => transfer().prop_map(|steps| (Of::Ftp, steps)),
         1 => crossing().prop_map(|steps| (Of::Incoming, steps)),
     ];
-    (prop::bool::weighted(0.3), snat, services(), prop::collection::vec(steps, 1..=24)).prop_map(
-        |(routing, snat, services, steps)| {
+    let wires = prop_oneof![3 => Just(Wires::PLAIN), 1 => select(Wires::SHARED.to_vec())];
+    let steps = prop::collection::vec(steps, 1..=20);
+    (prop::bool::weighted(0.3), wires, snat, services(), steps).prop_map(
+        |(routing, wires, snat, services, steps)| {
             let matter = steps.into_iter().filter(|(of, _)| services.iter().any(|service| of.is_of(service)));
             let mut steps: Vec<Step> = matter.flat_map(|(_, steps)| steps).collect();
             if snat.is_some() {
                 steps.iter_mut().for_each(without_fragments);
             }
-            Sequence { routing, snat, services, steps }
+            Sequence { routing, wires, snat, services, steps }
         },
     )
 }
@@ -108,6 +133,8 @@ enum Of {
     Any,
     /// Those with the helper for IPsec.
     Ipsec,
+    /// Those with the helper for FTP.
+    Ftp,
     /// Those that ask on which port packets come in.
     Incoming,
 }
@@ -117,6 +144,7 @@ impl Of {
         match self {
             Of::Any => true,
             Of::Ipsec => service.helper == Some(Helper::Ipsec),
+            Of::Ftp => service.helper == Some(Helper::Ftp),
             Of::Incoming => service.faces.iter().any(|face| face.incoming.is_some()),
         }
     }
@@ -143,7 +171,11 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Fragments of what source NAT has to do with, the model does not know.
 fn without_fragments(step: &mut Step) {
-    let (Step::Packet(sent) | Step::Secured(Secured { sent, .. })) = step else { return };
+    let (Step::Packet(sent) | Step::Secured(Secured { sent, .. }) | Step::Transfer(Transfer { sent, .. })) =
+        step
+    else {
+        return;
+    };
     sent.odd = match sent.odd.take() {
         Some(Odd::Part(..)) => None,
         // None of those that would make a fragment of it.

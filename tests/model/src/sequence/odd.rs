@@ -5,6 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::ftp::Said;
+use crate::wires::Tagged;
+
 /// What is unusual about a packet.
 #[derive(Clone, Debug)]
 pub enum Odd {
@@ -18,6 +21,8 @@ pub enum Odd {
     Mss(u16),
     /// TCP that acknowledges what is between these numbers.
     Sack(u32, u32),
+    /// TCP with this reply of FTP.
+    Said(Said),
     /// UDP without checksum.
     NoChecksum,
     /// Only so many bytes of the frame come.
@@ -30,6 +35,8 @@ pub enum Odd {
     To([u8; 6]),
     /// It is of this EtherType.
     EtherType(u16),
+    /// It has another tag than its network.
+    Tagged(Tagged),
     /// It comes in on the other port.
     WrongPort,
     /// Its sender is this one.
@@ -62,12 +69,24 @@ pub(super) fn odd() -> impl Strategy<Value = Odd> {
         1 => mac.prop_map(Odd::To),
         1 => select(vec![0x8100, 0x88A8, 0x0806, 0x0800, 0x86DD, 0x88CC]).prop_map(Odd::EtherType),
         1 => Just(Odd::WrongPort),
+        2 => tagged().prop_map(Odd::Tagged),
         2 => (0..12u8).prop_map(Odd::Martian),
         1 => Just(Odd::OtherPort),
         1 => Just(Odd::ToRouter),
         1 => Just(Odd::ToServer),
         1 => select(vec![1, 2, 6, 17, 47, 50, 58, 33]).prop_map(Odd::OtherProtocol),
         24 => (prop_oneof![6 => Just(1u8), 1 => Just(2)], 0..3u8).prop_map(|(id, part)| Odd::Part(id, part)),
+    ]
+}
+
+/// Another tag than the network's.
+fn tagged() -> impl Strategy<Value = Tagged> {
+    prop_oneof![
+        4 => (0..16u8).prop_map(Tagged::Priority),
+        2 => Just(Tagged::Unknown),
+        2 => Just(Tagged::Not),
+        1 => Just(Tagged::Twice),
+        1 => Just(Tagged::Service),
     ]
 }
 

@@ -9,6 +9,7 @@ use super::{Odd, Sent};
 use crate::model::Class;
 use crate::packet::{self, ACK, FIN, PSH, RST, SYN};
 
+use crate::wires::Tagged;
 use crate::world::{self, LAN, POOL, WAN};
 
 /// A packet of a host inside.
@@ -65,6 +66,8 @@ pub(super) fn passing() -> impl Strategy<Value = Passing> {
         2 => Just(Odd::NoChecksum),
         1 => any::<u8>().prop_map(Odd::Class),
         3 => Just(Odd::WrongPort),
+        1 => Just(Odd::Tagged(Tagged::Priority(5))),
+        1 => Just(Odd::Tagged(Tagged::Not)),
         1 => (0..10usize).prop_map(Odd::Longer),
         1 => (0..60usize).prop_map(Odd::Truncated),
         1 => select(vec![1, 47, 132]).prop_map(Odd::OtherProtocol),

@@ -28,16 +28,23 @@ fn placed(wishes: Vec<(Service, bool)>) -> Vec<Service> {
             let shared = free(&service, &services, &wished, last.faces[0].place);
             if !shared.is_empty() {
                 service.faces = shared;
-                // Whose a server's packet is, nobody could tell, if both keep their ports and one of them has several addresses.
-                let may_blur = |one: &Service| one.mode == Mode::Nat && one.is_of_all_ports();
-                let is_blurred = may_blur(&service)
-                    && services.iter().any(|other| other.place == last.place && may_blur(other));
+                let mut others = services.iter().filter(|other| other.place == last.place);
+                let is_blurred = others.any(|other| are_blurred(&service, other));
                 service.place = if is_blurred { services.len() } else { last.place };
             }
         }
         services.push(service);
     }
     services
+}
+
+/// Whether nobody could tell of which of two services a server's packet is, if it had both: they keep their ports, and one of them has several
+/// addresses; or they have one port at two addresses.
+fn are_blurred(one: &Service, other: &Service) -> bool {
+    let ends =
+        |service: &Service| (service.faces[0].protocol, service.faces[0].port, service.is_of_all_ports());
+    let keep_ports = one.is_of_all_ports() && other.is_of_all_ports();
+    one.mode == Mode::Nat && other.mode == Mode::Nat && (keep_ports || ends(one) == ends(other))
 }
 
 /// The faces that a service can have beside others, from this place on. By NAT no two of them have a port in common: its servers could not tell them apart.
@@ -137,23 +144,32 @@ fn service() -> impl Strategy<Value = Service> {
         tunnel(),
         (local_ports, prop::bool::weighted(0.4)),
         prop::option::weighted(0.15, sources()),
-        (prop::option::weighted(0.15, limit()), prop::option::weighted(0.25, ike_ports())),
+        (
+            prop::option::weighted(0.15, limit()),
+            prop::option::weighted(0.25, ike_ports()),
+            prop::bool::weighted(0.2),
+        ),
     );
     (kind, timeout, special, ways, servers).prop_map(|(kind, timeout, special, ways, mut servers)| {
-        let ((all_ports, marked), tunnel, (local_ports, proxy), sources, (limit, ike_ports)) = ways;
+        let ((all_ports, marked), tunnel, (local_ports, proxy), sources, (limit, ike_ports, is_ftp)) = ways;
         let (sloppy, one_packet, persistence) = special;
         let (is_six, protocol, mode, scheduler, flags) = kind;
         let is_marked = marked.is_some();
         // A local address is that of many clients.
         let ike_ports =
             ike_ports.filter(|_| protocol == Protocol::Udp && mode != Mode::Fullnat && !is_marked);
-        let helper = ike_ports.is_some().then_some(Helper::Ipsec);
+        // What a gate passes on, or nobody sees come back, has no control connection.
+        let is_ftp = is_ftp
+            && (protocol, mode, is_marked) == (Protocol::Tcp, Mode::Nat, false)
+            && !matches!(limit, Some(Limit::HalfOpen { .. } | Limit::Open(_)));
+        let helper = if is_ftp { Some(Helper::Ftp) } else { ike_ports.is_some().then_some(Helper::Ipsec) };
         let port = match (helper, protocol) {
-            (Some(_), _) => 500,
-            (None, Protocol::Tcp | Protocol::Sctp) => 80,
-            (None, Protocol::Udp) => 53,
+            (Some(Helper::Ipsec), _) => 500,
+            (_, Protocol::Tcp | Protocol::Sctp) => 80,
+            (_, Protocol::Udp) => 53,
         };
-        let all_ports = ike_ports.unwrap_or(all_ports);
+        let all_ports = if is_ftp { Some(Vec::new()) } else { ike_ports.unwrap_or(all_ports) };
+        let persistence = persistence.or(is_ftp.then_some((300, [32, 128], false)));
         let faces =
             marked.unwrap_or(vec![Face { place: 0, protocol, port, all_ports, incoming: None, live: true }]);
         // Whom a client without a local port, or with enough connections, would have come back to, nobody can see.

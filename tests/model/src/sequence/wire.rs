@@ -56,7 +56,12 @@ impl Sent {
             }
             Protocol::Udp => segment.extend([((8 + payload) >> 8) as u8, (8 + payload) as u8, 0, 0]),
         }
-        segment.extend((0..payload).map(|byte| byte as u8));
+        match &self.odd {
+            Some(Odd::Said(said)) if protocol == Protocol::Tcp => {
+                segment.extend(said.by(source.ip()).bytes())
+            }
+            _ => segment.extend((0..payload).map(|byte| byte as u8)),
+        }
         if protocol == Protocol::Sctp {
             let checksum = sctp::checksum(&segment);
             segment[8..12].copy_from_slice(&checksum);
