@@ -1,7 +1,6 @@
 //! Datagrams in fragments, through the built program: whatever their order, all of them arrive.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::{
@@ -47,23 +46,6 @@ fn echo_service(cluster: &Cluster, servers: usize) -> Service {
     })
 }
 
-/// A user's socket; before anything is sent in fragments, the router has to know who is where.
-fn socket(cluster: &Cluster) -> Result<UdpSocket> {
-    let socket = cluster.client.enter(|| Ok(UdpSocket::bind(me())?))?;
-    socket.connect(vip(ECHO))?;
-    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-    wait::until("the first echo", PATIENCE, || {
-        socket.send(b"first")?;
-        socket.recv(&mut [0; 16])?;
-        Ok(())
-    })?;
-    // An answer to one that was sent twice is none to what follows.
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-    while socket.recv(&mut [0; 16]).is_ok() {}
-    socket.set_read_timeout(Some(PATIENCE))?;
-    Ok(socket)
-}
-
 /// The fragments of a large datagram to the echo service, in an order that the seed decides.
 fn request(cluster: &Cluster, seed: usize) -> Vec<Vec<u8>> {
     let craft = Craft::udp(me(), vip(ECHO), &data(LARGE, seed)).between(mac_of(CLIENT), cluster.router_mac());
@@ -83,7 +65,7 @@ fn shuffled_datagrams(layout: Layout) -> Result<()> {
         let servers = echoes(cluster)?;
         let config = cluster.config().with_fragments().service(echo_service(cluster, 3));
         let router = cluster.start_router(&config)?;
-        let socket = socket(cluster)?;
+        let socket = client::heard(&cluster.client, me(), vip(ECHO))?;
         let before = router.quiet()?;
         let served = servers.iter().map(Server::served).collect::<Vec<_>>();
         let sender = RawSender::open(&cluster.client, "eth0")?;
@@ -150,7 +132,7 @@ fn a_servers_answers_in_shuffled_fragments() -> Result<()> {
         let _servers = echoes(cluster)?;
         let config = cluster.config().with_fragments().service(echo_service(cluster, 1));
         let router = cluster.start_router(&config)?;
-        let socket = socket(cluster)?;
+        let socket = client::heard(&cluster.client, me(), vip(ECHO))?;
         let sender = RawSender::open(&cluster.real_servers[0], "eth0")?;
         let (server, gateway) = (cluster.endpoint(0, ECHO), cluster.layout().gateway());
         for seed in 0..100 {
@@ -309,7 +291,7 @@ fn a_flood_of_fragments_harms_nobody() -> Result<()> {
         let config =
             cluster.config().with_fragments().service(cluster.web()).service(echo_service(cluster, 3));
         let router = cluster.start_router(&config)?;
-        let socket = socket(cluster)?;
+        let socket = client::heard(&cluster.client, me(), vip(ECHO))?;
         let sender = RawSender::open(&cluster.client, "eth0")?;
         for round in 0..ROUNDS {
             // Never more than the driver's ring has room for.

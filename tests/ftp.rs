@@ -16,6 +16,7 @@ use harness::{
     process::Daemon,
     router::Router,
     shm::Place,
+    tunnel::{End, Kind, through},
     wait::{self, PATIENCE},
 };
 
@@ -129,14 +130,15 @@ fn active_and_passive_in_both_families_there_and_back() -> Result<()> {
 }
 
 /// A mark for all the ports of it, and no helper: servers have the virtual address themselves.
-#[test]
-fn active_and_passive_by_direct_routing() -> Result<()> {
+fn active_and_passive_by_a_mark(tunnel: Option<Kind>) -> Result<()> {
     ipv6::with_cluster(Layout::OneArmed, |cluster| {
         let content = content();
         let _servers = [vsftpd(cluster, 0, &content)?, vsftpd(cluster, 1, &content)?];
+        let _ends = tunnel.map(|kind| End::of_all_for_both(cluster, kind)).transpose()?;
         let marked = |mark, endpoints: [SocketAddr; 2]| {
             let service = Service::marked("dr", mark).scheduler("rr").setting("persistence = {}");
-            endpoints.into_iter().fold(service, |service, server| service.server(server, 1))
+            let service = endpoints.into_iter().fold(service, |service, server| service.server(server, 1));
+            tunnel.map(|kind| through(service.clone(), kind)).unwrap_or(service)
         };
         let rule = |mark, address: IpAddr| {
             format!(
@@ -153,6 +155,16 @@ fn active_and_passive_by_direct_routing() -> Result<()> {
         active_and_passive(cluster, &content)?;
         router.finish()
     })
+}
+
+#[test]
+fn active_and_passive_by_direct_routing() -> Result<()> {
+    active_and_passive_by_a_mark(None)
+}
+
+#[test]
+fn active_and_passive_by_tunnels() -> Result<()> {
+    active_and_passive_by_a_mark(Some(Kind::Gre))
 }
 
 /// A session of FTP (RFC 959), by hand.

@@ -3,14 +3,18 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{netns::Namespace, process::Daemon, wait::PATIENCE};
+use crate::{
+    netns::Namespace,
+    process::Daemon,
+    wait::{self, PATIENCE},
+};
 
 /// How long a single request may take; far above the second after which a lost SYN is sent again.
 const REQUEST_LIMIT: u32 = 15;
@@ -172,6 +176,28 @@ pub fn named(client: &Namespace, from: SocketAddr, to: SocketAddr) -> Result<(Tc
     stream.read_exact(&mut name).with_context(|| format!("from {to}"))?;
     echo(&mut stream, b"there and back")?;
     Ok((stream, String::from_utf8_lossy(&name).into_owned()))
+}
+
+/// A UDP socket from an address of the client to a server that says what it hears, and which has done so: whoever is on the way knows
+/// now who is where.
+pub fn heard(
+    client: &Namespace,
+    from: impl Into<SocketAddr>,
+    to: impl Into<SocketAddr>,
+) -> Result<UdpSocket> {
+    let from = from.into();
+    let socket = client.enter(|| Ok(UdpSocket::bind(from)?))?;
+    socket.connect(to.into())?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    wait::until("the first echo", PATIENCE, || {
+        socket.send(b"first")?;
+        Ok(socket.recv(&mut [0; 16])?)
+    })?;
+    // An answer to one that was sent twice is none to what follows.
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    while socket.recv(&mut [0; 16]).is_ok() {}
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
 }
 
 /// Sends `message` and waits until it has come back as it was.

@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use anyhow::{Context, Result, ensure};
 use harness::{
     capture::Capture,
+    client,
     cluster::{self, Cluster, Layout},
     ipv6::{self, CLIENT, endpoint, vip, with_cluster},
     listing::Counters,
@@ -48,17 +49,7 @@ fn shuffled_datagrams(layout: Layout) -> Result<()> {
         let config = ipv6::config(cluster).with_fragments();
         let config = config.service(ipv6::balanced(cluster, "udp", ECHO, ECHO));
         let router = start(cluster, &config)?;
-        let socket = udp(cluster, 5000, ECHO)?;
-        // Before anything is sent in fragments, the router has to know who is where.
-        socket.set_read_timeout(Some(std::time::Duration::from_secs(1)))?;
-        wait::until("the first echo", PATIENCE, || {
-            socket.send(b"first")?;
-            Ok(socket.recv(&mut [0; 16])?)
-        })?;
-        socket.set_read_timeout(Some(std::time::Duration::from_millis(200)))?;
-        while socket.recv(&mut [0; 16]).is_ok() {}
-        socket.set_read_timeout(Some(PATIENCE))?;
-
+        let socket = client::heard(&cluster.client, (CLIENT, 5000), vip(ECHO))?;
         let before = router.quiet()?;
         let served = servers.iter().map(Server::served).collect::<Vec<_>>();
         let sender = RawSender::open(&cluster.client, "eth0")?;

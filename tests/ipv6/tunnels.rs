@@ -1,9 +1,6 @@
 //! Tunnels of IPv6 and across families: 6in6, 6in4 and 4in6, in one router beside each other.
 
-use std::{
-    net::{SocketAddr, UdpSocket},
-    time::Duration,
-};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use harness::{
@@ -14,6 +11,7 @@ use harness::{
     ipv6::{self, CLIENT, VIP, switch_on, vip, with_cluster},
     netns::Namespace,
     packet::Frame,
+    pieces::data,
     servers::Server,
     shm::Place,
     tunnel::{End, Kind, path_mtu, through},
@@ -250,30 +248,6 @@ fn a_server_without_a_tunnel_is_unreachable() -> Result<()> {
     Ok(())
 }
 
-/// A user's socket, which has had an answer.
-fn user(cluster: &Cluster, pair: Pair) -> Result<UdpSocket> {
-    let me: SocketAddr = match pair {
-        Pair::FourInSix => (cluster::CLIENT, 5000).into(),
-        Pair::SixInSix | Pair::SixInFour => (CLIENT, 5000).into(),
-    };
-    let socket = cluster.client.enter(|| Ok(UdpSocket::bind(me)?))?;
-    socket.connect(pair.vip(ECHO))?;
-    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-    wait::until("the first echo", PATIENCE, || {
-        socket.send(b"first")?;
-        Ok(socket.recv(&mut [0; 16])?)
-    })?;
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-    while socket.recv(&mut [0; 16]).is_ok() {}
-    socket.set_read_timeout(Some(PATIENCE))?;
-    Ok(socket)
-}
-
-/// So much data, of which every part is something else.
-fn data(length: usize, seed: usize) -> Vec<u8> {
-    (0..length).map(|n| (n * 31 + n / 256 + seed * 17) as u8).collect()
-}
-
 /// Of IPv4 what may be fragmented goes over IPv6, where no router does that: this one is who sends the outer packet, and it does.
 #[test]
 fn datagrams_that_may_be_fragmented_are() -> Result<()> {
@@ -285,7 +259,7 @@ fn datagrams_that_may_be_fragmented_are() -> Result<()> {
         let router = start(cluster, &config)?;
         // Sockets that are made from now on leave "don't fragment" out.
         cluster.client.sysctl("net/ipv4/ip_no_pmtu_disc", 1)?;
-        let socket = user(cluster, pair)?;
+        let socket = client::heard(&cluster.client, (cluster::CLIENT, 5000), pair.vip(ECHO))?;
         let mut buffer = [0; 2048];
         for length in [1432, 1433, 1472] {
             let before = router.count("to_fragment")?;

@@ -1,9 +1,8 @@
 //! Datagrams of 8 KB, in six pieces that come in any order.
 
-use std::{net::UdpSocket, time::Duration};
-
 use anyhow::{Context, Result, ensure};
 use harness::{
+    client,
     cluster::{self, Cluster, Layout},
     ipv6,
     listing::Counters,
@@ -11,7 +10,6 @@ use harness::{
     pieces::{LARGE, data, shuffled},
     raw::RawSender,
     servers::Server,
-    wait::{self, PATIENCE},
 };
 
 use crate::way::{Family, Way, on_each, start, with_ways};
@@ -19,22 +17,6 @@ use crate::way::{Family, Way, on_each, start, with_ways};
 /// Six fragments, each with room for the headers of any tunnel.
 const IN_A_PACKET: usize = 1384;
 const DATAGRAMS: usize = 20;
-
-/// A user's socket, which has had an answer.
-fn user(cluster: &Cluster, way: Way, port: u16) -> Result<UdpSocket> {
-    let socket = cluster.client.enter(|| Ok(UdpSocket::bind((way.client(), port))?))?;
-    socket.connect(way.vip(port))?;
-    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-    wait::until("the first echo", PATIENCE, || {
-        socket.send(b"first")?;
-        Ok(socket.recv(&mut [0; 16])?)
-    })?;
-    // An answer to one that was sent twice is none to what follows.
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-    while socket.recv(&mut [0; 16]).is_ok() {}
-    socket.set_read_timeout(Some(PATIENCE))?;
-    Ok(socket)
-}
 
 /// The pieces of a datagram to a port from the same one of the client.
 fn request(cluster: &Cluster, way: Way, port: u16, seed: usize) -> Vec<Vec<u8>> {
@@ -68,7 +50,7 @@ fn all_arrive(layout: Layout) -> Result<()> {
         let sender = RawSender::open(&cluster.client, "eth0")?;
         on_each(ways, |way, port| {
             let _echo = Server::udp_echo(way.machine(cluster), way.listens(cluster, port))?;
-            let socket = user(cluster, way, port)?;
+            let socket = client::heard(&cluster.client, (way.client(), port), way.vip(port))?;
             let before = router.quiet()?;
             for seed in 0..DATAGRAMS {
                 let request = request(cluster, way, port, seed);
