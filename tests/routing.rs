@@ -1,5 +1,6 @@
 //! What concerns no service, where the data path routes it: Linux, which is told to forward nothing, sees none of it.
 
+use std::fs;
 use std::net::{SocketAddrV4, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -184,6 +185,29 @@ fn what_real_servers_have_begun_goes_on_after_their_router_was_killed_and_after_
         let (list, log) = (router.rvs("list --snat").run()?, router.log());
         ensure!(list.contains(": 9 of 65536 mappings"), "{list}");
         ensure!(log.contains("mappings of source NAT that were there before go on"), "{log}");
+        router.finish()
+    })
+}
+
+#[test]
+fn what_real_servers_have_begun_goes_on_after_a_reload_with_another_pool_that_has_its_ports() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let Cluster { client, real_servers, router: machine, .. } = cluster;
+        let outside = SocketAddrV4::new(CLIENT, 7000);
+        let _tcp = Server::tcp_echo(client, outside, "")?;
+        let config = cluster.config().service(cluster.web());
+        let router = Router::start_text(cluster, &format!("{SNAT}{config}"), &config)?;
+        machine.sysctl("net/ipv4/ip_forward", 0)?;
+        let streams = real_servers.iter().map(|server| client::connect(server, outside));
+        let mut streams = streams.collect::<Result<Vec<_>>>()?;
+        all_go_on(&mut streams, "before")?;
+
+        let larger = SNAT.replace("\"192.0.2.50\"", "\"192.0.2.49-192.0.2.51\"");
+        fs::write(&router.file, format!("{larger}block = 64\n{config}"))?;
+        router.rvs("reload").run()?;
+        all_go_on(&mut streams, "after")?;
+        let list = router.rvs("list --snat").run()?;
+        ensure!(list.contains(": 3 of 65536 mappings"), "{list}");
         router.finish()
     })
 }

@@ -39,6 +39,7 @@ use dataplane::fib::{Fibs, PortIndex};
 use dataplane::snapshot::{Publisher, Snapshot};
 use dataplane::snat::Snats;
 use dataplane::table::Table;
+use dataplane::worker::now;
 use tokio::signal::unix::Signal;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -506,8 +507,12 @@ impl Director {
     }
 
     /// Lets go of servers that were leaving and have left, and of drained ones that are due. Who begins to leave has left in a later
-    /// snapshot at the earliest: a worker with an older one may be about to begin a connection with a server that has none.
+    /// snapshot at the earliest: a worker with an older one may be about to begin a connection with a server that has none. And of pools
+    /// of source NAT that were replaced.
     fn let_go(&mut self) {
+        if in_force::is_used(&self.workers, self.generation) {
+            self.pools.settle(now());
+        }
         if self.expire() {
             self.watch_health();
             self.forget_unconfigured();
@@ -603,7 +608,7 @@ impl Director {
         self.judge_addresses();
         let follows = self.follows();
         let generation = self.generation + 1;
-        self.pools.follow(&self.config.routing.snats);
+        self.pools.follow(&self.config.routing.snats, now());
         let (mirror, ports) = (self.watcher.mirror(), &self.ports);
         let fibs = self.fibs.get_or_insert_with(|| compile::fibs(mirror, ports)).clone();
         let (services, effects, ids) = (&self.services, &self.effects, &mut self.ids);

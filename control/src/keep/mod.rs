@@ -35,7 +35,7 @@ use dataplane::counters::{Gauge, Live};
 use dataplane::service::Mode;
 use dataplane::snat::Told;
 use dataplane::table::{Census, HashKey, Known, Table, Threads};
-use dataplane::worker::Ticks;
+use dataplane::worker::{Ticks, now};
 
 pub use self::directory::Directory;
 use self::index::Index;
@@ -141,12 +141,12 @@ pub fn start(
     let Some(directory) = directory.map(Arc::new) else {
         let table = Arc::new(Table::new(connections, random_key()));
         let mut pools = Pools::after(&[], config.sync.as_ref(), None);
-        pools.follow(&config.routing.snats);
+        pools.follow(&config.routing.snats, now());
         return Ok(Start { table, ids: Ids::new(workers), pools, keep: None, origin: Origin::New });
     };
     let pools = |before: &[KeptPool]| {
         let mut pools = Pools::after(before, config.sync.as_ref(), Some(directory.clone()));
-        pools.follow(&config.routing.snats);
+        pools.follow(&config.routing.snats, now());
         pools
     };
     let of_key = |error: anyhow::Error| of_key(config, &error);
@@ -168,7 +168,7 @@ pub fn start(
             let gauge = |member: &Member| (*member, Gauge::of(census.of(member.id)));
             let ids = Ids::inherit(workers, index.members.iter().map(gauge)).with_locals(locals);
             let pools = pools(&index.pools);
-            pools.adopt(&mappings, Ticks::ours().at(dpdk::clock::tsc()));
+            pools.adopt(&mappings, now());
             let keep = Some(Keep { directory, index, is_written: false, is_said: false });
             return Ok(Start { table: Arc::new(table), ids, pools, keep, origin });
         }

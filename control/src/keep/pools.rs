@@ -5,6 +5,9 @@
 //! its port is one of that. Whose blocks and ports are whose comes of it. So nothing need be the same in both processes, and what
 //! cannot go on is left out. The key should be, by which a host has its address of the pool and its blocks: it is kept as well.
 //!
+//! A reload that gives a pool other ports does the same: the pool is made anew, and takes over from the one that it replaces. Twice, since for a moment
+//! workers still go by that one: what they begin or establish meanwhile follows once all of them go by the new one ([`Pools::settle`]).
+//!
 //! Peers have one key, made of theirs, so that a host has the same address by all of them, and each its own share of the blocks.
 
 use std::sync::Arc;
@@ -50,6 +53,8 @@ impl KeptPool {
 #[derive(Debug)]
 pub struct Pools {
     all: Vec<Pool>,
+    /// Pools that a reload has replaced, by which workers may still go.
+    replaced: Vec<Arc<Snat>>,
     key: HashKey,
     share: Share,
     /// Where mappings are kept, if they are.
@@ -68,7 +73,8 @@ struct Pool {
 impl Pools {
     /// None yet, for a router that has them to itself and keeps nothing.
     pub fn new(key: HashKey) -> Pools {
-        Pools { all: Vec::new(), key, share: Share::WHOLE, directory: None, has_changed: false }
+        let (all, replaced) = (Vec::new(), Vec::new());
+        Pools { all, replaced, key, share: Share::WHOLE, directory: None, has_changed: false }
     }
 
     /// None yet, for a router with these peers after a process with these pools.
@@ -82,11 +88,26 @@ impl Pools {
         Pools { share: sync.map_or(Share::WHOLE, share), directory, ..Pools::new(key) }
     }
 
-    /// Follows the configuration: whose pool has not changed keeps its mappings, all else begins without.
-    pub fn follow(&mut self, specs: &[SnatSpec]) {
+    /// Follows the configuration at this moment: a pool whose ports have not changed keeps its mappings, and those of all others go on where
+    /// their port is a pool's still.
+    pub fn follow(&mut self, specs: &[SnatSpec], now: Tick) {
         let all = specs.iter().map(|spec| self.known(spec).unwrap_or_else(|| self.make(spec))).collect();
         let before = std::mem::replace(&mut self.all, all);
         self.has_changed |= !before.iter().map(|pool| &pool.file).eq(self.all.iter().map(|pool| &pool.file));
+        let goes_on = |old: &Snat| self.all.iter().any(|pool| pool.snat.shares_mappings(old));
+        let replaced = before.into_iter().map(|pool| pool.snat).filter(|old| !goes_on(old));
+        let replaced: Vec<Arc<Snat>> = replaced.collect();
+        let told: Vec<Told> = replaced.iter().flat_map(|old| old.told(now)).collect();
+        self.adopt(&told, now);
+        self.replaced.extend(replaced);
+    }
+
+    /// All workers go by these pools, and what they have done by others meanwhile can go on as well.
+    pub fn settle(&mut self, now: Tick) {
+        let (snats, replaced) = (Snats::new(self.snats()), std::mem::take(&mut self.replaced));
+        for told in replaced.iter().flat_map(|old| old.told(now)) {
+            snats.adopt(now, &told, 0);
+        }
     }
 
     fn known(&self, spec: &SnatSpec) -> Option<Pool> {
@@ -126,7 +147,7 @@ impl Pools {
         Ok(Pool { snat: Arc::new(snat), file: Some(name.into()) })
     }
 
-    /// Takes over mappings of the process before.
+    /// Takes over mappings of the process before, or of pools before.
     pub(super) fn adopt(&self, told: &[Told], now: Tick) {
         if told.is_empty() {
             return;
@@ -220,21 +241,49 @@ mod tests {
     #[test]
     fn a_pool_that_has_not_changed_keeps_its_mappings_over_a_reload() {
         let mut pools = Pools::new(KEY);
-        pools.follow(&[spec(1), spec(2)]);
+        pools.follow(&[spec(1), spec(2)], Tick(1));
         let port = leaves(&pools, 4000);
         let second = pools.snats().remove(1);
-        pools.follow(&[spec(1), spec(2), spec(3)]);
+        pools.follow(&[spec(1), spec(2), spec(3)], Tick(1));
         assert!(Arc::ptr_eq(&pools.snats()[1], &second));
         assert_eq!(mappings(&pools), [1, 0, 0]);
 
         let patient = SnatSpec { limit: 30, inside: vec![(0x0A00_0000, 8)], ..spec(1) };
         let patient = SnatSpec { timeouts: SnatTimeouts { udp: 600, ..patient.timeouts }, ..patient };
-        pools.follow(std::slice::from_ref(&patient));
+        pools.follow(std::slice::from_ref(&patient), Tick(1));
         assert_eq!((mappings(&pools), leaves(&pools, 4000)), (vec![1], port), "the pool is the same");
-        pools.follow(&[SnatSpec { inside: vec![(0x0A01_0000, 16)], ..patient.clone() }]);
+        pools.follow(&[SnatSpec { inside: vec![(0x0A01_0000, 16)], ..patient.clone() }], Tick(1));
         let elsewhere = Snats::new(pools.snats());
         assert_eq!(elsewhere.from_outside(Tick(1), Class::Udp, 1, port), None, "it is not inside any more");
-        pools.follow(&[SnatSpec { block: 20, ..patient }]);
+    }
+
+    #[test]
+    fn a_pool_with_other_ports_takes_over_those_that_it_still_has() {
+        let mut pools = Pools::new(KEY);
+        pools.follow(&[spec(5), spec(6)], Tick(1));
+        let ports = [4000, 4001, 4002].map(|port| leaves(&pools, port));
+        let workers = Snats::new(pools.snats());
+
+        // Other blocks, more room, and an address before its own.
+        let larger = SnatSpec { outside: vec![4, 5], block: 20, mappings: 5000, ..spec(5) };
+        pools.follow(&[larger.clone(), spec(6)], Tick(1));
+        assert_eq!(ports.map(|port| inside(&pools, 5, port)), [Some(4000), Some(4001), Some(4002)]);
+        assert_eq!(mappings(&pools), [3, 0]);
+        assert_eq!((leaves(&pools, 4001), mappings(&pools)), (ports[1], vec![3, 0]));
+
+        // A worker still goes by the pool before.
+        let late = workers.leaves(Tick(2), Class::Udp, Client::new(HOST, 4003), 0, 0).unwrap().0.port;
+        assert_eq!(inside(&pools, 5, late), None);
+        pools.settle(Tick(3));
+        assert_eq!((inside(&pools, 5, late), mappings(&pools)), (Some(4003), vec![4, 0]));
+        workers.leaves(Tick(4), Class::Udp, Client::new(HOST, 4004), 0, 0).unwrap();
+        pools.settle(Tick(4));
+        assert_eq!(mappings(&pools), [4, 0], "of what is settled nothing is asked again");
+
+        let fewer = SnatSpec { ports: ports[2]..=ports[2] + 20, ..larger.clone() };
+        pools.follow(&[fewer.clone(), spec(6)], Tick(5));
+        assert_eq!(ports.map(|port| inside(&pools, 5, port)), [None, None, Some(4002)]);
+        pools.follow(&[SnatSpec { inside: vec![(0x0A01_0000, 16)], block: 10, ..fewer }], Tick(5));
         assert_eq!(mappings(&pools), [0]);
     }
 
@@ -243,7 +292,7 @@ mod tests {
         let kept = before.kept();
         let told: Vec<Told> = kept.iter().flat_map(|pool| pool.read(directory, Tick(5)).unwrap()).collect();
         let mut pools = Pools::after(&kept, None, Some(directory.clone()));
-        pools.follow(specs);
+        pools.follow(specs, Tick(1));
         pools.adopt(&told, Tick(5));
         pools
     }
@@ -258,7 +307,7 @@ mod tests {
         let parent = on_tmpfs();
         let directory = Arc::new(Directory::open(parent.path()).unwrap());
         let mut first = Pools::after(&[], None, Some(directory.clone()));
-        first.follow(&[spec(5), spec(6)]);
+        first.follow(&[spec(5), spec(6)], Tick(1));
         assert!(first.take_changed());
         let ports = [4000, 4001, 4002].map(|port| leaves(&first, port));
         let names = directory.names(SNAT);
@@ -289,7 +338,7 @@ mod tests {
         let directory = Arc::new(Directory::open(parent.path()).unwrap());
         let of_many = SnatSpec { outside: (1..=200).collect(), ..spec(0) };
         let mut first = Pools::after(&[], None, Some(directory.clone()));
-        first.follow(std::slice::from_ref(&of_many));
+        first.follow(std::slice::from_ref(&of_many), Tick(1));
         leaves(&first, 4000);
         let second = next(&directory, &first, &[of_many]);
         leaves(&second, 4001);
@@ -303,7 +352,7 @@ mod tests {
         let path = parent.path().join("kept");
         let mut pools = Pools::after(&[], None, Some(Arc::new(Directory::open(&path).unwrap())));
         std::fs::remove_dir(&path).unwrap();
-        pools.follow(&[spec(1)]);
+        pools.follow(&[spec(1)], Tick(1));
         leaves(&pools, 4000);
         assert_eq!((mappings(&pools), pools.kept()), (vec![1], vec![]));
     }

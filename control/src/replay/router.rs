@@ -107,7 +107,7 @@ impl<F: Frame> Router<F> {
 
         let key = HashKey { blind: random(0), factor: random(1) };
         let mut pools = Pools::new(key);
-        pools.follow(&config.routing.snats);
+        pools.follow(&config.routing.snats, tick(0));
         let snapshot = snapshot.with_snats(Snats::new(pools.snats()));
         let table = Arc::new(Table::new(config.table.connections as usize, key));
         let sweeper = Sweeper::new(0..table.buckets(), 0, HZ);

@@ -185,6 +185,11 @@ impl Snat {
         Some(Snat { spec: spec.clone(), table: self.table.clone(), ports })
     }
 
+    /// Whether both have the same mappings, however they are described.
+    pub fn shares_mappings(&self, other: &Snat) -> bool {
+        Arc::ptr_eq(&self.table, &other.table)
+    }
+
     /// What it was made of.
     pub fn spec(&self) -> &SnatSpec {
         &self.spec

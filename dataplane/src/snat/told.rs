@@ -120,6 +120,11 @@ impl Snats {
 }
 
 impl Snat {
+    /// All mappings, as whoever has these ports next is to know them.
+    pub fn told(&self, now: Tick) -> Vec<Told> {
+        left(&self.table, &self.spec.outside, now)
+    }
+
     fn adopt(&self, now: Tick, told: &Told, slack: u32) -> Adopted {
         let Some(word) = self.word_of(now, told) else { return Adopted::Stale };
         let (class, inside) = (Class::of(told.state), word.client());
@@ -235,8 +240,7 @@ mod tests {
 
     /// All mappings, as this router tells them.
     fn told(snats: &Snats, now: Tick) -> Vec<Told> {
-        let mut told: Vec<Told> =
-            snats.all.iter().flat_map(|snat| left(&snat.table, &snat.spec.outside, now)).collect();
+        let mut told: Vec<Told> = snats.all.iter().flat_map(|snat| snat.told(now)).collect();
         told.sort_by_key(|told| (told.inside, told.outside));
         told
     }
