@@ -389,6 +389,13 @@ def proxy(name, family):
     request("A", 1119, 5001, b"later")
     sack = lambda by: [("NOP", None), ("NOP", None), ("SAck", (1119 + by, 1124 + by))]
     reply("A", 5001, 1019, come=sack(moved), leave=sack(0))
+    # The header takes its part of the way's MTU, but nobody is told less than every link takes: he would have to ignore it (RFC 8201, section 4).
+    for mtu in [1400, 1280]:
+        too_big = lambda mtu: ICMP(type=3, code=4, nexthopmtu=mtu) if four else ICMPv6PacketTooBig(mtu=mtu)
+        sent = lambda source, to: segment(source, to, 60, b"x" * 100, flags="A", seq=1019 + moved, ack=5001)
+        come = ip(family.other, local[0], 64) / too_big(mtu) / sent(local, server)
+        leave = ip(family.vip, family.client, 63) / too_big(mtu - moved if four else max(mtu - moved, 1280)) / sent(client, virtual)
+        vector.forward("lan", at_lan(come, family.other), "wan", to_client(leave, family.gateway))
     request("A", 1019, 5001, b"x" * 100)
     reply("PA", 5001, 1124, b"an answer")
     request("FA", 1124, 5010)

@@ -155,7 +155,7 @@ impl Way<'_> {
                 let dest = snapshot.dest_of(word)?;
                 let has_header = snapshot.services[dest.service as usize].has_header();
                 let header = if has_header { proxy::length::<A>() as u16 } else { 0 };
-                return Some(mtu_to::<A>(dest)?.saturating_sub(header));
+                return Some(icmp::room::<A>(mtu_to::<A>(dest)?, header));
             }
         };
         mtu_of(next_hop)

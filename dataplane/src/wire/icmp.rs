@@ -147,15 +147,21 @@ pub fn translate<A: Version>(
     patch.finish();
 }
 
-/// Lowers the MTU that a message tells by so much, if it is of the kind that does, and tells one (RFC 1191, section 5).
-pub fn lower_mtu<A: Version>(message: &mut [u8], by: u16) {
+/// What an MTU leaves to somebody to whose packets so much is added: no less than every link takes. Whoever is told less ignores it (RFC 8201,
+/// section 4), and would go on with what is too long. What is less by itself (0: it is not told; RFC 1191, section 5) stays.
+pub fn room<A: Version>(mtu: u16, added: u16) -> u16 {
+    mtu.saturating_sub(added).max(A::LEAST_MTU.min(mtu))
+}
+
+/// Lowers the MTU that a message tells by what is added on the way ([`room`]), if it is of the kind that tells one.
+pub fn lower_mtu<A: Version>(message: &mut [u8], added: u16) {
     let Some(header) = message.first_chunk_mut::<{ field::QUOTE }>() else { return };
     if (header[field::TYPE], header[field::CODE]) != A::TOO_BIG {
         return;
     }
     let old = read16(header, field::MTU);
     let mut patch = Patch { message: header, delta: Delta::default() };
-    patch.put(field::MTU, old.saturating_sub(by));
+    patch.put(field::MTU, room::<A>(old, added));
     patch.finish();
 }
 
@@ -268,5 +274,15 @@ mod tests {
         message[8] = 0x46;
         message[0] = 8;
         assert_eq!(quoted::<u32>(&message), None, "an echo request is no error");
+    }
+
+    #[test]
+    fn nobody_hears_of_an_mtu_that_he_must_ignore() {
+        let (six, four) = (room::<u128>, room::<u32>);
+        assert_eq!(
+            [1500, 1332, 1331, 1280, 1279, 0].map(|mtu| six(mtu, 52)),
+            [1448, 1280, 1280, 1280, 1279, 0]
+        );
+        assert_eq!([1280, 96, 95, 68, 67, 0].map(|mtu| four(mtu, 28)), [1252, 68, 68, 68, 67, 0]);
     }
 }

@@ -33,11 +33,14 @@ pub(super) fn has_header(service: &Service, protocol: Protocol) -> bool {
     service.proxy && protocol == Protocol::Tcp
 }
 
-/// What an MTU on the way to a server leaves to its clients.
+/// What an MTU on the way to a server leaves to its clients. Less than 1280 means nothing to a sender of IPv6 (RFC 8201, section 4), less than 68 to one of IPv4.
 pub(super) fn lower_mtu(message: &mut [u8], is_six: bool) {
     if matches!((is_six, message[0], message[1]), (false, 3, 4) | (true, 2, 0)) {
-        let mtu = u16::from_be_bytes([message[6], message[7]]).saturating_sub(length(is_six) as u16);
-        message[6..8].copy_from_slice(&mtu.to_be_bytes());
+        let (mtu, least) = (u16::from_be_bytes([message[6], message[7]]), if is_six { 1280 } else { 68 });
+        if mtu > least {
+            let left = least.max(mtu.saturating_sub(length(is_six) as u16));
+            message[6..8].copy_from_slice(&left.to_be_bytes());
+        }
     }
 }
 
