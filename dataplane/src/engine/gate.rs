@@ -79,18 +79,16 @@ impl<'a> Path<'a> {
     /// Whether a packet from an endpoint of this dest, which belongs to no connection, answers one that has left no word.
     pub(super) fn answers(&self, dest: &Dest, packet: &Packet) -> bool {
         let service = &self.snapshot.services[dest.service as usize];
-        let back = self.flow(packet);
-        let virtual_port = dest.virtual_port(back.source_port);
-        // A mark's addresses have the server in common, and are told apart by their ports.
-        if service.by_hash.is_none() || !service.has_port(virtual_port, None) || !self.was_shut(service) {
+        if service.by_hash.is_none() || !self.was_shut(service) {
             return false;
         }
+        let back = self.flow(packet);
         let wide = back.wide.map(|[_, client]| [client, dest.six.virtual_address]);
         let flow = Flow {
             source: back.destination,
             source_port: back.destination_port,
             destination: folded(dest.virtual_address),
-            destination_port: virtual_port,
+            destination_port: dest.virtual_port(back.source_port),
             wide,
             ..back
         };

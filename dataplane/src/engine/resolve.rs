@@ -1,5 +1,6 @@
 //! Stage 4: which connection's a packet is.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -553,11 +554,22 @@ impl<'a> Path<'a> {
     pub fn answering(&self, packet: &Packet) -> Option<&'a Dest> {
         let Side::Endpoint(endpoint) = packet.side() else { return None };
         let is_one_packet = |dest: &Dest| self.snapshot.services[dest.service as usize].one_packet;
-        // Of several the first: nothing tells them apart.
-        let mut dests = self.snapshot.answered_by(endpoint);
+        // Of several the first: nothing else tells them apart.
+        let mut dests = self.snapshot.answered_by(endpoint).filter(|&dest| self.was_asked(dest, packet));
         dests
             .find(|&dest| is_one_packet(dest) || self.answers(dest, packet))
             .filter(|_| !self.is_to_router(packet))
+    }
+
+    /// Whether what comes to where an endpoint's packet would leave from is for the dest's service. A mark's addresses have the server in common, and
+    /// are told apart by their ports; and the port of one that answers from any may be another service's.
+    fn was_asked(&self, dest: &Dest, packet: &Packet) -> bool {
+        let (port, protocol) = (dest.virtual_port(packet.source_port), packet.protocol);
+        let asked = match dest.virtual_address.ip() {
+            IpAddr::V4(four) => self.snapshot.service_for(u32::from(four), port, protocol),
+            IpAddr::V6(six) => self.snapshot.service_for(u128::from(six), port, protocol),
+        };
+        asked.is_some_and(|(index, _)| self.snapshot.may_meet(index, dest))
     }
 
     /// Whether a packet from an endpoint is of a connection in a table that somebody else has ([`Self::further`]).

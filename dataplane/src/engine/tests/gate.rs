@@ -155,6 +155,27 @@ fn a_client_of_a_persistent_service_goes_to_its_server_without_a_new_template() 
 }
 
 #[test]
+fn a_server_of_all_ports_answers_from_those_alone_that_its_service_has() {
+    let (mut rig, _kept) = gated(Mode::Nat, Scheduler::Rr);
+    rig.spec.address.set_port(0);
+    rig.spec.dests.iter_mut().for_each(|dest| dest.address.set_port(0));
+    let server = DestSpec::new(DestId::new(9).unwrap(), socket("10.0.0.9:22"));
+    let other = ServiceSpec::new(socket("192.0.2.10:22"), Protocol::Tcp, Mode::Nat);
+    let other = ServiceSpec { scheduler: Scheduler::Rr, dests: vec![server], ..other };
+    rig.generation += 1;
+    rig.snapshot = compile(rig.generation, &[rig.spec.clone(), other], []);
+    flood(&rig, 200);
+    for (port, expected) in [(80, 1), (22, 0)] {
+        let answers = |server: &u32| {
+            let from = format!("10.0.0.{server}:{port}");
+            let answer = &mut packet(Protocol::Tcp, LAN_MAC, &from, CLIENT, SYN | ACK);
+            rig.push(LAN, answer) == Verdict::Forward(WAN)
+        };
+        assert_eq!((1..=3).filter(answers).count(), expected, "{port}");
+    }
+}
+
+#[test]
 fn explaining_says_where_it_would_go() {
     let (rig, _kept) = gated(Mode::Nat, Scheduler::Rr);
     flood(&rig, 200);

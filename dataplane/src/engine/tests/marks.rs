@@ -98,6 +98,22 @@ fn one_turn_goes_over_all_addresses_ports_and_protocols_and_replies_come_from_wh
 }
 
 #[test]
+fn what_answers_a_datagram_that_nobody_remembers_comes_from_the_address_that_has_its_port() {
+    let mut rig = Rig::new(Protocol::Udp, Mode::Nat, &[1, 1]);
+    rig.spec.one_packet = true;
+    rig.snapshot =
+        compile(2, &marked(&rig, &[(Protocol::Udp, FIRST, 80..=89), (Protocol::Udp, SECOND, 90..=99)]), []);
+    for virtual_ in ["192.0.2.10:80", "192.0.2.11:90", "192.0.2.10:89"] {
+        let from = format!("10.0.0.1:{}", socket(virtual_).port());
+        let mut reply = packet(Protocol::Udp, LAN_MAC, &from, CLIENT, 0);
+        assert_eq!(rig.push(LAN, &mut reply), Verdict::Forward(WAN), "{virtual_}");
+        assert_eq!(reply, expect(Protocol::Udp, (CLIENT_MAC, WAN_MAC), virtual_, CLIENT, 0));
+    }
+    let mut of_nobody = packet(Protocol::Udp, LAN_MAC, "10.0.0.1:100", CLIENT, 0);
+    assert!(matches!(rig.push(LAN, &mut of_nobody), Verdict::Punt(_)));
+}
+
+#[test]
 fn a_persistent_client_has_one_server_for_all_of_a_mark_and_its_template_is_held() {
     for mode in [Mode::Nat, Mode::Dr] {
         let mut rig = rig(mode, true, FACES);
