@@ -32,6 +32,11 @@ pub(super) fn is_ipsec(protocol: u8) -> bool {
     matches!(protocol, ESP | AH)
 }
 
+/// As what the connection is found that a packet of this protocol follows: its protocol, the client's port, the virtual one.
+pub(super) fn followed(protocol: u8) -> Option<(Protocol, [u16; 2])> {
+    is_ipsec(protocol).then_some((Protocol::Udp, [IKE; 2]))
+}
+
 /// What becomes of an IPv4 packet of another protocol than services have; none if that is Linux' to say.
 #[cold]
 pub(super) fn follow(path: &Path<'_>, frame: &mut impl Frame) -> Option<Verdict> {

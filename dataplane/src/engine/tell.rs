@@ -14,6 +14,7 @@
 use std::net::IpAddr;
 
 use super::fullnat::{self, View};
+use super::ipsec;
 use super::packet::Side;
 use super::resolve::Judgement;
 use crate::clock::Tick;
@@ -116,10 +117,10 @@ impl Way<'_> {
 
     /// The service that a packet is for; none if it is a reply, or concerns none and was to be routed.
     fn asked<A: Family>(&self, ip: &Ip<A>, packet: &[u8]) -> Option<Asked> {
-        let protocol = Protocol::from_number(ip.protocol)?;
-        let Transport { source, destination, .. } = ports(ip, protocol, packet)?;
-        let (service, towards) = self.snapshot.service_for(ip.destination, destination, protocol)?;
-        Some(Asked { service, protocol, client_port: source, towards })
+        Asked::of(self.snapshot, ip.destination, ip.protocol, |protocol| {
+            let Transport { source, destination, .. } = ports(ip, protocol, packet)?;
+            Some([source, destination])
+        })
     }
 
     /// Whom a packet goes to that is for an address of the router's own: a client, as a reply by full NAT, or who is behind source NAT.
@@ -147,12 +148,9 @@ impl Way<'_> {
                 let of_service = snapshot.dests().filter(|dest| dest.service == service);
                 return of_service.filter_map(mtu_to::<A>).min();
             }
-            Some(Asked { service, protocol, client_port, towards }) => {
-                let client = ip.source.client(client_port, table).towards(towards);
-                let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
-                let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
+            Some(asked) => {
+                let dest = asked.dest(table, snapshot, now, ip.source)?;
                 // There has to be room for the header in front of the stream.
-                let dest = snapshot.dest_of(word)?;
                 let has_header = snapshot.services[dest.service as usize].has_header();
                 let header = if has_header { proxy::length::<A>() as u16 } else { 0 };
                 return Some(icmp::room::<A>(mtu_to::<A>(dest)?, header));
@@ -162,14 +160,46 @@ impl Way<'_> {
     }
 }
 
-/// The service that a packet is for.
+/// The service that a packet is for, and as what its connection is found.
 #[derive(Clone, Copy)]
-struct Asked {
+pub(super) struct Asked {
     service: ServiceIndex,
     protocol: Protocol,
     client_port: u16,
     /// By which virtual port the service knows the client.
     towards: u16,
+}
+
+impl Asked {
+    /// Of a packet to this address, with this protocol number and with these ports: the client's, and the virtual one. Those of ESP and AH are IKE's.
+    pub fn of<A: Family>(
+        snapshot: &Snapshot,
+        destination: A,
+        number: u8,
+        ports: impl FnOnce(Protocol) -> Option<[u16; 2]>,
+    ) -> Option<Asked> {
+        let (protocol, [client_port, port]) = match Protocol::from_number(number) {
+            Some(protocol) => (protocol, ports(protocol)?),
+            None => ipsec::followed(number)?,
+        };
+        let (service, towards) = snapshot.service_for(destination, port, protocol)?;
+        Some(Asked { service, protocol, client_port, towards })
+    }
+
+    /// With whom the connection of this client is.
+    pub fn dest<'a, A: Family>(
+        self,
+        table: &Table,
+        snapshot: &'a Snapshot,
+        now: Tick,
+        client: A,
+    ) -> Option<&'a Dest> {
+        let Asked { service, protocol, client_port, towards } = self;
+        let client = client.client(client_port, table).towards(towards);
+        let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
+        let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
+        snapshot.dest_of(word)
+    }
 }
 
 fn ports<A: Family>(ip: &Ip<A>, protocol: Protocol, packet: &[u8]) -> Option<Transport> {

@@ -15,11 +15,9 @@
 //!
 //! A worker only finds out whether it is about a tunnel. Control makes the message; it is not the packet path.
 
-use super::packet::Side;
-use super::resolve::{Judgement, Path};
-use super::tell;
+use super::resolve::Path;
+use super::tell::{self, Asked};
 use crate::clock::Tick;
-use crate::service::Protocol;
 use crate::snapshot::{Family, Snapshot, Tunnel};
 use crate::table::Table;
 use crate::wire::ethernet;
@@ -119,10 +117,7 @@ fn read<'a, A: Family>(table: &Table, snapshot: &Snapshot, now: Tick, packet: &'
 /// The tunnel of the connection that a quoted packet is of.
 fn tunnel_of<A: Family>(table: &Table, snapshot: &Snapshot, now: Tick, packet: &[u8]) -> Option<Tunnel> {
     let quoted = icmp::quote::<A>(packet)?;
-    let protocol = Protocol::from_number(quoted.protocol)?;
-    let (service, towards) = snapshot.service_for(quoted.destination, quoted.destination_port, protocol)?;
-    let client = quoted.source.client(quoted.source_port, table).towards(towards);
-    let judge = Judgement::of_known(snapshot, now, Side::Service(service), client);
-    let (_, word) = table.find(table.hash(client, protocol), client, &judge)?;
-    snapshot.dest_of(word)?.tunnel
+    let ports = |_| Some([quoted.source_port, quoted.destination_port]);
+    let asked = Asked::of(snapshot, quoted.destination, quoted.protocol, ports)?;
+    asked.dest(table, snapshot, now, quoted.source)?.tunnel
 }

@@ -1,8 +1,10 @@
 //! What is protected follows IKE.
 
 use super::fragments::mend;
+use super::related::error as error_of;
 use super::six::{packet6, publish as publish6, rig as rig6, server as server6};
 use super::*;
+use crate::engine::{tell, tunnel_errors};
 use crate::service::{Helper, Persistence};
 
 const CLIENT: &str = "198.51.100.7:500";
@@ -116,6 +118,34 @@ fn where_packets_stay_as_they_are_both_follow() {
     here.publish();
     assert_eq!(ike(&here, CLIENT), Verdict::Punt(Punt::Local));
     assert_eq!(here.push(WAN, &mut made(AH, WAN_MAC, CLIENT, VIP)), Verdict::Punt(Punt::Local));
+}
+
+#[test]
+fn who_sends_what_is_too_long_is_told() {
+    let mtu = |error: &[u8]| (error[20..22].to_vec(), u16::from_be_bytes([error[26], error[27]]));
+    let of = |mtu: u16| (vec![3, 4], mtu);
+    for (mode, room) in [(Mode::Nat, 1500), (Mode::Dr, 1500), (Mode::Tunnel, 1480)] {
+        let mut rig = rig(mode);
+        rig.spec.tunnel.source = Some("10.0.0.254".parse().unwrap());
+        rig.publish();
+        assert_eq!(ike(&rig, CLIENT), Verdict::Forward(LAN));
+        let mut long = made(ESP, WAN_MAC, CLIENT, VIP);
+        long.resize(14 + 1600, 7);
+        long[16..18].copy_from_slice(&1600_u16.to_be_bytes());
+        long[20] = 0x40;
+        let mut long = mend(long);
+        assert_eq!(rig.push(WAN, &mut long), Verdict::Drop(Drop::TooBig));
+        let error = tell::error(&rig.engine.table, &rig.snapshot, rig.now, Drop::TooBig, &long[14..]);
+        assert_eq!(mtu(&error.unwrap()), of(room), "{mode:?}");
+        if mode == Mode::Tunnel {
+            let mut request = made(ESP, WAN_MAC, CLIENT, VIP);
+            rig.push(WAN, &mut request);
+            let mut narrow = error_of(LAN_MAC, "10.0.0.253:0", "10.0.0.254:0", 3, &request[14..]);
+            assert_eq!(rig.push(LAN, &mut narrow), Verdict::Punt(Punt::TunnelError));
+            let error = tunnel_errors::error(&rig.engine.table, &rig.snapshot, rig.now, &narrow[14..]);
+            assert_eq!(mtu(&error.unwrap()), of(1380));
+        }
+    }
 }
 
 #[test]
