@@ -524,12 +524,8 @@ impl Director {
 
     /// Whether servers have left.
     fn expire(&mut self) -> bool {
-        let (ids, in_force) = (&self.ids, in_force::is_used(&self.workers, self.generation));
-        let may_have_connections = |service, server| {
-            let known = ids.service(&service).and_then(|record| record.servers.get(&server));
-            !in_force || known.is_some_and(|known| known.gauge.get() != (0, 0))
-        };
-        self.services.expire(Instant::now(), may_have_connections)
+        let is_in_force = in_force::is_used(&self.workers, self.generation);
+        self.services.expire(Instant::now(), in_force::may_have_connections(&self.ids, is_in_force))
     }
 
     /// From the next snapshot on, what is not present any more is gone.

@@ -41,6 +41,11 @@ fn client(n: u16) -> SocketAddr {
 /// A connection as it was at some time: client, dest, state.
 type Moment = (SocketAddr, u32, u8);
 
+/// The same of a mapping of source NAT, whose port outside is in the place of the dest.
+fn moment_of(mapping: &Mapping) -> Moment {
+    (mapping.inside.into(), mapping.outside.port().into(), mapping.state as u8)
+}
+
 /// A table: a slot a connection. Dest `n` is numbered `n + offset`, so that both routers number differently.
 struct Router {
     offset: u32,
@@ -140,6 +145,7 @@ impl Store for Router {
     }
 
     fn adopt_mapping(&mut self, mapping: &Mapping, _: bool) {
+        self.told.insert(moment_of(mapping));
         let known = self.mappings.entry(mapping.inside.port().into()).or_insert(*mapping);
         if (known.state as u8) < mapping.state as u8 {
             *known = *mapping;
@@ -219,6 +225,12 @@ impl Wire {
         self.routers[router].set(slot, dest, state);
         self.existed.insert((client(slot as u16), dest, state as u8));
         self.peers[router].note(self.now, Slot::from_number(slot as u32));
+    }
+
+    fn map(&mut self, router: usize, port: u16, state: State) {
+        let slot = self.routers[router].map(port, state);
+        self.existed.insert(moment_of(&self.routers[router].mappings[&port.into()]));
+        self.peers[router].note(self.now, slot);
     }
 
     /// Lets both speak.
@@ -428,6 +440,7 @@ fn a_number_that_stands_for_somebody_else_now_is_named_again() {
 #[derive(Clone, Debug)]
 enum Event {
     Change { router: usize, slot: usize, state: usize },
+    Map { router: usize, port: u16, state: usize },
     Deliver { to: usize },
     Lose { to: usize },
     Delay { to: usize },
@@ -444,6 +457,8 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (to.clone(), 0..64usize, 0..3usize)
             .prop_map(|(router, slot, state)| Event::Change { router, slot, state }),
+        2 => (to.clone(), 0..MAPPINGS as u16, 0..3usize)
+            .prop_map(|(router, port, state)| Event::Map { router, port, state }),
         8 => to.clone().prop_map(|to| Event::Deliver { to }),
         2 => to.clone().prop_map(|to| Event::Lose { to }),
         2 => to.clone().prop_map(|to| Event::Delay { to }),
@@ -461,12 +476,19 @@ proptest! {
     #[test]
     fn whatever_the_wire_does_both_know_the_same_in_the_end(events in prop::collection::vec(event(), 0..400)) {
         let mut wire = Wire::new();
+        let states = [State::Established, State::FinWait, State::Close];
         for event in events {
             match event {
+                // Each router changes connections and mappings of its own, which only go on, as those of one client do.
+                Event::Map { router, port, state } => {
+                    let (port, state) = (port / 2 * 2 + router as u16, states[state]);
+                    let ours = wire.routers[router].mappings.get(&port.into());
+                    if ours.is_none_or(|ours| (ours.state as u8) < state as u8) {
+                        wire.map(router, port, state);
+                    }
+                }
                 Event::Change { router, slot, state } => {
-                    // Each router changes connections of its own, which only go on, as those of one client do.
-                    let slot = slot / 2 * 2 + router;
-                    let state = [State::Established, State::FinWait, State::Close][state];
+                    let (slot, state) = (slot / 2 * 2 + router, states[state]);
                     let ours = wire.routers[router].slots[slot];
                     if ours.is_none_or(|ours| (ours.state as u8) < state as u8) {
                         wire.change(router, slot, slot as u32 % 5, state);
@@ -510,5 +532,6 @@ proptest! {
         wire.run(Duration::from_secs(4));
         prop_assert_eq!(wire.standings(), [Standing::Together; 2]);
         prop_assert_eq!(wire.routers[0].known(), wire.routers[1].known());
+        prop_assert_eq!(&wire.routers[0].mappings, &wire.routers[1].mappings);
     }
 }
