@@ -76,8 +76,8 @@ impl Backend for Router {
         let (inside, outside) = ("10.0.0.11".parse()?, "192.0.2.50".parse()?);
         let host = api::SnatHost { inside, outside, blocks: 3, tcp: 12, udp: 700, icmp: 1 };
         let inside = vec!["10.0.0.0/24".to_owned(), "10.1.0.0/16".to_owned()];
-        let pool =
-            api::SnatPool { inside, outside: vec![outside], mappings: 713, room: 65_536, hosts: vec![host] };
+        let (outside, mappings, blocks) = (vec![outside], 713, api::SnatBlocks::default());
+        let pool = api::SnatPool { inside, outside, mappings, room: 65_536, blocks, hosts: vec![host] };
         Ok(Box::new(|| vec![pool]))
     }
 

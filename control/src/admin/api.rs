@@ -429,8 +429,24 @@ pub struct SnatPool {
     pub mappings: u64,
     /// Mappings that there is room for.
     pub room: u64,
+    /// Blocks of ports.
+    #[serde(default)]
+    pub blocks: SnatBlocks,
     /// Hosts with mappings, by their addresses.
     pub hosts: Vec<SnatHost>,
+}
+
+/// Blocks of ports of a pool: without a free one, who needs another port gets none (`snat_full`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnatBlocks {
+    /// How many there are, of each protocol.
+    pub all: u32,
+    /// How many of TCP hosts have.
+    pub tcp: u32,
+    /// Of UDP.
+    pub udp: u32,
+    /// Of pings.
+    pub icmp: u32,
 }
 
 /// A host inside.

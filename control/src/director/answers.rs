@@ -9,7 +9,7 @@ use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::fib::PortIndex;
 use dataplane::service::{Mode, SchedulerFlag, State, Track};
 use dataplane::snapshot::Snapshot;
-use dataplane::snat::{Host, Snat};
+use dataplane::snat::{Given, Host, Snat};
 use dataplane::table::{Slot, Table, Word};
 use dataplane::worker;
 use tokio::sync::{mpsc, oneshot};
@@ -363,8 +363,17 @@ fn pool(snat: &Snat) -> api::SnatPool {
         outside: spec.outside.iter().map(|&address| address.into()).collect(),
         mappings: snat.mappings(),
         room: spec.mappings as u64,
+        blocks: blocks(snat),
         hosts: hosts.collect(),
     }
+}
+
+fn blocks(snat: &Snat) -> api::SnatBlocks {
+    let all = snat.blocks() * snat.spec().outside.len() as u32;
+    let of_all =
+        |so_far: [u32; 3], given: Given| std::array::from_fn(|class| so_far[class] + given.blocks[class]);
+    let [tcp, udp, icmp] = snat.given().into_iter().fold([0; 3], of_all);
+    api::SnatBlocks { all, tcp, udp, icmp }
 }
 
 fn stats(traffic: Traffic) -> api::Stats {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::admin::api::SnatPool;
+use crate::admin::api::{SnatBlocks, SnatPool};
 
 /// Writes the pools, each with its hosts.
 pub fn snat(out: &mut impl Write, pools: &[SnatPool]) -> io::Result<()> {
@@ -15,7 +15,12 @@ pub fn snat(out: &mut impl Write, pools: &[SnatPool]) -> io::Result<()> {
             1 => "1 address".to_owned(),
             count => format!("{count} addresses"),
         };
+        let SnatBlocks { all, tcp, udp, icmp } = pool.blocks;
         writeln!(out, "From {inside} by {addresses}: {mappings} of {room} mappings")?;
+        writeln!(
+            out,
+            "  blocks of ports in use: {tcp} of {all} TCP, {udp} of {all} UDP, {icmp} of {all} ping"
+        )?;
         if pool.hosts.is_empty() {
             continue;
         }
@@ -50,12 +55,14 @@ mod tests {
             outside: vec!["192.0.2.50".parse().unwrap()],
             mappings: 1425,
             room: 65_536,
+            blocks: SnatBlocks { all: 126, tcp: 2, udp: 2, icmp: 1 },
             hosts: vec![host("10.0.0.11", 3, 12), host("10.1.200.100", 2, 11)],
         };
         let idle = SnatPool {
             outside: vec!["192.0.2.60".parse().unwrap(); 2],
             hosts: Vec::new(),
             mappings: 0,
+            blocks: SnatBlocks { all: 252, ..SnatBlocks::default() },
             ..busy.clone()
         };
         let shown = |pools: &[SnatPool]| {
@@ -65,10 +72,12 @@ mod tests {
         };
         let expected = "\
 From 10.0.0.0/24, 10.1.0.0/16 by 1 address: 1425 of 65536 mappings
+  blocks of ports in use: 2 of 126 TCP, 2 of 126 UDP, 1 of 126 ping
   Inside           Outside            Blocks      TCP      UDP     Ping
   10.0.0.11        192.0.2.50              3       12      700        1
   10.1.200.100     192.0.2.50              2       11      700        1
 From 10.0.0.0/24, 10.1.0.0/16 by 2 addresses: 0 of 65536 mappings
+  blocks of ports in use: 0 of 252 TCP, 0 of 252 UDP, 0 of 252 ping
 ";
         assert_eq!(shown(&[busy, idle]), expected);
         assert_eq!(shown(&[]), "There is no source NAT\n");

@@ -15,7 +15,7 @@ use prometheus_client::encoding::{
 };
 use prometheus_client::metrics::MetricType;
 
-use super::Scrape;
+use super::{Scrape, SnatBlocks};
 use crate::admin::api::{Port, Server, Service, Stats, Worker};
 use crate::events::Tally;
 use crate::health::{BOUNDS, Checks};
@@ -202,7 +202,18 @@ impl Families<'_> {
             ([("address", ports.address.to_string()), ("protocol", ports.protocol.to_owned())], ports.taken)
         });
         let help = "Ports of the local address that connections have, with mode fullnat";
-        self.gauges("local_ports_taken", help, taken)
+        self.gauges("local_ports_taken", help, taken)?;
+        let blocks = |value: fn(&SnatBlocks) -> u32| {
+            scrape.snat_blocks.iter().map(move |blocks| {
+                let labels =
+                    [("address", blocks.address.to_string()), ("protocol", blocks.protocol.to_owned())];
+                (labels, u64::from(value(blocks)))
+            })
+        };
+        let help = "Blocks of ports of the address of source NAT that hosts inside have";
+        self.gauges("snat_blocks_used", help, blocks(|blocks| blocks.used))?;
+        let help = "Blocks of ports of the address of source NAT that nobody has";
+        self.gauges("snat_blocks_free", help, blocks(|blocks| blocks.free))
     }
 
     fn ports(&mut self, ports: &[Port]) -> Result<(), Error> {

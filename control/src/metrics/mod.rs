@@ -17,7 +17,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
 
 use prometheus_client::encoding::{prometheus_text, text};
@@ -49,6 +49,21 @@ pub struct Scrape {
     pub states: ByState,
     /// The ports of local addresses, with full NAT.
     pub local_ports: Vec<LocalPorts>,
+    /// The blocks of ports of pools of source NAT.
+    pub snat_blocks: Vec<SnatBlocks>,
+}
+
+/// Blocks of ports of an address of a pool of source NAT.
+#[derive(Debug)]
+pub struct SnatBlocks {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The protocol.
+    pub protocol: &'static str,
+    /// How many hosts have.
+    pub used: u32,
+    /// How many nobody has.
+    pub free: u32,
 }
 
 /// Ports of a local address.

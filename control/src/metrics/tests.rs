@@ -135,6 +135,12 @@ fn scrape(servers: u32) -> Scrape {
         events: [("reload_applied", tally(4, 100)), ("reload_refused", tally(1, 200))].into(),
         states: std::array::from_fn(|state| state as u64),
         local_ports: vec![LocalPorts { address: "10.0.0.100".parse().unwrap(), protocol: "tcp", taken: 7 }],
+        snat_blocks: vec![SnatBlocks {
+            address: "192.0.2.50".parse().unwrap(),
+            protocol: "udp",
+            used: 5,
+            free: 121,
+        }],
     }
 }
 
@@ -220,6 +226,8 @@ fn every_value_is_where_it_belongs() {
         "rvs_port_link_speed{port=\"wan\"} 10000000000",
         "rvs_table_slots 2048",
         "rvs_snat_mappings 4",
+        "rvs_snat_blocks_used{address=\"192.0.2.50\",protocol=\"udp\"} 5",
+        "rvs_snat_blocks_free{address=\"192.0.2.50\",protocol=\"udp\"} 121",
         "rvs_table_connections 77",
         "rvs_table_state_connections{state=\"ESTABLISHED\"} 1",
         "rvs_table_state_connections{state=\"UDP\"} 11",

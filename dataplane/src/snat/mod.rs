@@ -140,6 +140,15 @@ pub struct Host {
     pub ports: [u32; Class::COUNT],
 }
 
+/// How many blocks of ports one of a pool's addresses has given to hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// The address.
+    pub address: u32,
+    /// Of TCP, of UDP, and of ICMP.
+    pub blocks: [u32; Class::COUNT],
+}
+
 /// Source NAT with its mappings.
 pub struct Snat {
     spec: SnatSpec,
@@ -215,6 +224,21 @@ impl Snat {
             host.ports[class] += in_use;
         }
         hosts.into_values().collect()
+    }
+
+    /// Blocks of ports that hosts have, of each address. Reads all blocks of the pool, while they change.
+    pub fn given(&self) -> Vec<Given> {
+        let of = |&address: &u32| Given { address, blocks: [0; Class::COUNT] };
+        let mut given: Vec<Given> = self.spec.outside.iter().map(of).collect();
+        for (class, address, ..) in self.ports.owned() {
+            given[usize::from(address)].blocks[class] += 1;
+        }
+        given
+    }
+
+    /// Blocks that there are at each address, of each class.
+    pub fn blocks(&self) -> u32 {
+        self.ports.blocks() as u32
     }
 
     fn has_inside(&self, address: u32) -> bool {
@@ -353,8 +377,7 @@ impl Snats {
     }
 
     /// All of it.
-    #[cfg(test)]
-    pub(crate) fn all(&self) -> &[Arc<Snat>] {
+    pub fn all(&self) -> &[Arc<Snat>] {
         &self.all
     }
 

@@ -211,6 +211,11 @@ impl Ports {
         })
     }
 
+    /// Blocks at an address, of each class.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
     /// How many ports are in use.
     pub fn in_use(&self) -> u64 {
         self.owners.iter().map(|word| word.load(Ordering::Relaxed) & IN_USE).sum()

@@ -145,7 +145,9 @@ fn what_begins_nothing_does_not_leave() {
     pass(&rig, LAN, echo(LAN_MAC, 8, "10.0.0.5", "198.51.100.7", 77), WAN);
     let (inside, outside) = (address("10.0.0.5"), address(POOL));
     let host = crate::snat::Host { inside, outside, blocks: 3, ports: [0, 32, 1] };
-    assert_eq!(rig.snapshot.snats.all()[0].hosts(), [host]);
+    let snat = &rig.snapshot.snats.all()[0];
+    assert_eq!(snat.hosts(), [host]);
+    assert_eq!(snat.given(), [crate::snat::Given { address: outside, blocks: [0, 2, 1] }]);
     // Others, inside and outside, are none of its affair.
     let mut within = packet(Protocol::Udp, LAN_MAC, INSIDE, "10.0.0.7:9", 0);
     assert_eq!(rig.push(LAN, &mut within), Verdict::Route(LAN));

@@ -179,7 +179,9 @@ impl Backend for Example {
         let (inside, outside) = ("10.0.0.11".parse()?, "192.0.2.50".parse()?);
         let host = api::SnatHost { inside, outside, blocks: 2, tcp: 3, udp: 1, icmp: 0 };
         let (inside, hosts) = (self.list("10.0.0.0/24".to_owned()), self.list(host));
-        let pool = api::SnatPool { inside, outside: self.list(outside), mappings: 4, room: 65_536, hosts };
+        let blocks = api::SnatBlocks { all: 126, tcp: 1, udp: 1, icmp: 0 };
+        let (outside, mappings) = (self.list(outside), 4);
+        let pool = api::SnatPool { inside, outside, mappings, room: 65_536, blocks, hosts };
         Ok(Box::new(|| vec![pool]))
     }
 
