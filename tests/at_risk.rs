@@ -7,8 +7,11 @@ use harness::{
     client,
     cluster::{CLIENT, Cluster, Layout, vip},
     config::{Config, Service},
+    netns::Namespace,
+    peers::{self, ADDRESSES},
     router::Router,
     servers::Server,
+    wait::{self, PATIENCE},
     with_cluster,
 };
 use serde_json::Value;
@@ -124,6 +127,57 @@ fn connections_go_on_through_failures_drains_and_reloads_with_few_entries() -> R
         router.apply(&config(cluster, &[0, 1, 2]))?;
         go_on(&mut talks, "as it was")?;
         talks.into_iter().try_for_each(|talk| client::close(talk.0))?;
+        router.finish()
+    })
+}
+
+/// A router that has lost its table learns from its peer what it does not find by itself.
+#[test]
+fn a_peer_is_told_of_those_at_risk_alone() -> Result<()> {
+    with_cluster(Layout::OneArmed, |cluster| {
+        let _servers = echoes(cluster)?;
+        let (_first, second) = (well(cluster, 0)?, well(cluster, 1)?);
+        let beside = Namespace::create(cluster.state(), "peer")?;
+        peers::wire([&cluster.router, &beside])?;
+        let key = peers::key(cluster.state(), "sync.key", "0123456789abcdef")?;
+        let config = config(cluster, &[0, 1]);
+        let mut other = config.clone();
+        other.socket += ".peer";
+        other.ports.iter_mut().for_each(|port| port.device = "net_null0".to_owned());
+        let [own, its] = [0, 1].map(|end| peers::section(ADDRESSES[end], ADDRESSES[1 - end], &key));
+        let start = || {
+            let router = Router::start_in(&cluster.router, "rvs", &format!("{config}{own}"), &config)?;
+            router.wait_for_macs(CLIENT.into(), vip(80).into(), "tcp")?;
+            Ok::<_, anyhow::Error>(router)
+        };
+        let router = start()?;
+        let peer = Router::start_in(&beside, "rvs-peer", &format!("{other}{its}"), &other)?;
+        [&router, &peer].into_iter().try_for_each(peers::wait_together)?;
+        let kept = |router: &Router| Ok::<_, anyhow::Error>(router.counters()?.table.connections);
+
+        router.wait_up(1, true)?;
+        drop(second);
+        router.wait_up(1, false)?;
+        let mut talks = begin(cluster, 20_000..20_040)?;
+        ensure!(talks.iter().all(|talk| talk.1 == "one"));
+        let at_risk = kept(&router)?;
+        ensure!((8..35).contains(&at_risk), "about half: {at_risk}");
+        wait::until("the peer knows those", PATIENCE, || {
+            ensure!(kept(&peer)? == at_risk, "{} of {at_risk}", kept(&peer)?);
+            Ok(())
+        })?;
+
+        // With both servers back, those would go to the other one.
+        let _second = well(cluster, 1)?;
+        router.wait_up(1, true)?;
+        router.kill()?;
+        let router = start()?;
+        peers::wait_together(&router)?;
+        router.wait_up(1, true)?;
+        ensure!(kept(&router)? == at_risk, "{} of {at_risk}", kept(&router)?);
+        go_on(&mut talks, "with what the peer knew")?;
+        talks.into_iter().try_for_each(|talk| client::close(talk.0))?;
+        peer.finish()?;
         router.finish()
     })
 }

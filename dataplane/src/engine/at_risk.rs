@@ -3,16 +3,44 @@
 //! They come here as misses, the long way. Who may begin a connection is asked of each packet, since nobody knows what has begun before: whoever is
 //! put on a list of sources loses what he has without a word.
 
+use std::net::SocketAddr;
+
 use super::Verdict;
+use super::fullnat::End;
 use super::gate::Gated;
 use super::packet::Packet;
 use super::resolve::{Path, arrives};
+use crate::clock::Tick;
 use crate::counters::Punt;
+use crate::fib::Address;
 use crate::scheduler::{AtRisk, Flow};
 use crate::service::State;
-use crate::snapshot::{Dest, Service};
+use crate::snapshot::{Dest, Family, Service, ServiceIndex, Snapshot, folded};
 use crate::table::{Slot, Word};
 use crate::wire::transport::{FIN, RST};
+
+/// With whom a connection of a service is that needs no word, between this client and this virtual address; `None` if all of its connections have one.
+pub(super) fn without_word<A: Family>(
+    snapshot: &Snapshot,
+    now: Tick,
+    index: ServiceIndex,
+    client: End<A>,
+    virtual_: End<A>,
+) -> Option<&Dest> {
+    let service = &snapshot.services[index as usize];
+    let at_risk = service.at_risk.as_ref()?;
+    let [client, virtual_] = [client, virtual_].map(|(address, port)| SocketAddr::new(address.ip(), port));
+    let flow = Flow {
+        source: folded(client),
+        source_port: client.port(),
+        destination: folded(virtual_),
+        destination_port: virtual_.port(),
+        protocol: service.protocol,
+        wide: u128::of(client.ip()).zip(u128::of(virtual_.ip())).map(<[u128; 2]>::from),
+        now,
+    };
+    snapshot.dest(at_risk.server(&flow)?)
+}
 
 impl<'a> Path<'a> {
     /// What a packet may do that has no word and begins no connection.

@@ -14,18 +14,14 @@
 //! Without it no path MTU is discovered through the router, and clients learn of a closed UDP port by waiting. An error
 //! changes no connection and does not keep it alive (RFC 5927): whoever can guess its ports can send one.
 
-use std::net::SocketAddr;
-
 use super::packet::{Direction, Owner, Side};
 use super::resolve::{Judgement, Path};
 use super::rewrite::{Hop, next_hop};
-use super::{Engine, Frame, Verdict, fullnat, ipsec, route, tunnel};
+use super::{Engine, Frame, Verdict, at_risk, fullnat, ipsec, route, tunnel};
 use crate::clock::Tick;
 use crate::counters::{Drop, Punt};
-use crate::fib::Address;
-use crate::scheduler::Flow;
 use crate::service::{Mode, Protocol};
-use crate::snapshot::{Dest, EndpointIndex, Ends, Family, Snapshot, folded};
+use crate::snapshot::{Dest, EndpointIndex, Ends, Family, Snapshot};
 use crate::table::Client;
 use crate::wire::checksum::Delta;
 use crate::wire::ethernet::{self, Ethernet};
@@ -80,7 +76,7 @@ pub(super) fn follow<A: Family>(path: &Path<'_>, frame: &mut impl Frame) -> Verd
     let dest = table
         .find(table.hash(client, protocol), client, &judge)
         .and_then(|(_, word)| path.snapshot.dest_of(word))
-        .or_else(|| without_word(path, side, &quote, protocol));
+        .or_else(|| without_word(path, side, &quote));
     let Some(dest) = dest else {
         // A client may know the server by its own address, if there is a way to it.
         let instead = route::instead(path, frame, linux);
@@ -122,26 +118,10 @@ pub(super) fn follow<A: Family>(path: &Path<'_>, frame: &mut impl Frame) -> Verd
 }
 
 /// With whom a connection is that needs no word, if the error is about a reply of a service that has such.
-fn without_word<'a, A: Family>(
-    path: &Path<'a>,
-    side: Side,
-    quote: &Quote<A>,
-    protocol: Protocol,
-) -> Option<&'a Dest> {
+fn without_word<'a, A: Family>(path: &Path<'a>, side: Side, quote: &Quote<A>) -> Option<&'a Dest> {
     let Side::Service(index) = side else { return None };
-    let at_risk = path.snapshot.services[index as usize].at_risk.as_ref()?;
-    let client = SocketAddr::new(quote.destination.ip(), quote.destination_port);
-    let service = SocketAddr::new(quote.source.ip(), quote.source_port);
-    let flow = Flow {
-        source: folded(client),
-        source_port: client.port(),
-        destination: folded(service),
-        destination_port: service.port(),
-        protocol,
-        wide: u128::of(client.ip()).zip(u128::of(service.ip())).map(<[u128; 2]>::from),
-        now: path.now,
-    };
-    path.without_word_with(at_risk, &flow)
+    let (client, service) = ((quote.destination, quote.destination_port), (quote.source, quote.source_port));
+    at_risk::without_word(path.snapshot, path.now, index, client, service)
 }
 
 /// The packet's header and what it quotes, if that is TCP or UDP.

@@ -163,7 +163,7 @@ impl Way<'_> {
 /// The service that a packet is for, and as what its connection is found.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
-    service: ServiceIndex,
+    pub service: ServiceIndex,
     protocol: Protocol,
     client_port: u16,
     /// By which virtual port the service knows the client.

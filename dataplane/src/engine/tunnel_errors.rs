@@ -15,6 +15,7 @@
 //!
 //! A worker only finds out whether it is about a tunnel. Control makes the message; it is not the packet path.
 
+use super::at_risk;
 use super::resolve::Path;
 use super::tell::{self, Asked};
 use crate::clock::Tick;
@@ -119,5 +120,8 @@ fn tunnel_of<A: Family>(table: &Table, snapshot: &Snapshot, now: Tick, packet: &
     let quoted = icmp::quote::<A>(packet)?;
     let ports = |_| Some([quoted.source_port, quoted.destination_port]);
     let asked = Asked::of(snapshot, quoted.destination, quoted.protocol, ports)?;
-    asked.dest(table, snapshot, now, quoted.source)?.tunnel
+    let (client, virtual_) =
+        ((quoted.source, quoted.source_port), (quoted.destination, quoted.destination_port));
+    let known = asked.dest(table, snapshot, now, quoted.source);
+    known.or_else(|| at_risk::without_word(snapshot, now, asked.service, client, virtual_))?.tunnel
 }

@@ -5,14 +5,17 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::fragments::{Poller, large, numbered, split};
 use super::related::{error, hop, message};
 use super::*;
-use crate::engine::explain;
+use crate::engine::{explain, tunnel_errors};
 use crate::scheduler::{FLOW_KEY, NextRoster, RosterMember, RosterSpec, Rosters};
 
 const SCHEDULERS: [Scheduler; 2] = [Scheduler::Maglev, Scheduler::Rendezvous];
 /// Servers that there may be.
 const MOST: u32 = 9;
+/// The router's own address, where tunnels begin.
+const OWN: &str = "10.0.0.254";
 /// How long a connection may be silent.
 const SILENCE: u64 = 900;
 
@@ -36,7 +39,12 @@ struct Server {
 
 impl World {
     fn new(scheduler: Scheduler, servers: u32) -> Self {
-        let mut rig = Rig::new(Protocol::Tcp, Mode::Dr, &[]);
+        World::by(Mode::Dr, scheduler, servers)
+    }
+
+    fn by(mode: Mode, scheduler: Scheduler, servers: u32) -> Self {
+        let mut rig = Rig::new(Protocol::Tcp, mode, &[]);
+        rig.spec.tunnel.source = Some(OWN.parse().unwrap());
         rig.engine =
             Engine::new(0, Arc::new(Table::new(8192, HashKey { blind: 1, factor: 3 })), Arc::default());
         let servers = (1..=servers).map(|n| (n, Server { meant: 1, weight: 1, up: true })).collect();
@@ -255,6 +263,55 @@ fn errors_about_replies_go_where_the_connection_goes() {
         message(&told, "203.0.113.1:0", VIP);
     }
     assert_eq!(world.kept(), 0, "an error is no connection");
+}
+
+#[test]
+fn fragments_go_where_the_first_of_them_goes() {
+    for mode in [Mode::Dr, Mode::Tunnel] {
+        let mut world = World::by(mode, Scheduler::Rendezvous, 3);
+        let before: Vec<Option<u32>> = (0..40).map(|client| world.begin(client)).collect();
+        world.change(2, |server| server.up = false);
+        for (client, server) in (0..).zip(before) {
+            let whole = packet(Protocol::Tcp, WAN_MAC, &name(client), VIP, ACK);
+            let mut fragments = split(&numbered(&large(&whole, 700), client as u16), 256);
+            // The first comes last, every other time.
+            if client % 2 == 1 {
+                fragments.reverse();
+            }
+            let mut poller = Poller::new(&world.rig);
+            poller.push_all(WAN, &fragments);
+            let went: Vec<_> =
+                poller.out.iter().map(|(verdict, frame)| (*verdict, u32::from(frame[5]))).collect();
+            assert_eq!(
+                went,
+                vec![(Verdict::Forward(LAN), server.unwrap()); fragments.len()],
+                "{mode:?} {client}"
+            );
+        }
+        assert!((5..25).contains(&world.kept()), "those of the second alone: {}", world.kept());
+    }
+}
+
+#[test]
+fn by_a_tunnel_nobody_moves_and_clients_hear_of_its_mtu() {
+    for scheduler in SCHEDULERS {
+        let mut world = World::by(Mode::Tunnel, scheduler, MOST);
+        let before: Vec<Option<u32>> = (0..50).map(|client| world.begin(client)).collect();
+        assert_eq!(world.kept(), 0);
+        world.change(4, |server| server.up = false);
+        assert!(before.contains(&Some(4)));
+        let (engine, snapshot, now) = (&world.rig.engine, &world.rig.snapshot, world.rig.now);
+        for (client, server) in (0..).zip(before) {
+            let mut outer = packet(Protocol::Tcp, WAN_MAC, &name(client), VIP, ACK);
+            assert_eq!(world.rig.push(WAN, &mut outer), Verdict::Forward(LAN));
+            assert_eq!(Some(u32::from(outer[5])), server);
+            // Fragmentation needed, MTU 1400, of which the header around takes 20.
+            let mut told = error(LAN_MAC, "10.0.0.253:0", &format!("{OWN}:0"), 3, &outer[14..]);
+            assert_eq!(world.rig.push(LAN, &mut told), Verdict::Punt(Punt::TunnelError), "{client}");
+            let message = tunnel_errors::error(&engine.table, snapshot, now, &told[14..]).unwrap();
+            assert_eq!((&message[16..20], &message[26..28]), (&outer[46..50], &1380_u16.to_be_bytes()[..]));
+        }
+    }
 }
 
 #[test]
