@@ -6,7 +6,8 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use dataplane::table::write_mapped;
@@ -18,6 +19,10 @@ const HUGETLBFS: u64 = 0x9584_58F6;
 
 /// Each file takes whole pages. With pages of a gigabyte the smallest would take one.
 const LARGEST_PAGE: u64 = 2 << 20;
+
+/// How long a program takes to begin that another process has started. Until then it holds whatever that one held, its lock among it, even if that one
+/// has ended: flock(2) is of the open file, which fork(2) shares.
+const STARTING: Duration = Duration::from_millis(500);
 
 /// A directory that this process has to itself.
 #[derive(Debug)]
@@ -59,12 +64,18 @@ impl Directory {
             "{shown} has pages of {} MB; expected a hugetlbfs that is mounted with pagesize=2M",
             page >> 20
         );
-        match handle.try_lock() {
-            Ok(()) => Ok(Directory { path: path.to_owned(), page, _handle: handle }),
-            Err(TryLockError::WouldBlock) => {
-                bail!("another rvs has {shown}; stop it first, or give this one another directory")
+        let began = Instant::now();
+        loop {
+            match handle.try_lock() {
+                Ok(()) => return Ok(Directory { path: path.to_owned(), page, _handle: handle }),
+                Err(TryLockError::WouldBlock) if began.elapsed() < STARTING => sleep(STARTING / 50),
+                Err(TryLockError::WouldBlock) => {
+                    bail!("another rvs has {shown}; stop it first, or give this one another directory")
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("cannot lock {shown}"));
+                }
             }
-            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {shown}")),
         }
     }
 
@@ -190,6 +201,21 @@ pub(super) mod tests {
         assert!(refusal(parent.path()).contains("another rvs has"), "{}", refusal(parent.path()));
         drop(held);
         Directory::open(parent.path()).unwrap();
+    }
+
+    #[test]
+    fn what_a_process_was_starting_when_it_ended_has_the_lock_for_a_moment() {
+        let parent = on_tmpfs();
+        let held = Directory::open(parent.path()).unwrap();
+        let started = held._handle.try_clone().unwrap();
+        drop(held);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                sleep(STARTING / 4);
+                drop(started);
+            });
+            Directory::open(parent.path()).unwrap();
+        });
     }
 
     #[test]
