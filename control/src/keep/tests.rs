@@ -1,9 +1,11 @@
 //! One process after the other, on a directory and without EAL.
 
 use std::collections::HashMap;
+use std::net::SocketAddrV4;
 use std::os::unix::fs::FileExt;
 
 use dataplane::service::{Protocol, State};
+use dataplane::snat::{Class, Snats};
 use dataplane::table::{Client, DestId, FLAG_TENTATIVE, Inserted, Judge, LAYOUT, Word, Worth, write_mapped};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -352,6 +354,51 @@ fn connections_of_full_nat_go_on_with_their_ports() {
     locals::remove_all(&keep.directory);
     drop(next);
     assert_eq!(counts(&begin(&config).origin), (0, 1));
+}
+
+/// Also beside a table of another size. How old they are, a process without EAL cannot say: it has no clock.
+#[test]
+fn mappings_of_source_nat_are_found_beside_the_table() {
+    let parent = on_tmpfs();
+    let text = format!(
+        "[workers]\ncores = [0]\n[table]\nconnections = 2048\nkeep = \"{}\"\n\
+         [[port]]\nname = \"wan\"\ndevice = \"net_null\"\n\
+         [[snat]]\ninside = [\"10.0.0.0/24\"]\noutside = [\"192.0.2.50\"]\n",
+        parent.path().display()
+    );
+    let config = config::parse(Path::new("f"), text.into()).unwrap();
+    let services = Services::new(Vec::new());
+    let (before, ends) = {
+        let first = begin(&config);
+        let inside = Client::new(0x0A00_0005, 4000);
+        let left = Snats::new(first.pools.snats()).leaves(now(), Class::Udp, inside, 0, 0);
+        let (mapping, _) = left.unwrap();
+        (first.pools.kept(), (inside.socket(), SocketAddrV4::new(mapping.address.into(), mapping.port)))
+    };
+    for connections in [2048, 20_000] {
+        let directory = Arc::new(Directory::open(parent.path()).unwrap());
+        let threads = Threads { count: 1, begin: &|_| {} };
+        let found = adopt(&directory, connections, &services, threads).unwrap().unwrap();
+        let mappings: Vec<_> = found.mappings.iter().map(|told| (told.inside, told.outside)).collect();
+        assert_eq!((mappings, &found.index.pools), (vec![ends], &before));
+    }
+
+    let files = |start: &Start| start.keep.as_ref().unwrap().directory.names("snat-");
+    let next = begin(&config);
+    let [kept] = &next.pools.kept()[..] else { panic!("one pool") };
+    assert_eq!((kept.key, &kept.addresses), (before[0].key, &before[0].addresses));
+    assert_eq!((files(&next), kept.file == before[0].file), (vec![kept.file.clone()], false));
+
+    // What cannot be understood goes.
+    drop(next);
+    fs::write(parent.path().join(INDEX), "damaged").unwrap();
+    let refused = begin(&config);
+    let [other] = &refused.pools.kept()[..] else { panic!("one pool") };
+    assert!(matches!(refused.origin, Origin::Refused(_)) && other.key != before[0].key);
+    assert_eq!(files(&refused), [other.file.clone()]);
+
+    let without = start(&config, &services, None, &[0]).unwrap();
+    assert_eq!((without.pools.snats().len(), without.pools.kept()), (1, vec![]));
 }
 
 #[test]
