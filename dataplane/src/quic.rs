@@ -8,7 +8,7 @@
 //!   4..18     nonce         /
 //! ```
 //!
-//! An id that leads to no server here is unroutable: its datagram goes where its client's last ones went, and a new client's is scheduled.
+//! An id that leads to no server here is unroutable: its datagram goes to a server that its client has a connection with, and a new client's is scheduled.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -245,8 +245,8 @@ impl<'a> Path<'a> {
     fn named(&self, packet: &Packet, frame: &impl Frame) -> Option<DestId> {
         let Side::Service(index) = packet.side() else { return None };
         let ids = self.snapshot.services[index as usize].quic.as_ref()?;
-        let payload = usize::from(packet.transport) + transport::header_length(Protocol::Udp);
-        let dest = self.snapshot.dest(ids.route(frame.bytes().get(payload..)?)?)?;
+        let segment = frame.bytes().get(usize::from(packet.transport)..)?;
+        let dest = self.snapshot.dest(ids.route(transport::payload(segment)?)?)?;
         dest.up.then_some(dest.id)
     }
 

@@ -79,6 +79,13 @@ impl Transport {
     }
 }
 
+/// What a datagram of UDP carries, by its own length (RFC 768): behind it there may be the padding of a short frame.
+#[inline]
+pub fn payload(segment: &[u8]) -> Option<&[u8]> {
+    let length = u16::from_be_bytes(*segment.get(field::UDP_LENGTH..)?.first_chunk()?);
+    segment.get(header_length(Protocol::Udp)..usize::from(length))
+}
+
 /// Replaces the source port; `delta` is the change of the checksum, pseudo-header included. One of SCTP has to end where its packet does.
 #[inline]
 pub fn set_source(protocol: Protocol, segment: &mut [u8], port: u16, delta: Delta) {

@@ -8,7 +8,7 @@ use dataplane::service::{Helper, Mode, Protocol};
 
 use crate::model::{Fate, Model, Observed};
 use crate::roster;
-use crate::sequence::{Sequence, Step, Which};
+use crate::sequence::{Sent, Sequence, Step, Which};
 use crate::subject::{Subject, Taken};
 use crate::tunnel;
 use crate::wires::Wires;
@@ -38,7 +38,15 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             }
             _ => None,
         };
-        if let Some((service, (port, frame))) = packet {
+        let flow = |sent: &Sent| sent.flow(&services[sent.service % services.len()]);
+        let flow = match step {
+            Step::Packet(sent) => Some(flow(sent)),
+            Step::Error(error) => Some(flow(&error.about)),
+            _ => None,
+        };
+        let is_clear =
+            |port: u16, frame: &[u8]| flow.is_none_or(|flow| !model.is_unclear(now, flow, (port, frame)));
+        if let Some((service, (port, frame))) = packet.filter(|(_, (port, frame))| is_clear(*port, frame)) {
             let (wire, on_wire) = sequence.wires.sent(port, &frame, step.tagged());
             let (port, frame) = sequence.wires.arrives(wire, &on_wire);
             let service = service.map(|service| service % services.len());
@@ -171,6 +179,7 @@ fn kinds(service: &Service) -> impl Iterator<Item = &'static str> {
         (service.proxy, "proxy"),
         (matches!(service.limit, Some(Limit::HalfOpen { .. })), "gate"),
         (service.rosters.is_some(), "at_risk"),
+        (!service.quic.is_empty(), "quic"),
         (service.mode == Mode::Tunnel && service.is_six, "tunnel of six"),
         (is_across, "tunnel across"),
     ];

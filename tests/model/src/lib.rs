@@ -20,13 +20,14 @@
 //! | schedulers but `lblc` and `lblcr`: those without chance exactly; of the others that the server is one that may be chosen, and of those that hash that it stays | a service has one of them |
 //! | `sloppy_tcp`, `one_packet`, persistence with prefixes and quiescent servers, thresholds, lists of sources, rates of all and of each source, how many connections a source has, the gate against floods of SYNs | a service has some of them |
 //! | connections without an entry (`track = "at-risk"`): with whom they are, who has an entry all the same, rosters that change and how long that takes, `all` and back again; errors about them | a service is one of them |
+//! | datagrams of QUIC that name their servers: short and long headers, plain and encrypted ids, those of nobody, servers that are down, an address and port with several servers | a service is one of them |
 //! | servers that go down, are drained or reset, weights, weight 0, MACs that are not known, addresses that move away | steps between packets |
 //! | tagged networks: clients and servers on one wire or two, with a tag or without; tags of other networks, of a priority only, two of them, providers' | a sequence has them or not |
 //! | routing of what concerns no service | a sequence has it or not |
 //! | fragments in any order, overlapping, without a first; options, extension headers, no checksum, MSS, selective acknowledgements, class and ECN, hops that run out, MTU, damage, martians, VLAN tags | [`sequence::Odd`] |
 //! | ICMP errors about requests and replies, from hosts and routers, with 8 bytes quoted, fewer or all, damaged, to somebody else | [`sequence::Error`] |
 //!
-//! Not covered: fragments of source NAT, QUIC's connection ids, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
+//! Not covered: fragments of source NAT, whose a datagram is that names nobody when its address and port has several servers, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
 //! packet (dataplane/tests/lanes.rs has those).
 //!
 //! Twenty thousand sequences, which is what CI has time for, take some twenty seconds of a core in the debug build.
@@ -41,6 +42,7 @@ mod compare;
 mod hashes;
 mod model;
 mod packet;
+pub mod quic;
 pub mod roster;
 mod scheduler;
 mod sctp;

@@ -10,6 +10,7 @@ use dataplane::counters::{Drop, Punt, Traffic, WorkerCounters};
 use dataplane::engine::{BURST, Engine, Verdict, reset};
 use dataplane::fib::{Address, Adjacency, Fib, Fibs, Route, Via};
 use dataplane::fragments::Waiting;
+use dataplane::quic::ServerId;
 use dataplane::scheduler::{FLOW_KEY, NextRoster, RosterMember, RosterSpec, Rosters};
 use dataplane::service::{Limits, Mode, Protocol, Scheduler, State, Timeouts};
 use dataplane::snapshot::{DestSpec, Incoming, Part, Pool, PortSpec, ServiceSpec, Snapshot, TunnelSpec};
@@ -19,6 +20,7 @@ use dataplane::vlan::{self, Tag, Vlans};
 
 use crate::hashes;
 use crate::model::{Class, Mapped};
+use crate::quic;
 use crate::roster::{self, Roster};
 use crate::sequence::Sequence;
 use crate::wires::Wires;
@@ -203,11 +205,11 @@ impl Subject {
     }
 
     /// The local addresses and ports of connections by full NAT.
-    pub fn locals(&self, now: u64) -> Vec<(Flow, SocketAddr)> {
+    pub fn locals(&self, now: u64) -> Vec<(Flow, usize, SocketAddr)> {
         if self.services.iter().all(|service| service.mode != Mode::Fullnat) {
             return Vec::new();
         }
-        self.listed(now).filter_map(|one| Some((one.flow, one.local?))).collect()
+        self.listed(now).filter_map(|one| Some((one.flow, one.server, one.local?))).collect()
     }
 
     /// What these inside addresses and ports are outside, as far as they are anything.
@@ -338,6 +340,7 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
         weight: server.weight,
         last_weight: server.weight,
         limits: server.limits.map(|(upper, lower)| Limits { upper, lower }),
+        quic_id: server.quic_id.as_ref().and_then(|id| ServerId::new(id)),
         up: server.up,
         listed: server.leaving.is_none(),
         returning: server.leaving.is_none(),
@@ -367,6 +370,7 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
             .sources
             .as_ref()
             .map(|sources| Arc::new(Sources::new(sources.allow.as_deref(), &sources.deny))),
+        quic: service.quic.iter().map(config).collect(),
         rosters: service.rosters.as_ref().map(|rosters| rosters_of(number, service, rosters)),
         limiter: Kept::default().limiter(service.limit.map(|limit| limit_of(limit, service.is_six)), [5, 7]),
         tunnel: TunnelSpec {
@@ -378,6 +382,10 @@ fn spec(number: usize, service: &Service) -> ServiceSpec {
         part: service.is_marked.then_some(Part::Home),
         ..ServiceSpec::new(address, protocol, service.mode)
     }
+}
+
+fn config(&quic::Config { number, server_id, nonce, key }: &quic::Config) -> dataplane::quic::Config {
+    dataplane::quic::Config { number, server_id, nonce, key }
 }
 
 fn dest_id(number: usize, server: usize) -> DestId {

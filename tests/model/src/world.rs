@@ -19,6 +19,7 @@ use dataplane::snapshot::MssClamp;
 use dataplane::snat::SnatTimeouts;
 use dataplane::wire::tunnel::Encapsulation;
 
+use crate::quic::Config;
 use crate::roster::Rosters;
 
 /// The MACs of the ports. Of networks on one wire they would be the same; here a network keeps its own, so that one taken for the other is seen.
@@ -71,6 +72,8 @@ pub struct Service {
     pub is_at_risk: bool,
     /// If that is so, or has been so a while ago: by which servers the others go.
     pub rosters: Option<Rosters>,
+    /// How its servers write themselves into the connection ids of QUIC, if they do.
+    pub quic: Vec<Config>,
     /// How many servers it has, and what is said of each.
     pub servers: Vec<Server>,
 }
@@ -193,6 +196,8 @@ pub struct Server {
     pub is_across: bool,
     /// Whether the router knows its MAC.
     pub is_known: bool,
+    /// As whom datagrams name it.
+    pub quic_id: Option<Vec<u8>>,
     /// The upper and lower threshold.
     pub limits: Option<(u32, u32)>,
 }

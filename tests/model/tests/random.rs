@@ -37,7 +37,7 @@ const IN_EVERY_MODE: [&str; 23] = [
 ];
 
 /// What they meet in one, or because of something else that is special about them.
-const IN_ONE: [(&str, &str); 65] = [
+const IN_ONE: [(&str, &str); 74] = [
     ("all_ports", "forward"),
     ("all_ports", "hold"),
     ("all_ports", "icmp_error"),
@@ -82,6 +82,15 @@ const IN_ONE: [(&str, &str); 65] = [
     ("proxy", "bad_transport_header"),
     ("proxy", "forward"),
     ("proxy", "no_local_port"),
+    ("quic", "forward"),
+    ("quic", "hold"),
+    ("quic", "icmp_error"),
+    ("quic", "no_local_port"),
+    ("quic", "no_server"),
+    ("quic", "rate_limited"),
+    ("quic", "source_denied"),
+    ("quic", "too_big"),
+    ("quic", "unresolved"),
     ("sctp", "forward"),
     ("sctp", "icmp_error"),
     ("sctp", "no_connection"),

@@ -48,6 +48,18 @@ fn a_client_that_moves_stays_with_its_server() {
 }
 
 #[test]
+fn what_stands_behind_a_datagram_is_none_of_it() {
+    let scheduled = sent(&rig(Mode::Nat, false), CLIENT, 0);
+    for server in 1..=3 {
+        let mut frame = datagram(CLIENT, server);
+        // Its last byte is padding, without which the id is too short.
+        frame[39] -= 1;
+        assert_eq!(rig(Mode::Nat, false).push(WAN, &mut frame), Verdict::Forward(LAN));
+        assert_eq!(frame[5], scheduled, "{server}");
+    }
+}
+
+#[test]
 fn replies_of_each_server_are_the_services() {
     let rig = rig(Mode::Nat, false);
     for n in [1, 3] {

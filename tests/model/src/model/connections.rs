@@ -64,7 +64,9 @@ impl Model {
         if !self.services[number].one_packet {
             self.may_have_another(number, client.ip())?;
         }
-        self.note_template(frame, number, client.ip(), server);
+        if self.named(&frame.packet, number).is_none() {
+            self.note_template(frame, number, client.ip(), server);
+        }
         let local = self.take_local(frame, number, server, flow)?;
         self.count_connection(number, server);
         if self.services[number].one_packet
@@ -98,10 +100,8 @@ impl Model {
     pub(super) fn enter(&mut self, connection: Connection) {
         let (services, now, flow) = (&self.services, self.now, connection.flow);
         self.connections.retain(|old| {
-            let is_this = old.flow == flow;
-            let is_stale = (old.flow.client, old.flow.protocol) == (flow.client, flow.protocol)
-                && is_over(old, &services[old.service], now);
-            !is_this && !is_stale
+            (old.flow.client, old.flow.protocol) != (flow.client, flow.protocol)
+                || !is_over(old, &services[old.service], now)
         });
         self.begun += 1;
         self.connections.push(Connection { number: self.begun, ..connection });

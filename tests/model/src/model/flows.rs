@@ -23,15 +23,18 @@ impl Model {
         if packet.hops() <= 1 {
             return Fate::Drop("ttl_expired");
         }
-        let known = self.find_by_client(flow);
-        let known = match known {
-            // What is over, or its server dead, is forgotten, be there another server or not.
-            Some(index) if self.begins_anew(index, flags) => {
-                self.connections.remove(index);
-                self.note_limits();
-                None
+        let named = self.service_at(flow.destination, protocol, frame.port);
+        let named = named.and_then(|service| Some((service, self.named(packet, service)?)));
+        let is_its = |one: &Connection| named.is_none_or(|named| (one.service, one.server) == named);
+        let known = loop {
+            match self.find(|one| one.flow == flow && is_its(one)) {
+                // What is over, or its server dead, is forgotten, be there another server or not.
+                Some(index) if self.begins_anew(index, flags) => {
+                    self.connections.remove(index);
+                    self.note_limits();
+                }
+                known => break known,
             }
-            known => known,
         };
         let (service, server) = match known {
             Some(index) if self.is_to_end(index) && flags & RST == 0 => {
@@ -70,7 +73,7 @@ impl Model {
             Mode::Nat => packet.readdress(End::Destination, address.ip(), Some(address.port())),
             Mode::Fullnat => {
                 let index =
-                    self.find_by_client(flow).filter(|&index| self.connections[index].server == server);
+                    self.find(|one| one.flow == flow && (one.service, one.server) == (service, server));
                 let local = index.and_then(|index| Some((index, self.connections[index].local?)));
                 let Some((index, local)) = local else { return Fate::Drop("no_local_port") };
                 if let Err(why) = self.introduce(&mut packet, index) {
@@ -94,8 +97,8 @@ impl Model {
 
     /// As whom this server knows a client, as long as the connection lives.
     pub(super) fn local_of(&self, server: usize, flow: Flow) -> Option<SocketAddr> {
-        let connection = &self.connections[self.find_by_client(flow)?];
-        connection.local.filter(|_| connection.server == server)
+        let index = self.find(|one| one.flow == flow && one.server == server)?;
+        self.connections[index].local
     }
 
     /// The connection by NAT of a client with a real server's address and port; one at the very port goes before one of a service of all ports.

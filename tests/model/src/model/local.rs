@@ -51,7 +51,8 @@ impl Model {
         let (addresses, ports) = (world::local_addresses(service.is_six), &service.local_ports);
         let is_its = |one: &Claim| one.is_for(number, server, flow);
         let others = || self.claims.iter().filter(|one| one.flow.protocol == flow.protocol && !is_its(one));
-        let Some(&(_, local)) = frame.observed.locals.iter().find(|one| one.0 == flow) else {
+        let local = frame.observed.locals.iter().find(|one| (one.0, one.1) == (flow, server));
+        let Some(&(.., local)) = local else {
             let of_pool = others()
                 .filter(|one| addresses.contains(&one.local.ip()) && ports.contains(&one.local.port()));
             let is_full = of_pool.count() == addresses.len() * ports.len();

@@ -18,6 +18,7 @@ mod ipsec;
 mod local;
 mod persistence;
 mod proxy;
+mod quic;
 mod routing;
 mod scheduling;
 mod sending;
@@ -110,8 +111,8 @@ pub struct Observed {
     pub begun: Option<usize>,
     /// Before it: service, client and server.
     pub templates: Vec<(usize, IpAddr, usize)>,
-    /// After it, of connections by full NAT: as whom its server knows a client.
-    pub locals: Vec<(Flow, SocketAddr)>,
+    /// After it, of connections by full NAT with a server: as whom that knows a client.
+    pub locals: Vec<(Flow, usize, SocketAddr)>,
     /// Before and after it, of source NAT.
     pub mapped: (Vec<Mapped>, Vec<Mapped>),
 }

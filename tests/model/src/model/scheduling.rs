@@ -34,6 +34,9 @@ impl Model {
     ) -> Result<usize, Fate> {
         let service = &self.services[number].clone();
         let Flow { client, destination, .. } = flow;
+        if let Some(server) = self.named(&frame.packet, number) {
+            return Ok(server);
+        }
         if ftp::is_of_data(service, destination.port()) {
             // To all others the port is nobody's.
             return self.controlled(frame, number, flow).ok_or(Fate::Punt("no_service"));

@@ -8,6 +8,7 @@ mod ftp;
 mod ipsec;
 mod odd;
 mod passing;
+mod quic;
 mod sent;
 mod services;
 mod talk;
@@ -29,6 +30,8 @@ pub use self::ipsec::{Secured, Security};
 pub use self::odd::Odd;
 use self::passing::passing;
 pub use self::passing::{Course, Passing};
+pub use self::quic::Datagram;
+use self::quic::datagram;
 pub use self::sent::Sent;
 use self::sent::sent;
 use self::services::{services, snat};
@@ -155,6 +158,7 @@ fn step() -> impl Strategy<Value = Step> {
     let which = (0..3usize, 0..SERVERS);
     prop_oneof![
         24 => sent().prop_map(Step::Packet),
+        3 => datagram().prop_map(Step::Packet),
         3 => error().prop_map(Step::Error),
         8 => passing().prop_map(Step::Passing),
         3 => ticks.prop_map(Step::Wait),

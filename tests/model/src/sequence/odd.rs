@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::Datagram;
 use super::ftp::Said;
 use crate::wires::Tagged;
 
@@ -49,6 +50,10 @@ pub enum Odd {
     ToServer,
     /// A packet of this protocol.
     OtherProtocol(u8),
+    /// UDP to a connection id of QUIC.
+    Quic(Datagram),
+    /// UDP with this behind its header, and bytes behind the packet.
+    Payload(Vec<u8>, usize),
     /// A fragment, of the datagram with this identification the part with this number: 0, 1 or 2.
     Part(u8, u8),
 }

@@ -107,8 +107,15 @@ impl Sent {
     ) -> (u16, Vec<u8>) {
         let service = &services[self.service % services.len()];
         let (port, source, destination) = self.ends(service, known);
-        let ip = self.packet(source, destination, self.flow(service).protocol);
-        self.framed(port, service.is_six, ip)
+        let odd = match &self.odd {
+            Some(Odd::Quic(datagram)) => {
+                datagram.payload(service).map(|payload| Odd::Payload(payload, datagram.behind))
+            }
+            odd => odd.clone(),
+        };
+        let its = Sent { odd, ..self.clone() };
+        let ip = its.packet(source, destination, self.flow(service).protocol);
+        its.framed(port, service.is_six, ip)
     }
 
     /// The port that it comes in on, its source and its destination.
@@ -150,7 +157,7 @@ impl Sent {
         match self.odd {
             Some(Odd::To(mac)) => to = mac,
             Some(Odd::EtherType(other)) => ether_type = other,
-            Some(Odd::Longer(more)) => ip.resize(ip.len() + more, 0xEE),
+            Some(Odd::Longer(more) | Odd::Payload(_, more)) => ip.resize(ip.len() + more, 0xEE),
             _ => {}
         }
         let mut frame = [&to[..], &[2, 0, 0, 0, 9, 9], &ether_type.to_be_bytes(), &ip].concat();
@@ -169,7 +176,7 @@ impl Sent {
     }
 
     /// Of the service's packets and of those of its client.
-    pub(super) fn flow(&self, service: &Service) -> Flow {
+    pub(crate) fn flow(&self, service: &Service) -> Flow {
         let face = &service.faces[self.face % service.faces.len()];
         Flow {
             protocol: face.protocol,

@@ -10,11 +10,13 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::at_risk::{at_risk, with_tracking};
+use super::quic::{configs, with_ids};
 use crate::world::{self, Face, LAN, Limit, SERVERS, Server, Service, Snat, Sources, Tunnel, WAN};
 
 /// One to three of them.
 pub(super) fn services() -> impl Strategy<Value = Vec<Service>> {
-    let service = (service(), at_risk()).prop_map(|(service, wish)| with_tracking(service, wish));
+    let service = (service(), at_risk(), configs())
+        .prop_map(|(service, wish, configs)| with_ids(with_tracking(service, wish), configs));
     prop::collection::vec((service, any::<bool>()), 1..=3).prop_map(placed)
 }
 
@@ -126,7 +128,7 @@ fn service() -> impl Strategy<Value = Service> {
     let scheduler = prop_oneof![24 => others, 1 => Just(Scheduler::Maglev)];
     let kind = (
         prop::bool::weighted(0.3),
-        prop_oneof![6 => Just(Protocol::Tcp), 3 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)],
+        prop_oneof![12 => Just(Protocol::Tcp), 6 => Just(Protocol::Udp), 3 => Just(Protocol::Sctp)],
         prop_oneof![6 => Just(Mode::Nat), 3 => Just(Mode::Dr), 2 => Just(Mode::Tunnel), 3 => Just(Mode::Fullnat)],
         scheduler,
         any::<(bool, bool)>(),
@@ -214,6 +216,7 @@ fn service() -> impl Strategy<Value = Service> {
             limit,
             is_at_risk: false,
             rosters: None,
+            quic: Vec::new(),
             servers,
         }
     })
@@ -266,7 +269,7 @@ fn server() -> impl Strategy<Value = Server> {
     let (is_up, is_known, is_across) =
         (prop::bool::weighted(0.9), prop::bool::weighted(0.9), prop::bool::weighted(0.3));
     (weight, is_up, is_known, is_across, limits).prop_map(|(weight, up, is_known, is_across, limits)| {
-        Server { weight, up, leaving: None, is_across, is_known, limits }
+        Server { weight, up, leaving: None, is_across, is_known, quic_id: None, limits }
     })
 }
 

@@ -38,7 +38,14 @@ impl Sent {
     }
 
     pub(crate) fn segment(&self, source: SocketAddr, destination: SocketAddr, protocol: Protocol) -> Vec<u8> {
-        let payload = if matches!(self.odd, Some(Odd::Part(..))) { PARTED } else { self.payload };
+        let counted = |length: usize| (0..length).map(|byte| byte as u8).collect();
+        let behind = match &self.odd {
+            Some(Odd::Part(..)) => counted(PARTED),
+            Some(Odd::Payload(bytes, _)) => bytes.clone(),
+            Some(Odd::Said(said)) if protocol == Protocol::Tcp => said.by(source.ip()).bytes().collect(),
+            _ => counted(self.payload),
+        };
+        let payload = behind.len();
         let mut segment = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
         match protocol {
             Protocol::Tcp => {
@@ -56,12 +63,7 @@ impl Sent {
             }
             Protocol::Udp => segment.extend([((8 + payload) >> 8) as u8, (8 + payload) as u8, 0, 0]),
         }
-        match &self.odd {
-            Some(Odd::Said(said)) if protocol == Protocol::Tcp => {
-                segment.extend(said.by(source.ip()).bytes())
-            }
-            _ => segment.extend((0..payload).map(|byte| byte as u8)),
-        }
+        segment.extend(behind);
         if protocol == Protocol::Sctp {
             let checksum = sctp::checksum(&segment);
             segment[8..12].copy_from_slice(&checksum);
