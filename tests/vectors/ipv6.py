@@ -94,10 +94,10 @@ def extensions(vector, way):
     chains.append(IPv6ExtHdrFragment(offset=0, m=0, id=7))
     for layer in [TCP, UDP]:
         for chain in chains:
-            request = lambda to, port, hops: ip(CLIENT, to, hops) / chain.copy() / segment(layer, 40112, port, b"data")
+            request = lambda to, port, hops: ip(CLIENT, to, hops) / chain / segment(layer, 40112, port, b"data")
             vector.forward(*way.request(layer, request))
             if way.name == "nat":
-                reply = lambda source, port, hops: ip(source, CLIENT, hops) / chain.copy() / segment(layer, port, 40112, b"data", "SA")
+                reply = lambda source, port, hops: ip(source, CLIENT, hops) / chain / segment(layer, port, 40112, b"data", "SA")
                 vector.forward(*way.reply(layer, reply))
         port = PORTS[layer][0]
         for chain in [routing(1), hop_by_hop() / routing(1)]:
@@ -208,13 +208,13 @@ def icmp(vector, way):
             for length in [48, 1000]:
                 # About a reply, by the client or by a router on the way to it.
                 for reporter in [CLIENT, ROUTER]:
-                    error = lambda to, port, hops: ip(reporter, to, hops) / kind.copy() / Raw(bytes(answered(to, port, 63))[:length])
+                    error = lambda to, port, hops: ip(reporter, to, hops) / kind / Raw(bytes(answered(to, port, 63))[:length])
                     vector.forward(*way.request(layer, error))
                 # About a request, by the server or a router before it: to the client it is the service that says so.
                 for reporter in [SERVER, INSIDE] if way.name == "nat" else []:
                     def error(to, port, hops):
                         source = reporter if to == SERVER else to
-                        return ip(source, CLIENT, hops) / kind.copy() / Raw(bytes(asked(to, port, 63))[:length])
+                        return ip(source, CLIENT, hops) / kind / Raw(bytes(asked(to, port, 63))[:length])
                     vector.forward(*way.reply(layer, error))
         if way.name == "nat":
             # Extension headers in what is quoted, and before the error.

@@ -4,6 +4,7 @@ A mode is two pairs of ends, one on each side of the router; all that is sent is
 changes nothing else is so checked of all modes by the same packets.
 """
 
+import functools
 import ipaddress
 
 from scapy.layers.inet import GRE, ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR
@@ -114,7 +115,8 @@ class Tunnel(Mode):
             # RFC 2003, section 3.1; RFC 4213, section 3.2.1: all that is sent here is short enough.
             outer = IP(src="10.0.0.1", dst=self.server, ttl=64, id=max(self.number(packet, who >> 4), 1), proto=self.protocol,
                        tos=traffic_class, flags="DF" if self.family is FOUR and packet.flags.DF else 0)
-        return outer / self.headers(self.family, 0xC000 | who >> 4) / packet if self.headers else outer / packet
+        inside = Raw(bytes(packet))
+        return outer / self.headers(self.family, 0xC000 | who >> 4) / inside if self.headers else outer / inside
 
     def number(self, packet, who):
         """RFC 6864 leaves it to us, unless two packets at a time have the same one."""
@@ -302,7 +304,7 @@ def options(mode, vector):
         if mode.takes_options:
             headers += [pad(IPv6ExtHdrHopByHop, 4), pad(IPv6ExtHdrHopByHop, 4) / pad(IPv6ExtHdrDestOpt, 4)]
         build = lambda layer, header, flag: lambda source, to, hops: (
-            ip(source[0], to[0], hops) / header.copy() / layer(sport=source[1], dport=to[1], **flags(layer, flag)) / Raw(b"data"))
+            ip(source[0], to[0], hops) / header / layer(sport=source[1], dport=to[1], **flags(layer, flag)) / Raw(b"data"))
     for layer in [TCP, UDP]:
         begin(mode, vector, layer)
         for header in headers:
@@ -329,7 +331,7 @@ class Datagram:
     """Four fragments, as they come and as they leave (RFC 791, section 3.2; RFC 8200, section 4.5)."""
 
     def __init__(self, mode, vector, send, number, layer, whole=None):
-        protocol, whole = NUMBERS[layer], whole or large(layer)
+        protocol, whole = NUMBERS[layer], functools.cache(whole or large(layer))
         def build(index):
             def of(source, to, hops):
                 data = bytes(whole(source, to, hops))[20 if mode.family is FOUR else 40:]
@@ -420,6 +422,7 @@ def icmp(mode, vector):
     header = 20 if mode.family is FOUR else 40
     for layer in [TCP, UDP]:
         begin(mode, vector, layer)
+        quoted = functools.cache(lambda source, to, text, flag: bytes(packet(layer, source, to, 63, text, **flags(layer, flag))))
         for error in errors(mode.family):
             for length in [header + 8, 1000]:
                 for reporter in [mode.near(layer)[0][0], mode.near_router]:
@@ -427,14 +430,12 @@ def icmp(mode, vector):
                         sender = reporter
                         if is_far and (mode.reports_as_local or reporter == mode.near(layer)[0][0]):
                             sender = source[0]
-                        quote = bytes(packet(layer, to, source, 63, b"an answer, quoted", **flags(layer, "SA")))[:length]
-                        return ip(sender, to[0], hops) / error.copy() / Raw(quote)
+                        return ip(sender, to[0], hops) / error / Raw(quoted(to, source, b"an answer, quoted", "SA")[:length])
                     mode.request(vector, layer, lambda *ends: about_reply(*ends, ends[2] == 63))
                 for reporter in [mode.far(layer)[1][0], mode.far_router] if mode.has_replies else []:
                     def about_request(source, to, hops, is_near):
                         sender = source[0] if reporter == mode.far(layer)[1][0] or is_near and mode.hides_reporters else reporter
-                        quote = bytes(packet(layer, to, source, 63, b"a question, quoted", **flags(layer, "S")))[:length]
-                        return ip(sender, to[0], hops) / error.copy() / Raw(quote)
+                        return ip(sender, to[0], hops) / error / Raw(quoted(to, source, b"a question, quoted", "S")[:length])
                     mode.reply(vector, layer, lambda *ends: about_request(*ends, ends[2] == 63))
 
 
@@ -442,7 +443,7 @@ def of_sctp(chunks, damage=0, tag=0x1234ABCD):
     """A packet of these chunks; scapy makes the CRC32c (RFC 9260, appendix A) from all of it. A CRC is linear, so one with some bits flipped stays
     so, whatever else is changed and mended."""
     def build(source, to, hops):
-        packet = SCTP(sport=source[1], dport=to[1], tag=tag) / chunks.copy()
+        packet = SCTP(sport=source[1], dport=to[1], tag=tag) / chunks
         if damage:
             packet.chksum = SCTP(bytes(packet)).chksum ^ damage
         return ip(source[0], to[0], hops) / packet
@@ -510,12 +511,11 @@ def sctp_fragments(mode, vector):
 def sctp_errors(mode, vector):
     """About an association: 8 bytes of it, which are ports and tag, and all, with the checksum as it was there."""
     header = 20 if mode.family is FOUR else 40
+    quoted = functools.cache(lambda source, to, text: bytes(of_sctp(SCTPChunkData(tsn=200, data=text))(source, to, 63)))
     for error in errors(mode.family):
         for length in [header + 8, 1000]:
             def about(text):
-                quoted = of_sctp(SCTPChunkData(tsn=200, data=text))
-                return lambda source, to, hops: (ip(source[0], to[0], hops) / error.copy()
-                                                 / Raw(bytes(quoted(to, source, 63))[:length]))
+                return lambda source, to, hops: ip(source[0], to[0], hops) / error / Raw(quoted(to, source, text)[:length])
             mode.request(vector, SCTP, about(b"an answer, quoted"))
             if mode.has_replies:
                 mode.reply(vector, SCTP, about(b"a question, quoted"))

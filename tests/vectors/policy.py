@@ -237,9 +237,9 @@ def gate(by, family):
 
 
 def ftp(by, family):
-    """helper = "ftp": with a control connection, data connections go the same way: to ports of the server from 1024 on, and from its port 20 (RFC 959, RFC
-    2428). Of the replies only 227 names the server, and only that is changed, if it names the server itself: the prose gives way, so that the stream keeps its length
-    (RFC 1123, section 4.1.2.6: of the reply clients read the numbers alone)."""
+    """helper = "ftp": with a control connection, data connections go the same way: to ports of the server from 1024 on, and from its port 20 (RFC 959,
+    RFC 2428). Of the replies only 227 names the server, and only that is changed, if it names the server itself: the prose gives way, so that the
+    stream keeps its length (RFC 1123, section 4.1.2.6: of the reply clients read the numbers alone)."""
     vector = named(by, family, "ftp")
     service = by(vector, family, 50)
     client, server, stranger = family.client, family.other, family.neighbour
@@ -291,15 +291,15 @@ def quic(by, family):
 
 
 def ipsec(by, family):
-    """ESP and AH have no ports: they go with the connection of IKE of the same two, whose keys protect them (RFC 4302, RFC 4303; RFC 7296). NAT changes the addresses
-    alone; AH protects those, and is nobody's then."""
+    """ESP and AH have no ports: they go with the connection of IKE of the same two, whose keys protect them (RFC 4302, RFC 4303; RFC 7296). NAT
+    changes the addresses alone; AH protects those, and is nobody's then."""
     vector = named(by, family, "ipsec")
     service = by(vector, family)
     esp = lambda number: ESP(spi=0xC0FFEE00, seq=number, data=bytes(range(64)))
     ah = lambda number: AH(spi=7, seq=number, icv=b"twelve bytes", nh=59)
 
     def request(client, server, what):
-        service.forward(lambda to, _, hops: ip(client, to, hops) / what.copy(), (client, 500), 500, (server, 500))
+        service.forward(lambda to, _, hops: ip(client, to, hops) / what, (client, 500), 500, (server, 500))
 
     def reply(client, server, what):
         if service.has_replies:

@@ -1,5 +1,7 @@
 """What tunnels have beyond what every mode has (matrix.py): errors about the packet around, and the segment size that fits."""
 
+import functools
+
 from scapy.layers.inet import ICMP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem, ICMPv6TimeExceeded
 from scapy.layers.l2 import Ether
@@ -26,23 +28,23 @@ def outer_errors(mode):
     vector = Vector(f"{mode.name}-outer-errors")
     own, server, reporter = [("10.0.0.1", "10.0.0.11", "10.0.0.99"), ("2001:db8:a::1", "2001:db8:a::11", "2001:db8:a::99")][mode.over is SIX]
 
-    def reported(quote, error, verdict, by=reporter, **more):
+    def reported(quote, error, verdict, by=reporter):
         report = ip(by, own) / error / Raw(quote)
         vector.punt("lan", Ether(dst=LAN, src=mac(by)) / report, verdict)
 
     for layer in [UDP, TCP]:
-        sent = lambda client_port=40112: bytes(mode.outside(packet(
-            layer, (mode.family.client, client_port), mode.near(layer)[1], 63, b"a question, quoted", **flags(layer, "S")), layer))
+        sent = functools.cache(lambda client_port=40112: bytes(mode.outside(packet(
+            layer, (mode.family.client, client_port), mode.near(layer)[1], 63, b"a question, quoted", **flags(layer, "S")), layer)))
         begin(mode, vector, layer)
         # All, and as much as has the ports and the eight bytes that they are in.
         headers = len(sent()) - len(b"a question, quoted") - (20 if layer is TCP else 8)
         for error in errors(mode.over):
             for length in [headers + 8, 1000]:
                 for by in [reporter, server]:
-                    reported(sent()[:length], error.copy(), "tunnel_error" if is_told(error) else "icmp", by)
+                    reported(sent()[:length], error, "tunnel_error" if is_told(error) else "icmp", by)
         unreachable = ICMPv6DestUnreach(code=0) if mode.over is SIX else ICMP(type=3, code=1)
-        reported(sent()[:headers + 7], unreachable.copy(), "icmp")
-        reported(sent(7), unreachable.copy(), "icmp")
+        reported(sent()[:headers + 7], unreachable, "icmp")
+        reported(sent(7), unreachable, "icmp")
         # Damaged on its way, or made up.
         damaged = unreachable.copy()
         damaged.setfieldval("cksum" if mode.over is SIX else "chksum", 0x1234)
@@ -50,7 +52,7 @@ def outer_errors(mode):
     return vector
 
 
-# Of services whose SYNs tell no more than what fits: what is inside, what it is in, the encapsulation's own bytes.
+# Services whose SYNs tell no more than this: the link without TCP, IP and the IP around.
 CLAMPED = [
     (Tunnel("", "192.0.2.20"), 1500 - 20 - 40),
     (Tunnel("", "2001:db8::25", inside=SIX, outside=SIX), 1500 - 40 - 60),

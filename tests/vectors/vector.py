@@ -3,12 +3,12 @@
 import ipaddress
 import logging
 import os
+import struct
 
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
-from scapy.utils import wrpcap
 
 # A runt is no frame of Ethernet, which scapy would say each time.
 logging.getLogger("scapy").setLevel(logging.ERROR)
@@ -49,7 +49,7 @@ class Vector:
 
     def __init__(self, name):
         self.name, self.now = name, 1_000_000_000_000_000  # microseconds
-        # Frames, each with its port, in the order in which they come and leave.
+        # Port, time in microseconds and bytes of each frame, in the order in which they come and leave.
         self.came, self.left, self.verdicts = [], [], []
 
     def wait(self, seconds):
@@ -74,22 +74,24 @@ class Vector:
     def release(self, came, to, rewritten, verdict="forward"):
         """To a port; of what is Linux', which nothing leaves for, under a name."""
         if rewritten:
-            rewritten.time = came.time
-            self.left.append((to, rewritten))
+            self.left.append((to, came.time, bytes(rewritten)))
         self.verdicts.append(f"{verdict} {to}")
 
     def come(self, port, frame):
         self.now += 1_000
-        frame.time = self.now / 1e6
-        self.came.append((port, frame))
+        frame.time = self.now
+        self.came.append((port, self.now, bytes(frame)))
 
     def write(self, directory):
         directory = os.path.join(directory, self.name)
         os.makedirs(directory, exist_ok=True)
         for way, passed in [("in", self.came), ("out", self.left)]:
-            for port in {port for port, _ in passed}:
-                frames = [frame for at, frame in passed if at == port]
-                wrpcap(os.path.join(directory, f"{port}.{way}.pcap"), frames, linktype=1)
+            for port in {port for port, _, _ in passed}:
+                with open(os.path.join(directory, f"{port}.{way}.pcap"), "wb") as file:
+                    # Ethernet, and microseconds.
+                    file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+                    for time, frame in [(time, frame) for at, time, frame in passed if at == port]:
+                        file.write(struct.pack("<IIII", *divmod(time, 1_000_000), len(frame), len(frame)) + frame)
         with open(os.path.join(directory, "verdicts"), "w") as file:
             file.writelines(line + "\n" for line in self.verdicts)
 
