@@ -24,6 +24,7 @@ sys.dont_write_bytecode = True
 import ipv6
 import matrix
 import policy
+import snat
 import tunnels
 import vlan
 from vector import (CLIENT, FOUR, GATEWAY, NEIGHBOUR, OTHER, ROUTER, SERVER, SIX, VIP, WAN, Nat, Vector, at_lan, at_wan, ip, mac,
@@ -265,6 +266,7 @@ if __name__ == "__main__":
         *ipv6.vectors(),
         *matrix.vectors(),
         *tunnels.vectors(),
+        *snat.vectors(),
         *policy.vectors(),
     ]
     for vector in [*vectors, *vlan.vectors(vectors)]:

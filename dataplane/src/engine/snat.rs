@@ -9,6 +9,7 @@
 //!   hairpin  inside > pool          becomes   pool > another inside
 //!   an error about what went out:   X > pool, quoted pool > Y      becomes  X > inside, quoted inside > Y
 //!   an error about what came in:    inside > Y, quoted Y > inside  becomes  pool > Y, quoted Y > pool
+//!   and both in one where hosts inside have met (RFC 5508, REQ-7)
 //! ```
 //!
 //! An error changes no mapping and keeps none alive (RFC 5508, section 4). What has no ports does not leave, nor does the answer to a ping:
@@ -186,10 +187,10 @@ fn carry(path: &Path<'_>, frame: &mut impl Frame, ip: &Ip<u32>, kind: &Kind) -> 
             snats.from_inside(now, class, inside).map(Some).ok_or(Refused::None)
         }
         // Who says it may be a router further inside.
-        (&Kind::Error { class, destination: (address, port), .. }, true) if !is_back => {
+        (&Kind::Error { class, destination: (address, port), .. }, true) => {
             snats.from_inside(now, class, Client::new(address, port)).map(Some).ok_or(Refused::None)
         }
-        (Kind::Reply(_) | Kind::Error { .. } | Kind::Other, true) => Err(Refused::None),
+        (Kind::Reply(_) | Kind::Other, true) => Err(Refused::None),
     };
     let outwards = match outwards {
         Ok(mapping) => mapping,

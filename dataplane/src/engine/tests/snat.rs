@@ -114,6 +114,32 @@ fn who_shares_the_pool_may_meet_at_its_addresses() {
     assert_eq!(pass(&rig, LAN, out(Protocol::Udp, INSIDE, &from, 0), LAN), (one, "10.0.0.7:9".to_owned()));
 }
 
+/// RFC 5508, REQ-7: each of two who have met is told of its own packet, and by whom it has sent it to.
+#[test]
+fn who_has_met_there_is_told_of_errors() {
+    let rig = rig();
+    for (protocol, flags) in [(Protocol::Udp, 0), (Protocol::Tcp, SYN)] {
+        let to = pass(&rig, LAN, out(protocol, INSIDE, PEER, flags), WAN).0;
+        let mut sent = out(protocol, "10.0.0.7:9", &to, flags);
+        let as_sent = quoted(&[&[0; 28][..], &sent].concat());
+        assert_eq!(rig.push(LAN, &mut sent), Verdict::Route(LAN));
+        let outside = quoted(&[&[0; 28][..], &sent].concat()).0;
+        for says in ["10.0.0.5", "10.0.0.9"] {
+            let mut about = error(LAN_MAC, says, POOL, &sent);
+            assert_eq!(rig.push(LAN, &mut about), Verdict::Route(LAN));
+            assert_eq!(
+                (&about[26..34], quoted(&about)),
+                (&[192, 0, 2, 50, 10, 0, 0, 7][..], as_sent.clone())
+            );
+            assert_eq!(checksum::sum(&about[34..]), 0xFFFF);
+        }
+        // About a packet that nobody has sent there.
+        let never = out(protocol, &outside, "10.0.0.8:7", flags);
+        let mut about = error(LAN_MAC, "10.0.0.8", POOL, &never);
+        assert_eq!(rig.push(LAN, &mut about), Verdict::Drop(Drop::SnatNone));
+    }
+}
+
 #[test]
 fn a_real_server_may_begin_from_its_services_port() {
     let rig = rig();

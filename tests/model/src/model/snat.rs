@@ -95,10 +95,8 @@ impl Model {
                 What::Ports(class, port, _) => self.leave(frame, &snat, class, (packet.source, port).into()),
                 What::Request(id) => self.leave(frame, &snat, Class::Echo, (packet.source, id).into()),
                 // Whoever reports may be a router inside.
-                What::Error(class, _, inside) if !is_back => {
-                    self.outside_of(frame, class, inside).ok_or("snat_none")
-                }
-                What::Reply(_) | What::Error(..) | What::Other => Err("snat_none"),
+                What::Error(class, _, inside) => self.outside_of(frame, class, inside).ok_or("snat_none"),
+                What::Reply(_) | What::Other => Err("snat_none"),
             };
             match leaves {
                 Ok(outside) => Some(outside),
