@@ -395,7 +395,7 @@ fn mappings_of_source_nat_are_found_beside_the_table() {
     let refused = begin(&config);
     let [other] = &refused.pools.kept()[..] else { panic!("one pool") };
     assert!(matches!(refused.origin, Origin::Refused(_)) && other.key != before[0].key);
-    assert_eq!(files(&refused), [other.file.clone()]);
+    assert_eq!(files(&refused), std::slice::from_ref(&other.file));
 
     let without = start(&config, &services, None, &[0]).unwrap();
     assert_eq!((without.pools.snats().len(), without.pools.kept()), (1, vec![]));
