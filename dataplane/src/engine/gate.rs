@@ -62,6 +62,9 @@ impl<'a> Path<'a> {
         service: &Service,
         packet: &Packet,
     ) -> Result<Gated<'a>, Verdict> {
+        if packet.is_ftp_data() {
+            return Err(Verdict::Punt(Punt::NoConnection));
+        }
         if let Some(at_risk) = &service.at_risk {
             return self.go_on(at_risk, service, packet);
         }

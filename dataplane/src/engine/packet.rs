@@ -182,7 +182,7 @@ impl Packet {
         self.direction == Direction::In
             && match self.protocol {
                 Protocol::Udp => true,
-                Protocol::Tcp => self.flags & (SYN | RST) == SYN && self.source_port != ftp::DATA,
+                Protocol::Tcp => self.flags & (SYN | RST) == SYN && !self.is_ftp_data(),
                 Protocol::Sctp => Event::of_flags(self.flags) == Event::Init,
             }
     }
@@ -192,9 +192,15 @@ impl Packet {
     pub fn may_begin_late(&self) -> bool {
         match self.protocol {
             Protocol::Udp => false,
-            Protocol::Tcp => self.flags & RST == 0 && self.source_port != ftp::DATA,
+            Protocol::Tcp => self.flags & RST == 0 && !self.is_ftp_data(),
             Protocol::Sctp => Event::of_flags(self.flags) != Event::Abort,
         }
+    }
+
+    /// Whether it is from where FTP's servers open data connections: no server of ours takes these (LVS schedules none either).
+    #[inline]
+    pub fn is_ftp_data(&self) -> bool {
+        self.protocol == Protocol::Tcp && self.source_port == ftp::DATA
     }
 
     /// What is behind the IP header of its frame, without the padding of short frames: SCTP's checksum covers all of it.

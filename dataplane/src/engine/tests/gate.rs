@@ -122,6 +122,15 @@ fn a_flood_of_acknowledgements_is_limited_by_name() {
 }
 
 #[test]
+fn data_connections_of_ftp_are_nobodys_under_a_flood_either() {
+    let (rig, _kept) = gated(Mode::Dr, Scheduler::Maglev);
+    flood(&rig, 100);
+    for flags in [SYN, SYN | ACK, ACK, RST] {
+        assert_eq!(rig.push(WAN, &mut from("198.51.100.9:20", flags)), Verdict::Punt(Punt::NoConnection));
+    }
+}
+
+#[test]
 fn clients_that_answer_never_shut_it() {
     let (rig, _kept) = gated(Mode::Nat, Scheduler::Rr);
     for n in 0..500 {

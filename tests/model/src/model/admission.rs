@@ -43,12 +43,15 @@ impl Model {
         let is_late = !may_begin;
         // What is known goes on wherever the address is, and of such a connection nobody knows that it is not known.
         if is_late && is_without {
+            if is_ftp_data(flow) {
+                return Err(Fate::Punt("no_connection"));
+            }
             return self.go_on(number, flow, flags).map(Some);
         }
         if !service.is_at(destination.ip()) {
             return Err(Fate::Punt("no_service"));
         }
-        if is_late && !self.has_been_shut(number, protocol) {
+        if is_ftp_data(flow) || is_late && !self.has_been_shut(number, protocol) {
             return Err(Fate::Punt("no_connection"));
         }
         if is_late && flags & RST != 0 {

@@ -228,7 +228,7 @@ pub(super) fn may_begin(flow: Flow, flags: u8) -> bool {
 
 /// Data connections of active FTP come from port 20, and are not for a server to take.
 pub(super) fn is_ftp_data(flow: Flow) -> bool {
-    flow.client.port() == 20
+    flow.protocol == Protocol::Tcp && flow.client.port() == 20
 }
 
 /// Whether a handshake of TCP has begun, and not come to its end.
