@@ -91,6 +91,62 @@ impl Facts {
     }
 }
 
+/// Where a frame's transport begins that [`Made`](dataplane::wire::made::Made) has made, and whether it is of IPv4.
+fn transport(frame: &[u8]) -> (usize, bool) {
+    let is_four = frame[12..14] == [0x08, 0x00];
+    (if is_four { 34 } else { 54 }, is_four)
+}
+
+/// Has a frame that was made say this behind its header, with a right checksum, if it is long enough and no SCTP.
+pub(crate) fn say(frame: &mut [u8], bytes: &[u8]) {
+    let (transport, is_four) = transport(frame);
+    let (protocol, addresses) = if is_four { (frame[23], 26..34) } else { (frame[20], 22..54) };
+    let (payload, checksum) = match protocol {
+        6 => (transport + 20, transport + 16),
+        17 => (transport + 8, transport + 6),
+        _ => return,
+    };
+    let Some(place) = frame.get_mut(payload..payload + bytes.len()) else { return };
+    place.copy_from_slice(bytes);
+    frame[checksum..checksum + 2].fill(0);
+    let end = if is_four { 14 + length_at(frame, 16) } else { 54 + length_at(frame, 18) };
+    let length = (end - transport) as u16;
+    let pseudo = [&frame[addresses], &[0, protocol], &length.to_be_bytes()].concat();
+    let sum = !sum(&[&pseudo, &frame[transport..end]].concat());
+    frame[checksum..checksum + 2].copy_from_slice(&if sum == 0 { 0xFFFF } else { sum }.to_be_bytes());
+}
+
+fn length_at(frame: &[u8], at: usize) -> usize {
+    usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]))
+}
+
+/// A frame that was made, in fragments of 8 bytes or more (RFC 791, RFC 8200), with this identification.
+pub(crate) fn pieces(frame: &[u8], id: u8) -> Vec<Vec<u8>> {
+    let (transport, is_four) = transport(frame);
+    let end = if is_four { 14 + length_at(frame, 16) } else { 54 + length_at(frame, 18) };
+    let payload = &frame[transport..end];
+    let size = (payload.len() / 3).next_multiple_of(8).max(8);
+    let piece = |(index, part): (usize, &[u8])| {
+        let more = u16::from((index + 1) * size < payload.len());
+        let mut header = frame[..transport].to_vec();
+        if is_four {
+            let place = (more << 13 | (index * size / 8) as u16).to_be_bytes();
+            header[16..18].copy_from_slice(&((20 + part.len()) as u16).to_be_bytes());
+            header[18..24].copy_from_slice(&[0, id, place[0], place[1], frame[22], frame[23]]);
+            header[24..26].fill(0);
+            let sum = !sum(&header[14..34]);
+            header[24..26].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            let place = ((index * size) as u16 | more).to_be_bytes();
+            header[18..20].copy_from_slice(&((8 + part.len()) as u16).to_be_bytes());
+            header[20] = 44;
+            header.extend([frame[20], 0, place[0], place[1], 0, 0, 0, id]);
+        }
+        [&header, part].concat()
+    };
+    payload.chunks(size).enumerate().map(piece).collect()
+}
+
 /// From whom and to whom a frame is that has TCP or UDP right behind its IP header.
 pub(crate) fn ends(frame: &[u8]) -> Option<(SocketAddr, SocketAddr, Protocol)> {
     let facts = Facts::of(frame)?;

@@ -2,7 +2,7 @@
 //!
 //! | target | input | what has to hold |
 //! |---|---|---|
-//! | [`packet`] | a port, then a frame | see [`Bench::take`] |
+//! | [`packet`] | a port and which services, then a frame | see [`Bench::take`] |
 //! | [`sequence`] | steps: packets of a few flows, garbled ones, ICMP errors about them, time | the same, for each |
 //! | [`modes()`] | the same steps, and answers, through every other mode and kind of service | the same, but for what a mode has to change |
 //! | [`config()`] | a file | it is refused with a message, or makes a router |
@@ -79,14 +79,12 @@ const PAUSES: [u64; 8] = [0, 1, 250, 1_000, 4_000, 60_000, 900_000, 8_000_000];
 /// The MACs of the ports (`rvs replay`'s rule).
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 
-/// A frame comes in on the port that the first byte says, after a connection of each family has begun.
+/// A frame comes in on the port that the first byte says, after a connection of each family has begun: by NAT, or of each service of [`modes()`].
 pub fn packet(data: &[u8]) {
-    let Some((&port, frame)) = data.split_first() else { return };
-    let mut bench = Bench::new();
-    for family in 0..SERVICES.len() {
-        bench.take(0, made(family, 0, 0, 0, 0));
-    }
-    bench.take(PortIndex::from(port & 1), frame.to_vec());
+    let Some((&first, frame)) = data.split_first() else { return };
+    let mut bench = if first & 2 == 0 { Bench::new() } else { Bench::of_modes() };
+    bench.begin();
+    bench.take(PortIndex::from(first & 1), frame.to_vec());
     bench.end();
 }
 
@@ -100,8 +98,10 @@ pub fn sequence(data: &[u8]) {
 pub fn config(data: &[u8]) {
     match config::parse(Path::new("x.toml"), data.to_vec()) {
         Err(errors) => assert!(errors.to_string().starts_with("x.toml:"), "{errors}"),
-        // A table of the size that it asks for would be all that is tested.
-        Ok(config) if config.table.connections <= 1 << 16 => {
+        // Pools of the size that it asks for would be all that is tested.
+        Ok(mut config) if config.routing.snats.iter().map(|snat| snat.outside.len()).sum::<usize>() < 8 => {
+            config.table.connections = config.table.connections.min(1 << 12);
+            config.routing.snats.iter_mut().for_each(|snat| snat.mappings = snat.mappings.min(1 << 10));
             let network = Network::new(&config, &Given::default()).expect("nothing was given");
             let router = Router::<Vec<u8>>::new(&config, &network, &[], 0);
             router.expect("no server is down").take(0, 0, &mut vec![0; 60]);
@@ -182,6 +182,15 @@ impl Bench {
         self.settle();
     }
 
+    /// The first connection of each flow, as a client or a server begins it.
+    fn begin(&mut self) {
+        if self.is_plain {
+            (0..SERVICES.len()).for_each(|family| self.take(0, made(family, 0, 0, 0, 0)));
+        } else {
+            modes::first().for_each(|(port, frame)| self.take(port, frame));
+        }
+    }
+
     /// Takes the steps that these bytes are, with packets made of a family, a port, a flow and flags.
     fn take_all(mut self, data: &[u8], made: impl Fn(usize, usize, u8, u8) -> Vec<u8>) {
         let mut steps = Steps(data);
@@ -191,7 +200,20 @@ impl Bench {
                 || made(usize::from(kind >> 4 & 1), usize::from(port), steps.byte(), steps.byte());
             match kind >> 1 & 3 {
                 0 if kind & 0x20 != 0 && !self.is_plain => self.answer(steps.byte()),
+                0 if kind & 0x40 != 0 => {
+                    let mut pieces = frame::pieces(&packet(), kind);
+                    if kind & 0x80 != 0 {
+                        pieces.reverse();
+                    }
+                    pieces.into_iter().for_each(|piece| self.take(port, piece));
+                }
                 0 => self.take(port, packet()),
+                1 if kind & 0x40 != 0 => {
+                    let mut frame = packet();
+                    let length = usize::from(steps.byte() & 0x3F);
+                    frame::say(&mut frame, steps.bytes(length));
+                    self.take(port, frame);
+                }
                 1 => {
                     let mut frame = packet();
                     let (at, bits) = (usize::from(steps.byte()), steps.byte());
@@ -284,6 +306,13 @@ impl Steps<'_> {
 
     fn byte(&mut self) -> u8 {
         self.next().unwrap_or(0)
+    }
+
+    /// So many bytes, or what is left.
+    fn bytes(&mut self, length: usize) -> &[u8] {
+        let (bytes, rest) = self.0.split_at(length.min(self.0.len()));
+        self.0 = rest;
+        bytes
     }
 }
 
