@@ -397,9 +397,10 @@ impl<'a> Path<'a> {
     }
 
     /// Notes whose connection is in a slot, if the packet is of IPv6.
-    #[inline]
+    #[inline(always)]
     pub(super) fn note_address(&self, slot: Slot, packet: &Packet) {
-        if let Some(address) = self.client_address(packet) {
+        if self.addresses.is_some()
+            && let Some(address) = self.client_address(packet) {
             self.engine.table.note_address(slot, address);
         }
     }
@@ -535,10 +536,20 @@ impl<'a> Path<'a> {
         admitted.map_err(Verdict::Drop)
     }
 
+    #[inline(always)]
     fn admit_from<A: Family>(&self, service: &Service, source: A, is_late: bool) -> Result<(), Drop> {
         if self.is_martian(source) {
             return Err(Drop::Martian);
         }
+        if self.snapshot.sources.is_none() && service.sources.is_none() && service.limiter.is_none() {
+            return Ok(());
+        }
+        self.admit_some(service, source, is_late)
+    }
+
+    /// Whether a client may, where not everybody may begin as many connections as he likes.
+    #[inline(never)]
+    fn admit_some<A: Family>(&self, service: &Service, source: A, is_late: bool) -> Result<(), Drop> {
         let allows = |list: &Option<Arc<Sources>>| list.as_ref().is_none_or(|list| list.allows(source));
         if !(allows(&self.snapshot.sources) && allows(&service.sources)) {
             return Err(Drop::SourceDenied);
@@ -582,10 +593,12 @@ impl<'a> Path<'a> {
 
     /// Whether nobody can be a client with this address: it stands for no single host, or is a service's (RFC 1812, section 5.3.7; RFC 4291,
     /// sections 2.5.2 and 2.7).
+    #[inline(always)]
     fn is_martian<A: Family>(&self, source: A) -> bool {
         !source.is_somebody() || self.snapshot.is_virtual(source)
     }
 
+    #[inline(always)]
     pub(super) fn count_connection(&self, dest: &Dest) {
         dest.traffic[self.engine.worker].connections.add(1);
         self.engine.counters.traffic.connections.add(1);

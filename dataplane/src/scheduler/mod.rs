@@ -150,14 +150,14 @@ impl Picker {
     }
 
     /// The server for a new connection; `None` if there is none that may take it.
-    #[inline]
+    #[inline(always)]
     pub fn pick(&self, flow: &Flow) -> Option<DestId> {
         self.pick_free(flow, &|_| true)
     }
 
     /// The same among the servers that are free. One that is not is passed over; with the hashing schedulers of IPVS it keeps
     /// its clients as one of weight 0 does.
-    #[inline]
+    #[inline(always)]
     pub fn pick_free(&self, flow: &Flow, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
         match self {
             Picker::RoundRobin(picker) => picker.pick(is_free),

@@ -360,7 +360,7 @@ impl Table {
 
     /// Adds a connection, unless its flow has one. `worker` tells tentative words of different workers apart,
     /// which may be equal otherwise; `vacancy` is where to try first.
-    #[inline]
+    #[inline(always)]
     pub fn insert(
         &self,
         hash: Hash,
@@ -379,7 +379,7 @@ impl Table {
     }
 
     /// Puts a connection into a slot, if that is empty and there is no other word of the client.
-    #[inline]
+    #[inline(always)]
     fn occupy(&self, hash: Hash, slot: Slot, tentative: Word, word: Word) -> bool {
         if self.replace(slot, Word::EMPTY, tentative).is_err() {
             return false;
