@@ -52,6 +52,22 @@ fn a_service_without_a_server_says_so() -> Result<()> {
     })
 }
 
+/// A client whose firewall lets no ICMP in (as many clouds' do) is refused all the same, at once.
+#[test]
+fn a_service_without_a_server_resets_if_it_is_told_to() -> Result<()> {
+    with_cluster(Layout::TwoArmed, |cluster| {
+        let idle =
+            Service::tcp("nat", vip(80)).setting("refuse = \"reset\"").server(cluster.endpoint(0, 80), 0);
+        let router = cluster.start_router(&cluster.config().service(idle))?;
+        cluster.client.nft(
+            "table ip quiet { chain input { type filter hook input priority 0; icmp type destination-unreachable drop; }; }",
+        )?;
+        let error = client::connect(&cluster.client, vip(80)).expect_err("nobody takes connections");
+        ensure!(format!("{error:#}").contains("refused"), "{error:#}");
+        router.finish()
+    })
+}
+
 /// Here it is the router itself who cannot send what servers send.
 #[test]
 fn the_mtu_of_a_port_is_found() -> Result<()> {

@@ -9,7 +9,7 @@ use dataplane::service::Protocol;
 use dataplane::snapshot::{DestSpec, Part, Pool, PortSpec, ServiceIndex, ServiceSpec, Snapshot};
 use foldhash::HashMap;
 
-use crate::config::{Fullnat, Server, Service, Share};
+use crate::config::{Fullnat, Refuse, Server, Service, Share};
 use crate::effects::Effects;
 use crate::health::Target;
 use crate::ids::{Face, Ids, ServerKey, ServiceKey};
@@ -178,6 +178,7 @@ fn describe(
         flow_key: services.flow_key(),
         timeouts: service.timeouts,
         sloppy: service.sloppy.of(key.protocol),
+        resets: service.availability.refuse == Refuse::Reset,
         one_packet: service.one_packet,
         rosters,
         helper: service.helper,

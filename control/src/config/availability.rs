@@ -30,6 +30,8 @@ pub struct Availability {
     pub hysteresis: u32,
     /// Serves while there is no quorum.
     pub sorry_server: Option<SocketAddr>,
+    /// What clients are told while there is nobody who serves.
+    pub refuse: Refuse,
     /// Commands that are run when something changes.
     pub hooks: Hooks,
 }
@@ -52,6 +54,15 @@ pub enum OnRemove {
     Reset,
     /// They are forgotten. (A client that sends on is told so by Linux.)
     Drop,
+}
+
+/// What a client is told that finds no server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refuse {
+    /// "Port unreachable", by ICMP, over TCP as well, as IPVS does.
+    Unreachable,
+    /// Over TCP a RST, as if nobody listened.
+    Reset,
 }
 
 /// When a server that goes up and down is left out.
@@ -83,7 +94,7 @@ pub struct Hooks {
 }
 
 /// The keys of `[[service]]` that are read here.
-pub(super) const KEYS: [&str; 9] = [
+pub(super) const KEYS: [&str; 10] = [
     "on_down",
     "on_remove",
     "drain",
@@ -92,6 +103,7 @@ pub(super) const KEYS: [&str; 9] = [
     "quorum",
     "hysteresis",
     "sorry_server",
+    "refuse",
     "hooks",
 ];
 
@@ -114,6 +126,7 @@ impl Default for Availability {
             quorum: 1,
             hysteresis: 0,
             sorry_server: None,
+            refuse: Refuse::Unreachable,
             hooks: Hooks::default(),
         }
     }
@@ -193,6 +206,14 @@ pub(super) fn read(
             None => Some(address),
         }
     });
+    let refuse = section.or("refuse", default.refuse, |field| {
+        let named = |name: &str| match name {
+            "unreachable" => Some(Refuse::Unreachable),
+            "reset" => Some(Refuse::Reset),
+            _ => None,
+        };
+        one_of("answer", &["unreachable", "reset"], named, &field)
+    });
     let hooks = section.or("hooks", Hooks::default(), |field| hooks(&field.section()?));
     Some(Availability {
         on_down: on_down?,
@@ -203,6 +224,7 @@ pub(super) fn read(
         quorum: quorum?,
         hysteresis: hysteresis?,
         sorry_server: sorry_server?,
+        refuse: refuse?,
         hooks: hooks?,
     })
 }

@@ -53,7 +53,7 @@ use dataplane::snat::SnatSpec;
 use dataplane::vlan::{Tag, Vlans};
 use dataplane::wire::ipv4;
 
-pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove};
+pub use availability::{Availability, Damping, Hooks, OnDown, OnRemove, Refuse};
 pub use bond::Bond;
 pub use checks::{Authorities, Check, CheckKind, Grpc, Http, Pattern, Start, Statuses, Tls, Trust};
 pub use compare::Own;

@@ -101,7 +101,7 @@ fn keys_and_syntax() {
             r#"scheduler = "sh""#,
             r#"schedular = "sh""#,
             r#"
-rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, mark, ports, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, sloppy_sctp, persistence, one_packet, helper, track, sources, limit, quic_lb, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, hooks
+rvs.toml:33:1: service[0].schedular: unknown key (did you mean scheduler?); expected one of address, mark, ports, protocol, mode, tunnel, fullnat, scheduler, flags, port, timeouts, sloppy_tcp, sloppy_sctp, persistence, one_packet, helper, track, sources, limit, quic_lb, check, server, on_down, on_remove, drain, slow_start, damping, quorum, hysteresis, sorry_server, refuse, hooks
    33 | schedular = "sh"
       | ^^^^^^^^^
 rvs.toml:34:10: service[0].flags[0]: flag sh-port belongs to sh; expected none for maglev

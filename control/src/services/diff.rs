@@ -122,6 +122,7 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
         ("slow_start", was.slow_start != is.slow_start),
         ("damping", was.damping != is.damping),
         ("sorry_server", was.sorry_server != is.sorry_server),
+        ("refuse", was.refuse != is.refuse),
         ("hooks", was.hooks != is.hooks),
     ];
     let with_values = [

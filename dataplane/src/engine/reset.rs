@@ -1,4 +1,4 @@
-//! Ends a connection whose server has been removed: a RST to both ends, made from any packet of either.
+//! Ends a connection whose server has been removed: a RST to both ends, made from any packet of either. And refuses one for which there is none.
 //!
 //! Control does this, with packets that a worker has handed over as [`Punt::Reset`](crate::counters::Punt::Reset); it is
 //! not the packet path. The packet tells what each end expects next, so both accept the RST without a challenge (RFC
@@ -9,8 +9,8 @@ use crate::service::{Mode, Protocol};
 use crate::snapshot::{Dest, Family, Snapshot};
 use crate::table::{Judge, Table, Word, Worth};
 use crate::wire::checksum;
-use crate::wire::transport::{ACK, RST, Transport};
-use crate::wire::version::Version;
+use crate::wire::transport::{ACK, FIN, RST, SYN, Transport};
+use crate::wire::version::{Ip, Version};
 
 const TCP: u8 = Protocol::Tcp.number();
 
@@ -27,16 +27,8 @@ pub fn reset(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Vec<Vec<u8>> 
 
 fn resets<A: Family>(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
     let ip = A::parse(packet).filter(|ip| ip.protocol == TCP && ip.fragment.is_none())?;
-    let segment = packet.get(ip.header_length..)?;
-    let length = usize::from(ip.total_length) - ip.header_length;
-    let tcp = Transport::parse(Protocol::Tcp, segment, length)?;
-    let number = |at: usize| {
-        segment.get(at..at + 4).and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)))
-    };
-    let (sequence, acknowledged) = (number(4)?, number(8)?);
-    let payload = length.checked_sub(usize::from(segment.get(12)? >> 4) * 4)? as u32;
-    let source = End { address: ip.source, port: tcp.source };
-    let destination = End { address: ip.destination, port: tcp.destination };
+    let heard = Heard::of(&ip, packet)?;
+    let Heard { source, destination, sequence, .. } = heard;
 
     let inward = snapshot.service_for(destination.address, destination.port, Protocol::Tcp).is_some();
     let (side, client) = if inward { (destination, source) } else { (source, destination) };
@@ -70,11 +62,7 @@ fn resets<A: Family>(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Optio
 
     let (service, server) = (End::of_service(dest, side.port), End::of_server(dest, side.port));
     // To the sender: from whom it believes to talk to, with what it expects.
-    let told = if tcp.flags & ACK != 0 {
-        Told { sequence: acknowledged, acknowledged: None }
-    } else {
-        Told { sequence: 0, acknowledged: Some(sequence.wrapping_add(payload.max(1))) }
-    };
+    let told = heard.answer();
     // The server has what follows the header of a stream farther on.
     let stream = snapshot.local_at(near.address).and_then(|local| local.stream(Protocol::Tcp, near.port));
     let onward = match stream.filter(|_| inward) {
@@ -90,6 +78,52 @@ fn resets<A: Family>(table: &Table, snapshot: &Snapshot, packet: &[u8]) -> Optio
     } else {
         vec![segment_of(near, server, told), segment_of(service, client, onward)]
     })
+}
+
+/// The RST for a segment that nobody takes, as from whom it was for.
+pub(super) fn refusal<A: Version>(ip: &Ip<A>, packet: &[u8]) -> Option<Vec<u8>> {
+    let heard = Heard::of(ip, packet)?;
+    (heard.flags & RST == 0).then(|| segment_of(heard.destination, heard.source, heard.answer()))
+}
+
+/// What a RST for a segment needs of it.
+#[derive(Clone, Copy)]
+struct Heard<A> {
+    source: End<A>,
+    destination: End<A>,
+    flags: u8,
+    sequence: u32,
+    acknowledged: u32,
+    payload: u32,
+}
+
+impl<A: Version> Heard<A> {
+    fn of(ip: &Ip<A>, packet: &[u8]) -> Option<Self> {
+        let segment = packet.get(ip.header_length..)?;
+        let length = usize::from(ip.total_length) - ip.header_length;
+        let tcp = Transport::parse(Protocol::Tcp, segment, length)?;
+        let number = |at: usize| {
+            segment.get(at..at + 4).and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)))
+        };
+        Some(Heard {
+            source: End { address: ip.source, port: tcp.source },
+            destination: End { address: ip.destination, port: tcp.destination },
+            flags: tcp.flags,
+            sequence: number(4)?,
+            acknowledged: number(8)?,
+            payload: length.checked_sub(usize::from(segment.get(12)? >> 4) * 4)? as u32,
+        })
+    }
+
+    /// What its sender has to be told, so that it believes it (RFC 9293, 3.10.7.1).
+    fn answer(&self) -> Told {
+        if self.flags & ACK != 0 {
+            return Told { sequence: self.acknowledged, acknowledged: None };
+        }
+        let length =
+            [SYN, FIN].map(|flag| u32::from(self.flags & flag != 0)).iter().sum::<u32>() + self.payload;
+        Told { sequence: 0, acknowledged: Some(self.sequence.wrapping_add(length)) }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]

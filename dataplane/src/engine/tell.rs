@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `ttl_expired` | time exceeded | the router, so that it shows in a traceroute |
 //! | `too_big`, with "don't fragment" | fragmentation needed (packet too big), with the MTU | the router |
-//! | `no_server` | port unreachable, as IPVS says it for TCP, too | the virtual address, which was asked |
+//! | `no_server` | port unreachable, as IPVS says it for TCP, too; or a RST, if the service wants that | the virtual address, which was asked |
 //!
 //! Of a server whose MAC is not known yet nothing is said: the client asks again in a second, and by then it is.
 
@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use super::fullnat::{self, View};
 use super::ipsec;
 use super::packet::Side;
+use super::reset;
 use super::resolve::Judgement;
 use crate::clock::Tick;
 use crate::counters::Drop;
@@ -105,8 +106,13 @@ impl Way<'_> {
         let asked = self.asked(&ip, packet);
         let (source, kind, mtu) = match reason {
             Drop::TtlExpired => (own_towards(ip.source)?, A::TTL_EXCEEDED, 0),
-            Drop::NoServer if self.snapshot.services[asked?.service as usize].waits => return None,
-            Drop::NoServer => (ip.destination, A::PORT_UNREACHABLE, 0),
+            Drop::NoServer => match &self.snapshot.services[asked?.service as usize] {
+                service if service.waits => return None,
+                service if service.resets && ip.protocol == Protocol::Tcp.number() => {
+                    return reset::refusal(&ip, packet);
+                }
+                _ => (ip.destination, A::PORT_UNREACHABLE, 0),
+            },
             Drop::TooBig if ip.dont_fragment => {
                 (own_towards(ip.source)?, A::TOO_BIG, self.mtu(&ip, packet, asked)?)
             }

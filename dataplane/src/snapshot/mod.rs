@@ -81,6 +81,8 @@ pub struct ServiceSpec {
     pub live: bool,
     /// Whether a TCP connection may begin with any packet but a RST, and not only with a SYN.
     pub sloppy: bool,
+    /// Whether who finds no server is told by a RST, if it asks by TCP, and not by ICMP.
+    pub resets: bool,
     /// Whether clients come back to their servers.
     pub persistence: Option<Persistence>,
     /// Whether each datagram is one of its own, and no connection is remembered (IPVS' one-packet scheduling).
@@ -163,6 +165,7 @@ impl ServiceSpec {
             timeouts: Timeouts::default(),
             live: true,
             sloppy: false,
+            resets: false,
             persistence: None,
             one_packet: false,
             rosters: None,
@@ -224,6 +227,8 @@ pub struct Service {
     pub by_hash: Option<ByHash>,
     /// See [`ServiceSpec::sloppy`].
     pub sloppy: bool,
+    /// See [`ServiceSpec::resets`].
+    pub resets: bool,
     /// See [`ServiceSpec::one_packet`].
     pub one_packet: bool,
     /// Which of its connections have a word, if it is neither none nor all of them.
@@ -694,6 +699,7 @@ impl Snapshot {
             by_hash,
             // With rosters each packet that begins nothing has a server already.
             sloppy: spec.sloppy && spec.rosters.is_none(),
+            resets: spec.resets,
             one_packet: spec.one_packet,
             at_risk: spec.rosters.as_ref().map(|rosters| Arc::new(AtRisk::new(rosters, &spec.kept))),
             keeps_all: !spec.one_packet && spec.rosters.is_none(),

@@ -46,6 +46,51 @@ fn a_service_without_server_is_unreachable() {
     }
 }
 
+/// What a RST says: from whom, to whom (with ports), its number, what it acknowledges, and its flags.
+fn refused(rig: &Rig, frame: &[u8]) -> Option<([u8; 12], u32, u32, u8)> {
+    let Verdict::Drop(reason) = rig.push(WAN, &mut frame.to_vec()) else { panic!("it was not dropped") };
+    let rst = error(&rig.engine.table, &rig.snapshot, rig.now, reason, &frame[14..])?;
+    let pseudo = [&rst[12..20], &[0, 6, 0, 20], &rst[20..]].concat();
+    assert_eq!(
+        (rst.len(), rst[9], checksum::sum(&rst[..20]), checksum::sum(&pseudo)),
+        (40, 6, 0xFFFF, 0xFFFF)
+    );
+    let number = |at: usize| u32::from_be_bytes(rst[at..at + 4].try_into().unwrap());
+    Some((rst[12..24].try_into().unwrap(), number(24), number(28), rst[33]))
+}
+
+#[test]
+fn who_finds_no_server_may_be_reset() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    rig.spec.dests[0].up = false;
+    (rig.spec.resets, rig.spec.sloppy) = (true, true);
+    rig.publish();
+    let frame = |flags, payload: usize| {
+        let mut frame = changed(packet(Protocol::Tcp, WAN_MAC, CLIENT, VIP, flags), 40 + payload, 22, 64);
+        frame[38..46].copy_from_slice(&[0, 0, 1, 0, 0, 0, 2, 0]);
+        frame
+    };
+    let ends = {
+        let (vip, client) = (socket(VIP), socket(CLIENT));
+        let ports = [vip.port().to_be_bytes(), client.port().to_be_bytes()].concat();
+        <[u8; 12]>::try_from([&vip.ip().octets()[..], &client.ip().octets(), &ports].concat()).unwrap()
+    };
+    for (flags, payload, expected) in [
+        (SYN, 0, (ends, 0, 0x101, RST | ACK)),
+        (SYN, 7, (ends, 0, 0x108, RST | ACK)),
+        (SYN | FIN, 0, (ends, 0, 0x102, RST | ACK)),
+        (ACK, 7, (ends, 0x200, 0, RST)),
+    ] {
+        assert_eq!(refused(&rig, &frame(flags, payload)), Some(expected), "{flags}, {payload}");
+    }
+    // What is too long or has lived too long is another matter, and so is a datagram.
+    assert_eq!(told(&rig, WAN, &changed(from_client(SYN), 47, 22, 1)).map(|told| told.2), Some([11, 0]));
+    rig.spec.protocol = Protocol::Udp;
+    rig.publish();
+    let datagram = packet(Protocol::Udp, WAN_MAC, CLIENT, VIP, 0);
+    assert_eq!(told(&rig, WAN, &datagram).map(|told| told.2), Some([3, 3]));
+}
+
 #[test]
 fn a_service_whose_server_is_still_looked_for_says_nothing() {
     let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
