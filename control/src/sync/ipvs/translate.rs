@@ -172,6 +172,10 @@ mod tests {
         tcp(State::CloseWait, 7, INACTIVE);
         tcp(State::LastAck, 8, INACTIVE);
 
+        let sctp = connection(Protocol::Sctp, Mode::Nat, State::Established);
+        let written = Entry { protocol: 132, state: 8, ..entry() };
+        assert_eq!((write(&sctp), read(&Told::V4(written))), (Some(written), Ok(sctp)));
+
         let udp = connection(Protocol::Udp, Mode::Dr, State::Udp);
         let server = "10.0.0.11:80".parse().unwrap();
         let written = Entry { protocol: 17, state: 0, flags: 0x183, server, ..entry() };
