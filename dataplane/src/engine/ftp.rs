@@ -77,6 +77,10 @@ impl<'a> Path<'a> {
                 return None;
             }
         }
+        if service.is_limited {
+            // Whether it is full now has to be noticed now.
+            dest.is_full();
+        }
         Some(dest)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::six::{CLIENT6, packet6, publish as publish6, rig as rig6};
 use super::*;
-use crate::service::{Helper, Persistence};
+use crate::service::{Helper, Limits, Persistence};
 
 const VIRTUAL: &str = "192.0.2.10";
 
@@ -137,6 +137,31 @@ fn a_data_connection_from_either_side_is_one_after_which_a_client_may_come_back(
         rig.wait(400);
         assert_eq!(to(&rig, 30_002, SYN).0, Verdict::Punt(Punt::NoService));
     }
+}
+
+#[test]
+fn a_server_may_be_full_of_what_it_opens_itself() {
+    let limits = Some(Limits { upper: 3, lower: 2 });
+    let limited = |rig: &mut Rig| {
+        rig.spec.dests[0].limits = limits;
+        rig.publish();
+    };
+    let mut rig = ftp(Rig::new(Protocol::Tcp, Mode::Nat, &[1]), limited);
+    let sweep = |rig: &Rig| rig.engine.sweep(&rig.snapshot, rig.now, 0..rig.engine.table.buckets());
+    let another = |rig: &Rig| {
+        let mut frame = packet(Protocol::Tcp, WAN_MAC, "198.51.100.8:1", "192.0.2.10:21", SYN);
+        rig.push(WAN, &mut frame)
+    };
+    let server = control(&rig);
+    assert_eq!(to(&rig, 30_000, SYN).0, Verdict::Forward(LAN));
+    assert_eq!(from(&rig, server, 20, CLIENT, SYN).0, Verdict::Forward(WAN));
+    // Of three the one that has not been answered is over first; until then there are as many as it takes to be full still.
+    rig.wait(70);
+    sweep(&rig);
+    assert_eq!(another(&rig), Verdict::Drop(Drop::NoServer));
+    rig.wait(70);
+    sweep(&rig);
+    assert_eq!(another(&rig), Verdict::Forward(LAN));
 }
 
 #[test]
