@@ -44,7 +44,7 @@ impl Said {
     }
 }
 
-/// A handshake at the control port, and what follows.
+/// A handshake at the control port, or the beginning of one, and what follows.
 pub(super) fn transfer() -> impl Strategy<Value = Vec<Step>> {
     let turn = prop_oneof![
         4 => passive(),
@@ -57,8 +57,9 @@ pub(super) fn transfer() -> impl Strategy<Value = Vec<Step>> {
         1 => select(vec![5u64, 70, 90, 250, 500]).prop_map(Step::Wait),
         1 => Just(Step::Sweep),
     ];
-    (sent(), select(vec![1u8, 1, 2, 9]), prop::collection::vec(turn, 1..=6)).prop_map(
-        |(first, client, turns)| {
+    let handshake = prop_oneof![6 => Just(3), 1 => 1..3usize];
+    (sent(), select(vec![1u8, 1, 2, 9]), handshake, prop::collection::vec(turn, 1..=6)).prop_map(
+        |(first, client, handshake, turns)| {
             let control_port = first.client_port;
             let step = |sent: Sent| Step::Transfer(Transfer { sent, control_port });
             let first = Sent {
@@ -80,7 +81,7 @@ pub(super) fn transfer() -> impl Strategy<Value = Vec<Step>> {
                 other => other,
             });
             let turns: Vec<Step> = turns.collect();
-            [first.clone(), answer, last].map(step).into_iter().chain(turns).collect()
+            [first.clone(), answer, last].map(step).into_iter().take(handshake).chain(turns).collect()
         },
     )
 }

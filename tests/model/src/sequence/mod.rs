@@ -159,7 +159,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         24 => sent().prop_map(Step::Packet),
         3 => datagram().prop_map(Step::Packet),
-        3 => error().prop_map(Step::Error),
+        4 => error().prop_map(Step::Error),
         8 => passing().prop_map(Step::Passing),
         3 => ticks.prop_map(Step::Wait),
         1 => Just(Step::Sweep),
