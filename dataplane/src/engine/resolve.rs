@@ -400,7 +400,8 @@ impl<'a> Path<'a> {
     #[inline(always)]
     pub(super) fn note_address(&self, slot: Slot, packet: &Packet) {
         if self.addresses.is_some()
-            && let Some(address) = self.client_address(packet) {
+            && let Some(address) = self.client_address(packet)
+        {
             self.engine.table.note_address(slot, address);
         }
     }
