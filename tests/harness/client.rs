@@ -139,16 +139,17 @@ pub fn there_and_back(client: &Namespace, address: impl Into<SocketAddr>, length
     Ok(())
 }
 
-/// A connected TCP socket of the client, with limited patience.
+/// A connected TCP socket of the client, with limited patience. Why it is none is connect(2)'s own word: `TcpStream::connect_timeout` asks for
+/// it after poll(2), and may find none ("no error set after POLLHUP").
 pub fn connect(client: &Namespace, address: impl Into<SocketAddr>) -> Result<TcpStream> {
     let address = address.into();
     client.enter(|| {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))
-            .with_context(|| format!("connecting to {address}"))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.set_write_timeout(Some(Duration::from_secs(10)))?;
-        Ok(stream)
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        socket.set_write_timeout(Some(Duration::from_secs(10)))?;
+        socket.connect(&address.into()).with_context(|| format!("connecting to {address}"))?;
+        Ok(TcpStream::from(socket))
     })
 }
 
