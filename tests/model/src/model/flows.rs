@@ -129,7 +129,9 @@ impl Model {
         let known = by_local.or_else(|| self.find_by_server(endpoint, client, protocol));
         let is_ours = world::is_own(client.ip());
         // A client that is known by a local address is farther on.
-        if packet.hops() <= 1 && (self.is_local(client.ip()) || !is_ours) {
+        // What is for a service that has it elsewhere is Linux' here, however many hops it has left.
+        let is_for_elsewhere = self.services_at(client, protocol).next().is_some();
+        if packet.hops() <= 1 && !is_for_elsewhere && (self.is_local(client.ip()) || !is_ours) {
             return Fate::Drop("ttl_expired");
         }
         let known = match known {
