@@ -189,16 +189,14 @@ impl Model {
         Some(Known { server: one.server, local: one.local })
     }
 
-    /// Whether there are connections that are over and not yet swept, of the other protocol than this service's, or of a service of all ports. The
-    /// table may or may not forget them on the way when a connection of the same client port begins.
+    /// Whether there are connections that are over and not yet swept, of the other protocol than this service's, or if there is a service of all
+    /// ports, whichever a packet turns out to be for. The table may or may not forget them on the way when a connection of the same client port begins.
     pub fn has_stale_beside(&self, now: u64, service: usize) -> bool {
-        let this = &self.services[service];
+        let protocol = self.services[service].faces[0].protocol;
+        let is_any_port = self.services.iter().any(Service::is_of_all_ports);
         self.connections.iter().any(|one| {
-            let other = &self.services[one.service];
-            let is_apart = one.flow.protocol != this.faces[0].protocol
-                || other.is_of_all_ports()
-                || this.is_of_all_ports();
-            is_apart && is_over(one, other, now)
+            let is_apart = is_any_port || one.flow.protocol != protocol;
+            is_apart && is_over(one, &self.services[one.service], now)
         })
     }
 
