@@ -4,6 +4,7 @@ use super::fragments::{Poller, large, mend, split};
 use super::marks::marked;
 use super::related::{error, hop, message};
 use super::*;
+use crate::scheduler::{FLOW_KEY, NextRoster, RosterMember, RosterSpec, Rosters};
 use crate::snapshot::{Incoming, Part};
 
 const END: &str = "192.0.2.10:80";
@@ -137,6 +138,28 @@ fn errors_find_a_connection_by_whichever_port_they_come() {
             assert_eq!(message(&about_request, END, client)[8..], hop(&request));
         }
     }
+}
+
+/// What has no entry since its scheduler finds it again has begun where the error comes in.
+#[test]
+fn errors_find_what_has_no_word() {
+    let mut rig = Rig::new(Protocol::Tcp, Mode::Nat, &[1]);
+    let mut specs = marked(&rig, &[(Protocol::Tcp, "192.0.2.10", 80..=80)]);
+    specs[1].incoming = Some(Incoming { by: [(LAN, vec![80..=80])].into(), others: Vec::new() });
+    let (dest, address) = (DestId::new(30).unwrap(), socket("10.0.0.3:0"));
+    let members = vec![RosterMember { address: address.into(), weight: 1, dest: Some(dest) }];
+    let current = RosterSpec { scheduler: Scheduler::Rendezvous, key: FLOW_KEY, members };
+    specs.push(ServiceSpec {
+        scheduler: Scheduler::Rendezvous,
+        rosters: Some(Rosters { current, next: NextRoster::Same }),
+        dests: vec![DestSpec::new(dest, address)],
+        ..ServiceSpec::new(socket("192.0.2.10:0"), Protocol::Tcp, Mode::Dr)
+    });
+    rig.snapshot = compile(3, &specs, []);
+    assert_eq!((to(&rig, WAN, (CLIENT, 80), SYN), rig.connections()), (3, Vec::new()));
+    let reply = packet(Protocol::Tcp, LAN_MAC, END, CLIENT, SYN | ACK);
+    let mut about_reply = error(WAN_MAC, "203.0.113.1:0", END, 3, &hop(&reply));
+    assert_eq!((rig.push(WAN, &mut about_reply), about_reply[5]), (Verdict::Forward(LAN), 3));
 }
 
 #[test]
