@@ -76,7 +76,7 @@ pub(super) fn follow<A: Family>(path: &Path<'_>, frame: &mut impl Frame) -> Verd
     let dest = table
         .find(table.hash(client, protocol), client, &judge)
         .and_then(|(_, word)| path.snapshot.dest_of(word))
-        .or_else(|| without_word(path, side, &quote, protocol));
+        .or_else(|| without_word(path, side, &quote));
     let Some(dest) = dest else {
         // A client may know the server by its own address, if there is a way to it.
         let instead = route::instead(path, frame, linux);
@@ -117,19 +117,9 @@ pub(super) fn follow<A: Family>(path: &Path<'_>, frame: &mut impl Frame) -> Verd
     verdict
 }
 
-/// With whom a connection is that needs no word, if the error is about a reply of a service that has such. Of services that have what comes in by
-/// different ports, it is of the one that has what comes in where this did, from where the client is.
-fn without_word<'a, A: Family>(
-    path: &Path<'a>,
-    side: Side,
-    quote: &Quote<A>,
-    protocol: Protocol,
-) -> Option<&'a Dest> {
-    let Side::Service(hit) = side else { return None };
-    let (address, port) = (quote.source, quote.source_port);
-    let very_port = path.snapshot.service_at(address, port, protocol);
-    let index = very_port.or_else(|| path.snapshot.service_of_all_ports(address, port, protocol, path.port));
-    let index = index.unwrap_or(hit);
+/// With whom a connection is that needs no word, if the error is about a reply of a service that has such.
+fn without_word<'a, A: Family>(path: &Path<'a>, side: Side, quote: &Quote<A>) -> Option<&'a Dest> {
+    let Side::Service(index) = side else { return None };
     let (client, service) = ((quote.destination, quote.destination_port), (quote.source, quote.source_port));
     at_risk::without_word(path.snapshot, path.now, index, client, service)
 }
@@ -157,7 +147,8 @@ enum Subject {
 fn subject<A: Family>(path: &Path<'_>, ip: &Ip<A>, quote: &Quote<A>, protocol: Protocol) -> Subject {
     let (snapshot, table) = (path.snapshot, &path.engine.table);
     if ip.destination == quote.source
-        && let Some((service, towards)) = snapshot.service_for(quote.source, quote.source_port, protocol)
+        && let Some((service, towards)) =
+            snapshot.service_for_here(quote.source, quote.source_port, protocol, path.port)
     {
         let client = quote.destination.client(quote.destination_port, table);
         return Subject::Reply(Side::Service(service), client.towards(towards));

@@ -88,7 +88,7 @@ pub(super) fn row(address: u32, port: u16, offset: u32) -> usize {
     hash(FIRST_KEY, address, port, offset) as usize % ROWS
 }
 
-/// As a number, in the order that bytes have here: as a slice of bytes it takes 60 instructions more, of each new connection.
+/// As a number, in the order that bytes have here. A slice of them is hashed in calls of their own: 113 instructions of each new connection.
 #[inline(always)]
 fn hash(key: u64, address: u32, port: u16, offset: u32) -> u32 {
     let mut hasher = SipHasher13::new_with_keys(key, key);

@@ -245,9 +245,20 @@ impl Snapshot {
         port: u16,
         protocol: Protocol,
     ) -> Option<(ServiceIndex, u16)> {
+        self.service_for_here(address, port, protocol, None)
+    }
+
+    /// The same of what comes in here, if there is one.
+    pub fn service_for_here<A: Family>(
+        &self,
+        address: A,
+        port: u16,
+        protocol: Protocol,
+        incoming: Option<PortIndex>,
+    ) -> Option<(ServiceIndex, u16)> {
         match self.service_at(address, port, protocol) {
             Some(service) => Some((service, 0)),
-            None => Some((self.service_of_all_ports(address, port, protocol, None)?, port)),
+            None => Some((self.service_of_any_place(address, port, protocol, incoming)?, port)),
         }
     }
 
@@ -259,8 +270,10 @@ impl Snapshot {
         protocol: Protocol,
         incoming: Option<PortIndex>,
     ) -> Option<ServiceIndex> {
-        let mut services = self.services_of_all_ports(address, protocol);
-        services.find(|&index| self.services[index as usize].has_port(port, incoming))
+        let first = A::directory(self).has_all_ports.then(|| self.service_at(address, 0, protocol))?;
+        let next = |&index: &ServiceIndex| self.services[index as usize].beside;
+        std::iter::successors(first, next)
+            .find(|&index| self.services[index as usize].has_port(port, incoming))
     }
 
     /// The same, or if no service has what comes in here, one that has what comes in elsewhere: it begins nothing here, but what has begun
@@ -272,26 +285,8 @@ impl Snapshot {
         protocol: Protocol,
         incoming: Option<PortIndex>,
     ) -> Option<ServiceIndex> {
-        let mut elsewhere = None;
-        for index in self.services_of_all_ports(address, protocol) {
-            let service = &self.services[index as usize];
-            if service.has_port(port, incoming) {
-                return Some(index);
-            }
-            elsewhere = elsewhere.or_else(|| service.has_port(port, None).then_some(index));
-        }
-        elsewhere
-    }
-
-    /// All services of all ports at a virtual address.
-    fn services_of_all_ports<A: Family>(
-        &self,
-        address: A,
-        protocol: Protocol,
-    ) -> impl Iterator<Item = ServiceIndex> {
-        let is_any = A::directory(self).has_all_ports;
-        let first = if is_any { self.service_at(address, 0, protocol) } else { None };
-        std::iter::successors(first, |&index| self.services[index as usize].beside)
+        let here = self.service_of_all_ports(address, port, protocol, incoming);
+        here.or_else(|| self.service_of_all_ports(address, port, protocol, None))
     }
 
     /// The endpoint of a service of all ports with this address.
