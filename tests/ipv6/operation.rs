@@ -107,24 +107,29 @@ fn a_killed_server_is_found_dead_and_nothing_fails_after() -> Result<()> {
             let mut nginx = cluster.start_web()?;
             let web = ipv6::web(cluster).checked();
             let router = cluster.start_router(&ipv6::config(cluster).service(web))?;
-            ensure!(client::get(&cluster.client, vip(80), 30)?.counts()? == [10, 10, 10]);
+            let answers = |requests, expected: [u64; 3]| {
+                let counts = client::get(&cluster.client, vip(80), requests)?.counts()?;
+                ensure!(counts == expected, "{counts:?} instead of {expected:?}");
+                Ok(())
+            };
+            answers(30, [10, 10, 10])?;
             nginx[1].kill()?;
             router.wait_up(1, false)?;
             let server = router.server(1)?;
             ensure!(server.address == endpoint(cluster, 1, layout.http_port()), "{server:?}");
             ensure!(server.reason.as_deref().is_some_and(|reason| reason.contains("refused")), "{server:?}");
-            ensure!(client::get(&cluster.client, vip(80), 100)?.counts()? == [50, 0, 50]);
+            answers(100, [50, 0, 50])?;
             nginx[1].start_again()?;
             router.wait_up(1, true)?;
-            ensure!(client::get(&cluster.client, vip(80), 30)?.counts()? == [10, 10, 10]);
+            answers(30, [10, 10, 10])?;
 
             // Without a word: no reset, no error, not even a neighbour advertisement.
             cluster.lan.ip("link set rs3 down")?;
             router.wait_up(2, false)?;
-            ensure!(client::get(&cluster.client, vip(80), 30)?.counts()? == [15, 15, 0]);
+            answers(30, [15, 15, 0])?;
             cluster.lan.ip("link set rs3 up")?;
             router.wait_up(2, true)?;
-            ensure!(client::get(&cluster.client, vip(80), 30)?.counts()? == [10, 10, 10]);
+            answers(30, [10, 10, 10])?;
             router.finish()
         })?;
     }
