@@ -214,7 +214,7 @@ fn alone(
                 None if !service.one_packet => stage.home(service).hashed(flow)?,
                 None => {
                     let again = snapshot.rehearsal(Some(index));
-                    again.home_of(index).1.picker.pick_free(flow, &|id| again.is_free(id))?
+                    again.home_of(index).1.picker.pick_free(|| *flow, &|id| again.is_free(id))?
                 }
             };
             stage.dest_in(service, chosen)?.id

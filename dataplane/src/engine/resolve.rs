@@ -416,19 +416,46 @@ impl<'a> Path<'a> {
 
     /// A packet of no connection, for which there may be a vacancy; `None` if another worker has just begun one.
     fn begin(&self, packet: &Packet, vacancy: Option<Slot>) -> Result<Option<&'a Dest>, Verdict> {
-        let index = match packet.side() {
-            Side::Service(index) => index,
-            Side::Endpoint(_) => {
-                // A connection of all ports goes before who answers for want of one.
-                let answering =
-                    self.answering(packet).filter(|_| !self.is_known_further(&self.engine.table, packet));
-                return match answering.or_else(|| self.begin_active(packet)) {
-                    Some(dest) => Ok(Some(dest)),
-                    None => Err(Verdict::Punt(Punt::ServerReply)),
-                };
-            }
-        };
+        let Side::Service(index) = packet.side() else { return self.begin_from_server(packet) };
         let service = &self.snapshot.services[index as usize];
+        if !(service.is_open && packet.may_begin()) {
+            return self.begin_if_allowed(index, service, packet, vacancy);
+        }
+        if self.is_from_martian(packet) {
+            return Err(Verdict::Drop(Drop::Martian));
+        }
+        let picked = service.picker.pick_free(|| self.flow(packet), &|_| true);
+        let dest = picked.and_then(|id| self.snapshot.dest(id)).ok_or(Verdict::Drop(Drop::NoServer))?;
+        arrives(packet, dest)?;
+        let word = self.first_word(service, dest, packet);
+        dest.gauge.enter(word.state());
+        if !self.insert(dest, packet, word, None, vacancy)? {
+            return Ok(None);
+        }
+        self.count_connection(dest);
+        Ok(Some(dest))
+    }
+
+    /// A packet from a real server that belongs to no connection.
+    #[inline(never)]
+    fn begin_from_server(&self, packet: &Packet) -> Result<Option<&'a Dest>, Verdict> {
+        // A connection of all ports goes before who answers for want of one.
+        let answering = self.answering(packet).filter(|_| !self.is_known_further(&self.engine.table, packet));
+        match answering.or_else(|| self.begin_active(packet)) {
+            Some(dest) => Ok(Some(dest)),
+            None => Err(Verdict::Punt(Punt::ServerReply)),
+        }
+    }
+
+    /// As [`Self::begin`], for what asks more of a connection that begins than which server is its.
+    #[inline(never)]
+    fn begin_if_allowed(
+        &self,
+        index: ServiceIndex,
+        service: &Service,
+        packet: &Packet,
+        vacancy: Option<Slot>,
+    ) -> Result<Option<&'a Dest>, Verdict> {
         let is_late = !(packet.may_begin() || service.sloppy && packet.may_begin_late());
         // Of a connection that needs no word nobody knows that it is not known.
         let may_go_on = is_late && service.at_risk.is_some();
@@ -449,13 +476,13 @@ impl<'a> Path<'a> {
         {
             return Ok(Some(dest));
         }
-        let (dest, word) = self.schedule(index, service, packet)?;
+        let dest = self.schedule(index, service, packet)?;
         arrives(packet, dest)?;
         if !service.keeps_all && !self.is_kept(service, dest, packet) {
             self.count_connection(dest);
             return Ok(Some(dest));
         }
-        if !self.enter(service, dest, packet, word, vacancy)? {
+        if !self.enter(service, dest, packet, self.first_word(service, dest, packet), vacancy)? {
             return Ok(None);
         }
         self.count_connection(dest);
@@ -466,8 +493,7 @@ impl<'a> Path<'a> {
         Ok(Some(dest))
     }
 
-    /// Inserts a connection's word; `false` if another worker has just done so.
-    #[inline(always)]
+    /// Inserts a connection's word and what it needs besides; `false` if another worker has just done so.
     pub(super) fn enter(
         &self,
         service: &Service,
@@ -476,17 +502,30 @@ impl<'a> Path<'a> {
         word: Word,
         vacancy: Option<Slot>,
     ) -> Result<bool, Verdict> {
-        let Packet { client, hash, .. } = *packet;
-        let wanted = Wanted::Connection(dest.endpoint);
-        let side = packet.side();
-        let judge =
-            Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted, named: self.named };
         // Counted before it can be seen: another worker may end it at once, and the gauge is not signed.
         dest.gauge.enter(word.state());
         let (word, local) = match (&service.limiter, &service.pool) {
             (None, None) => (word, None),
             _ => self.reserve(service, dest, packet, word)?,
         };
+        self.insert(dest, packet, word, local, vacancy)
+    }
+
+    /// Inserts a word that is counted, and is not any more if it finds no place; `false` if another worker has just inserted one.
+    #[inline(always)]
+    fn insert(
+        &self,
+        dest: &Dest,
+        packet: &Packet,
+        word: Word,
+        local: Option<Local>,
+        vacancy: Option<Slot>,
+    ) -> Result<bool, Verdict> {
+        let Packet { client, hash, .. } = *packet;
+        let wanted = Wanted::Connection(dest.endpoint);
+        let side = packet.side();
+        let judge =
+            Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted, named: self.named };
         let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
         if let Inserted::New(slot) = inserted {
             self.note_address(slot, packet);
@@ -528,7 +567,6 @@ impl<'a> Path<'a> {
     }
 
     /// Whether a packet's client may begin a connection, or why not; `is_late` if its SYN was let in and has left no word.
-    #[inline(always)]
     pub(super) fn admit(&self, service: &Service, packet: &Packet, is_late: bool) -> Result<(), Verdict> {
         let admitted = match self.addresses_of(packet) {
             None => self.admit_from(service, packet.source, is_late),
@@ -537,20 +575,10 @@ impl<'a> Path<'a> {
         admitted.map_err(Verdict::Drop)
     }
 
-    #[inline(always)]
     fn admit_from<A: Family>(&self, service: &Service, source: A, is_late: bool) -> Result<(), Drop> {
         if self.is_martian(source) {
             return Err(Drop::Martian);
         }
-        if self.snapshot.sources.is_none() && service.sources.is_none() && service.limiter.is_none() {
-            return Ok(());
-        }
-        self.admit_some(service, source, is_late)
-    }
-
-    /// Whether a client may, where not everybody may begin as many connections as he likes.
-    #[inline(never)]
-    fn admit_some<A: Family>(&self, service: &Service, source: A, is_late: bool) -> Result<(), Drop> {
         let allows = |list: &Option<Arc<Sources>>| list.as_ref().is_none_or(|list| list.allows(source));
         if !(allows(&self.snapshot.sources) && allows(&service.sources)) {
             return Err(Drop::SourceDenied);
@@ -592,6 +620,15 @@ impl<'a> Path<'a> {
         })
     }
 
+    /// Whether nobody can be a packet's client.
+    #[inline(always)]
+    fn is_from_martian(&self, packet: &Packet) -> bool {
+        match self.addresses_of(packet) {
+            None => self.is_martian(packet.source),
+            Some(six) => self.is_martian(six.source),
+        }
+    }
+
     /// Whether nobody can be a client with this address: it stands for no single host, or is a service's (RFC 1812, section 5.3.7; RFC 4291,
     /// sections 2.5.2 and 2.7).
     #[inline(always)]
@@ -613,18 +650,19 @@ impl<'a> Path<'a> {
         self.engine.counters.traffic.add(direction, 1, bytes);
     }
 
-    fn schedule(
-        &self,
-        index: ServiceIndex,
-        service: &Service,
-        packet: &Packet,
-    ) -> Result<(&'a Dest, Word), Verdict> {
+    /// The server of a connection that begins.
+    fn schedule(&self, index: ServiceIndex, service: &Service, packet: &Packet) -> Result<&'a Dest, Verdict> {
         let picked = match (self.named, service.persistent) {
             (Some(named), _) => self.snapshot.dest(named),
             (None, None) => self.pick(service, packet),
             (None, Some(prefix)) => self.persist(index, service, prefix, packet)?,
         };
-        let dest = picked.ok_or(Verdict::Drop(Drop::NoServer))?;
+        picked.ok_or(Verdict::Drop(Drop::NoServer))
+    }
+
+    /// The word of a connection that begins.
+    #[inline(always)]
+    fn first_word(&self, service: &Service, dest: &Dest, packet: &Packet) -> Word {
         let state = match packet.protocol {
             Protocol::Udp => State::Udp,
             Protocol::Tcp => match tcp::next(tcp::Direction::In, State::None, packet.flags) {
@@ -644,18 +682,16 @@ impl<'a> Path<'a> {
             }
         };
         let coarse = service.timeout(state).is_coarse();
-        let word = Word::new(packet.client, dest.id).with_state(state).seen(self.now, coarse);
-        Ok((dest, word))
+        Word::new(packet.client, dest.id).with_state(state).seen(self.now, coarse)
     }
 
     /// The scheduler's choice.
-    #[inline]
     pub(super) fn pick(&self, service: &Service, packet: &Packet) -> Option<&'a Dest> {
         let (flow, home) = (self.flow(packet), self.snapshot.home(service));
         let picked = match service.is_limited {
             // The end of a handshake.
             _ if service.by_hash.is_some() && packet.flags & SYN == 0 => home.hashed(&flow),
-            true => home.picker.pick_free(&flow, &|id| self.snapshot.is_free(id)),
+            true => home.picker.pick_free(|| flow, &|id| self.snapshot.is_free(id)),
             false => home.picker.pick(&flow),
         };
         self.snapshot.dest_in(service, picked?)

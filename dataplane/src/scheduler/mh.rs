@@ -49,20 +49,25 @@ impl Mh {
         if usable && is_free(dest) {
             return Some(dest);
         }
-        self.elsewhere(flow, first, is_free)
+        self.elsewhere(flow.source, port, first, is_free)
     }
 
     /// The server of another row, with `mh-fallback`.
     #[cold]
     #[inline(never)]
-    fn elsewhere(&self, flow: &Flow, first: usize, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
+    fn elsewhere(
+        &self,
+        source: u32,
+        port: u16,
+        first: usize,
+        is_free: &impl Fn(DestId) -> bool,
+    ) -> Option<DestId> {
         // Nobody is free: to find that out by the rows would be 4093 hashes for each SYN of a flood.
         if !self.fallback || !self.servers.iter().any(|&(dest, usable)| usable && is_free(dest)) {
             return None;
         }
-        let port = self.hashed_port(flow);
         (0..ROWS as u32)
-            .filter_map(|offset| self.owner(row(flow.source, port, offset.wrapping_add(first as u32))))
+            .filter_map(|offset| self.owner(row(source, port, offset.wrapping_add(first as u32))))
             .find(|&(dest, usable)| usable && is_free(dest))
             .map(|(dest, _)| dest)
     }

@@ -150,25 +150,28 @@ impl Picker {
     }
 
     /// The server for a new connection; `None` if there is none that may take it.
-    #[inline(always)]
     pub fn pick(&self, flow: &Flow) -> Option<DestId> {
-        self.pick_free(flow, &|_| true)
+        self.pick_free(|| *flow, &|_| true)
     }
 
     /// The same among the servers that are free. One that is not is passed over; with the hashing schedulers of IPVS it keeps
-    /// its clients as one of weight 0 does.
+    /// its clients as one of weight 0 does. The flow is asked for by whoever looks at it.
     #[inline(always)]
-    pub fn pick_free(&self, flow: &Flow, is_free: &impl Fn(DestId) -> bool) -> Option<DestId> {
+    pub fn pick_free(
+        &self,
+        flow: impl FnOnce() -> Flow,
+        is_free: &impl Fn(DestId) -> bool,
+    ) -> Option<DestId> {
         match self {
             Picker::RoundRobin(picker) => picker.pick(is_free),
             Picker::Least(picker) => picker.pick(is_free),
-            Picker::Hashed(picker) => picker.pick(flow, is_free),
-            Picker::Mh(picker) => picker.pick(flow, is_free),
+            Picker::Hashed(picker) => picker.pick(&flow(), is_free),
+            Picker::Mh(picker) => picker.pick(&flow(), is_free),
             Picker::Preferred(picker) => picker.pick(is_free),
-            Picker::Local(picker) => picker.pick(flow, is_free),
-            Picker::Two(picker) => picker.pick(flow, is_free),
-            Picker::Maglev(picker) => picker.pick(flow, is_free),
-            Picker::Rendezvous(picker) => picker.pick_for(flow, is_free),
+            Picker::Local(picker) => picker.pick(&flow(), is_free),
+            Picker::Two(picker) => picker.pick(&flow(), is_free),
+            Picker::Maglev(picker) => picker.pick(&flow(), is_free),
+            Picker::Rendezvous(picker) => picker.pick_for(&flow(), is_free),
         }
     }
 }

@@ -360,7 +360,7 @@ fn a_server_that_is_not_free_is_passed_over_whatever_the_scheduler() {
         let picker = Picker::new(kind, &flags, &list, &Kept::default(), FLOW_KEY);
         let full = DestId::new(1).unwrap();
         let picked = |is_free: &dyn Fn(DestId) -> bool| -> Vec<Option<DestId>> {
-            (0..600).map(|n| picker.pick_free(&flow(n), &|id| is_free(id))).collect()
+            (0..600).map(|n| picker.pick_free(|| flow(n), &|id| is_free(id))).collect()
         };
         for (n, dest) in picked(&|id| id != full).into_iter().enumerate() {
             // Without a fallback the clients of its rows wait for it.
@@ -384,7 +384,7 @@ fn without_one_server_wrr_is_that_of_the_others() {
         let picker = picker(Scheduler::Wrr, &[], &servers(&weights));
         let mut counts = [0u32; 3];
         for _ in 0..5_200 {
-            let dest = picker.pick_free(&flow("198.51.100.7", 1), &|id| id.index() != full).unwrap();
+            let dest = picker.pick_free(|| flow("198.51.100.7", 1), &|id| id.index() != full).unwrap();
             counts[dest.index() - 1] += 1;
         }
         let sum: u32 = (0..3).filter(|n| n + 1 != full).map(|n| weights[n]).sum();
@@ -400,7 +400,7 @@ fn turns_of_a_server_that_is_not_free_are_shared_by_all_others() {
     let picker = Picker::new(Scheduler::Rr, &[], &servers(&[1, 1, 1, 1]), &Kept::default(), FLOW_KEY);
     let mut counts = HashMap::new();
     for _ in 0..300 {
-        let dest = picker.pick_free(&flow("198.51.100.7", 1), &|id| id.index() != 2).unwrap();
+        let dest = picker.pick_free(|| flow("198.51.100.7", 1), &|id| id.index() != 2).unwrap();
         *counts.entry(dest.index()).or_insert(0) += 1;
     }
     assert_eq!(counts, HashMap::from([(1, 100), (3, 100), (4, 100)]));

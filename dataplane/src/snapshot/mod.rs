@@ -185,6 +185,16 @@ impl ServiceSpec {
         let limits = self.limiter.as_ref().is_some_and(Limiter::has_gate);
         limits && self.protocol == Protocol::Tcp && self.mode != Mode::Fullnat
     }
+
+    /// See [`Service::is_open`].
+    fn is_open(&self) -> bool {
+        let all_may_come = self.live && self.sources.is_none() && self.limiter.is_none();
+        let to_any_port = self.ports.is_empty() && self.incoming.is_none();
+        let has_room = self.pool.is_none() && self.dests.iter().all(|dest| dest.limits.is_none());
+        let is_remembered = !self.one_packet && self.rosters.is_none();
+        let by_scheduler = self.persistence.is_none() && self.quic.is_empty() && self.part.is_none();
+        all_may_come && to_any_port && has_room && is_remembered && by_scheduler
+    }
 }
 
 impl DestSpec {
@@ -221,6 +231,8 @@ pub struct Service {
     pub mode: Mode,
     /// Whether connections begin here; see [`ServiceSpec::live`].
     pub live: bool,
+    /// Whether anybody's do, from the first packet on, and nothing but the scheduler chooses their servers.
+    pub is_open: bool,
     /// Chooses servers.
     pub picker: Picker,
     /// Chooses them by nothing but the flow, if handshakes that are half done are limited ([`Limiter::knock`]).
@@ -518,7 +530,9 @@ impl Snapshot {
     }
 
     /// The same for these sources only.
-    pub fn with_sources(self, sources: Option<Arc<Sources>>) -> Self {
+    pub fn with_sources(mut self, sources: Option<Arc<Sources>>) -> Self {
+        let is_for_all = sources.is_none();
+        self.services.iter_mut().for_each(|service| service.is_open &= is_for_all);
         Snapshot { sources, ..self }
     }
 
@@ -692,6 +706,7 @@ impl Snapshot {
             protocol: spec.protocol,
             mode: spec.mode,
             live: spec.live,
+            is_open: spec.is_open(),
             picker: match home {
                 Some(_) => Picker::nobody(),
                 None => Picker::new(spec.scheduler, &spec.flags, &candidates, &spec.kept, spec.flow_key),

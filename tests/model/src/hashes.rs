@@ -70,7 +70,7 @@ pub fn choose(
         }
         let picker =
             pickers.entry(key).or_insert_with(|| Picker::new(kind, flags, &candidates(), &kept(), FLOW_KEY));
-        picker.pick_free(&seen(flow), &is_free).map(|id| id.index() - 1)
+        picker.pick_free(|| seen(flow), &is_free).map(|id| id.index() - 1)
     })
 }
 

@@ -106,7 +106,7 @@ fn flows_of_a_full_server_go_to_the_others_by_weight_and_nobody_else_moves() {
     for kind in AGREEING {
         let picker = picker(kind, &[], &list);
         let met = |is_free: &dyn Fn(DestId) -> bool| -> Vec<usize> {
-            neighbours().map(|flow| picker.pick_free(&flow, &|id| is_free(id)).unwrap().index()).collect()
+            neighbours().map(|flow| picker.pick_free(|| flow, &|id| is_free(id)).unwrap().index()).collect()
         };
         let (before, after) = (met(&|_| true), met(&|id| id.index() != 2));
         assert_eq!(moved_needlessly(&before, &after, 2), 0, "{kind}");
