@@ -130,7 +130,7 @@ mod tests {
             let client = Client::new(7, port);
             let word = Word::new(client, id).with_state(State::Established).seen(Tick(1000), false);
             let hash = table.hash(client, Protocol::Tcp);
-            assert!(matches!(table.insert(hash, word, 0, &Newcomers, None), Inserted::New(..)));
+            assert!(matches!(table.insert(hash, word, 0, &Newcomers), Inserted::New(..)));
         }
         let snapshot = |generation| Snapshot::new(generation, Vec::new(), &[], [], Fibs::default());
         let publisher = RefCell::new(Publisher::new(snapshot(1)));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dataplane::service::{Protocol, State};
-use dataplane::table::{Client, DestId, Fate, HashKey, Inserted, Judge, Table, Word, Worth};
+use dataplane::table::{Client, DestId, Fate, Hash, HashKey, Inserted, Judge, Slot, Table, Word, Worth};
 use proptest::prelude::*;
 
 const KEY: HashKey = HashKey { blind: 0x5EED, factor: 0x9E37_79B9 };
@@ -58,6 +58,14 @@ fn word(n: u8, dest: u8) -> Word {
     Word::new(client(n), DestId::new(u32::from(dest)).unwrap())
 }
 
+/// As the data path does it: where it has seen a vacancy, if that is still one.
+fn insert(table: &Table, hash: Hash, word: Word, worker: u8, vacancy: Option<Slot>) -> Inserted {
+    match vacancy {
+        Some(slot) if table.occupy(hash, slot, word, worker) => Inserted::New(slot),
+        _ => table.insert(hash, word, worker, &Keeper::default()),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 256 }, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -77,7 +85,7 @@ proptest! {
                     let vacancy = if dest % 2 == 0 { table.vacancy(hash, client(n)) } else { None };
                     prop_assert!(vacancy.is_none() || !model.contains_key(&n));
                     prop_assert!(vacancy.is_none_or(|slot| table.at(slot) == Word::EMPTY));
-                    match (table.insert(hash, word(n, dest), 0, &judge, vacancy), model.get(&n)) {
+                    match (insert(&table, hash, word(n, dest), 0, vacancy), model.get(&n)) {
                         (Inserted::New(_), None) => { model.insert(n, word(n, dest)); }
                         (Inserted::Existing(_, found), Some(&kept)) => prop_assert_eq!(found, kept),
                         (other, expected) => prop_assert!(false, "{:?}, but the model has {:?}", other, expected),
@@ -118,12 +126,11 @@ fn takes_what_it_is_sized_for() {
     let connections = if cfg!(miri) { 64 } else { 100_000 };
     let table = Table::new(connections, KEY);
     assert_eq!(table.slots() * 16, table.buckets() * 64);
-    let judge = Keeper::default();
     for n in 0..connections as u32 / 5 * 6 {
         let client = Client::new(0x0A00_0000 + n / 8, 1024 + (n % 8) as u16);
         let word = Word::new(client, DestId::new(1).unwrap());
         let hash = table.hash(client, Protocol::Tcp);
-        let inserted = table.insert(hash, word, 0, &judge, table.vacancy(hash, client));
+        let inserted = insert(&table, hash, word, 0, table.vacancy(hash, client));
         assert!(matches!(inserted, Inserted::New(_)), "{n}");
     }
 }
@@ -146,7 +153,7 @@ fn one_connection_a_flow_under_contention() {
                     let hash = table.hash(client, Protocol::Tcp);
                     let word = Word::new(client, DestId::new(id).unwrap());
                     let vacancy = table.vacancy(hash, word.client());
-                    if let Inserted::New(_) = table.insert(hash, word, id as u8, &judge, vacancy) {
+                    if let Inserted::New(_) = insert(&table, hash, word, id as u8, vacancy) {
                         assert_eq!(
                             owners[flow].fetch_add(1, Ordering::SeqCst),
                             0,

@@ -63,7 +63,7 @@ impl Start {
 
     fn insert(&self, word: Word) {
         let hash = self.table.hash(word.client(), Protocol::Tcp);
-        assert!(matches!(self.table.insert(hash, word, 0, &Keeper, None), Inserted::New(_)));
+        assert!(matches!(self.table.insert(hash, word, 0, &Keeper), Inserted::New(_)));
     }
 
     fn gauge(&self, n: u8) -> (u32, u32) {

@@ -102,7 +102,7 @@ mod tests {
                 let client = Client::new(address, 40_112);
                 let word = Word::new(client, DestId::new(id).unwrap()).with_state(state).seen(seen, false);
                 let hash = table.hash(client, Protocol::Tcp);
-                assert!(matches!(table.insert(hash, word, 0, &NoRival, None), Inserted::New(_)));
+                assert!(matches!(table.insert(hash, word, 0, &NoRival), Inserted::New(_)));
             }
         }
     }

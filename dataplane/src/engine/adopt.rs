@@ -91,7 +91,7 @@ pub fn adopt(table: &Table, snapshot: &Snapshot, now: Tick, news: &News) -> Adop
                     break Adopted::Changed;
                 }
             }
-            None => match table.insert(hash, word, ADOPTER, &judge, None) {
+            None => match table.insert(hash, word, ADOPTER, &judge) {
                 Inserted::New(slot) => {
                     note_address(slot, local);
                     break Adopted::New;

@@ -65,7 +65,7 @@ impl<'a> Path<'a> {
         let known = Judgement::of_known(self.snapshot, self.now, packet.side(), packet.client);
         let judge = Judgement { wanted, ..known };
         dest.gauge.enter(state);
-        match self.engine.table.insert(packet.hash, word, self.engine.worker as u8, &judge, None) {
+        match self.engine.table.insert(packet.hash, word, self.engine.worker as u8, &judge) {
             Inserted::New(slot) => {
                 self.note_address(slot, packet);
                 self.count_connection(dest);

@@ -98,7 +98,7 @@ impl<'a> Path<'a> {
         let word = self.template(place, service, dest);
         let judge = place.judge(self.snapshot, self.now);
         dest.gauge.enter(State::Template);
-        let inserted = self.engine.table.insert(place.hash, word, self.engine.worker as u8, &judge, None);
+        let inserted = self.engine.table.insert(place.hash, word, self.engine.worker as u8, &judge);
         match inserted {
             Inserted::New(slot) => place.note_address(&self.engine.table, slot),
             Inserted::Existing(..) | Inserted::Full => dest.gauge.leave(State::Template),

@@ -424,7 +424,7 @@ impl<'a> Path<'a> {
         if self.is_from_martian(packet) {
             return Err(Verdict::Drop(Drop::Martian));
         }
-        let picked = service.picker.pick_free(|| self.flow(packet), &|_| true);
+        let picked = self.pick_any(service, packet);
         let dest = picked.and_then(|id| self.snapshot.dest(id)).ok_or(Verdict::Drop(Drop::NoServer))?;
         arrives(packet, dest)?;
         let word = self.first_word(service, dest, packet);
@@ -521,21 +521,35 @@ impl<'a> Path<'a> {
         local: Option<Local>,
         vacancy: Option<Slot>,
     ) -> Result<bool, Verdict> {
+        let (table, worker) = (&self.engine.table, self.engine.worker as u8);
+        let slot = match vacancy {
+            Some(slot) if table.occupy(packet.hash, slot, word, worker) => slot,
+            _ => match self.insert_anywhere(dest, packet, word) {
+                Inserted::New(slot) => slot,
+                Inserted::Existing(..) => return Ok(false),
+                Inserted::Full => return Err(Verdict::Drop(Drop::TableFull)),
+            },
+        };
+        self.note_address(slot, packet);
+        if let Some(local) = local {
+            table.note_local(slot, word.identity(), local);
+        }
+        Ok(true)
+    }
+
+    /// The same without a vacancy, or in spite of it.
+    #[inline(never)]
+    fn insert_anywhere(&self, dest: &Dest, packet: &Packet, word: Word) -> Inserted {
         let Packet { client, hash, .. } = *packet;
         let wanted = Wanted::Connection(dest.endpoint);
         let side = packet.side();
         let judge =
             Judgement { snapshot: self.snapshot, now: self.now, side, client, wanted, named: self.named };
-        let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge, vacancy);
-        if let Inserted::New(slot) = inserted {
-            self.note_address(slot, packet);
-            if let Some(local) = local {
-                self.engine.table.note_local(slot, word.identity(), local);
-            }
-            return Ok(true);
+        let inserted = self.engine.table.insert(hash, word, self.engine.worker as u8, &judge);
+        if !matches!(inserted, Inserted::New(_)) {
+            self.snapshot.left(word);
         }
-        self.snapshot.left(word);
-        if inserted == Inserted::Full { Err(Verdict::Drop(Drop::TableFull)) } else { Ok(false) }
+        inserted
     }
 
     /// What a connection needs before it is inserted besides a slot: a place among its source's, a local port. It has been counted, and is not any
@@ -683,6 +697,12 @@ impl<'a> Path<'a> {
         };
         let coarse = service.timeout(state).is_coarse();
         Word::new(packet.client, dest.id).with_state(state).seen(self.now, coarse)
+    }
+
+    /// The scheduler's choice where all servers are free. Inside of [`Self::begin`] all that it holds would be in memory meanwhile.
+    #[inline(never)]
+    fn pick_any(&self, service: &Service, packet: &Packet) -> Option<DestId> {
+        service.picker.pick_free(|| self.flow(packet), &|_| true)
     }
 
     /// The scheduler's choice.

@@ -213,6 +213,7 @@ impl<M: Map> Directory<M> {
         self.addresses.insert(whole(address), known | what);
     }
 
+    #[inline(always)]
     fn what<A: Family<Map = M>>(&self, address: A) -> u32 {
         self.addresses.get(whole(address)).unwrap_or(0)
     }
@@ -307,6 +308,7 @@ impl Snapshot {
     }
 
     /// Whether this is the address of a service.
+    #[inline(always)]
     pub fn is_virtual<A: Family>(&self, address: A) -> bool {
         A::directory(self).what(address) & VIRTUAL != 0
     }

@@ -463,7 +463,7 @@ impl Snats {
             return Ok(snat.mapping(word));
         }
         let judge = Judgement { snat, now, class, at: None };
-        match snat.table.insert(snat.hash(class, inside), word, worker, &judge, None) {
+        match snat.table.insert(snat.hash(class, inside), word, worker, &judge) {
             Inserted::New(_) => Ok(snat.mapping(word)),
             Inserted::Existing(_, theirs) => {
                 snat.give_back(word);

@@ -150,7 +150,7 @@ impl Snat {
             return if has_changed { Adopted::Changed } else { Adopted::Known };
         }
         let judge = Judgement { snat: self, now, class, at: None };
-        let adopted = match self.table.insert(self.hash(class, inside), word, ADOPTER, &judge, None) {
+        let adopted = match self.table.insert(self.hash(class, inside), word, ADOPTER, &judge) {
             Inserted::New(_) => return Adopted::New,
             Inserted::Existing(..) => Adopted::Known,
             Inserted::Full => Adopted::NoRoom,

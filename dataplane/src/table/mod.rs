@@ -359,44 +359,10 @@ impl Table {
     }
 
     /// Adds a connection, unless its flow has one. `worker` tells tentative words of different workers apart,
-    /// which may be equal otherwise; `vacancy` is where to try first.
-    #[inline(always)]
-    pub fn insert(
-        &self,
-        hash: Hash,
-        word: Word,
-        worker: u8,
-        judge: &impl Judge,
-        vacancy: Option<Slot>,
-    ) -> Inserted {
-        let tentative = word.tentative(worker);
-        if let Some(slot) = vacancy
-            && self.occupy(hash, slot, tentative, word)
-        {
-            return Inserted::New(slot);
-        }
-        self.insert_anywhere(hash, tentative, word, judge)
-    }
-
-    /// Puts a connection into a slot, if that is empty and there is no other word of the client.
-    #[inline(always)]
-    fn occupy(&self, hash: Hash, slot: Slot, tentative: Word, word: Word) -> bool {
-        if self.replace(slot, Word::EMPTY, tentative).is_err() {
-            return false;
-        }
-        // A bit for each of the client's words, of which the tentative one is the first.
-        let mut known = 0;
-        for (position, bucket) in self.candidates(hash).into_iter().enumerate() {
-            let words = self.buckets[bucket].read(Ordering::SeqCst);
-            known |= matches(&words, word.client()) << (position * SLOTS);
-        }
-        let is_alone = known.is_power_of_two();
-        let outcome = if is_alone { word } else { Word::EMPTY };
-        self.replace(slot, tentative, outcome).is_ok() && is_alone
-    }
-
+    /// which may be equal otherwise.
     #[inline(never)]
-    fn insert_anywhere(&self, hash: Hash, tentative: Word, word: Word, judge: &impl Judge) -> Inserted {
+    pub fn insert(&self, hash: Hash, word: Word, worker: u8, judge: &impl Judge) -> Inserted {
+        let tentative = word.tentative(worker);
         for round in 0.. {
             let (slot, old) = match self.survey(hash, word.client(), judge) {
                 Survey::Existing(slot, word) => return Inserted::Existing(slot, word),
@@ -426,6 +392,25 @@ impl Table {
             }
         }
         unreachable!("the rounds are counted in u32 and each waits for another worker's progress")
+    }
+
+    /// Puts a connection into a slot, if that is empty and there is no other word of the client: what [`Self::insert`] comes to mostly, for
+    /// whoever knows a [`Self::vacancy`], and without judging anybody.
+    #[inline(always)]
+    pub fn occupy(&self, hash: Hash, slot: Slot, word: Word, worker: u8) -> bool {
+        let tentative = word.tentative(worker);
+        if self.replace(slot, Word::EMPTY, tentative).is_err() {
+            return false;
+        }
+        // A bit for each of the client's words, of which the tentative one is the first.
+        let mut known = 0;
+        for (position, bucket) in self.candidates(hash).into_iter().enumerate() {
+            let words = self.buckets[bucket].read(Ordering::SeqCst);
+            known |= matches(&words, word.client()) << (position * SLOTS);
+        }
+        let is_alone = known.is_power_of_two();
+        let outcome = if is_alone { word } else { Word::EMPTY };
+        self.replace(slot, tentative, outcome).is_ok() && is_alone
     }
 
     /// Changes a word, or removes it with [`Word::EMPTY`], if it is still what it was; else tells what it is.

@@ -66,9 +66,7 @@ mod tests {
         let client = table.wide_client(ADDRESS, 40_112);
         let word = Word::new(client, DestId::new(1).unwrap());
         let hash = table.hash(client, Protocol::Tcp);
-        let Inserted::New(slot) = table.insert(hash, word, 0, &Nobody, None) else {
-            panic!("an empty table")
-        };
+        let Inserted::New(slot) = table.insert(hash, word, 0, &Nobody) else { panic!("an empty table") };
         assert_eq!(table.address_of(slot, word, false), None, "nobody has noted it");
         table.note_address(slot, ADDRESS);
         assert_eq!(table.address_of(slot, word, false), Some(ADDRESS));
