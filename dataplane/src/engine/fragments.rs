@@ -107,8 +107,9 @@ fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
         return Verdict::Drop(Drop::FragmentOverlap);
     }
     // 2.
-    let found = classified.and_then(|()| path.find_or_begin(&packet));
-    let (verdict, fate) = match path.or_further(&mut packet, found) {
+    let mut found = classified.and_then(|()| path.find_or_begin(&packet));
+    path.or_further(&mut packet, &mut found);
+    let (verdict, fate) = match found {
         Ok(dest) if packet.protocol == Protocol::Sctp && changes_port(path.snapshot, dest) => {
             (Verdict::Drop(Drop::SctpFragment), Fate::Nowhere)
         }

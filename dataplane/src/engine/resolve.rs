@@ -220,11 +220,12 @@ impl<'a> Path<'a> {
                 return Verdict::Forward(port);
             }
         }
-        let found = match self.named(packet, frame) {
+        let mut found = match self.named(packet, frame) {
             None => self.resolve(packet),
             named => Path { named, ..*self }.find_or_begin(packet),
         };
-        let dest = match self.or_further(packet, found) {
+        self.or_further(packet, &mut found);
+        let dest = match found {
             Ok(dest) => dest,
             Err(verdict) => return route::instead(self, frame, verdict),
         };
@@ -285,16 +286,12 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// What was found, or else what [`Self::anothers`] says of the packet.
-    #[inline]
-    pub fn or_further(
-        &self,
-        packet: &mut Packet,
-        found: Result<&'a Dest, Verdict>,
-    ) -> Result<&'a Dest, Verdict> {
-        match found {
-            Err(Verdict::Punt(Punt::ServerReply)) => self.anothers(packet),
-            found => found,
+    /// What was found becomes what [`Self::anothers`] says of the packet, if it was nothing. In its place: a result that is moved is read
+    /// as a whole sooner than its halves are written, which are 15 cycles.
+    #[inline(always)]
+    pub fn or_further(&self, packet: &mut Packet, found: &mut Result<&'a Dest, Verdict>) {
+        if matches!(found, Err(Verdict::Punt(Punt::ServerReply))) {
+            *found = self.anothers(packet);
         }
     }
 
