@@ -163,7 +163,7 @@ impl Backend for Router {
 }
 
 fn change() -> api::Change {
-    let (service, server) = ("tcp/192.0.2.10:80".to_owned(), Some("10.0.0.1:80".parse().unwrap()));
+    let (service, server) = (Some("tcp/192.0.2.10:80".to_owned()), Some("10.0.0.1:80".parse().unwrap()));
     api::Change { sign: api::Sign::Changed, service, server, what: "weight 1 -> 3".to_owned() }
 }
 

@@ -641,8 +641,8 @@ pub struct Worker {
 pub struct Change {
     /// What happened to it.
     pub sign: Sign,
-    /// The service, e.g. `tcp/192.0.2.10:80`.
-    pub service: String,
+    /// The service, e.g. `tcp/192.0.2.10:80`; none if a setting of the router itself has changed.
+    pub service: Option<String>,
     /// The server; none if the service itself has changed.
     pub server: Option<SocketAddr>,
     /// What of it, e.g. `weight 1 -> 3`; may be empty.
@@ -687,9 +687,10 @@ impl fmt::Display for Change {
             Sign::Removed => '-',
             Sign::Changed => '~',
         };
-        match &self.server {
-            None => write!(f, "{sign} service {}", self.service)?,
-            Some(server) => write!(f, "{sign} server {} {server}", self.service)?,
+        match (&self.service, &self.server) {
+            (None, _) => write!(f, "{sign}")?,
+            (Some(service), None) => write!(f, "{sign} service {service}")?,
+            (Some(service), Some(server)) => write!(f, "{sign} server {service} {server}")?,
         }
         if self.what.is_empty() { Ok(()) } else { write!(f, " {}", self.what) }
     }

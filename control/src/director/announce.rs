@@ -74,7 +74,7 @@ impl Director {
             let (was, is) = service.virtual_addresses().map(both).find(|(was, is)| was != is)?;
             Some(api::Change {
                 sign: api::Sign::Changed,
-                service: ServiceKey::of(service).to_string(),
+                service: Some(ServiceKey::of(service).to_string()),
                 server: None,
                 what: format!("{} -> {}", shown(was), shown(is)),
             })

@@ -18,7 +18,7 @@ use crate::admin::api;
 use crate::config::{self, Config};
 use crate::events::Kind;
 use crate::services::diff::diff;
-use crate::services::{Basis, List, Plan};
+use crate::services::{Basis, List, Plan, settings};
 
 /// What the file is read for, and who waits for it.
 pub(super) enum Errand {
@@ -91,7 +91,10 @@ impl Director {
             }
             Errand::Diff(reply) => {
                 // What the file would have to change to become what is running.
-                let changes = file.map(|file| diff(&file.config.services, self.services.running()));
+                let changes = file.map(|file| {
+                    let services = diff(&file.config.services, self.services.running());
+                    settings::diff(&file.config, &self.config).into_iter().chain(services).collect()
+                });
                 let _ = reply.send(changes);
             }
             Errand::Save(reply) => {
@@ -152,14 +155,15 @@ impl Director {
     /// What was planned while the file was read, or another plan if something was changed live meanwhile.
     fn planned(&self, file: File) -> (Config, Plan, Vec<api::Change>) {
         let File { config, planned } = file;
-        match planned {
-            Some((plan, changes)) if self.services.fits(&plan) => (config, plan, changes),
+        let (plan, services) = match planned {
+            Some((plan, changes)) if self.services.fits(&plan) => (plan, changes),
             other => {
                 let file = other.map(|(plan, _)| plan.into_file()).unwrap_or_default();
-                let (plan, changes) = plan(self.services.basis(), file);
-                (config, plan, changes)
+                plan(self.services.basis(), file)
             }
-        }
+        };
+        let changes = settings::diff(&self.config, &config).into_iter().chain(services).collect();
+        (config, plan, changes)
     }
 
     fn reloaded(&self, changes: Vec<api::Change>, overruled: Vec<String>, dry_run: bool) -> api::Reloaded {

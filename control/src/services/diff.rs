@@ -142,7 +142,8 @@ fn settings(old: &Service, new: &Service) -> Vec<String> {
     with_values.into_iter().flatten().chain(without_values.map(|(name, _)| name.to_owned())).collect()
 }
 
-fn differs<T: PartialEq + std::fmt::Display>(name: &str, old: T, new: T) -> Option<String> {
+/// Both values of a setting, if they differ.
+pub(super) fn differs<T: PartialEq + std::fmt::Display>(name: &str, old: T, new: T) -> Option<String> {
     (old != new).then(|| format!("{name} {old} -> {new}"))
 }
 
@@ -155,7 +156,7 @@ fn added(service: &str, server: &Server) -> Change {
 }
 
 fn change(sign: Sign, service: &str, server: Option<SocketAddr>, what: String) -> Change {
-    Change { sign, service: service.to_owned(), server, what }
+    Change { sign, service: Some(service.to_owned()), server, what }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod inherit;
 pub mod live;
 mod roster;
 pub mod save;
+pub mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -196,7 +196,7 @@ impl Backend for Fake {
 }
 
 fn change() -> api::Change {
-    let (service, server) = ("tcp/192.0.2.10:80".to_owned(), Some("10.0.0.11:8080".parse().unwrap()));
+    let (service, server) = (Some("tcp/192.0.2.10:80".to_owned()), Some("10.0.0.11:8080".parse().unwrap()));
     api::Change { sign: api::Sign::Changed, service, server, what: "weight 1 -> 3".to_owned() }
 }
 

@@ -53,7 +53,7 @@ impl Example {
         let signs = [api::Sign::Added, api::Sign::Removed, api::Sign::Changed];
         let change = |sign| api::Change {
             sign,
-            service: "tcp/192.0.2.10:80".to_owned(),
+            service: self.maybe("tcp/192.0.2.10:80".to_owned()),
             server: self.maybe("10.0.0.11:8080".parse().unwrap()),
             what: String::new(),
         };
