@@ -6,13 +6,14 @@
 //! to these clients. Nothing of what the two say to each other has to be read for that, so that it holds under TLS as well
 //! (RFC 4217). All else is what every connection of a service of all ports is.
 
-use super::Frame;
 use super::packet::{Direction, Packet, Piece, Side};
 use super::persist::{Person, Place};
-use super::resolve::{Judgement, Path, Wanted};
+use super::resolve::{Judgement, Path, Wanted, arrives};
+use super::{Frame, Verdict};
+use crate::counters::Punt;
 use crate::service::{Helper, Protocol, State};
 use crate::snapshot::{Dest, Service};
-use crate::table::{FLAG_REPLIED, Inserted, Word};
+use crate::table::{FLAG_REPLIED, Inserted, Slot, Word};
 use crate::tcp;
 use crate::wire::transport::{ACK, RST, SYN};
 use crate::wire::{ethernet, ftp};
@@ -26,21 +27,28 @@ pub(super) fn is_control(service: &Service, packet: &Packet) -> bool {
 }
 
 impl<'a> Path<'a> {
-    /// The server that a client's data connection is with; `None` if it has no established control connection.
-    pub(super) fn controlled(&self, place: &Place, service: &Service, packet: &Packet) -> Option<&'a Dest> {
+    /// The server that a client's data connection is with. Without an established control connection the port is one that nobody has.
+    pub(super) fn controlled(
+        &self,
+        place: &Place,
+        service: &Service,
+        packet: &Packet,
+    ) -> Result<&'a Dest, Verdict> {
         let serves = |dest: &Dest| packet.destination_port >= FIRST && dest.up && !dest.reset;
-        self.control(place, service, serves)
-    }
-
-    /// The server that a client has a control connection with, or has had within the time of persistence, if it is one for this data connection:
-    /// from which that time counts anew.
-    fn control(&self, place: &Place, service: &Service, is_it: impl Fn(&Dest) -> bool) -> Option<&'a Dest> {
-        let (slot, word) = place.find(&self.engine.table, self.snapshot, self.now)?;
-        let dest = (word.flags() & FLAG_REPLIED != 0).then(|| self.snapshot.dest_of(word))?;
-        let dest = dest.filter(|dest| is_it(dest))?;
+        let control = self.control(place, serves);
+        let (slot, word, dest) = control.ok_or(Verdict::Punt(Punt::NoService))?;
+        arrives(packet, dest)?;
         // Who has changed it meanwhile has had it renewed.
         self.renew(service, slot, word);
-        Some(dest)
+        Ok(dest)
+    }
+
+    /// The server that a client has a control connection with, or has had within the time of persistence, if it is one for this data connection,
+    /// and the template that says so: from the data connection on that time counts anew.
+    fn control(&self, place: &Place, is_it: impl Fn(&Dest) -> bool) -> Option<(Slot, Word, &'a Dest)> {
+        let (slot, word) = place.find(&self.engine.table, self.snapshot, self.now)?;
+        let dest = (word.flags() & FLAG_REPLIED != 0).then(|| self.snapshot.dest_of(word))?;
+        dest.filter(|dest| is_it(dest)).map(|dest| (slot, word, dest))
     }
 
     /// The dest of a data connection that a server opens with this packet, which is in the table then.
@@ -55,7 +63,9 @@ impl<'a> Path<'a> {
         let (service, dest) = services.iter().find_map(|&index| {
             let service = &self.snapshot.services[index as usize];
             let place = Place::new(&self.engine.table, (index, service), service.persistent?, person);
-            let dest = self.control(&place, service, |dest| dest.endpoint == Some(endpoint))?;
+            let its = |dest: &Dest| dest.endpoint == Some(endpoint);
+            let (slot, word, dest) = self.control(&place, its)?;
+            self.renew(service, slot, word);
             Some((service, dest))
         })?;
         let state = tcp::next(tcp::Direction::Out, State::None, packet.flags);

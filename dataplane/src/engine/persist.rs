@@ -10,10 +10,9 @@
 //! flood of SYNs from everywhere leaves none behind that would push others out.
 
 use super::packet::{Packet, Side};
-use super::resolve::{Judgement, Path, Wanted};
+use super::resolve::{Judgement, Path, Wanted, arrives};
 use super::{Verdict, ftp};
 use crate::clock::{TICKS_PER_SECOND, Tick};
-use crate::counters::Punt;
 use crate::fib::Address;
 use crate::service::State;
 use crate::snapshot::{Dest, Service, ServiceIndex, Snapshot};
@@ -27,7 +26,7 @@ const TURNS: u64 = 4;
 
 impl<'a> Path<'a> {
     /// The server of a client that begins a connection: that of its template, else the scheduler's choice, for which there is
-    /// a template from now on. With a helper some connections belong to another, or to none.
+    /// a template from now on, unless the packet does not get as far. With a helper some connections belong to another, or to none.
     #[inline(never)]
     pub(super) fn persist(
         &self,
@@ -39,12 +38,15 @@ impl<'a> Path<'a> {
         let client = Person { client: packet.client, wide: self.client_address(packet) };
         let place = Place::new(&self.engine.table, self.snapshot.home_of(index), prefix, client);
         if !ftp::is_control(service, packet) {
-            // To all others the port is one that nobody has.
-            return self.controlled(&place, service, packet).map(Some).ok_or(Verdict::Punt(Punt::NoService));
+            return self.controlled(&place, service, packet).map(Some);
         }
+        let pick = || {
+            let picked = self.pick(service, packet);
+            picked.map(|dest| arrives(packet, dest).map(|()| dest)).transpose()
+        };
         loop {
             let Some((slot, word)) = place.find(&self.engine.table, self.snapshot, self.now) else {
-                let Some(dest) = self.pick(service, packet) else { return Ok(None) };
+                let Some(dest) = pick()? else { return Ok(None) };
                 match self.begin_template(&place, service, dest) {
                     // Without room for a template the client is served all the same.
                     Inserted::New(_) | Inserted::Full => return Ok(Some(dest)),
@@ -55,6 +57,7 @@ impl<'a> Path<'a> {
             // A table that was taken over knows no addresses.
             place.note_address(&self.engine.table, slot);
             if known.returning {
+                arrives(packet, known)?;
                 if !self.renew(service, slot, word) {
                     continue;
                 }
@@ -64,7 +67,7 @@ impl<'a> Path<'a> {
                 }
                 return Ok(self.snapshot.dest_in(service, known.id));
             }
-            let Some(dest) = self.pick(service, packet) else { return Ok(None) };
+            let Some(dest) = pick()? else { return Ok(None) };
             let moved = self.template(&place, service, dest);
             dest.gauge.enter(State::Template);
             if self.engine.table.replace(slot, word, moved).is_ok() {

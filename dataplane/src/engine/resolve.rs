@@ -463,7 +463,7 @@ impl<'a> Path<'a> {
         if is_late {
             match self.after_handshake(index, service, packet)? {
                 Gated::Begins => {}
-                Gated::Passes(dest) => return Ok(Some(dest)),
+                Gated::Passes(dest) => return arrives(packet, dest).map(|()| Some(dest)),
                 Gated::GoesOn(dest) => return self.catch_up(service, dest, packet, vacancy),
             }
         }
@@ -471,7 +471,7 @@ impl<'a> Path<'a> {
         if service.limiter.is_some()
             && let Gated::Passes(dest) = self.knock(index, service, packet)?
         {
-            return Ok(Some(dest));
+            return arrives(packet, dest).map(|()| Some(dest));
         }
         let dest = self.schedule(index, service, packet)?;
         arrives(packet, dest)?;

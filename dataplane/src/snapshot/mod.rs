@@ -257,8 +257,7 @@ pub struct Service {
     pub quic: Option<Box<quic::Ids>>,
     /// Whether there is a server with [`Limits`].
     pub is_limited: bool,
-    /// Whether a packet whose time to live is over may have arrived: one of its servers is this router itself. Not under a gate against
-    /// floods, which lets packets through without asking whereto.
+    /// Whether a packet whose time to live is over may have arrived: one of its servers is this router itself.
     pub ends_here: bool,
     /// If clients come back to their servers ([`ServiceSpec::persistence`]): how many bits of their addresses count.
     pub persistent: Option<u8>,
@@ -723,8 +722,7 @@ impl Snapshot {
             limiter: spec.limiter.clone(),
             quic: quic::Ids::new(&spec.quic, quic_ids),
             is_limited: spec.dests.iter().any(|dest| dest.limits.is_some()),
-            ends_here: !spec.has_gate()
-                && spec.dests.iter().any(|dest| self.dest(dest.id).is_some_and(|dest| dest.is_here)),
+            ends_here: spec.dests.iter().any(|dest| self.dest(dest.id).is_some_and(|dest| dest.is_here)),
             persistent: spec.persistence.map(|how| how.prefix),
             mark: mark(spec.address),
             waits,

@@ -1,5 +1,6 @@
 //! FTP's control and data connections.
 
+use super::local::with_ttl;
 use super::six::{CLIENT6, packet6, publish as publish6, rig as rig6};
 use super::*;
 use crate::service::{Helper, Limits, Persistence};
@@ -121,6 +122,21 @@ fn a_server_opens_data_connections_to_its_own_clients_alone_and_from_one_port() 
         Verdict::Punt(Punt::NoService),
         "long ago"
     );
+}
+
+#[test]
+fn one_that_does_not_get_to_its_server_is_none_after_which_a_client_may_come_back() {
+    let mut rig = rig();
+    let server = control(&rig);
+    // The other one is the router itself, where what has no hop left may have arrived.
+    rig.spec.dests[2 - server].address = socket("192.0.2.10:0").into();
+    rig.publish();
+    rig.wait(200);
+    let virtual_ = format!("{VIRTUAL}:30000");
+    let mut spent = with_ttl(packet(Protocol::Tcp, WAN_MAC, CLIENT, &virtual_, SYN), 1);
+    assert_eq!(rig.push(WAN, &mut spent), Verdict::Drop(Drop::TtlExpired));
+    rig.wait(200);
+    assert_eq!(to(&rig, 30_000, SYN).0, Verdict::Punt(Punt::NoService));
 }
 
 #[test]

@@ -10,7 +10,7 @@ const SCHEDULERS: [Scheduler; 6] =
 const RATE: u32 = 40;
 
 /// A rig of three servers whose gate is shut by forty handshakes that are half done, and what goes by it.
-fn gated(mode: Mode, scheduler: Scheduler) -> (Rig, Kept) {
+pub(super) fn gated(mode: Mode, scheduler: Scheduler) -> (Rig, Kept) {
     let (mut rig, mut kept) = (Rig::new(Protocol::Tcp, mode, &[1, 1, 1]), Kept::default());
     rig.engine = Engine::new(0, Arc::new(Table::new(4096, HashKey { blind: 1, factor: 3 })), Arc::default());
     let half_open = Some(Rate::new(RATE, RATE));
@@ -32,7 +32,7 @@ fn from(client: &str, flags: u8) -> Vec<u8> {
 }
 
 /// Sends so many SYNs, no two from one client; how many servers they go to.
-fn flood(rig: &Rig, count: u32) -> usize {
+pub(super) fn flood(rig: &Rig, count: u32) -> usize {
     let mut servers = BTreeSet::new();
     for n in 0..count {
         let mut syn = from(&stranger(n), SYN);

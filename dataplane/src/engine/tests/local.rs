@@ -1,9 +1,11 @@
 //! Real servers that are this router itself.
 
 use super::fragments::{Poller, large, split};
+use super::gate::{flood, gated};
 use super::related::{error, hop};
 use super::six::{VIP6, packet6, publish as publish6, rig as rig6};
 use super::*;
+use crate::service::Persistence;
 
 const LOCAL: Verdict = Verdict::Punt(Punt::Local);
 const EXPIRED: Verdict = Verdict::Drop(Drop::TtlExpired);
@@ -16,7 +18,7 @@ fn rig(protocol: Protocol, mode: Mode, servers: usize) -> Rig {
     rig
 }
 
-fn with_ttl(mut frame: Vec<u8>, ttl: u8) -> Vec<u8> {
+pub(super) fn with_ttl(mut frame: Vec<u8>, ttl: u8) -> Vec<u8> {
     frame[22] = ttl;
     frame[24..26].fill(0);
     let sum = checksum::sum(&frame[14..34]);
@@ -127,6 +129,71 @@ fn the_last_hop_is_no_hop_too_many() {
     rig.spec.dests[1].address = socket("10.0.0.2:80").into();
     rig.publish();
     assert_eq!(untouched(&rig, &last(7, SYN, 1)), EXPIRED);
+}
+
+#[test]
+fn a_packet_that_goes_no_further_brings_no_client_back() {
+    let mut rig = rig(Protocol::Tcp, Mode::Dr, 2);
+    rig.spec.persistence = Some(Persistence { seconds: 300, prefix: 32, expire_quiescent: false });
+    rig.publish();
+    let syn = |rig: &Rig, client: u8, port, ttl| {
+        let client = format!("198.51.100.{client}:{port}");
+        untouched_or_sent(rig, &with_ttl(packet(Protocol::Tcp, WAN_MAC, &client, VIP, SYN), ttl))
+    };
+    let ages = |rig: &Rig| {
+        let templates = rig.engine.table.words(0..rig.engine.table.buckets());
+        let templates = templates.filter(|word| word.state() == State::Template);
+        templates.map(|word| (word.dest_number(), word.age(rig.now) / 4)).collect::<BTreeMap<_, _>>()
+    };
+    // In turn: the second would go to another machine.
+    assert_eq!([syn(&rig, 1, 1, 1), syn(&rig, 2, 1, 1)], [LOCAL, EXPIRED]);
+    assert_eq!(ages(&rig), [(2, 0)].into());
+    // Nor does it keep a client there.
+    assert_eq!([syn(&rig, 3, 1, 64), syn(&rig, 2, 1, 64)], [LOCAL, Verdict::Forward(LAN)]);
+    rig.wait(100);
+    assert_eq!(syn(&rig, 2, 2, 1), EXPIRED);
+    assert_eq!(ages(&rig)[&1], 100);
+    assert_eq!(syn(&rig, 2, 2, 64), Verdict::Forward(LAN));
+    assert_eq!(ages(&rig)[&1], 0);
+    // Nor does it move one.
+    rig.spec.dests[1].returning = false;
+    rig.publish();
+    let before = ages(&rig);
+    let verdicts = [syn(&rig, 1, 2, 1), syn(&rig, 1, 3, 1)];
+    assert!(verdicts.contains(&EXPIRED) && verdicts.contains(&LOCAL), "{verdicts:?}");
+    assert_eq!(ages(&rig).keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+}
+
+/// What becomes of a packet, which is sent on or stays as it is.
+fn untouched_or_sent(rig: &Rig, frame: &[u8]) -> Verdict {
+    let mut pushed = frame.to_vec();
+    let verdict = rig.push(WAN, &mut pushed);
+    assert!(verdict == Verdict::Forward(LAN) || pushed == frame);
+    verdict
+}
+
+#[test]
+fn under_a_flood_of_syns_it_is_no_further_away() {
+    for mode in [Mode::Nat, Mode::Dr] {
+        let (mut rig, _kept) = gated(mode, Scheduler::Rr);
+        rig.spec.dests[2].address = socket(VIP).into();
+        rig.publish();
+        flood(&rig, 200);
+        let before = rig.connections().len();
+        let mut seen = BTreeSet::new();
+        for port in 1001..=1060 {
+            let syn = packet(Protocol::Tcp, WAN_MAC, &format!("198.51.100.7:{port}"), VIP, SYN);
+            let rst = packet(Protocol::Tcp, WAN_MAC, &format!("198.51.100.7:{port}"), VIP, RST);
+            for frame in [syn, rst] {
+                let whole = untouched_or_sent(&rig, &frame);
+                let spent = untouched_or_sent(&rig, &with_ttl(frame, 1));
+                assert_eq!(spent, if whole == LOCAL { LOCAL } else { EXPIRED }, "{mode} {port}");
+                seen.insert(format!("{whole:?}"));
+            }
+        }
+        assert_eq!(seen.len(), 2, "{mode}: {seen:?}");
+        assert_eq!(rig.connections().len(), before);
+    }
 }
 
 #[test]
