@@ -22,6 +22,7 @@
 //! | connections without an entry (`track = "at-risk"`): with whom they are, who has an entry all the same, rosters that change and how long that takes, `all` and back again; errors about them | a service is one of them |
 //! | datagrams of QUIC that name their servers: short and long headers, plain and encrypted ids, those of nobody, servers that are down, an address and port with several servers | a service is one of them |
 //! | servers that go down, are drained or reset, weights, weight 0, MACs that are not known, addresses that move away | steps between packets |
+//! | servers that are the router itself, by an address of a port or the virtual one, in all modes: what is Linux' as it came, and has arrived without a hop left | a server is one or not |
 //! | tagged networks: clients and servers on one wire or two, with a tag or without; tags of other networks, of a priority only, two of them, providers' | a sequence has them or not |
 //! | routing of what concerns no service | a sequence has it or not |
 //! | fragments in any order, overlapping, without a first; options, extension headers, no checksum, MSS, selective acknowledgements, class and ECN, hops that run out, MTU, damage, martians, VLAN tags | [`sequence::Odd`] |

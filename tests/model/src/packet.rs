@@ -216,10 +216,10 @@ impl Packet {
         }
     }
 
-    /// One hop further.
+    /// One hop further, if it has one left.
     pub fn spend_hop(&mut self) {
         let at = if self.is_six() { 7 } else { 8 };
-        self.bytes[at] -= 1;
+        self.bytes[at] = self.bytes[at].saturating_sub(1);
         self.sum_header(0);
     }
 

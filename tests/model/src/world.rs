@@ -150,6 +150,21 @@ impl Service {
             && self.servers.iter().all(|server| server.limits.is_none())
     }
 
+    /// Whether a real server is the router itself.
+    pub(crate) fn is_here(&self, server: usize) -> bool {
+        self.servers[server].here.is_some()
+    }
+
+    /// Whether what a real server answers does not come by here: it goes its own way, or Linux says it.
+    pub(crate) fn is_one_way(&self, server: usize) -> bool {
+        self.mode.is_one_way() || self.is_here(server)
+    }
+
+    /// Whether what comes from a real server's address is its answer by NAT.
+    pub(crate) fn translates(&self, server: usize) -> bool {
+        self.mode == Mode::Nat && !self.is_here(server)
+    }
+
     /// Whether it has ports that it does not change.
     pub(crate) fn is_of_all_ports(&self) -> bool {
         self.faces[0].all_ports.is_some()
@@ -194,12 +209,23 @@ pub struct Server {
     pub leaving: Option<Leaving>,
     /// Whether its address is of the other family than the service, as it can be at the end of a tunnel.
     pub is_across: bool,
+    /// If it is the router itself: as whom.
+    pub here: Option<Here>,
     /// Whether the router knows its MAC.
     pub is_known: bool,
     /// As whom datagrams name it.
     pub quic_id: Option<Vec<u8>>,
     /// The upper and lower threshold.
     pub limits: Option<(u32, u32)>,
+}
+
+/// The addresses by which the router itself can be a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Here {
+    /// That of the port where real servers are.
+    Port,
+    /// The virtual address of the service.
+    Virtual,
 }
 
 /// What becomes of the connections of a server that is removed.
@@ -248,18 +274,22 @@ pub(crate) fn virtual_address(is_six: bool, face: &Face) -> SocketAddr {
 /// The address of a service's real server.
 pub(crate) fn server_address(service: &Service, server: usize) -> SocketAddr {
     let own = virtual_address(service.is_six, &service.faces[0]).port();
-    let keeps_port = service.mode.is_one_way() || service.helper == Some(Helper::Ipsec);
+    let keeps_port = service.is_one_way(server) || service.helper == Some(Helper::Ipsec);
     let port = if keeps_port || own == 0 { own } else { 8000 + own };
     let is_six = service.is_six != service.servers[server].is_across;
-    (host_address(service.place, server, is_six), port).into()
+    (host_address(service, server, is_six), port).into()
 }
 
 /// The address of one family that the host of a server has.
-fn host_address(place: usize, server: usize, is_six: bool) -> IpAddr {
-    if is_six {
-        Ipv6Addr::new(0x2001, 0xdb8, 0xa, place as u16, 0, 0, 0, 1 + server as u16).into()
-    } else {
-        Ipv4Addr::new(10, 0, place as u8, 1 + server as u8).into()
+fn host_address(service: &Service, server: usize, is_six: bool) -> IpAddr {
+    match (service.servers[server].here, is_six) {
+        (Some(Here::Virtual), _) => virtual_address(is_six, &service.faces[0]).ip(),
+        (Some(Here::Port), false) => ROUTER.into(),
+        (Some(Here::Port), true) => ROUTER_SIX.into(),
+        (None, false) => Ipv4Addr::new(10, 0, service.place as u8, 1 + server as u8).into(),
+        (None, true) => {
+            Ipv6Addr::new(0x2001, 0xdb8, 0xa, service.place as u16, 0, 0, 0, 1 + server as u16).into()
+        }
     }
 }
 
@@ -284,7 +314,7 @@ pub(crate) fn server_at(service: &Service, server: usize, port: u16) -> SocketAd
 /// What a real server of this connection sends from, and what is sent to it past the service: its address of the clients' family.
 pub(crate) fn host_at(service: &Service, server: usize, port: u16) -> SocketAddr {
     let port = server_at(service, server, port).port();
-    (host_address(service.place, server, service.is_six), port).into()
+    (host_address(service, server, service.is_six), port).into()
 }
 
 fn with_port(address: SocketAddr, port: u16) -> SocketAddr {
@@ -337,7 +367,9 @@ const GATEWAY: Way = Way::Out { port: WAN, mac: [2, 0, 0, 0, 9, 9], mtu: 1500 };
 pub(crate) fn way(services: &[Service], address: IpAddr) -> Way {
     let is_unknown = services.iter().any(|service| {
         let mut servers = service.servers.iter().enumerate();
-        servers.any(|(server, its)| !its.is_known && server_address(service, server).ip() == address)
+        servers.any(|(server, its)| {
+            !its.is_known && its.here.is_none() && server_address(service, server).ip() == address
+        })
     });
     match address {
         _ if is_unknown => Way::Unknown,

@@ -46,7 +46,7 @@ impl Model {
             if is_ftp_data(flow) {
                 return Err(Fate::Punt("no_connection"));
             }
-            return self.go_on(number, flow, flags).map(Some);
+            return self.go_on(frame, number, flow, flags).map(Some);
         }
         if !service.is_at(destination.ip()) {
             return Err(Fate::Punt("no_service"));

@@ -5,7 +5,7 @@
 use dataplane::service::Protocol;
 
 use super::connections::Connection;
-use super::{Fate, Model};
+use super::{Fate, Frame, Model};
 use crate::packet::{FIN, RST};
 use crate::roster::Roster;
 use crate::scheduler::Candidate;
@@ -19,13 +19,20 @@ pub(super) fn is_without(service: &Service, protocol: Protocol) -> bool {
 
 impl Model {
     /// The server that a packet goes to which begins no connection and has none, or why it goes nowhere. Once it has gone, there may be an entry.
-    pub(super) fn go_on(&mut self, number: usize, flow: Flow, flags: u8) -> Result<usize, Fate> {
+    pub(super) fn go_on(
+        &mut self,
+        frame: &Frame<'_>,
+        number: usize,
+        flow: Flow,
+        flags: u8,
+    ) -> Result<usize, Fate> {
         let server = self.by_roster(number, flow).ok_or(Fate::Punt("no_connection"))?;
         if self.is_martian(flow.client.ip()) {
             return Err(Fate::Drop("martian"));
         }
         // Whose connections may begin is asked of every packet without an entry.
         self.admit(number, flow, true).map_err(Fate::Drop)?;
+        self.arrives(&frame.packet, number, server)?;
         let now = self.hashed_to(number, flow);
         if flags & (FIN | RST) == 0 && self.is_at_risk(number, flow, now) {
             // It has not begun now, and is not counted.

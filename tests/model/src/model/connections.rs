@@ -61,6 +61,7 @@ impl Model {
     ) -> Result<usize, Fate> {
         let client = flow.client;
         let server = self.schedule(frame, number, flow, flags)?;
+        self.arrives(&frame.packet, number, server)?;
         if !self.services[number].one_packet {
             self.may_have_another(number, client.ip())?;
         }
@@ -76,7 +77,7 @@ impl Model {
             return Ok(server);
         }
         let service = &self.services[number];
-        let seen = client_side(service);
+        let seen = client_side(service, server);
         let state = match flow.protocol {
             Protocol::Udp => State::Udp,
             Protocol::Sctp => match sctp::next(seen, State::None, flags) {
@@ -235,8 +236,8 @@ fn is_half_done(state: State) -> bool {
 }
 
 /// What is seen when a client speaks: answers come by here, or not.
-pub(super) fn client_side(service: &Service) -> tcp::Seen {
-    if service.mode.is_one_way() { tcp::Seen::OnlyFromClient } else { tcp::Seen::FromClient }
+pub(super) fn client_side(service: &Service, server: usize) -> tcp::Seen {
+    if service.is_one_way(server) { tcp::Seen::OnlyFromClient } else { tcp::Seen::FromClient }
 }
 
 pub(super) fn timeout(service: &Service, state: State) -> u32 {

@@ -20,14 +20,20 @@ impl Model {
         let packet = &frame.packet;
         let flow = flow_of(packet, protocol);
         let flags = packet.says();
-        if packet.hops() <= 1 {
+        if packet.hops() <= 1 && !self.may_be_for_here(frame, flow) {
             return Fate::Drop("ttl_expired");
         }
         let named = self.service_at(flow.destination, protocol, frame.port);
         let named = named.and_then(|service| Some((service, self.named(packet, service)?)));
         let is_its = |one: &Connection| named.is_none_or(|named| (one.service, one.server) == named);
         let known = loop {
-            match self.find(|one| one.flow == flow && is_its(one)) {
+            let known = self.find(|one| one.flow == flow && is_its(one));
+            if let Some(Connection { service, server, .. }) = known.map(|index| &self.connections[index])
+                && let Err(fate) = self.arrives(packet, *service, *server)
+            {
+                return fate;
+            }
+            match known {
                 // What is over, or its server dead, is forgotten, be there another server or not.
                 Some(index) if self.begins_anew(index, flags) => {
                     self.connections.remove(index);
@@ -43,7 +49,7 @@ impl Model {
             Some(index) => {
                 // That with which it has begun, wherever it comes in by now.
                 let Connection { service, server, .. } = self.connections[index];
-                self.follow(index, client_side(&self.services[service]), flags);
+                self.follow(index, client_side(&self.services[service], server), flags);
                 (service, server)
             }
             None => {
@@ -52,7 +58,7 @@ impl Model {
                 };
                 let begun = match self.let_in(frame, service, flow, flags) {
                     Ok(None) => self.begin(frame, service, flow, flags),
-                    Ok(Some(server)) => Ok(server),
+                    Ok(Some(server)) => self.arrives(packet, service, server).map(|()| server),
                     Err(fate) => Err(fate),
                 };
                 match begun {
@@ -111,7 +117,7 @@ impl Model {
         let find = |is_of_all_ports| {
             self.find(|one| {
                 let service = &self.services[one.service];
-                service.mode == Mode::Nat
+                service.translates(one.server)
                     && service.is_of_all_ports() == is_of_all_ports
                     && (one.flow.protocol, one.flow.client) == (protocol, client)
                     && world::server_at(service, one.server, one.flow.destination.port()) == server

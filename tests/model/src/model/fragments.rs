@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::service::{Mode, Protocol};
 
-use super::headers::{ends, has_sound_header, header_of};
+use super::headers::{ends, flow_of, has_sound_header, header_of};
 use super::local::readdress;
 use super::sending::{has_gone_on, send, send_to};
 use super::{Fate, Frame, Model, Observed, TICKS_PER_SECOND};
@@ -96,7 +96,8 @@ impl Model {
             let is_ours = self.is_clients(frame, protocol)
                 || self.is_endpoint(source, protocol)
                 || self.claim_at(source, destination, protocol).is_some();
-            let runs_out = is_ours && packet.hops() <= 1;
+            let may_arrive = self.may_be_for_here(frame, flow_of(packet, protocol));
+            let runs_out = is_ours && packet.hops() <= 1 && !may_arrive;
             // The same number, and other ports; or of IPv6, whose numbers are those of all protocols, another one.
             let is_another = matches!(note.went, Went::With(.., flow) if flow.protocol != protocol);
             if (note.ports != ports || is_another) && !runs_out {
@@ -107,10 +108,10 @@ impl Model {
         if young.is_some() {
             return fate;
         }
-        let went = match fate {
-            Fate::Forward(..) | Fate::Unresolved(_) | Fate::ToFragment(_) => self.placed,
+        let went = match &fate {
+            fate if has_gone_on(fate) => self.placed,
             Fate::Punt(_) | Fate::Route(..) => Went::ToLinux,
-            Fate::Drop(_) | Fate::Hold => Went::Nowhere,
+            _ => Went::Nowhere,
         };
         self.notes.retain(|note| note.datagram != datagram);
         self.notes.push(Note { datagram, seen: self.now, ports, went });
@@ -161,8 +162,8 @@ impl Model {
             Went::Nowhere => return Fate::Drop("fragment_orphan"),
             Went::With(service, server, end, flow) => (service, server, end, flow),
         };
-        if packet.hops() <= 1 {
-            return Fate::Drop("ttl_expired");
+        if let Err(fate) = self.arrives(packet, service, server) {
+            return fate;
         }
         let its = &self.services[service];
         let address = world::server_address(its, server);

@@ -58,7 +58,7 @@ impl Model {
         let (number, server) = (0..self.services.len()).find_map(|number| {
             let service = &self.services[number];
             let server = self.control(frame, number, client.ip())?;
-            let is_its = world::server_at(service, server, DATA) == endpoint;
+            let is_its = service.translates(server) && world::server_at(service, server, DATA) == endpoint;
             (service.helper == Some(Helper::Ftp) && is_its).then_some((number, server))
         })?;
         let service = &self.services[number];

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use dataplane::service::{Mode, Protocol};
 
+use super::services::translated;
 use super::{Frame, Model, TICKS_PER_SECOND};
 use crate::world::{self, Flow, Limit, Service};
 
@@ -131,10 +132,9 @@ impl Model {
         protocol: Protocol,
     ) -> Option<(usize, usize, Flow)> {
         let mut places = Vec::new();
-        for (number, service) in self.services.iter().enumerate().filter(|(_, one)| one.mode == Mode::Nat) {
+        for (number, service) in self.services.iter().enumerate() {
             let faces = service.faces.iter().filter(|face| face.protocol == protocol);
-            for (face, server) in
-                faces.flat_map(|face| (0..service.servers.len()).map(move |server| (face, server)))
+            for (face, server) in faces.flat_map(|face| translated(service).map(move |server| (face, server)))
             {
                 let destination = world::virtual_at(service, face, address.port());
                 if world::server_at(service, server, address.port()) == address {

@@ -70,8 +70,8 @@ impl Model {
                 routed => routed,
             };
         };
-        if packet.hops() <= 1 {
-            return Fate::Drop("ttl_expired");
+        if let Err(fate) = self.arrives(packet, service, server) {
+            return fate;
         }
         let its = &self.services[service];
         let (client, virtual_address) = (flow.client, flow.destination);

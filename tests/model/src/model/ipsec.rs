@@ -34,11 +34,11 @@ impl Model {
         let Connection { service, server, flow, .. } = self.connections[index];
         let its = &self.services[service];
         // AH protects the addresses.
-        if its.helper != Some(Helper::Ipsec) || packet.protocol == AH && its.mode == Mode::Nat {
+        if its.helper != Some(Helper::Ipsec) || packet.protocol == AH && its.translates(server) {
             return None;
         }
-        if packet.hops() <= 1 {
-            return Some(Fate::Drop("ttl_expired"));
+        if let Err(fate) = self.arrives(packet, service, server) {
+            return Some(fate);
         }
         if is_to_service && self.begins_anew(index, 0) {
             self.connections.remove(index);
@@ -48,7 +48,7 @@ impl Model {
         let mut packet = packet.clone();
         let length = packet.bytes.len();
         let (seen, end, address) = match is_to_service {
-            true => (client_side(its), End::Destination, world::server_address(its, server).ip()),
+            true => (client_side(its, server), End::Destination, world::server_address(its, server).ip()),
             false => (Seen::FromServer, End::Source, flow.destination.ip()),
         };
         if its.mode == Mode::Nat {

@@ -13,6 +13,7 @@ mod fragments;
 mod ftp;
 mod gate;
 mod headers;
+mod here;
 mod icmp;
 mod ipsec;
 mod local;

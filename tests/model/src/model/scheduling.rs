@@ -56,11 +56,13 @@ impl Model {
             Choice::ByHash => self.by_hash(number, service.scheduler, &candidates, flow),
             Choice::AnyOf(servers) => match frame.observed.begun {
                 Some(drawn) => servers.into_iter().find(|&server| server == drawn),
-                // One for which there was no local port, or no place among the client's connections.
+                // One that the packet does not get as far as, for which there was no local port, or no place among the client's connections.
                 None => {
+                    let is_no_further = |server| self.arrives(&frame.packet, number, server).is_err();
                     let has_local = |server| self.has_local(number, server, flow);
-                    let mut without = servers.iter().copied().filter(|&server| !has_local(server));
-                    without.next().or(servers.first().copied())
+                    let all = || servers.iter().copied();
+                    let no_further = all().find(|&server| is_no_further(server));
+                    no_further.or_else(|| all().find(|&server| !has_local(server))).or(all().next())
                 }
             },
             Choice::Nobody => None,
@@ -73,7 +75,7 @@ impl Model {
         let service = &self.services[number];
         let is_known = |server: usize| {
             let address = world::server_address(service, server);
-            matches!(world::way(&self.services, address.ip()), Way::Out { .. })
+            service.is_here(server) || matches!(world::way(&self.services, address.ip()), Way::Out { .. })
         };
         let servers = service.servers.iter().enumerate().rev();
         let healthy = servers.filter(|(_, its)| its.up && its.leaving.is_none());

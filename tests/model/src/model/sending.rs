@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use dataplane::service::Mode;
 use dataplane::snapshot::MssClamp;
 
+use super::here::LOCAL;
 use super::{Fate, Frame};
 use crate::packet::{Packet, SYN, TCP};
 use crate::tunnel;
 use crate::world::{self, MACS, Service, Tunnel, Way};
 
-/// Sends a packet to a real server of a service, in the service's way; by NAT it has its addresses already.
+/// Sends a packet to a real server of a service, in the service's way; by NAT it has its addresses already. To the router itself none is sent.
 pub(super) fn send_to(
     services: &[Service],
     frame: &Frame<'_>,
@@ -19,6 +20,9 @@ pub(super) fn send_to(
     server: usize,
 ) -> Fate {
     let service = &services[number];
+    if service.is_here(server) {
+        return LOCAL;
+    }
     let address = world::server_address(service, server).ip();
     match service.mode {
         Mode::Nat | Mode::Fullnat => send(services, frame, &packet, address),
@@ -86,7 +90,7 @@ fn behind<'a>(frame: &Frame<'a>) -> &'a [u8] {
     &frame.bytes[14 + frame.packet.bytes.len()..]
 }
 
-/// Whether a packet has gone on, and is counted.
+/// Whether a packet has gone on to its server or its client, and is counted.
 pub(super) fn has_gone_on(fate: &Fate) -> bool {
-    matches!(fate, Fate::Forward(..) | Fate::Unresolved(_) | Fate::ToFragment(_))
+    matches!(fate, Fate::Forward(..) | Fate::Unresolved(_) | Fate::ToFragment(_)) || *fate == LOCAL
 }

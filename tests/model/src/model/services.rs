@@ -42,20 +42,18 @@ impl Model {
     pub(super) fn is_endpoint(&self, address: SocketAddr, protocol: Protocol) -> bool {
         self.services.iter().any(|service| {
             service.has(protocol)
-                && service.mode == Mode::Nat
-                && (0..service.servers.len())
+                && translated(service)
                     .any(|server| world::server_at(service, server, address.port()) == address)
         })
     }
 
-    /// Whether it goes to a virtual address or comes from a real server's.
+    /// Whether it goes to a virtual address, or comes from one or from a real server's.
     pub(super) fn concerns(&self, packet: &Packet) -> bool {
-        self.is_local(packet.destination)
+        let is_virtual = self.is_virtual(packet.destination) || self.is_virtual(packet.source);
+        is_virtual
+            || self.is_local(packet.destination)
             || self.services.iter().any(|service| {
-                service.is_at(packet.destination)
-                    || service.mode == Mode::Nat
-                        && (0..service.servers.len())
-                            .any(|server| world::server_address(service, server).ip() == packet.source)
+                translated(service).any(|server| world::server_address(service, server).ip() == packet.source)
             })
     }
 
@@ -73,6 +71,11 @@ impl Model {
     pub(super) fn is_virtual(&self, address: IpAddr) -> bool {
         self.services.iter().any(|service| service.is_at(address))
     }
+}
+
+/// The servers of a service that answer by NAT.
+pub(super) fn translated(service: &Service) -> impl Iterator<Item = usize> {
+    (0..service.servers.len()).filter(|&server| service.translates(server))
 }
 
 /// Whether an address stands for no single host, or only for one on this link (RFC 6890; RFC 4291).

@@ -126,8 +126,9 @@ impl Sent {
     ) -> (u16, SocketAddr, SocketAddr) {
         let flow @ Flow { client, destination: virtual_address, .. } = self.flow(service);
         let known = known(flow);
-        let from = self.from.filter(|&from| from != ITS || !service.mode.is_one_way());
-        let from = from.map(|from| its_or(from, known) % service.servers.len());
+        let number = |from| its_or(from, known) % service.servers.len();
+        let from = self.from.filter(|&from| from != ITS || !service.is_one_way(number(from)));
+        let from = from.map(number);
         let (mut source, mut destination) = match from {
             Some(server) => (world::host_at(service, server, self.virtual_port), far(service, client, known)),
             None => (client, virtual_address),

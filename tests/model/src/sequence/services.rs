@@ -11,7 +11,7 @@ use proptest::sample::select;
 
 use super::at_risk::{at_risk, with_tracking};
 use super::quic::{configs, with_ids};
-use crate::world::{self, Face, LAN, Limit, SERVERS, Server, Service, Snat, Sources, Tunnel, WAN};
+use crate::world::{self, Face, Here, LAN, Limit, SERVERS, Server, Service, Snat, Sources, Tunnel, WAN};
 
 /// One to three of them.
 pub(super) fn services() -> impl Strategy<Value = Vec<Service>> {
@@ -185,6 +185,12 @@ fn service() -> impl Strategy<Value = Service> {
             && mode != Mode::Fullnat;
         let one_packet = one_packet && (mode != Mode::Nat || faces[0].all_ports.is_none());
         servers.iter_mut().for_each(|server| server.is_across &= mode == Mode::Tunnel);
+        // Of a client with enough connections nobody can see by lot with whom another one would have been, and so whether it would have arrived.
+        let is_by_lot =
+            matches!(scheduler, Scheduler::Rr | Scheduler::Wrr | Scheduler::Twos | Scheduler::P2c);
+        let may_be_here = mode != Mode::Fullnat && !(is_by_lot && matches!(limit, Some(Limit::Open(_))));
+        let may_be = |here| may_be_here && !(is_marked && here == Here::Virtual);
+        place_here(&mut servers, may_be);
         let all = match scheduler {
             Scheduler::Sh => [SchedulerFlag::ShFallback, SchedulerFlag::ShPort],
             _ => [SchedulerFlag::MhFallback, SchedulerFlag::MhPort],
@@ -220,6 +226,16 @@ fn service() -> impl Strategy<Value = Service> {
             servers,
         }
     })
+}
+
+/// Of the servers that wish to be the router itself, those are that may be: at each of its addresses one.
+fn place_here(servers: &mut [Server], may_be: impl Fn(Here) -> bool) {
+    let mut taken = Vec::new();
+    for server in servers {
+        server.here = server.here.filter(|here| may_be(*here) && !taken.contains(here));
+        server.is_across &= server.here != Some(Here::Virtual);
+        taken.extend(server.here);
+    }
 }
 
 /// The ports of a service that has the helper for IPsec: those of IKE with others, all of its address, or that of IKE alone.
@@ -268,9 +284,19 @@ fn server() -> impl Strategy<Value = Server> {
     let limits = prop::option::weighted(0.15, prop_oneof![Just((2u32, 2u32)), Just((3, 2)), Just((1, 1))]);
     let (is_up, is_known, is_across) =
         (prop::bool::weighted(0.9), prop::bool::weighted(0.9), prop::bool::weighted(0.3));
-    (weight, is_up, is_known, is_across, limits).prop_map(|(weight, up, is_known, is_across, limits)| {
-        Server { weight, up, leaving: None, is_across, is_known, quic_id: None, limits }
-    })
+    let here = prop::option::weighted(0.15, select(vec![Here::Port, Here::Virtual]));
+    (weight, is_up, is_known, is_across, here, limits).prop_map(
+        |(weight, up, is_known, is_across, here, limits)| Server {
+            weight,
+            up,
+            leaving: None,
+            is_across,
+            here,
+            is_known,
+            quic_id: None,
+            limits,
+        },
+    )
 }
 
 /// How hosts inside leave.
