@@ -143,7 +143,7 @@ fn a_peer_is_told_of_those_at_risk_alone() -> Result<()> {
         let config = config(cluster, &[0, 1]);
         let mut other = config.clone();
         other.socket += ".peer";
-        other.ports.iter_mut().for_each(|port| port.device = "net_null0".to_owned());
+        other.ports.iter_mut().for_each(|port| port.device = "net_null0,no-rx=1".to_owned());
         let [own, its] = [0, 1].map(|end| peers::section(ADDRESSES[end], ADDRESSES[1 - end], &key));
         let start = || {
             let router = Router::start_in(&cluster.router, "rvs", &format!("{config}{own}"), &config)?;

@@ -303,7 +303,7 @@ fn two_routers_of_rvs_understand_each_other() -> Result<()> {
         let mut other = config.clone();
         other.socket += ".backup";
         for (index, port) in other.ports.iter_mut().enumerate() {
-            port.device = format!("net_null{index}");
+            port.device = format!("net_null{index},no-rx=1");
         }
         let backup = format!("{other}{}", section("backup", 3));
         let backup = Router::start_in(&director.namespace, "rvs-backup", &backup, &other)?;

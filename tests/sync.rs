@@ -51,7 +51,7 @@ impl Pair {
         let mut other = config.clone();
         other.socket += ".peer";
         for (index, port) in other.ports.iter_mut().enumerate() {
-            port.device = format!("net_null{index}");
+            port.device = format!("net_null{index},no-rx=1");
         }
         Ok(Pair { beside, configs: [config, other], ends: ADDRESSES.map(IpAddr::from), key })
     }
