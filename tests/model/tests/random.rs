@@ -37,7 +37,7 @@ const IN_EVERY_MODE: [&str; 23] = [
 ];
 
 /// What they meet in one, or because of something else that is special about them.
-const IN_ONE: [(&str, &str); 80] = [
+const IN_ONE: [(&str, &str); 79] = [
     ("all_ports", "forward"),
     ("all_ports", "hold"),
     ("all_ports", "icmp_error"),
@@ -68,7 +68,6 @@ const IN_ONE: [(&str, &str); 80] = [
     ("here", "hold"),
     ("here", "local"),
     ("here", "no_connection"),
-    ("here", "reset"),
     ("here", "ttl_expired"),
     ("in", "forward"),
     ("in", "hold"),

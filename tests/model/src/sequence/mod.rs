@@ -7,6 +7,7 @@ mod error;
 mod ftp;
 mod ipsec;
 mod odd;
+mod parts;
 mod passing;
 mod quic;
 mod sent;
@@ -28,6 +29,7 @@ pub use self::ftp::{Said, Transfer};
 use self::ipsec::ike;
 pub use self::ipsec::{Secured, Security};
 pub use self::odd::Odd;
+use self::parts::parts;
 use self::passing::passing;
 pub use self::passing::{Course, Passing};
 pub use self::quic::Datagram;
@@ -112,6 +114,7 @@ pub fn sequences() -> impl Strategy<Value = Sequence> {
     let steps = prop_oneof![
         12 => step().prop_map(|step| (Of::Any, vec![step])),
         1 => talk().prop_map(|steps| (Of::Any, steps)),
+        1 => parts().prop_map(|steps| (Of::Any, steps)),
         1 => ike().prop_map(|steps| (Of::Ipsec, steps)),
         1 => transfer().prop_map(|steps| (Of::Ftp, steps)),
         1 => crossing().prop_map(|steps| (Of::Incoming, steps)),
