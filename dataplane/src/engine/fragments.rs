@@ -121,8 +121,9 @@ fn first(path: &Path<'_>, frame: &mut impl Frame, mut packet: Packet, tag: Tag) 
         Err(verdict @ Verdict::Punt(_)) => (verdict, Fate::Linux),
         Err(verdict) => (verdict, Fate::Nowhere),
     };
-    // 3. A copy of the first, however it came about, changes nothing.
-    if flow.is_none() {
+    // 3. A copy of the first, however it came about, changes nothing; and what source NAT has noted of a datagram is its own to change.
+    let is_translated = || matches!(notes.find(tag, path.now), Some(Note { fate: Fate::Translated(_), .. }));
+    if flow.is_none() && !(matches!(fate, Fate::Linux) && is_translated()) {
         notes.leave(tag, path.now, fate);
     }
     path.engine.begun.add(tag);

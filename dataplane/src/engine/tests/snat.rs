@@ -414,14 +414,22 @@ fn fragments_that_have_no_mapping_go_where_a_packet_would() {
     assert_eq!(verdicts(WAN, &mend([&WAN_MAC, &datagram[6..]].concat()), [0, 1, 2]), [none; 3]);
     assert_eq!(verdicts(LAN, &datagram, [0, 1, 2]), [Verdict::Route(WAN); 3]);
     assert_eq!(rig.snapshot.snats.mappings(), [1]);
+}
 
-    let fragments = split(&numbered(&datagram, 77), 40);
-    let mut other_port = fragments[0].clone();
-    other_port[34] ^= 1;
-    let mut poller = Poller::new(&rig);
-    poller.push_all(LAN, &[fragments[0].clone(), other_port, fragments[0].clone()]);
-    let goes = Verdict::Route(WAN);
-    assert_eq!(poller.verdicts(), [goes, Verdict::Drop(Drop::FragmentOverlap), goes]);
+#[test]
+fn a_second_first_fragment_with_other_ports_goes_nowhere() {
+    // The second is a real server, at its service's port: its datagrams are asked for a connection before.
+    for inside in [INSIDE, "10.0.0.1:8080"] {
+        let rig = rig();
+        let datagram = large(&out(Protocol::Udp, inside, PEER, 0), 80);
+        let first = split(&numbered(&datagram, 77), 40)[0].clone();
+        let mut other_port = first.clone();
+        other_port[34] ^= 1;
+        let mut poller = Poller::new(&rig);
+        poller.push_all(LAN, &[first.clone(), other_port, first]);
+        let goes = Verdict::Route(WAN);
+        assert_eq!(poller.verdicts(), [goes, Verdict::Drop(Drop::FragmentOverlap), goes], "{inside}");
+    }
 }
 
 #[test]
