@@ -182,7 +182,7 @@ fn kinds(service: &Service) -> impl Iterator<Item = &'static str> {
         (!service.quic.is_empty(), "quic"),
         (service.mode == Mode::Tunnel && service.is_six, "tunnel of six"),
         (is_across, "tunnel across"),
-        ((0..service.servers.len()).any(|server| service.is_here(server)), "here"),
+        (service.has_here(), "here"),
     ];
     let special = special.into_iter().filter(|&(is_so, _)| is_so).map(|(_, name)| name);
     [service.mode.name()].into_iter().chain(special)

@@ -155,6 +155,11 @@ impl Service {
         self.servers[server].here.is_some()
     }
 
+    /// Whether one of them is.
+    pub(crate) fn has_here(&self) -> bool {
+        (0..self.servers.len()).any(|server| self.is_here(server))
+    }
+
     /// Whether what a real server answers does not come by here: it goes its own way, or Linux says it.
     pub(crate) fn is_one_way(&self, server: usize) -> bool {
         self.mode.is_one_way() || self.is_here(server)

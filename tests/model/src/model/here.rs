@@ -11,13 +11,11 @@ use crate::world::Flow;
 pub(super) const LOCAL: Fate = Fate::Punt("local");
 
 impl Model {
-    /// Whether a client's packet may be for the router itself: a service that it concerns has it among its servers.
+    /// Whether a client's packet may be for the router itself: the service that has what comes in there, else that of its connection, has it among its servers.
     pub(super) fn may_be_for_here(&self, frame: &Frame<'_>, flow: Flow) -> bool {
-        let known = self.find_by_client(flow).map(|index| self.connections[index].service);
-        let named = self.service_at(flow.destination, flow.protocol, frame.port);
-        let servers = |number: usize| 0..self.services[number].servers.len();
-        let has_it = |number| servers(number).any(|server| self.services[number].is_here(server));
-        known.into_iter().chain(named).any(has_it)
+        let known = || self.find_by_client(flow).map(|index| self.connections[index].service);
+        let number = self.service_at(flow.destination, flow.protocol, frame.port).or_else(known);
+        number.is_some_and(|number| self.services[number].has_here())
     }
 
     /// Why a packet does not get as far as a server, if it does not.
