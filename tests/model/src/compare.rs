@@ -133,7 +133,8 @@ pub fn compare(sequence: &Sequence, tally: &mut Tally) -> Result<(), String> {
             (service.rosters != before).then_some(number)
         });
         let changed: BTreeSet<usize> = changed.into_iter().chain(moved).collect();
-        let mut expected: Vec<String> = model.settle(now).iter().map(shown).collect();
+        let mapped = subject.mappings(now, &model.inside_ends(&[]));
+        let mut expected: Vec<String> = model.settle(now, &mapped).iter().map(shown).collect();
         let mut actual: Vec<String> =
             subject.settle(now).into_iter().map(|(verdict, left)| shown(&settled(verdict, left))).collect();
         // Those that have waited go in whatever order.

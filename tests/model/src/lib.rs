@@ -15,7 +15,7 @@
 //! | IPsec: ESP and AH, whole and in fragments, with the connection of IKE | a service has the helper or not |
 //! | local ports of full NAT: one of the pool, nobody else's, taken for as long as the connection and a sweep or two; pools that are used up | which one it is the model is told |
 //! | headers of the PROXY protocol: where they stand, numbers and selective acknowledgements, segment sizes, MTUs of ICMP errors | a service by full NAT has them or not |
-//! | source NAT: what leaves, what comes back, hairpins, pings, ICMP errors both ways; the port is one of the pool's and its host's, and of its parity; pools that are used up | a sequence has it or not; which port it is the model is told |
+//! | source NAT: what leaves, what comes back, hairpins, pings, fragments of all that, ICMP errors both ways; the port is one of the pool's and its host's, and of its parity; pools that are used up | a sequence has it or not; which port it is the model is told |
 //! | the states of TCP and SCTP, in both directions and in one; timeouts, expiry before and after the sweep; reused ports | all sequences |
 //! | schedulers but `lblc` and `lblcr`: those without chance exactly; of the others that the server is one that may be chosen, and of those that hash that it stays | a service has one of them |
 //! | `sloppy_tcp`, `one_packet`, persistence with prefixes and quiescent servers, thresholds, lists of sources, rates of all and of each source, how many connections a source has, the gate against floods of SYNs | a service has some of them |
@@ -28,7 +28,7 @@
 //! | fragments in any order, overlapping, without a first; options, extension headers, no checksum, MSS, selective acknowledgements, class and ECN, hops that run out, MTU, damage, martians, VLAN tags | [`sequence::Odd`] |
 //! | ICMP errors about requests and replies, from hosts and routers, with 8 bytes quoted, fewer or all, damaged, to somebody else | [`sequence::Error`] |
 //!
-//! Not covered: fragments of source NAT, whose a datagram is that names nobody when its address and port has several servers, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
+//! Not covered: whose a datagram is that names nobody when its address and port has several servers, who is told by ICMP of what was dropped, the resets themselves, ICMP errors about a tunnel's outer packets, a full table, several workers, and bursts of more than one
 //! packet (dataplane/tests/lanes.rs has those).
 //!
 //! Twenty thousand sequences, which is what CI has time for, take some twenty seconds of a core in the debug build.

@@ -37,7 +37,7 @@ const IN_EVERY_MODE: [&str; 23] = [
 ];
 
 /// What they meet in one, or because of something else that is special about them.
-const IN_ONE: [(&str, &str); 79] = [
+const IN_ONE: [(&str, &str); 83] = [
     ("all_ports", "forward"),
     ("all_ports", "hold"),
     ("all_ports", "icmp_error"),
@@ -100,6 +100,10 @@ const IN_ONE: [(&str, &str); 79] = [
     ("sctp", "icmp_error"),
     ("sctp", "no_connection"),
     ("sctp", "sctp_fragment"),
+    ("snat", "fragment"),
+    ("snat", "fragment_orphan"),
+    ("snat", "fragment_overlap"),
+    ("snat", "hold"),
     ("snat", "icmp"),
     ("snat", "no_service"),
     ("snat", "route"),

@@ -7,7 +7,7 @@ use dataplane::service::{Mode, Protocol};
 use super::headers::{ends, flow_of, has_sound_header, header_of};
 use super::local::readdress;
 use super::sending::{has_gone_on, send, send_to};
-use super::{Fate, Frame, Model, Observed, TICKS_PER_SECOND};
+use super::{Fate, Frame, Mapped, Model, Observed, TICKS_PER_SECOND};
 use crate::packet::{End, Fragment, Packet, SCTP, TCP};
 use crate::world::{self, Flow, Service};
 
@@ -36,6 +36,8 @@ pub(super) struct Note {
 pub(super) enum Went {
     /// With a connection of this service and server, in this direction.
     With(usize, usize, End, Flow),
+    /// By source NAT.
+    Translated,
     ToLinux,
     Nowhere,
 }
@@ -49,15 +51,16 @@ pub(super) struct Held {
 
 impl Model {
     /// What becomes of the fragments that wait: those that wait no more.
-    pub fn settle(&mut self, now: u64) -> Vec<Fate> {
+    pub fn settle(&mut self, now: u64, mapped: &[Mapped]) -> Vec<Fate> {
         self.now = now;
+        let observed = Observed { mapped: (mapped.to_vec(), mapped.to_vec()), ..Observed::default() };
         let mut settled = Vec::new();
         for held in std::mem::take(&mut self.held) {
             if now > held.since + TICKS_PER_SECOND {
                 settled.push(Fate::Drop("fragment_expired"));
                 continue;
             }
-            match self.look_at(held.port, &held.frame, &Observed::default()) {
+            match self.look_at(held.port, &held.frame, &observed) {
                 Fate::Hold => self.held.push(held),
                 fate => settled.push(fate),
             }
@@ -105,7 +108,9 @@ impl Model {
             }
         }
         let fate = self.classify(frame, protocol);
-        if young.is_some() {
+        // What is translated, though it has come by a service, has a note of that.
+        let is_translated = note.is_some_and(|note| note.went == Went::Translated);
+        if young.is_some() || is_translated && matches!(fate, Fate::Punt(_)) {
             return fate;
         }
         let went = match &fate {
@@ -158,7 +163,8 @@ impl Model {
         let (_, note) = self.note_of(packet, fragment);
         let Some(Note { ports, went, .. }) = note else { return Fate::Hold };
         let (service, server, end, flow) = match went {
-            Went::ToLinux => return Fate::Punt("fragment"),
+            // Of source NAT too, which comes after services.
+            Went::ToLinux | Went::Translated => return Fate::Punt("fragment"),
             Went::Nowhere => return Fate::Drop("fragment_orphan"),
             Went::With(service, server, end, flow) => (service, server, end, flow),
         };

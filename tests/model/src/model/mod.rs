@@ -25,6 +25,7 @@ mod scheduling;
 mod sending;
 mod services;
 mod snat;
+mod snat_fragments;
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -47,8 +47,10 @@ enum State {
 }
 
 /// What a packet is, as far as it can be translated.
-enum What {
+pub(super) enum What {
     Ports(Class, u16, u16),
+    /// A later fragment of a datagram, whose first has these; of a ping, its identifier in the place of whose it is.
+    Later(Class, u16, u16),
     Request(u16),
     Reply(u16),
     /// About a packet that had these ends.
@@ -67,10 +69,20 @@ impl Model {
         if !is_back && !is_outward || packet.is_for_routers() || !self.is_others(packet.source) {
             return None;
         }
-        let what = what(packet);
-        let inward = match what {
+        let has_parts = class_of(packet.protocol).is_some();
+        match packet.fragment {
+            Some(_) if has_parts => self.translated_fragment(frame, &snat),
+            _ => self.translate(frame, &snat, &what(packet)),
+        }
+    }
+
+    /// What becomes of a packet that is this: to whom is it really, does it get there, and from whom is it really.
+    pub(super) fn translate(&mut self, frame: &Frame<'_>, snat: &Snat, what: &What) -> Option<Fate> {
+        let packet = &frame.packet;
+        let (is_out, is_back) = (world::is_inside(packet.source), world::is_of_pool(packet.destination));
+        let inward = match *what {
             _ if !is_back => None,
-            What::Ports(class, _, port) => {
+            What::Ports(class, _, port) | What::Later(class, _, port) => {
                 Some(self.behind(frame, class, (packet.destination, port).into())?)
             }
             What::Reply(id) => Some(self.behind(frame, Class::Echo, (packet.destination, id).into())?),
@@ -91,9 +103,12 @@ impl Model {
             if frame.port != LAN || world::way(&self.services, packet.source) == Way::None {
                 return Some(Fate::Drop("snat_none"));
             }
-            let leaves = match what {
-                What::Ports(class, port, _) => self.leave(frame, &snat, class, (packet.source, port).into()),
-                What::Request(id) => self.leave(frame, &snat, Class::Echo, (packet.source, id).into()),
+            let leaves = match *what {
+                What::Ports(class, port, _) => self.leave(frame, snat, class, (packet.source, port).into()),
+                What::Request(id) => self.leave(frame, snat, Class::Echo, (packet.source, id).into()),
+                What::Later(class, port, _) => {
+                    self.outside_of(frame, class, (packet.source, port).into()).ok_or("snat_none")
+                }
                 // Whoever reports may be a router inside.
                 What::Error(class, _, inside) => self.outside_of(frame, class, inside).ok_or("snat_none"),
                 What::Reply(_) | What::Other => Err("snat_none"),
@@ -105,7 +120,7 @@ impl Model {
         } else {
             None
         };
-        let sent = readdressed(packet, &what, inward, outward)?;
+        let sent = readdressed(packet, what, inward, outward)?;
         Some(self.route_on(frame, sent, destination))
     }
 
@@ -232,7 +247,7 @@ impl Model {
         let its = parsed.flatten().and_then(|packet| match what(&packet) {
             What::Ports(class, port, _) => Some((class, (packet.source, port).into())),
             What::Request(id) => Some((Class::Echo, (packet.source, id).into())),
-            What::Reply(_) | What::Error(..) | What::Other => None,
+            What::Later(..) | What::Reply(_) | What::Error(..) | What::Other => None,
         });
         known.chain(its).collect()
     }
@@ -263,6 +278,12 @@ fn readdressed(
             }
             if let Some(outside) = outward {
                 sent.readdress(End::Source, outside.ip(), Some(outside.port()));
+            }
+        }
+        What::Later(..) => {
+            for (end, to) in [(End::Destination, inward), (End::Source, outward)] {
+                let Some(to) = to else { continue };
+                sent.readdress(end, to.ip(), None);
             }
         }
         What::Request(_) | What::Reply(_) => {
@@ -312,8 +333,8 @@ fn next(old: State, flags: u8) -> State {
     }
 }
 
-fn what(packet: &Packet) -> What {
-    if let Some(class) = class_of(packet.protocol) {
+pub(super) fn what(packet: &Packet) -> What {
+    if let Some(class) = class_of(packet.protocol).filter(|&class| class != Class::Echo) {
         let (source, destination) = match has_sound_header(packet) {
             true => ends(packet),
             false => return What::Other,
@@ -338,22 +359,23 @@ fn about(quote: &[u8]) -> Option<What> {
     if quote.segment().len() < 8 || quote.fragment.is_some_and(|fragment| fragment.offset > 0) {
         return None;
     }
-    let (class, (source, destination)) = match class_of(quote.protocol) {
-        Some(class) => (class, ends(&quote)),
-        None if quote.protocol == ICMP && matches!(quote.segment()[0], 0 | 8) => {
+    let (class, (source, destination)) = match class_of(quote.protocol)? {
+        Class::Echo if matches!(quote.segment()[0], 0 | 8) => {
             let id = packet::word(quote.segment(), 4);
             (Class::Echo, ((quote.source, id).into(), (quote.destination, id).into()))
         }
-        None => return None,
+        Class::Echo => return None,
+        class => (class, ends(&quote)),
     };
     Some(What::Error(class, source, destination))
 }
 
 /// SCTP has none: its ends tell each other their addresses.
-fn class_of(protocol: u8) -> Option<Class> {
+pub(super) fn class_of(protocol: u8) -> Option<Class> {
     match protocol {
         TCP => Some(Class::Tcp),
         UDP => Some(Class::Udp),
+        ICMP => Some(Class::Echo),
         _ => None,
     }
 }

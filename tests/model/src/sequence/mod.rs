@@ -30,8 +30,8 @@ use self::ipsec::ike;
 pub use self::ipsec::{Secured, Security};
 pub use self::odd::Odd;
 use self::parts::parts;
-use self::passing::passing;
 pub use self::passing::{Course, Passing};
+use self::passing::{datagrams, passing};
 pub use self::quic::Datagram;
 use self::quic::datagram;
 pub use self::sent::Sent;
@@ -115,6 +115,7 @@ pub fn sequences() -> impl Strategy<Value = Sequence> {
         12 => step().prop_map(|step| (Of::Any, vec![step])),
         1 => talk().prop_map(|steps| (Of::Any, steps)),
         1 => parts().prop_map(|steps| (Of::Any, steps)),
+        1 => datagrams().prop_map(|steps| (Of::Any, steps)),
         1 => ike().prop_map(|steps| (Of::Ipsec, steps)),
         1 => transfer().prop_map(|steps| (Of::Ftp, steps)),
         1 => crossing().prop_map(|steps| (Of::Incoming, steps)),
@@ -124,10 +125,7 @@ pub fn sequences() -> impl Strategy<Value = Sequence> {
     (prop::bool::weighted(0.3), wires, snat, services(), steps).prop_map(
         |(routing, wires, snat, services, steps)| {
             let matter = steps.into_iter().filter(|(of, _)| services.iter().any(|service| of.is_of(service)));
-            let mut steps: Vec<Step> = matter.flat_map(|(_, steps)| steps).collect();
-            if snat.is_some() {
-                steps.iter_mut().for_each(without_fragments);
-            }
+            let steps: Vec<Step> = matter.flat_map(|(_, steps)| steps).collect();
             Sequence { routing, wires, snat, services, steps }
         },
     )
@@ -174,21 +172,6 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3usize).prop_map(Step::Move),
         1 => (0..3usize).prop_map(Step::Track),
     ]
-}
-
-/// Fragments of what source NAT has to do with, the model does not know.
-fn without_fragments(step: &mut Step) {
-    let (Step::Packet(sent) | Step::Secured(Secured { sent, .. }) | Step::Transfer(Transfer { sent, .. })) =
-        step
-    else {
-        return;
-    };
-    sent.odd = match sent.odd.take() {
-        Some(Odd::Part(..)) => None,
-        // None of those that would make a fragment of it.
-        Some(Odd::Flipped(at, bits, is_summed)) => Some(Odd::Flipped(at % 20, bits, is_summed)),
-        other => other,
-    };
 }
 
 /// What is known of a client's connection with a service, for packets that belong to it.

@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{Odd, Sent};
+use super::{Odd, Sent, Step};
 use crate::model::Class;
 use crate::packet::{self, ACK, FIN, PSH, RST, SYN};
 
+use super::wire::PARTED;
 use crate::wires::Tagged;
 use crate::world::{self, LAN, POOL, WAN};
 
@@ -97,6 +98,26 @@ pub(super) fn passing() -> impl Strategy<Value = Passing> {
         })
 }
 
+/// Packets whose datagrams come in parts, in whatever order: of hosts inside, and of whom they talk to.
+pub(super) fn datagrams() -> impl Strategy<Value = Vec<Step>> {
+    let courses = select(vec![Course::Out, Course::Out, Course::Back, Course::Hairpin]);
+    let part = (
+        courses,
+        prop_oneof![4 => Just(1u8), 1 => Just(2)],
+        0..3u8,
+        prop_oneof![6 => Just(64u8), 1 => 0..3u8],
+    );
+    (passing(), prop::collection::vec(part, 2..=6)).prop_map(|(packet, parts)| {
+        let packet = Passing { error: None, flags: SYN, ..packet };
+        let parts = parts.into_iter().map(|(course, id, part, hops)| {
+            // What comes back has a number of its own.
+            let id = if course == Course::Out { id } else { 2 + id };
+            Passing { course, hops, odd: Some(Odd::Part(id, part)), ..packet.clone() }
+        });
+        parts.map(Step::Passing).collect()
+    })
+}
+
 impl Passing {
     /// The port that it comes in on, and the frame.
     pub(crate) fn frame(
@@ -177,7 +198,8 @@ impl Passing {
                 let id = if is_request { source.port() } else { destination.port() };
                 let [high, low] = id.to_be_bytes();
                 let mut message = vec![if is_request { 8 } else { 0 }, 0, 0, 0, high, low, 0, 1];
-                message.extend((0..self.payload).map(|byte| byte as u8));
+                let payload = if let Some(Odd::Part(..)) = self.odd { PARTED } else { self.payload };
+                message.extend((0..payload).map(|byte| byte as u8));
                 let sum = !packet::sum(&message);
                 message[2..4].copy_from_slice(&sum.to_be_bytes());
                 message

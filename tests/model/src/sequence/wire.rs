@@ -9,7 +9,7 @@ use crate::packet;
 use crate::sctp;
 
 /// Bytes of the payload of a datagram in fragments, and of each of these but the last.
-const PARTED: usize = 45;
+pub(super) const PARTED: usize = 45;
 const PART: usize = 24;
 
 impl Sent {
