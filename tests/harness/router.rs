@@ -211,12 +211,14 @@ impl Router {
         let mut last: Option<Counters> = None;
         wait::until("the counters come to rest", PATIENCE, || {
             let now = self.assert_accounts()?;
-            let rested = last.as_ref().is_some_and(|last| {
-                (last.received(), last.fates(), last.table.connections)
-                    == (now.received(), now.fates(), now.table.connections)
-            });
+            let seen = |counters: &Counters| {
+                let fates: Vec<String> =
+                    counters.fates().iter().map(|(name, count)| format!("{name} {count}")).collect();
+                (counters.received(), counters.table.connections, fates)
+            };
+            let (before, after) = (last.as_ref().map(seen), seen(&now));
             last = Some(now.clone());
-            ensure!(rested, "still moving");
+            ensure!(before.as_ref() == Some(&after), "still moving: {before:?}, then {after:?}");
             Ok(now)
         })
     }
