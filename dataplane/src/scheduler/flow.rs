@@ -50,8 +50,8 @@ pub(super) fn of_server(address: SocketAddr) -> u64 {
     hash(SERVER_KEY, &[bits], address.port().into())
 }
 
-/// Word by word. (SipHash would hold out longer against who sees where many connections of his choice go; but with a second user of it the compiler puts it into `mh` no
-/// more, which cost each new connection a hundred instructions.)
+/// Word by word. SipHash would hold out longer against who sees where many connections of his choice go, and is for two addresses of IPv6
+/// several times as long.
 fn hash(key: u64, addresses: &[u128], ports: u64) -> u64 {
     let words = addresses.iter().flat_map(|&address| [(address >> 64) as u64, address as u64]);
     words.chain([ports]).fold(key, |hash, word| mixed(hash ^ word))
