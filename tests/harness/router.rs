@@ -211,11 +211,8 @@ impl Router {
         let mut last: Option<Counters> = None;
         wait::until("the counters come to rest", PATIENCE, || {
             let now = self.assert_accounts()?;
-            let seen = |counters: &Counters| {
-                let fates: Vec<String> =
-                    counters.fates().iter().map(|(name, count)| format!("{name} {count}")).collect();
-                (counters.received(), counters.table.connections, fates)
-            };
+            let seen =
+                |counters: &Counters| (counters.received(), counters.table.connections, counters.fates());
             let (before, after) = (last.as_ref().map(seen), seen(&now));
             last = Some(now.clone());
             ensure!(before.as_ref() == Some(&after), "still moving: {before:?}, then {after:?}");

@@ -33,20 +33,18 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
 
 /// Pools are known by who is inside.
 fn snats(old: &[SnatSpec], new: &[SnatSpec], changes: &mut Vec<Change>) {
-    let of =
-        |list: &'_ [SnatSpec], wanted: &SnatSpec| list.iter().position(|snat| snat.inside == wanted.inside);
     for snat in new {
-        match of(old, snat) {
+        match old.iter().find(|was| was.inside == snat.inside) {
             None => changes.push(change(Sign::Added, name(snat))),
-            Some(before) => {
-                let what = settings(&old[before], snat);
+            Some(was) => {
+                let what = settings(was, snat);
                 if !what.is_empty() {
                     changes.push(change(Sign::Changed, format!("{} {}", name(snat), what.join(", "))));
                 }
             }
         }
     }
-    let gone = old.iter().filter(|snat| of(new, snat).is_none());
+    let gone = old.iter().filter(|was| new.iter().all(|snat| snat.inside != was.inside));
     changes.extend(gone.map(|snat| change(Sign::Removed, name(snat))));
 }
 
@@ -76,18 +74,11 @@ fn change(sign: Sign, what: String) -> Change {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::config;
+    use crate::services::tests::config;
 
     fn shown(old: &str, new: &str) -> Vec<String> {
-        let read = |text: &str| {
-            let text =
-                format!("[workers]\ncores = [0]\n[[port]]\nname = 'wan'\ndevice = 'net_null0'\n{text}");
-            config::parse(Path::new("f"), text.into_bytes()).unwrap_or_else(|error| panic!("{error}"))
-        };
-        diff(&read(old), &read(new)).iter().map(Change::to_string).collect()
+        diff(&config(old), &config(new)).iter().map(Change::to_string).collect()
     }
 
     const POOL: &str = "[routing]\nforward = true\n[[snat]]\ninside = ['10.0.0.0/24', '10.0.2.0/24']\n\
@@ -114,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_come_and_the_key_of_schedulers() {
+    fn who_may_come() {
         let sources = "[sources]\ndeny = ['203.0.113.0/24']\n";
         assert_eq!(shown("", sources), ["~ sources"]);
         assert_eq!(shown(sources, &sources.replace("/24", "/25")), ["~ sources"]);

@@ -6,12 +6,17 @@ use std::time::Duration;
 use dataplane::service::Scheduler;
 
 use super::*;
-use crate::config;
+use crate::config::{self, Config};
+
+/// A file with this, whose router has one worker and one port.
+pub(crate) fn config(text: &str) -> Config {
+    let text = format!("[workers]\ncores = [0]\n[[port]]\nname = 'wan'\ndevice = 'net_null0'\n{text}");
+    config::parse(Path::new("f"), text.into_bytes()).unwrap_or_else(|error| panic!("{error}"))
+}
 
 /// The services of a file.
 pub(crate) fn services(text: &str) -> Vec<Service> {
-    let text = format!("[workers]\ncores = [0]\n[[port]]\nname = 'wan'\ndevice = 'net_null0'\n{text}");
-    config::parse(Path::new("f"), text.into_bytes()).unwrap_or_else(|error| panic!("{error}")).services
+    config(text).services
 }
 
 pub(crate) const WEB: &str = "[[service]]\naddress = '192.0.2.10:80'\nmode = 'nat'\n\
